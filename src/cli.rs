@@ -1,0 +1,95 @@
+//! The command line: one file per command. The only place that writes to
+//! standard output.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod logging;
+pub mod output;
+
+/// Exit code for a command line that cannot be understood.
+pub const EXIT_USAGE: u8 = 64;
+/// Exit code for a fault of this program.
+pub const EXIT_INTERNAL: u8 = 70;
+
+/// A sync agent for Santa: rules in, events out, settings applied.
+#[derive(Debug, Parser)]
+#[command(name = "santa-sync", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Configuration file: a property list (XML or binary) or a .mobileconfig
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Where rules, events and settings are kept
+    #[arg(long, value_name = "DIR", global = true, env = "SANTA_SYNC_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Sets a configuration key; wins over every file
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub set: Vec<String>,
+    /// Least severe log lines to show
+    #[arg(long, value_name = "LEVEL", global = true, default_value = "warn")]
+    pub log_level: LogLevel,
+    /// Form of the log lines on standard error
+    #[arg(long, value_name = "FORMAT", global = true, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Lets waits between attempts pass N times as fast, for tests and drills
+    #[arg(long, value_name = "N", global = true, default_value_t = 1, hide = true)]
+    pub clock_rate: u32,
+}
+
+/// How severe a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing at all.
+    Off,
+    /// What failed.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// One line a sync.
+    Info,
+    /// Each request.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// Runs the command line and answers the process exit code.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are not errors; they go to standard output.
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // A closed pipe is nothing to report on.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    logging::start(&cli.global);
+    match cli.command {}
+}

@@ -1,0 +1,74 @@
+//! The only reader of time. Whoever needs the time is handed a [`Now`], or a
+//! [`Clock`] to wait on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::model::{Now, Timestamp};
+
+/// A wait that a clock hands out.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Tells the time and waits.
+pub trait Clock: Send + Sync {
+    /// The time.
+    fn now(&self) -> Now;
+
+    /// Completes once `duration` has passed.
+    fn sleep(&self, duration: Duration) -> Sleep;
+}
+
+/// The machine's clock. Its waits may be made to pass faster than they read,
+/// for tests and drills that have to sit through a retry schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock {
+    rate: u32,
+}
+
+impl SystemClock {
+    /// A clock whose waits take as long as they say.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { rate: 1 }
+    }
+
+    /// A clock whose waits pass `rate` times as fast; a rate of 0 counts as 1.
+    #[must_use]
+    pub const fn with_rate(rate: u32) -> Self {
+        Self { rate: if rate == 0 { 1 } else { rate } }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        #[expect(clippy::disallowed_methods, reason = "this is the one reader of the wall clock")]
+        let wall = SystemTime::now();
+        let millis = match wall.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
+        };
+        Now { wall: Timestamp::from_millis(millis), elapsed: elapsed() }
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration / self.rate))
+    }
+}
+
+/// Time since boot, sleep included. On Linux that is `CLOCK_BOOTTIME`; on macOS
+/// `CLOCK_MONOTONIC` keeps running while the machine sleeps.
+fn elapsed() -> Duration {
+    #[cfg(target_os = "linux")]
+    let id = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let id = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(id);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

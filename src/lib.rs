@@ -1,0 +1,15 @@
+//! A client-side sync agent for Santa, the macOS binary-authorization system:
+//! it runs the four stages of sync protocol v1 against a server, keeps the
+//! rules in SQLite, uploads queued events, and applies the server's settings.
+//!
+//! The binary `santa-sync` is a thin shell around this library. Where to look:
+//!
+//! - [`model`] the words of the domain, [`protocol`] their form on the wire;
+//! - [`sync`] the state machine that decides, and the driver that acts;
+//! - [`clock`] the only reader of time.
+
+pub mod cli;
+pub mod clock;
+pub mod model;
+pub mod protocol;
+pub mod sync;

@@ -1,0 +1,27 @@
+//! The words of the domain: what a rule, an event, a setting, a host and a sync
+//! are. Plain values without I/O; every other module speaks in them.
+
+mod event;
+mod host;
+mod record;
+mod rule;
+mod settings;
+mod stage;
+mod time;
+mod url;
+
+pub use event::{EventRow, EventSummary};
+pub use host::{HostFacts, MachineId, MachineIdError};
+pub use record::{
+    ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,
+};
+pub use rule::{
+    BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails, RuleSet,
+    RuleState, RuleType,
+};
+pub use settings::{
+    ClientMode, FileAccessAction, MediaPolicy, SettingChange, Settings, SyncType, Wish, WishReason,
+};
+pub use stage::{Cursor, Stage};
+pub use time::{Now, Timestamp};
+pub use url::{BaseUrl, BaseUrlError, shown};

@@ -1,0 +1,25 @@
+//! Queued events as the event queue sees them.
+
+/// A row of the event queue. The payload is opaque here:
+/// [`crate::protocol`] reads it, whichever producer wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// The row's key, a random 32-bit number its producer drew.
+    pub idx: i64,
+    /// What makes two events the same one.
+    pub unique_id: String,
+    /// The stored form; empty if the producer left none.
+    pub data: Vec<u8>,
+}
+
+/// What the queue must know of an event to take it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventSummary {
+    /// What makes two events the same one: the file's SHA-256 for an execution
+    /// (with `:audit` behind it where a rule asked for an audit record),
+    /// `rule|version|process SHA-256` for a file access.
+    pub unique_id: String,
+    /// Something was blocked, or a rule asked for a record. The others are
+    /// dropped first when the queue is full, and seldom repeated.
+    pub actionable: bool,
+}

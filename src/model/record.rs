@@ -1,0 +1,205 @@
+//! The record a sync leaves behind: what `status`, `history` and `sync --json`
+//! show.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{SettingChange, Stage, SyncType, Timestamp};
+
+/// The version of every `--json` form in this module.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How a sync ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncResult {
+    /// All four stages went through.
+    Success,
+    /// The preflight request failed for good.
+    PreflightFailed,
+    /// An event upload request failed for good.
+    EventUploadFailed,
+    /// A rule download request failed for good, or the rules could not be
+    /// committed.
+    RuleDownloadFailed,
+    /// The postflight request failed for good; the settings were applied.
+    PostflightFailed,
+    /// One sync runs and another waits already.
+    TooManySyncs,
+    /// There is no base URL, or none that may be used.
+    MissingSyncBaseUrl,
+    /// There is no machine id.
+    MissingMachineId,
+    /// The daemon did not answer.
+    DaemonNotReachable,
+    /// The state directory or a database cannot be used.
+    StateUnusable,
+    /// The configuration cannot be used.
+    BadConfiguration,
+    /// A fault of this program.
+    InternalError,
+}
+
+impl SyncResult {
+    /// The process exit code, as the existing client's users know it.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::PreflightFailed => 1,
+            Self::EventUploadFailed => 2,
+            Self::RuleDownloadFailed => 3,
+            Self::PostflightFailed => 4,
+            Self::TooManySyncs => 5,
+            Self::MissingSyncBaseUrl => 6,
+            Self::MissingMachineId => 7,
+            Self::DaemonNotReachable => 69,
+            Self::InternalError => 70,
+            Self::StateUnusable => 73,
+            Self::BadConfiguration => 78,
+        }
+    }
+
+    /// The name in `--json` and the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::PreflightFailed => "preflight_failed",
+            Self::EventUploadFailed => "event_upload_failed",
+            Self::RuleDownloadFailed => "rule_download_failed",
+            Self::PostflightFailed => "postflight_failed",
+            Self::TooManySyncs => "too_many_syncs",
+            Self::MissingSyncBaseUrl => "missing_sync_base_url",
+            Self::MissingMachineId => "missing_machine_id",
+            Self::DaemonNotReachable => "daemon_not_reachable",
+            Self::StateUnusable => "state_unusable",
+            Self::BadConfiguration => "bad_configuration",
+            Self::InternalError => "internal_error",
+        }
+    }
+
+    /// The result of a sync in which a stage failed.
+    #[must_use]
+    pub const fn of_failed(stage: Stage) -> Self {
+        match stage {
+            Stage::Preflight => Self::PreflightFailed,
+            Stage::EventUpload => Self::EventUploadFailed,
+            Stage::RuleDownload => Self::RuleDownloadFailed,
+            Stage::Postflight => Self::PostflightFailed,
+        }
+    }
+}
+
+/// What a sync was started by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// The schedule.
+    Timer,
+    /// The `sync` command.
+    Manual,
+    /// A signal or a request to the daemon.
+    Trigger,
+}
+
+/// What one stage cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// Which stage.
+    pub stage: Stage,
+    /// Logical exchanges.
+    pub requests: u32,
+    /// HTTP tries of them.
+    pub attempts: u32,
+    /// Time spent, waits included.
+    pub duration_ms: u64,
+    /// The last status seen; `None` if no answer came.
+    pub http_status: Option<u16>,
+    /// Body bytes sent, as they went over the wire.
+    pub bytes_sent: u64,
+    /// Body bytes received, as they came over the wire.
+    pub bytes_received: u64,
+}
+
+/// A downloaded rule that the store did not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedRule {
+    /// The page it came on, from 1.
+    pub page: u32,
+    /// Its place on the page, from 0.
+    pub index: u32,
+    /// Its identifier as it came, cut to 128 characters.
+    pub identifier: String,
+    /// Why it was rejected.
+    pub reason: String,
+}
+
+/// The error that ended a sync.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorRecord {
+    /// The stage it happened in; empty if it was before the first.
+    pub stage: String,
+    /// One word for the cause.
+    pub kind: String,
+    /// What happened, where, and the next thing to try.
+    pub message: String,
+    /// The status of the answer, if there was one.
+    pub http_status: Option<u16>,
+}
+
+/// What became of one sync.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Names the sync in logs: hex digits, unlike any other sync's of this host.
+    pub id: String,
+    /// How it ended.
+    pub result: SyncResult,
+    /// The exit code of that result.
+    pub exit_code: u8,
+    /// What it was started by.
+    pub trigger: Trigger,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The type done; `None` if preflight did not get that far.
+    pub sync_type: Option<SyncType>,
+    /// The type wished for.
+    pub requested_sync_type: SyncType,
+    /// Whether nothing was to be changed.
+    pub dry_run: bool,
+    /// The stages that made a request, in order.
+    pub stages: Vec<StageRecord>,
+    /// Events the server took.
+    pub events_uploaded: u64,
+    /// Events still queued at the end.
+    pub events_pending: u64,
+    /// Events dropped from the queue because no wire form exists, by kind.
+    pub events_dropped: BTreeMap<String, u64>,
+    /// Events set aside during this sync.
+    pub events_rejected: u64,
+    /// Rules the server sent.
+    pub rules_received: u64,
+    /// Rules the store accepted.
+    pub rules_processed: u64,
+    /// Rules deleted by a clean sync before the new ones were applied.
+    pub rules_removed: u64,
+    /// Transitive rules a clean sync kept.
+    pub rules_kept_transitive: u64,
+    /// How many rules were rejected.
+    pub rules_rejected_total: u64,
+    /// The first 100 of them.
+    pub rules_rejected: Vec<RejectedRule>,
+    /// The store's hash at the end; empty if it was not read.
+    pub rules_hash: String,
+    /// Settings that took effect.
+    pub settings_applied: Vec<SettingChange>,
+    /// Settings that were received, but dropped because the sync failed.
+    pub settings_reverted: Vec<SettingChange>,
+    /// What ended the sync early, if anything did.
+    pub error: Option<ErrorRecord>,
+}

@@ -1,0 +1,463 @@
+//! Rules: what they name, what they do, and a downloaded set of them.
+
+use std::fmt::{self, Write as _};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::RejectedRule;
+
+/// The longest button label, in characters; longer ones are cut.
+pub const BUTTON_LABEL_MAX: usize = 48;
+
+/// What the identifier of a rule names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RuleType {
+    /// A code directory hash.
+    Cdhash,
+    /// The SHA-256 of a file.
+    Binary,
+    /// A team and a signing id.
+    SigningId,
+    /// The SHA-256 of a leaf certificate.
+    Certificate,
+    /// A developer team.
+    TeamId,
+}
+
+impl RuleType {
+    /// Every type, in the order of lookup precedence.
+    pub const ALL: [Self; 5] =
+        [Self::Cdhash, Self::Binary, Self::SigningId, Self::Certificate, Self::TeamId];
+
+    /// The protocol's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cdhash => "CDHASH",
+            Self::Binary => "BINARY",
+            Self::SigningId => "SIGNINGID",
+            Self::Certificate => "CERTIFICATE",
+            Self::TeamId => "TEAMID",
+        }
+    }
+
+    /// The number in the `type` column of `rules.db`.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Cdhash => 500,
+            Self::Binary => 1000,
+            Self::SigningId => 2000,
+            Self::Certificate => 3000,
+            Self::TeamId => 4000,
+        }
+    }
+
+    /// The type of that number.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.number() == number)
+    }
+
+    /// The type of that protocol name, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for RuleType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a rule of the protocol does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Policy {
+    /// Allow.
+    Allowlist,
+    /// Allow, and allow what the executable writes.
+    AllowlistCompiler,
+    /// Block.
+    Blocklist,
+    /// Block without telling the user.
+    SilentBlocklist,
+    /// Block without a dialogue.
+    SilentGuiBlocklist,
+    /// Block without a line on the terminal.
+    SilentTtyBlocklist,
+    /// An expression decides.
+    Cel,
+    /// Delete the rule of this identifier and type.
+    Remove,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 8] = [
+        Self::Allowlist,
+        Self::AllowlistCompiler,
+        Self::Blocklist,
+        Self::SilentBlocklist,
+        Self::SilentGuiBlocklist,
+        Self::SilentTtyBlocklist,
+        Self::Cel,
+        Self::Remove,
+    ];
+
+    /// The protocol's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allowlist => "ALLOWLIST",
+            Self::AllowlistCompiler => "ALLOWLIST_COMPILER",
+            Self::Blocklist => "BLOCKLIST",
+            Self::SilentBlocklist => "SILENT_BLOCKLIST",
+            Self::SilentGuiBlocklist => "SILENT_GUI_BLOCKLIST",
+            Self::SilentTtyBlocklist => "SILENT_TTY_BLOCKLIST",
+            Self::Cel => "CEL",
+            Self::Remove => "REMOVE",
+        }
+    }
+
+    /// The state the store keeps for it; `None` for the one that is not kept.
+    #[must_use]
+    pub const fn state(self) -> Option<RuleState> {
+        Some(match self {
+            Self::Allowlist => RuleState::Allow,
+            Self::AllowlistCompiler => RuleState::AllowCompiler,
+            Self::Blocklist => RuleState::Block,
+            Self::SilentBlocklist => RuleState::SilentBlock,
+            Self::SilentGuiBlocklist => RuleState::SilentBlockGui,
+            Self::SilentTtyBlocklist => RuleState::SilentBlockTty,
+            Self::Cel => RuleState::Cel,
+            Self::Remove => return None,
+        })
+    }
+}
+
+/// What the `state` column of `rules.db` says of a stored rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleState {
+    /// 1
+    Allow,
+    /// 2
+    Block,
+    /// 3
+    SilentBlock,
+    /// 5
+    AllowCompiler,
+    /// 6: made by the host for what a compiler wrote.
+    AllowTransitive,
+    /// 7: made by a user of the host.
+    AllowLocalBinary,
+    /// 8: made by a user of the host.
+    AllowLocalSigningId,
+    /// 9
+    Cel,
+    /// 10: from sync v2.
+    CelV2,
+    /// 11: from sync v2.
+    Seatbelt,
+    /// 12
+    SilentBlockGui,
+    /// 13
+    SilentBlockTty,
+}
+
+impl RuleState {
+    /// Every state.
+    pub const ALL: [Self; 12] = [
+        Self::Allow,
+        Self::Block,
+        Self::SilentBlock,
+        Self::AllowCompiler,
+        Self::AllowTransitive,
+        Self::AllowLocalBinary,
+        Self::AllowLocalSigningId,
+        Self::Cel,
+        Self::CelV2,
+        Self::Seatbelt,
+        Self::SilentBlockGui,
+        Self::SilentBlockTty,
+    ];
+
+    /// The number in the `state` column.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Allow => 1,
+            Self::Block => 2,
+            Self::SilentBlock => 3,
+            Self::AllowCompiler => 5,
+            Self::AllowTransitive => 6,
+            Self::AllowLocalBinary => 7,
+            Self::AllowLocalSigningId => 8,
+            Self::Cel => 9,
+            Self::CelV2 => 10,
+            Self::Seatbelt => 11,
+            Self::SilentBlockGui => 12,
+            Self::SilentBlockTty => 13,
+        }
+    }
+
+    /// The state of that number.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.number() == number)
+    }
+
+    /// The name exports use: the protocol's where it has one.
+    #[must_use]
+    pub const fn policy_name(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOWLIST",
+            Self::Block => "BLOCKLIST",
+            Self::SilentBlock => "SILENT_BLOCKLIST",
+            Self::AllowCompiler => "ALLOWLIST_COMPILER",
+            Self::AllowTransitive => "ALLOWLIST_TRANSITIVE",
+            Self::AllowLocalBinary => "ALLOWLIST_LOCAL_BINARY",
+            Self::AllowLocalSigningId => "ALLOWLIST_LOCAL_SIGNINGID",
+            Self::Cel | Self::CelV2 => "CEL",
+            Self::Seatbelt => "SEATBELT",
+            Self::SilentBlockGui => "SILENT_GUI_BLOCKLIST",
+            Self::SilentBlockTty => "SILENT_TTY_BLOCKLIST",
+        }
+    }
+}
+
+/// What a rule names, normalised: hashes as bytes, teams in upper case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identifier {
+    /// A code directory hash.
+    Cdhash([u8; 20]),
+    /// The SHA-256 of a file.
+    Binary([u8; 32]),
+    /// `TEAMID:rest` or `platform:rest`.
+    SigningId(Box<str>),
+    /// The SHA-256 of a leaf certificate.
+    Certificate([u8; 32]),
+    /// Ten ASCII letters or digits.
+    TeamId([u8; 10]),
+}
+
+/// Why a text cannot be the identifier of a rule of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IdentifierError {
+    /// Neither `identifier` nor `sha256` was given.
+    #[error("the identifier is missing")]
+    Missing,
+    /// BINARY, CERTIFICATE or CDHASH.
+    #[error("a {0} identifier is {1} hex digits")]
+    NotHex(RuleType, usize),
+    /// TEAMID.
+    #[error("a TEAMID identifier is 10 ASCII letters or digits")]
+    NotTeam,
+    /// SIGNINGID.
+    #[error("a SIGNINGID identifier is TEAMID:name or platform:name")]
+    NotSigningId,
+}
+
+impl Identifier {
+    /// Checks a text and takes it as an identifier of that type, normalised.
+    ///
+    /// # Errors
+    /// If the text is not an identifier of that type.
+    pub fn parse(rule_type: RuleType, text: &str) -> Result<Self, IdentifierError> {
+        use IdentifierError::NotHex;
+        if text.is_empty() {
+            return Err(IdentifierError::Missing);
+        }
+        match rule_type {
+            RuleType::Cdhash => hex(text).map(Self::Cdhash).ok_or(NotHex(rule_type, 40)),
+            RuleType::Binary => hex(text).map(Self::Binary).ok_or(NotHex(rule_type, 64)),
+            RuleType::Certificate => hex(text).map(Self::Certificate).ok_or(NotHex(rule_type, 64)),
+            RuleType::TeamId => team(text).map(Self::TeamId).ok_or(IdentifierError::NotTeam),
+            RuleType::SigningId => signing_id(text).ok_or(IdentifierError::NotSigningId),
+        }
+    }
+
+    /// The type of rule this is the identifier of.
+    #[must_use]
+    pub const fn rule_type(&self) -> RuleType {
+        match self {
+            Self::Cdhash(_) => RuleType::Cdhash,
+            Self::Binary(_) => RuleType::Binary,
+            Self::SigningId(_) => RuleType::SigningId,
+            Self::Certificate(_) => RuleType::Certificate,
+            Self::TeamId(_) => RuleType::TeamId,
+        }
+    }
+}
+
+/// The stored form: lower-case hex, or the text.
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            bytes.iter().try_for_each(|byte| {
+                f.write_char(char::from(DIGITS[usize::from(byte >> 4)]))?;
+                f.write_char(char::from(DIGITS[usize::from(byte & 15)]))
+            })
+        };
+        match self {
+            Self::Cdhash(bytes) => hex(f, bytes),
+            Self::Binary(bytes) | Self::Certificate(bytes) => hex(f, bytes),
+            Self::SigningId(text) => f.write_str(text),
+            Self::TeamId(bytes) => bytes.iter().try_for_each(|b| f.write_char(char::from(*b))),
+        }
+    }
+}
+
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    const fn digit(c: u8) -> Option<u8> {
+        match c {
+            b'0'..=b'9' => Some(c - b'0'),
+            b'a'..=b'f' => Some(c - b'a' + 10),
+            b'A'..=b'F' => Some(c - b'A' + 10),
+            _ => None,
+        }
+    }
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        let [high, low] = *pair else { return None };
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    Some(bytes)
+}
+
+fn team(text: &str) -> Option<[u8; 10]> {
+    let bytes: [u8; 10] = text.as_bytes().try_into().ok()?;
+    bytes.iter().all(u8::is_ascii_alphanumeric).then(|| bytes.map(|b| b.to_ascii_uppercase()))
+}
+
+fn signing_id(text: &str) -> Option<Identifier> {
+    let (prefix, rest) = text.split_once(':')?;
+    if rest.is_empty() {
+        return None;
+    }
+    let prefix = if prefix.eq_ignore_ascii_case("platform") {
+        "platform".to_owned()
+    } else {
+        team(prefix)?.map(char::from).iter().collect()
+    };
+    Some(Identifier::SigningId(format!("{prefix}:{rest}").into_boxed_str()))
+}
+
+/// The parts of a rule that few rules have.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RuleDetails {
+    /// Message of the block dialogue.
+    pub custom_msg: String,
+    /// Link of the block dialogue.
+    pub custom_url: String,
+    /// The expression of a CEL rule.
+    pub cel_expr: String,
+    /// Label of the dialogue's button, at most [`BUTTON_LABEL_MAX`] characters.
+    pub event_detail_button_label: String,
+    /// Free text of whoever made the rule.
+    pub comment: String,
+    /// Application to tell users of when the rule has arrived.
+    pub notification_app_name: String,
+}
+
+/// A checked rule of a download, in a form small enough for a million of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What it names, and so its type.
+    pub identifier: Identifier,
+    /// What it does.
+    pub policy: Policy,
+    /// `None` if all of them are empty.
+    pub details: Option<Box<RuleDetails>>,
+}
+
+/// The rules of one download in the order received, page by page.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RuleSet {
+    pages: Vec<Box<[Rule]>>,
+    received: u64,
+    rejected_total: u64,
+    rejected: Vec<RejectedRule>,
+}
+
+impl RuleSet {
+    /// How many rejected rules are kept; the others are only counted.
+    pub const REJECTED_KEPT: usize = 100;
+
+    /// Adds a page: its accepted rules and the rejected ones.
+    pub fn push_page(&mut self, rules: Vec<Rule>, rejected: Vec<RejectedRule>) {
+        self.received += (rules.len() + rejected.len()) as u64;
+        self.rejected_total += rejected.len() as u64;
+        let room = Self::REJECTED_KEPT.saturating_sub(self.rejected.len());
+        self.rejected.extend(rejected.into_iter().take(room));
+        self.pages.push(rules.into_boxed_slice());
+    }
+
+    /// The accepted rules in the order received.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.pages.iter().flat_map(|page| page.iter())
+    }
+
+    /// How many rules were accepted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pages.iter().map(|page| page.len()).sum()
+    }
+
+    /// Whether no rule was accepted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pages.iter().all(|page| page.is_empty())
+    }
+
+    /// How many pages were added.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// How many rules the server sent, rejected ones included.
+    #[must_use]
+    pub const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// How many were rejected.
+    #[must_use]
+    pub const fn rejected_total(&self) -> u64 {
+        self.rejected_total
+    }
+
+    /// The first [`Self::REJECTED_KEPT`] rejected ones.
+    #[must_use]
+    pub fn rejected(&self) -> &[RejectedRule] {
+        &self.rejected
+    }
+}
+
+/// How many rules the store holds, as preflight tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RuleCounts {
+    /// Of type BINARY, transitive ones included.
+    pub binary: u32,
+    /// Of type CERTIFICATE.
+    pub certificate: u32,
+    /// Of state [`RuleState::AllowCompiler`], of whatever type.
+    pub compiler: u32,
+    /// Of state [`RuleState::AllowTransitive`].
+    pub transitive: u32,
+    /// Of type TEAMID.
+    pub teamid: u32,
+    /// Of type SIGNINGID.
+    pub signingid: u32,
+    /// Of type CDHASH.
+    pub cdhash: u32,
+}

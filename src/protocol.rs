@@ -1,0 +1,3 @@
+//! x
+pub mod json;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The integration tests, one program so that they link once. Each module is a
+//! part of the agent; the modules' tests name the rules of `tests/CONTRACT.md`
+//! that they pin.
