@@ -1,3 +1,12 @@
-//! x
+//! The sync protocol's messages, between the wire and the domain: no I/O.
+//!
+//! [`wire`] holds the generated types, [`json`] how their fields are read and
+//! written, [`body`] whole bodies in either transfer form; one module a stage
+//! turns messages into the words of [`crate::model`] and back.
+
+pub mod body;
 pub mod json;
+pub mod postflight;
+pub mod preflight;
+pub mod rules;
 pub mod wire;
