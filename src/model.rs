@@ -3,8 +3,11 @@
 
 mod event;
 mod host;
+mod plist;
 mod record;
 mod rule;
+mod rule_dictionary;
+mod secret;
 mod settings;
 mod stage;
 mod time;
@@ -12,6 +15,7 @@ mod url;
 
 pub use event::{EventRow, EventSummary};
 pub use host::{HostFacts, MachineId, MachineIdError};
+pub use plist::{PlistError, read_plist};
 pub use record::{
     ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,
 };
@@ -19,6 +23,8 @@ pub use rule::{
     BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails, RuleSet,
     RuleState, RuleType,
 };
+pub use rule_dictionary::{RuleDictionaryError, parse_rule};
+pub use secret::Secret;
 pub use settings::{
     ClientMode, FileAccessAction, MediaPolicy, SettingChange, Settings, SyncType, Wish, WishReason,
 };

@@ -1,0 +1,180 @@
+//! Property lists read within bounds. Files and command output come from
+//! outside: nesting that would exhaust the stack and binary lists that share
+//! objects until they unfold into gigabytes are errors here.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io::Cursor;
+
+use plist::{Dictionary, Value};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use thiserror::Error;
+
+/// The deepest nesting accepted. Configuration profiles nest 9 levels deep and
+/// `ioreg` plists 4.
+const MAX_DEPTH: u32 = 64;
+
+/// The most values accepted: 8 MiB of the shortest XML elements.
+const MAX_VALUES: u32 = 1_000_000;
+
+/// Why bytes cannot be read as a property list.
+#[derive(Debug, Error)]
+#[error("not a property list (XML or binary): {0}")]
+pub struct PlistError(#[from] plist::Error);
+
+/// Reads an XML, binary or old-style text property list. Dates come out as
+/// text.
+///
+/// # Errors
+/// If the bytes are no property list, nest deeper than 64 levels or hold more
+/// than a million values.
+pub fn read_plist(bytes: &[u8]) -> Result<Value, PlistError> {
+    let Tree(value) = plist::from_reader(Cursor::new(bytes))?;
+    Ok(value)
+}
+
+struct Tree(Value);
+
+impl<'de> de::Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let left = Cell::new(MAX_VALUES);
+        Node { depth: MAX_DEPTH, left: &left }.deserialize(deserializer).map(Self)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Node<'a> {
+    depth: u32,
+    left: &'a Cell<u32>,
+}
+
+impl Node<'_> {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1);
+        let depth = depth.ok_or_else(|| E::custom("more than 64 levels of nesting"))?;
+        Ok(Self { depth, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| de::Error::custom("more than a million values"))?);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a property list value")
+    }
+    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Boolean(v))
+    }
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::Integer(v.into()))
+    }
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::Integer(v.into()))
+    }
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
+        Ok(Value::Real(v))
+    }
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+    fn visit_string<E: de::Error>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+    fn visit_bytes<E: de::Error>(self, v: &[u8]) -> Result<Value, E> {
+        Ok(Value::Data(v.to_vec()))
+    }
+    fn visit_byte_buf<E: de::Error>(self, v: Vec<u8>) -> Result<Value, E> {
+        Ok(Value::Data(v))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut array = Vec::new();
+        while let Some(value) = seq.next_element_seed(inner)? {
+            array.push(value);
+        }
+        Ok(Value::Array(array))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut dictionary = Dictionary::new();
+        while let Some(key) = map.next_key::<String>()? {
+            dictionary.insert(key, map.next_value_seed(inner)?);
+        }
+        Ok(Value::Dictionary(dictionary))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn xml(body: &str) -> Vec<u8> {
+        format!("<?xml version=\"1.0\"?><plist version=\"1.0\">{body}</plist>").into_bytes()
+    }
+
+    #[test]
+    fn xml_and_binary_give_the_same_values() {
+        let bytes = xml("<dict><key>b</key><true/><key>i</key><integer>-7</integer>\
+             <key>r</key><real>1.5</real><key>d</key><data>AQI=</data>\
+             <key>a</key><array><string>x</string></array>\
+             <key>t</key><date>2026-01-02T03:04:05Z</date></dict>");
+        let from_xml = read_plist(&bytes).expect("XML");
+        let mut binary = Vec::new();
+        Value::from_reader(Cursor::new(&bytes))
+            .expect("a value")
+            .to_writer_binary(&mut binary)
+            .expect("a binary list");
+        assert_eq!(read_plist(&binary).expect("binary"), from_xml);
+        let dictionary = from_xml.as_dictionary().expect("a dictionary");
+        assert_eq!(dictionary.get("i").and_then(Value::as_signed_integer), Some(-7));
+        assert_eq!(dictionary.get("d").and_then(Value::as_data), Some(&[1, 2][..]));
+        assert_eq!(dictionary.get("t").and_then(Value::as_string), Some("2026-01-02T03:04:05Z"));
+    }
+
+    #[test]
+    fn nesting_is_bounded_before_it_can_exhaust_the_stack() {
+        let deep = |n: usize| xml(&format!("{}{}", "<array>".repeat(n), "</array>".repeat(n)));
+        assert!(read_plist(&deep(64)).is_ok());
+        let error = read_plist(&deep(100_000)).expect_err("too deep").to_string();
+        assert!(error.contains("64 levels"), "{error}");
+    }
+
+    /// Twenty arrays of ten references each unfold into 10^20 values.
+    #[test]
+    fn a_binary_list_that_unfolds_without_end_is_refused() {
+        let mut bytes = b"bplist00".to_vec();
+        let mut offsets = Vec::new();
+        for level in 1..=20_u8 {
+            offsets.push(u8::try_from(bytes.len()).expect("a short list"));
+            bytes.push(0xaa);
+            bytes.extend([level; 10]);
+        }
+        offsets.push(u8::try_from(bytes.len()).expect("a short list"));
+        bytes.push(0x09);
+        let table = bytes.len() as u64;
+        bytes.extend(&offsets);
+        bytes.extend([0, 0, 0, 0, 0, 0, 1, 1]);
+        for number in [21, 0, table] {
+            bytes.extend(number.to_be_bytes());
+        }
+        let error = read_plist(&bytes).expect_err("a bomb").to_string();
+        assert!(error.contains("a million values"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_property_list_is_an_error() {
+        for bytes in [&b""[..], b"\x00\x01", b"bplist00", b"<plist><dict><key>a</key></dict>"] {
+            assert!(read_plist(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}
