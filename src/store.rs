@@ -1,0 +1,281 @@
+//! The stores: rules in `rules.db`, settings and records beside them, and the
+//! lock of the state directory. The only user of `rusqlite`.
+//!
+//! Promise: what a method has returned from is on disk; what it failed at has
+//! not happened; whoever reads sees the state before or after a commit, never
+//! between, and never waits. It decides nothing about a sync and reads no
+//! clock.
+
+mod db;
+mod lock;
+mod rules;
+
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode};
+use thiserror::Error;
+
+use crate::model::Timestamp;
+
+pub use lock::{LOCK_FILE, LockError, StateLock};
+pub use rules::{RuleChange, RuleChangeKind, RulesCommitted, RulesPreview};
+
+/// The rules and settings of a state directory.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    rules: Connection,
+}
+
+/// A [`Store`] to read from: everything that takes `&self`. Created, changed
+/// and blocked is nothing.
+#[derive(Debug)]
+pub struct ReadStore(Store);
+
+impl Deref for ReadStore {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.0
+    }
+}
+
+/// What an opening did besides opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The database did not exist.
+    Created {
+        /// The new file.
+        path: PathBuf,
+    },
+    /// The database was corrupt. It was moved away and an empty one created.
+    SetAside {
+        /// Where the corrupt file lies.
+        path: PathBuf,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+/// Why a store cannot be opened or used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The state directory cannot be made or looked at.
+    #[error(
+        "cannot use the state directory {path}: {source}; name another with --state-dir or fix its owner and mode"
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others than its owner may write to the state directory.
+    #[error(
+        "the state directory {path} may be written by others (mode {mode:o}); run chmod go-w on it, or name another with --state-dir"
+    )]
+    DirectoryWritable {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file of the store cannot be made, looked at or kept private.
+    #[error("cannot open {path}: {source}; check the owner and mode of the file and its directory")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no store to read.
+    #[error("{path} does not exist; the first sync creates it")]
+    Missing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open {path}: {source}; check the owner and mode of the file and its directory")]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// Another program holds the database for itself.
+    #[error(
+        "{path} is locked by another program; stop it (a running santad holds its rules.db) or name another directory with --state-dir"
+    )]
+    Locked {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database is of a newer program.
+    #[error(
+        "{path} has schema version {found}, but this program knows versions up to {supported}; install the newer program again, or name another directory with --state-dir"
+    )]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+        /// Our newest version.
+        supported: i32,
+    },
+    /// The database is of an older program and was opened for reading only.
+    #[error("{path} has schema version {found}; the next sync brings it to version {supported}")]
+    TooOld {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+        /// Our newest version.
+        supported: i32,
+    },
+    /// A step of the schema failed; the database is as it was before the step.
+    #[error(
+        "cannot bring {path} to schema version {version}: {source}; move the file away, and the next sync makes a new one"
+    )]
+    Migration {
+        /// The database.
+        path: PathBuf,
+        /// The version the step leads to.
+        version: i32,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The database is corrupt.
+    #[error("{path} is corrupt: {source}; the next sync sets it aside and makes a new one")]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A corrupt database could not be moved away.
+    #[error("{path} is corrupt and cannot be moved aside: {source}; move it away yourself")]
+    SetAside {
+        /// The database.
+        path: PathBuf,
+        /// Why it cannot be moved.
+        source: io::Error,
+    },
+    /// There is no room for what had to be written. Nothing has changed.
+    #[error("no room left to write {path}; free space on its volume")]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The opened database cannot be used. Nothing has changed.
+    #[error("cannot {doing} in {path}: {source}; run `santa-sync doctor`")]
+    Use {
+        /// The database.
+        path: PathBuf,
+        /// What was to be done, as a verb: `commit rules`.
+        doing: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+impl StoreError {
+    /// The process exit code: the state directory cannot be used.
+    pub const EXIT_CODE: u8 = 73;
+
+    /// What an error of opening `path` means.
+    fn from_open(path: &Path, source: rusqlite::Error) -> Self {
+        Self::common(path, source)
+            .unwrap_or_else(|source| Self::Open { path: path.to_owned(), source })
+    }
+
+    /// What an error of the migration of `path` to `version` means.
+    fn from_migration(path: &Path, version: i32, source: rusqlite::Error) -> Self {
+        Self::common(path, source).unwrap_or_else(|source| Self::Migration {
+            path: path.to_owned(),
+            version,
+            source,
+        })
+    }
+
+    /// What an error of using the opened `path` means. A corrupt database is
+    /// marked, so that the next opening checks all of it.
+    pub(in crate::store) fn from_use(
+        path: &Path,
+        doing: &'static str,
+        source: rusqlite::Error,
+    ) -> Self {
+        if db::is_corruption(&source) {
+            db::mark_suspect(path);
+        }
+        Self::common(path, source).unwrap_or_else(|source| Self::Use {
+            path: path.to_owned(),
+            doing,
+            source,
+        })
+    }
+
+    fn common(path: &Path, source: rusqlite::Error) -> Result<Self, rusqlite::Error> {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Ok(Self::Locked { path }),
+            Some(ErrorCode::DiskFull) => Ok(Self::Full { path }),
+            _ if db::is_corruption(&source) => Ok(Self::Corrupt { path, source }),
+            _ => Err(source),
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store of a state directory for reading and writing, at the
+    /// newest schema; what is missing is created. `now` names a corrupt
+    /// database that is set aside.
+    ///
+    /// # Errors
+    /// If the directory or the database cannot be used; nothing is deleted.
+    pub fn open(dir: &Path, now: Timestamp) -> Result<(Self, Vec<Notice>), StoreError> {
+        let mut notices = Vec::new();
+        db::prepare_dir(dir)?;
+        let rules = db::open(dir, &rules::DATABASE, now, &mut notices)?;
+        let mut store = Self { dir: dir.to_owned(), rules };
+        store.adopt_rules()?;
+        Ok((store, notices))
+    }
+
+    /// Opens the store of a state directory for reading: at any time, also
+    /// while a sync commits. Nothing is created or changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if there is no store, [`StoreError::TooOld`] if
+    /// no sync of this program has used it yet, else as [`Self::open`].
+    pub fn open_read_only(dir: &Path) -> Result<ReadStore, StoreError> {
+        let rules = db::open_read_only(dir, &rules::DATABASE)?;
+        Ok(ReadStore(Self { dir: dir.to_owned(), rules }))
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What an error of using `rules.db` means.
+    fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError + use<> {
+        let path = self.dir.join(rules::DATABASE.file);
+        move |source| StoreError::from_use(&path, doing, source)
+    }
+}
+
+/// Leaves the whole store in its one file, for whoever copies it.
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.rules.is_readonly("main").unwrap_or(true) {
+            return;
+        }
+        if let Err(error) = db::checkpoint(&self.rules) {
+            tracing::debug!(%error, "the log of rules.db stays for the next opening to merge");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The lock of the state directory: one sync runs, one more may wait.
+//!
+//! Both places are advisory file locks, which the kernel drops with the process
+//! that held them, however it ended. Whoever runs holds `agent.lock`; whoever
+//! waits holds the directory itself meanwhile.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use thiserror::Error;
+
+/// The file in the state directory whose lock says that a sync runs.
+pub const LOCK_FILE: &str = "agent.lock";
+
+/// Why the state directory was not locked.
+#[derive(Debug, Error)]
+pub enum LockError {
+    /// One runs, and another waits already or waiting was not wanted.
+    #[error("too many syncs are in progress on {0}; try again later")]
+    TooManySyncs(PathBuf),
+    /// The lock file or the directory cannot be opened or locked.
+    #[error("cannot lock {path}: {source}; check that the state directory exists and is yours")]
+    Unusable {
+        /// What could not be locked.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The right to sync on a state directory, held until dropped.
+#[derive(Debug)]
+pub struct StateLock {
+    _running: File,
+}
+
+impl StateLock {
+    /// Locks a state directory that exists. With `wait`, blocks the thread
+    /// while another sync runs, unless somebody else waits already.
+    ///
+    /// # Errors
+    /// [`LockError::TooManySyncs`] if a sync runs and this one may not wait;
+    /// [`LockError::Unusable`] if the directory cannot be locked at all.
+    pub fn acquire(dir: &Path, wait: bool) -> Result<Self, LockError> {
+        let path = dir.join(LOCK_FILE);
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| LockError::Unusable { path, source }
+        };
+        let running = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(unusable(&path))?;
+        if try_lock(&running).map_err(unusable(&path))? {
+            return Ok(Self { _running: running });
+        }
+        if !wait {
+            return Err(LockError::TooManySyncs(dir.to_owned()));
+        }
+        let waiting = File::open(dir).map_err(unusable(dir))?;
+        if !try_lock(&waiting).map_err(unusable(dir))? {
+            return Err(LockError::TooManySyncs(dir.to_owned()));
+        }
+        loop {
+            match flock(&running, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Self { _running: running }),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(unusable(&path)(error.into())),
+            }
+        }
+    }
+
+    /// Whether a sync runs on the directory. Takes no place and creates
+    /// nothing; a directory or lock file that cannot be read counts as free.
+    #[must_use]
+    pub fn is_held(dir: &Path) -> bool {
+        // The shared lock lasts until the file is closed below; `try_lock`
+        // tells it from a sync.
+        let Ok(file) = File::open(dir.join(LOCK_FILE)) else { return false };
+        matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+    }
+}
+
+/// Takes the lock if nobody has it. A shared lock is [`StateLock::is_held`]
+/// looking and gone in an instant, so it does not count.
+fn try_lock(file: &File) -> io::Result<bool> {
+    const TRIES: u32 = 1_000;
+    for _ in 0..TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => continue,
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match flock(file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) | Err(Errno::INTR) => flock(file, FlockOperation::Unlock)?,
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        std::thread::yield_now();
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state_dir() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    /// SYNC-6: one runs; without waiting the next is told so at once.
+    #[test]
+    fn sync_6_a_second_sync_that_may_not_wait_is_one_too_many() {
+        let dir = state_dir();
+        assert!(!StateLock::is_held(dir.path()));
+        let running = StateLock::acquire(dir.path(), false).expect("the lock");
+        assert!(StateLock::is_held(dir.path()));
+        let refused = StateLock::acquire(dir.path(), false);
+        assert!(matches!(refused, Err(LockError::TooManySyncs(_))), "{refused:?}");
+        drop(running);
+        assert!(!StateLock::is_held(dir.path()));
+        StateLock::acquire(dir.path(), false).expect("the lock is free again");
+    }
+
+    /// SYNC-6: one waits and gets its turn; a third is one too many.
+    #[test]
+    fn sync_6_one_waits_and_a_further_one_is_refused() {
+        let dir = state_dir();
+        let running = StateLock::acquire(dir.path(), true).expect("the lock");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| StateLock::acquire(dir.path(), true).map(drop));
+            // The waiter holds the directory once it waits.
+            let probe = File::open(dir.path()).expect("the directory");
+            while flock(&probe, FlockOperation::NonBlockingLockShared).is_ok() {
+                flock(&probe, FlockOperation::Unlock).expect("unlocked");
+                std::thread::yield_now();
+            }
+            let third = StateLock::acquire(dir.path(), true);
+            assert!(matches!(third, Err(LockError::TooManySyncs(_))), "{third:?}");
+            drop(running);
+            waiter.join().expect("no panic").expect("the waiter runs in its turn");
+        });
+        StateLock::acquire(dir.path(), false).expect("the lock is free again");
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let dir = state_dir();
+        let error = StateLock::acquire(&dir.path().join("gone"), true).expect_err("no directory");
+        assert!(error.to_string().contains("gone/agent.lock"), "{error}");
+        assert!(!StateLock::is_held(&dir.path().join("gone")));
+    }
+}

@@ -1,0 +1,40 @@
+//! `rules.db`: the rules, their hash and their counts.
+//!
+//! Tables, column order and version are the reference's, so that tools made for
+//! it read our store; `agent_meta` holds what is ours.
+
+mod commit;
+mod digest;
+mod meta;
+mod preview;
+#[cfg(test)]
+mod tests;
+
+pub use commit::RulesCommitted;
+pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
+
+use super::db::Database;
+
+/// The file and its schema. Migrations are never edited once released.
+pub(super) const DATABASE: Database = Database {
+    file: "rules.db",
+    tables: &[
+        (1, include_str!("rules_schema/001_rules.sql")),
+        (2, include_str!("rules_schema/002_drop_views.sql")),
+        (3, include_str!("rules_schema/003_timestamp.sql")),
+        (4, include_str!("rules_schema/004_identifier.sql")),
+        (5, include_str!("rules_schema/005_type_numbers.sql")),
+        (6, include_str!("rules_schema/006_letter_case.sql")),
+        (7, include_str!("rules_schema/007_custom_url.sql")),
+        (8, include_str!("rules_schema/008_comment.sql")),
+        (9, include_str!("rules_schema/009_cel.sql")),
+        (10, include_str!("rules_schema/010_execution_rules.sql")),
+        (11, include_str!("rules_schema/011_rule_id.sql")),
+        (12, include_str!("rules_schema/012_seatbelt_policy.sql")),
+        (13, include_str!("rules_schema/013_network_flow_rules.sql")),
+        (14, include_str!("rules_schema/014_network_flow_rule_ids.sql")),
+        (15, include_str!("rules_schema/015_signal_rules.sql")),
+        (16, include_str!("rules_schema/016_button_text.sql")),
+    ],
+    agent: &[(1, include_str!("agent/001_meta.sql"))],
+};

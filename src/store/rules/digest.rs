@@ -1,0 +1,74 @@
+//! The hash and the counts of the stored rules.
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::model::{RuleCounts, RuleState, RuleType};
+
+/// What preflight tells of the rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Digest {
+    /// 32 lower-case hex digits.
+    pub(super) hash: String,
+    pub(super) counts: RuleCounts,
+}
+
+impl Default for Digest {
+    /// Of no rules.
+    fn default() -> Self {
+        Self { hash: shown(&Xxh3Default::new()), counts: RuleCounts::default() }
+    }
+}
+
+impl Digest {
+    /// Reckons both from the rules in stored order: rowid order, which is that
+    /// of their arrival. Transitive rules are counted but not hashed.
+    pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
+        let mut hash = Xxh3Default::new();
+        let mut counts = RuleCounts::default();
+        let mut statement = conn.prepare(
+            "SELECT identifier, cel_expr, seatbelt_policy, state, type FROM execution_rules \
+             ORDER BY rowid",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (state, rule_type): (i32, i32) = (row.get(3)?, row.get(4)?);
+            count(&mut counts, state, rule_type, 1);
+            if state == RuleState::AllowTransitive.number() {
+                continue;
+            }
+            for column in 0..3 {
+                match row.get_ref(column)? {
+                    ValueRef::Text(bytes) | ValueRef::Blob(bytes) => hash.update(bytes),
+                    ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => {}
+                }
+            }
+            hash.update(&state.to_le_bytes());
+            hash.update(&rule_type.to_le_bytes());
+        }
+        Ok(Self { hash: shown(&hash), counts })
+    }
+}
+
+/// Counts `by` more rules of a state and type, or fewer.
+pub(super) fn count(counts: &mut RuleCounts, state: i32, rule_type: i32, by: i32) {
+    let add = |n: &mut u32| *n = n.saturating_add_signed(by);
+    match RuleType::from_number(rule_type) {
+        Some(RuleType::Binary) => add(&mut counts.binary),
+        Some(RuleType::Certificate) => add(&mut counts.certificate),
+        Some(RuleType::TeamId) => add(&mut counts.teamid),
+        Some(RuleType::SigningId) => add(&mut counts.signingid),
+        Some(RuleType::Cdhash) => add(&mut counts.cdhash),
+        None => {}
+    }
+    if state == RuleState::AllowCompiler.number() {
+        add(&mut counts.compiler);
+    } else if state == RuleState::AllowTransitive.number() {
+        add(&mut counts.transitive);
+    }
+}
+
+fn shown(hash: &Xxh3Default) -> String {
+    format!("{:032x}", hash.digest128())
+}

@@ -1,0 +1,214 @@
+//! What a commit would do, without doing it.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
+
+use crate::model::{Rule, RuleDetails, RuleSet, RuleState, RuleType, SyncType};
+use crate::store::{Store, StoreError};
+
+/// What would become of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleChangeKind {
+    /// Stored; there is none of its identifier and type.
+    Added,
+    /// Stored in the place of one that differs.
+    Replaced,
+    /// Deleted.
+    Removed,
+}
+
+/// One rule that a commit would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleChange {
+    /// What would become of it.
+    pub change: RuleChangeKind,
+    /// Its identifier.
+    pub identifier: String,
+    /// Its type.
+    pub rule_type: RuleType,
+    /// The policy stored.
+    pub before: Option<&'static str>,
+    /// The policy that would be stored.
+    pub after: Option<&'static str>,
+}
+
+/// What [`Store::commit_rules`] would do.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct RulesPreview {
+    /// Rules that would be new.
+    pub added: u64,
+    /// Rules that would be stored in the place of one that differs.
+    pub replaced: u64,
+    /// Rules that would be stored again as they are, which moves them to the
+    /// end.
+    pub unchanged: u64,
+    /// Rules that would go: by REMOVE, or by the type of the sync and not sent
+    /// again.
+    pub removed: u64,
+    /// Transitive rules that would stay.
+    pub kept_transitive: u64,
+    /// The first changes: those of the download in its order, then the other
+    /// removals in stored order.
+    pub changes: Vec<RuleChange>,
+    /// Whether there are more changes than listed.
+    pub truncated: bool,
+}
+
+impl Store {
+    /// What [`Self::commit_rules`] would do with this download. Lists at most
+    /// `listed` changes; the totals are complete. Changes nothing.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn preview_rules(
+        &self,
+        rules: &RuleSet,
+        sync_type: SyncType,
+        listed: usize,
+    ) -> Result<RulesPreview, StoreError> {
+        preview(&self.rules, rules, sync_type, listed).map_err(self.failed("compare the rules"))
+    }
+}
+
+fn preview(
+    conn: &Connection,
+    rules: &RuleSet,
+    sync_type: SyncType,
+    listed: usize,
+) -> rusqlite::Result<RulesPreview> {
+    // One snapshot for all that follows.
+    let tx = conn.unchecked_transaction()?;
+    let mut result = Listing { preview: RulesPreview::default(), room: listed };
+    // Only the last word of the download on an identifier and type counts.
+    let mut last = HashMap::with_capacity(rules.len());
+    for (place, rule) in rules.iter().enumerate() {
+        last.insert((rule.identifier.to_string(), rule.identifier.rule_type()), place);
+    }
+    let mut find = tx.prepare(
+        "SELECT state, custommsg, customurl, comment, cel_expr, event_detail_button_text \
+         FROM execution_rules WHERE identifier = ?1 AND type = ?2",
+    )?;
+    for (place, rule) in rules.iter().enumerate() {
+        let key = (rule.identifier.to_string(), rule.identifier.rule_type());
+        if last.get(&key) != Some(&place) {
+            continue;
+        }
+        let stored = find.query_row(params![key.0, key.1.number()], Stored::read).optional()?;
+        result.compare(key, stored, rule);
+    }
+    if sync_type.deletes_execution_rules() {
+        let mut all =
+            tx.prepare("SELECT identifier, type, state FROM execution_rules ORDER BY rowid")?;
+        let mut rows = all.query([])?;
+        while let Some(row) = rows.next()? {
+            let (identifier, number, state): (String, i32, i32) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
+            let Some(rule_type) = RuleType::from_number(number) else { continue };
+            let key = (identifier, rule_type);
+            if last.contains_key(&key) {
+                continue;
+            }
+            let state = RuleState::from_number(state);
+            if goes(sync_type, state) {
+                result.preview.removed += 1;
+                result.list(RuleChangeKind::Removed, key, state, None);
+            } else if state == Some(RuleState::AllowTransitive) {
+                result.preview.kept_transitive += 1;
+            }
+        }
+    }
+    Ok(result.preview)
+}
+
+/// Whether the type of the sync deletes a rule of that state.
+fn goes(sync_type: SyncType, state: Option<RuleState>) -> bool {
+    match sync_type {
+        SyncType::Normal | SyncType::CleanFileAccessRules => false,
+        SyncType::CleanAll => true,
+        SyncType::Clean | SyncType::CleanRules => state != Some(RuleState::AllowTransitive),
+        SyncType::CleanStandalone => {
+            matches!(state, Some(RuleState::AllowLocalBinary | RuleState::AllowLocalSigningId))
+        }
+    }
+}
+
+/// A stored rule as far as a download can say it.
+struct Stored {
+    state: Option<RuleState>,
+    details: RuleDetails,
+}
+
+impl Stored {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+        Ok(Self {
+            state: RuleState::from_number(row.get(0)?),
+            details: RuleDetails {
+                custom_msg: text(1)?,
+                custom_url: text(2)?,
+                comment: text(3)?,
+                cel_expr: text(4)?,
+                event_detail_button_label: text(5)?,
+                notification_app_name: String::new(),
+            },
+        })
+    }
+
+    fn is(&self, rule: &Rule) -> bool {
+        let mut details = rule.details.as_deref().cloned().unwrap_or_default();
+        details.notification_app_name.clear();
+        self.state == rule.policy.state() && self.details == details
+    }
+}
+
+struct Listing {
+    preview: RulesPreview,
+    room: usize,
+}
+
+impl Listing {
+    fn compare(&mut self, key: (String, RuleType), stored: Option<Stored>, rule: &Rule) {
+        let after = rule.policy.state();
+        match (stored, after) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                self.preview.added += 1;
+                self.list(RuleChangeKind::Added, key, None, after);
+            }
+            (Some(stored), None) => {
+                self.preview.removed += 1;
+                self.list(RuleChangeKind::Removed, key, stored.state, None);
+            }
+            (Some(stored), Some(_)) if stored.is(rule) => self.preview.unchanged += 1,
+            (Some(stored), Some(_)) => {
+                self.preview.replaced += 1;
+                self.list(RuleChangeKind::Replaced, key, stored.state, after);
+            }
+        }
+    }
+
+    fn list(
+        &mut self,
+        change: RuleChangeKind,
+        (identifier, rule_type): (String, RuleType),
+        before: Option<RuleState>,
+        after: Option<RuleState>,
+    ) {
+        if self.room == 0 {
+            self.preview.truncated = true;
+            return;
+        }
+        self.room -= 1;
+        let name = |state: RuleState| state.policy_name();
+        self.preview.changes.push(RuleChange {
+            change,
+            identifier,
+            rule_type,
+            before: before.map(name),
+            after: after.map(name),
+        });
+    }
+}

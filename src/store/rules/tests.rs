@@ -1,0 +1,180 @@
+//! What the rule store must do, seen from outside.
+
+use std::path::Path;
+
+use crate::model::{Identifier, Policy, Rule, RuleCounts, RuleSet, RuleType, SyncType, Timestamp};
+use crate::store::{Notice, Store, StoreError};
+
+const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
+
+fn rule(rule_type: RuleType, identifier: &str, policy: Policy) -> Rule {
+    let identifier = Identifier::parse(rule_type, identifier).expect("an identifier");
+    Rule { identifier, policy, details: None }
+}
+
+fn set(rules: Vec<Rule>) -> RuleSet {
+    let mut set = RuleSet::default();
+    set.push_page(rules, Vec::new());
+    set
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, NOW).expect("a store").0
+}
+
+/// The rules of the reference's own test of its hash.
+fn sample() -> Vec<Rule> {
+    vec![
+        rule(
+            RuleType::Certificate,
+            "7ae80b9ab38af0c63a9a81765f434d9a7cd8f720eb6037ef303de39d779bc258",
+            Policy::Allowlist,
+        ),
+        rule(
+            RuleType::Binary,
+            "b7c1e3fd640c5f211c89b02c2c6122f78ce322aa5c56eb0bb54bc422a8f8b670",
+            Policy::Blocklist,
+        ),
+        rule(RuleType::TeamId, "ABCDEFGHIJ", Policy::Blocklist),
+        rule(RuleType::SigningId, "ABCDEFGHIJ:signingID", Policy::Blocklist),
+    ]
+}
+
+/// RULE-8: the reference's vectors, with and without a transitive rule, and of
+/// an empty store.
+#[test]
+fn rule_8_the_hash_is_the_references() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    assert_eq!(store.rules_hash().expect("a hash"), "99aa06d3014798d86001c324468d497f");
+    let committed = store.commit_rules(&set(sample()), SyncType::CleanAll, NOW).expect("committed");
+    assert_eq!(committed.hash, "a6cb5171bbb8895820d61e395592b293");
+    assert_eq!((committed.processed, committed.added, committed.changed), (4, 4, true));
+    assert_eq!(
+        store.rule_counts().expect("counts"),
+        RuleCounts { binary: 1, certificate: 1, teamid: 1, signingid: 1, ..RuleCounts::default() }
+    );
+    drop(store);
+    let store = Store::open_read_only(dir.path()).expect("a store to read");
+    assert_eq!(store.rules_hash().expect("a hash"), "a6cb5171bbb8895820d61e395592b293");
+}
+
+/// RULE-3, RULE-8: a replaced rule moves to the end, which changes the hash.
+#[test]
+fn rule_3_a_later_rule_replaces_and_remove_deletes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    let first = store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let again = vec![sample().remove(0)];
+    let moved = store.commit_rules(&set(again), SyncType::Normal, NOW).expect("committed");
+    assert_eq!((moved.added, moved.replaced), (0, 1));
+    assert_ne!(moved.hash, first.hash);
+    let reordered = [&sample()[1..], &sample()[..1]].concat();
+    let fresh = tempfile::tempdir().expect("a directory");
+    let expected =
+        open(fresh.path()).commit_rules(&set(reordered), SyncType::Normal, NOW).expect("committed");
+    assert_eq!(moved.hash, expected.hash);
+
+    let remove = vec![rule(RuleType::TeamId, "abcdefghij", Policy::Remove)];
+    let removed = store.commit_rules(&set(remove.clone()), SyncType::Normal, NOW).expect("removed");
+    assert_eq!((removed.processed, removed.removed_by_rule, removed.counts.teamid), (1, 1, 0));
+    let nothing = store.commit_rules(&set(remove), SyncType::Normal, NOW).expect("nothing to do");
+    assert_eq!((nothing.removed_by_rule, nothing.changed), (0, false));
+    assert_eq!(nothing.hash, removed.hash);
+}
+
+/// RULE-2: a complete empty download of a clean sync empties the store.
+#[test]
+fn rule_2_an_empty_clean_download_deletes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let committed =
+        store.commit_rules(&RuleSet::default(), SyncType::Clean, NOW).expect("committed");
+    assert_eq!((committed.removed_by_cleanup, committed.added), (4, 0));
+    assert_eq!(committed.hash, "99aa06d3014798d86001c324468d497f");
+}
+
+/// STATE-5: complete from the first committed download on, also an empty one.
+#[test]
+fn state_5_a_store_is_complete_after_its_first_download() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    assert!(!store.rules_complete().expect("known"));
+    store.commit_rules(&RuleSet::default(), SyncType::Normal, NOW).expect("committed");
+    assert!(store.rules_complete().expect("known"));
+}
+
+/// STATE-3: a file that is no database is set aside, never deleted.
+#[test]
+fn state_3_a_corrupt_database_is_set_aside_and_recreated() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("rules.db"), "this is no database").expect("written");
+    let (mut store, notices) = Store::open(dir.path(), NOW).expect("a fresh store");
+    let path = dir.path().join("rules.db.corrupt-20250812T120000Z");
+    let reason = "file is not a database".to_owned();
+    assert_eq!(notices, [Notice::SetAside { path: path.clone(), reason }]);
+    assert_eq!(std::fs::read_to_string(path).expect("kept"), "this is no database");
+    assert!(!store.rules_complete().expect("known"));
+    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("it can be used");
+}
+
+/// RULE-7: a newer schema is refused and left alone.
+#[test]
+fn rule_7_a_newer_database_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(open(dir.path()));
+    let path = dir.path().join("rules.db");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    conn.pragma_update(None, "user_version", 17).expect("set");
+    drop(conn);
+    let before = std::fs::read(&path).expect("read");
+    let error = Store::open(dir.path(), NOW).expect_err("too new");
+    assert!(matches!(error, StoreError::TooNew { found: 17, supported: 16, .. }), "{error}");
+    assert_eq!(std::fs::read(&path).expect("read"), before);
+}
+
+/// STATE-4: another program's exclusive lock is named.
+#[test]
+fn state_4_a_locked_database_is_an_error_that_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(open(dir.path()));
+    let holder = rusqlite::Connection::open(dir.path().join("rules.db")).expect("open");
+    holder
+        .execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE x (y); COMMIT;",
+        )
+        .expect("held");
+    let error = Store::open(dir.path(), NOW).expect_err("locked");
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains("locked by another program"), "{error}");
+}
+
+#[test]
+fn reopening_keeps_the_data() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path()).commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let (store, notices) = Store::open(dir.path(), NOW).expect("open again");
+    assert_eq!(notices, []);
+    assert_eq!(store.rules_hash().expect("a hash"), "a6cb5171bbb8895820d61e395592b293");
+}
+
+/// A dry run says what a commit would do, and does not do it.
+#[test]
+fn a_preview_tells_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let mut download = vec![
+        rule(RuleType::TeamId, "AAAAAAAAAA", Policy::Allowlist),
+        rule(RuleType::TeamId, "ABCDEFGHIJ", Policy::Allowlist),
+        rule(RuleType::SigningId, "ABCDEFGHIJ:signingID", Policy::Remove),
+    ];
+    download.push(sample().remove(1));
+    let preview = store.preview_rules(&set(download.clone()), SyncType::Normal, 2).expect("told");
+    assert_eq!((preview.added, preview.replaced, preview.removed, preview.unchanged), (1, 1, 1, 1));
+    assert_eq!((preview.changes.len(), preview.truncated), (2, true));
+    let clean = store.preview_rules(&set(download), SyncType::Clean, 10).expect("told");
+    assert_eq!((clean.added, clean.replaced, clean.removed, clean.unchanged), (1, 1, 2, 1));
+    assert_eq!(store.rules_hash().expect("a hash"), "a6cb5171bbb8895820d61e395592b293");
+}

@@ -1,0 +1,2 @@
+DROP VIEW IF EXISTS binrules;
+DROP VIEW IF EXISTS certrules;

@@ -1,0 +1,1 @@
+ALTER TABLE rules RENAME COLUMN shasum TO identifier;

@@ -1,0 +1,1 @@
+ALTER TABLE execution_rules ADD COLUMN rule_id INTEGER DEFAULT 0;

@@ -1,0 +1,1 @@
+ALTER TABLE execution_rules ADD COLUMN seatbelt_policy TEXT;
