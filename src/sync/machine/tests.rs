@@ -1,0 +1,611 @@
+use std::collections::VecDeque;
+
+use super::*;
+use crate::model::{
+    ClientMode, HostFacts, Identifier, MachineId, Policy, Rule, RuleCounts, RuleType, Timestamp,
+};
+use crate::protocol::preflight::Facts;
+
+/// Plays the driver: a script of what comes of each attempt, and a list of the
+/// effects in words.
+struct Play {
+    machine: Machine,
+    now: Duration,
+    /// What comes of the attempts, in order; afterwards everything is answered
+    /// with an empty 200.
+    attempts: VecDeque<Exchange>,
+    batches: VecDeque<Batch>,
+    /// The store effect that fails, in words.
+    broken: &'static str,
+    token: bool,
+    effects: Vec<String>,
+}
+
+fn inputs() -> Inputs {
+    Inputs {
+        machine_id: MachineId::new("id").expect("an id"),
+        facts: Facts {
+            host: HostFacts::default(),
+            client_mode: ClientMode::Monitor,
+            rule_counts: RuleCounts::default(),
+            rules_hash: "before".into(),
+        },
+        wished: SyncType::Normal,
+        hold_back_events_in_clean: false,
+        refused_batch_limit: None,
+        events_pending: 1,
+        dry_run: false,
+        jitter: 0.0,
+        deadline: Duration::from_hours(1),
+    }
+}
+
+fn play(attempts: impl IntoIterator<Item = Exchange>) -> Play {
+    Play {
+        machine: Machine::new(inputs()),
+        now: Duration::from_secs(1000),
+        attempts: attempts.into_iter().collect(),
+        batches: VecDeque::from([batch(&[7])]),
+        broken: "",
+        token: true,
+        effects: Vec::new(),
+    }
+}
+
+impl Play {
+    fn with(mut self, change: impl FnOnce(&mut Inputs)) -> Self {
+        let mut inputs = inputs();
+        change(&mut inputs);
+        self.machine = Machine::new(inputs);
+        self
+    }
+
+    fn batches(mut self, batches: impl IntoIterator<Item = Batch>) -> Self {
+        self.batches = batches.into_iter().collect();
+        self
+    }
+
+    fn breaking(mut self, effect: &'static str) -> Self {
+        self.broken = effect;
+        self
+    }
+
+    fn run(mut self) -> (Vec<String>, Outcome) {
+        let mut event = Event::Started;
+        for _ in 0..100_000 {
+            let now = Now { wall: Timestamp::default(), elapsed: self.now };
+            let effect = self.machine.handle(event, now);
+            let words = words(&effect);
+            self.effects.push(words.clone());
+            if let Effect::Finish(outcome) = effect {
+                return (self.effects, *outcome);
+            }
+            event = if !self.broken.is_empty() && words.starts_with(self.broken) {
+                Event::StoreFailed(Failure::new(FailureKind::Store, "disk full".into()))
+            } else {
+                self.act(effect)
+            };
+        }
+        panic!("the machine does not come to an end: {:?}", &self.effects[..20]);
+    }
+
+    fn act(&mut self, effect: Effect) -> Event {
+        self.now += Duration::from_millis(10);
+        match effect {
+            Effect::Send { request, .. } => Event::Exchange(
+                self.attempts.pop_front().unwrap_or_else(|| answered(empty_answer(&request))),
+            ),
+            Effect::FetchToken { .. } => Event::Exchange(Exchange::TokenFetched(self.token)),
+            Effect::Wait { duration, .. } => {
+                self.now += duration;
+                Event::Exchange(Exchange::Waited)
+            }
+            Effect::StageSettings { .. } => Event::SettingsStaged,
+            Effect::ReadEvents { .. } => {
+                Event::EventsRead(Box::new(self.batches.pop_front().unwrap_or_default()))
+            }
+            Effect::SettleEvents(_) => Event::EventsSettled,
+            Effect::NoteRefusal { .. } => Event::RefusalNoted,
+            Effect::CommitRules { rules, .. } => Event::RulesCommitted(Committed {
+                processed: rules.len() as u64,
+                rules_hash: "after".into(),
+                ..Committed::default()
+            }),
+            Effect::ApplySettings { .. } => Event::SettingsApplied(vec![change()]),
+            Effect::DropStaged => Event::StagedDropped(vec![change()]),
+            Effect::Finish(_) => unreachable!("handled by run"),
+        }
+    }
+}
+
+fn change() -> SettingChange {
+    SettingChange { setting: "client_mode".into(), before: None, after: Some("LOCKDOWN".into()) }
+}
+
+fn words(effect: &Effect) -> String {
+    match effect {
+        Effect::Send { request, attempt } => match &**request {
+            Request::RuleDownload { message, page } => {
+                format!("send rule_download page {page} {:?} #{attempt}", message.cursor)
+            }
+            Request::Preflight(_) | Request::EventUpload(_) | Request::Postflight(_) => {
+                format!("send {} #{attempt}", request.stage())
+            }
+        },
+        Effect::FetchToken { stage } => format!("fetch token for {stage}"),
+        Effect::Wait { duration, .. } => format!("wait {}", duration.as_secs()),
+        Effect::StageSettings { .. } => "stage settings".into(),
+        Effect::ReadEvents { limit } => format!("read {limit} events"),
+        Effect::SettleEvents(s) => {
+            format!("settle {:?} {} {}", s.delivered, s.dropped.len(), s.rejected.len())
+        }
+        Effect::NoteRefusal { ids, .. } => format!("note refusal of {ids:?}"),
+        Effect::CommitRules { rules, sync_type } => {
+            format!("commit {} rules {}", rules.len(), sync_type.name())
+        }
+        Effect::ApplySettings { clear, succeeded } => {
+            format!("apply settings clear={clear} succeeded={}", succeeded.is_some())
+        }
+        Effect::DropStaged => "drop staged".into(),
+        Effect::Finish(outcome) => format!("finish {}", outcome.result.name()),
+    }
+}
+
+fn batch(ids: &[i64]) -> Batch {
+    Batch { ids: ids.to_vec(), ..Batch::default() }
+}
+
+fn traffic() -> Traffic {
+    Traffic { http_status: Some(200), bytes_sent: 10, bytes_received: 20 }
+}
+
+fn answered(answer: Answer) -> Exchange {
+    Exchange::Answered(answer, traffic())
+}
+
+fn empty_answer(request: &Request) -> Answer {
+    match request.stage() {
+        Stage::Preflight => Answer::Preflight(Box::default()),
+        Stage::EventUpload => Answer::EventUpload(wire::EventUploadResponse::default()),
+        Stage::RuleDownload => Answer::RuleDownload(Page::default()),
+        Stage::Postflight => Answer::Postflight,
+    }
+}
+
+fn preflight_ok(response: wire::PreflightResponse) -> Exchange {
+    answered(Answer::Preflight(Box::new(response)))
+}
+
+fn preflight_of(sync_type: wire::SyncType) -> Exchange {
+    preflight_ok(wire::PreflightResponse {
+        sync_type: Some(sync_type.into()),
+        ..Default::default()
+    })
+}
+
+fn upload_ok() -> Exchange {
+    answered(Answer::EventUpload(wire::EventUploadResponse::default()))
+}
+
+fn page_of(teams: &[&str], cursor: &str) -> Exchange {
+    let rules = teams
+        .iter()
+        .map(|team| Rule {
+            identifier: Identifier::parse(RuleType::TeamId, team).expect("a team"),
+            policy: Policy::Allowlist,
+            details: None,
+        })
+        .collect();
+    let cursor = Cursor::new(cursor.to_owned());
+    answered(Answer::RuleDownload(Page { rules, cursor, ..Page::default() }))
+}
+
+fn status(status: u16) -> Exchange {
+    let failure = Failure {
+        kind: FailureKind::of_status(status),
+        message: format!("status {status}"),
+        http_status: Some(status),
+        retry_after: None,
+    };
+    Exchange::Failed(failure, Traffic { http_status: Some(status), ..Traffic::default() })
+}
+
+fn times(n: usize, exchange: &Exchange) -> Vec<Exchange> {
+    vec![exchange.clone(); n]
+}
+
+/// What leads up to each stage, all of it going well.
+fn before(stage: Stage) -> Vec<Exchange> {
+    let preflight = preflight_of(wire::SyncType::Normal);
+    match stage {
+        Stage::Preflight => vec![],
+        Stage::EventUpload => vec![preflight],
+        Stage::RuleDownload => vec![preflight, upload_ok()],
+        Stage::Postflight => vec![preflight, upload_ok(), page_of(&["AAAAAAAAAA"], "")],
+    }
+}
+
+/// SYNC-1, SYNC-3, EV-2, RULE-1: the whole order of effects.
+#[test]
+fn sync_1_a_sync_runs_its_stages_in_order() {
+    let (effects, outcome) = play([
+        preflight_of(wire::SyncType::Clean),
+        upload_ok(),
+        upload_ok(),
+        page_of(&["AAAAAAAAAA", "BBBBBBBBBB"], "more"),
+        page_of(&["CCCCCCCCCC"], ""),
+    ])
+    .with(|inputs| inputs.events_pending = 3)
+    .batches([batch(&[7, 8]), batch(&[9])])
+    .run();
+    assert_eq!(
+        effects,
+        [
+            "send preflight #1",
+            "stage settings",
+            "read 50 events",
+            "send event_upload #1",
+            "settle [7, 8] 0 0",
+            "read 50 events",
+            "send event_upload #1",
+            "settle [9] 0 0",
+            "read 50 events",
+            "send rule_download page 1 \"\" #1",
+            "send rule_download page 2 \"more\" #1",
+            "commit 3 rules CLEAN",
+            "send postflight #1",
+            "apply settings clear=true succeeded=true",
+            "finish success",
+        ]
+    );
+    assert_eq!(outcome.error, None);
+    assert_eq!(outcome.tally.events_uploaded, 3);
+    assert_eq!((outcome.tally.rules_received, outcome.tally.committed.processed), (3, 3));
+    let stages: Vec<_> =
+        outcome.stages.iter().map(|s| (s.stage, s.requests, s.attempts, s.bytes_sent)).collect();
+    assert_eq!(
+        stages,
+        [
+            (Stage::Preflight, 1, 1, 10),
+            (Stage::EventUpload, 2, 2, 20),
+            (Stage::RuleDownload, 2, 2, 20),
+            (Stage::Postflight, 1, 1, 10)
+        ]
+    );
+    assert!(outcome.stages.iter().all(|s| s.duration_ms >= 10), "{:?}", outcome.stages);
+}
+
+/// SYNC-1: an empty queue makes no upload request and leaves no stage record.
+#[test]
+fn sync_1_no_events_means_no_upload_request() {
+    let (effects, outcome) = play([]).batches([]).run();
+    assert_eq!(
+        effects,
+        [
+            "send preflight #1",
+            "stage settings",
+            "read 50 events",
+            "send rule_download page 1 \"\" #1",
+            "commit 0 rules NORMAL",
+            "send postflight #1",
+            "apply settings clear=false succeeded=true",
+            "finish success",
+        ]
+    );
+    assert_eq!(outcome.stages.len(), 3);
+}
+
+/// SYNC-2, SYNC-3, HTTP-3: every stage against every kind of status. Failing
+/// for good before postflight drops what was staged; postflight applies it.
+#[test]
+fn sync_2_a_request_that_fails_for_good_ends_the_sync_in_every_stage() {
+    let waits = ["wait 4", "wait 8", "wait 16", "wait 32", "wait 32"];
+    for stage in Stage::ALL {
+        for (code, attempts) in [
+            (500, 6),
+            (503, 6),
+            (429, 6),
+            (408, 6),
+            (204, 6),
+            (404, 1),
+            (302, 1),
+            (501, 1),
+            (401, 1),
+        ] {
+            let mut script = before(stage);
+            script.extend(times(attempts, &status(code)));
+            let (effects, outcome) = play(script).run();
+            let context = format!("{stage} {code}: {effects:#?}");
+            assert_eq!(outcome.result, SyncResult::of_failed(stage), "{context}");
+            let seen: Vec<_> = effects.iter().filter(|e| e.starts_with("wait")).collect();
+            assert_eq!(seen, waits[..attempts - 1].iter().collect::<Vec<_>>(), "{context}");
+            let record = outcome.stages.last().expect("a stage");
+            assert_eq!((record.stage, record.attempts as usize), (stage, attempts), "{context}");
+            assert_eq!(record.http_status, Some(code), "{context}");
+            let error = outcome.error.expect("an error");
+            assert_eq!((error.stage.as_str(), error.http_status), (stage.name(), Some(code)));
+
+            let has = |effect: &str| effects.iter().any(|e| e.starts_with(effect));
+            assert_eq!(
+                has("drop staged"),
+                matches!(stage, Stage::EventUpload | Stage::RuleDownload)
+            );
+            assert_eq!(
+                has("apply settings clear=false succeeded=false"),
+                stage == Stage::Postflight
+            );
+            assert_eq!(has("commit"), stage == Stage::Postflight, "{context}");
+            assert_eq!(outcome.settings_applied.is_empty(), stage != Stage::Postflight);
+            assert_eq!(
+                outcome.settings_reverted.len(),
+                usize::from(has("drop staged")),
+                "{context}"
+            );
+            for later in Stage::ALL.into_iter().filter(|s| *s > stage) {
+                assert!(!has(&format!("send {later}")), "{context}");
+            }
+        }
+    }
+}
+
+/// HTTP-3: what fails and then goes well costs nothing but attempts.
+#[test]
+fn http_3_a_stage_that_recovers_goes_on() {
+    for stage in Stage::ALL {
+        let mut script = before(stage);
+        script.extend(times(5, &status(503)));
+        let (_, outcome) = play(script).run();
+        assert_eq!(outcome.result, SyncResult::Success, "{stage}");
+        let record = outcome.stages.iter().find(|s| s.stage == stage).expect("a record");
+        assert_eq!((record.requests, record.attempts), (1, 6), "{stage}");
+    }
+}
+
+/// HTTP-3: `Retry-After` replaces the wait.
+#[test]
+fn http_3_retry_after_replaces_the_wait() {
+    let Exchange::Failed(mut failure, traffic) = status(429) else { unreachable!() };
+    failure.retry_after = Some(Duration::from_secs(77));
+    let (effects, _) = play([Exchange::Failed(failure, traffic), status(500)]).run();
+    assert_eq!(effects[1..4], ["wait 77", "send preflight #2", "wait 8"]);
+}
+
+/// HTTP-4: one token a sync; the repeat is at once; then a 403 is final.
+#[test]
+fn http_4_a_403_fetches_a_token_once() {
+    let (effects, outcome) = play([status(403)]).run();
+    assert_eq!(
+        effects[..4],
+        ["send preflight #1", "fetch token for preflight", "send preflight #2", "stage settings"]
+    );
+    assert_eq!(outcome.result, SyncResult::Success);
+
+    let (effects, outcome) = play([status(403), status(403)]).run();
+    assert_eq!(effects[2..], ["send preflight #2", "finish preflight_failed"]);
+    assert_eq!(outcome.error.and_then(|e| e.http_status), Some(403));
+
+    let script = [vec![status(403)], before(Stage::Postflight), vec![status(403)]].concat();
+    let (effects, outcome) = play(script).run();
+    assert_eq!(outcome.result, SyncResult::PostflightFailed);
+    assert_eq!(effects.iter().filter(|e| e.starts_with("fetch")).count(), 1);
+}
+
+/// HTTP-4: a failed token request reports the 403 that asked for it.
+#[test]
+fn http_4_a_failed_token_request_reports_the_403() {
+    let mut without_token = play([status(403)]);
+    without_token.token = false;
+    let (effects, outcome) = without_token.run();
+    assert_eq!(effects[1..], ["fetch token for preflight", "finish preflight_failed"]);
+    assert_eq!(outcome.error.map(|e| e.kind), Some("forbidden".into()));
+}
+
+/// SYNC-5: only a clean sync that succeeded clears the settings of before.
+#[test]
+fn sync_5_only_a_successful_clean_sync_clears_settings() {
+    use wire::SyncType::{
+        Clean, CleanAll, CleanFileAccessRules, CleanRules, CleanStandalone, Normal,
+    };
+    for (sync_type, clears) in [
+        (Normal, false),
+        (Clean, true),
+        (CleanAll, true),
+        (CleanStandalone, false),
+        (CleanRules, false),
+        (CleanFileAccessRules, false),
+    ] {
+        let (effects, _) = play([preflight_of(sync_type)]).run();
+        let apply = format!("apply settings clear={clears} succeeded=true");
+        assert!(effects.contains(&apply), "{sync_type:?} {effects:?}");
+    }
+    let mut script = vec![preflight_of(Clean), upload_ok(), page_of(&[], "")];
+    script.extend(times(6, &status(500)));
+    let (effects, _) = play(script).run();
+    assert!(effects.contains(&"apply settings clear=false succeeded=false".to_owned()));
+}
+
+/// RULE-1, HTTP-8: pages that must not be taken; nothing is committed.
+#[test]
+fn http_8_pages_past_a_limit_end_the_download_uncommitted() {
+    let start = || vec![preflight_of(wire::SyncType::Clean), upload_ok()];
+    let same =
+        [start(), vec![page_of(&["AAAAAAAAAA"], "x"), page_of(&["BBBBBBBBBB"], "x")]].concat();
+    let endless: Vec<_> = (0..=MAX_PAGES).map(|n| page_of(&[], &n.to_string())).collect();
+    let endless = [start(), endless].concat();
+    let empty = Page { without_body: true, ..Page::default() };
+    let empty = [start(), vec![answered(Answer::RuleDownload(empty))]].concat();
+    for (script, kind) in
+        [(same, "cursor_not_advancing"), (endless, "too_many_pages"), (empty, "empty_body")]
+    {
+        let (effects, outcome) = play(script).run();
+        assert_eq!(outcome.error.map(|e| e.kind), Some(kind.to_owned()));
+        assert!(!effects.iter().any(|e| e.starts_with("commit")), "{kind}");
+        assert_eq!(effects[effects.len() - 2..], ["drop staged", "finish rule_download_failed"]);
+    }
+}
+
+/// HTTP-7: in a NORMAL sync a page without a body is the last and empty one.
+#[test]
+fn http_7_a_normal_sync_takes_a_page_without_body_for_no_rules() {
+    let empty = Page { without_body: true, ..Page::default() };
+    let (effects, outcome) = play([
+        preflight_of(wire::SyncType::Normal),
+        upload_ok(),
+        answered(Answer::RuleDownload(empty)),
+    ])
+    .run();
+    assert_eq!(outcome.result, SyncResult::Success);
+    assert!(effects.contains(&"commit 0 rules NORMAL".to_owned()));
+}
+
+/// RULE-2: a clean sync commits an empty set, which deletes.
+#[test]
+fn rule_2_a_clean_sync_commits_an_empty_set() {
+    let (effects, _) = play([preflight_of(wire::SyncType::CleanAll)]).run();
+    assert!(effects.contains(&"commit 0 rules CLEAN_ALL".to_owned()));
+}
+
+/// EV-1, EV-4, EV-5: rows without a wire form settle without a request, and
+/// new ones cannot keep the rules waiting.
+#[test]
+fn ev_1_a_flood_of_events_cannot_keep_the_rules_waiting() {
+    let odd = Batch {
+        dropped: vec![(1, "AllowTransitive".into())],
+        rejected: vec![(2, "no plist".into())],
+        ..Batch::default()
+    };
+    let flood = std::iter::repeat_with(|| batch(&[5; 50])).take(5000);
+    let (effects, outcome) =
+        play([]).with(|i| i.events_pending = 1000).batches(std::iter::once(odd).chain(flood)).run();
+    assert_eq!(outcome.result, SyncResult::Success);
+    assert_eq!(effects[2..5], ["read 50 events", "settle [] 1 1", "read 50 events"]);
+    assert!(
+        (1000..=1150).contains(&outcome.tally.events_uploaded),
+        "{}",
+        outcome.tally.events_uploaded
+    );
+    assert_eq!(outcome.tally.events_dropped.get("AllowTransitive"), Some(&1));
+    assert_eq!(outcome.tally.events_rejected, 1);
+}
+
+/// EV-6: a batch refused for good is noted before the sync ends.
+#[test]
+fn ev_6_a_refused_batch_is_noted() {
+    for code in [400, 413, 422] {
+        let (effects, outcome) =
+            play([before(Stage::EventUpload), vec![status(code)]].concat()).run();
+        assert_eq!(
+            effects[3..],
+            [
+                "send event_upload #1",
+                "note refusal of [7]",
+                "drop staged",
+                "finish event_upload_failed"
+            ]
+        );
+        assert_eq!(outcome.tally.events_uploaded, 0);
+    }
+    let (effects, _) = play([before(Stage::EventUpload), vec![status(404)]].concat()).run();
+    assert!(!effects.iter().any(|e| e.starts_with("note")));
+}
+
+/// EV-3: events held back in a clean sync stay queued.
+#[test]
+fn ev_3_events_held_back_are_not_even_read() {
+    let script = [preflight_of(wire::SyncType::Clean)];
+    let (effects, _) = play(script).with(|i| i.hold_back_events_in_clean = true).run();
+    assert!(!effects.iter().any(|e| e.starts_with("read") || e.starts_with("settle")));
+}
+
+/// SYNC-2: a store that fails ends the sync where it stands.
+#[test]
+fn sync_2_a_store_that_fails_ends_the_sync() {
+    for (effect, result, dropped) in [
+        ("stage settings", SyncResult::PreflightFailed, false),
+        ("read 50 events", SyncResult::EventUploadFailed, true),
+        ("settle", SyncResult::EventUploadFailed, true),
+        ("commit", SyncResult::RuleDownloadFailed, true),
+        ("apply", SyncResult::PostflightFailed, true),
+    ] {
+        let (effects, outcome) = play([]).breaking(effect).run();
+        assert_eq!(outcome.result, result, "{effects:?}");
+        assert_eq!(outcome.error.map(|e| e.kind), Some("store".into()));
+        assert_eq!(effects.contains(&"drop staged".to_owned()), dropped, "{effects:?}");
+    }
+    let script = [before(Stage::RuleDownload), vec![status(404)]].concat();
+    let (_, outcome) = play(script).breaking("drop staged").run();
+    assert_eq!(outcome.error.map(|e| e.kind), Some("not_found".into()));
+}
+
+/// SYNC-6: past its deadline a sync starts nothing new.
+#[test]
+fn sync_6_past_its_deadline_a_sync_is_abandoned() {
+    let (effects, outcome) = play([before(Stage::RuleDownload), times(9, &status(503))].concat())
+        .with(|i| i.deadline = Duration::from_secs(10))
+        .run();
+    let error = outcome.error.expect("an error");
+    assert_eq!((error.kind.as_str(), error.stage.as_str()), ("deadline", "rule_download"));
+    assert_eq!(effects[effects.len() - 2..], ["drop staged", "finish rule_download_failed"]);
+}
+
+/// SYNC-6: a sync told to stop reverts, except in postflight, whose request
+/// has been made.
+#[test]
+fn sync_6_a_sync_told_to_stop_ends_where_it_stands() {
+    let stop = Exchange::Stopped(Failure::new(FailureKind::Cancelled, "told to stop".into()));
+    for stage in Stage::ALL {
+        let (effects, outcome) = play([before(stage), vec![stop.clone()]].concat()).run();
+        assert_eq!(outcome.result, SyncResult::of_failed(stage));
+        assert_eq!(outcome.error.map(|e| e.kind), Some("cancelled".into()));
+        assert_eq!(effects.iter().any(|e| e.starts_with("apply")), stage == Stage::Postflight);
+    }
+}
+
+/// PRE-3: a wish is told, whatever its strength.
+#[test]
+fn pre_3_a_wish_is_told_in_preflight() {
+    for (wished, told) in
+        [(SyncType::Normal, false), (SyncType::Clean, true), (SyncType::CleanAll, true)]
+    {
+        let mut machine = Machine::new(Inputs { wished, ..inputs() });
+        let now = Now { wall: Timestamp::default(), elapsed: Duration::ZERO };
+        let Effect::Send { request, .. } = machine.handle(Event::Started, now) else { panic!() };
+        let Request::Preflight(message) = &*request else { panic!() };
+        assert_eq!(message.request_clean_sync, told);
+    }
+}
+
+/// A dry run compares rules and settings and tells the server nothing more.
+#[test]
+fn a_dry_run_neither_uploads_nor_reports() {
+    let (effects, outcome) = play([]).with(|i| i.dry_run = true).run();
+    assert_eq!(
+        effects,
+        [
+            "send preflight #1",
+            "stage settings",
+            "send rule_download page 1 \"\" #1",
+            "commit 0 rules NORMAL",
+            "apply settings clear=false succeeded=true",
+            "finish success",
+        ]
+    );
+    assert_eq!(outcome.settings_applied, [change()]);
+}
+
+/// Events that were not asked for end the sync and never panic.
+#[test]
+fn an_event_out_of_step_ends_the_sync_as_an_internal_error() {
+    let now = Now { wall: Timestamp::default(), elapsed: Duration::ZERO };
+    for event in [
+        Event::EventsSettled,
+        Event::SettingsApplied(Vec::new()),
+        Event::Exchange(answered(Answer::Postflight)),
+    ] {
+        let mut machine = Machine::new(inputs());
+        assert_eq!(words(&machine.handle(event.clone(), now)), "finish internal_error");
+        let mut machine = Machine::new(inputs());
+        machine.handle(Event::Started, now);
+        assert_eq!(words(&machine.handle(event, now)), "finish internal_error");
+    }
+}

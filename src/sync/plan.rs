@@ -1,0 +1,106 @@
+//! What one sync is to do: the type of sync, the size of batches, whether
+//! events go up. Pure decisions over what the host wishes and the server says.
+
+use crate::model::SyncType;
+use crate::protocol::preflight::Answer;
+
+/// What a preflight answer settles for the rest of the sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The type of sync to do.
+    pub sync_type: SyncType,
+    /// Events a request may carry, at least 1.
+    pub batch_size: usize,
+    /// Whether queued events go up in this sync.
+    pub upload_events: bool,
+}
+
+/// The type to do: the server's `sync_type` decides, without it `clean_sync`;
+/// CLEAN becomes `CLEAN_ALL` if that is what the client wished for.
+#[must_use]
+pub const fn negotiate(wished: SyncType, answer: &Answer) -> SyncType {
+    let clean = match wished {
+        SyncType::CleanAll => SyncType::CleanAll,
+        SyncType::Normal
+        | SyncType::Clean
+        | SyncType::CleanStandalone
+        | SyncType::CleanRules
+        | SyncType::CleanFileAccessRules => SyncType::Clean,
+    };
+    match answer.sync_type {
+        Some(SyncType::Clean) => clean,
+        Some(other) => other,
+        None if answer.clean_sync => clean,
+        None => SyncType::Normal,
+    }
+}
+
+/// What the rest of the sync is to do. `hold_back_in_clean` is an explicit
+/// `SyncEnableCleanSyncEventUpload = false`; `refused_limit` the batch size
+/// that an earlier refusal left, if any.
+#[must_use]
+pub fn plan(
+    wished: SyncType,
+    answer: &Answer,
+    hold_back_in_clean: bool,
+    refused_limit: Option<usize>,
+) -> Plan {
+    let sync_type = negotiate(wished, answer);
+    let batch_size = answer.batch_size.min(refused_limit.unwrap_or(usize::MAX)).max(1);
+    Plan { sync_type, batch_size, upload_events: !(hold_back_in_clean && sync_type.is_clean()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PRE-4, cases 31 to 55: every row of the table.
+    #[test]
+    fn pre_4_the_type_of_sync_is_negotiated_as_the_table_says() {
+        use SyncType::{
+            Clean, CleanAll, CleanFileAccessRules, CleanRules, CleanStandalone, Normal,
+        };
+        let rows = [
+            (Normal, None, false, Normal),
+            (Normal, Some(Normal), false, Normal),
+            (Normal, Some(Clean), false, Clean),
+            (Normal, Some(CleanAll), false, CleanAll),
+            (Normal, None, true, Clean),
+            (Clean, None, false, Normal),
+            (Clean, Some(Normal), false, Normal),
+            (Clean, Some(Clean), false, Clean),
+            (Clean, Some(CleanAll), false, CleanAll),
+            (Clean, None, true, Clean),
+            (CleanAll, None, false, Normal),
+            (CleanAll, Some(Normal), false, Normal),
+            (CleanAll, Some(Clean), false, CleanAll),
+            (CleanAll, Some(CleanAll), false, CleanAll),
+            (CleanAll, None, true, CleanAll),
+            (Normal, Some(Normal), true, Normal),
+            (CleanAll, Some(CleanStandalone), false, CleanStandalone),
+            (CleanAll, Some(CleanRules), false, CleanRules),
+            (Clean, Some(CleanFileAccessRules), false, CleanFileAccessRules),
+        ];
+        for (wished, sync_type, clean_sync, expected) in rows {
+            let answer = Answer { sync_type, clean_sync, ..Answer::default() };
+            assert_eq!(
+                negotiate(wished, &answer),
+                expected,
+                "{wished:?} {sync_type:?} {clean_sync}"
+            );
+        }
+    }
+
+    /// EV-3, EV-6: what holds events back, and what makes batches smaller.
+    #[test]
+    fn ev_3_only_an_explicit_no_holds_events_back_in_a_clean_sync() {
+        let answer =
+            |sync_type| Answer { sync_type: Some(sync_type), batch_size: 50, ..Answer::default() };
+        let uploads = |t, hold| plan(SyncType::Normal, &answer(t), hold, None).upload_events;
+        assert!(uploads(SyncType::Clean, false) && uploads(SyncType::Normal, true));
+        assert!(!uploads(SyncType::Clean, true) && !uploads(SyncType::CleanAll, true));
+        let size =
+            |limit| plan(SyncType::Normal, &answer(SyncType::Normal), false, limit).batch_size;
+        assert_eq!((size(None), size(Some(25)), size(Some(0)), size(Some(99))), (50, 25, 1, 50));
+    }
+}
