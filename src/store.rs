@@ -8,7 +8,9 @@
 
 mod db;
 mod lock;
+mod records;
 mod rules;
+mod settings;
 
 use std::io;
 use std::ops::Deref;
@@ -20,7 +22,9 @@ use thiserror::Error;
 use crate::model::Timestamp;
 
 pub use lock::{LOCK_FILE, LockError, StateLock};
+pub use records::RECORDS_KEPT;
 pub use rules::{RuleChange, RuleChangeKind, RulesCommitted, RulesPreview};
+pub use settings::SYNC_STATE_FILE;
 
 /// The rules and settings of a state directory.
 #[derive(Debug)]

@@ -36,5 +36,5 @@ pub(super) const DATABASE: Database = Database {
         (15, include_str!("rules_schema/015_signal_rules.sql")),
         (16, include_str!("rules_schema/016_button_text.sql")),
     ],
-    agent: &[(1, include_str!("agent/001_meta.sql"))],
+    agent: &[(1, include_str!("agent/001_meta.sql")), (2, include_str!("agent/002_syncs.sql"))],
 };

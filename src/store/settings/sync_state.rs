@@ -1,0 +1,141 @@
+//! `sync-state.plist`: the settings in force under the reference's keys, for
+//! other programs to read. Derived from the database and never read back.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use plist::{Dictionary, Value};
+
+use crate::model::{
+    ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp, Wish,
+};
+use crate::store::{Store, StoreError};
+
+/// The file in the state directory.
+pub const SYNC_STATE_FILE: &str = "sync-state.plist";
+
+impl Store {
+    /// Writes the file anew if it does not say what the database says. Whoever
+    /// reads it sees the old or the new one, whole.
+    ///
+    /// # Errors
+    /// If the database cannot be read or the file not be written.
+    pub fn write_sync_state(&self) -> Result<(), StoreError> {
+        let settings = self.applied_settings()?;
+        let wishes = self.wishes()?;
+        let mode = settings.client_mode.map(|given| {
+            Ok::<_, StoreError>(super::mode_in_force(Some(given), self.rules_complete()?))
+        });
+        let state = to_plist(
+            &settings,
+            mode.transpose()?,
+            &wishes,
+            self.full_sync_last_success()?,
+            self.rule_sync_last_success()?,
+        );
+        let path = self.dir.join(SYNC_STATE_FILE);
+        let mut text = Vec::new();
+        let failed = |source: io::Error| StoreError::File { path: path.clone(), source };
+        plist::to_writer_xml(&mut text, &state).map_err(|e| failed(io::Error::other(e)))?;
+        if fs::read(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        // A temporary file of this kind has mode 0600 from the start.
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
+        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+        file.persist(&path).map_err(|e| failed(e.error))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+fn to_plist(
+    settings: &Settings,
+    client_mode: Option<ClientMode>,
+    wishes: &[Wish],
+    full_sync: Option<Timestamp>,
+    rule_sync: Option<Timestamp>,
+) -> Value {
+    let mut state = Dictionary::new();
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            state.insert(key.to_owned(), value);
+        }
+    };
+    let flag = |v: Option<bool>| v.map(Value::Boolean);
+    let text = |v: &Option<String>| v.clone().map(Value::String);
+    let number = |v: Option<u32>| v.map(|v| Value::Integer(v.into()));
+    put("ClientMode", client_mode.map(|mode| Value::Integer(mode.number().into())));
+    put("SyncTypeRequired", Some(Value::Integer(required(wishes).into())));
+    put("FullSyncLastSuccess", full_sync.and_then(date));
+    put("RuleSyncLastSuccess", rule_sync.and_then(date));
+    put("AllowedPathRegex", text(&settings.allowed_path_regex));
+    put("BlockedPathRegex", text(&settings.blocked_path_regex));
+    put("EnableBundles", flag(settings.enable_bundles));
+    put("EnableTransitiveRules", flag(settings.enable_transitive_rules));
+    put("EnableAllEventUpload", flag(settings.enable_all_event_upload));
+    put("DisableUnknownEventUpload", flag(settings.disable_unknown_event_upload));
+    for (prefix, policy) in [
+        ("RemovableMedia", &settings.removable_media),
+        ("EncryptedRemovableMedia", &settings.encrypted_removable_media),
+    ] {
+        let Some(policy) = policy else { continue };
+        let (action, flags) = media(policy);
+        put(&format!("{prefix}Action"), Some(Value::String(action.to_owned())));
+        put(&format!("{prefix}RemountFlags"), flags);
+    }
+    put(
+        "OverrideFileAccessAction",
+        settings.override_file_access_action.map(|action| {
+            let name = match action {
+                FileAccessAction::None => "None",
+                FileAccessAction::AuditOnly => "AuditOnly",
+                FileAccessAction::Disable => "Disable",
+            };
+            Value::String(name.to_owned())
+        }),
+    );
+    put("EventDetailURL", text(&settings.event_detail_url));
+    put("EventDetailText", text(&settings.event_detail_text));
+    put(
+        "PushTokenChain",
+        settings
+            .push_token_chain
+            .clone()
+            .map(|chain| Value::Array(chain.into_iter().map(Value::String).collect())),
+    );
+    put("full_sync_interval", number(settings.full_sync_interval));
+    put("fcm_full_sync_interval", number(settings.push_notification_full_sync_interval));
+    Value::Dictionary(state)
+}
+
+/// The reference's number for the clean sync wished for.
+fn required(wishes: &[Wish]) -> i32 {
+    match wishes.first().map(|wish| wish.sync_type) {
+        Some(SyncType::CleanAll) => 2,
+        Some(SyncType::Clean) => 1,
+        Some(
+            SyncType::Normal
+            | SyncType::CleanStandalone
+            | SyncType::CleanRules
+            | SyncType::CleanFileAccessRules,
+        )
+        | None => 0,
+    }
+}
+
+fn media(policy: &MediaPolicy) -> (&'static str, Option<Value>) {
+    match policy {
+        MediaPolicy::Allow => ("Allow", None),
+        MediaPolicy::Block => ("Block", None),
+        MediaPolicy::Remount(flags) => {
+            let flags = flags.iter().cloned().map(Value::String).collect();
+            ("Remount", Some(Value::Array(flags)))
+        }
+    }
+}
+
+fn date(at: Timestamp) -> Option<Value> {
+    let since = Duration::from_secs(u64::try_from(at.as_secs()).ok()?);
+    Some(Value::Date((SystemTime::UNIX_EPOCH + since).into()))
+}

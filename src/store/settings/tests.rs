@@ -1,0 +1,199 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{MediaPolicy, RuleSet};
+
+const T0: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = Store::open(dir.path(), T0).expect("a store");
+    (dir, store)
+}
+
+fn identify(store: &mut Store, server: &str, machine: &str) -> Option<WishReason> {
+    let server = BaseUrl::parse(server).expect("a URL");
+    let machine = MachineId::new(machine).expect("an id");
+    store.identify(&server, &machine, T0).expect("identified")
+}
+
+fn mode(mode: ClientMode) -> Settings {
+    Settings { client_mode: Some(mode), ..Settings::default() }
+}
+
+fn plist(dir: &TempDir) -> plist::Dictionary {
+    let value = plist::Value::from_file(dir.path().join(SYNC_STATE_FILE)).expect("a plist");
+    value.into_dictionary().expect("a dictionary")
+}
+
+fn run_sync(store: &mut Store, settings: &Settings, sync_type: SyncType) -> Vec<SettingChange> {
+    store.stage_settings(settings, sync_type).expect("staged");
+    store.commit_rules(&RuleSet::default(), sync_type, T0).expect("committed");
+    store.apply_staged(sync_type.is_clean(), Some(sync_type), T0).expect("applied")
+}
+
+/// SYNC-4: staged settings are on disk and not in force; a restart drops them.
+#[test]
+fn sync_4_staged_settings_survive_a_restart_only_to_be_dropped() {
+    let (dir, mut store) = store();
+    run_sync(&mut store, &mode(ClientMode::Monitor), SyncType::Normal);
+    store.stage_settings(&mode(ClientMode::Standalone), SyncType::Normal).expect("staged");
+    drop(store);
+    let (mut store, _) = Store::open(dir.path(), T0).expect("opens again");
+    assert_eq!(store.applied_settings().expect("read"), mode(ClientMode::Monitor));
+    let reverted = store.drop_staged().expect("dropped").expect("there were some");
+    assert_eq!(reverted.len(), 1);
+    assert_eq!(reverted[0].after.as_deref(), Some("STANDALONE"));
+    assert_eq!(store.drop_staged().expect("dropped"), None);
+    assert_eq!(store.applied_settings().expect("read"), mode(ClientMode::Monitor));
+}
+
+/// SYNC-5: NORMAL leaves what is absent alone, CLEAN forgets it.
+#[test]
+fn sync_5_a_clean_sync_forgets_what_the_server_does_not_repeat() {
+    let (_dir, mut store) = store();
+    let both = Settings { enable_bundles: Some(true), ..mode(ClientMode::Monitor) };
+    run_sync(&mut store, &both, SyncType::Normal);
+    run_sync(&mut store, &mode(ClientMode::Standalone), SyncType::Normal);
+    let kept = store.applied_settings().expect("read");
+    assert_eq!((kept.client_mode, kept.enable_bundles), (Some(ClientMode::Standalone), Some(true)));
+    let changes = run_sync(&mut store, &mode(ClientMode::Standalone), SyncType::Clean);
+    assert_eq!(store.applied_settings().expect("read").enable_bundles, None);
+    assert_eq!(changes.len(), 1);
+    assert_eq!((changes[0].setting.as_str(), &changes[0].after), ("enable_bundles", &None));
+}
+
+/// PRE-3, PRE-7: a new state, another server and another id each wish for
+/// everything anew, and the last two clear the settings.
+#[test]
+fn pre_7_another_server_or_machine_id_clears_settings_and_wishes_for_a_clean_sync() {
+    let (_dir, mut store) = store();
+    assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::NewState));
+    assert_eq!(identify(&mut store, "https://a", "m"), None);
+    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::Normal);
+    assert_eq!(store.wishes().expect("read"), []);
+
+    assert_eq!(identify(&mut store, "https://b/", "m"), Some(WishReason::ServerChanged));
+    assert_eq!(store.applied_settings().expect("read"), Settings::default());
+    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::Clean);
+    assert_eq!(store.wishes().expect("read").len(), 1, "CLEAN is weaker than CLEAN_ALL");
+    assert_eq!(identify(&mut store, "https://b/", "n"), Some(WishReason::MachineIdChanged));
+    assert_eq!(store.wishes().expect("read").len(), 2);
+    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::CleanAll);
+    assert_eq!(store.wishes().expect("read"), []);
+}
+
+/// PRE-3: a wish is kept until a sync of its strength succeeds, and says what
+/// the server answered meanwhile.
+#[test]
+fn pre_3_an_operators_wish_outlasts_weaker_and_failed_syncs() {
+    let (_dir, mut store) = store();
+    store.add_wish(SyncType::CleanAll, WishReason::Operator, T0).expect("added");
+    store.add_wish(SyncType::Clean, WishReason::Operator, T0).expect("added");
+    store.stage_settings(&Settings::default(), SyncType::Normal).expect("staged");
+    store.apply_staged(false, None, T0).expect("applied after a failed postflight");
+    run_sync(&mut store, &Settings::default(), SyncType::Clean);
+    let wishes = store.wishes().expect("read");
+    assert_eq!(wishes.len(), 1);
+    assert_eq!(
+        (wishes[0].sync_type, wishes[0].last_answer),
+        (SyncType::CleanAll, Some(SyncType::Clean))
+    );
+    run_sync(&mut store, &Settings::default(), SyncType::CleanAll);
+    assert_eq!(store.wishes().expect("read"), []);
+}
+
+/// STATE-5: LOCKDOWN waits for the first complete set of rules, also in the
+/// file for other programs.
+#[test]
+fn state_5_lockdown_waits_for_the_first_complete_rules() {
+    let (dir, mut store) = store();
+    assert_eq!(store.client_mode(Some(ClientMode::Lockdown)).expect("read"), ClientMode::Monitor);
+    store.stage_settings(&mode(ClientMode::Lockdown), SyncType::Normal).expect("staged");
+    store.apply_staged(false, None, T0).expect("applied");
+    assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor);
+    assert_eq!(plist(&dir)["ClientMode"].as_signed_integer(), Some(1));
+    store.commit_rules(&RuleSet::default(), SyncType::Normal, T0).expect("committed");
+    store.apply_staged(false, None, T0).expect("applied");
+    assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown);
+    assert_eq!(plist(&dir)["ClientMode"].as_signed_integer(), Some(2));
+}
+
+/// STATE-1: the reference's keys and types, and a file for its owner alone.
+#[test]
+fn state_1_the_settings_in_force_are_written_under_the_references_keys() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (dir, mut store) = store();
+    let settings = Settings {
+        enable_bundles: Some(true),
+        full_sync_interval: Some(900),
+        allowed_path_regex: Some("^/opt".into()),
+        removable_media: Some(MediaPolicy::Remount(vec!["rdonly".into()])),
+        push_token_chain: Some(["issuer".into(), "user".into()]),
+        ..mode(ClientMode::Standalone)
+    };
+    store.add_wish(SyncType::Clean, WishReason::Operator, T0).expect("added");
+    assert_eq!(plist(&dir)["SyncTypeRequired"].as_signed_integer(), Some(1));
+    run_sync(&mut store, &settings, SyncType::CleanAll);
+    let state = plist(&dir);
+    assert_eq!(state["ClientMode"].as_signed_integer(), Some(3));
+    assert_eq!(state["SyncTypeRequired"].as_signed_integer(), Some(0));
+    assert_eq!(state["EnableBundles"].as_boolean(), Some(true));
+    assert_eq!(state["full_sync_interval"].as_signed_integer(), Some(900));
+    assert_eq!(state["AllowedPathRegex"].as_string(), Some("^/opt"));
+    assert_eq!(state["RemovableMediaAction"].as_string(), Some("Remount"));
+    assert_eq!(state["PushTokenChain"].as_array().map(Vec::len), Some(2));
+    assert!(state["FullSyncLastSuccess"].as_date().is_some());
+    let mode = std::fs::metadata(dir.path().join(SYNC_STATE_FILE)).expect("a file").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    // No leftovers of the writing.
+    let names: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .filter(|name| !name.starts_with("rules.db"))
+        .collect();
+    assert_eq!(names, [SYNC_STATE_FILE]);
+}
+
+/// SYNC-7: the last 50 are kept; one whose process died says so.
+#[test]
+fn sync_7_the_last_fifty_syncs_leave_a_record() {
+    let (_dir, mut store) = store();
+    let record = |id: u32| crate::model::SyncRecord {
+        schema_version: 1,
+        id: id.to_string(),
+        result: crate::model::SyncResult::Success,
+        exit_code: 0,
+        trigger: crate::model::Trigger::Manual,
+        started_at: T0,
+        duration_ms: 1,
+        sync_type: None,
+        requested_sync_type: SyncType::Normal,
+        dry_run: false,
+        stages: Vec::new(),
+        events_uploaded: 0,
+        events_pending: 0,
+        events_dropped: std::collections::BTreeMap::new(),
+        events_rejected: 0,
+        rules_received: 0,
+        rules_processed: 0,
+        rules_removed: 0,
+        rules_kept_transitive: 0,
+        rules_rejected_total: 0,
+        rules_rejected: Vec::new(),
+        rules_hash: String::new(),
+        settings_applied: Vec::new(),
+        settings_reverted: Vec::new(),
+        error: None,
+    };
+    for id in 0..60 {
+        let number = store.begin_sync(&record(id)).expect("begun");
+        store.end_sync(number, &record(id)).expect("ended");
+    }
+    store.begin_sync(&record(60)).expect("begun");
+    assert_eq!(store.close_interrupted_syncs().expect("closed"), 1);
+    let history = store.history(100).expect("read");
+    assert_eq!(history.len(), 51);
+    assert_eq!(history[0].error.as_ref().map(|e| e.kind.as_str()), Some("interrupted"));
+    assert_eq!((history[1].id.as_str(), history[50].id.as_str()), ("59", "10"));
+}
