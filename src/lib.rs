@@ -7,10 +7,12 @@
 //! - [`model`] the words of the domain, [`protocol`] their form on the wire;
 //! - [`sync`] the state machine that decides, and the driver that acts;
 //! - [`store`] rules and settings on disk;
+//! - [`config`] what is configured, and where each value comes from;
 //! - [`clock`] the only reader of time.
 
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod model;
 pub mod protocol;
 pub mod store;

@@ -1,0 +1,271 @@
+//! From effective values to the typed configuration.
+
+use std::time::Duration;
+
+use plist::Value;
+
+use super::effective::Effective;
+use super::finding::{Finding, FindingKind, Severity};
+use super::keys::RESTRICTED_HEADERS;
+use super::value::type_name;
+use super::{Config, ContentEncoding, LogLevel, proxy};
+use crate::model::{BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Rule, Secret, parse_rule};
+
+/// Builds the configuration; what cannot be followed is added to the findings.
+pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
+    let mut builder = Builder { values, findings };
+    let remount = builder.values.texts("RemountUSBMode").filter(|flags| !flags.is_empty());
+    let usb = builder.values.flag("BlockUSBMount").map(|block| match (block, remount) {
+        (false, _) => MediaPolicy::Allow,
+        (true, None) => MediaPolicy::Block,
+        (true, Some(flags)) => MediaPolicy::Remount(flags),
+    });
+    let config = Config {
+        sync_base_url: builder.base_url(),
+        enable_proto_transfer: values.flag("SyncEnableProtoTransfer").unwrap_or_default(),
+        content_encoding: match values.choice("SyncClientContentEncoding").as_deref() {
+            Some("gzip") => ContentEncoding::Gzip,
+            Some("none") => ContentEncoding::None,
+            _ => ContentEncoding::Deflate,
+        },
+        extra_headers: builder.extra_headers(),
+        proxy: builder.proxy(),
+        enable_clean_sync_event_upload: values.flag("SyncEnableCleanSyncEventUpload"),
+        server_auth_roots_file: values.path("ServerAuthRootsFile"),
+        server_auth_roots_data: values.data("ServerAuthRootsData"),
+        client_auth_certificate_file: values.path("ClientAuthCertificateFile"),
+        client_auth_certificate_password: values.secret("ClientAuthCertificatePassword"),
+        machine_id: values.filled_text("MachineID"),
+        machine_id_plist: values.path("MachineIDPlist"),
+        machine_id_key: values.filled_text("MachineIDKey"),
+        machine_owner: values.filled_text("MachineOwner"),
+        machine_owner_plist: values.path("MachineOwnerPlist"),
+        machine_owner_key: values.filled_text("MachineOwnerKey"),
+        machine_owner_groups: values.texts("MachineOwnerGroups").unwrap_or_default(),
+        machine_owner_groups_key: values.filled_text("MachineOwnerGroupsKey"),
+        client_mode: values
+            .integer("ClientMode")
+            .and_then(|n| ClientMode::from_number(i32::try_from(n).ok()?)),
+        enable_transitive_rules: values
+            .flag("EnableTransitiveRules")
+            .or_else(|| values.flag("EnableTransitiveWhitelisting")),
+        enable_all_event_upload: values.flag("EnableAllEventUpload"),
+        disable_unknown_event_upload: values.flag("DisableUnknownEventUpload"),
+        allowed_path_regex: values
+            .filled_text("AllowedPathRegex")
+            .or_else(|| values.filled_text("WhitelistRegex")),
+        blocked_path_regex: values
+            .filled_text("BlockedPathRegex")
+            .or_else(|| values.filled_text("BlacklistRegex")),
+        removable_media: builder
+            .media_policy("RemovableMediaAction", "RemovableMediaRemountFlags")
+            .or(usb),
+        encrypted_removable_media: builder
+            .media_policy("EncryptedRemovableMediaAction", "EncryptedRemovableMediaRemountFlags"),
+        override_file_access_action: values.choice("OverrideFileAccessAction").map(
+            |text| match text.as_str() {
+                "audit_only" | "auditonly" => FileAccessAction::AuditOnly,
+                "disable" => FileAccessAction::Disable,
+                _ => FileAccessAction::None,
+            },
+        ),
+        event_detail_url: values.filled_text("EventDetailURL"),
+        event_detail_text: values.filled_text("EventDetailText"),
+        static_rules: builder.static_rules(),
+        state_directory: values.path("StateDirectory"),
+        sync_deadline: Duration::from_secs(builder.unsigned("SyncDeadline", 3600)),
+        events_database: values.path("EventsDatabase"),
+        event_queue_limit: builder.unsigned("EventQueueLimit", 1_000_000),
+        notification_hook: values.path("NotificationHook"),
+        socket_group: values.filled_text("SocketGroup"),
+        metrics_file: values.path("MetricsFile"),
+        log_level: match values.choice("LogLevel").as_deref() {
+            Some("off") => LogLevel::Off,
+            Some("error") => LogLevel::Error,
+            Some("warn") => LogLevel::Warn,
+            Some("debug") => LogLevel::Debug,
+            Some("trace") => LogLevel::Trace,
+            _ => LogLevel::Info,
+        },
+        log_json: values.choice("LogFormat").as_deref() == Some("json"),
+    };
+    builder.report_pairs();
+    config
+}
+
+struct Builder<'a> {
+    values: &'a Effective,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl Builder<'_> {
+    fn warn(&mut self, kind: FindingKind, key: &str, message: String, fix: impl Into<String>) {
+        self.report(Severity::Warning, kind, key, message, fix);
+    }
+
+    fn report(
+        &mut self,
+        severity: Severity,
+        kind: FindingKind,
+        key: &str,
+        message: String,
+        fix: impl Into<String>,
+    ) {
+        self.findings.push(Finding {
+            severity,
+            kind,
+            key: Some(key.to_owned()),
+            source: self.values.source(key),
+            message,
+            fix: fix.into(),
+        });
+    }
+
+    fn unsigned(&self, name: &str, default: u64) -> u64 {
+        self.values.integer(name).and_then(|n| u64::try_from(n).ok()).unwrap_or(default)
+    }
+
+    fn base_url(&mut self) -> Option<BaseUrl> {
+        let key = "SyncBaseURL";
+        let text = self.values.filled_text(key)?;
+        BaseUrl::parse(&text)
+            .map_err(|error| {
+                let (kind, fix) = (FindingKind::RejectedUrl, "write it as https://host/path/");
+                self.report(Severity::Error, kind, key, error.to_string(), fix);
+            })
+            .ok()
+    }
+
+    fn extra_headers(&mut self) -> Vec<(String, Secret)> {
+        let key = "SyncExtraHeaders";
+        let values = self.values;
+        let mut headers = Vec::new();
+        for (name, value) in values.dictionary(key).into_iter().flatten() {
+            let shown: String = name.chars().take(64).collect();
+            let Some(text) = value.as_string() else {
+                let message = format!("the header {shown:?} is {}", type_name(value));
+                self.warn(FindingKind::WrongType, key, message, "write its value as a string");
+                continue;
+            };
+            if RESTRICTED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+                let message = format!("the header {shown:?} is the transport's own and is dropped");
+                self.warn(FindingKind::RestrictedHeader, key, message, "remove it");
+            } else if !is_header_name(name) {
+                let message = format!("{shown:?} is no header name and is dropped");
+                self.warn(FindingKind::BadValue, key, message, "use letters, digits and -");
+            } else if text.chars().any(|c| c.is_control() && c != '\t') {
+                let message = format!("the value of {shown:?} holds control characters");
+                self.warn(FindingKind::BadValue, key, message, "write it on one line");
+            } else {
+                headers.push((name.clone(), Secret::new(text.trim().to_owned())));
+            }
+        }
+        headers
+    }
+
+    fn proxy(&mut self) -> Option<proxy::Proxy> {
+        let key = "SyncProxyConfiguration";
+        let dictionary = self.values.dictionary(key)?;
+        let mut problems = Vec::new();
+        let proxy = proxy::read(dictionary, &mut problems);
+        for problem in problems {
+            self.warn(FindingKind::BadValue, key, problem.message, problem.fix);
+        }
+        Some(proxy)
+    }
+
+    fn media_policy(&mut self, action: &str, flags: &str) -> Option<MediaPolicy> {
+        let remount = self.values.texts(flags).filter(|flags| !flags.is_empty());
+        let policy = match self.values.choice(action).as_deref() {
+            Some("block") => MediaPolicy::Block,
+            Some("remount") => {
+                let Some(remount) = remount else {
+                    // Without flags there is nothing to mount it with.
+                    let message = "is Remount without any flags and counts as Block".to_owned();
+                    self.warn(FindingKind::NoEffect, action, message, format!("set {flags}"));
+                    return Some(MediaPolicy::Block);
+                };
+                return Some(MediaPolicy::Remount(remount));
+            }
+            Some(_) => MediaPolicy::Allow,
+            None => {
+                if remount.is_some() {
+                    let message = format!("has no effect without {action}");
+                    self.warn(FindingKind::NoEffect, flags, message, format!("set {action}"));
+                }
+                return None;
+            }
+        };
+        Some(policy)
+    }
+
+    fn static_rules(&mut self) -> Vec<Rule> {
+        let key = "StaticRules";
+        let values = self.values;
+        let mut rules: Vec<Rule> = Vec::new();
+        for (index, value) in values.array(key).into_iter().flatten().enumerate() {
+            let Some(dictionary) = value.as_dictionary() else {
+                let message = format!("rule {index} is {}", type_name(value));
+                self.warn(FindingKind::BadRule, key, message, "write it as a dictionary");
+                continue;
+            };
+            let texts = dictionary.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_string()?)));
+            match parse_rule(texts) {
+                Ok(rule) => rules.push(rule),
+                Err(error) => {
+                    let message = format!("rule {index} is skipped: {error}");
+                    self.warn(FindingKind::BadRule, key, message, "mend the rule or remove it");
+                }
+            }
+        }
+        rules
+    }
+
+    /// Keys that do nothing alone, or beside another one.
+    fn report_pairs(&mut self) {
+        for (key, needs) in [
+            ("ClientAuthCertificatePassword", "ClientAuthCertificateFile"),
+            ("MachineIDPlist", "MachineIDKey"),
+            ("MachineIDKey", "MachineIDPlist"),
+            ("MachineOwnerKey", "MachineOwnerPlist"),
+            ("MachineOwnerGroupsKey", "MachineOwnerPlist"),
+        ] {
+            if self.is_set(key) && !self.is_set(needs) {
+                let message = format!("has no effect without {needs}");
+                self.warn(
+                    FindingKind::NoEffect,
+                    key,
+                    message,
+                    format!("set {needs}, or remove it"),
+                );
+            }
+        }
+        for (key, beaten_by) in [
+            ("ServerAuthRootsData", "ServerAuthRootsFile"),
+            ("EnableTransitiveWhitelisting", "EnableTransitiveRules"),
+            ("WhitelistRegex", "AllowedPathRegex"),
+            ("BlacklistRegex", "BlockedPathRegex"),
+            ("BlockUSBMount", "RemovableMediaAction"),
+        ] {
+            if self.is_set(key) && self.is_set(beaten_by) {
+                let message = format!("has no effect beside {beaten_by}");
+                let kind = FindingKind::NoEffect;
+                self.report(Severity::Note, kind, key, message, "remove one of the two");
+            }
+        }
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        match self.values.get(name).map(|chosen| &chosen.value) {
+            None => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(_) => true,
+        }
+    }
+}
+
+/// RFC 9110's token.
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}

@@ -1,0 +1,235 @@
+//! Which source's value holds for each key.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use plist::{Dictionary, Value};
+
+use super::finding::{Finding, FindingKind, Severity, Source};
+use super::keys::{self, KEYS, Key, Kind, Origin};
+use super::source::Layer;
+use super::value;
+use crate::model::Secret;
+
+/// The value that holds for a key.
+#[derive(Clone, PartialEq)]
+pub struct Chosen {
+    /// The value; of the key's type and within its bounds.
+    pub value: Value,
+    /// Where it comes from.
+    pub source: Source,
+    /// What it won over, the strongest first.
+    pub overridden: Vec<(Source, Value)>,
+}
+
+/// The values that hold, by key.
+#[derive(Clone, PartialEq, Default)]
+pub struct Effective(BTreeMap<&'static str, Chosen>);
+
+/// A value as it may be shown: secrets masked, URLs without credentials.
+#[must_use]
+pub fn shown(key: &Key, value: &Value) -> serde_json::Value {
+    let mask = || serde_json::Value::from(Secret::MASK);
+    let json = value::to_json(value);
+    match (key.kind, json) {
+        (Kind::Headers, serde_json::Value::Object(headers)) => {
+            headers.into_iter().map(|(name, _)| (name, mask())).collect()
+        }
+        (Kind::Proxy, serde_json::Value::Object(entries)) => entries
+            .into_iter()
+            .map(|(name, value)| {
+                let secret = name.to_ascii_lowercase().contains("password");
+                (name, if secret { mask() } else { value })
+            })
+            .collect(),
+        (Kind::Text, serde_json::Value::String(text)) if !key.secret => {
+            match url::Url::parse(&text) {
+                Ok(url) if url.password().is_some() || !url.username().is_empty() => {
+                    crate::model::shown(&url).into()
+                }
+                _ => text.into(),
+            }
+        }
+        (_, json) if !key.secret => json,
+        _ => mask(),
+    }
+}
+
+impl Effective {
+    /// Chooses among the layers, the strongest first. A value that cannot stand
+    /// under its key counts as not there, and is reported.
+    pub(super) fn choose(layers: &[Layer], findings: &mut Vec<Finding>) -> Self {
+        for layer in layers {
+            report_unknown(layer, findings);
+        }
+        let mut chosen = BTreeMap::new();
+        for key in KEYS {
+            let mut valid = Vec::new();
+            for layer in layers {
+                let Some(value) = layer.values.get(key.name) else { continue };
+                match complaint(key, value, &layer.source) {
+                    Some(finding) => findings.push(finding),
+                    None => valid.push((layer.source.clone(), value.clone())),
+                }
+                if key.secret && layer.exposed {
+                    findings.push(exposed(key, &layer.source));
+                }
+            }
+            let mut valid = valid.into_iter();
+            if let Some((source, value)) = valid.next() {
+                report_origin(key, &source, findings);
+                let overridden = valid.collect();
+                chosen.insert(key.name, Chosen { value, source, overridden });
+            }
+        }
+        Self(chosen)
+    }
+
+    /// What holds for a key; `None` if no source sets it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Chosen> {
+        self.0.get(name)
+    }
+
+    /// Every key that a source sets, in the order of the key table.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Key, &Chosen)> {
+        KEYS.iter().filter_map(|key| Some((key, self.0.get(key.name)?)))
+    }
+
+    /// Where the value of a key comes from.
+    #[must_use]
+    pub fn source(&self, name: &str) -> Source {
+        self.get(name).map_or(Source::Default, |chosen| chosen.source.clone())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.get(name)?.value.as_string().map(str::to_owned)
+    }
+
+    /// A text that means nothing when it is empty.
+    pub(super) fn filled_text(&self, name: &str) -> Option<String> {
+        self.text(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    pub(super) fn secret(&self, name: &str) -> Option<Secret> {
+        self.text(name).map(Secret::new)
+    }
+
+    /// A `Choice`, in lower case.
+    pub(super) fn choice(&self, name: &str) -> Option<String> {
+        self.text(name).map(|text| text.to_ascii_lowercase())
+    }
+
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        let value = &self.get(name)?.value;
+        value.as_boolean().or_else(|| value.as_signed_integer().map(|n| n != 0))
+    }
+
+    pub(super) fn integer(&self, name: &str) -> Option<i64> {
+        self.get(name)?.value.as_signed_integer()
+    }
+
+    pub(super) fn data(&self, name: &str) -> Option<Vec<u8>> {
+        self.get(name)?.value.as_data().map(<[u8]>::to_vec)
+    }
+
+    pub(super) fn texts(&self, name: &str) -> Option<Vec<String>> {
+        let array = self.get(name)?.value.as_array()?;
+        array.iter().map(|v| v.as_string().map(str::to_owned)).collect()
+    }
+
+    pub(super) fn array(&self, name: &str) -> Option<&[Value]> {
+        self.get(name)?.value.as_array().map(Vec::as_slice)
+    }
+
+    pub(super) fn dictionary(&self, name: &str) -> Option<&Dictionary> {
+        self.get(name)?.value.as_dictionary()
+    }
+}
+
+/// Shows which keys are set and where, never a value.
+impl std::fmt::Debug for Effective {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(name, c)| (name, &c.source))).finish()
+    }
+}
+
+/// Shows where it comes from, never the value.
+impl std::fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chosen").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+fn complaint(key: &Key, value: &Value, source: &Source) -> Option<Finding> {
+    let from_file = *source != Source::CommandLine;
+    let complaint = value::check(key, value, from_file).err()?;
+    Some(Finding {
+        severity: if key.strict { Severity::Error } else { Severity::Warning },
+        kind: complaint.kind,
+        key: Some(key.name.to_owned()),
+        source: source.clone(),
+        message: complaint.message,
+        fix: complaint.fix,
+    })
+}
+
+fn report_unknown(layer: &Layer, findings: &mut Vec<Finding>) {
+    for name in layer.values.keys() {
+        if keys::find(name).is_some() || keys::NOT_OURS.contains(&name.as_str()) {
+            continue;
+        }
+        findings.push(Finding {
+            severity: Severity::Warning,
+            kind: FindingKind::UnknownKey,
+            key: Some(name.chars().take(128).collect()),
+            source: layer.source.clone(),
+            message: "is no known key and has no effect".to_owned(),
+            fix: match keys::nearest(name) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => "remove it".to_owned(),
+            },
+        });
+    }
+}
+
+fn report_origin(key: &Key, source: &Source, findings: &mut Vec<Finding>) {
+    let (severity, kind, message, fix) = match key.origin {
+        Origin::Santa | Origin::Own => return,
+        Origin::Deprecated(instead) => (
+            Severity::Note,
+            FindingKind::DeprecatedKey,
+            "is an older name, still followed",
+            format!("write {instead} instead"),
+        ),
+        Origin::Unsupported(instead) => (
+            Severity::Warning,
+            FindingKind::UnsupportedKey,
+            "is not supported and has no effect",
+            instead.to_owned(),
+        ),
+    };
+    findings.push(Finding {
+        severity,
+        kind,
+        key: Some(key.name.to_owned()),
+        source: source.clone(),
+        message: message.to_owned(),
+        fix,
+    });
+}
+
+fn exposed(key: &Key, source: &Source) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        kind: FindingKind::Exposed,
+        key: Some(key.name.to_owned()),
+        source: source.clone(),
+        message: "is a secret in a file that every user can read".to_owned(),
+        fix: "chmod 0640 the file, owned by root and the agent's group".to_owned(),
+    }
+}

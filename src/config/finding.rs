@@ -1,0 +1,110 @@
+//! What is wrong with a configuration, in words for whoever has to mend it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Nothing is wrong; worth knowing.
+    Note,
+    /// Something configured has no effect, or not the one meant.
+    Warning,
+    /// The configuration is refused.
+    Error,
+}
+
+/// What kind of mistake it is, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    /// A file cannot be read.
+    Unreadable,
+    /// A file is not what its place asks for.
+    Malformed,
+    /// A `--set` is not `Key=Value`.
+    BadSet,
+    /// The key is not known.
+    UnknownKey,
+    /// The key is known, but nothing here follows it.
+    UnsupportedKey,
+    /// The key has a newer name.
+    DeprecatedKey,
+    /// The value is of another type than the key's.
+    WrongType,
+    /// The value is of the right type, but not a possible one.
+    BadValue,
+    /// The value lies outside the key's bounds.
+    OutOfRange,
+    /// The header is the transport's own.
+    RestrictedHeader,
+    /// The base URL may not be used.
+    RejectedUrl,
+    /// A rule dictionary is no rule.
+    BadRule,
+    /// The key does nothing without another one, or beside it.
+    NoEffect,
+    /// A certificate is expired, or will be soon.
+    Expiry,
+    /// A secret lies where others can read it.
+    Exposed,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// `--set` on the command line.
+    CommandLine,
+    /// A file.
+    File(PathBuf),
+    /// No source: the built-in default.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.pad("--set"),
+            Self::File(path) => f.pad(&path.display().to_string()),
+            Self::Default => f.pad("default"),
+        }
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One thing to know about a configuration. Never holds a secret's text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What kind of mistake it is.
+    pub kind: FindingKind,
+    /// The key it is about; `None` for a whole source.
+    pub key: Option<String>,
+    /// Where it was found.
+    pub source: Source,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// One line: where, which key, what, and the fix.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.key, &self.source) {
+            (Some(key), Source::Default) => write!(f, "{key}: ")?,
+            (Some(key), source) => write!(f, "{source}: {key}: ")?,
+            (None, source) => write!(f, "{source}: ")?,
+        }
+        write!(f, "{}; {}", self.message, self.fix)
+    }
+}

@@ -1,0 +1,256 @@
+//! `SyncProxyConfiguration`: Apple's proxy dictionary, as far as one server can
+//! be reached by it.
+
+use plist::{Dictionary, Value};
+
+use super::value::type_name;
+use crate::model::Secret;
+
+/// A configured proxy set-up. Without any endpoint it says that the server is
+/// to be reached directly, whatever the environment says.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Proxy {
+    /// For `http` URLs.
+    pub http: Option<ProxyEndpoint>,
+    /// For `https` URLs, by CONNECT.
+    pub https: Option<ProxyEndpoint>,
+    /// For both, where neither of the others stands.
+    pub socks: Option<ProxyEndpoint>,
+    /// Hosts to reach directly: names, `*.domain` patterns, addresses, or
+    /// networks as `10.0.0.0/8`.
+    pub exceptions: Vec<String>,
+    /// Whether host names without a dot are reached directly.
+    pub exclude_simple_hostnames: bool,
+}
+
+/// Where a proxy listens and who we are to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyEndpoint {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name, if the proxy wants one.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+}
+
+/// One thing wrong with a proxy dictionary: what, and what to do.
+pub(super) struct ProxyProblem {
+    pub(super) message: String,
+    pub(super) fix: &'static str,
+}
+
+/// Reads the dictionary. What is wrong counts as not there and is reported.
+pub(super) fn read(dictionary: &Dictionary, problems: &mut Vec<ProxyProblem>) -> Proxy {
+    let mut reader = Reader { dictionary, problems };
+    reader.check_names();
+    let proxy = Proxy {
+        http: reader.endpoint("HTTP", 80),
+        https: reader.endpoint("HTTPS", 443),
+        socks: reader.endpoint("SOCKS", 1080),
+        exceptions: reader.exceptions(),
+        exclude_simple_hostnames: reader.flag("ExcludeSimpleHostnames"),
+    };
+    if reader.flag("ProxyAutoConfigEnable") || reader.flag("ProxyAutoDiscoveryEnable") {
+        reader.problem(
+            "automatic proxy configuration is not supported".to_owned(),
+            "name the proxy by HTTPSEnable, HTTPSProxy and HTTPSPort",
+        );
+    }
+    proxy
+}
+
+const USER: &str = "kCFProxyUsernameKey";
+const PASSWORD: &str = "kCFProxyPasswordKey";
+
+/// Names of the dictionary that stand for the whole of it.
+const COMMON: [&str; 9] = [
+    "ExceptionsList",
+    "ExcludeSimpleHostnames",
+    "ProxyAutoConfigEnable",
+    "ProxyAutoConfigURLString",
+    "ProxyAutoConfigJavaScript",
+    "ProxyAutoDiscoveryEnable",
+    USER,
+    PASSWORD,
+    "kCFProxyTypeKey",
+];
+
+/// Names that follow the protocol's.
+const OF_PROTOCOL: [&str; 6] = ["Enable", "Proxy", "Port", "User", "Username", "Password"];
+
+struct Reader<'a> {
+    dictionary: &'a Dictionary,
+    problems: &'a mut Vec<ProxyProblem>,
+}
+
+impl<'a> Reader<'a> {
+    fn problem(&mut self, message: String, fix: &'static str) {
+        self.problems.push(ProxyProblem { message, fix });
+    }
+
+    fn check_names(&mut self) {
+        for name in self.dictionary.keys() {
+            let of_protocol = ["HTTPS", "HTTP", "SOCKS"]
+                .iter()
+                .filter_map(|protocol| name.strip_prefix(protocol))
+                .any(|rest| OF_PROTOCOL.contains(&rest));
+            if !of_protocol && !COMMON.contains(&name.as_str()) {
+                self.problem(
+                    format!("{name:?} is no key of a proxy dictionary"),
+                    "use HTTPSEnable, HTTPSProxy, HTTPSPort, HTTPSUser, HTTPSPassword and the like",
+                );
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.dictionary.get(name)
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        match self.get(name) {
+            None => false,
+            Some(Value::Boolean(flag)) => *flag,
+            Some(Value::Integer(n)) => n.as_signed() != Some(0),
+            Some(other) => {
+                let message = format!("{name} is {}", type_name(other));
+                self.problem(message, "write it as the integer 1 or 0");
+                false
+            }
+        }
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        let value = self.get(name)?;
+        let Some(text) = value.as_string() else {
+            let message = format!("{name} is {}", type_name(value));
+            self.problem(message, "write it as a string");
+            return None;
+        };
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn endpoint(&mut self, protocol: &str, default_port: u16) -> Option<ProxyEndpoint> {
+        let host = self.text(&format!("{protocol}Proxy"));
+        if !self.flag(&format!("{protocol}Enable")) {
+            if host.is_some() {
+                self.problem(
+                    format!("{protocol}Proxy has no effect without {protocol}Enable"),
+                    "set the Enable key to 1 or remove the host",
+                );
+            }
+            return None;
+        }
+        let Some(host) = host else {
+            self.problem(
+                format!("{protocol}Enable is set and {protocol}Proxy is not"),
+                "name the proxy's host",
+            );
+            return None;
+        };
+        let port = match self.get(&format!("{protocol}Port")) {
+            None => default_port,
+            Some(value) => {
+                let number = value.as_unsigned_integer();
+                let text = value.as_string().and_then(|text| text.trim().parse().ok());
+                let port = number.and_then(|n| u16::try_from(n).ok()).or(text);
+                let Some(port) = port.filter(|port| *port != 0) else {
+                    self.problem(
+                        format!("{protocol}Port is no port"),
+                        "write an integer from 1 to 65535",
+                    );
+                    return None;
+                };
+                port
+            }
+        };
+        let user =
+            self.first_text(&[&format!("{protocol}User"), &format!("{protocol}Username"), USER]);
+        let password = self.first_text(&[&format!("{protocol}Password"), PASSWORD]);
+        Some(ProxyEndpoint { host, port, user, password: password.map(Secret::new) })
+    }
+
+    fn first_text(&mut self, names: &[&str]) -> Option<String> {
+        names.iter().find_map(|name| self.text(name))
+    }
+
+    fn exceptions(&mut self) -> Vec<String> {
+        let name = "ExceptionsList";
+        let Some(value) = self.get(name) else { return Vec::new() };
+        let texts: Option<Vec<String>> = value
+            .as_array()
+            .map(|array| array.iter().map(|v| v.as_string().map(str::to_owned)).collect())
+            .unwrap_or_default();
+        texts.unwrap_or_else(|| {
+            self.problem(format!("{name} is not an array of strings"), "list the hosts as strings");
+            Vec::new()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dictionary(entries: &[(&str, Value)]) -> Dictionary {
+        entries.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect()
+    }
+
+    fn one(entries: &[(&str, Value)]) -> (Proxy, Vec<String>) {
+        let mut problems = Vec::new();
+        let proxy = read(&dictionary(entries), &mut problems);
+        (proxy, problems.into_iter().map(|p| p.message).collect())
+    }
+
+    /// HTTP-13
+    #[test]
+    fn http_13_a_proxy_with_credentials_and_exceptions_is_read() {
+        let (proxy, problems) = one(&[
+            ("HTTPSEnable", Value::Integer(1.into())),
+            ("HTTPSProxy", Value::from("proxy.example.com")),
+            ("HTTPSPort", Value::Integer(8080.into())),
+            (USER, Value::from("agent")),
+            (PASSWORD, Value::from("hunter2")),
+            ("SOCKSEnable", Value::Boolean(false)),
+            ("ExceptionsList", Value::Array(vec![Value::from("*.local")])),
+            ("ExcludeSimpleHostnames", Value::Boolean(true)),
+        ]);
+        assert_eq!(problems, [""; 0]);
+        let https = proxy.https.clone().expect("an endpoint");
+        assert_eq!((https.host.as_str(), https.port), ("proxy.example.com", 8080));
+        assert_eq!(https.user.as_deref(), Some("agent"));
+        assert_eq!(https.password.as_ref().map(Secret::expose), Some("hunter2"));
+        assert_eq!((proxy.http.is_none(), proxy.socks.is_none()), (true, true));
+        assert_eq!(proxy.exceptions, ["*.local"]);
+        assert!(proxy.exclude_simple_hostnames && !format!("{proxy:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn http_13_what_has_no_effect_is_named() {
+        let (proxy, problems) = one(&[
+            ("HTTPProxy", Value::from("p")),
+            ("HTTPSEnable", Value::Integer(1.into())),
+            ("SOCKSEnable", Value::Integer(1.into())),
+            ("SOCKSProxy", Value::from("s")),
+            ("SOCKSPort", Value::Integer(70_000.into())),
+            ("ProxyAutoConfigEnable", Value::Integer(1.into())),
+            ("HttpsProxy", Value::from("p")),
+            ("ExceptionsList", Value::from("a,b")),
+        ]);
+        assert_eq!(proxy, Proxy::default());
+        assert_eq!(
+            problems,
+            [
+                "\"HttpsProxy\" is no key of a proxy dictionary",
+                "HTTPProxy has no effect without HTTPEnable",
+                "HTTPSEnable is set and HTTPSProxy is not",
+                "SOCKSPort is no port",
+                "ExceptionsList is not an array of strings",
+                "automatic proxy configuration is not supported",
+            ]
+        );
+    }
+}

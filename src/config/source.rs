@@ -1,0 +1,209 @@
+//! The sources of a configuration, read into layers: what each one sets.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use plist::{Dictionary, Value};
+
+use super::finding::{Finding, FindingKind, Severity, Source};
+use super::keys::{self, Key};
+use super::profile::{self, DOMAINS};
+use super::value::from_text;
+
+/// The largest configuration file read, in bytes. Static rules in the thousands
+/// take 1 MiB.
+pub const MAX_FILE: u64 = 8 * 1024 * 1024;
+
+/// Where macOS keeps managed preferences.
+pub const MANAGED_PREFERENCES: &str = "/Library/Managed Preferences";
+
+/// Where a configuration comes from, the strongest source first.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Sources {
+    /// `Key=Value` texts of the command line; of a key given twice the last
+    /// counts.
+    pub sets: Vec<String>,
+    /// The file named on the command line; it must be there.
+    pub file: Option<PathBuf>,
+    /// Files of the system, each of which may be missing; see
+    /// [`system_files`].
+    pub system: Vec<PathBuf>,
+}
+
+/// The files of this system: on macOS the managed preferences of the device,
+/// then of the user at the console, first for the present domain and then for
+/// the one of old; elsewhere one file of our own.
+#[must_use]
+pub fn system_files(macos: bool, console_user: Option<&str>) -> Vec<PathBuf> {
+    if !macos {
+        return vec![PathBuf::from("/etc/santa-sync/config.plist")];
+    }
+    let root = Path::new(MANAGED_PREFERENCES);
+    DOMAINS
+        .iter()
+        .flat_map(|domain| {
+            let name = format!("{domain}.plist");
+            let of_user = console_user.map(|user| root.join(user).join(&name));
+            std::iter::once(root.join(&name)).chain(of_user)
+        })
+        .collect()
+}
+
+/// What one source sets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// Which source.
+    pub source: Source,
+    /// Its keys, known or not.
+    pub values: Dictionary,
+    /// Whether everyone may read the file, and the file is one whose mode is
+    /// the administrator's to choose.
+    pub exposed: bool,
+}
+
+impl Sources {
+    /// Every file that is or may come to be a source, to watch for changes.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.file.iter().chain(&self.system).cloned().collect()
+    }
+
+    /// Reads every source, the strongest first. A source that cannot be read
+    /// is an error among the findings.
+    pub(super) fn read(&self, findings: &mut Vec<Finding>) -> Vec<Layer> {
+        let mut layers = Vec::new();
+        if !self.sets.is_empty() {
+            layers.push(Layer {
+                source: Source::CommandLine,
+                values: read_sets(&self.sets, findings),
+                exposed: false,
+            });
+        }
+        let named = self.file.iter().map(|path| (path, true));
+        let mut domain = None;
+        for (path, must_exist) in named.chain(self.system.iter().map(|path| (path, false))) {
+            // A profile of the old domain is a left-over once there is one of
+            // the new: mixing the two would bring back its stale keys.
+            if !must_exist && domain.is_some_and(|d| d != path.file_name()) {
+                continue;
+            }
+            match read_file(path) {
+                Ok(layer) => {
+                    if !must_exist {
+                        domain = Some(path.file_name());
+                    }
+                    layers.push(layer);
+                }
+                Err(FileProblem::Io(error))
+                    if error.kind() == io::ErrorKind::NotFound && !must_exist => {}
+                Err(problem) => findings.push(problem.finding(path)),
+            }
+        }
+        layers
+    }
+}
+
+fn read_sets(sets: &[String], findings: &mut Vec<Finding>) -> Dictionary {
+    let mut values = Dictionary::new();
+    for set in sets {
+        let Some((name, text)) = set.split_once('=') else {
+            findings.push(Finding {
+                severity: Severity::Error,
+                kind: FindingKind::BadSet,
+                key: None,
+                source: Source::CommandLine,
+                // The text may be a secret with its key forgotten.
+                message: "a --set has no `=`".to_owned(),
+                fix: "write --set Key=Value".to_owned(),
+            });
+            continue;
+        };
+        let name = name.trim();
+        match keys::find(name).map(|key| (key, from_text(key, text))) {
+            Some((_, Ok(value))) => {
+                values.insert(name.to_owned(), value);
+            }
+            Some((key, Err(fix))) => findings.push(not_of_type(key, fix)),
+            // Reported with the unknown keys of the files.
+            None => {
+                values.insert(name.to_owned(), Value::String(text.to_owned()));
+            }
+        }
+    }
+    values
+}
+
+fn not_of_type(key: &Key, fix: String) -> Finding {
+    Finding {
+        severity: if key.strict { Severity::Error } else { Severity::Warning },
+        kind: FindingKind::WrongType,
+        key: Some(key.name.to_owned()),
+        source: Source::CommandLine,
+        message: format!("the text is not {}", key.kind.phrase()),
+        fix,
+    }
+}
+
+enum FileProblem {
+    Io(io::Error),
+    NotAFile,
+    TooLarge,
+    Content(profile::ProfileError),
+}
+
+impl FileProblem {
+    fn finding(self, path: &Path) -> Finding {
+        let (kind, message, fix) = match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => (
+                FindingKind::Unreadable,
+                format!("cannot be read: {error}"),
+                "run as the agent's user or as root",
+            ),
+            Self::Io(error) => (
+                FindingKind::Unreadable,
+                format!("cannot be read: {error}"),
+                "check the path and its permissions",
+            ),
+            Self::NotAFile => {
+                (FindingKind::Unreadable, "is not a file".to_owned(), "name a property list")
+            }
+            Self::TooLarge => (
+                FindingKind::Malformed,
+                "is larger than 8 MiB".to_owned(),
+                "name a property list or a .mobileconfig",
+            ),
+            Self::Content(error) => (
+                FindingKind::Malformed,
+                error.to_string(),
+                "write a property list or a .mobileconfig, and check it with `plutil -lint`",
+            ),
+        };
+        Finding {
+            severity: Severity::Error,
+            kind,
+            key: None,
+            source: Source::File(path.to_owned()),
+            message,
+            fix: fix.to_owned(),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Layer, FileProblem> {
+    let file = File::open(path).map_err(FileProblem::Io)?;
+    let metadata = file.metadata().map_err(FileProblem::Io)?;
+    if !metadata.is_file() {
+        return Err(FileProblem::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FileProblem::Io)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(FileProblem::TooLarge);
+    }
+    let values = profile::read_keys(&bytes).map_err(FileProblem::Content)?;
+    let managed = path.starts_with(MANAGED_PREFERENCES);
+    let exposed = !managed && metadata.permissions().mode() & 0o004 != 0;
+    Ok(Layer { source: Source::File(path.to_owned()), values, exposed })
+}
