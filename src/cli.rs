@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod logging;
 pub mod output;
+mod rules;
 
 /// Exit code for a command line that cannot be understood.
 pub const EXIT_USAGE: u8 = 64;
@@ -75,7 +76,10 @@ pub enum LogFormat {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Looks at the rules, and manages those of a host without a server
+    Rules(rules::Args),
+}
 
 /// Runs the command line and answers the process exit code.
 #[must_use]
@@ -91,5 +95,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     logging::start(&cli.global);
-    match cli.command {}
+    match cli.command {
+        Command::Rules(args) => rules::run(&cli.global, &args),
+    }
 }

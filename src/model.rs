@@ -3,6 +3,7 @@
 
 mod event;
 mod host;
+mod lookup;
 mod plist;
 mod record;
 mod rule;
@@ -15,6 +16,7 @@ mod url;
 
 pub use event::{EventRow, EventSummary};
 pub use host::{HostFacts, MachineId, MachineIdError};
+pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use plist::{PlistError, read_plist};
 pub use record::{
     ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,

@@ -5,6 +5,7 @@
 //! turns messages into the words of [`crate::model`] and back.
 
 pub mod body;
+pub mod cel;
 pub mod json;
 pub mod postflight;
 pub mod preflight;

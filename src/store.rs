@@ -23,7 +23,7 @@ use crate::model::Timestamp;
 
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
-pub use rules::{RuleChange, RuleChangeKind, RulesCommitted, RulesPreview};
+pub use rules::{RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview};
 pub use settings::SYNC_STATE_FILE;
 
 /// The rules and settings of a state directory.

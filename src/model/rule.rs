@@ -74,7 +74,7 @@ impl fmt::Display for RuleType {
     }
 }
 
-/// What a rule of the protocol does.
+/// What a rule does, as a download, a rule file or the configuration says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Policy {
     /// Allow.
@@ -91,13 +91,17 @@ pub enum Policy {
     SilentTtyBlocklist,
     /// An expression decides.
     Cel,
+    /// Allow; made by a user of the host. Not on the wire.
+    AllowlistLocalBinary,
+    /// Allow; made by a user of the host. Not on the wire.
+    AllowlistLocalSigningId,
     /// Delete the rule of this identifier and type.
     Remove,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Allowlist,
         Self::AllowlistCompiler,
         Self::Blocklist,
@@ -105,6 +109,8 @@ impl Policy {
         Self::SilentGuiBlocklist,
         Self::SilentTtyBlocklist,
         Self::Cel,
+        Self::AllowlistLocalBinary,
+        Self::AllowlistLocalSigningId,
         Self::Remove,
     ];
 
@@ -119,6 +125,8 @@ impl Policy {
             Self::SilentGuiBlocklist => "SILENT_GUI_BLOCKLIST",
             Self::SilentTtyBlocklist => "SILENT_TTY_BLOCKLIST",
             Self::Cel => "CEL",
+            Self::AllowlistLocalBinary => "ALLOWLIST_LOCAL_BINARY",
+            Self::AllowlistLocalSigningId => "ALLOWLIST_LOCAL_SIGNINGID",
             Self::Remove => "REMOVE",
         }
     }
@@ -134,6 +142,8 @@ impl Policy {
             Self::SilentGuiBlocklist => RuleState::SilentBlockGui,
             Self::SilentTtyBlocklist => RuleState::SilentBlockTty,
             Self::Cel => RuleState::Cel,
+            Self::AllowlistLocalBinary => RuleState::AllowLocalBinary,
+            Self::AllowlistLocalSigningId => RuleState::AllowLocalSigningId,
             Self::Remove => return None,
         })
     }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::body::{self, BodyError, Transfer};
-use super::wire;
+use super::{cel, wire};
 use crate::model::{
     BUTTON_LABEL_MAX, Cursor, Identifier, IdentifierError, MachineId, Policy, RejectedRule, Rule,
     RuleDetails, RuleType,
@@ -181,6 +181,9 @@ pub fn check(rule: wire::Rule) -> Result<Rule, RuleError> {
     let identifier = Identifier::parse(rule_type, named_identifier(&rule))?;
     if policy == Policy::Cel && rule.cel_expr.trim().is_empty() {
         return Err(RuleError::ExpressionMissing);
+    }
+    if policy == Policy::Cel {
+        cel::check(&rule.cel_expr).map_err(RuleError::Expression)?;
     }
     let mut label = rule.event_detail_button_label;
     if let Some((cut, _)) = label.char_indices().nth(BUTTON_LABEL_MAX) {

@@ -7,11 +7,13 @@ mod commit;
 mod digest;
 mod meta;
 mod preview;
+mod read;
 #[cfg(test)]
 mod tests;
 
 pub use commit::RulesCommitted;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
+pub use read::RuleFilter;
 
 use super::db::Database;
 

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::model::{Identifier, Policy, Rule, RuleCounts, RuleSet, RuleType, SyncType, Timestamp};
+use crate::model::{
+    Executable, Identifier, Policy, Rule, RuleCounts, RuleOrigin, RuleSet, RuleState, RuleType,
+    StaticRules, SyncType, Timestamp,
+};
 use crate::store::{Notice, Store, StoreError};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
@@ -177,4 +180,180 @@ fn a_preview_tells_and_changes_nothing() {
     let clean = store.preview_rules(&set(download), SyncType::Clean, 10).expect("told");
     assert_eq!((clean.added, clean.replaced, clean.removed, clean.unchanged), (1, 1, 2, 1));
     assert_eq!(store.rules_hash().expect("a hash"), "a6cb5171bbb8895820d61e395592b293");
+}
+
+const SHA: &str = "b7c1e3fd640c5f211c89b02c2c6122f78ce322aa5c56eb0bb54bc422a8f8b670";
+const CERTIFICATE: &str = "7ae80b9ab38af0c63a9a81765f434d9a7cd8f720eb6037ef303de39d779bc258";
+const CDHASH: &str = "dbe8c39801f93e05fc7bc53a02af5b4d3cfc670a";
+const TRANSITIVE: &str = "1111e3fd640c5f211c89b02c2c6122f78ce322aa5c56eb0bb54bc422a8f8b111";
+
+/// A rule of every type, in the order of precedence.
+fn of_every_type() -> Vec<Rule> {
+    vec![
+        rule(RuleType::Cdhash, CDHASH, Policy::Blocklist),
+        rule(RuleType::Binary, SHA, Policy::Blocklist),
+        rule(RuleType::SigningId, "ABCDEFGHIJ:signingID", Policy::Blocklist),
+        rule(RuleType::Certificate, CERTIFICATE, Policy::Allowlist),
+        rule(RuleType::TeamId, "ABCDEFGHIJ", Policy::Blocklist),
+    ]
+}
+
+fn executable(rules: &[Rule]) -> Executable {
+    rules.iter().fold(Executable::default(), |e, rule| e.with(rule.identifier.clone()))
+}
+
+/// Puts rules of states that no download carries into the store, as the
+/// authorizer does.
+fn insert_local(dir: &Path, identifier: &str, state: RuleState) {
+    let conn = rusqlite::Connection::open(dir.join("rules.db")).expect("open");
+    conn.execute(
+        "INSERT INTO execution_rules (identifier, state, type, timestamp) VALUES (?1, ?2, 1000, 7)",
+        rusqlite::params![identifier, state.number()],
+    )
+    .expect("inserted");
+}
+
+/// RULE-9: the order of the types, case 145.
+#[test]
+fn rule_9_the_narrower_rule_decides() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    // Stored the other way round, so that the order of the rows says nothing.
+    let stored = of_every_type().into_iter().rev().collect();
+    store.commit_rules(&set(stored), SyncType::Normal, NOW).expect("committed");
+    let mut known = of_every_type();
+    for expected in RuleType::ALL {
+        let found = store.find_rule(&executable(&known)).expect("looked up").expect("a rule");
+        assert_eq!(found.rule_type, expected);
+        assert_eq!(found.identifier, known.remove(0).identifier.to_string());
+    }
+    assert_eq!(store.find_rule(&executable(&known)).expect("looked up"), None);
+}
+
+/// RULE-9: a transitive rule loses to every other (cases 146 and 148), and
+/// decides nothing while transitive rules are disabled.
+#[test]
+fn rule_9_a_transitive_rule_comes_last() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    insert_local(dir.path(), TRANSITIVE, RuleState::AllowTransitive);
+    let binary = rule(RuleType::Binary, TRANSITIVE, Policy::Allowlist);
+    let alone = executable(std::slice::from_ref(&binary));
+    let none = StaticRules::default();
+    let found = store.lookup(&alone, &none, true).expect("looked up").expect("a rule");
+    assert_eq!((found.rule.state, found.rule.timestamp), (RuleState::AllowTransitive, 7));
+    assert_eq!(store.lookup(&alone, &none, false).expect("looked up"), None);
+
+    let others = [0, 2, 3, 4].map(|place| of_every_type().remove(place));
+    for other in others {
+        store.commit_rules(&set(vec![other.clone()]), SyncType::Normal, NOW).expect("committed");
+        let both = executable(&[binary.clone(), other.clone()]);
+        let found = store.find_rule(&both).expect("looked up").expect("a rule");
+        assert_eq!(found.rule_type, other.identifier.rule_type());
+    }
+}
+
+/// RULE-5: a compiler rule is a plain ALLOWLIST while transitive rules are
+/// disabled.
+#[test]
+fn rule_5_a_compiler_rule_counts_as_allow_while_transitive_rules_are_disabled() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    let compiler = vec![rule(RuleType::Binary, SHA, Policy::AllowlistCompiler)];
+    let committed =
+        store.commit_rules(&set(compiler.clone()), SyncType::Normal, NOW).expect("committed");
+    assert_eq!((committed.counts.compiler, committed.counts.binary), (1, 1));
+    let none = StaticRules::default();
+    let state = |enabled| {
+        let found = store.lookup(&executable(&compiler), &none, enabled).expect("looked up");
+        found.expect("a rule").rule.state
+    };
+    assert_eq!((state(true), state(false)), (RuleState::AllowCompiler, RuleState::Allow));
+}
+
+/// The configuration's rules come before the store's, whatever their type.
+#[test]
+fn static_rules_come_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    store.commit_rules(&set(of_every_type()), SyncType::Normal, NOW).expect("committed");
+    let configured =
+        StaticRules::new([rule(RuleType::TeamId, "ABCDEFGHIJ", Policy::SilentBlocklist)]);
+    let found = store.lookup(&executable(&of_every_type()), &configured, false);
+    let found = found.expect("looked up").expect("a rule");
+    assert_eq!(found.origin, RuleOrigin::Configuration);
+    assert_eq!(found.rule.wording(), "Blocked (TeamID, Silent)");
+}
+
+/// PRE-4: what each type of sync deletes, before the empty download it brings.
+#[test]
+fn pre_4_each_sync_type_deletes_its_own() {
+    for (sync_type, kept, others_kept) in [
+        (SyncType::Normal, 8, 3),
+        (SyncType::Clean, 1, 0),
+        (SyncType::CleanAll, 0, 0),
+        (SyncType::CleanStandalone, 6, 3),
+        (SyncType::CleanRules, 1, 3),
+        (SyncType::CleanFileAccessRules, 8, 2),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = open(dir.path());
+        store.commit_rules(&set(of_every_type()), SyncType::Normal, NOW).expect("committed");
+        insert_local(dir.path(), TRANSITIVE, RuleState::AllowTransitive);
+        insert_local(dir.path(), "local1", RuleState::AllowLocalBinary);
+        insert_local(dir.path(), "local2", RuleState::AllowLocalSigningId);
+        let conn = rusqlite::Connection::open(dir.path().join("rules.db")).expect("open");
+        conn.execute_batch(
+            "INSERT INTO file_access_rules VALUES ('f', x'00');
+             INSERT INTO network_flow_rules VALUES ('n', 1, x'00');
+             INSERT INTO signal_rules VALUES ('s', x'00');",
+        )
+        .expect("inserted");
+        store.commit_rules(&RuleSet::default(), sync_type, NOW).expect("committed");
+        let count = |table: &str| -> i64 {
+            let sql = format!("SELECT count(*) FROM {table}");
+            conn.query_row(&sql, [], |row| row.get(0)).expect("counted")
+        };
+        let others = ["file_access_rules", "network_flow_rules", "signal_rules"].map(count);
+        assert_eq!(count("execution_rules"), kept, "{sync_type:?}");
+        assert_eq!(others.iter().sum::<i64>(), others_kept, "{sync_type:?}");
+    }
+}
+
+/// A reader sees the rules before or after a commit, and never waits for it.
+#[test]
+fn state_2_readers_see_before_or_after() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let reader = Store::open_read_only(dir.path()).expect("a reader");
+    let before = reader.rules_hash().expect("a hash");
+    let writer = rusqlite::Connection::open(dir.path().join("rules.db")).expect("open");
+    writer.execute_batch("BEGIN IMMEDIATE; DELETE FROM execution_rules").expect("in the middle");
+    assert_eq!(reader.rules_hash().expect("a hash"), before);
+    assert!(reader.find_rule(&executable(&sample())).expect("looked up").is_some());
+    Store::open_read_only(dir.path()).expect("another reader, meanwhile");
+    writer.execute_batch("ROLLBACK").expect("undone");
+    let after = store.commit_rules(&RuleSet::default(), SyncType::Clean, NOW).expect("committed");
+    assert_eq!(reader.rules_hash().expect("a hash"), after.hash);
+}
+
+/// Reading creates nothing: neither a store nor a file beside one.
+#[test]
+fn a_reader_creates_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let error = Store::open_read_only(dir.path()).expect_err("no store");
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    drop(open(dir.path()));
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            .expect("a listing")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    drop(Store::open_read_only(dir.path()).expect("a reader"));
+    assert_eq!(names(), before);
 }

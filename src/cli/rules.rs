@@ -1,0 +1,142 @@
+//! `rules`: looking at the rule store, and managing the rules of a host that no
+//! server manages.
+
+mod check;
+mod export;
+mod list;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::{Global, output};
+use crate::model::{RuleState, RuleType, StoredRule};
+use crate::store::{ReadStore, Store, StoreError};
+
+/// The version of every `--json` form here.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the rules in stored order
+    List(list::Args),
+    /// Tells which rule decides about a file or an identifier
+    Check(check::Args),
+    /// Prints the rules in the form that `rules import` reads
+    Export(export::Args),
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let done = match &args.command {
+        Command::List(args) => list::run(global, args),
+        Command::Check(args) => check::run(global, args),
+        Command::Export(args) => export::run(global, args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::error(&failure.message);
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+struct Failure {
+    exit_code: u8,
+    message: String,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self { exit_code: StoreError::EXIT_CODE, message: error.to_string() }
+    }
+}
+
+/// What the arguments ask for cannot be done.
+fn usage(message: impl Into<String>) -> Failure {
+    Failure { exit_code: super::EXIT_USAGE, message: message.into() }
+}
+
+/// Opens the store to read from.
+fn open(global: &Global) -> Result<ReadStore, Failure> {
+    Ok(Store::open_read_only(&state_dir(global))?)
+}
+
+fn state_dir(global: &Global) -> PathBuf {
+    let default =
+        if cfg!(target_os = "macos") { "/var/db/santa-sync" } else { "/var/lib/santa-sync" };
+    global.state_dir.clone().unwrap_or_else(|| Path::new(default).to_owned())
+}
+
+/// A rule as every `--json` form shows it; a text that is not there is empty.
+#[derive(Debug, Serialize)]
+struct RuleForm {
+    identifier: String,
+    policy: &'static str,
+    rule_type: &'static str,
+    custom_msg: String,
+    custom_url: String,
+    event_detail_button_label: String,
+    comment: String,
+    cel_expr: String,
+}
+
+impl From<StoredRule> for RuleForm {
+    fn from(rule: StoredRule) -> Self {
+        Self {
+            identifier: rule.identifier,
+            policy: rule.state.policy_name(),
+            rule_type: rule.rule_type.name(),
+            custom_msg: rule.details.custom_msg,
+            custom_url: rule.details.custom_url,
+            event_detail_button_label: rule.details.event_detail_button_label,
+            comment: rule.details.comment,
+            cel_expr: rule.details.cel_expr,
+        }
+    }
+}
+
+/// A rule type on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TypeArg {
+    Cdhash,
+    Binary,
+    #[value(name = "signingid")]
+    SigningId,
+    Certificate,
+    #[value(name = "teamid")]
+    TeamId,
+}
+
+impl From<TypeArg> for RuleType {
+    fn from(arg: TypeArg) -> Self {
+        match arg {
+            TypeArg::Cdhash => Self::Cdhash,
+            TypeArg::Binary => Self::Binary,
+            TypeArg::SigningId => Self::SigningId,
+            TypeArg::Certificate => Self::Certificate,
+            TypeArg::TeamId => Self::TeamId,
+        }
+    }
+}
+
+/// Reads a policy by the name that lists and exports show, in any case; one
+/// name may stand for several states.
+fn parse_policy(text: &str) -> Result<String, String> {
+    let known = RuleState::ALL.map(RuleState::policy_name);
+    match known.into_iter().find(|name| name.eq_ignore_ascii_case(text)) {
+        Some(name) => Ok(name.to_owned()),
+        None => Err(format!("known ones are {}", known.join(", "))),
+    }
+}

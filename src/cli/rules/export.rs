@@ -1,0 +1,37 @@
+//! `rules export`: the form that `rules import` and the reference read.
+
+use serde::Serialize;
+
+use super::list::Rules;
+use super::{Failure, open};
+use crate::cli::{Global, output};
+use crate::model::RuleState;
+use crate::store::RuleFilter;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Accepted for symmetry: the form is JSON in any case
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the rules in stored order. Transitive rules are the host's own and
+/// sandbox rules have no form that imports again: both stay out.
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let Args { json: _ } = args;
+    let store = open(global)?;
+    let exported =
+        |state: &RuleState| !matches!(state, RuleState::AllowTransitive | RuleState::Seatbelt);
+    let filter = RuleFilter {
+        states: RuleState::ALL.into_iter().filter(exported).collect(),
+        ..RuleFilter::default()
+    };
+    let rules = Rules { store: &store, filter: &filter, left: usize::MAX, failed: None.into() };
+    output::json(&Export { rules: &rules });
+    rules.failed.into_inner().map_or(Ok(()), |error| Err(error.into()))
+}
+
+#[derive(Serialize)]
+struct Export<'a> {
+    rules: &'a Rules<'a>,
+}

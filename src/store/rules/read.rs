@@ -1,0 +1,172 @@
+//! Reading rules: all of them in stored order, or the one that decides.
+
+use std::ops::ControlFlow;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::model::{
+    Executable, Match, RuleDetails, RuleOrigin, RuleState, RuleType, StaticRules, StoredRule,
+};
+use crate::store::{Store, StoreError};
+
+/// Which rules are meant. An empty list means any.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RuleFilter {
+    /// Of one of these types.
+    pub rule_types: Vec<RuleType>,
+    /// Of one of these states.
+    pub states: Vec<RuleState>,
+    /// With this in the identifier, in any case of ASCII letters.
+    pub identifier: Option<String>,
+}
+
+impl RuleFilter {
+    fn takes(&self, rule: &StoredRule) -> bool {
+        let any_or = |listed: bool, empty: bool| empty || listed;
+        any_or(self.rule_types.contains(&rule.rule_type), self.rule_types.is_empty())
+            && any_or(self.states.contains(&rule.state), self.states.is_empty())
+            && self.identifier.as_ref().is_none_or(|part| {
+                rule.identifier.to_ascii_lowercase().contains(&part.to_ascii_lowercase())
+            })
+    }
+}
+
+/// The columns of [`read`], in its order.
+macro_rules! columns {
+    () => {
+        "identifier, type, state, coalesce(timestamp, 0), custommsg, customurl, comment, \
+         cel_expr, event_detail_button_text"
+    };
+}
+
+/// One statement, so that every part sees the same commit. Its parts run one
+/// after another until one finds something, which is the order of precedence
+/// (RULE-9); an identifier that is not known is NULL and finds nothing.
+const LOOKUP: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules WHERE identifier = ?1 AND type = 500 UNION ALL ",
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules WHERE identifier = ?2 AND type = 1000 AND state != 6 UNION ALL ",
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules WHERE identifier = ?3 AND type = 2000 UNION ALL ",
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules WHERE identifier = ?4 AND type = 3000 UNION ALL ",
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules WHERE identifier = ?5 AND type = 4000 UNION ALL ",
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules WHERE identifier = ?2 AND type = 1000 LIMIT 1"
+);
+
+impl Store {
+    /// Shows every rule the filter takes to `visit`, in stored order, until it
+    /// breaks. Rules of a type or state that this program does not know are
+    /// passed over.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn visit_rules(
+        &self,
+        filter: &RuleFilter,
+        visit: &mut dyn FnMut(StoredRule) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        visit_all(&self.rules, filter, visit).map_err(self.failed("read the rules"))
+    }
+
+    /// The stored rule of the highest precedence for an executable.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn find_rule(&self, executable: &Executable) -> Result<Option<StoredRule>, StoreError> {
+        find(&self.rules, executable).map_err(self.failed("look a rule up"))
+    }
+
+    /// The rule that decides about an executable: one of the configuration's,
+    /// else the stored one of the highest precedence. While transitive rules
+    /// are disabled, a transitive rule decides nothing and a compiler rule is
+    /// a plain ALLOWLIST.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn lookup(
+        &self,
+        executable: &Executable,
+        static_rules: &StaticRules,
+        transitive_enabled: bool,
+    ) -> Result<Option<Match>, StoreError> {
+        let found = match static_rules.find(executable) {
+            Some(rule) => Some((rule, RuleOrigin::Configuration)),
+            None => self.find_rule(executable)?.map(|rule| (rule, RuleOrigin::Store)),
+        };
+        Ok(found.and_then(|(rule, origin)| Match::new(rule, origin, transitive_enabled)))
+    }
+}
+
+fn visit_all(
+    conn: &Connection,
+    filter: &RuleFilter,
+    visit: &mut dyn FnMut(StoredRule) -> ControlFlow<()>,
+) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM execution_rules ORDER BY rowid"
+    ))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(rule) = read(row)?
+            && filter.takes(&rule)
+            && visit(rule).is_break()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn find(conn: &Connection, executable: &Executable) -> rusqlite::Result<Option<StoredRule>> {
+    let text = |rule_type| executable.identifier(rule_type).map(ToString::to_string);
+    let found = conn
+        .prepare_cached(LOOKUP)?
+        .query_row(
+            params![
+                text(RuleType::Cdhash),
+                text(RuleType::Binary),
+                text(RuleType::SigningId),
+                text(RuleType::Certificate),
+                text(RuleType::TeamId),
+            ],
+            read,
+        )
+        .optional()?;
+    Ok(found.flatten())
+}
+
+/// A row as a rule; `None` if this program does not know its type or state.
+fn read(row: &Row<'_>) -> rusqlite::Result<Option<StoredRule>> {
+    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+    let (Some(rule_type), Some(state)) =
+        (RuleType::from_number(row.get(1)?), RuleState::from_number(row.get(2)?))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(StoredRule {
+        identifier: row.get(0)?,
+        rule_type,
+        state,
+        timestamp: row.get(3)?,
+        details: RuleDetails {
+            custom_msg: text(4)?,
+            custom_url: text(5)?,
+            comment: text(6)?,
+            cel_expr: text(7)?,
+            event_detail_button_label: text(8)?,
+            notification_app_name: String::new(),
+        },
+    }))
+}

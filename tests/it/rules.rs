@@ -1,0 +1,120 @@
+//! The `rules` commands, as a user runs them.
+
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use santa_sync::model::{Rule, RuleSet, SyncType, Timestamp, parse_rule};
+use santa_sync::store::Store;
+
+const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
+const CERTIFICATE: &str = "7ae80b9ab38af0c63a9a81765f434d9a7cd8f720eb6037ef303de39d779bc258";
+const BINARY: &str = "b7c1e3fd640c5f211c89b02c2c6122f78ce322aa5c56eb0bb54bc422a8f8b670";
+/// The SHA-256 of an empty file.
+const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+fn rule(rule_type: &str, identifier: &str, policy: &str, more: &[(&str, &str)]) -> Rule {
+    let entries = [("rule_type", rule_type), ("identifier", identifier), ("policy", policy)];
+    parse_rule(entries.iter().chain(more).copied()).expect("a rule")
+}
+
+/// A state directory with one rule of each kind that is worth showing.
+fn state() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut rules = RuleSet::default();
+    rules.push_page(
+        vec![
+            rule("CERTIFICATE", CERTIFICATE, "ALLOWLIST", &[]),
+            rule(
+                "BINARY",
+                BINARY,
+                "BLOCKLIST",
+                &[("custom_msg", "Not here\n"), ("custom_url", "https://h/")],
+            ),
+            rule("TEAMID", "ABCDEFGHIJ", "SILENT_BLOCKLIST", &[("comment", "ticket 7")]),
+            rule("SIGNINGID", "platform:com.apple.yes", "CEL", &[("cel_expr", "euid == 0")]),
+            rule("BINARY", EMPTY, "ALLOWLIST_COMPILER", &[("event_detail_button_label", "More")]),
+        ],
+        Vec::new(),
+    );
+    let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
+    store.commit_rules(&rules, SyncType::Normal, NOW).expect("committed");
+    dir
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    Command::cargo_bin("santa-sync")
+        .expect("the program")
+        .arg("--state-dir")
+        .arg(dir)
+        .arg("rules")
+        .args(args)
+        .output()
+        .expect("it ran")
+}
+
+fn stdout(dir: &Path, args: &[&str]) -> String {
+    let output = run(dir, args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn rules_are_listed_in_stored_order_and_filtered() {
+    let dir = state();
+    insta::assert_snapshot!("list", stdout(dir.path(), &["list"]));
+    insta::assert_snapshot!(
+        "list_json",
+        stdout(dir.path(), &["list", "--json", "--type", "teamid"])
+    );
+    let blocked = stdout(dir.path(), &["list", "--policy", "blocklist", "--type", "BINARY"]);
+    assert_eq!(blocked.lines().count(), 1, "{blocked}");
+    let named = stdout(dir.path(), &["list", "--identifier", "APPLE"]);
+    assert!(named.contains("platform:com.apple.yes") && named.lines().count() == 1, "{named}");
+    assert_eq!(stdout(dir.path(), &["list", "--limit", "2"]).lines().count(), 2);
+}
+
+#[test]
+fn a_check_tells_the_rule_and_why() {
+    let dir = state();
+    insta::assert_snapshot!("check_binary", stdout(dir.path(), &["check", "--sha256", BINARY]));
+    let args = ["check", "--team-id", "abcdefghij", "--cert-sha256", CERTIFICATE, "--json"];
+    insta::assert_snapshot!("check_json", stdout(dir.path(), &args));
+    let none = stdout(dir.path(), &["check", "--cdhash", &"0".repeat(40)]);
+    assert_eq!(none, "No matching rule exists\n");
+    insta::assert_snapshot!(
+        "check_json_none",
+        stdout(dir.path(), &["check", "--cdhash", &"0".repeat(40), "--json"])
+    );
+}
+
+/// RULE-5: a file is known by its SHA-256.
+#[test]
+fn a_check_of_a_file_computes_its_hash() {
+    let dir = state();
+    let file = dir.path().join("empty file");
+    std::fs::write(&file, "").expect("written");
+    let told = stdout(dir.path(), &["check", "--path", file.to_str().expect("a path")]);
+    assert!(told.starts_with("Allowed (Binary)\n"), "{told}");
+    assert!(told.contains("a compiler rule counts as ALLOWLIST"), "{told}");
+}
+
+#[test]
+fn an_export_has_the_references_form() {
+    insta::assert_snapshot!("export", stdout(state().path(), &["export"]));
+}
+
+/// EXIT: 64 for arguments that make no sense, 73 for a store that is not there.
+#[test]
+fn exit_codes_of_rules_commands() {
+    let dir = state();
+    let output = run(dir.path(), &["check", "--sha256", "xyz"]);
+    assert_eq!(output.status.code(), Some(64));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("--sha256 \"xyz\": a BINARY identifier is 64 hex digits"), "{told}");
+    assert_eq!(run(dir.path(), &["check"]).status.code(), Some(64));
+    let output = run(&dir.path().join("gone"), &["list"]);
+    assert_eq!(output.status.code(), Some(73));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("rules.db does not exist; the first sync creates it"), "{told}");
+}
