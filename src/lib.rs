@@ -8,11 +8,13 @@
 //! - [`sync`] the state machine that decides, and the driver that acts;
 //! - [`store`] rules and settings on disk;
 //! - [`config`] what is configured, and where each value comes from;
+//! - [`host`] who and what this host is;
 //! - [`clock`] the only reader of time.
 
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod host;
 pub mod model;
 pub mod protocol;
 pub mod store;

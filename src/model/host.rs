@@ -85,6 +85,7 @@ pub struct HostFacts {
     pub primary_user: String,
     /// Groups of that person.
     pub primary_user_groups: Vec<String>,
-    /// System Integrity Protection flags; 0 where there are none.
+    /// System Integrity Protection flags: 0 if all of it is on, or the system
+    /// has none; all ones if they cannot be read.
     pub sip_status: u32,
 }

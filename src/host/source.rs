@@ -1,0 +1,128 @@
+//! Where facts are read: this system, or a recording of another.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::command::{self, CommandError, TIMEOUT};
+
+/// The largest file of facts read, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// What `uname` tells.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Uname {
+    /// `Darwin` or `Linux`.
+    pub sysname: String,
+    /// The host name.
+    pub nodename: String,
+    /// The kernel's version, for example `6.1.0-18-amd64`.
+    pub release: String,
+    /// The processor's architecture.
+    pub machine: String,
+}
+
+impl Uname {
+    /// Whether the system is macOS.
+    #[must_use]
+    pub fn is_macos(&self) -> bool {
+        self.sysname == "Darwin"
+    }
+}
+
+/// Reads files and runs commands, of this system or of a recorded one.
+pub trait HostSource: Send + Sync {
+    /// The system's and the host's names.
+    fn uname(&self) -> Uname;
+
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// If it is not a file, cannot be read or is larger than 4 MiB.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// What a program, named by its absolute path, writes.
+    ///
+    /// # Errors
+    /// If it cannot be run, fails or does not end within [`TIMEOUT`].
+    fn run(&self, program: &str, args: &[&str]) -> Result<Vec<u8>, CommandError>;
+}
+
+/// The system this program runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemHost;
+
+impl HostSource for SystemHost {
+    fn uname(&self) -> Uname {
+        let uname = rustix::system::uname();
+        let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
+        Uname {
+            sysname: text(uname.sysname()),
+            nodename: text(uname.nodename()),
+            release: text(uname.release()),
+            machine: text(uname.machine()),
+        }
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        read_bounded(path)
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Result<Vec<u8>, CommandError> {
+        command::run(program, args, TIMEOUT)
+    }
+}
+
+/// A recorded system: a directory with `uname` (four lines), the system's
+/// files under `files/`, and under `commands/` one file for each program's
+/// output, by the program's name. A program whose file is called `NAME.hangs`
+/// does not end; one without a file is not installed.
+#[derive(Clone, Debug)]
+pub struct RecordedHost {
+    root: PathBuf,
+}
+
+impl RecordedHost {
+    /// The system recorded in that directory.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl HostSource for RecordedHost {
+    fn uname(&self) -> Uname {
+        let text = fs::read_to_string(self.root.join("uname")).unwrap_or_default();
+        let mut lines = text.lines().map(str::to_owned);
+        let mut line = || lines.next().unwrap_or_default();
+        Uname { sysname: line(), nodename: line(), release: line(), machine: line() }
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let relative = path.strip_prefix("/").map_err(io::Error::other)?;
+        read_bounded(&self.root.join("files").join(relative))
+    }
+
+    fn run(&self, program: &str, _args: &[&str]) -> Result<Vec<u8>, CommandError> {
+        let name = program.rsplit('/').next().unwrap_or_default();
+        let commands = self.root.join("commands");
+        let program = program.to_owned();
+        if commands.join(format!("{name}.hangs")).exists() {
+            return Err(CommandError::TimedOut { program, limit: TIMEOUT });
+        }
+        read_bounded(&commands.join(name)).map_err(|error| CommandError::Io { program, error })
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("larger than 4 MiB"));
+    }
+    Ok(bytes)
+}
