@@ -17,7 +17,7 @@ mod url;
 pub use event::{EventRow, EventSummary};
 pub use host::{HostFacts, MachineId, MachineIdError};
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
-pub use plist::{PlistError, read_plist};
+pub use plist::{PlistError, read_plist, read_small_plist};
 pub use record::{
     ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,
 };

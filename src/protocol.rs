@@ -4,10 +4,13 @@
 //! written, [`body`] whole bodies in either transfer form; one module a stage
 //! turns messages into the words of [`crate::model`] and back.
 
+pub mod archive;
 pub mod body;
 pub mod cel;
+pub mod events;
 pub mod json;
 pub mod postflight;
 pub mod preflight;
 pub mod rules;
+pub mod stored;
 pub mod wire;

@@ -4,8 +4,9 @@
 /// [`crate::protocol`] reads it, whichever producer wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
-    /// The row's key, a random 32-bit number its producer drew.
-    pub idx: i64,
+    /// The queue's number for it: later arrivals have larger ones, and none is
+    /// given twice.
+    pub id: i64,
     /// What makes two events the same one.
     pub unique_id: String,
     /// The stored form; empty if the producer left none.

@@ -17,6 +17,10 @@ const MAX_DEPTH: u32 = 64;
 /// The most values accepted: 8 MiB of the shortest XML elements.
 const MAX_VALUES: u32 = 1_000_000;
 
+/// Text and data count as one more value for each this many bytes, so that a
+/// long text that many places share is bounded too.
+const BYTES_A_VALUE: usize = 64;
+
 /// Why bytes cannot be read as a property list.
 #[derive(Debug, Error)]
 #[error("not a property list (XML or binary): {0}")]
@@ -29,15 +33,25 @@ pub struct PlistError(#[from] plist::Error);
 /// If the bytes are no property list, nest deeper than 64 levels or hold more
 /// than a million values.
 pub fn read_plist(bytes: &[u8]) -> Result<Value, PlistError> {
-    let Tree(value) = plist::from_reader(Cursor::new(bytes))?;
+    let Tree::<MAX_VALUES>(value) = plist::from_reader(Cursor::new(bytes))?;
     Ok(value)
 }
 
-struct Tree(Value);
+/// As [`read_plist`], for lists of at most `VALUES` values, each 64 bytes of
+/// text or data counted as one more.
+///
+/// # Errors
+/// If the bytes are no property list or pass a bound.
+pub fn read_small_plist<const VALUES: u32>(bytes: &[u8]) -> Result<Value, PlistError> {
+    let Tree::<VALUES>(value) = plist::from_reader(Cursor::new(bytes))?;
+    Ok(value)
+}
 
-impl<'de> de::Deserialize<'de> for Tree {
+struct Tree<const VALUES: u32>(Value);
+
+impl<'de, const VALUES: u32> de::Deserialize<'de> for Tree<VALUES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let left = Cell::new(MAX_VALUES);
+        let left = Cell::new(VALUES);
         Node { depth: MAX_DEPTH, left: &left }.deserialize(deserializer).map(Self)
     }
 }
@@ -54,14 +68,20 @@ impl Node<'_> {
         let depth = depth.ok_or_else(|| E::custom("more than 64 levels of nesting"))?;
         Ok(Self { depth, ..self })
     }
+
+    /// Takes what a value costs from what is left.
+    fn spend<E: de::Error>(self, values: usize) -> Result<(), E> {
+        let left = u32::try_from(values).ok().and_then(|cost| self.left.get().checked_sub(cost));
+        self.left.set(left.ok_or_else(|| E::custom("more values than the bound allows"))?);
+        Ok(())
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| de::Error::custom("more than a million values"))?);
+        self.spend(1)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -85,15 +105,19 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(Value::Real(v))
     }
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
+        self.spend(v.len() / BYTES_A_VALUE)?;
         Ok(Value::String(v.to_owned()))
     }
     fn visit_string<E: de::Error>(self, v: String) -> Result<Value, E> {
+        self.spend(v.len() / BYTES_A_VALUE)?;
         Ok(Value::String(v))
     }
     fn visit_bytes<E: de::Error>(self, v: &[u8]) -> Result<Value, E> {
+        self.spend(v.len() / BYTES_A_VALUE)?;
         Ok(Value::Data(v.to_vec()))
     }
     fn visit_byte_buf<E: de::Error>(self, v: Vec<u8>) -> Result<Value, E> {
+        self.spend(v.len() / BYTES_A_VALUE)?;
         Ok(Value::Data(v))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
@@ -108,6 +132,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let inner = self.inner()?;
         let mut dictionary = Dictionary::new();
         while let Some(key) = map.next_key::<String>()? {
+            self.spend(key.len() / BYTES_A_VALUE)?;
             dictionary.insert(key, map.next_value_seed(inner)?);
         }
         Ok(Value::Dictionary(dictionary))
@@ -168,7 +193,16 @@ mod tests {
             bytes.extend(number.to_be_bytes());
         }
         let error = read_plist(&bytes).expect_err("a bomb").to_string();
-        assert!(error.contains("a million values"), "{error}");
+        assert!(error.contains("more values"), "{error}");
+    }
+
+    #[test]
+    fn a_long_text_that_many_places_share_counts_each_time() {
+        let text = format!("<string>{}</string>", "x".repeat(64 * 100));
+        let list = |n: usize| xml(&format!("<array>{}</array>", text.repeat(n)));
+        assert!(read_small_plist::<1_000>(&list(9)).is_ok());
+        assert!(read_small_plist::<1_000>(&list(10)).is_err());
+        assert!(read_plist(&list(10)).is_ok());
     }
 
     #[test]
