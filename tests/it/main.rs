@@ -5,3 +5,6 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod rules;
+
+mod json;
+mod layers;
