@@ -9,11 +9,14 @@
 //! - [`store`] rules and settings on disk;
 //! - [`config`] what is configured, and where each value comes from;
 //! - [`host`] who and what this host is;
-//! - [`clock`] the only reader of time.
+//! - [`clock`] the only reader of time;
+//! - `harness` a fake server, for tests and for people who write servers.
 
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "harness")]
+pub mod harness;
 pub mod host;
 pub mod model;
 pub mod protocol;

@@ -2,8 +2,15 @@
 //! part of the agent; the modules' tests name the rules of `tests/CONTRACT.md`
 //! that they pin.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
+#[cfg(feature = "harness")]
+mod harness;
 mod rules;
 
 mod json;

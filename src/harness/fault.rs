@@ -1,0 +1,407 @@
+//! What is to go wrong, and when.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_json::Value;
+use thiserror::Error;
+
+use super::Route;
+
+/// Which requests of a route a fault strikes. Requests are counted as they
+/// arrive, repeats of a failed one included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct When {
+    from: u64,
+    to: u64,
+    machine_id: Option<String>,
+}
+
+/// The n-th request, from 1.
+#[must_use]
+pub const fn nth(n: u64) -> When {
+    When { from: n, to: n, machine_id: None }
+}
+
+/// The first n requests.
+#[must_use]
+pub const fn first(n: u64) -> When {
+    When { from: 1, to: n, machine_id: None }
+}
+
+/// The n-th request, from 1, and all after it.
+#[must_use]
+pub const fn from(n: u64) -> When {
+    When { from: n, to: u64::MAX, machine_id: None }
+}
+
+/// Every request.
+#[must_use]
+pub const fn every() -> When {
+    from(1)
+}
+
+/// Every request of that host.
+#[must_use]
+pub fn when(machine_id: &str) -> When {
+    every().of(machine_id)
+}
+
+impl When {
+    /// The same, but only requests of that host are struck and counted.
+    #[must_use]
+    pub fn of(mut self, machine_id: &str) -> Self {
+        self.machine_id = Some(machine_id.to_owned());
+        self
+    }
+
+    /// Whether it strikes the request that is number `of_all` on its route,
+    /// and number `of_host` among those of its host.
+    pub(super) fn strikes(&self, machine_id: &str, of_all: u64, of_host: u64) -> bool {
+        let number = match &self.machine_id {
+            Some(wanted) if wanted == machine_id => of_host,
+            Some(_) => return false,
+            None => of_all,
+        };
+        (self.from..=self.to).contains(&number)
+    }
+}
+
+/// What goes wrong. The first group stands in for the server's work: it takes
+/// no notice of the request but in the transcript. With the others the server
+/// does its work (events are taken, pages given) and the answer is spoilt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// Another status, with these headers and this body.
+    Status(u16, Vec<(String, String)>, String),
+    /// 302 to that location.
+    Redirect(String),
+    /// 200 with a page of HTML, as a captive portal gives.
+    Html,
+    /// 200 with text that is not JSON.
+    NotJson,
+    /// 200 without a body.
+    EmptyBody,
+    /// 200 with this JSON.
+    WrongShape(Value),
+    /// 200 with a gzip body that decodes to that many bytes.
+    GzipBomb(u64),
+    /// A header that never ends.
+    EndlessHeader,
+    /// Rules that never end, on one page.
+    EndlessBody,
+    /// Bytes that are not HTTP.
+    NotHttp,
+    /// No answer for as long as the client waits.
+    Stall,
+
+    /// Half of the body promised by `Content-Length`, then the close.
+    Truncate,
+    /// Half of a chunk, then the close.
+    TruncateChunked,
+    /// Half of a body whose end only the close tells.
+    TruncateWithoutLength,
+    /// The close in place of an answer.
+    CloseBeforeAnswer,
+    /// The whole body, whose end only the close tells. Legal.
+    CloseWithoutLength,
+    /// The body one byte at a time, this far apart.
+    SlowBytes(Duration),
+    /// A gzip body with a flipped bit in its middle.
+    CorruptGzip,
+    /// `Content-Encoding: br`, which nobody asked for.
+    UnknownEncoding,
+    /// A page's cursor is the one the page was asked with.
+    RepeatCursor,
+    /// Every page leads to another.
+    EndlessCursor,
+    /// The rule at this place of the page is none.
+    BrokenRule(usize),
+    /// An enum value that is not known: the client mode of preflight, the
+    /// policy of a page's first rule.
+    UnknownEnum,
+    /// The answer comes this much later. Legal.
+    Delay(Duration),
+    /// The answer waits for [`super::FakeServer::release`]. Legal.
+    Hold,
+}
+
+impl Fault {
+    /// That status with a line of text.
+    #[must_use]
+    pub fn status(code: u16) -> Self {
+        Self::Status(code, Vec::new(), format!("scripted status {code}\n"))
+    }
+
+    /// That status with a `Retry-After`, in seconds or as an HTTP date.
+    #[must_use]
+    pub fn retry_after(code: u16, value: &str) -> Self {
+        let headers = vec![("Retry-After".to_owned(), value.to_owned())];
+        Self::Status(code, headers, format!("scripted status {code}\n"))
+    }
+
+    /// The name in transcripts and on the command line.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Status(..) => "status",
+            Self::Redirect(_) => "redirect",
+            Self::Html => "html",
+            Self::NotJson => "not-json",
+            Self::EmptyBody => "empty-body",
+            Self::WrongShape(_) => "wrong-shape",
+            Self::GzipBomb(_) => "gzip-bomb",
+            Self::EndlessHeader => "endless-header",
+            Self::EndlessBody => "endless-body",
+            Self::NotHttp => "not-http",
+            Self::Stall => "stall",
+            Self::Truncate => "truncate",
+            Self::TruncateChunked => "truncate-chunked",
+            Self::TruncateWithoutLength => "truncate-without-length",
+            Self::CloseBeforeAnswer => "close",
+            Self::CloseWithoutLength => "close-without-length",
+            Self::SlowBytes(_) => "slow-bytes",
+            Self::CorruptGzip => "corrupt-gzip",
+            Self::UnknownEncoding => "unknown-encoding",
+            Self::RepeatCursor => "repeat-cursor",
+            Self::EndlessCursor => "endless-cursor",
+            Self::BrokenRule(_) => "broken-rule",
+            Self::UnknownEnum => "unknown-enum",
+            Self::Delay(_) => "delay",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+/// A fault with its place in the script.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scripted {
+    /// The requests it may strike.
+    pub route: Route,
+    /// Which of them it does strike.
+    pub when: When,
+    /// What goes wrong.
+    pub fault: Fault,
+}
+
+/// Why a text does not say a fault.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FaultSyntaxError {
+    /// There is no `=`.
+    #[error("{0:?} is not ROUTE[:WHICH]=FAULT[:VALUE], as in rule_download:2=truncate")]
+    Form(String),
+    /// The route is none.
+    #[error("{0:?} is no route; give preflight, event_upload, rule_download, postflight or xsrf")]
+    Route(String),
+    /// The requests are not told.
+    #[error("{0:?} does not say which requests; give N, N- (from it on), -N (the first) or *")]
+    Which(String),
+    /// The fault is none.
+    #[error("{0:?} is no fault; give one of {names}", names = NAMES.join(", "))]
+    Fault(String),
+    /// The fault's value is missing or wrong.
+    #[error("{fault} needs {needs}, as in {fault}:{example}; {value:?} is none")]
+    Value {
+        /// The fault.
+        fault: &'static str,
+        /// What its value is.
+        needs: &'static str,
+        /// A good one.
+        example: &'static str,
+        /// What was given.
+        value: String,
+    },
+}
+
+const NAMES: [&str; 25] = [
+    "status",
+    "redirect",
+    "html",
+    "not-json",
+    "empty-body",
+    "wrong-shape",
+    "gzip-bomb",
+    "endless-header",
+    "endless-body",
+    "not-http",
+    "stall",
+    "truncate",
+    "truncate-chunked",
+    "truncate-without-length",
+    "close",
+    "close-without-length",
+    "slow-bytes",
+    "corrupt-gzip",
+    "unknown-encoding",
+    "repeat-cursor",
+    "endless-cursor",
+    "broken-rule",
+    "unknown-enum",
+    "delay",
+    "hold",
+];
+
+/// Reads `ROUTE[:WHICH]=FAULT[:VALUE]`.
+impl FromStr for Scripted {
+    type Err = FaultSyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, FaultSyntaxError> {
+        let (place, fault) =
+            text.split_once('=').ok_or_else(|| FaultSyntaxError::Form(text.to_owned()))?;
+        let (route, which) = place.split_once(':').unwrap_or((place, "*"));
+        let route = Route::ALL
+            .into_iter()
+            .find(|r| r.name() == route || r.segment() == route)
+            .ok_or_else(|| FaultSyntaxError::Route(route.to_owned()))?;
+        Ok(Self { route, when: which_from(which)?, fault: fault.parse()? })
+    }
+}
+
+fn which_from(text: &str) -> Result<When, FaultSyntaxError> {
+    let number = |n: &str| {
+        n.parse::<u64>()
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| FaultSyntaxError::Which(text.to_owned()))
+    };
+    if text == "*" {
+        Ok(every())
+    } else if let Some(n) = text.strip_suffix('-') {
+        number(n).map(from)
+    } else if let Some(n) = text.strip_prefix('-') {
+        number(n).map(first)
+    } else {
+        number(text).map(nth)
+    }
+}
+
+impl FromStr for Fault {
+    type Err = FaultSyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, FaultSyntaxError> {
+        let (name, value) = text.split_once(':').unwrap_or((text, ""));
+        let wrong = |fault, needs, example| FaultSyntaxError::Value {
+            fault,
+            needs,
+            example,
+            value: value.to_owned(),
+        };
+        let millis = |fault| {
+            let number = value.trim_end_matches("ms");
+            number
+                .parse()
+                .map(Duration::from_millis)
+                .map_err(|_| wrong(fault, "a number of milliseconds", "500ms"))
+        };
+        Ok(match name {
+            "status" => {
+                let (code, retry_after) = value.split_once(',').unwrap_or((value, ""));
+                let code = code.parse().ok().filter(|code| (200..=599).contains(code)).ok_or_else(
+                    || wrong("status", "a status, with a Retry-After if you like", "503,2"),
+                )?;
+                match retry_after {
+                    "" => Self::status(code),
+                    value => Self::retry_after(code, value),
+                }
+            }
+            "redirect" if value.is_empty() => {
+                return Err(wrong("redirect", "a location", "https://example.com/"));
+            }
+            "redirect" => Self::Redirect(value.to_owned()),
+            "html" => Self::Html,
+            "not-json" => Self::NotJson,
+            "empty-body" => Self::EmptyBody,
+            "wrong-shape" => Self::WrongShape(
+                serde_json::from_str(value)
+                    .map_err(|_| wrong("wrong-shape", "JSON", r#"{"rules":{}}"#))?,
+            ),
+            "gzip-bomb" => Self::GzipBomb(
+                value.parse().map_err(|_| wrong("gzip-bomb", "a number of bytes", "1073741824"))?,
+            ),
+            "endless-header" => Self::EndlessHeader,
+            "endless-body" => Self::EndlessBody,
+            "not-http" => Self::NotHttp,
+            "stall" => Self::Stall,
+            "truncate" => Self::Truncate,
+            "truncate-chunked" => Self::TruncateChunked,
+            "truncate-without-length" => Self::TruncateWithoutLength,
+            "close" => Self::CloseBeforeAnswer,
+            "close-without-length" => Self::CloseWithoutLength,
+            "slow-bytes" => Self::SlowBytes(millis("slow-bytes")?),
+            "corrupt-gzip" => Self::CorruptGzip,
+            "unknown-encoding" => Self::UnknownEncoding,
+            "repeat-cursor" => Self::RepeatCursor,
+            "endless-cursor" => Self::EndlessCursor,
+            "broken-rule" => Self::BrokenRule(
+                value.parse().map_err(|_| wrong("broken-rule", "a place on the page", "0"))?,
+            ),
+            "unknown-enum" => Self::UnknownEnum,
+            "delay" => Self::Delay(millis("delay")?),
+            "hold" => Self::Hold,
+            _ => return Err(FaultSyntaxError::Fault(name.to_owned())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Stage;
+
+    #[test]
+    fn a_fault_is_read_from_the_command_line() {
+        let read = |text: &str| text.parse::<Scripted>().unwrap();
+        let of = |route: Route, when, fault| Scripted { route, when, fault };
+        let rules = Route::from(Stage::RuleDownload);
+        assert_eq!(read("rule_download:2=truncate"), of(rules, nth(2), Fault::Truncate));
+        assert_eq!(read("ruledownload:3-=stall"), of(rules, from(3), Fault::Stall));
+        assert_eq!(read("xsrf=status:500"), of(Route::Xsrf, every(), Fault::status(500)));
+        assert_eq!(
+            read("preflight:-2=status:503,7"),
+            of(Stage::Preflight.into(), first(2), Fault::retry_after(503, "7"))
+        );
+        assert_eq!(
+            read("postflight:*=delay:250ms"),
+            of(Stage::Postflight.into(), every(), Fault::Delay(Duration::from_millis(250)))
+        );
+        assert_eq!(
+            read(r#"rule_download=wrong-shape:{"rules":{}}"#),
+            of(rules, every(), Fault::WrongShape(serde_json::json!({"rules": {}})))
+        );
+    }
+
+    #[test]
+    fn a_wrong_fault_is_answered_with_what_to_give() {
+        let say = |text: &str| text.parse::<Scripted>().unwrap_err().to_string();
+        assert!(say("truncate").contains("as in rule_download:2=truncate"));
+        assert!(say("rules=truncate").contains("give preflight, event_upload"));
+        assert!(say("preflight:0=truncate").contains("N- (from it on)"));
+        assert!(say("preflight=trunkate").contains("truncate-chunked"));
+        assert!(say("preflight=status:99").contains("as in status:503,2"));
+        assert!(say("preflight=delay:soon").contains("a number of milliseconds"));
+    }
+
+    #[test]
+    fn every_name_is_that_of_the_fault_it_reads_as() {
+        for name in NAMES {
+            let value = match name {
+                "status" => ":503",
+                "redirect" => ":/elsewhere",
+                "wrong-shape" => ":[]",
+                "gzip-bomb" | "broken-rule" | "slow-bytes" | "delay" => ":1",
+                _ => "",
+            };
+            let fault: Fault = format!("{name}{value}").parse().unwrap();
+            assert_eq!(fault.name(), name);
+        }
+    }
+
+    #[test]
+    fn a_fault_of_one_host_counts_its_requests_alone() {
+        let when = nth(2).of("A");
+        assert!(when.strikes("A", 9, 2));
+        assert!(!when.strikes("A", 2, 1));
+        assert!(!when.strikes("B", 2, 2));
+        assert!(from(2).strikes("B", 7, 1) && !first(2).strikes("B", 3, 1));
+    }
+}

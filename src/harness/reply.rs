@@ -1,0 +1,364 @@
+//! What an answer looks like before anything is done to it, and the forms that
+//! the bodies of requests and answers take.
+
+use hyper::header::HeaderMap;
+use prost::Message as _;
+use prost::bytes::Bytes;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::style::{AnswerEncoding, Encoding, ErrorStyle, Style, Transfer};
+use crate::protocol::wire;
+
+/// A request as it came.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) method: String,
+    /// With the query.
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Incoming {
+    /// A header's value, empty if there is none or it is not text.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// The form of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Protobuf,
+}
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) words: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: u16, words: impl Into<String>) -> Self {
+        Self { status, words: words.into() }
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Bytes,
+}
+
+impl Reply {
+    pub(super) fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+        let mut reply = Self { status, headers: Vec::new(), body: body.into() };
+        if !content_type.is_empty() {
+            reply.set("Content-Type", content_type);
+        }
+        reply
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self.headers.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The answer to a refused request, in the server's manner.
+    pub(super) fn refusal(style: &Style, refusal: &Refusal) -> Self {
+        let Refusal { status, words } = refusal;
+        let object = json!({ "error": words }).to_string();
+        match style.errors {
+            ErrorStyle::Json => Self::new(*status, "application/json", object),
+            ErrorStyle::JsonAsText => Self::new(*status, "text/plain; charset=utf-8", object),
+            ErrorStyle::Html => Self::new(*status, "text/html; charset=utf-8", page(words)),
+        }
+    }
+
+    /// The answer to a request that was served, in the server's manner.
+    pub(super) fn success(
+        style: &Style,
+        incoming: &Incoming,
+        form: Form,
+        body: Vec<u8>,
+    ) -> Result<Self, Refusal> {
+        let (content_type, body) = match form {
+            Form::Protobuf => ("application/x-protobuf", body),
+            Form::Json if body.is_empty() => (style.content_type.as_str(), body),
+            Form::Json => {
+                let prefixed = [style.xssi_prefix.as_bytes(), &body];
+                let body = if style.xssi_prefix.is_empty() { body } else { prefixed.concat() };
+                (style.content_type.as_str(), body)
+            }
+        };
+        let accepts = incoming.header("accept-encoding");
+        let encoding = match style.answer_encoding {
+            _ if body.is_empty() => Encoding::Identity,
+            AnswerEncoding::Always(encoding) => encoding,
+            AnswerEncoding::AsAccepted if accepts.contains("gzip") => Encoding::Gzip,
+            AnswerEncoding::AsAccepted if accepts.contains("deflate") => Encoding::Deflate,
+            AnswerEncoding::AsAccepted => Encoding::Identity,
+        };
+        let body = encoding.encode(body).map_err(|e| Refusal::new(500, e.to_string()))?;
+        let mut reply = Self::new(200, content_type, body);
+        if let Some(name) = encoding.header() {
+            reply.set("Content-Encoding", name);
+        }
+        Ok(reply)
+    }
+}
+
+/// A page of HTML that says these words.
+pub(super) fn page(words: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>\n"
+    )
+}
+
+/// Undoes form and encoding of a request's body as far as the server does.
+pub(super) fn opened(style: &Style, incoming: &Incoming) -> Result<(Form, Vec<u8>), Refusal> {
+    let body = &incoming.body;
+    let content_type = incoming.header("content-type");
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let form = if media_type.eq_ignore_ascii_case("application/x-protobuf") {
+        Form::Protobuf
+    } else {
+        Form::Json
+    };
+    let unsupported = || Refusal::new(415, format!("Content-Type {content_type:?} is not taken"));
+    match (style.transfer, form) {
+        (Transfer::Any, _)
+        | (Transfer::Json, Form::Json)
+        | (Transfer::Protobuf, Form::Protobuf) => {}
+        (Transfer::Json, Form::Protobuf) | (Transfer::Protobuf, Form::Json) => {
+            return Err(unsupported());
+        }
+    }
+    if style.exact_content_type && content_type != media_type {
+        return Err(unsupported());
+    }
+    if style.request_max.is_some_and(|max| body.len() > max) {
+        return Err(Refusal::new(413, format!("{} bytes are too many", body.len())));
+    }
+    if style.refuses_chunked && !incoming.header("transfer-encoding").is_empty() {
+        return Err(Refusal::new(400, "chunked requests are not taken"));
+    }
+    let named = incoming.header("content-encoding");
+    let wrong = |words: String| Refusal::new(style.wrong_encoding_status, words);
+    let encoding = if style.assumes_zlib {
+        Encoding::Deflate
+    } else {
+        Encoding::from_header(named)
+            .filter(|encoding| style.request_encodings.contains(encoding))
+            .ok_or_else(|| wrong(format!("Content-Encoding {named:?} is not taken")))?
+    };
+    let opened = encoding.decode(body).map_err(|e| wrong(format!("the body is corrupt: {e}")))?;
+    Ok((form, opened))
+}
+
+/// Reads a request message.
+pub(super) fn read<M>(form: Form, body: &[u8]) -> Result<M, Refusal>
+where
+    M: prost::Message + Default + DeserializeOwned,
+{
+    match form {
+        Form::Json if body.is_empty() => Ok(M::default()),
+        Form::Json => {
+            serde_json::from_slice(body).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))
+        }
+        Form::Protobuf => {
+            M::decode(body).map_err(|e| Refusal::new(400, format!("not protobuf: {e}")))
+        }
+    }
+}
+
+/// Writes an answer message; a JSON one with these fields in front of what the
+/// message says.
+pub(super) fn written<M>(style: &Style, form: Form, message: &M, extra: &Value) -> Vec<u8>
+where
+    M: prost::Message + Serialize,
+{
+    match form {
+        Form::Protobuf => message.encode_to_vec(),
+        Form::Json => json_text(style, json!(message), extra),
+    }
+}
+
+/// An object in the server's spelling, with these fields unless it has them.
+pub(super) fn json_text(style: &Style, object: Value, extra: &Value) -> Vec<u8> {
+    let mut object = match style.spelling {
+        super::Spelling::Schema => object,
+        super::Spelling::Snake => respelled(object),
+    };
+    if let (Some(object), Some(extra)) = (object.as_object_mut(), extra.as_object()) {
+        for (name, value) in extra {
+            object.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+    object.to_string().into_bytes()
+}
+
+/// A value with every field name in `snake_case`.
+pub(super) fn respelled(value: Value) -> Value {
+    match value {
+        Value::Object(object) => Value::Object(
+            object
+                .into_iter()
+                .map(|(name, value)| (snake(&name), respelled(value)))
+                .collect::<Map<_, _>>(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(respelled).collect()),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => other,
+    }
+}
+
+fn snake(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 4);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// How many events an upload holds, without reading them.
+pub(super) fn counted(form: Form, body: &[u8]) -> Result<u64, Refusal> {
+    match form {
+        Form::Json => serde_json::from_slice::<Counted>(body)
+            .map(|counted| counted.0)
+            .map_err(|e| Refusal::new(400, format!("not JSON: {e}"))),
+        Form::Protobuf => {
+            counted_protobuf(body).map_err(|e| Refusal::new(400, format!("not protobuf: {e}")))
+        }
+    }
+}
+
+fn counted_protobuf(mut body: &[u8]) -> Result<u64, prost::DecodeError> {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    const EVENTS: u32 = 1;
+    const AUDIT_EVENTS: u32 = 3;
+    const FILE_ACCESS_EVENTS: u32 = 4;
+    let mut count = 0;
+    while !body.is_empty() {
+        let (tag, wire_type) = decode_key(&mut body)?;
+        if matches!(tag, EVENTS | AUDIT_EVENTS | FILE_ACCESS_EVENTS) {
+            count += 1;
+        }
+        skip_field(wire_type, tag, &mut body, DecodeContext::default())?;
+    }
+    Ok(count)
+}
+
+/// The events of an upload in JSON, counted.
+struct Counted(u64);
+
+impl<'de> Deserialize<'de> for Counted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Upload;
+        impl<'de> Visitor<'de> for Upload {
+            type Value = Counted;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Counted, A::Error> {
+                let mut count = 0;
+                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                    match &*key {
+                        "events" | "audit_events" | "file_access_events" | "auditEvents"
+                        | "fileAccessEvents" => count += map.next_value::<Length>()?.0,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(Counted(count))
+            }
+        }
+        deserializer.deserialize_map(Upload)
+    }
+}
+
+/// How many elements an array has; null has none.
+struct Length(u64);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
+            type Value = Length;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an array or null")
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Length, S::Error> {
+                let mut length = 0;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    length += 1;
+                }
+                Ok(Length(length))
+            }
+            fn visit_unit<E>(self) -> Result<Length, E> {
+                Ok(Length(0))
+            }
+        }
+        deserializer.deserialize_any(Elements)
+    }
+}
+
+/// The end of a rule page: the cursor, if there is one.
+pub(super) fn page_end(form: Form, mut page: Vec<u8>, cursor: &str, as_number: bool) -> Vec<u8> {
+    match form {
+        Form::Protobuf => {
+            let end = wire::RuleDownloadResponse { rules: Vec::new(), cursor: cursor.to_owned() };
+            page.extend(end.encode_to_vec());
+        }
+        Form::Json => {
+            if !cursor.is_empty() {
+                page.extend_from_slice(b",\"cursor\":");
+                let text = if as_number { cursor.to_owned() } else { json!(cursor).to_string() };
+                page.extend_from_slice(text.as_bytes());
+            }
+            page.push(b'}');
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::fixtures::{self, AnyEvent};
+
+    #[test]
+    fn counting_events_agrees_with_reading_them() {
+        let mut upload = wire::EventUploadRequest { machine_id: "M".into(), ..Default::default() };
+        for event in fixtures::events(40, 5) {
+            match event {
+                AnyEvent::Execution(event) => upload.events.push(*event),
+                AnyEvent::FileAccess(event) => upload.file_access_events.push(event),
+            }
+        }
+        upload.audit_events.push(wire::AuditEvent::default());
+        assert_eq!(counted(Form::Protobuf, &upload.encode_to_vec()), Ok(41));
+        assert_eq!(counted(Form::Json, &serde_json::to_vec(&upload).unwrap()), Ok(41));
+        assert_eq!(counted(Form::Json, br#"{"events":null,"more":[1,2]}"#), Ok(0));
+    }
+
+    #[test]
+    fn names_are_respelled_at_every_depth() {
+        let value =
+            json!({"syncType": "CLEAN", "removableMediaPolicy": {"remountAs": [{"aB": 1}]}});
+        let snake =
+            json!({"sync_type": "CLEAN", "removable_media_policy": {"remount_as": [{"a_b": 1}]}});
+        assert_eq!(respelled(value), snake);
+    }
+}

@@ -1,0 +1,395 @@
+//! Starting the server, and asking and changing it while it runs.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fmt, io};
+
+use thiserror::Error;
+use tokio::sync::{Notify, oneshot, watch};
+
+use self::connection::{OnExchange, Shared, accept};
+use super::exchange::{Exchange, Route};
+use super::fault::{Fault, Scripted, When};
+use super::fixtures::AnyEvent;
+use super::state::{HostState, State};
+use super::style::{Preset, Style, SyncTypePolicy, Transfer};
+use crate::protocol::wire;
+
+mod connection;
+
+/// Why the server did not start.
+#[derive(Debug, Error)]
+pub enum HarnessError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; give another address, or port 0 for a free one")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The thread or its runtime cannot be made.
+    #[error("cannot start the server's thread: {0}; free some memory or threads of this user")]
+    Thread(#[source] io::Error),
+}
+
+/// How a [`FakeServer`] is to be.
+#[must_use]
+pub struct Builder {
+    state: State,
+    batch_size: Option<u32>,
+    listen: SocketAddr,
+    on_exchange: Option<OnExchange>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("listen", &self.listen).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// The rules it has from the start, in the order it sends them.
+    pub fn rules(mut self, rules: impl IntoIterator<Item = wire::Rule>) -> Self {
+        self.state.start_with(rules);
+        self
+    }
+
+    /// Rules on a page; 0 puts all on one. 1000 by default.
+    pub fn page_size(mut self, rules: usize) -> Self {
+        self.state.page_size = rules;
+        self
+    }
+
+    /// Events a request may carry, whatever the settings say. 50 by default.
+    pub fn batch_size(mut self, events: u32) -> Self {
+        self.batch_size = Some(events);
+        self
+    }
+
+    /// The settings that preflight sends. A `sync_type` or `clean_sync` in
+    /// them stands above [`Style::sync_type`].
+    pub fn settings(mut self, settings: wire::PreflightResponse) -> Self {
+        self.state.settings = settings;
+        self
+    }
+
+    /// Speaks as that server does.
+    pub fn preset(mut self, preset: Preset) -> Self {
+        self.state.style = preset.style();
+        self
+    }
+
+    /// Changes how it speaks.
+    pub fn style(mut self, change: impl FnOnce(&mut Style)) -> Self {
+        change(&mut self.state.style);
+        self
+    }
+
+    /// The forms of messages it takes.
+    pub fn transfer(self, transfer: Transfer) -> Self {
+        self.style(|style| style.transfer = transfer)
+    }
+
+    /// What preflight answers about the sync's type.
+    pub fn sync_type(self, policy: SyncTypePolicy) -> Self {
+        self.style(|style| style.sync_type = policy)
+    }
+
+    /// Has something go wrong. Of several faults that strike one request, one
+    /// that delays and one that does not both take effect; else the first.
+    pub fn fault(self, route: impl Into<Route>, when: When, fault: Fault) -> Self {
+        self.scripted(Scripted { route: route.into(), when, fault })
+    }
+
+    /// Has something go wrong.
+    pub fn scripted(mut self, scripted: Scripted) -> Self {
+        self.state.script.push(scripted);
+        self
+    }
+
+    /// Takes hosts it sees for the first time to have all rules, so that a
+    /// NORMAL sync brings them changes alone.
+    pub fn hosts_up_to_date(mut self) -> Self {
+        self.state.hosts_up_to_date = true;
+        self
+    }
+
+    /// Encodes every JSON page before the first request, so that measuring a
+    /// client does not measure this server. Takes the memory of all pages.
+    pub fn encode_ahead(mut self) -> Self {
+        self.state.encode_ahead = true;
+        self
+    }
+
+    /// Remembers that many exchanges at most; the oldest go first. 10,000 by
+    /// default.
+    pub fn transcript_limit(mut self, exchanges: usize) -> Self {
+        self.state.transcript_limit = exchanges;
+        self
+    }
+
+    /// Counts events and keeps none of them, and no transcript either: memory
+    /// stays small whatever comes.
+    pub fn count_only(mut self) -> Self {
+        self.state.transcript_limit = 0;
+        self.state.keep_events = false;
+        self
+    }
+
+    /// The path below which the stages lie, empty by default.
+    pub fn base_path(mut self, path: &str) -> Self {
+        path.trim_matches('/').clone_into(&mut self.state.base_path);
+        self
+    }
+
+    /// The address to listen on: a free port of 127.0.0.1 by default.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// Calls this with each exchange as it is answered, on the server's
+    /// thread.
+    pub fn on_exchange(mut self, call: impl Fn(&Exchange) + Send + Sync + 'static) -> Self {
+        self.on_exchange = Some(Box::new(call));
+        self
+    }
+
+    /// Starts the server. It accepts connections when this returns; dropping
+    /// it stops it.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on or the thread cannot be made.
+    pub fn start(mut self) -> Result<FakeServer, HarnessError> {
+        if let Some(batch_size) = self.batch_size {
+            self.state.settings.batch_size = batch_size;
+        }
+        self.state.encode_pages();
+        let listen = |source| HarnessError::Listen { address: self.listen, source };
+        let listener = TcpListener::bind(self.listen).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HarnessError::Thread)?;
+
+        let base_path = self.state.base_path.clone();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(self.state),
+            arrived: Condvar::new(),
+            notify: Notify::new(),
+            released: watch::Sender::new(0),
+            on_exchange: self.on_exchange,
+        });
+        let (stop, stopped) = oneshot::channel::<Infallible>();
+        let served = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("fake-server".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = accept(listener, served) => {}
+                        // The sender is dropped, never used.
+                        _ = stopped => {}
+                    }
+                });
+            })
+            .map_err(HarnessError::Thread)?;
+        Ok(FakeServer { shared, address, base_path, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// A running server. It may be asked and changed from any thread.
+pub struct FakeServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    base_path: String,
+    stop: Option<oneshot::Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for FakeServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeServer").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for FakeServer {
+    /// Ends every connection and waits for the thread.
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the server has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl FakeServer {
+    /// A server without rules that follows the protocol and is not odd.
+    pub fn builder() -> Builder {
+        Builder {
+            state: State::new(0x5eed),
+            batch_size: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            on_exchange: None,
+        }
+    }
+
+    /// The base URL to give the client, with a slash at its end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self.base_path.as_str() {
+            "" => format!("http://{}/", self.address),
+            path => format!("http://{}/{path}/", self.address),
+        }
+    }
+
+    /// The address it listens on.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Replaces the rules. NORMAL syncs bring hosts the difference.
+    pub fn set_rules(&self, rules: impl IntoIterator<Item = wire::Rule>) {
+        self.shared.state().set_rules(rules);
+    }
+
+    /// Changes rules: REMOVE removes one, anything else adds or replaces one.
+    /// NORMAL syncs bring hosts these changes, clean ones the whole set.
+    pub fn queue_changes(&self, changes: Vec<wire::Rule>) {
+        self.shared.state().queue_changes(changes);
+    }
+
+    /// The rules a clean sync would bring.
+    #[must_use]
+    pub fn rules(&self) -> Vec<wire::Rule> {
+        self.shared.state().rules()
+    }
+
+    /// Changes the settings that preflight sends.
+    pub fn change_settings(&self, change: impl FnOnce(&mut wire::PreflightResponse)) {
+        change(&mut self.shared.state().settings);
+    }
+
+    /// Changes how it speaks.
+    pub fn change_style(&self, change: impl FnOnce(&mut Style)) {
+        change(&mut self.shared.state().style);
+    }
+
+    /// Has something go wrong from here on. Requests are counted from the
+    /// start of the server.
+    pub fn fault(&self, route: impl Into<Route>, when: When, fault: Fault) {
+        let scripted = Scripted { route: route.into(), when, fault };
+        self.shared.state().script.push(scripted);
+    }
+
+    /// Has nothing go wrong any more.
+    pub fn clear_faults(&self) {
+        self.shared.state().script.clear();
+    }
+
+    /// Makes every XSRF token given so far stale.
+    pub fn rotate_xsrf(&self) {
+        self.shared.state().rotate_xsrf();
+    }
+
+    /// Asks for these bundles in the next answer to an event upload.
+    pub fn request_bundles(&self, hashes: Vec<String>) {
+        self.shared.state().bundles = hashes;
+    }
+
+    /// Answers with this status any event upload in which this text occurs.
+    pub fn refuse_event(&self, text: &str, status: u16) {
+        self.shared.state().refused_events.push((text.to_owned(), status));
+    }
+
+    /// Takes every event again.
+    pub fn refuse_no_event(&self) {
+        self.shared.state().refused_events.clear();
+    }
+
+    /// Lets go of every answer that [`Fault::Hold`] holds at this moment.
+    pub fn release(&self) {
+        self.shared.released.send_modify(|times| *times += 1);
+    }
+
+    /// How many requests of a route have come.
+    #[must_use]
+    pub fn count(&self, route: impl Into<Route>) -> u64 {
+        self.shared.state().requests[route.into().place()]
+    }
+
+    /// Every exchange that is remembered, oldest first.
+    #[must_use]
+    pub fn transcript(&self) -> Vec<Exchange> {
+        self.shared.state().transcript.iter().cloned().collect()
+    }
+
+    /// The exchanges of a route that are remembered, oldest first.
+    #[must_use]
+    pub fn requests(&self, route: impl Into<Route>) -> Vec<Exchange> {
+        let route = Some(route.into());
+        let state = self.shared.state();
+        state.transcript.iter().filter(|exchange| exchange.route == route).cloned().collect()
+    }
+
+    /// Every event received and kept, in the order it came; in one upload
+    /// executions before file accesses.
+    #[must_use]
+    pub fn events(&self) -> Vec<AnyEvent> {
+        self.shared.state().events.clone()
+    }
+
+    /// Every audit event received and kept.
+    #[must_use]
+    pub fn audit_events(&self) -> Vec<wire::AuditEvent> {
+        self.shared.state().audit_events.clone()
+    }
+
+    /// How many events of all kinds have been received.
+    #[must_use]
+    pub fn events_received(&self) -> u64 {
+        self.shared.state().events_received
+    }
+
+    /// What it knows of a host.
+    #[must_use]
+    pub fn host(&self, machine_id: &str) -> Option<HostState> {
+        self.shared.state().host(machine_id)
+    }
+
+    /// Completes once the n-th request of a route has come and its work is
+    /// done; the answer may still be held.
+    pub async fn reached(&self, route: impl Into<Route>, n: u64) {
+        let route = route.into();
+        loop {
+            let news = self.shared.notify.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if self.count(route) >= n {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Waits as [`Self::reached`] does, at most this long. Answers whether the
+    /// request came.
+    #[must_use]
+    pub fn wait_for(&self, route: impl Into<Route>, n: u64, at_most: Duration) -> bool {
+        let place = route.into().place();
+        let (_state, outcome) = self
+            .shared
+            .arrived
+            .wait_timeout_while(self.shared.state(), at_most, |state| state.requests[place] < n)
+            .unwrap_or_else(PoisonError::into_inner);
+        !outcome.timed_out()
+    }
+}

@@ -1,0 +1,436 @@
+//! What the server knows, and what it answers to a request. No I/O, no clock.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+use super::exchange::{Exchange, Route};
+use super::fault::{Fault, Scripted};
+use super::fixtures::{AnyEvent, Random};
+use super::reply::{self, Form, Incoming, Refusal, Reply};
+use super::rules::RuleList;
+use super::script::{Answer, Wait};
+use super::style::{Style, Xsrf};
+use crate::model::Stage;
+use crate::protocol::wire;
+
+mod stages;
+
+/// What the server knows of a host.
+#[derive(Clone, Debug, Default)]
+pub struct HostState {
+    /// The type of the sync that its last preflight led to.
+    pub sync_type: wire::SyncType,
+    /// Preflights served.
+    pub preflights: u64,
+    /// Event uploads served.
+    pub event_uploads: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Rule pages given.
+    pub pages: u64,
+    /// Postflights served.
+    pub postflights: u64,
+    /// The cursors acknowledged in the last sync, in the order they came.
+    pub acknowledged: Vec<String>,
+    /// The last preflight, as the server read it.
+    pub last_preflight: Option<wire::PreflightRequest>,
+    /// The last postflight, as the server read it.
+    pub last_postflight: Option<wire::PostflightRequest>,
+    /// Whether the host is known to have had all rules, so that NORMAL syncs
+    /// bring it changes alone.
+    pub synced: bool,
+}
+
+/// A host with what only the server needs of it.
+#[derive(Debug, Default)]
+struct Host {
+    shown: HostState,
+    /// How many entries of the log of changes it has had; `None` if it never
+    /// had all rules.
+    seen: Option<usize>,
+    requests: [u64; Route::ALL.len()],
+    download: Option<Download>,
+}
+
+/// The rules that a sync brings, fixed at its preflight.
+#[derive(Debug)]
+struct Download {
+    rules: Arc<RuleList>,
+    /// How many entries of the log of changes the host will have had.
+    seen: usize,
+    /// The cursors given, and the place of the rule each leads to.
+    cursors: HashMap<String, usize>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) struct Handled {
+    pub(super) answer: Answer,
+    pub(super) wait: Wait,
+    pub(super) exchange: Exchange,
+}
+
+/// The server's state. Fields that only a builder or a handle sets are open to
+/// them.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) style: Style,
+    pub(super) settings: wire::PreflightResponse,
+    pub(super) page_size: usize,
+    /// The path below which the stages lie, without slashes around it.
+    pub(super) base_path: String,
+    pub(super) script: Vec<Scripted>,
+    /// How many exchanges are remembered; 0 also leaves bodies unread as far
+    /// as can be.
+    pub(super) transcript_limit: usize,
+    pub(super) transcript: VecDeque<Exchange>,
+    pub(super) keep_events: bool,
+    pub(super) events: Vec<AnyEvent>,
+    pub(super) audit_events: Vec<wire::AuditEvent>,
+    pub(super) events_received: u64,
+    /// Bundle hashes to ask for in the next answer to an event upload.
+    pub(super) bundles: Vec<String>,
+    /// Text that makes an upload be answered with that status.
+    pub(super) refused_events: Vec<(String, u16)>,
+    /// Whether hosts are taken to have all rules when first seen.
+    pub(super) hosts_up_to_date: bool,
+    pub(super) encode_ahead: bool,
+    pub(super) requests: [u64; Route::ALL.len()],
+    rules: Arc<RuleList>,
+    /// Every change since the start, oldest first.
+    log: Vec<wire::Rule>,
+    hosts: HashMap<String, Host>,
+    random: Random,
+    xsrf_token: String,
+    cookie: String,
+    number: u64,
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        Self {
+            style: Style::default(),
+            settings: wire::PreflightResponse {
+                client_mode: wire::ClientMode::Monitor.into(),
+                batch_size: 50,
+                full_sync_interval_seconds: 600,
+                ..wire::PreflightResponse::default()
+            },
+            page_size: 1000,
+            base_path: String::new(),
+            script: Vec::new(),
+            transcript_limit: 10_000,
+            transcript: VecDeque::new(),
+            keep_events: true,
+            events: Vec::new(),
+            audit_events: Vec::new(),
+            events_received: 0,
+            bundles: Vec::new(),
+            refused_events: Vec::new(),
+            hosts_up_to_date: false,
+            encode_ahead: false,
+            requests: [0; Route::ALL.len()],
+            rules: Arc::default(),
+            log: Vec::new(),
+            hosts: HashMap::new(),
+            xsrf_token: random.hex(16),
+            cookie: random.hex(8),
+            random,
+            number: 0,
+        }
+    }
+
+    /// Sets the rules before any host has seen any.
+    pub(super) fn start_with(&mut self, rules: impl IntoIterator<Item = wire::Rule>) {
+        self.rules = Arc::new(rules.into_iter().collect());
+        self.encode_pages();
+    }
+
+    /// Encodes all pages, if that is to be done ahead.
+    pub(super) fn encode_pages(&mut self) {
+        if self.encode_ahead
+            && let Some(rules) = Arc::get_mut(&mut self.rules)
+        {
+            let size = if self.style.one_page { rules.len() } else { self.page_size };
+            rules.encode_ahead(size, self.style.spelling);
+        }
+    }
+
+    /// Replaces the rules; hosts learn of the difference in NORMAL syncs.
+    pub(super) fn set_rules(&mut self, rules: impl IntoIterator<Item = wire::Rule>) {
+        let rules: RuleList = rules.into_iter().collect();
+        self.log.extend(self.rules.changes_to(&rules));
+        self.rules = Arc::new(rules);
+        self.encode_pages();
+    }
+
+    /// Changes some rules; hosts learn of it in NORMAL syncs.
+    pub(super) fn queue_changes(&mut self, changes: Vec<wire::Rule>) {
+        self.rules = Arc::new(self.rules.changed(&changes));
+        self.log.extend(changes);
+        self.encode_pages();
+    }
+
+    pub(super) fn rules(&self) -> Vec<wire::Rule> {
+        self.rules.iter().collect()
+    }
+
+    pub(super) fn host(&self, machine_id: &str) -> Option<HostState> {
+        self.hosts
+            .get(machine_id)
+            .map(|host| HostState { synced: host.seen.is_some(), ..host.shown.clone() })
+    }
+
+    pub(super) fn rotate_xsrf(&mut self) {
+        self.xsrf_token = self.random.hex(16);
+    }
+
+    /// Does the server's work for one request and says what to answer.
+    pub(super) fn handle(&mut self, incoming: &Incoming) -> Handled {
+        let target = self.target(&incoming.path);
+        let (route, machine_id) = target.unzip();
+        let machine_id = machine_id.unwrap_or_default();
+        let (occurrence, faults) = match route {
+            Some(route) => self.struck(route, &machine_id),
+            None => (0, Vec::new()),
+        };
+        let wait = faults.iter().find_map(Fault::wait).unwrap_or(Wait::Nothing);
+        let fault = faults.iter().find(|fault| fault.wait().is_none());
+
+        self.number += 1;
+        let mut exchange = Exchange {
+            number: self.number,
+            route,
+            occurrence,
+            machine_id: machine_id.clone(),
+            method: incoming.method.clone(),
+            path: incoming.path.clone(),
+            headers: self.kept_headers(incoming),
+            body_bytes: incoming.body.len() as u64,
+            body: Value::Null,
+            text: String::new(),
+            status: None,
+            answer_bytes: 0,
+            note: faults.iter().map(Fault::name).collect::<Vec<_>>().join(", "),
+        };
+        let answer = match (fault.and_then(Fault::instead), route) {
+            (Some(instead), _) => {
+                self.remember_unserved(incoming, route, &mut exchange);
+                instead
+            }
+            (None, None) => Err(Refusal::new(404, format!("nothing lies at {}", incoming.path))),
+            (None, Some(route)) => self
+                .served(incoming, route, &machine_id, fault, &mut exchange)
+                .and_then(|reply| match fault {
+                    Some(fault) => fault.spoilt(reply),
+                    None => Ok(Answer::Whole(reply)),
+                }),
+        };
+        let answer = answer.unwrap_or_else(|refusal| {
+            exchange.note.clone_from(&refusal.words);
+            Answer::Whole(Reply::refusal(&self.style, &refusal))
+        });
+        if let Answer::Whole(reply) = &answer {
+            exchange.status = Some(reply.status);
+            exchange.answer_bytes = reply.body.len() as u64;
+        }
+        self.remember(&exchange);
+        Handled { answer, wait, exchange }
+    }
+
+    /// What a path is for, and for whom.
+    fn target(&self, path: &str) -> Option<(Route, String)> {
+        let path = path.split('?').next()?.strip_prefix('/')?;
+        let path = if self.base_path.is_empty() {
+            path
+        } else {
+            path.strip_prefix(&self.base_path)?.strip_prefix('/')?
+        };
+        let (segment, machine_id) = path.split_once('/')?;
+        if machine_id.is_empty() || machine_id.contains('/') {
+            return None;
+        }
+        let route = Route::ALL.into_iter().find(|route| route.segment() == segment)?;
+        Some((route, percent_decode_str(machine_id).decode_utf8_lossy().into_owned()))
+    }
+
+    /// Counts a request, and finds what is to go wrong with it.
+    fn struck(&mut self, route: Route, machine_id: &str) -> (u64, Vec<Fault>) {
+        let seen = self.hosts_up_to_date.then_some(self.log.len());
+        let host = self
+            .hosts
+            .entry(machine_id.to_owned())
+            .or_insert_with(|| Host { seen, ..Host::default() });
+        let place = route.place();
+        self.requests[place] += 1;
+        host.requests[place] += 1;
+        let (of_all, of_host) = (self.requests[place], host.requests[place]);
+        let faults = self
+            .script
+            .iter()
+            .filter(|s| s.route == route && s.when.strikes(machine_id, of_all, of_host))
+            .map(|s| s.fault.clone())
+            .collect();
+        (of_all, faults)
+    }
+
+    fn kept_headers(&self, incoming: &Incoming) -> BTreeMap<String, String> {
+        if self.transcript_limit == 0 {
+            return BTreeMap::new();
+        }
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        incoming
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes())))
+            .collect()
+    }
+
+    fn remember(&mut self, exchange: &Exchange) {
+        if self.transcript_limit == 0 {
+            return;
+        }
+        if self.transcript.len() >= self.transcript_limit {
+            self.transcript.pop_front();
+        }
+        self.transcript.push_back(exchange.clone());
+    }
+
+    /// Reads what it can of a request that a fault answers.
+    fn remember_unserved(&self, incoming: &Incoming, route: Option<Route>, into: &mut Exchange) {
+        if let (Some(route), Ok((form, body))) = (route, reply::opened(&self.style, incoming)) {
+            self.remember_body(route, form, &body, into);
+        }
+    }
+
+    fn remember_body(&self, route: Route, form: Form, body: &[u8], into: &mut Exchange) {
+        if self.transcript_limit == 0 {
+            return;
+        }
+        into.body = match form {
+            Form::Json => {
+                into.text = String::from_utf8_lossy(body).into_owned();
+                serde_json::from_slice(body).unwrap_or_default()
+            }
+            Form::Protobuf => match route {
+                Route::Stage(Stage::Preflight) => shown::<wire::PreflightRequest>(body),
+                Route::Stage(Stage::EventUpload) => shown::<wire::EventUploadRequest>(body),
+                Route::Stage(Stage::RuleDownload) => shown::<wire::RuleDownloadRequest>(body),
+                Route::Stage(Stage::Postflight) => shown::<wire::PostflightRequest>(body),
+                Route::Xsrf => Value::Null,
+            },
+        };
+    }
+
+    /// The answer to a request that no fault keeps from being served.
+    fn served(
+        &mut self,
+        incoming: &Incoming,
+        route: Route,
+        machine_id: &str,
+        fault: Option<&Fault>,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Refusal> {
+        let stage = match route {
+            Route::Xsrf => {
+                Self::checked_method(incoming)?;
+                return self.xsrf();
+            }
+            Route::Stage(stage) => stage,
+        };
+        // Read first, so that the transcript has the body of a refused request.
+        let opened = match stage {
+            Stage::RuleDownload if self.style.assumes_zlib => Ok((Form::Json, Vec::new())),
+            Stage::Preflight | Stage::EventUpload | Stage::RuleDownload | Stage::Postflight => {
+                reply::opened(&self.style, incoming)
+            }
+        };
+        if let Ok((form, body)) = &opened {
+            self.remember_body(route, *form, body, exchange);
+        }
+        Self::checked_method(incoming)?;
+        self.admitted(incoming, stage, machine_id)?;
+        let (form, body) = opened?;
+        let answer = match stage {
+            Stage::Preflight => self.preflight(machine_id, form, &body, fault),
+            Stage::EventUpload => self.event_upload(machine_id, form, &body),
+            Stage::RuleDownload => self.rule_download(machine_id, form, &body, fault),
+            Stage::Postflight => self.postflight(machine_id, form, &body),
+        }?;
+        let mut reply = Reply::success(&self.style, incoming, form, answer)?;
+        if stage == Stage::Preflight
+            && let Some(name) = &self.style.cookie
+        {
+            reply.set("Set-Cookie", &format!("{name}={}; Path=/; HttpOnly", self.cookie));
+        }
+        Ok(reply)
+    }
+
+    fn checked_method(incoming: &Incoming) -> Result<(), Refusal> {
+        if incoming.method == "POST" {
+            return Ok(());
+        }
+        Err(Refusal::new(405, format!("{} is not POST", incoming.method)))
+    }
+
+    /// Checks that a host may make this request.
+    fn admitted(&self, incoming: &Incoming, stage: Stage, machine: &str) -> Result<(), Refusal> {
+        if let Some((name, value)) = &self.style.header
+            && incoming.header(name) != value
+        {
+            return Err(Refusal::new(401, format!("header {name} is missing or wrong")));
+        }
+        if let Xsrf::Demanded(name) = &self.style.xsrf
+            && incoming.header(name) != self.xsrf_token
+        {
+            return Err(Refusal::new(403, format!("token in {name} is missing or stale")));
+        }
+        if let Some(name) = &self.style.cookie
+            && stage != Stage::Preflight
+            && !incoming.header("cookie").contains(&format!("{name}={}", self.cookie))
+        {
+            return Err(Refusal::new(401, format!("cookie {name} is missing or wrong")));
+        }
+        if self.style.uuid_only && !is_uuid(machine) {
+            return Err(Refusal::new(403, format!("machine id {machine:?} is not a UUID")));
+        }
+        let known = self.hosts.get(machine).is_some_and(|host| host.shown.preflights > 0);
+        if self.style.preflight_first && stage != Stage::Preflight && !known {
+            return Err(Refusal::new(400, format!("{stage} came before any preflight")));
+        }
+        Ok(())
+    }
+
+    fn xsrf(&self) -> Result<Reply, Refusal> {
+        const USUAL: &str = "X-XSRF-TOKEN";
+        let mut reply = Reply::new(200, "", "");
+        match &self.style.xsrf {
+            Xsrf::Absent => return Err(Refusal::new(404, "there is no xsrf endpoint")),
+            Xsrf::NoToken => {}
+            Xsrf::Demanded(name) => {
+                reply.set(USUAL, &self.xsrf_token);
+                if !name.eq_ignore_ascii_case(USUAL) {
+                    reply.set("X-XSRF-TOKEN-HEADER", name);
+                }
+            }
+        }
+        Ok(reply)
+    }
+}
+
+fn shown<M>(body: &[u8]) -> Value
+where
+    M: prost::Message + Default + serde::Serialize,
+{
+    M::decode(body).ok().and_then(|message| serde_json::to_value(message).ok()).unwrap_or_default()
+}
+
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+}
