@@ -11,6 +11,8 @@
 //! - [`host`] who and what this host is;
 //! - [`clock`] the only reader of time;
 //! - `harness` a fake server, for tests and for people who write servers.
+//! - [`transport`] one HTTP exchange with the server;
+//! - [`clock`] the only reader of time.
 
 pub mod cli;
 pub mod clock;
@@ -22,3 +24,4 @@ pub mod model;
 pub mod protocol;
 pub mod store;
 pub mod sync;
+pub mod transport;

@@ -15,3 +15,4 @@ mod rules;
 
 mod json;
 mod layers;
+mod transport;

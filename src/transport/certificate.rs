@@ -1,0 +1,334 @@
+//! Certificates from files: the client's own with its key, and trust roots.
+//! Reads them anew each time it is asked, so that a renewed file counts from
+//! the next sync on.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the error enums of other crates grow; what is new in them is read aloud"
+)]
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use p12_keystore::Pkcs12Archive;
+use p12_keystore::error::Error as Pkcs12Error;
+use pkcs8::EncryptedPrivateKeyInfoRef;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest as _, Sha256};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::x509::X509Name;
+
+use super::{ClientCertificate, Roots};
+use crate::model::Timestamp;
+use crate::sync::retry::{Failure, FailureKind};
+
+/// Larger files are no certificates; the largest trust bundles have 300 KiB.
+const MAX_FILE: u64 = 4 << 20;
+
+/// What there is to say of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The subject's common name, or the whole subject if it has none.
+    pub subject: String,
+    /// The same of the issuer.
+    pub issuer: String,
+    /// Valid from then.
+    pub not_before: Timestamp,
+    /// Valid until then.
+    pub not_after: Timestamp,
+    /// Lower-case hex digits of the SHA-256 of its DER form.
+    pub sha256: String,
+}
+
+impl CertificateFacts {
+    /// Whether it is valid at that time. Both ends belong to its validity.
+    #[must_use]
+    pub fn valid_at(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    pub(super) fn of(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let validity = certificate.validity();
+        Some(Self {
+            subject: name(certificate.subject()),
+            issuer: name(certificate.issuer()),
+            not_before: Timestamp::from_secs(validity.not_before.timestamp()),
+            not_after: Timestamp::from_secs(validity.not_after.timestamp()),
+            sha256: hex(&Sha256::digest(der)),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
+
+/// A distinguished name as people know it.
+pub(super) fn name(name: &X509Name<'_>) -> String {
+    let common = name.iter_common_name().next().and_then(|cn| cn.as_str().ok());
+    super::words::clean(&common.map_or_else(|| name.to_string(), str::to_owned), 100)
+}
+
+/// A client certificate ready for use.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) facts: CertificateFacts,
+}
+
+/// Reads a client certificate and tells what it is, for `doctor` and `status`.
+///
+/// # Errors
+/// If the file cannot be read, holds no certificate with its key, or the
+/// password is not the right one.
+pub fn inspect_client_certificate(
+    certificate: &ClientCertificate,
+) -> Result<CertificateFacts, Failure> {
+    Ok(load_identity(certificate)?.facts)
+}
+
+/// Reads trust roots and tells what they are. None for the platform's own,
+/// which the operating system keeps.
+///
+/// # Errors
+/// If the roots cannot be read or hold no certificate.
+pub fn inspect_roots(roots: &Roots) -> Result<Vec<CertificateFacts>, Failure> {
+    Ok(load_roots(roots)?.iter().filter_map(|der| CertificateFacts::of(der)).collect())
+}
+
+/// The configured trust roots; none for the platform's.
+pub(super) fn load_roots(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let fail = |what: &str| {
+        let fix = "put the CA certificates there as PEM, or remove the key to trust the \
+                   system's roots";
+        let message = match roots {
+            Roots::File(file) => {
+                format!("the trust roots in {} (ServerAuthRootsFile) {what}; {fix}", file.display())
+            }
+            Roots::Data(_) | Roots::Platform => {
+                format!("the trust roots in ServerAuthRootsData {what}; {fix}")
+            }
+        };
+        Failure::new(FailureKind::RootsUnreadable, message)
+    };
+    let bytes = match roots {
+        Roots::Platform => return Ok(Vec::new()),
+        Roots::Data(bytes) => bytes.clone(),
+        Roots::File(file) => {
+            read(file).map_err(|error| fail(&format!("cannot be read ({error})")))?
+        }
+    };
+    let certificates = if is_pem(&bytes) {
+        CertificateDer::pem_slice_iter(&bytes)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| fail(&format!("are damaged ({error})")))?
+    } else if bytes.first() == Some(&0x30) {
+        vec![CertificateDer::from(bytes)]
+    } else {
+        return Err(fail("hold no certificate"));
+    };
+    if certificates.is_empty() {
+        return Err(fail("hold no certificate"));
+    }
+    for (place, certificate) in certificates.iter().enumerate() {
+        if X509Certificate::from_der(certificate).is_err() {
+            return Err(fail(&format!("are damaged (certificate {})", place + 1)));
+        }
+    }
+    Ok(certificates)
+}
+
+/// The client certificate, with the certificate that belongs to the key first.
+pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<Identity, Failure> {
+    let file = certificate.file.display();
+    let unreadable = |what: &str| {
+        Failure::new(
+            FailureKind::ClientCertificateUnreadable,
+            format!("the client certificate in {file} {what}"),
+        )
+    };
+    let bytes = read(&certificate.file).map_err(|error| {
+        unreadable(&format!(
+            "cannot be read ({error}); check ClientAuthCertificateFile and that this user may \
+             read it"
+        ))
+    })?;
+    let Contents { certificates, keys } = if is_pem(&bytes) {
+        from_pem(&bytes, certificate)?
+    } else {
+        from_pkcs12(&bytes, certificate)?
+    };
+    if certificates.is_empty() || keys.is_empty() {
+        let missing = if certificates.is_empty() { "certificate" } else { "private key" };
+        return Err(unreadable(&format!(
+            "comes without a {missing}; put the chain and its key into one file (PKCS#12 or PEM)"
+        )));
+    }
+    let provider = rustls::crypto::ring::default_provider();
+    let mut reason = String::new();
+    for key in &keys {
+        for leaf in &certificates {
+            match certified(leaf, &certificates, key.clone_key(), &provider) {
+                Ok(identity) => return Ok(identity),
+                Err(error) => reason = error,
+            }
+        }
+    }
+    Err(unreadable(&format!(
+        "cannot be used ({reason}); use an RSA (2048 bits or more), P-256, P-384 or Ed25519 key \
+         and the certificate that was issued for it"
+    )))
+}
+
+fn certified(
+    leaf: &CertificateDer<'static>,
+    certificates: &[CertificateDer<'static>],
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<Identity, String> {
+    let facts = CertificateFacts::of(leaf).ok_or("damaged certificate")?;
+    let key =
+        CertifiedKey::from_der(chain(leaf, certificates), key, provider).map_err(|error| {
+            match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    "no certificate belongs to the private key".to_owned()
+                }
+                other => other.to_string(),
+            }
+        })?;
+    Ok(Identity { key: Arc::new(key), facts })
+}
+
+/// The leaf and its issuers, as far as the file has them.
+fn chain(
+    leaf: &CertificateDer<'static>,
+    certificates: &[CertificateDer<'static>],
+) -> Vec<CertificateDer<'static>> {
+    let issuer_of = |der: &CertificateDer<'_>| {
+        let (_, below) = X509Certificate::from_der(der).ok()?;
+        certificates.iter().find(|candidate| {
+            X509Certificate::from_der(candidate)
+                .is_ok_and(|(_, above)| above.subject() == below.issuer())
+        })
+    };
+    let mut chain = vec![leaf.clone()];
+    while let Some(issuer) = chain.last().and_then(issuer_of) {
+        // A root is its own issuer; servers have it already.
+        if chain.contains(issuer) {
+            break;
+        }
+        chain.push(issuer.clone());
+    }
+    chain
+}
+
+struct Contents {
+    certificates: Vec<CertificateDer<'static>>,
+    keys: Vec<PrivateKeyDer<'static>>,
+}
+
+fn from_pkcs12(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents, Failure> {
+    let password = certificate.password.as_ref().map_or("", |password| password.expose());
+    let archive = Pkcs12Archive::from_pkcs12(bytes, password).map_err(|error| match error {
+        Pkcs12Error::MacError(_) | Pkcs12Error::Pkcs5Error(_) | Pkcs12Error::UnpadError => {
+            wrong_password(certificate)
+        }
+        other => Failure::new(
+            FailureKind::ClientCertificateUnreadable,
+            format!(
+                "the client certificate in {} is neither PEM nor PKCS#12 that can be read \
+                 ({other}); write it anew with openssl pkcs12 -export",
+                certificate.file.display()
+            ),
+        ),
+    })?;
+    let certificates = archive.certs.iter().map(|bag| bag.cert.as_der().to_vec().into()).collect();
+    let keys = archive
+        .keys
+        .iter()
+        .map(|bag| PrivateKeyDer::Pkcs8(bag.key.as_der().to_vec().into()))
+        .collect();
+    Ok(Contents { certificates, keys })
+}
+
+fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents, Failure> {
+    let damaged = |what: String| {
+        Failure::new(
+            FailureKind::ClientCertificateUnreadable,
+            format!(
+                "the client certificate in {} is damaged ({what}); export it again",
+                certificate.file.display()
+            ),
+        )
+    };
+    let certificates = CertificateDer::pem_slice_iter(bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| damaged(error.to_string()))?;
+    let mut keys = PrivateKeyDer::pem_slice_iter(bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| damaged(error.to_string()))?;
+    let text = String::from_utf8_lossy(bytes);
+    if text.contains("Proc-Type: 4,ENCRYPTED") {
+        return Err(damaged(
+            "its key is encrypted in the old PEM form; rewrite it with openssl pkcs8 -topk8"
+                .to_owned(),
+        ));
+    }
+    for section in text.split("-----BEGIN ENCRYPTED PRIVATE KEY-----").skip(1) {
+        let base64: String =
+            section.lines().take_while(|line| !line.starts_with("-----")).collect();
+        let der = base64::engine::general_purpose::STANDARD
+            .decode(base64.trim())
+            .map_err(|error| damaged(error.to_string()))?;
+        let info = EncryptedPrivateKeyInfoRef::try_from(der.as_slice())
+            .map_err(|error| damaged(error.to_string()))?;
+        let password = certificate.password.as_ref().map_or("", |password| password.expose());
+        let key = info.decrypt(password).map_err(|_| wrong_password(certificate))?;
+        keys.push(PrivateKeyDer::Pkcs8(key.as_bytes().to_vec().into()));
+    }
+    Ok(Contents { certificates, keys })
+}
+
+fn wrong_password(certificate: &ClientCertificate) -> Failure {
+    let file = certificate.file.display();
+    let message = if certificate.password.is_some() {
+        format!(
+            "the password does not open the client certificate in {file}; check \
+             ClientAuthCertificatePassword"
+        )
+    } else {
+        format!(
+            "the client certificate in {file} is encrypted and no password is configured; set \
+             ClientAuthCertificatePassword"
+        )
+    };
+    Failure::new(FailureKind::ClientCertificatePassword, message)
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    bytes.windows(11).any(|window| window == b"-----BEGIN ")
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(std::io::Error::other("it is larger than 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! Content encodings: compressing request bodies whole, decoding answers piece
+//! by piece so that a limit holds whatever the server sends.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, BufRead, Read};
+use std::str::FromStr;
+
+use flate2::bufread::{GzEncoder, MultiGzDecoder, ZlibEncoder};
+use flate2::{Compression, Decompress, FlushDecompress, Status};
+use thiserror::Error;
+
+/// How request bodies are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ContentEncoding {
+    /// `deflate`: deflate data in a zlib wrapper (RFC 1950).
+    #[default]
+    Deflate,
+    /// `gzip` (RFC 1952).
+    Gzip,
+    /// As they are.
+    None,
+}
+
+impl ContentEncoding {
+    /// Every encoding, the default first.
+    pub const ALL: [Self; 3] = [Self::Deflate, Self::Gzip, Self::None];
+
+    /// The word in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deflate => "deflate",
+            Self::Gzip => "gzip",
+            Self::None => "none",
+        }
+    }
+
+    /// The body as it goes over the wire, and the value of `Content-Encoding`.
+    /// An empty body is never compressed.
+    pub(super) fn encode(self, body: &[u8]) -> io::Result<(Cow<'_, [u8]>, Option<&'static str>)> {
+        let level = Compression::default();
+        let mut wire = Vec::new();
+        match self {
+            _ if body.is_empty() => return Ok((Cow::Borrowed(body), None)),
+            Self::None => return Ok((Cow::Borrowed(body), None)),
+            Self::Deflate => ZlibEncoder::new(body, level).read_to_end(&mut wire)?,
+            Self::Gzip => GzEncoder::new(body, level).read_to_end(&mut wire)?,
+        };
+        Ok((Cow::Owned(wire), Some(self.name())))
+    }
+}
+
+impl fmt::Display for ContentEncoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A word that names no [`ContentEncoding`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no content encoding; use deflate, gzip or none")]
+pub struct UnknownEncoding(pub String);
+
+impl FromStr for ContentEncoding {
+    type Err = UnknownEncoding;
+
+    /// Reads the word in any case.
+    fn from_str(word: &str) -> Result<Self, UnknownEncoding> {
+        Self::ALL
+            .into_iter()
+            .find(|encoding| encoding.name().eq_ignore_ascii_case(word.trim()))
+            .ok_or_else(|| UnknownEncoding(word.to_owned()))
+    }
+}
+
+/// Why an answer cannot be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum DecodeError {
+    /// More bytes than the limit, decoded or as received.
+    #[error("more than the limit")]
+    TooLarge,
+    /// The compressed data ends before its end mark.
+    #[error("cut short")]
+    Truncated,
+    /// The compressed data is not what its encoding says.
+    #[error("corrupt {0} data")]
+    Corrupt(&'static str),
+    /// An encoding that was not asked for and is not known.
+    #[error("unknown content encoding {0:?}")]
+    Unknown(String),
+}
+
+/// Decodes one answer. Memory stays within the limit and a small constant.
+pub(super) struct Decoder {
+    coding: Coding,
+    decoded: Vec<u8>,
+    received: u64,
+    limit: usize,
+}
+
+enum Coding {
+    Identity,
+    Gzip(Box<MultiGzDecoder<Feed>>),
+    Deflate(Deflate),
+}
+
+/// Decoded bytes are taken in pieces of this size.
+const PIECE: usize = 32 * 1024;
+/// So much longer than what it decodes to compressed data may be.
+const OVERHEAD: usize = 64 * 1024;
+
+impl Decoder {
+    /// A decoder for the values of an answer's `Content-Encoding` headers,
+    /// which takes at most `limit` bytes. `length` is the `Content-Length`.
+    pub(super) fn new<'a>(
+        encodings: impl Iterator<Item = &'a str>,
+        length: Option<u64>,
+        limit: usize,
+    ) -> Result<Self, DecodeError> {
+        let named: Vec<String> = encodings
+            .flat_map(|value| value.split(','))
+            .map(|word| word.trim().to_ascii_lowercase())
+            .filter(|word| !matches!(word.as_str(), "" | "identity" | "none"))
+            .collect();
+        let coding = match named.as_slice() {
+            [] => Coding::Identity,
+            [one] if matches!(one.as_str(), "gzip" | "x-gzip") => {
+                Coding::Gzip(Box::new(MultiGzDecoder::new(Feed::default())))
+            }
+            [one] if matches!(one.as_str(), "deflate" | "zlib") => {
+                Coding::Deflate(Deflate::default())
+            }
+            other => return Err(DecodeError::Unknown(other.join(", "))),
+        };
+        let mut decoded = Vec::new();
+        if let (Coding::Identity, Some(length)) = (&coding, length) {
+            let length = usize::try_from(length).map_err(|_| DecodeError::TooLarge)?;
+            if length > limit {
+                return Err(DecodeError::TooLarge);
+            }
+            // A server may announce much and send little, so a large answer's
+            // memory is taken as it comes.
+            decoded.reserve_exact(length.min(8 * 1024 * 1024));
+        }
+        Ok(Self { coding, decoded, received: 0, limit })
+    }
+
+    /// Takes the next bytes off the wire.
+    pub(super) fn push(&mut self, wire: &[u8]) -> Result<(), DecodeError> {
+        self.received += wire.len() as u64;
+        // Compressed data can be long without end and decode to nothing.
+        if self.received > (self.limit + OVERHEAD) as u64 {
+            return Err(DecodeError::TooLarge);
+        }
+        match &mut self.coding {
+            Coding::Identity => append(&mut self.decoded, wire, self.limit),
+            Coding::Gzip(decoder) => {
+                decoder.get_mut().push(wire);
+                drain_gzip(decoder, &mut self.decoded, self.limit)
+            }
+            Coding::Deflate(deflate) => deflate.push(wire, &mut self.decoded, self.limit),
+        }
+    }
+
+    /// What was decoded so far.
+    pub(super) fn so_far(&self) -> &[u8] {
+        &self.decoded
+    }
+
+    /// The decoded answer, once all bytes were pushed.
+    pub(super) fn finish(mut self) -> Result<Vec<u8>, DecodeError> {
+        // A body of no bytes is no body, whatever encoding is announced for it.
+        if self.received == 0 {
+            return Ok(self.decoded);
+        }
+        match &mut self.coding {
+            Coding::Identity => {}
+            Coding::Gzip(decoder) => {
+                decoder.get_mut().ended = true;
+                drain_gzip(decoder, &mut self.decoded, self.limit)?;
+            }
+            Coding::Deflate(deflate) if deflate.ended => {}
+            Coding::Deflate(_) => return Err(DecodeError::Truncated),
+        }
+        Ok(self.decoded)
+    }
+}
+
+fn append(decoded: &mut Vec<u8>, piece: &[u8], limit: usize) -> Result<(), DecodeError> {
+    let needed = decoded.len() + piece.len();
+    if needed > limit {
+        return Err(DecodeError::TooLarge);
+    }
+    if needed > decoded.capacity() {
+        // Doubling, but never past the limit.
+        let capacity = needed.max(decoded.capacity().saturating_mul(2)).min(limit);
+        decoded.reserve_exact(capacity - decoded.len());
+    }
+    decoded.extend_from_slice(piece);
+    Ok(())
+}
+
+/// The bytes received and not yet decoded. It blocks while more may come.
+#[derive(Default)]
+struct Feed {
+    bytes: Vec<u8>,
+    taken: usize,
+    ended: bool,
+}
+
+impl Feed {
+    fn push(&mut self, wire: &[u8]) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        self.bytes.extend_from_slice(wire);
+    }
+}
+
+impl BufRead for Feed {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let rest = self.bytes.get(self.taken..).unwrap_or_default();
+        if rest.is_empty() && !self.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(rest)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.taken = (self.taken + amount).min(self.bytes.len());
+    }
+}
+
+impl Read for Feed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+fn drain_gzip(
+    gzip: &mut MultiGzDecoder<Feed>,
+    decoded: &mut Vec<u8>,
+    limit: usize,
+) -> Result<(), DecodeError> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match gzip.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(length) => append(decoded, piece.get(..length).unwrap_or_default(), limit)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(DecodeError::Truncated);
+            }
+            Err(_) => return Err(DecodeError::Corrupt("gzip")),
+        }
+    }
+}
+
+/// `deflate`, which some servers send in its zlib wrapper and some without.
+#[derive(Default)]
+struct Deflate {
+    /// The first byte, until the second one tells the two forms apart.
+    first: Vec<u8>,
+    inflate: Option<Decompress>,
+    ended: bool,
+}
+
+impl Deflate {
+    fn push(
+        &mut self,
+        wire: &[u8],
+        decoded: &mut Vec<u8>,
+        limit: usize,
+    ) -> Result<(), DecodeError> {
+        let Some(inflate) = &mut self.inflate else {
+            self.first.extend_from_slice(wire);
+            let [one, two, ..] = *self.first.as_slice() else { return Ok(()) };
+            // RFC 1950: method 8, and the two bytes a multiple of 31.
+            let zlib = one & 0x0f == 8 && u16::from_be_bytes([one, two]) % 31 == 0;
+            self.inflate = Some(Decompress::new(zlib));
+            let first = std::mem::take(&mut self.first);
+            return self.push(&first, decoded, limit);
+        };
+        let mut rest = wire;
+        let mut piece = vec![0; PIECE];
+        while !self.ended {
+            let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
+            let status = inflate
+                .decompress(rest, &mut piece, FlushDecompress::None)
+                .map_err(|_| DecodeError::Corrupt("deflate"))?;
+            let read = usize::try_from(inflate.total_in() - before_in).unwrap_or(rest.len());
+            let made = usize::try_from(inflate.total_out() - before_out).unwrap_or(PIECE);
+            rest = rest.get(read..).unwrap_or_default();
+            append(decoded, piece.get(..made).unwrap_or_default(), limit)?;
+            self.ended = status == Status::StreamEnd;
+            if read == 0 && made == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

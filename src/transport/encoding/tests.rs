@@ -1,0 +1,144 @@
+use super::*;
+
+const TEXT: &[u8] = b"{\"rules\":[{\"identifier\":\"ABCDEFGHIJ\",\"policy\":\"ALLOWLIST\"}]}";
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    ContentEncoding::Gzip.encode(body).expect("gzip").0.into_owned()
+}
+
+fn zlib(body: &[u8]) -> Vec<u8> {
+    ContentEncoding::Deflate.encode(body).expect("zlib").0.into_owned()
+}
+
+fn raw(body: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    flate2::bufread::DeflateEncoder::new(body, Compression::default())
+        .read_to_end(&mut wire)
+        .expect("raw deflate");
+    wire
+}
+
+fn decode(encoding: &str, wire: &[u8], step: usize, limit: usize) -> Result<Vec<u8>, DecodeError> {
+    let mut decoder = Decoder::new([encoding].into_iter(), None, limit)?;
+    for piece in wire.chunks(step) {
+        decoder.push(piece)?;
+    }
+    decoder.finish()
+}
+
+#[test]
+fn http_5_the_encoding_is_read_in_any_case() {
+    assert_eq!("GZip".parse(), Ok(ContentEncoding::Gzip));
+    assert_eq!("NONE".parse(), Ok(ContentEncoding::None));
+    assert_eq!("Deflate".parse(), Ok(ContentEncoding::Deflate));
+    assert_eq!("br".parse::<ContentEncoding>(), Err(UnknownEncoding("br".to_owned())));
+}
+
+/// HTTP-5: `deflate` is the zlib wrapper, and an empty body has no encoding.
+#[test]
+fn http_5_bodies_are_encoded_as_asked() {
+    let (wire, name) = ContentEncoding::Deflate.encode(TEXT).expect("deflate");
+    assert_eq!((wire[0], name), (0x78, Some("deflate")));
+    let (wire, name) = ContentEncoding::Gzip.encode(TEXT).expect("gzip");
+    assert_eq!((&wire[..2], name), (&[0x1f, 0x8b][..], Some("gzip")));
+    assert_eq!(ContentEncoding::None.encode(TEXT).expect("none"), (Cow::Borrowed(TEXT), None));
+    for encoding in ContentEncoding::ALL {
+        assert_eq!(encoding.encode(b"").expect("empty"), (Cow::Borrowed(&b""[..]), None));
+    }
+}
+
+#[test]
+fn http_6_every_encoding_is_decoded_however_it_is_cut_into_pieces() {
+    let two = [gzip(&TEXT[..9]), gzip(&TEXT[9..])].concat();
+    for (encoding, wire) in [
+        ("gzip", gzip(TEXT)),
+        ("X-GZIP", gzip(TEXT)),
+        ("gzip", two),
+        ("deflate", zlib(TEXT)),
+        ("deflate", raw(TEXT)),
+        ("identity", TEXT.to_vec()),
+        ("", TEXT.to_vec()),
+        ("identity, gzip", gzip(TEXT)),
+    ] {
+        for step in 1..=wire.len() {
+            assert_eq!(
+                decode(encoding, &wire, step, TEXT.len()).as_deref(),
+                Ok(TEXT),
+                "{encoding} in pieces of {step}"
+            );
+        }
+    }
+}
+
+/// HTTP-2: compressed data that breaks off is no complete answer, wherever the
+/// cut is.
+#[test]
+fn http_2_compressed_data_cut_anywhere_is_truncated() {
+    for (encoding, wire) in [("gzip", gzip(TEXT)), ("deflate", zlib(TEXT)), ("deflate", raw(TEXT))]
+    {
+        for length in 1..wire.len() {
+            assert_eq!(
+                decode(encoding, &wire[..length], 7, 1 << 20),
+                Err(DecodeError::Truncated),
+                "{encoding} cut at {length} of {}",
+                wire.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn http_6_corrupt_or_unknown_encodings_are_refused() {
+    let mut wire = gzip(TEXT);
+    let crc = wire.len() - 8;
+    wire[crc] ^= 1;
+    assert_eq!(decode("gzip", &wire, 64, 1 << 20), Err(DecodeError::Corrupt("gzip")));
+    assert_eq!(decode("gzip", TEXT, 64, 1 << 20), Err(DecodeError::Corrupt("gzip")));
+    let mut wire = zlib(TEXT);
+    let adler = wire.len() - 1;
+    wire[adler] ^= 1;
+    assert_eq!(decode("deflate", &wire, 64, 1 << 20), Err(DecodeError::Corrupt("deflate")));
+    assert_eq!(decode("br", TEXT, 64, 1 << 20), Err(DecodeError::Unknown("br".to_owned())));
+    assert_eq!(
+        decode("gzip, deflate", TEXT, 64, 1 << 20),
+        Err(DecodeError::Unknown("gzip, deflate".to_owned()))
+    );
+}
+
+#[test]
+fn http_6_no_bytes_are_an_empty_body_in_every_encoding() {
+    for encoding in ["gzip", "deflate", "identity"] {
+        assert_eq!(decode(encoding, b"", 1, 10), Ok(Vec::new()));
+    }
+}
+
+/// HTTP-8: the limit holds after decoding, and memory within it.
+#[test]
+fn http_8_a_bomb_ends_at_the_limit() {
+    let zeros = vec![0; 8 << 20];
+    let limit = 1 << 20;
+    for (encoding, wire) in [("gzip", gzip(&zeros)), ("deflate", zlib(&zeros))] {
+        assert!(wire.len() < 16 << 10);
+        let mut decoder = Decoder::new([encoding].into_iter(), None, limit).expect("known");
+        assert_eq!(decoder.push(&wire), Err(DecodeError::TooLarge));
+        assert!(decoder.decoded.capacity() <= limit);
+    }
+    assert_eq!(decode("identity", &zeros, 1000, limit), Err(DecodeError::TooLarge));
+    assert!(matches!(
+        Decoder::new([].into_iter(), Some(limit as u64 + 1), limit),
+        Err(DecodeError::TooLarge)
+    ));
+}
+
+/// HTTP-8: gzip members that hold nothing, without end.
+#[test]
+fn http_8_endless_compressed_nothing_ends_at_the_limit() {
+    let nothing: Vec<u8> = std::iter::repeat_n(gzip_of_nothing(), 10_000).flatten().collect();
+    assert_eq!(decode("gzip", &nothing, 10, 1000), Err(DecodeError::TooLarge));
+}
+
+fn gzip_of_nothing() -> Vec<u8> {
+    let mut wire = Vec::new();
+    GzEncoder::new(&b""[..], Compression::default()).read_to_end(&mut wire).expect("gzip");
+    wire
+}

@@ -1,0 +1,462 @@
+//! From what went wrong on the wire to one kind a cause, with a message that
+//! says where and what to try next.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the error enums of other crates grow; what is new in them has the kind of the rest"
+)]
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+
+use rustls::{AlertDescription, CertificateError};
+
+use super::proxy::Route;
+use super::tls::Witness;
+use super::{Roots, Timeouts, words};
+use crate::model::Timestamp;
+use crate::sync::retry::{Failure, FailureKind};
+
+/// Where an attempt happened: all that a message may name.
+pub(super) struct Scene<'a> {
+    pub(super) url: String,
+    /// Host and port.
+    pub(super) server: String,
+    pub(super) route: Option<&'a Route>,
+    pub(super) witness: &'a Witness,
+    pub(super) certificate_file: Option<&'a Path>,
+    pub(super) roots: &'a Roots,
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) now: Timestamp,
+}
+
+/// How far the attempt had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No header of an answer yet.
+    Request,
+    /// In the answer's body.
+    Body,
+}
+
+impl Scene<'_> {
+    /// The failure that an error of the HTTP client stands for.
+    pub(super) fn failure(&self, error: &reqwest::Error, phase: Phase) -> Failure {
+        let causes = causes(error);
+        if let Some(tls) = causes.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
+            return self.tls(tls);
+        }
+        let io = causes.iter().find_map(|cause| cause.downcast_ref::<io::Error>());
+        let hyper = causes.iter().find_map(|cause| cause.downcast_ref::<hyper::Error>());
+        if let Some(route) = self.route
+            && error.is_connect()
+            && let Some(failure) = self.proxy(route, error, &causes, io)
+        {
+            return failure;
+        }
+        if error.is_builder() {
+            let reason = innermost(&causes);
+            return self.fail(
+                FailureKind::MalformedUrl,
+                &format!("no request can be made of it ({reason}); check SyncBaseURL"),
+            );
+        }
+        if error.is_dns() {
+            return self.fail(
+                FailureKind::NameNotResolved,
+                &format!(
+                    "the name of {} has no address; check the host in SyncBaseURL and this \
+                     host's DNS",
+                    self.server
+                ),
+            );
+        }
+        if error.is_connect() && error.is_timeout() {
+            return self.connect_timeout(&self.server);
+        }
+        if phase == Phase::Request
+            && let Some(hyper) = hyper
+        {
+            if hyper.is_parse_too_large() {
+                return self.header_too_large();
+            }
+            if hyper.is_parse() {
+                return self.fail(
+                    FailureKind::NotHttp,
+                    &format!(
+                        "{} answered with something that is not HTTP; check the port and whether \
+                         it should be https://",
+                        self.server
+                    ),
+                );
+            }
+        }
+        match (phase, io) {
+            (Phase::Request, Some(io)) if error.is_connect() => self.connect(io),
+            (Phase::Request, _) => self.lost(&innermost(&causes)),
+            (Phase::Body, _) => self.truncated(&innermost(&causes)),
+        }
+    }
+
+    pub(super) fn fail(&self, kind: FailureKind, what: &str) -> Failure {
+        Failure::new(kind, format!("{}: {what}", self.url))
+    }
+
+    pub(super) fn truncated(&self, reason: &str) -> Failure {
+        self.fail(
+            FailureKind::Truncated,
+            &format!(
+                "the answer broke off before its end ({reason}); check the server's log and any \
+                 proxy in between"
+            ),
+        )
+    }
+
+    pub(super) fn idle_timeout(&self) -> Failure {
+        self.fail(
+            FailureKind::IdleTimeout,
+            &format!(
+                "nothing came from {} for {} s; check the server's load and any proxy in between",
+                self.server,
+                seconds(self.timeouts.idle)
+            ),
+        )
+    }
+
+    pub(super) fn total_timeout(&self, limit: std::time::Duration) -> Failure {
+        self.fail(
+            FailureKind::TotalTimeout,
+            &format!(
+                "the answer was not complete after {} s; check the server's load and the network's \
+                 speed",
+                seconds(limit)
+            ),
+        )
+    }
+
+    fn header_too_large(&self) -> Failure {
+        self.fail(
+            FailureKind::HeaderTooLarge,
+            "the header of the answer is longer than is read (400 KiB or 100 fields); check what \
+             answers at this address",
+        )
+    }
+
+    fn connect_timeout(&self, peer: &str) -> Failure {
+        self.fail(
+            FailureKind::ConnectTimeout,
+            &format!(
+                "no connection to {peer} within {} s; check the network, firewalls, and whether a \
+                 proxy is needed",
+                seconds(self.timeouts.connect)
+            ),
+        )
+    }
+
+    fn connect(&self, error: &io::Error) -> Failure {
+        let server = &self.server;
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => self.fail(
+                FailureKind::Refused,
+                &format!(
+                    "{server} refused the connection; check that the server runs there and the \
+                     port in SyncBaseURL"
+                ),
+            ),
+            io::ErrorKind::TimedOut => self.connect_timeout(server),
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => self.lost(&error.to_string()),
+            _ => self.fail(
+                FailureKind::Unreachable,
+                &format!(
+                    "{server} cannot be reached ({error}); check this host's network and firewall"
+                ),
+            ),
+        }
+    }
+
+    fn lost(&self, reason: &str) -> Failure {
+        let hint = if self.witness.was_asked() && self.witness.identity.is_none() {
+            "the server asked for a client certificate and none is configured: set \
+             ClientAuthCertificateFile if it needs one"
+        } else {
+            "check the server's log and any proxy in between"
+        };
+        self.fail(
+            FailureKind::ConnectionLost,
+            &format!("{} closed the connection without an answer ({reason}); {hint}", self.server),
+        )
+    }
+
+    /// Failures on the way to the proxy and in talking to it. `None` if it let
+    /// us pass and the failure lies behind it.
+    fn proxy(
+        &self,
+        route: &Route,
+        error: &reqwest::Error,
+        causes: &[&(dyn Error + 'static)],
+        io: Option<&io::Error>,
+    ) -> Option<Failure> {
+        let proxy = format!("the proxy {} ({})", route.shown(), route.origin);
+        let refused = |what: String| {
+            self.fail(
+                FailureKind::ProxyRefused,
+                &format!("{what}; check the proxy's address and that it lets {} pass", self.server),
+            )
+        };
+        // Neither client library names these error types, so their words count.
+        let said = |phrase: &str| causes.iter().any(|cause| cause.to_string().contains(phrase));
+        let credentials = |what: &str| {
+            let fix = if route.user.is_some() {
+                "check the proxy's user and password"
+            } else {
+                "set the proxy's user and password"
+            };
+            Some(self.fail(FailureKind::ProxyCredentials, &format!("{proxy} {what}; {fix}")))
+        };
+        if said("proxy authorization required") || said("credentials not accepted") {
+            return credentials(if route.user.is_some() {
+                "did not accept its user and password"
+            } else {
+                "wants a user and password"
+            });
+        }
+        if said("does not support user/pass authentication") {
+            return credentials("accepts none of the ways to log in that are offered");
+        }
+        if said("tunnel error: unsuccessful") {
+            return Some(refused(format!("{proxy} refused to connect to {}", self.server)));
+        }
+        if said("tunnel error:") || said("SOCKS error:") {
+            let socks = causes.iter().find_map(|cause| {
+                cause.to_string().strip_prefix("SOCKS error: ").map(str::to_owned)
+            });
+            let reason = socks.unwrap_or_else(|| innermost(causes));
+            return Some(refused(format!("{proxy} did not connect us ({reason})")));
+        }
+        if error.is_dns() {
+            return Some(refused(format!("the name of {proxy} has no address")));
+        }
+        if error.is_timeout() {
+            return Some(self.connect_timeout(&format!("{} by {proxy}", self.server)));
+        }
+        // Behind CONNECT and SOCKS, connection errors of the server come as the
+        // proxy's words; what is left is the way to the proxy.
+        io.filter(|io| io.kind() != io::ErrorKind::UnexpectedEof)
+            .map(|io| refused(format!("{proxy} does not answer ({io})")))
+    }
+
+    fn tls(&self, error: &rustls::Error) -> Failure {
+        match error {
+            rustls::Error::InvalidCertificate(reason) => self.server_certificate(reason),
+            rustls::Error::AlertReceived(alert) => self.alert(*alert),
+            rustls::Error::PeerIncompatible(reason) => self.fail(
+                FailureKind::TlsHandshake,
+                &format!(
+                    "{} does not offer TLS that can be used ({reason:?}); it needs TLS 1.2 or \
+                     later with a modern cipher suite",
+                    self.server
+                ),
+            ),
+            rustls::Error::InvalidMessage(_) => self.fail(
+                FailureKind::TlsHandshake,
+                &format!(
+                    "{} does not speak TLS ({error}); check the port and whether the server \
+                     expects http://",
+                    self.server
+                ),
+            ),
+            other => self.fail(
+                FailureKind::TlsHandshake,
+                &format!(
+                    "the TLS handshake with {} failed ({other}); check the server's TLS settings",
+                    self.server
+                ),
+            ),
+        }
+    }
+
+    fn server_certificate(&self, reason: &CertificateError) -> Failure {
+        let at = |time: rustls::pki_types::UnixTime| {
+            Timestamp::from_secs(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+        };
+        let server = &self.server;
+        let roots = match self.roots {
+            Roots::Platform => "the system's trust store".to_owned(),
+            Roots::File(file) => format!("the roots in {}", file.display()),
+            Roots::Data(_) => "the roots in ServerAuthRootsData".to_owned(),
+        };
+        let expired = |what: String| self.fail(FailureKind::CertificateExpired, &what);
+        match reason {
+            CertificateError::ExpiredContext { not_after, .. } => expired(format!(
+                "the certificate of {server}, or one of its issuers, expired on {}; renew it, or \
+                 check this host's clock",
+                at(*not_after)
+            )),
+            CertificateError::NotValidYetContext { not_before, .. } => expired(format!(
+                "the certificate of {server}, or one of its issuers, is not valid before {}; \
+                 check this host's clock",
+                at(*not_before)
+            )),
+            CertificateError::Expired | CertificateError::NotValidYet => expired(format!(
+                "the certificate of {server}, or one of its issuers, is not valid at this time; \
+                 renew it, or check this host's clock"
+            )),
+            CertificateError::NotValidForNameContext { presented, .. } => self.fail(
+                FailureKind::CertificateWrongName,
+                &format!(
+                    "the certificate of {server} is for {}; use a name of the certificate in \
+                     SyncBaseURL, or have it issued for this one",
+                    names(presented)
+                ),
+            ),
+            CertificateError::NotValidForName => self.fail(
+                FailureKind::CertificateWrongName,
+                &format!(
+                    "the certificate of {server} is for another name; use a name of the \
+                     certificate in SyncBaseURL, or have it issued for this one"
+                ),
+            ),
+            CertificateError::UnknownIssuer => self.fail(
+                FailureKind::CertificateUntrusted,
+                &format!(
+                    "the certificate of {server} was issued by nobody in {roots}; add its CA \
+                     (ServerAuthRootsFile), or have the server send its intermediates"
+                ),
+            ),
+            other => {
+                let reason = match other {
+                    CertificateError::Other(reason) => reason.to_string(),
+                    known => format!("{known}"),
+                };
+                // A certificate made by `openssl req -x509` is one of a CA.
+                let hint = if reason.contains("CaUsedAsEndEntity") {
+                    "it is a CA's own certificate: issue one for the server from it"
+                } else {
+                    "check the server's certificate chain"
+                };
+                self.fail(
+                    FailureKind::CertificateUntrusted,
+                    &format!(
+                        "the certificate of {server} cannot be trusted by {roots} ({}); {hint}",
+                        words::clean(&reason, words::MAX_WORDS)
+                    ),
+                )
+            }
+        }
+    }
+
+    fn alert(&self, alert: AlertDescription) -> Failure {
+        let about_certificates = matches!(
+            alert,
+            AlertDescription::CertificateRequired
+                | AlertDescription::NoCertificate
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+                | AlertDescription::DecryptError
+                | AlertDescription::HandshakeFailure
+        );
+        let asked = self.witness.was_asked();
+        if about_certificates
+            && (asked || alert == AlertDescription::CertificateRequired)
+            && let Some(failure) = self.client_certificate(alert)
+        {
+            return failure;
+        }
+        let hint = if alert == AlertDescription::ProtocolVersion {
+            "it must offer TLS 1.2 or later"
+        } else {
+            "check the server's TLS settings and its log"
+        };
+        self.fail(
+            FailureKind::TlsHandshake,
+            &format!("{} ended the TLS handshake ({alert:?}); {hint}", self.server),
+        )
+    }
+
+    fn client_certificate(&self, alert: AlertDescription) -> Option<Failure> {
+        let server = &self.server;
+        let authorities = self.witness.authorities();
+        let accepted = if authorities.is_empty() {
+            String::new()
+        } else {
+            format!(" (it accepts those of {})", names(&authorities))
+        };
+        let Some(identity) = &self.witness.identity else {
+            return Some(self.fail(
+                FailureKind::ClientCertificateRequired,
+                &format!(
+                    "{server} wants a client certificate{accepted} and none is configured; set \
+                     ClientAuthCertificateFile"
+                ),
+            ));
+        };
+        let facts = &identity.facts;
+        let file = self.certificate_file?.display();
+        let which = format!(
+            "the client certificate {} in {file}, issued by {}, valid {} to {}",
+            facts.subject, facts.issuer, facts.not_before, facts.not_after
+        );
+        if alert == AlertDescription::CertificateExpired || !facts.valid_at(self.now) {
+            return Some(self.fail(
+                FailureKind::ClientCertificateExpired,
+                &format!(
+                    "{server} refused {which}, which is outside its validity; renew it, or check \
+                     this host's clock"
+                ),
+            ));
+        }
+        Some(self.fail(
+            FailureKind::ClientCertificateRejected,
+            &format!(
+                "{server} refused {which} ({alert:?}){accepted}; check that the server trusts its \
+                 issuer and that it was not revoked"
+            ),
+        ))
+    }
+}
+
+/// Every cause of an error, itself first. An `io::Error` hides the error it was
+/// made of from `source`, so that one is asked for separately.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)> {
+    let mut causes = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        causes.push(cause);
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    causes
+}
+
+/// The cause of all causes, in words.
+fn innermost(causes: &[&(dyn Error + 'static)]) -> String {
+    let reason = causes.last().map(ToString::to_string).unwrap_or_default();
+    words::clean(&reason, words::MAX_WORDS)
+}
+
+fn names(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(5).map(|name| words::clean(name, 100)).collect();
+    match (shown.is_empty(), names.len() > shown.len()) {
+        (true, _) => "no name".to_owned(),
+        (false, true) => format!("{}, …", shown.join(", ")),
+        (false, false) => shown.join(", "),
+    }
+}
+
+/// Seconds, with a fraction only if there is one.
+fn seconds(duration: std::time::Duration) -> String {
+    let text = format!("{:.1}", duration.as_secs_f64());
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}

@@ -1,0 +1,127 @@
+//! Answers that are not the success they could be: every status but 200.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use url::Url;
+
+use super::failure::Scene;
+use super::redaction::Redaction;
+use super::{timestamp, words};
+use crate::model::{Timestamp, shown};
+use crate::sync::retry::{Failure, FailureKind, RETRY_AFTER_MAX};
+
+/// Makes the failure of a status: kind, message with the server's own words,
+/// and the wait it asks for.
+pub(super) fn failure(
+    scene: &Scene<'_>,
+    status: u16,
+    headers: &HeaderMap,
+    body: &[u8],
+    redaction: &Redaction,
+) -> Failure {
+    let kind = FailureKind::of_status(status);
+    let said = match words::of_body(redaction.apply(&String::from_utf8_lossy(body)).as_bytes()) {
+        said if said.is_empty() => "without a word".to_owned(),
+        said => format!("saying \"{said}\""),
+    };
+    let what = if kind == FailureKind::Redirected {
+        let target = location(scene, headers);
+        let target = words::clean(&redaction.apply(&target), words::MAX_WORDS);
+        format!(
+            "the server redirects to {target} (status {status}), which is never followed; put the \
+             address that answers into SyncBaseURL"
+        )
+    } else {
+        let mut hint = hint(kind).to_owned();
+        if scene.witness.was_asked() && scene.witness.identity.is_none() && status < 500 {
+            hint.push_str(
+                "; the server also asked for a client certificate and none is configured \
+                 (ClientAuthCertificateFile)",
+            );
+        }
+        format!("the server answered {status} {said}; {hint}")
+    };
+    let retry_after = matches!(status, 429 | 503).then(|| retry_after(headers, scene.now));
+    Failure {
+        http_status: Some(status),
+        retry_after: retry_after.flatten(),
+        ..scene.fail(kind, &what)
+    }
+}
+
+/// The next thing to try after a status of that kind.
+fn hint(kind: FailureKind) -> &'static str {
+    if kind == FailureKind::Unauthorized {
+        "check the credentials in SyncExtraHeaders or SyncBaseURL"
+    } else if kind == FailureKind::Forbidden {
+        "check that the server knows this machine id and that its credentials are right"
+    } else if kind == FailureKind::NotFound {
+        "check the path of SyncBaseURL and that the server knows this machine id"
+    } else if kind == FailureKind::MethodNotAllowed {
+        "check the path of SyncBaseURL: what answers there takes no POST"
+    } else if kind == FailureKind::PayloadTooLarge {
+        "raise the server's limit for request bodies, or lower its batch_size"
+    } else if kind == FailureKind::UnsupportedMediaType {
+        "try another SyncClientContentEncoding, or SyncEnableProtoTransfer off"
+    } else if kind == FailureKind::ProxyCredentials {
+        "set or check the proxy's user and password"
+    } else if kind == FailureKind::TooManyRequests {
+        "the server is overloaded or limits this client; the wait it asks for is kept to"
+    } else if kind == FailureKind::ClientError {
+        "check the server's log; if it cannot read the body, try another SyncClientContentEncoding"
+    } else {
+        "check the server's log"
+    }
+}
+
+/// Where a redirect leads: resolved against the URL asked, without credentials.
+fn location(scene: &Scene<'_>, headers: &HeaderMap) -> String {
+    let Some(value) = headers.get(LOCATION) else { return "nowhere".to_owned() };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    match Url::parse(&scene.url).and_then(|base| base.join(&text)) {
+        Ok(url) => shown(&url),
+        Err(_) => "an address that is no URL".to_owned(),
+    }
+}
+
+/// The wait of `Retry-After`, in seconds or as a date, capped.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        timestamp(httpdate::parse_http_date(text).ok()?)?.since(now)
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn wait(value: &'static str, now: i64) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+        retry_after(&headers, Timestamp::from_secs(now)).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn http_3_retry_after_is_read_as_seconds_or_date_and_capped_at_5_minutes() {
+        // 1994-11-06 08:49:37
+        let date = 784_111_777;
+        assert_eq!(wait("7", 0), Some(7));
+        assert_eq!(wait("0", 0), Some(0));
+        assert_eq!(wait("3600", 0), Some(300));
+        assert_eq!(wait("99999999999999999999999", 0), Some(300));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT", date - 30), Some(30));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT", date + 30), Some(0));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT", date - 86_400), Some(300));
+        assert_eq!(wait("soon", 0), None);
+        assert_eq!(wait("-3", 0), None);
+        assert_eq!(wait("", 0), None);
+        assert_eq!(retry_after(&HeaderMap::new(), Timestamp::from_secs(0)), None);
+    }
+}

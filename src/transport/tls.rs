@@ -1,0 +1,103 @@
+//! The TLS configuration: TLS 1.2 or later with ring, the trust roots, the
+//! client certificate, and a witness of what the server asked for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Name;
+
+use super::certificate::{self, Identity};
+use super::{ClientCertificate, Roots};
+use crate::sync::retry::{Failure, FailureKind};
+
+/// How many of the authorities that a server accepts are remembered.
+const AUTHORITIES_KEPT: usize = 5;
+
+/// Hands the client certificate out and remembers that it was asked for, so
+/// that a failed handshake can be told from a missing certificate.
+#[derive(Debug)]
+pub(super) struct Witness {
+    pub(super) identity: Option<Identity>,
+    asked: AtomicBool,
+    authorities: Mutex<Vec<String>>,
+}
+
+impl Witness {
+    /// Whether the server asked for a client certificate in any handshake.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// The first few authorities whose certificates the server accepts, by its
+    /// own account.
+    pub(super) fn authorities(&self) -> Vec<String> {
+        self.authorities.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesClientCert for Witness {
+    fn resolve(
+        &self,
+        root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        *self.authorities.lock().unwrap_or_else(PoisonError::into_inner) = root_hint_subjects
+            .iter()
+            .take(AUTHORITIES_KEPT)
+            .filter_map(|der| X509Name::from_der(der).ok())
+            .map(|(_, name)| certificate::name(&name))
+            .collect();
+        self.identity.as_ref().map(|identity| Arc::clone(&identity.key))
+    }
+
+    fn has_certs(&self) -> bool {
+        self.identity.is_some()
+    }
+}
+
+/// Reads roots and client certificate and makes a TLS configuration of them.
+/// `used` says whether TLS is spoken at all; if not, the platform's roots are
+/// not looked for, since a host may have none.
+pub(super) fn configure(
+    roots: &Roots,
+    client_certificate: Option<&ClientCertificate>,
+    used: bool,
+) -> Result<(ClientConfig, Arc<Witness>), Failure> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let witness = Arc::new(Witness {
+        identity: client_certificate.map(certificate::load_identity).transpose()?,
+        asked: AtomicBool::new(false),
+        authorities: Mutex::default(),
+    });
+    let unusable = |what: String| {
+        Failure::new(
+            FailureKind::RootsUnreadable,
+            format!(
+                "no trust roots: {what}; install the system's CA certificates or set \
+                 ServerAuthRootsFile"
+            ),
+        )
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| unusable(error.to_string()))?;
+    let builder = if used && *roots == Roots::Platform {
+        let verifier = rustls_platform_verifier::Verifier::new(provider)
+            .map_err(|error| unusable(error.to_string()))?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+    } else {
+        let mut store = RootCertStore::empty();
+        for der in certificate::load_roots(roots)? {
+            store.add(der).map_err(|error| unusable(error.to_string()))?;
+        }
+        builder.with_root_certificates(store)
+    };
+    let mut config = builder.with_client_cert_resolver(Arc::clone(&witness) as _);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok((config, witness))
+}
