@@ -7,14 +7,19 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod config;
 mod logging;
 pub mod output;
 mod rules;
+mod setup;
+mod whoami;
 
 /// Exit code for a command line that cannot be understood.
 pub const EXIT_USAGE: u8 = 64;
 /// Exit code for a fault of this program.
 pub const EXIT_INTERNAL: u8 = 70;
+/// Exit code for a configuration that cannot be used.
+pub const EXIT_CONFIG: u8 = 78;
 
 /// A sync agent for Santa: rules in, events out, settings applied.
 #[derive(Debug, Parser)]
@@ -77,8 +82,12 @@ pub enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows what is configured and what is wrong with it
+    Config(config::Args),
     /// Looks at the rules, and manages those of a host without a server
     Rules(rules::Args),
+    /// Tells who this host is to its server, each value with its source
+    Whoami(whoami::Args),
 }
 
 /// Runs the command line and answers the process exit code.
@@ -96,6 +105,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     logging::start(&cli.global);
     match cli.command {
+        Command::Config(args) => config::run(&cli.global, &args),
         Command::Rules(args) => rules::run(&cli.global, &args),
+        Command::Whoami(args) => whoami::run(&cli.global, &args),
     }
 }

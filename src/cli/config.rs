@@ -1,0 +1,35 @@
+//! `config`: what is configured, where it comes from, and what is wrong with it.
+
+mod check;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::Global;
+
+/// The version of every `--json` form here.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Names every mistake of the configuration and its fix
+    Check(check::Args),
+    /// Prints the values that hold
+    Show(show::Args),
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    match &args.command {
+        Command::Check(args) => check::run(global, args),
+        Command::Show(args) => show::run(global, args),
+    }
+}

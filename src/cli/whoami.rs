@@ -1,0 +1,111 @@
+//! `whoami`: who this host is to its server, each value with its source.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{Global, output, setup};
+use crate::config::Config;
+use crate::host::{self, HostReport, HostSource, SystemHost};
+use crate::model::SyncResult;
+
+/// The version of the `--json` form.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    schema_version: u32,
+    machine_id: Option<String>,
+    /// Why there is no machine id.
+    machine_id_error: Option<String>,
+    facts: Vec<FactForm>,
+    /// What could not be read.
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FactForm {
+    name: &'static str,
+    value: String,
+    source: String,
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let setup = match setup::load(global) {
+        Ok(setup) => setup,
+        Err(code) => return code,
+    };
+    let report = Report::of(&setup.config, &SystemHost);
+    if args.json {
+        output::json(&report);
+    } else {
+        output::line(report.text());
+    }
+    ExitCode::from(report.exit_code())
+}
+
+impl Report {
+    fn of(config: &Config, host: &dyn HostSource) -> Self {
+        let HostReport { machine_id, facts: _, sources, problems } = host::facts(config, host);
+        let mut facts: Vec<FactForm> = sources
+            .into_iter()
+            .map(|(name, fact)| FactForm { name, value: fact.value, source: fact.source })
+            .collect();
+        let (id, error) = match machine_id {
+            Ok((id, source)) => {
+                let value = id.as_str().to_owned();
+                facts.insert(0, FactForm { name: "machine_id", value, source });
+                (Some(id.as_str().to_owned()), None)
+            }
+            Err(problem) => (None, Some(problem.to_string())),
+        };
+        Self {
+            schema_version: SCHEMA_VERSION,
+            machine_id: id,
+            machine_id_error: error,
+            facts,
+            problems,
+        }
+    }
+
+    fn text(&self) -> String {
+        let width = |f: fn(&FactForm) -> usize| self.facts.iter().map(f).max().unwrap_or(0);
+        let names = width(|fact| fact.name.len());
+        let values = width(|fact| fact.value.chars().count()).min(40);
+        let mut lines: Vec<String> = self
+            .facts
+            .iter()
+            .map(|fact| {
+                let value = match output::printable(&fact.value) {
+                    empty if empty.is_empty() => "-".to_owned(),
+                    value => value,
+                };
+                let source = output::printable(&fact.source);
+                format!("{:names$}  {value:values$}  {source}", fact.name)
+            })
+            .collect();
+        if let Some(error) = &self.machine_id_error {
+            lines.insert(0, format!("error: {}", output::printable(error)));
+        }
+        lines.extend(self.problems.iter().map(|p| format!("note: {}", output::printable(p))));
+        lines.join("\n")
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.machine_id_error {
+            None => 0,
+            Some(_) => SyncResult::MissingMachineId.exit_code(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
