@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod config;
+#[cfg(feature = "harness")]
+mod harness;
 mod logging;
 pub mod output;
 mod rules;
@@ -84,6 +86,9 @@ pub enum LogFormat {
 enum Command {
     /// Shows what is configured and what is wrong with it
     Config(config::Args),
+    /// For people who write sync servers and agents
+    #[cfg(feature = "harness")]
+    Harness(harness::Args),
     /// Looks at the rules, and manages those of a host without a server
     Rules(rules::Args),
     /// Tells who this host is to its server, each value with its source
@@ -106,6 +111,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     logging::start(&cli.global);
     match cli.command {
         Command::Config(args) => config::run(&cli.global, &args),
+        #[cfg(feature = "harness")]
+        Command::Harness(args) => harness::run(&args),
         Command::Rules(args) => rules::run(&cli.global, &args),
         Command::Whoami(args) => whoami::run(&cli.global, &args),
     }

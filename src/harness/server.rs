@@ -14,7 +14,7 @@ use self::connection::{OnExchange, Shared, accept};
 use super::exchange::{Exchange, Route};
 use super::fault::{Fault, Scripted, When};
 use super::fixtures::AnyEvent;
-use super::state::{HostState, State};
+use super::state::{HostState, State, Uploads};
 use super::style::{Preset, Style, SyncTypePolicy, Transfer};
 use crate::protocol::wire;
 
@@ -41,6 +41,7 @@ pub enum HarnessError {
 pub struct Builder {
     state: State,
     batch_size: Option<u32>,
+    client_mode: Option<wire::ClientMode>,
     listen: SocketAddr,
     on_exchange: Option<OnExchange>,
 }
@@ -67,6 +68,12 @@ impl Builder {
     /// Events a request may carry, whatever the settings say. 50 by default.
     pub fn batch_size(mut self, events: u32) -> Self {
         self.batch_size = Some(events);
+        self
+    }
+
+    /// The client mode that preflight sends, whatever the settings say.
+    pub const fn client_mode(mut self, mode: wire::ClientMode) -> Self {
+        self.client_mode = Some(mode);
         self
     }
 
@@ -132,11 +139,17 @@ impl Builder {
         self
     }
 
+    /// Reads events and keeps none of them.
+    pub fn forget_events(mut self) -> Self {
+        self.state.uploads = Uploads::Read;
+        self
+    }
+
     /// Counts events and keeps none of them, and no transcript either: memory
     /// stays small whatever comes.
     pub fn count_only(mut self) -> Self {
         self.state.transcript_limit = 0;
-        self.state.keep_events = false;
+        self.state.uploads = Uploads::Counted;
         self
     }
 
@@ -167,6 +180,9 @@ impl Builder {
     pub fn start(mut self) -> Result<FakeServer, HarnessError> {
         if let Some(batch_size) = self.batch_size {
             self.state.settings.batch_size = batch_size;
+        }
+        if let Some(client_mode) = self.client_mode {
+            self.state.settings.set_client_mode(client_mode);
         }
         self.state.encode_pages();
         let listen = |source| HarnessError::Listen { address: self.listen, source };
@@ -236,6 +252,7 @@ impl FakeServer {
         Builder {
             state: State::new(0x5eed),
             batch_size: None,
+            client_mode: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             on_exchange: None,
         }
@@ -357,6 +374,12 @@ impl FakeServer {
     #[must_use]
     pub fn events_received(&self) -> u64 {
         self.shared.state().events_received
+    }
+
+    /// The machine ids it has seen, sorted.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        self.shared.state().hosts()
     }
 
     /// What it knows of a host.

@@ -65,6 +65,17 @@ struct Download {
     cursors: HashMap<String, usize>,
 }
 
+/// What is done with the events of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Uploads {
+    /// Read and kept.
+    Kept,
+    /// Read and dropped.
+    Read,
+    /// Counted, and read no further than that.
+    Counted,
+}
+
 /// What became of a request.
 #[derive(Debug)]
 pub(super) struct Handled {
@@ -87,7 +98,7 @@ pub(super) struct State {
     /// as can be.
     pub(super) transcript_limit: usize,
     pub(super) transcript: VecDeque<Exchange>,
-    pub(super) keep_events: bool,
+    pub(super) uploads: Uploads,
     pub(super) events: Vec<AnyEvent>,
     pub(super) audit_events: Vec<wire::AuditEvent>,
     pub(super) events_received: u64,
@@ -125,7 +136,7 @@ impl State {
             script: Vec::new(),
             transcript_limit: 10_000,
             transcript: VecDeque::new(),
-            keep_events: true,
+            uploads: Uploads::Kept,
             events: Vec::new(),
             audit_events: Vec::new(),
             events_received: 0,
@@ -147,7 +158,6 @@ impl State {
     /// Sets the rules before any host has seen any.
     pub(super) fn start_with(&mut self, rules: impl IntoIterator<Item = wire::Rule>) {
         self.rules = Arc::new(rules.into_iter().collect());
-        self.encode_pages();
     }
 
     /// Encodes all pages, if that is to be done ahead.
@@ -183,6 +193,12 @@ impl State {
         self.hosts
             .get(machine_id)
             .map(|host| HostState { synced: host.seen.is_some(), ..host.shown.clone() })
+    }
+
+    pub(super) fn hosts(&self) -> Vec<String> {
+        let mut machine_ids: Vec<_> = self.hosts.keys().cloned().collect();
+        machine_ids.sort();
+        machine_ids
     }
 
     pub(super) fn rotate_xsrf(&mut self) {

@@ -11,6 +11,8 @@
 
 #[cfg(feature = "harness")]
 mod harness;
+#[cfg(feature = "harness")]
+mod harness_serve;
 mod rules;
 
 mod json;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Download, State};
+use super::{Download, State, Uploads};
 use crate::harness::fault::Fault;
 use crate::harness::fixtures::{AnyEvent, Random};
 use crate::harness::reply::{self, Form, Refusal};
@@ -111,12 +111,12 @@ impl State {
         if let Some((words, status)) = refused.find(|(words, _)| text.contains(words.as_str())) {
             return Err(Refusal::new(*status, format!("the event with {words} is not acceptable")));
         }
-        let count = if self.keep_events {
+        let count = if self.uploads == Uploads::Counted {
+            reply::counted(form, body)?
+        } else {
             let request: wire::EventUploadRequest = reply::read(form, body)?;
             self.compared(machine_id, &request.machine_id)?;
-            self.keep(request)
-        } else {
-            reply::counted(form, body)?
+            self.taken(request)
         };
         self.events_received += count;
         if let Some(host) = self.hosts.get_mut(machine_id) {
@@ -132,13 +132,18 @@ impl State {
         Ok(reply::written(&self.style, form, &answer, extra))
     }
 
-    fn keep(&mut self, request: wire::EventUploadRequest) -> u64 {
-        let before = self.events.len() + self.audit_events.len();
+    /// How many events an upload has; they are kept if that is wanted.
+    fn taken(&mut self, request: wire::EventUploadRequest) -> u64 {
+        let count =
+            request.events.len() + request.file_access_events.len() + request.audit_events.len();
+        if self.uploads != Uploads::Kept {
+            return count as u64;
+        }
         self.events
             .extend(request.events.into_iter().map(|event| AnyEvent::Execution(Box::new(event))));
         self.events.extend(request.file_access_events.into_iter().map(AnyEvent::FileAccess));
         self.audit_events.extend(request.audit_events);
-        (self.events.len() + self.audit_events.len() - before) as u64
+        count as u64
     }
 
     pub(super) fn rule_download(

@@ -1,0 +1,395 @@
+//! `harness serve`: the fake sync server as a program of its own.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use clap::ValueEnum;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{EXIT_INTERNAL, EXIT_USAGE, output};
+use crate::harness::{
+    AnswerEncoding, Encoding, Exchange, FakeServer, HarnessError, Preset, Route, Scripted,
+    SyncTypePolicy, Transfer, Xsrf, fixtures,
+};
+use crate::protocol::wire;
+
+/// The version of every `--json` line.
+const SCHEMA_VERSION: u32 = 1;
+
+pub(super) const EXAMPLES: &str = "\
+The first line printed is the URL to give an agent; with --json it is
+{\"schema_version\":1,\"url\":...}. Each request follows on a line of its own, and on
+SIGINT or SIGTERM a summary. SIGHUP reads --rules-file again: the next NORMAL sync
+of a host brings the difference. SIGUSR1 lets held answers go.
+
+Faults are ROUTE[:WHICH]=FAULT[:VALUE]. ROUTE is preflight, event_upload,
+rule_download, postflight or xsrf. WHICH counts the requests of that route: 2 is
+the second, 2- the second and all after it, -2 the first two, * all (the default).
+FAULT is one of
+  instead of an answer    status:503  status:429,7 (with Retry-After)  redirect:URL
+                          html  not-json  empty-body  wrong-shape:JSON  stall
+                          gzip-bomb:BYTES  endless-header  endless-body  not-http
+  the answer is spoilt    truncate  truncate-chunked  truncate-without-length
+                          close  close-without-length  slow-bytes:10ms
+                          corrupt-gzip  unknown-encoding  repeat-cursor
+                          endless-cursor  broken-rule:INDEX  unknown-enum
+  the answer is late      delay:500ms  hold
+
+Examples:
+  santa-sync harness serve --rules 300 --page-size 100
+  santa-sync harness serve --preset zentral --rules-file rules.json --transcript t.jsonl
+  santa-sync harness serve --fault preflight:-2=status:503 --fault rule_download:2=truncate
+  santa-sync harness serve --rules 1000000 --page-size 10000 --encode-ahead --count-only
+Then, in another terminal:
+  santa-sync sync --state-dir ./state --set MachineID=test --set SyncBaseURL=URL";
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Args {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// The path of the URL, as in v1/santa
+    #[arg(long, value_name = "PATH", default_value = "")]
+    base_path: String,
+    /// Makes up this many rules
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "rules_file")]
+    rules: usize,
+    /// Another seed makes up other rules
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Serves the rules of this file, in the form `rules export` prints
+    #[arg(long, value_name = "FILE")]
+    rules_file: Option<PathBuf>,
+    /// Rules on a page; 0 puts all on one
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    page_size: usize,
+    /// Events a request may carry
+    #[arg(long, value_name = "N")]
+    batch_size: Option<u32>,
+    /// Sends these settings: a preflight response in JSON
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Sends this client mode, whatever the settings say
+    #[arg(long, value_name = "MODE")]
+    client_mode: Option<ModeArg>,
+    /// Demands a clean sync every time
+    #[arg(long)]
+    clean: bool,
+    /// Demands every time a clean sync that spares no transitive rule
+    #[arg(long, conflicts_with = "clean")]
+    clean_all: bool,
+    /// Takes hosts seen for the first time to have all rules
+    #[arg(long)]
+    hosts_up_to_date: bool,
+    /// Speaks as that server does: plain, moroz, rudolph or zentral
+    #[arg(long, value_name = "SERVER", default_value = "plain", value_parser = preset)]
+    preset: Preset,
+    /// The form of messages it takes
+    #[arg(long, value_name = "FORM")]
+    transfer: Option<TransferArg>,
+    /// Compresses answers with gzip, asked for or not
+    #[arg(long)]
+    gzip: bool,
+    /// Demands an XSRF token
+    #[arg(long)]
+    xsrf: bool,
+    /// Demands this header on every request of a stage
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    demand_header: Option<(String, String)>,
+    /// Has something go wrong; may be given more than once
+    #[arg(long = "fault", value_name = "FAULT")]
+    faults: Vec<Scripted>,
+    /// Writes each exchange to this file, a JSON object a line. Headers are written
+    /// as they came, secrets and all
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
+    /// Encodes all rule pages before listening, to measure a client undisturbed
+    #[arg(long)]
+    encode_ahead: bool,
+    /// Counts events and looks no closer at them, to measure a client undisturbed
+    #[arg(long, conflicts_with = "transcript")]
+    count_only: bool,
+    /// Prints no line for each request
+    #[arg(long, short)]
+    quiet: bool,
+    /// Prints JSON, an object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    Monitor,
+    Lockdown,
+    Standalone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TransferArg {
+    Any,
+    Json,
+    Protobuf,
+}
+
+impl From<TransferArg> for Transfer {
+    fn from(arg: TransferArg) -> Self {
+        match arg {
+            TransferArg::Any => Self::Any,
+            TransferArg::Json => Self::Json,
+            TransferArg::Protobuf => Self::Protobuf,
+        }
+    }
+}
+
+fn preset(text: &str) -> Result<Preset, String> {
+    let known = Preset::NAMES.into_iter().find(|(name, _)| *name == text);
+    known.map(|(_, preset)| preset).ok_or_else(|| {
+        let names = Preset::NAMES.map(|(name, _)| name);
+        format!("known ones are {}", names.join(", "))
+    })
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Why the server does not run.
+#[derive(Debug, Error)]
+enum ServeError {
+    #[error("cannot read {path}: {source}; give a file that this user may read", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not {what}: {source}", path = path.display())]
+    Form { path: PathBuf, what: &'static str, source: serde_json::Error },
+    #[error(
+        "rule {index} of {path} has no known {what}; give the protocol's name for it",
+        path = path.display()
+    )]
+    Rule { path: PathBuf, index: usize, what: &'static str },
+    #[error("cannot write {path}: {source}; give a place where this user may write", path = path.display())]
+    Transcript { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Harness(#[from] HarnessError),
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+impl ServeError {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Read { .. }
+            | Self::Form { .. }
+            | Self::Rule { .. }
+            | Self::Transcript { .. }
+            | Self::Harness(HarnessError::Listen { .. }) => EXIT_USAGE,
+            Self::Harness(HarnessError::Thread(_)) | Self::Signals(_) => EXIT_INTERNAL,
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args) -> ExitCode {
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn serve(args: &Args) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::Signals)?;
+    runtime.block_on(async {
+        // Before the URL is printed, so that a signal sent upon it is heard.
+        let mut signals = Signals::new().map_err(ServeError::Signals)?;
+        let server = start(args)?;
+        let url = server.url();
+        if args.json {
+            output::line(json!({ "schema_version": SCHEMA_VERSION, "url": url }));
+        } else {
+            output::line(format_args!("serving {url}"));
+        }
+        while signals.next(args, &server).await {}
+        summary(args, &server);
+        Ok(())
+    })
+}
+
+/// What the program waits for.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for a signal and does what it asks for. Answers whether to go on.
+    async fn next(&mut self, args: &Args, server: &FakeServer) -> bool {
+        tokio::select! {
+            _ = self.interrupt.recv() => return false,
+            _ = self.terminate.recv() => return false,
+            _ = self.user.recv() => server.release(),
+            _ = self.hangup.recv() => {
+                if let Some(path) = &args.rules_file {
+                    match rules_of(path) {
+                        Ok(rules) => server.set_rules(rules),
+                        // The rules served so far stay.
+                        Err(error) => output::error(&error),
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+fn start(args: &Args) -> Result<FakeServer, ServeError> {
+    let mut builder = FakeServer::builder()
+        .listen(args.listen)
+        .base_path(&args.base_path)
+        .preset(args.preset)
+        .page_size(args.page_size);
+    builder = match &args.rules_file {
+        Some(path) => builder.rules(rules_of(path)?),
+        None => builder.rules(fixtures::rules(args.rules, args.seed)),
+    };
+    if let Some(path) = &args.settings {
+        builder = builder.settings(read(path, "a preflight response")?);
+    }
+    if let Some(mode) = args.client_mode {
+        builder = builder.client_mode(match mode {
+            ModeArg::Monitor => wire::ClientMode::Monitor,
+            ModeArg::Lockdown => wire::ClientMode::Lockdown,
+            ModeArg::Standalone => wire::ClientMode::Standalone,
+        });
+    }
+    if let Some(events) = args.batch_size {
+        builder = builder.batch_size(events);
+    }
+    if args.clean {
+        builder = builder.sync_type(SyncTypePolicy::Always(wire::SyncType::Clean));
+    }
+    if args.clean_all {
+        builder = builder.sync_type(SyncTypePolicy::Always(wire::SyncType::CleanAll));
+    }
+    if let Some(transfer) = args.transfer {
+        builder = builder.transfer(transfer.into());
+    }
+    builder = builder.style(|style| {
+        if args.gzip {
+            style.answer_encoding = AnswerEncoding::Always(Encoding::Gzip);
+        }
+        if args.xsrf {
+            style.xsrf = Xsrf::Demanded("X-XSRF-TOKEN".to_owned());
+        }
+        if args.demand_header.is_some() {
+            style.header.clone_from(&args.demand_header);
+        }
+    });
+    if args.hosts_up_to_date {
+        builder = builder.hosts_up_to_date();
+    }
+    if args.encode_ahead {
+        builder = builder.encode_ahead();
+    }
+    // Nobody could ask this process for what it keeps; but bodies are read for
+    // exchanges that are.
+    builder = builder.forget_events().transcript_limit(usize::from(args.transcript.is_some()));
+    if args.count_only {
+        builder = builder.count_only();
+    }
+    for fault in &args.faults {
+        builder = builder.scripted(fault.clone());
+    }
+    Ok(builder.on_exchange(report(args)?).start()?)
+}
+
+/// Prints and writes down exchanges as they are answered.
+fn report(args: &Args) -> Result<impl Fn(&Exchange) + Send + Sync + 'static, ServeError> {
+    let transcript = match &args.transcript {
+        Some(path) => {
+            let failed = |source| ServeError::Transcript { path: path.clone(), source };
+            Some(Mutex::new(File::create(path).map_err(failed)?))
+        }
+        None => None,
+    };
+    let (quiet, as_json) = (args.quiet, args.json);
+    Ok(move |exchange: &Exchange| {
+        if !quiet && as_json {
+            output::line(json!({
+                "number": exchange.number,
+                "route": exchange.route,
+                "machine_id": exchange.machine_id,
+                "path": exchange.path,
+                "status": exchange.status,
+                "body_bytes": exchange.body_bytes,
+                "answer_bytes": exchange.answer_bytes,
+                "note": exchange.note,
+            }));
+        } else if !quiet {
+            output::line(output::printable(&exchange.to_string()));
+        }
+        if let Some(Ok(mut file)) = transcript.as_ref().map(Mutex::lock)
+            && let Err(error) = writeln!(file, "{}", json!(exchange))
+        {
+            tracing::error!(%error, "the transcript cannot be written");
+        }
+    })
+}
+
+fn summary(args: &Args, server: &FakeServer) {
+    let counts = Route::ALL.map(|route| (route.name(), server.count(route)));
+    let hosts = server.hosts().len();
+    let events = server.events_received();
+    if args.json {
+        let requests: serde_json::Map<_, _> =
+            counts.into_iter().map(|(name, n)| (name.to_owned(), n.into())).collect();
+        output::line(json!({"requests": requests, "hosts": hosts, "events": events}));
+    } else {
+        let counts = counts.map(|(name, n)| format!("{name} {n}")).join(", ");
+        output::line(format_args!("stopped: {hosts} hosts, {events} events; {counts}"));
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, ServeError> {
+    let failed = |source| ServeError::Read { path: path.to_owned(), source };
+    let text = fs::read(path).map_err(failed)?;
+    let form = |source| ServeError::Form { path: path.to_owned(), what, source };
+    serde_json::from_slice(&text).map_err(form)
+}
+
+fn rules_of(path: &Path) -> Result<Vec<wire::Rule>, ServeError> {
+    let export: wire::RuleDownloadResponse = read(path, "an export of rules")?;
+    for (index, rule) in export.rules.iter().enumerate() {
+        let unknown = |what| ServeError::Rule { path: path.to_owned(), index, what };
+        if rule.policy() == wire::Policy::Unknown {
+            return Err(unknown("policy"));
+        }
+        if rule.rule_type() == wire::RuleType::RuletypeUnknown {
+            return Err(unknown("rule_type"));
+        }
+    }
+    Ok(export.rules)
+}

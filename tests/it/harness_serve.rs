@@ -1,0 +1,203 @@
+//! `harness serve` as a process of its own.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+struct Serve {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Serve {
+    fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+            .args(["harness", "serve"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("another line").unwrap()
+    }
+
+    fn json(&mut self) -> Value {
+        serde_json::from_str(&self.line()).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Ends it and answers what it still prints.
+    fn stop(mut self) -> String {
+        self.signal(Signal::TERM);
+        let last = self.lines.by_ref().map(|line| line.unwrap() + "\n").collect();
+        assert!(self.child.wait().unwrap().success());
+        last
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // Ended already, if all went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn post(url: &str, path: &str, body: &Value) -> Value {
+    let address = url.trim_start_matches("http://").split('/').next().unwrap();
+    let prefix = url.split_once(address).unwrap().1;
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "POST {prefix}{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap_or_default()
+}
+
+fn refused(args: &[&str]) -> Output {
+    let out = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+        .args(["harness", "serve"])
+        .args(args)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(64));
+    out
+}
+
+#[test]
+fn it_prints_its_url_each_request_and_a_summary() {
+    let mut serve = Serve::start(&["--rules", "5", "--base-path", "v1", "--fault", "xsrf=html"]);
+    let first = serve.line();
+    let url = first.strip_prefix("serving ").unwrap().to_owned();
+    assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/v1/"), "{url}");
+    assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "NORMAL");
+    let line = serve.line();
+    assert!(line.starts_with("preflight A 200 2 B in, "), "{line}");
+    post(&url, "xsrf/B", &json!({}));
+    assert!(serve.line().ends_with("B out (html)"));
+    assert_eq!(
+        serve.stop(),
+        "stopped: 2 hosts, 0 events; preflight 1, event_upload 0, rule_download 0, postflight 0, \
+         xsrf 1\n"
+    );
+}
+
+#[test]
+fn its_json_lines_have_the_documented_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let transcript = dir.path().join("transcript.jsonl");
+    let mut serve = Serve::start(&["--json", "--transcript", transcript.to_str().unwrap()]);
+    let started = serve.json();
+    let url = started["url"].as_str().unwrap().to_owned();
+    assert_eq!(started, json!({"schema_version": 1, "url": url}));
+    let body = json!({"events": [{"file_sha256": "00"}], "machine_id": "A"});
+    post(&url, "eventupload/A", &body);
+    assert_eq!(
+        serve.json(),
+        json!({"number": 1, "route": "event_upload", "machine_id": "A", "path": "/eventupload/A",
+            "status": 200, "body_bytes": body.to_string().len(), "answer_bytes": 2, "note": ""})
+    );
+    let last: Value = serde_json::from_str(&serve.stop()).unwrap();
+    let requests = json!({"preflight": 0, "event_upload": 1, "rule_download": 0, "postflight": 0,
+        "xsrf": 0});
+    assert_eq!(last, json!({"requests": requests, "hosts": 1, "events": 1}));
+
+    let written: Value =
+        serde_json::from_str(fs::read_to_string(&transcript).unwrap().trim()).unwrap();
+    assert_eq!(written["body"], body);
+    assert_eq!(written["headers"]["content-type"], "application/json");
+}
+
+#[test]
+fn a_hangup_reads_the_rules_again_and_normal_syncs_bring_the_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.json");
+    let team = |name: &str| json!({"identifier": name, "policy": "ALLOWLIST", "rule_type": "TEAMID", "comment": ""});
+    fs::write(&file, json!({"rules": [team("AAAAAAAAAA"), team("BBBBBBBBBB")]}).to_string())
+        .unwrap();
+    let mut serve = Serve::start(&["--rules-file", file.to_str().unwrap()]);
+    let url = serve.line().strip_prefix("serving ").unwrap().to_owned();
+    let mut sync = || {
+        post(&url, "preflight/A", &json!({}));
+        let rules = post(&url, "ruledownload/A", &json!({}))["rules"].clone();
+        post(&url, "postflight/A", &json!({}));
+        rules
+    };
+    assert_eq!(sync().as_array().unwrap().len(), 2);
+    assert_eq!(sync(), json!([]));
+
+    fs::write(&file, "{").unwrap();
+    serve.signal(Signal::HUP);
+    let mut complaint = String::new();
+    BufReader::new(serve.child.stderr.take().unwrap()).read_line(&mut complaint).unwrap();
+    assert!(complaint.contains("is not an export of rules"), "{complaint}");
+    assert_eq!(sync(), json!([]), "a file that cannot be read changes nothing");
+
+    fs::write(&file, json!({"rules": [team("BBBBBBBBBB"), team("CCCCCCCCCC")]}).to_string())
+        .unwrap();
+    serve.signal(Signal::HUP);
+    // The signal is heard some time after it is sent.
+    let changes = std::iter::repeat_with(&mut sync).find(|rules| *rules != json!([])).unwrap();
+    let change = |place: usize, key: &str| changes[place][key].as_str().unwrap().to_owned();
+    assert_eq!(
+        (change(0, "identifier"), change(0, "policy")),
+        ("AAAAAAAAAA".into(), "REMOVE".into())
+    );
+    assert_eq!(change(1, "identifier"), "CCCCCCCCCC");
+    drop(serve);
+}
+
+#[test]
+fn wrong_arguments_are_answered_with_what_to_give() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file.json");
+    let path = file.to_str().unwrap();
+    let says = |args: &[&str], words: &str| {
+        let err = String::from_utf8(refused(args).stderr).unwrap();
+        assert!(err.contains(words), "{err}");
+    };
+    says(&["--fault", "preflight=trunkate"], "is no fault; give one of status, redirect");
+    says(&["--preset", "mozor"], "known ones are plain, moroz, rudolph, zentral");
+    says(&["--rules-file", path], "give a file that this user may read");
+    fs::write(&file, "[1]").unwrap();
+    says(&["--settings", path], "is not a preflight response");
+    let rule = json!({"identifier": "A", "policy": "ALLOW", "rule_type": "TEAMID"});
+    fs::write(&file, json!({ "rules": [rule] }).to_string()).unwrap();
+    says(&["--rules-file", path], "rule 0 of");
+    says(&["--rules-file", path], "has no known policy");
+    says(&["--transcript", "/dev/null/x"], "give a place where this user may write");
+    says(&["--listen", "192.0.2.1:9"], "cannot listen on 192.0.2.1:9");
+}
+
+#[test]
+fn the_help_explains_faults_and_gives_examples() {
+    let out = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+        .args(["harness", "serve", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(out.stdout).unwrap();
+    assert!(help.contains("Faults are ROUTE[:WHICH]=FAULT[:VALUE]"), "{help}");
+    assert!(help.contains("--fault rule_download:2=truncate"));
+    for (name, _) in santa_sync::harness::Preset::NAMES {
+        assert!(help.contains(name), "{name}");
+    }
+}
