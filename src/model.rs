@@ -8,6 +8,7 @@ mod plist;
 mod record;
 mod rule;
 mod rule_dictionary;
+mod rule_set;
 mod secret;
 mod settings;
 mod stage;
@@ -22,10 +23,11 @@ pub use record::{
     ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,
 };
 pub use rule::{
-    BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails, RuleSet,
+    BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails,
     RuleState, RuleType,
 };
 pub use rule_dictionary::{RuleDictionaryError, parse_rule};
+pub use rule_set::{DetailsRef, RuleRef, RuleSet};
 pub use secret::Secret;
 pub use settings::{
     ClientMode, FileAccessAction, MediaPolicy, SettingChange, Settings, SyncType, Wish, WishReason,

@@ -1,11 +1,9 @@
-//! Rules: what they name, what they do, and a downloaded set of them.
+//! Rules: what they name and what they do.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-use super::RejectedRule;
 
 /// The longest button label, in characters; longer ones are cut.
 pub const BUTTON_LABEL_MAX: usize = 48;
@@ -290,6 +288,23 @@ impl Identifier {
         }
     }
 
+    /// Appends the stored form to a text.
+    pub fn push_to(&self, text: &mut String) {
+        let mut hex = |bytes: &[u8]| {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            for byte in bytes {
+                text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                text.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+        };
+        match self {
+            Self::Cdhash(bytes) => hex(bytes),
+            Self::Binary(bytes) | Self::Certificate(bytes) => hex(bytes),
+            Self::SigningId(id) => text.push_str(id),
+            Self::TeamId(bytes) => text.extend(bytes.iter().copied().map(char::from)),
+        }
+    }
+
     /// The type of rule this is the identifier of.
     #[must_use]
     pub const fn rule_type(&self) -> RuleType {
@@ -306,19 +321,9 @@ impl Identifier {
 /// The stored form: lower-case hex, or the text.
 impl fmt::Display for Identifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            bytes.iter().try_for_each(|byte| {
-                f.write_char(char::from(DIGITS[usize::from(byte >> 4)]))?;
-                f.write_char(char::from(DIGITS[usize::from(byte & 15)]))
-            })
-        };
-        match self {
-            Self::Cdhash(bytes) => hex(f, bytes),
-            Self::Binary(bytes) | Self::Certificate(bytes) => hex(f, bytes),
-            Self::SigningId(text) => f.write_str(text),
-            Self::TeamId(bytes) => bytes.iter().try_for_each(|b| f.write_char(char::from(*b))),
-        }
+        let mut text = String::with_capacity(64);
+        self.push_to(&mut text);
+        f.pad(&text)
     }
 }
 
@@ -378,7 +383,7 @@ pub struct RuleDetails {
     pub notification_app_name: String,
 }
 
-/// A checked rule of a download, in a form small enough for a million of them.
+/// A checked rule of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// What it names, and so its type.
@@ -387,70 +392,6 @@ pub struct Rule {
     pub policy: Policy,
     /// `None` if all of them are empty.
     pub details: Option<Box<RuleDetails>>,
-}
-
-/// The rules of one download in the order received, page by page.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct RuleSet {
-    pages: Vec<Box<[Rule]>>,
-    received: u64,
-    rejected_total: u64,
-    rejected: Vec<RejectedRule>,
-}
-
-impl RuleSet {
-    /// How many rejected rules are kept; the others are only counted.
-    pub const REJECTED_KEPT: usize = 100;
-
-    /// Adds a page: its accepted rules and the rejected ones.
-    pub fn push_page(&mut self, rules: Vec<Rule>, rejected: Vec<RejectedRule>) {
-        self.received += (rules.len() + rejected.len()) as u64;
-        self.rejected_total += rejected.len() as u64;
-        let room = Self::REJECTED_KEPT.saturating_sub(self.rejected.len());
-        self.rejected.extend(rejected.into_iter().take(room));
-        self.pages.push(rules.into_boxed_slice());
-    }
-
-    /// The accepted rules in the order received.
-    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.pages.iter().flat_map(|page| page.iter())
-    }
-
-    /// How many rules were accepted.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.pages.iter().map(|page| page.len()).sum()
-    }
-
-    /// Whether no rule was accepted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pages.iter().all(|page| page.is_empty())
-    }
-
-    /// How many pages were added.
-    #[must_use]
-    pub fn pages(&self) -> usize {
-        self.pages.len()
-    }
-
-    /// How many rules the server sent, rejected ones included.
-    #[must_use]
-    pub const fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// How many were rejected.
-    #[must_use]
-    pub const fn rejected_total(&self) -> u64 {
-        self.rejected_total
-    }
-
-    /// The first [`Self::REJECTED_KEPT`] rejected ones.
-    #[must_use]
-    pub fn rejected(&self) -> &[RejectedRule] {
-        &self.rejected
-    }
 }
 
 /// How many rules the store holds, as preflight tells it.

@@ -3,13 +3,19 @@
 //! Tables, column order and version are the reference's, so that tools made for
 //! it read our store; `agent_meta` holds what is ours.
 
+mod bulk;
 mod commit;
 mod digest;
+mod insert;
 mod meta;
+#[cfg(test)]
+mod model_test;
 mod preview;
+mod progress;
 mod read;
 #[cfg(test)]
 mod tests;
+mod xxh3;
 
 pub use commit::RulesCommitted;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
@@ -38,5 +44,9 @@ pub(super) const DATABASE: Database = Database {
         (15, include_str!("rules_schema/015_signal_rules.sql")),
         (16, include_str!("rules_schema/016_button_text.sql")),
     ],
-    agent: &[(1, include_str!("agent/001_meta.sql")), (2, include_str!("agent/002_syncs.sql"))],
+    agent: &[
+        (1, include_str!("agent/001_meta.sql")),
+        (2, include_str!("agent/002_syncs.sql")),
+        (3, include_str!("agent/003_rules_hash.sql")),
+    ],
 };

@@ -1,12 +1,13 @@
 //! Applying a download to the rules, in one transaction.
 
-use rusqlite::{
-    Connection, OptionalExtension as _, Statement, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use super::digest::Digest;
+use super::bulk;
+use super::digest::{Digest, count};
+use super::insert::Insert;
 use super::meta;
-use crate::model::{Policy, Rule, RuleCounts, RuleSet, RuleState, RuleType, SyncType, Timestamp};
+use super::progress::Progress;
+use crate::model::{Policy, RuleCounts, RuleSet, SyncType, Timestamp};
 use crate::store::{Store, StoreError};
 
 /// What a commit of rules did.
@@ -61,54 +62,139 @@ fn commit(
     rules: &RuleSet,
     sync_type: SyncType,
 ) -> rusqlite::Result<RulesCommitted> {
-    if rules.is_empty() && sync_type == SyncType::Normal && meta::is_complete(conn)? {
-        return summary(conn, RulesCommitted::default());
+    if rules.is_empty()
+        && sync_type == SyncType::Normal
+        && meta::is_complete(conn)?
+        && let Some(digest) = meta::kept_digest(conn)?
+    {
+        return Ok(summary(RulesCommitted::default(), digest));
     }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut done = RulesCommitted::default();
-    let other_rules = clean_up(&tx, sync_type, &mut done)?;
-    apply(&tx, rules, &mut done)?;
+    let before = meta::own_digest(&tx)?;
+    let mut done = RulesCommitted { processed: rules.len() as u64, ..RulesCommitted::default() };
+    let cleanup = Cleanup::of(sync_type);
+    let digest = if bulk::pays(rules, cleanup, &before.counts) {
+        bulk::apply(&tx, rules, cleanup, &before.counts, &mut done)?
+    } else {
+        one_by_one(&tx, rules, cleanup, &before, &mut done)?
+    };
+    done.changed = any_change(&done);
+    if done.changed {
+        meta::keep_digest(&tx, &digest)?;
+    }
+    done.changed |= clean_other_rules(&tx, sync_type)?;
     if sync_type == SyncType::Normal {
         done.announce = announcements(rules);
     }
-    let rules_changed =
-        done.added + done.replaced + done.removed_by_rule + done.removed_by_cleanup > 0;
-    done.changed = rules_changed || other_rules > 0;
-    if rules_changed {
-        meta::write_digest(&tx, &Digest::of(&tx)?)?;
-    }
     meta::set_complete(&tx)?;
     tx.commit()?;
-    summary(conn, done)
+    Ok(summary(done, digest))
 }
 
-fn summary(conn: &Connection, mut done: RulesCommitted) -> rusqlite::Result<RulesCommitted> {
-    let digest = meta::read_digest(conn)?.unwrap_or_default();
-    done.hash = digest.hash;
-    done.kept_transitive = u64::from(digest.counts.transitive);
-    done.counts = digest.counts;
-    Ok(done)
+fn summary(done: RulesCommitted, Digest { hash, counts }: Digest) -> RulesCommitted {
+    RulesCommitted { hash, counts, kept_transitive: u64::from(counts.transitive), ..done }
 }
 
-/// Deletes what a sync of that type deletes. Answers how many rules of other
-/// kinds than execution rules went.
-fn clean_up(
-    tx: &Transaction<'_>,
-    sync_type: SyncType,
-    done: &mut RulesCommitted,
-) -> rusqlite::Result<usize> {
-    let execution = match sync_type {
-        SyncType::Normal | SyncType::CleanFileAccessRules => None,
-        SyncType::CleanAll => Some("DELETE FROM execution_rules"),
-        SyncType::Clean | SyncType::CleanRules => {
-            Some("DELETE FROM execution_rules WHERE state != 6")
+/// Which execution rules a sync deletes before it applies its download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cleanup {
+    Nothing,
+    /// Those a user of the host made.
+    Local,
+    AllButTransitive,
+    All,
+}
+
+impl Cleanup {
+    const fn of(sync_type: SyncType) -> Self {
+        match sync_type {
+            SyncType::Normal | SyncType::CleanFileAccessRules => Self::Nothing,
+            SyncType::CleanStandalone => Self::Local,
+            SyncType::Clean | SyncType::CleanRules => Self::AllButTransitive,
+            SyncType::CleanAll => Self::All,
         }
-        SyncType::CleanStandalone => Some("DELETE FROM execution_rules WHERE state IN (7, 8)"),
-    };
-    if let Some(sql) = execution {
-        done.removed_by_cleanup = tx.execute(sql, [])? as u64;
     }
-    let others: &[&str] = match sync_type {
+
+    /// The condition on the rows to delete; `None` if there are none.
+    pub(super) const fn condition(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => None,
+            Self::Local => Some("state IN (7, 8)"),
+            Self::AllButTransitive => Some("state != 6"),
+            Self::All => Some("true"),
+        }
+    }
+}
+
+/// Applies the rules to the table as it stands, its index kept up to date row
+/// by row. The cost grows with the rules applied, and with the rules behind the
+/// first one that changed because of the hash.
+fn one_by_one(
+    tx: &Transaction<'_>,
+    rules: &RuleSet,
+    cleanup: Cleanup,
+    before: &Digest,
+    done: &mut RulesCommitted,
+) -> rusqlite::Result<Digest> {
+    let mut counts = before.counts;
+    let mut first_touched = None;
+    let mut gone = |counts: &mut RuleCounts, (row, state, rule_type): (i64, i32, i32)| {
+        count(counts, state, rule_type, -1);
+        first_touched = Some(first_touched.map_or(row, |first: i64| first.min(row)));
+    };
+    if let Some(condition) = cleanup.condition() {
+        let sql =
+            format!("DELETE FROM execution_rules WHERE {condition} RETURNING rowid, state, type");
+        let mut delete = tx.prepare(&sql)?;
+        let mut rows = delete.query([])?;
+        while let Some(row) = rows.next()? {
+            gone(&mut counts, row.try_into()?);
+            done.removed_by_cleanup += 1;
+        }
+    }
+    let mut delete = tx.prepare(
+        "DELETE FROM execution_rules WHERE identifier = ?1 AND type = ?2 \
+         RETURNING rowid, state, type",
+    )?;
+    let mut insert = Insert::prepare(tx)?;
+    let mut identifier = String::new();
+    for rule in rules.iter() {
+        identifier.clear();
+        rule.identifier.push_to(&mut identifier);
+        let rule_type = rule.identifier.rule_type().number();
+        let stored = delete
+            .query_row((&identifier, rule_type), |row| row.try_into())
+            .optional()?
+            .map(|row| gone(&mut counts, row))
+            .is_some();
+        match rule.policy.state() {
+            None => done.removed_by_rule += u64::from(stored),
+            Some(state) => {
+                insert.execute(&identifier, state, &rule)?;
+                count(&mut counts, state.number(), rule_type, 1);
+                if stored {
+                    done.replaced += 1;
+                } else {
+                    done.added += 1;
+                }
+            }
+        }
+    }
+    if !any_change(done) {
+        return Ok(before.clone());
+    }
+    let mut progress = Progress::resume(tx, first_touched)?;
+    progress.read_on()?;
+    Ok(Digest { hash: progress.finish()?, counts })
+}
+
+fn any_change(done: &RulesCommitted) -> bool {
+    done.added + done.replaced + done.removed_by_rule + done.removed_by_cleanup > 0
+}
+
+/// Deletes rules of other kinds than execution rules. Answers whether any went.
+fn clean_other_rules(tx: &Transaction<'_>, sync_type: SyncType) -> rusqlite::Result<bool> {
+    let statements: &[&str] = match sync_type {
         SyncType::Normal | SyncType::CleanRules | SyncType::CleanStandalone => &[],
         SyncType::CleanFileAccessRules => &["DELETE FROM file_access_rules"],
         SyncType::Clean | SyncType::CleanAll => &[
@@ -117,70 +203,15 @@ fn clean_up(
             "DELETE FROM signal_rules",
         ],
     };
-    others.iter().try_fold(0, |sum, sql| Ok(sum + tx.execute(sql, [])?))
-}
-
-fn apply(tx: &Transaction<'_>, rules: &RuleSet, done: &mut RulesCommitted) -> rusqlite::Result<()> {
-    let mut delete = tx.prepare(
-        "DELETE FROM execution_rules WHERE identifier = ?1 AND type = ?2 RETURNING state",
-    )?;
-    let mut insert = tx.prepare(INSERT)?;
-    for rule in rules.iter() {
-        let identifier = rule.identifier.to_string();
-        let rule_type = rule.identifier.rule_type();
-        let before: Option<i32> = delete
-            .query_row(params![identifier, rule_type.number()], |row| row.get(0))
-            .optional()?;
-        done.processed += 1;
-        match rule.policy.state() {
-            None => done.removed_by_rule += u64::from(before.is_some()),
-            Some(state) => {
-                insert_rule(&mut insert, &identifier, rule_type, state, rule)?;
-                if before.is_some() {
-                    done.replaced += 1;
-                } else {
-                    done.added += 1;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Every column, so that a default of the table never decides.
-const INSERT: &str = "INSERT INTO execution_rules (identifier, state, type, custommsg, timestamp, \
-     customurl, comment, cel_expr, rule_id, seatbelt_policy, event_detail_button_text) \
-     VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, NULL, ?8)";
-
-fn insert_rule(
-    insert: &mut Statement<'_>,
-    identifier: &str,
-    rule_type: RuleType,
-    state: RuleState,
-    rule: &Rule,
-) -> rusqlite::Result<()> {
-    let text = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-    let details = rule.details.as_deref();
-    insert.execute(params![
-        identifier,
-        state.number(),
-        rule_type.number(),
-        details.and_then(|d| text(&d.custom_msg)),
-        details.and_then(|d| text(&d.custom_url)),
-        details.and_then(|d| text(&d.comment)),
-        details.and_then(|d| text(&d.cel_expr)),
-        details.and_then(|d| text(&d.event_detail_button_label)),
-    ])?;
-    Ok(())
+    statements.iter().try_fold(false, |any, sql| Ok(any | (tx.execute(sql, [])? > 0)))
 }
 
 fn announcements(rules: &RuleSet) -> Vec<(String, String)> {
     rules
         .iter()
-        .filter(|rule| rule.policy != Policy::Remove)
-        .filter_map(|rule| {
-            let name = &rule.details.as_ref()?.notification_app_name;
-            (!name.is_empty()).then(|| (name.clone(), rule.identifier.to_string()))
+        .filter(|rule| {
+            rule.policy != Policy::Remove && !rule.details.notification_app_name.is_empty()
         })
+        .map(|rule| (rule.details.notification_app_name.to_owned(), rule.identifier.to_string()))
         .collect()
 }

@@ -17,13 +17,17 @@ pub(super) struct Digest {
 impl Default for Digest {
     /// Of no rules.
     fn default() -> Self {
-        Self { hash: shown(&Xxh3Default::new()), counts: RuleCounts::default() }
+        Self {
+            hash: format!("{:032x}", Xxh3Default::new().digest128()),
+            counts: RuleCounts::default(),
+        }
     }
 }
 
 impl Digest {
-    /// Reckons both from the rules in stored order: rowid order, which is that
-    /// of their arrival. Transitive rules are counted but not hashed.
+    /// Reckons both from all rules in stored order: rowid order, which is that
+    /// of their arrival. Transitive rules are counted but not hashed. What
+    /// commits keep up to date must equal this.
     pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let mut hash = Xxh3Default::new();
         let mut counts = RuleCounts::default();
@@ -39,16 +43,23 @@ impl Digest {
                 continue;
             }
             for column in 0..3 {
-                match row.get_ref(column)? {
-                    ValueRef::Text(bytes) | ValueRef::Blob(bytes) => hash.update(bytes),
-                    ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => {}
+                if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = row.get_ref(column)? {
+                    hash.update(bytes);
                 }
             }
             hash.update(&state.to_le_bytes());
             hash.update(&rule_type.to_le_bytes());
         }
-        Ok(Self { hash: shown(&hash), counts })
+        Ok(Self { hash: format!("{:032x}", hash.digest128()), counts })
     }
+}
+
+/// How many rules there are of whatever type this program knows.
+pub(super) fn total(counts: &RuleCounts) -> usize {
+    [counts.binary, counts.certificate, counts.teamid, counts.signingid, counts.cdhash]
+        .iter()
+        .map(|n| *n as usize)
+        .sum()
 }
 
 /// Counts `by` more rules of a state and type, or fewer.
@@ -67,8 +78,4 @@ pub(super) fn count(counts: &mut RuleCounts, state: i32, rule_type: i32, by: i32
     } else if state == RuleState::AllowTransitive.number() {
         add(&mut counts.transitive);
     }
-}
-
-fn shown(hash: &Xxh3Default) -> String {
-    format!("{:032x}", hash.digest128())
 }

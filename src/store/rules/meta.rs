@@ -1,9 +1,10 @@
 //! What the store knows of its rules without looking at them.
 
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, OptionalExtension as _, ToSql};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, Transaction, TransactionBehavior};
 
 use super::digest::Digest;
+use super::progress::Progress;
 use crate::model::RuleCounts;
 use crate::store::{Store, StoreError};
 
@@ -14,24 +15,30 @@ const COUNTS: &str = "rules_counts";
 /// 1 once a rule download has been committed.
 const COMPLETE: &str = "rules_complete";
 
+/// 1 after another program has written to the rules; see the migration that
+/// makes the triggers.
+const TOUCHED: &str = "rules_touched";
+
 impl Store {
-    /// How many rules the store holds. Does not count them.
+    /// How many rules the store holds. Does not count them, unless another
+    /// program has changed them.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn rule_counts(&self) -> Result<RuleCounts, StoreError> {
-        let digest = read_digest(&self.rules).map_err(self.failed("read the rule counts"))?;
-        Ok(digest.unwrap_or_default().counts)
+        let digest = digest(&self.rules).map_err(self.failed("read the rule counts"))?;
+        Ok(digest.counts)
     }
 
     /// The hash of the rules in stored order: 32 lower-case hex digits, bit for
-    /// bit the reference's. Does not read the rules.
+    /// bit the reference's. Does not read the rules, unless another program has
+    /// changed them.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn rules_hash(&self) -> Result<String, StoreError> {
-        let digest = read_digest(&self.rules).map_err(self.failed("read the rules hash"))?;
-        Ok(digest.unwrap_or_default().hash)
+        let digest = digest(&self.rules).map_err(self.failed("read the rules hash"))?;
+        Ok(digest.hash)
     }
 
     /// Whether a rule download has been committed since the store was created
@@ -40,13 +47,11 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn rules_complete(&self) -> Result<bool, StoreError> {
-        let complete: Option<bool> =
-            get(&self.rules, COMPLETE).map_err(self.failed("read the state of the rules"))?;
-        Ok(complete.unwrap_or(false))
+        is_complete(&self.rules).map_err(self.failed("read the state of the rules"))
     }
 
-    /// Takes in a database that this program has not written so far: reckons
-    /// its hash and counts.
+    /// Takes in rules that another program has written: reckons their hash and
+    /// counts.
     pub(in crate::store) fn adopt_rules(&mut self) -> Result<(), StoreError> {
         let failed = self.failed("count the rules");
         adopt(&mut self.rules).map_err(failed)
@@ -54,15 +59,43 @@ impl Store {
 }
 
 fn adopt(conn: &mut Connection) -> rusqlite::Result<()> {
-    if read_digest(conn)?.is_some() {
+    if kept_digest(conn)?.is_some() {
         return Ok(());
     }
-    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    write_digest(&tx, &Digest::of(&tx)?)?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    own_digest(&tx)?;
     tx.commit()
 }
 
-pub(super) fn read_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>> {
+/// Hash and counts, reckoned anew only if another program has changed the rules.
+fn digest(conn: &Connection) -> rusqlite::Result<Digest> {
+    match kept_digest(conn)? {
+        Some(digest) => Ok(digest),
+        None => Digest::of(conn),
+    }
+}
+
+/// Hash and counts, kept and fit to go on from: reckoned anew and kept if
+/// another program has changed the rules.
+pub(super) fn own_digest(tx: &Transaction<'_>) -> rusqlite::Result<Digest> {
+    if let Some(digest) = kept_digest(tx)? {
+        return Ok(digest);
+    }
+    let counts = Digest::of(tx)?.counts;
+    let mut progress = Progress::resume(tx, Some(i64::MIN))?;
+    progress.read_on()?;
+    let digest = Digest { hash: progress.finish()?, counts };
+    keep_digest(tx, &digest)?;
+    tx.execute("DELETE FROM agent_meta WHERE key = ?1", [TOUCHED])?;
+    Ok(digest)
+}
+
+/// Hash and counts as the last commit left them; `None` if there was none or
+/// another program has changed the rules since.
+pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>> {
+    if get(conn, TOUCHED)?.unwrap_or(false) {
+        return Ok(None);
+    }
     let Some(hash) = get(conn, HASH)? else { return Ok(None) };
     let counts: Option<String> = get(conn, COUNTS)?;
     Ok(counts
@@ -70,7 +103,7 @@ pub(super) fn read_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>>
         .map(|counts| Digest { hash, counts }))
 }
 
-pub(super) fn write_digest(conn: &Connection, digest: &Digest) -> rusqlite::Result<()> {
+pub(super) fn keep_digest(conn: &Connection, digest: &Digest) -> rusqlite::Result<()> {
     let counts = serde_json::to_string(&digest.counts)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     put(conn, HASH, &digest.hash)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
-use crate::model::{Rule, RuleDetails, RuleSet, RuleState, RuleType, SyncType};
+use crate::model::{RuleDetails, RuleRef, RuleSet, RuleState, RuleType, SyncType};
 use crate::store::{Store, StoreError};
 
 /// What would become of one rule.
@@ -97,7 +97,7 @@ fn preview(
             continue;
         }
         let stored = find.query_row(params![key.0, key.1.number()], Stored::read).optional()?;
-        result.compare(key, stored, rule);
+        result.compare(key, stored, &rule);
     }
     if sync_type.deletes_execution_rules() {
         let mut all =
@@ -157,8 +157,8 @@ impl Stored {
         })
     }
 
-    fn is(&self, rule: &Rule) -> bool {
-        let mut details = rule.details.as_deref().cloned().unwrap_or_default();
+    fn is(&self, rule: &RuleRef<'_>) -> bool {
+        let mut details = RuleDetails::from(rule.details);
         details.notification_app_name.clear();
         self.state == rule.policy.state() && self.details == details
     }
@@ -170,7 +170,7 @@ struct Listing {
 }
 
 impl Listing {
-    fn compare(&mut self, key: (String, RuleType), stored: Option<Stored>, rule: &Rule) {
+    fn compare(&mut self, key: (String, RuleType), stored: Option<Stored>, rule: &RuleRef<'_>) {
         let after = rule.policy.state();
         match (stored, after) {
             (None, None) => {}

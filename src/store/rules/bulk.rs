@@ -1,0 +1,183 @@
+//! Applying a download to a store that will hold little else: rows first, their
+//! index last.
+//!
+//! Hashes arrive in random order, and keeping the unique index up to date row
+//! by row then costs four times what everything else does. Without the index
+//! nothing would notice that two rules name the same thing, so that is found
+//! out before anything is written.
+
+use rusqlite::Transaction;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::commit::{Cleanup, RulesCommitted};
+use super::digest::{Digest, count, total};
+use super::insert::Insert;
+use super::progress::Progress;
+use crate::model::{RuleCounts, RuleSet};
+
+/// Commits of fewer rows are done row by row: making the index anew has a price
+/// of its own.
+const WORTH_IT: usize = 1_000;
+
+/// Whether so much more changes than stays that the index is better made anew.
+pub(super) fn pays(rules: &RuleSet, cleanup: Cleanup, before: &RuleCounts) -> bool {
+    let stored = total(before);
+    let stays = match cleanup {
+        Cleanup::Nothing | Cleanup::Local => stored,
+        Cleanup::AllButTransitive => before.transitive as usize,
+        Cleanup::All => 0,
+    };
+    let changes = rules.len() + (stored - stays.min(stored));
+    changes >= WORTH_IT && changes / 4 >= stays
+}
+
+/// Applies the download.
+pub(super) fn apply(
+    tx: &Transaction<'_>,
+    rules: &RuleSet,
+    cleanup: Cleanup,
+    before: &RuleCounts,
+    done: &mut RulesCommitted,
+) -> rusqlite::Result<Digest> {
+    tx.execute_batch("DROP INDEX IF EXISTS execution_rules_unique")?;
+    if let Some(condition) = cleanup.condition() {
+        // Without a condition SQLite drops all pages at once.
+        let all_go = cleanup == Cleanup::All
+            || (cleanup == Cleanup::AllButTransitive && before.transitive == 0);
+        let sql = if all_go {
+            "DELETE FROM execution_rules".to_owned()
+        } else {
+            format!("DELETE FROM execution_rules WHERE {condition}")
+        };
+        done.removed_by_cleanup = tx.execute(&sql, [])? as u64;
+    }
+    let rows = remaining(tx)?;
+    let plan = Plan::new(rules, &rows, done);
+    let mut counts = RuleCounts::default();
+    let mut delete = tx.prepare("DELETE FROM execution_rules WHERE rowid = ?1")?;
+    for row in &rows {
+        if plan.replaced.binary_search(&row.names).is_ok() {
+            delete.execute([row.rowid])?;
+        } else {
+            count(&mut counts, row.state, row.rule_type, 1);
+        }
+    }
+    drop((delete, rows));
+    // What stays comes before what is inserted, in the hash as in the table.
+    let mut progress = Progress::resume(tx, Some(i64::MIN))?;
+    progress.read_on()?;
+    let mut insert = Insert::prepare(tx)?;
+    let mut identifier = String::new();
+    for (rule, last) in rules.iter().zip(&plan.last) {
+        let (true, Some(state)) = (*last, rule.policy.state()) else { continue };
+        identifier.clear();
+        rule.identifier.push_to(&mut identifier);
+        let row = insert.execute(&identifier, state, &rule)?;
+        let (state, rule_type) = (state.number(), rule.identifier.rule_type().number());
+        let texts = [identifier.as_bytes(), rule.details.cel_expr.as_bytes(), &[]];
+        progress.add(row, texts, state, rule_type)?;
+        count(&mut counts, state, rule_type, 1);
+    }
+    drop((insert, plan));
+    tx.execute_batch(
+        "CREATE UNIQUE INDEX execution_rules_unique ON execution_rules (identifier, type)",
+    )?;
+    Ok(Digest { hash: progress.finish()?, counts })
+}
+
+/// Stands for what a rule names. Two that differ share one with a probability
+/// of 2^-128; a server that made them do so would cheat itself of one rule.
+type Fingerprint = [u64; 2];
+
+fn fingerprint(identifier: &mut String, rule_type: i32) -> Fingerprint {
+    identifier.push('\0');
+    identifier.push_str(&rule_type.to_string());
+    let hash = xxh3_128(identifier.as_bytes()).to_le_bytes();
+    let [low, high] = [0, 8].map(|at| {
+        let bytes = hash.get(at..at + 8).and_then(|part| part.try_into().ok());
+        u64::from_le_bytes(bytes.unwrap_or_default())
+    });
+    [low, high]
+}
+
+/// A row that the cleanup has left.
+struct Row {
+    rowid: i64,
+    names: Fingerprint,
+    state: i32,
+    rule_type: i32,
+}
+
+fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
+    tx.prepare("SELECT rowid, identifier, state, type FROM execution_rules")?
+        .query_map([], |row| {
+            let mut identifier = row.get(1)?;
+            let rule_type = row.get(3)?;
+            let names = fingerprint(&mut identifier, rule_type);
+            Ok(Row { rowid: row.get(0)?, names, state: row.get(2)?, rule_type })
+        })?
+        .collect()
+}
+
+/// What a rule of the download, or a row, names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Naming {
+    names: Fingerprint,
+    /// 0 for a row, else 1 + the place in the download.
+    place: u32,
+    removes: bool,
+}
+
+/// Which rules of the download are the last word on what they name, and what
+/// of the table they replace.
+struct Plan {
+    /// For each rule, whether no later one names the same.
+    last: Vec<bool>,
+    /// What a row and a rule of the download both name, sorted.
+    replaced: Vec<Fingerprint>,
+}
+
+impl Plan {
+    /// Looks through the download, and counts into `done` what applying it rule
+    /// by rule would do.
+    fn new(rules: &RuleSet, rows: &[Row], done: &mut RulesCommitted) -> Self {
+        let mut namings = Vec::with_capacity(rules.len() + rows.len());
+        let mut identifier = String::new();
+        for (rule, place) in rules.iter().zip(1..) {
+            identifier.clear();
+            rule.identifier.push_to(&mut identifier);
+            let names = fingerprint(&mut identifier, rule.identifier.rule_type().number());
+            namings.push(Naming { names, place, removes: rule.policy.state().is_none() });
+        }
+        namings.extend(rows.iter().map(|row| Naming {
+            names: row.names,
+            place: 0,
+            removes: false,
+        }));
+        namings.sort_unstable();
+
+        let mut plan = Self { last: vec![false; rules.len()], replaced: Vec::new() };
+        for same in namings.chunk_by(|a, b| a.names == b.names) {
+            let mut present = false;
+            for naming in same {
+                match (naming.place, present, naming.removes) {
+                    (0, ..) | (_, false, true) => {}
+                    (_, true, true) => done.removed_by_rule += 1,
+                    (_, true, false) => done.replaced += 1,
+                    (_, false, false) => done.added += 1,
+                }
+                present = !naming.removes;
+            }
+            let (Some(first), Some(end)) = (same.first(), same.last()) else { continue };
+            if let Some(place) = (end.place as usize).checked_sub(1) {
+                if first.place == 0 {
+                    plan.replaced.push(first.names);
+                }
+                if let Some(last) = plan.last.get_mut(place) {
+                    *last = true;
+                }
+            }
+        }
+        plan
+    }
+}

@@ -1,0 +1,45 @@
+//! The one statement that stores a rule.
+
+use rusqlite::{Statement, Transaction, params};
+
+use crate::model::{RuleRef, RuleState};
+
+/// Every column, so that a default of the table never decides.
+const INSERT: &str = "INSERT INTO execution_rules (identifier, state, type, custommsg, timestamp, \
+     customurl, comment, cel_expr, rule_id, seatbelt_policy, event_detail_button_text) \
+     VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, NULL, ?8)";
+
+/// A text that is not given is NULL, as the reference has it.
+fn or_null(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Stores rules at the end of the table.
+pub(super) struct Insert<'tx>(Statement<'tx>);
+
+impl<'tx> Insert<'tx> {
+    pub(super) fn prepare(tx: &'tx Transaction<'_>) -> rusqlite::Result<Self> {
+        tx.prepare(INSERT).map(Self)
+    }
+
+    /// Stores a rule and answers its row; `identifier` is the text of its
+    /// identifier.
+    pub(super) fn execute(
+        &mut self,
+        identifier: &str,
+        state: RuleState,
+        rule: &RuleRef<'_>,
+    ) -> rusqlite::Result<i64> {
+        let details = &rule.details;
+        self.0.insert(params![
+            identifier,
+            state.number(),
+            rule.identifier.rule_type().number(),
+            or_null(details.custom_msg),
+            or_null(details.custom_url),
+            or_null(details.comment),
+            or_null(details.cel_expr),
+            or_null(details.event_detail_button_label),
+        ])
+    }
+}
