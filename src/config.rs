@@ -152,6 +152,8 @@ pub struct Loaded {
     pub findings: Vec<Finding>,
     /// Which source's value holds for each key.
     pub effective: Effective,
+    /// The sources there are, the strongest first.
+    pub sources: Vec<Source>,
 }
 
 /// Why there is no configuration to work with.
@@ -203,7 +205,8 @@ impl Config {
         let mut findings = Vec::new();
         let effective = Effective::choose(layers, &mut findings);
         let config = build::build(&effective, &mut findings);
-        Loaded { config, findings, effective }
+        let sources = layers.iter().map(|layer| layer.source.clone()).collect();
+        Loaded { config, findings, effective, sources }
     }
 
     /// The configured values that a server may set, in the form of its settings:

@@ -130,8 +130,13 @@ impl Builder<'_> {
         let text = self.values.filled_text(key)?;
         BaseUrl::parse(&text)
             .map_err(|error| {
-                let (kind, fix) = (FindingKind::RejectedUrl, "write it as https://host/path/");
-                self.report(Severity::Error, kind, key, error.to_string(), fix);
+                // The error's text is one line for all; a finding has its parts.
+                let text = error.to_string();
+                let text = text.strip_prefix("SyncBaseURL ").unwrap_or(&text);
+                let (what, fix) =
+                    text.rsplit_once("; ").unwrap_or((text, "write it as https://host/path/"));
+                let kind = FindingKind::RejectedUrl;
+                self.report(Severity::Error, kind, key, what.to_owned(), fix);
             })
             .ok()
     }

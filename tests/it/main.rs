@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod config;
 #[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]

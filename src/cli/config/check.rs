@@ -1,14 +1,17 @@
 //! `config check`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::super::{EXIT_CONFIG, Global, output, setup};
 use super::SCHEMA_VERSION;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
-use crate::model::MachineId;
+use crate::model::{MachineId, Timestamp};
+use crate::transport::{
+    CertificateFacts, ClientCertificate, Roots, inspect_client_certificate, inspect_roots,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,8 +27,8 @@ pub(crate) struct Report {
     /// `ok`, `warning` or `error`.
     result: &'static str,
     exit_code: u8,
-    /// The files that were read or would have been.
-    sources: Vec<PathBuf>,
+    /// The sources there are, the strongest first.
+    sources: Vec<Source>,
     errors: usize,
     warnings: usize,
     findings: Vec<Finding>,
@@ -33,7 +36,12 @@ pub(crate) struct Report {
 
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     let sources = setup::sources(global);
-    let report = Report::new(sources.files(), &Config::examine(&sources));
+    let now = SystemClock::new().now().wall;
+    let report = Report::new(&Config::examine(&sources), now);
+    if report.sources.is_empty() {
+        let files: Vec<_> = sources.files().iter().map(|f| f.display().to_string()).collect();
+        output::note(format!("there is no configuration: no --set, and no {}", files.join(", ")));
+    }
     if args.json {
         output::json(&report);
     } else {
@@ -43,9 +51,9 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
 }
 
 impl Report {
-    pub(crate) fn new(sources: Vec<PathBuf>, loaded: &Loaded) -> Self {
+    pub(crate) fn new(loaded: &Loaded, now: Timestamp) -> Self {
         let mut findings = loaded.findings.clone();
-        findings.extend(more(loaded));
+        findings.extend(in_use(loaded, now));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
         let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -63,7 +71,7 @@ impl Report {
             schema_version: SCHEMA_VERSION,
             result,
             exit_code,
-            sources,
+            sources: loaded.sources.clone(),
             errors,
             warnings,
             findings,
@@ -97,37 +105,106 @@ impl Report {
     }
 }
 
-/// What only shows when the configuration is to be used: things that stop every
-/// sync, but no other command.
-fn more(loaded: &Loaded) -> Vec<Finding> {
+/// What only shows when the configuration is to be used: what stops every sync
+/// and no other command.
+pub(crate) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
     let config = &loaded.config;
-    let finding = |severity, kind, key: &str, message: String, fix: &str| Finding {
-        severity,
-        kind,
-        key: Some(key.to_owned()),
-        source: loaded.effective.source(key),
-        message,
-        fix: fix.to_owned(),
-    };
-    let mut more = Vec::new();
+    let mut found = InUse { loaded, findings: Vec::new() };
     let rejected = loaded.findings.iter().any(|f| f.key.as_deref() == Some("SyncBaseURL"));
     if config.sync_base_url.is_none() && !rejected {
-        more.push(finding(
+        found.add(
             Severity::Warning,
             FindingKind::NoEffect,
             "SyncBaseURL",
             "is not set, so nothing is synced".to_owned(),
             "set it to https://host/path/",
-        ));
+        );
     }
     if let Some(Err(error)) = config.machine_id.as_deref().map(MachineId::new) {
-        more.push(finding(
+        found.add(
             Severity::Error,
             FindingKind::BadValue,
             "MachineID",
             error.to_string(),
             "write the id itself, or remove the key to use the hardware UUID",
-        ));
+        );
     }
-    more
+    found.roots(now);
+    if let Some(file) = &config.client_auth_certificate_file {
+        let key = "ClientAuthCertificateFile";
+        let password = config.client_auth_certificate_password.clone();
+        let certificate = ClientCertificate { file: file.clone(), password };
+        match inspect_client_certificate(&certificate) {
+            Ok(facts) => found.validity(key, "the client certificate", &facts, now),
+            Err(failure) => found.failure(key, &failure.message),
+        }
+    }
+    found.findings
+}
+
+/// Within this time of its end a certificate is worth a warning.
+const SOON_DAYS: u64 = 30;
+
+struct InUse<'a> {
+    loaded: &'a Loaded,
+    findings: Vec<Finding>,
+}
+
+impl InUse<'_> {
+    fn add(
+        &mut self,
+        severity: Severity,
+        kind: FindingKind,
+        key: &str,
+        message: String,
+        fix: impl Into<String>,
+    ) {
+        self.findings.push(Finding {
+            severity,
+            kind,
+            key: Some(key.to_owned()),
+            source: self.loaded.effective.source(key),
+            message,
+            fix: fix.into(),
+        });
+    }
+
+    fn roots(&mut self, now: Timestamp) {
+        let config = &self.loaded.config;
+        let (key, roots) = match (&config.server_auth_roots_file, &config.server_auth_roots_data) {
+            (Some(file), _) => ("ServerAuthRootsFile", Roots::File(file.clone())),
+            (None, Some(data)) => ("ServerAuthRootsData", Roots::Data(data.clone())),
+            (None, None) => return,
+        };
+        match inspect_roots(&roots) {
+            Ok(certificates) => {
+                for certificate in certificates {
+                    let what = format!("the root {:?}", certificate.subject);
+                    self.validity(key, &what, &certificate, now);
+                }
+            }
+            Err(failure) => self.failure(key, &failure.message),
+        }
+    }
+
+    /// A failure of the transport: its message ends in what to do.
+    fn failure(&mut self, key: &str, message: &str) {
+        let (what, fix) = message.rsplit_once("; ").unwrap_or((message, "mend the file"));
+        self.add(Severity::Error, FindingKind::Unreadable, key, what.to_owned(), fix);
+    }
+
+    fn validity(&mut self, key: &str, what: &str, facts: &CertificateFacts, now: Timestamp) {
+        let kind = FindingKind::Expiry;
+        let days = facts.not_after.since(now).as_secs() / 86_400;
+        let (severity, message) = if now < facts.not_before {
+            (Severity::Error, format!("{what} is not valid before {}", facts.not_before))
+        } else if facts.not_after < now {
+            (Severity::Error, format!("{what} expired at {}", facts.not_after))
+        } else if days < SOON_DAYS {
+            (Severity::Warning, format!("{what} expires in {days} days, at {}", facts.not_after))
+        } else {
+            return;
+        };
+        self.add(severity, kind, key, message, "renew it and replace the file");
+    }
 }

@@ -1,0 +1,381 @@
+//! Configuration: the forms a file can have, the `config` commands as a user
+//! runs them, and the documents that follow the key table.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use santa_sync::config::keys::{self, KEYS, Key, Kind, Origin};
+use santa_sync::config::{Config, FindingKind, Loaded, Severity, Sources};
+use serde_json::json;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/config").join(name)
+}
+
+fn examine(file: &Path) -> Loaded {
+    Config::examine(&Sources { file: Some(file.to_owned()), ..Sources::default() })
+}
+
+/// What a run of the program writes and answers, paths made stable.
+fn run(args: &[&str]) -> String {
+    let output = Command::cargo_bin("santa-sync")
+        .expect("the program")
+        .env_remove("SANTA_SYNC_STATE_DIR")
+        .args(args)
+        .output()
+        .expect("it ran");
+    let text = format!(
+        "{}{}exit {}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        output.status.code().expect("an exit code"),
+    );
+    text.replace(&fixture("").display().to_string(), "fixtures/config/")
+}
+
+fn with(command: &[&str], file: &str) -> String {
+    let file = fixture(file).display().to_string();
+    run(&[&["--config", &file], command].concat())
+}
+
+/// CONF-1: the same keys, whichever of the forms the file has.
+#[test]
+fn conf_1_every_form_of_a_file_gives_the_same_configuration() {
+    let plain = examine(&fixture("plain.plist"));
+    assert_eq!(plain.config.machine_owner.as_deref(), Some("kim"));
+    for name in [
+        "binary.plist",
+        "profile.mobileconfig",
+        "managed.mobileconfig",
+        "signed.mobileconfig",
+        "signed-in-pieces.mobileconfig",
+    ] {
+        let loaded = examine(&fixture(name));
+        assert_eq!(loaded.config, plain.config, "{name}");
+        assert!(loaded.findings.iter().all(|f| f.severity == Severity::Note), "{name}");
+    }
+}
+
+/// CONF-1: files of the system may be missing, and one of the old domain does
+/// not count beside one of the new.
+#[test]
+fn conf_1_a_leftover_profile_of_the_old_domain_is_not_mixed_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, key: &str| {
+        let path = dir.path().join(name);
+        let text = format!("<plist><dict><key>{key}</key><string>x</string></dict></plist>");
+        fs::write(&path, text).expect("written");
+        path
+    };
+    let missing = dir.path().join("none").join("com.northpolesec.santa.plist");
+    let new = write("com.northpolesec.santa.plist", "MachineOwner");
+    let old = write("com.google.santa.plist", "MachineID");
+    let load = |system: &[&PathBuf]| {
+        let system = system.iter().map(|path| (*path).clone()).collect();
+        Config::load(&Sources { system, ..Sources::default() }).expect("a configuration").config
+    };
+    let both = load(&[&missing, &new, &old]);
+    assert_eq!((both.machine_owner.as_deref(), both.machine_id), (Some("x"), None));
+    assert_eq!(load(&[&missing, &old]).machine_id.as_deref(), Some("x"));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_an_error_with_its_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("c.plist");
+    let kind = |path: &Path| {
+        let error = Config::load(&Sources { file: Some(path.to_owned()), ..Sources::default() });
+        let text = error.expect_err("an unusable file").to_string();
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        examine(path).findings.first().map(|finding| finding.kind)
+    };
+    assert_eq!(kind(&path), Some(FindingKind::Unreadable));
+    assert_eq!(kind(dir.path()), Some(FindingKind::Unreadable));
+    fs::write(&path, "{\"SyncBaseURL\": \"https://h/\"}").expect("written");
+    assert_eq!(kind(&path), Some(FindingKind::Malformed));
+    fs::File::create(&path).and_then(|f| f.set_len(9 << 20)).expect("a large file");
+    assert_eq!(kind(&path), Some(FindingKind::Malformed));
+}
+
+#[test]
+fn a_secret_in_a_file_for_everyone_is_warned_of() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("c.plist");
+    let text = "<plist><dict><key>SyncExtraHeaders</key><dict><key>Authorization</key>\
+                <string>s3cret</string></dict></dict></plist>";
+    fs::write(&path, text).expect("written");
+    let exposed = |mode| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+        examine(&path).findings.iter().any(|f| f.kind == FindingKind::Exposed)
+    };
+    assert!(exposed(0o644) && !exposed(0o640));
+}
+
+/// CONF-2: the whole of what a new administrator gets to see.
+#[test]
+fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
+    insta::assert_snapshot!(with(&["config", "check"], "five-mistakes.mobileconfig"), @r#"
+    error: SyncBaseURL: "http://sync.example.com/santa/" would send everything in the clear
+        in fixtures/config/five-mistakes.mobileconfig
+        fix: change http:// to https:// (http is for localhost, 127.0.0.1 and ::1 only)
+    error: MachineID: the machine id "%HardwareUUID%" is a placeholder that was not replaced
+        in fixtures/config/five-mistakes.mobileconfig
+        fix: write the id itself, or remove the key to use the hardware UUID
+    error: ServerAuthRootsFile: the trust roots in /Library/Security/no-such-roots.pem (ServerAuthRootsFile) cannot be read (No such file or directory (os error 2))
+        in fixtures/config/five-mistakes.mobileconfig
+        fix: put the CA certificates there as PEM, or remove the key to trust the system's roots
+    warning: SyncExtraHeader: is no known key and has no effect
+        in fixtures/config/five-mistakes.mobileconfig
+        fix: did you mean SyncExtraHeaders?
+    warning: ClientMode: is a string, not an integer
+        in fixtures/config/five-mistakes.mobileconfig
+        fix: write it as an integer
+    3 errors, 2 warnings
+    exit 78
+    "#);
+    insta::assert_snapshot!(with(&["config", "check", "--json"], "five-mistakes.mobileconfig"), @r#"
+    {
+      "schema_version": 1,
+      "result": "error",
+      "exit_code": 78,
+      "sources": [
+        "fixtures/config/five-mistakes.mobileconfig"
+      ],
+      "errors": 3,
+      "warnings": 2,
+      "findings": [
+        {
+          "severity": "error",
+          "kind": "rejected_url",
+          "key": "SyncBaseURL",
+          "source": "fixtures/config/five-mistakes.mobileconfig",
+          "message": "\"http://sync.example.com/santa/\" would send everything in the clear",
+          "fix": "change http:// to https:// (http is for localhost, 127.0.0.1 and ::1 only)"
+        },
+        {
+          "severity": "error",
+          "kind": "bad_value",
+          "key": "MachineID",
+          "source": "fixtures/config/five-mistakes.mobileconfig",
+          "message": "the machine id \"%HardwareUUID%\" is a placeholder that was not replaced",
+          "fix": "write the id itself, or remove the key to use the hardware UUID"
+        },
+        {
+          "severity": "error",
+          "kind": "unreadable",
+          "key": "ServerAuthRootsFile",
+          "source": "fixtures/config/five-mistakes.mobileconfig",
+          "message": "the trust roots in /Library/Security/no-such-roots.pem (ServerAuthRootsFile) cannot be read (No such file or directory (os error 2))",
+          "fix": "put the CA certificates there as PEM, or remove the key to trust the system's roots"
+        },
+        {
+          "severity": "warning",
+          "kind": "unknown_key",
+          "key": "SyncExtraHeader",
+          "source": "fixtures/config/five-mistakes.mobileconfig",
+          "message": "is no known key and has no effect",
+          "fix": "did you mean SyncExtraHeaders?"
+        },
+        {
+          "severity": "warning",
+          "kind": "wrong_type",
+          "key": "ClientMode",
+          "source": "fixtures/config/five-mistakes.mobileconfig",
+          "message": "is a string, not an integer",
+          "fix": "write it as an integer"
+        }
+      ]
+    }
+    exit 78
+    "#);
+}
+
+/// EXIT: 78 is "bad configuration"; every command that needs one refuses.
+#[test]
+fn a_refused_configuration_ends_every_command_with_78() {
+    insta::assert_snapshot!(with(&["whoami"], "five-mistakes.mobileconfig"), @r#"
+    error: the configuration is refused: fixtures/config/five-mistakes.mobileconfig: SyncBaseURL: "http://sync.example.com/santa/" would send everything in the clear; change http:// to https:// (http is for localhost, 127.0.0.1 and ::1 only)
+    exit 78
+    "#);
+}
+
+#[test]
+fn a_good_configuration_is_called_so() {
+    insta::assert_snapshot!(with(&["config", "check"], "profile.mobileconfig"), @r"
+    The configuration is fine.
+    exit 0
+    ");
+    insta::assert_snapshot!(with(&["config", "check", "--json"], "profile.mobileconfig"), @r#"
+    {
+      "schema_version": 1,
+      "result": "ok",
+      "exit_code": 0,
+      "sources": [
+        "fixtures/config/profile.mobileconfig"
+      ],
+      "errors": 0,
+      "warnings": 0,
+      "findings": []
+    }
+    exit 0
+    "#);
+}
+
+#[test]
+fn show_tells_what_holds_and_where_it_comes_from() {
+    let set = "--set=MachineOwner=alex";
+    let headers = "--set=SyncExtraHeaders={\"Authorization\":\"Bearer s3cret\"}";
+    let file = "profile.mobileconfig";
+    insta::assert_snapshot!(with(&["config", "show"], file), @r"
+    SyncBaseURL = https://sync.example.com/santa/
+    MachineOwner = kim
+    ClientMode = 1
+    EnableAllEventUpload = true
+    exit 0
+    ");
+    insta::assert_snapshot!(with(&["config", "show", "--origin", set, headers], file), @r#"
+    SyncBaseURL = https://sync.example.com/santa/
+        from fixtures/config/profile.mobileconfig
+    SyncExtraHeaders = {"Authorization":"(secret)"}
+        from --set
+    MachineOwner = alex
+        from --set
+        over kim from fixtures/config/profile.mobileconfig
+    ClientMode = 1
+        from fixtures/config/profile.mobileconfig
+        the server's setting wins
+    EnableAllEventUpload = true
+        from fixtures/config/profile.mobileconfig
+        the server's setting wins
+    exit 0
+    "#);
+    insta::assert_snapshot!(with(&["config", "show", "--json", set], file), @r#"
+    {
+      "schema_version": 1,
+      "keys": [
+        {
+          "key": "SyncBaseURL",
+          "value": "https://sync.example.com/santa/",
+          "source": "fixtures/config/profile.mobileconfig",
+          "overrides": [],
+          "server_may_override": false
+        },
+        {
+          "key": "MachineOwner",
+          "value": "alex",
+          "source": "--set",
+          "overrides": [
+            {
+              "value": "kim",
+              "source": "fixtures/config/profile.mobileconfig"
+            }
+          ],
+          "server_may_override": false
+        },
+        {
+          "key": "ClientMode",
+          "value": 1,
+          "source": "fixtures/config/profile.mobileconfig",
+          "overrides": [],
+          "server_may_override": true
+        },
+        {
+          "key": "EnableAllEventUpload",
+          "value": true,
+          "source": "fixtures/config/profile.mobileconfig",
+          "overrides": [],
+          "server_may_override": true
+        }
+      ]
+    }
+    exit 0
+    "#);
+    let all = with(&["config", "show", "--all"], file);
+    assert!(all.contains("SyncDeadline = (3600)"), "{all}");
+}
+
+/// EXIT: 64 is "usage".
+#[test]
+fn a_set_without_a_value_is_a_usage_error() {
+    insta::assert_snapshot!(run(&["whoami", "--set", "MachineID"]), @r"
+    error: the configuration is refused: --set: a --set has no `=`; write --set Key=Value
+    exit 64
+    ");
+}
+
+/// The JSON Schema of the keys, as the table in the code has them.
+fn schema() -> serde_json::Value {
+    let property = |key: &Key| {
+        let mut property = match key.kind {
+            Kind::Bool => json!({"type": "boolean"}),
+            Kind::Integer(low, high) => {
+                json!({"type": "integer", "minimum": low, "maximum": high})
+            }
+            Kind::Text => json!({"type": "string"}),
+            Kind::Choice(choices) => json!({"type": "string", "enum": choices}),
+            Kind::Path => json!({"type": "string", "pattern": "^/"}),
+            Kind::Data => json!({"type": "string", "contentEncoding": "base64"}),
+            Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
+            Kind::Headers => {
+                json!({"type": "object", "additionalProperties": {"type": "string"}})
+            }
+            Kind::Proxy => json!({"type": "object"}),
+            Kind::Rules => json!({"type": "array", "items": {"type": "object"}}),
+        };
+        property["description"] = key.meaning.into();
+        match key.origin {
+            Origin::Deprecated(instead) => {
+                property["deprecated"] = true.into();
+                property["description"] = format!("Older name of {instead}").into();
+            }
+            Origin::Unsupported(instead) => {
+                property["description"] =
+                    format!("{} (not supported: {instead})", key.meaning).into();
+            }
+            Origin::Santa | Origin::Own => {}
+        }
+        property
+    };
+    let properties: serde_json::Map<_, _> =
+        KEYS.iter().map(|key| (key.name.to_owned(), property(key))).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration keys of santa-sync in the domain com.northpolesec.santa",
+        "type": "object",
+        "properties": properties,
+    })
+}
+
+/// With `UPDATE_DOCUMENTS=1` in the environment the file is written instead.
+fn in_step(path: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
+        fs::write(&path, expected).expect("written");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{} is not in step with the key table; run the tests with UPDATE_DOCUMENTS=1",
+        path.display()
+    );
+}
+
+#[test]
+fn the_schema_of_the_keys_follows_the_table() {
+    let text = serde_json::to_string_pretty(&schema()).expect("JSON") + "\n";
+    in_step("launchd/configuration.schema.json", &text);
+}
+
+#[test]
+fn the_sample_profile_has_no_mistake_and_only_known_keys() {
+    let path = "launchd/com.northpolesec.santa.sample.mobileconfig";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let loaded = examine(&path);
+    assert_eq!(loaded.findings, []);
+    let names: Vec<_> = loaded.effective.iter().map(|(key, _)| key.name).collect();
+    assert!(names.contains(&"SyncBaseURL") && names.len() > 3, "{names:?}");
+    let keys = santa_sync::config::read_keys(&fs::read(path).expect("the profile")).expect("keys");
+    assert!(keys.keys().all(|name| keys::find(name).is_some()), "{keys:?}");
+}
