@@ -13,6 +13,8 @@ mod config;
 #[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]
+mod harness_faults;
+#[cfg(feature = "harness")]
 mod harness_serve;
 mod rules;
 
