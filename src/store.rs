@@ -7,6 +7,7 @@
 //! clock.
 
 mod db;
+mod events;
 mod lock;
 mod records;
 mod rules;
@@ -21,6 +22,10 @@ use thiserror::Error;
 
 use crate::model::Timestamp;
 
+pub use events::{
+    BundleRequest, Drops, EventStore, Limits, NewEvent, Queued, ReadEvents, Refused, Rejected,
+    Requeued, Settled,
+};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview};

@@ -45,6 +45,9 @@ pub(super) struct Database {
     /// Our `agent_*` tables, numbered by `schema_version` in `agent_meta`, so
     /// that other programs find the version they know.
     pub(super) agent: &'static [Migration],
+    /// Whether several processes use it at once. Then a write-ahead log that
+    /// holds pages is no sign of a crash, and two may create it together.
+    pub(super) shared: bool,
 }
 
 /// Makes the state directory, or checks the one that is there.
@@ -95,14 +98,17 @@ fn open_existing(
     let created = !path.try_exists().map_err(cannot_open)?;
     if created {
         let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        new.map_err(cannot_open)?;
+        match new {
+            Err(error) if database.shared && error.kind() == io::ErrorKind::AlreadyExists => {}
+            new => drop(new.map_err(cannot_open)?),
+        }
         // The name must be on disk before anything in the file counts.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(cannot_open)?;
     } else {
         keep_private(path).map_err(cannot_open)?;
     }
-    let suspect = beside(path, MARK).exists()
-        || fs::metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0);
+    let log_kept = || fs::metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0);
+    let suspect = beside(path, MARK).exists() || (!database.shared && log_kept());
 
     let failed = |source| StoreError::from_open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -144,7 +150,7 @@ fn configure(conn: &Connection, dir: &Path) -> rusqlite::Result<()> {
 
 /// What keeps a database file that somebody prepared from doing more than hold
 /// data.
-fn harden(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
@@ -239,6 +245,10 @@ pub(super) fn migrate(
     for (version, sql) in steps.iter().filter(|(version, _)| (found + 1..=to).contains(version)) {
         let step = |conn: &mut Connection| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if numbering.read(&tx)? >= *version {
+                // Another process was faster.
+                return Ok(());
+            }
             tx.execute_batch(sql)?;
             numbering.write(&tx, *version)?;
             tx.commit()

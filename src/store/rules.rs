@@ -49,4 +49,5 @@ pub(super) const DATABASE: Database = Database {
         (2, include_str!("agent/002_syncs.sql")),
         (3, include_str!("agent/003_rules_hash.sql")),
     ],
+    shared: false,
 };

@@ -1,0 +1,279 @@
+//! `events.db`: the queue of events, oldest first.
+//!
+//! Table `events` is the reference's, so that rows of either producer can lie
+//! in it; what is ours has tables of its own. Promise: an event that
+//! [`EventStore::queue_events`] took in is on disk, and leaves the queue only by
+//! [`EventStore::settle`], by the bound of the queue (counted), or by the
+//! operator. Several processes may use the queue at once: no lock is held
+//! between two calls. It knows nothing of what an event says.
+//!
+//! Leaving the queue is cheap at any length of it: while it is long, a commit
+//! only moves a mark past the delivered rows, and the rows themselves go all at
+//! once when the queue is empty. Deleting each would touch a page of the unique
+//! index for every event.
+
+mod backoff;
+mod bundles;
+mod foreign;
+mod queue;
+mod read;
+mod refusal;
+mod rejected;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+use super::db::{self, Database};
+use super::{Notice, StoreError};
+use crate::model::Timestamp;
+
+pub use bundles::BundleRequest;
+pub use queue::{Limits, NewEvent, Queued};
+pub use refusal::Refused;
+pub use rejected::{Rejected, Requeued};
+pub use settle::Settled;
+
+/// The file and its schema. Migrations are never edited once released.
+pub(super) const DATABASE: Database = Database {
+    file: "events.db",
+    tables: &[
+        (1, include_str!("events_schema/001_events.sql")),
+        (2, include_str!("events_schema/002_nothing.sql")),
+        (3, include_str!("events_schema/003_no_autoincrement.sql")),
+        (4, include_str!("events_schema/004_unique.sql")),
+        (5, include_str!("events_schema/005_unique_id.sql")),
+        (6, include_str!("events_schema/006_signal_reports.sql")),
+    ],
+    agent: &[
+        (1, include_str!("agent/001_meta.sql")),
+        (2, include_str!("events_agent/002_queue.sql")),
+    ],
+    shared: true,
+};
+
+/// The first `idx` of our own rows is one more. Other producers draw 32 bits.
+const OTHERS_END: i64 = 1 << 32;
+
+/// The event queue of a state directory.
+#[derive(Debug)]
+pub struct EventStore {
+    path: PathBuf,
+    conn: Connection,
+    backoff: backoff::Backoff,
+    foreign: Option<foreign::Foreign>,
+    /// What was read of other producers' rows, by id: their row may have been
+    /// replaced by the time the server has taken it.
+    lent: BTreeMap<i64, u64>,
+}
+
+/// An [`EventStore`] to look at.
+#[derive(Debug)]
+pub struct ReadEvents(EventStore);
+
+impl std::ops::Deref for ReadEvents {
+    type Target = EventStore;
+
+    fn deref(&self) -> &EventStore {
+        &self.0
+    }
+}
+
+/// How many events left the queue unsent since it was created.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Drops {
+    /// The queue was full, and these were the oldest.
+    pub queue_full: u64,
+    /// Version 1 of the protocol cannot carry them; by kind.
+    pub unsendable: BTreeMap<String, u64>,
+}
+
+/// Where the queue stands.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    last_id: i64,
+    settled_through: i64,
+    pending: u64,
+}
+
+impl EventStore {
+    /// Opens the queue of a state directory; what is missing is created, and
+    /// rows that another producer left are entered. `now` names a corrupt
+    /// database that is set aside.
+    ///
+    /// # Errors
+    /// If the directory or the database cannot be used; nothing is deleted.
+    pub fn open(dir: &Path, now: Timestamp) -> Result<(Self, Vec<Notice>), StoreError> {
+        let mut notices = Vec::new();
+        db::prepare_dir(dir)?;
+        let conn = db::open(dir, &DATABASE, now, &mut notices)?;
+        let mut store = Self::over(dir, conn);
+        store.adopt(now)?;
+        Ok((store, notices))
+    }
+
+    /// Opens the queue of a state directory to look at, at any time. Nothing
+    /// is created or changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if there is no queue, [`StoreError::TooOld`] if
+    /// this program has not used it yet, else as [`Self::open`].
+    pub fn open_read_only(dir: &Path) -> Result<ReadEvents, StoreError> {
+        let conn = db::open_read_only(dir, &DATABASE)?;
+        Ok(ReadEvents(Self::over(dir, conn)))
+    }
+
+    fn over(dir: &Path, conn: Connection) -> Self {
+        conn.set_prepared_statement_cache_capacity(48);
+        Self {
+            path: dir.join(DATABASE.file),
+            conn,
+            backoff: backoff::Backoff::default(),
+            foreign: None,
+            lent: BTreeMap::new(),
+        }
+    }
+
+    /// How many events wait to be sent, those of another program's database
+    /// not counted.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn pending(&self) -> Result<u64, StoreError> {
+        let count = || {
+            let entered = state(&self.conn)?.pending;
+            let others: u64 = self
+                .conn
+                .prepare_cached(
+                    "SELECT count(*) FROM events AS e WHERE e.idx < 4294967296 AND NOT EXISTS \
+                     (SELECT 1 FROM agent_queue AS q WHERE q.idx = e.idx AND q.idx < 4294967296)",
+                )?
+                .query_row([], |row| row.get(0))?;
+            Ok(entered + others)
+        };
+        count().map_err(self.failed("count the queued events"))
+    }
+
+    /// When the oldest queued event came in.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn oldest(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT arrived FROM agent_queue \
+                   WHERE id > (SELECT settled_through FROM agent_queue_state) ORDER BY id LIMIT 1";
+        self.conn
+            .query_row(sql, [], |row| row.get(0))
+            .optional()
+            .map(|arrived| arrived.map(Timestamp::from_millis))
+            .map_err(self.failed("read the oldest event"))
+    }
+
+    /// How many events left the queue unsent.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn drops(&self) -> Result<Drops, StoreError> {
+        let read = || {
+            let mut drops = Drops::default();
+            let mut rows = self.conn.prepare("SELECT cause, kind, events FROM agent_drops")?;
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                let (cause, kind, events): (String, String, u64) = row.try_into()?;
+                if cause == QUEUE_FULL {
+                    drops.queue_full += events;
+                } else {
+                    drops.unsendable.insert(kind, events);
+                }
+            }
+            Ok(drops)
+        };
+        read().map_err(self.failed("read the counts of dropped events"))
+    }
+
+    /// The file of the queue.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Does something in one transaction that is on disk when this returns.
+    fn commit<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let run = |conn: &mut Connection| {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&tx)?;
+            tx.commit()?;
+            Ok(done)
+        };
+        run(&mut self.conn).map_err(|source| StoreError::from_use(&self.path, doing, source))
+    }
+
+    /// What an error of using `events.db` means.
+    fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError + use<> {
+        let path = self.path.clone();
+        move |source| StoreError::from_use(&path, doing, source)
+    }
+}
+
+const QUEUE_FULL: &str = "queue_full";
+const UNSENDABLE: &str = "unsendable";
+
+fn state(conn: &Connection) -> rusqlite::Result<State> {
+    conn.prepare_cached("SELECT last_id, settled_through, pending FROM agent_queue_state")?
+        .query_row([], |row| {
+            Ok(State { last_id: row.get(0)?, settled_through: row.get(1)?, pending: row.get(2)? })
+        })
+}
+
+fn save_state(tx: &Transaction<'_>, state: State) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "UPDATE agent_queue_state SET last_id = ?1, settled_through = ?2, pending = ?3",
+    )?
+    .execute((state.last_id, state.settled_through, state.pending))
+    .map(|_| ())
+}
+
+/// Counts events that left the queue unsent.
+fn count_drops(
+    tx: &Transaction<'_>,
+    cause: &str,
+    kind: &str,
+    events: u64,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO agent_drops (cause, kind, events, last) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT DO UPDATE SET events = events + excluded.events, last = excluded.last",
+    )?
+    .execute((cause, kind, events, now.as_millis()))
+    .map(|_| ())
+}
+
+/// Takes one event out of the tables; answers whether it was there.
+fn remove(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
+    tx.prepare_cached(
+        "DELETE FROM events WHERE idx = (SELECT idx FROM agent_queue WHERE id = ?1)",
+    )?
+    .execute([id])?;
+    let gone = tx.prepare_cached("DELETE FROM agent_queue WHERE id = ?1")?.execute([id])?;
+    Ok(gone > 0)
+}
+
+/// Leaves the whole queue in its one file, for whoever copies it.
+impl Drop for EventStore {
+    fn drop(&mut self) {
+        if self.conn.is_readonly("main").unwrap_or(true) {
+            return;
+        }
+        if let Err(error) = db::checkpoint(&self.conn) {
+            tracing::debug!(%error, "the log of events.db stays for the next opening to merge");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Which records of allowed things have been taken in lately. They are frequent
+//! and say the same each time; a server learns nothing from a repetition.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How long an equal event is passed over.
+const WINDOW: Duration = Duration::from_hours(4);
+
+/// The most unique ids remembered; then all are forgotten. Lost with the
+/// process: this thins a flood out, it does not deduplicate.
+const MOST: usize = 2048;
+
+/// What was taken in when, by the clock that measures.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(HashMap<String, Duration>);
+
+impl Backoff {
+    /// Whether an event may be taken in; if so, its time is noted, whatever
+    /// becomes of it then.
+    pub(super) fn admits(&mut self, unique_id: &str, elapsed: Duration) -> bool {
+        if let Some(last) = self.0.get(unique_id)
+            && elapsed.saturating_sub(*last) < WINDOW
+        {
+            return false;
+        }
+        if self.0.len() >= MOST && !self.0.contains_key(unique_id) {
+            self.0.clear();
+        }
+        self.0.insert(unique_id.to_owned(), elapsed);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// EV-7: a repetition within 4 h of the last one taken in is passed over.
+    #[test]
+    fn ev_7_an_allowed_thing_is_taken_in_again_after_four_hours() {
+        let mut backoff = Backoff::default();
+        assert!(backoff.admits("a", HOUR));
+        assert!(!backoff.admits("a", 2 * HOUR));
+        assert!(!backoff.admits("a", 5 * HOUR.saturating_sub(Duration::from_nanos(1))));
+        assert!(backoff.admits("b", 2 * HOUR));
+        assert!(backoff.admits("a", 5 * HOUR));
+        assert!(!backoff.admits("a", 8 * HOUR));
+    }
+
+    #[test]
+    fn ev_7_a_full_memory_is_emptied_as_a_whole() {
+        let mut backoff = Backoff::default();
+        for n in 0..MOST {
+            assert!(backoff.admits(&n.to_string(), HOUR));
+        }
+        assert!(!backoff.admits("0", HOUR));
+        assert!(backoff.admits("one more", HOUR));
+        assert!(backoff.admits("0", HOUR));
+        assert_eq!(backoff.0.len(), 2);
+    }
+}

@@ -1,0 +1,167 @@
+//! Another program's `events.db`, drained as well. Nothing of ours is written
+//! into it, and no lock is held longer than one statement takes: rows are read
+//! with one and deleted with one, after the server has taken them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::read::{data, text};
+use super::{DATABASE, EventStore};
+use crate::model::EventRow;
+use crate::store::{StoreError, db};
+
+/// The ids of another program's rows begin here: this and the row's key. Ours
+/// would get here after an event a nanosecond for a century.
+pub(super) const FIRST_ID: i64 = 1 << 62;
+
+/// How long a statement waits for the other program's locks.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// An open database of another program.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    path: PathBuf,
+    conn: Connection,
+    /// The rows handed out, by id.
+    lent: BTreeMap<i64, EventRow>,
+    /// Rows up to this key have been sent, but could not be deleted. They are
+    /// passed over until the end of the table has been reached.
+    stuck: i64,
+}
+
+impl EventStore {
+    /// Uploads from another program's `events.db` as well; a sync reads its
+    /// rows after our own.
+    ///
+    /// # Errors
+    /// If there is no such file, it is no event database of a version known,
+    /// or it cannot be written.
+    pub fn drain_also(&mut self, path: &Path) -> Result<(), StoreError> {
+        self.foreign = Some(Foreign::open(path)?);
+        Ok(())
+    }
+
+    /// How many rows wait in another program's database.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn pending_elsewhere(&self) -> Result<u64, StoreError> {
+        let Some(foreign) = &self.foreign else { return Ok(0) };
+        foreign
+            .conn
+            .query_row("SELECT count(*) FROM events", [], |row| row.get(0))
+            .map_err(|source| StoreError::from_open(&foreign.path, source))
+    }
+}
+
+impl Foreign {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Missing { path: path.to_owned() });
+        }
+        let failed = |source| StoreError::from_open(path, source);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
+        conn.busy_timeout(BUSY).map_err(failed)?;
+        db::harden(&conn).map_err(failed)?;
+        conn.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
+        let found =
+            conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+        let supported = DATABASE.tables.last().map_or(0, |(version, _)| *version);
+        if found > supported {
+            return Err(StoreError::TooNew { path: path.to_owned(), found, supported });
+        }
+        // Before version 5 the column of the unique id had another name.
+        if found < 5 {
+            return Err(StoreError::TooOld { path: path.to_owned(), found, supported });
+        }
+        conn.execute_batch("CREATE TEMP TABLE sent (idx INTEGER PRIMARY KEY, data BLOB)")
+            .map_err(failed)?;
+        Ok(Self { path: path.to_owned(), conn, lent: BTreeMap::new(), stuck: -1 })
+    }
+
+    /// The next rows, about so many bytes at most; none if they cannot be read.
+    pub(super) fn read(&mut self, limit: usize, after: Option<i64>, bytes: usize) -> Vec<EventRow> {
+        let after = after.map_or(self.stuck, |after| self.stuck.max(after - FIRST_ID));
+        let read = || -> rusqlite::Result<Vec<EventRow>> {
+            let mut statement = self.conn.prepare_cached(
+                "SELECT idx, uniqueid, eventdata FROM main.events \
+                 WHERE idx > ?1 AND idx < ?2 ORDER BY idx LIMIT ?3",
+            )?;
+            let mut rows = statement.query((after, FIRST_ID, limit as u64))?;
+            let mut found = Vec::new();
+            let mut held = 0;
+            while let Some(row) = rows.next()?
+                && held < bytes
+            {
+                let event = EventRow {
+                    id: FIRST_ID + row.get::<_, i64>(0)?,
+                    unique_id: text(row.get_ref(1)?),
+                    data: data(row.get_ref(2)?),
+                };
+                held += event.data.len();
+                found.push(event);
+            }
+            Ok(found)
+        };
+        let rows = read().unwrap_or_else(|error| {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "cannot read the events of EventsDatabase; the next sync tries again");
+            Vec::new()
+        });
+        if rows.is_empty() {
+            self.stuck = -1;
+        }
+        rows
+    }
+
+    /// How long a statement waits for the other program's locks.
+    #[cfg(test)]
+    pub(super) fn patience(&self, patience: Duration) {
+        self.conn.busy_timeout(patience).expect("a setting");
+    }
+
+    /// Notes the rows handed out.
+    pub(super) fn lend(&mut self, rows: &[EventRow]) {
+        self.lent = rows.iter().map(|row| (row.id, row.clone())).collect();
+    }
+
+    /// A row handed out last.
+    pub(super) fn lent_row(&self, id: i64) -> Option<&EventRow> {
+        self.lent.get(&id)
+    }
+
+    /// Deletes rows that were handed out, unless their producer has replaced
+    /// them since.
+    pub(super) fn delete(&mut self, ids: impl Iterator<Item = i64>) {
+        let rows: Vec<EventRow> = ids.filter_map(|id| self.lent.remove(&id)).collect();
+        let Some(last) = rows.iter().map(|row| row.id - FIRST_ID).max() else { return };
+        let delete = || -> rusqlite::Result<usize> {
+            self.conn.execute_batch("DELETE FROM temp.sent")?;
+            let mut note = self.conn.prepare_cached("INSERT INTO temp.sent VALUES (?1, ?2)")?;
+            for row in &rows {
+                note.execute((row.id - FIRST_ID, &row.data))?;
+            }
+            // A payload that is no blob was handed out as an empty one.
+            self.conn.execute(
+                "DELETE FROM main.events WHERE idx IN (SELECT idx FROM temp.sent) \
+                 AND CASE WHEN typeof(eventdata) = 'blob' THEN eventdata ELSE x'' END \
+                     = (SELECT s.data FROM temp.sent AS s WHERE s.idx = events.idx)",
+                [],
+            )
+        };
+        if let Err(error) = delete() {
+            let path = self.path.display();
+            self.stuck = self.stuck.max(last);
+            tracing::warn!(%path, %error, "cannot delete delivered events of EventsDatabase; they are sent again");
+        }
+    }
+}
+
+/// Tells one payload from another.
+pub(super) fn fingerprint(data: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(data)
+}

@@ -1,0 +1,374 @@
+mod model;
+mod others;
+
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{EventSummary, Now};
+
+/// The time `secs` after some start.
+fn at(secs: u64) -> Now {
+    Now {
+        wall: Timestamp::from_secs(1_750_000_000).after(Duration::from_secs(secs)),
+        elapsed: Duration::from_secs(1000 + secs),
+    }
+}
+
+const UNBOUNDED: Limits = Limits { events: u64::MAX };
+
+fn open(dir: &Path) -> EventStore {
+    EventStore::open(dir, at(0).wall).expect("the queue opens").0
+}
+
+fn blocked(name: &str) -> NewEvent {
+    let summary = EventSummary { unique_id: name.to_owned(), actionable: true };
+    NewEvent { summary, data: format!("data of {name}").into_bytes() }
+}
+
+fn allowed(name: &str) -> NewEvent {
+    let mut event = blocked(name);
+    event.summary.actionable = false;
+    event
+}
+
+fn queue(store: &mut EventStore, names: impl IntoIterator<Item = String>) {
+    let events: Vec<_> = names.into_iter().map(|name| blocked(&name)).collect();
+    let answers = store.queue_events(&events, at(0), UNBOUNDED).expect("queued");
+    assert!(answers.iter().all(|answer| *answer == Queued::Added), "{answers:?}");
+}
+
+fn names(rows: &[crate::model::EventRow]) -> Vec<&str> {
+    rows.iter().map(|row| row.unique_id.as_str()).collect()
+}
+
+fn read(store: &mut EventStore, limit: usize) -> Vec<crate::model::EventRow> {
+    store.read_batch(limit, None, at(0).wall).expect("a batch")
+}
+
+fn delivered(rows: &[crate::model::EventRow]) -> Settled {
+    Settled { delivered: rows.iter().map(|row| row.id).collect(), ..Settled::default() }
+}
+
+fn settle(store: &mut EventStore, rows: &[crate::model::EventRow]) {
+    store.settle(&delivered(rows), at(0).wall).expect("settled");
+}
+
+fn numbered(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|n| format!("event {n:06}"))
+}
+
+/// EV-1: oldest first, whatever their keys; EV-2: only settling takes them out.
+#[test]
+fn ev_1_events_come_oldest_first_and_stay_until_they_are_settled() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, ["c", "a", "b"].map(str::to_owned));
+    let batch = read(&mut store, 2);
+    assert_eq!(names(&batch), ["c", "a"]);
+    assert_eq!(read(&mut store, 2), batch);
+    assert_eq!(store.read_batch(2, Some(batch[1].id), at(0).wall).expect("rest")[0].unique_id, "b");
+    settle(&mut store, &batch);
+    assert_eq!(names(&read(&mut store, 9)), ["b"]);
+    assert_eq!(store.pending().expect("a count"), 1);
+}
+
+/// EV-2: what was not settled before the process died is there again.
+#[test]
+fn ev_2_a_batch_that_was_not_settled_survives_the_process() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, numbered(0..30));
+    let first = read(&mut store, 10);
+    settle(&mut store, &first);
+    let second = read(&mut store, 10);
+    drop(store);
+    let mut store = open(dir.path());
+    assert_eq!(read(&mut store, 10), second);
+    assert_eq!(store.pending().expect("a count"), 20);
+}
+
+/// EV-4 and EV-5: unsendable ones are counted, unreadable ones set aside.
+#[test]
+fn ev_4_and_ev_5_unsendable_events_are_counted_and_unreadable_ones_kept() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, ["a", "b", "c", "d"].map(str::to_owned));
+    let rows = read(&mut store, 10);
+    let settled = Settled {
+        delivered: vec![rows[0].id],
+        dropped: vec![(rows[1].id, "AllowTransitive".to_owned())],
+        rejected: vec![(rows[2].id, "no payload".to_owned())],
+        ..Settled::default()
+    };
+    store.settle(&settled, at(7).wall).expect("settled");
+    assert_eq!(names(&read(&mut store, 10)), ["d"]);
+    let drops = store.drops().expect("counts");
+    assert_eq!(drops.unsendable.get("AllowTransitive"), Some(&1));
+    let rejected = store.rejected(10).expect("a list");
+    assert_eq!(rejected.len(), 1);
+    assert_eq!((rejected[0].unique_id.as_str(), rejected[0].reason.as_str()), ("c", "no payload"));
+    assert_eq!((rejected[0].cause.as_str(), rejected[0].since), ("undecodable", at(7).wall));
+
+    let ids = [rejected[0].id, 99];
+    let answers = store.requeue(&ids, at(8).wall).expect("requeued");
+    assert_eq!(answers, [Requeued::Added, Requeued::Unknown]);
+    let rows = read(&mut store, 10);
+    assert_eq!(names(&rows), ["d", "c"]);
+    assert_eq!(rows[1].data, b"data of c");
+    assert_eq!(store.rejected_count().expect("a count"), 0);
+}
+
+/// EV-6: one event of 500 that the server refuses holds the others up for a
+/// few syncs, then it is set aside with the server's words.
+#[test]
+fn ev_6_one_refused_event_of_500_is_found_and_the_others_are_delivered() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, numbered(0..500));
+    let mut taken = Vec::new();
+    let mut syncs = 0;
+    while store.pending().expect("a count") > 0 {
+        syncs += 1;
+        assert!(syncs < 20, "the refused event is not found");
+        loop {
+            let batch = read(&mut store, 500);
+            if batch.is_empty() {
+                break;
+            }
+            if batch.iter().any(|row| row.unique_id == "event 000137") {
+                let ids: Vec<_> = batch.iter().map(|row| row.id).collect();
+                store.note_refused(&ids, "422: bad event", at(0).wall).expect("noted");
+                break;
+            }
+            taken.extend(batch.iter().map(|row| row.unique_id.clone()));
+            settle(&mut store, &batch);
+        }
+        // A new process each time: what was learned is on disk.
+        drop(store);
+        store = open(dir.path());
+    }
+    // Sizes 500, 250, 125, 62, 31, 15, 7, 3 and thrice 1, then the rest.
+    assert_eq!(syncs, 12);
+    assert_eq!(taken, numbered(0..500).filter(|n| n != "event 000137").collect::<Vec<_>>());
+    let rejected = store.rejected(10).expect("a list");
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0].unique_id, "event 000137");
+    assert_eq!(
+        (rejected[0].cause.as_str(), rejected[0].reason.as_str()),
+        ("refused", "422: bad event")
+    );
+    assert_eq!(store.batch_limit().expect("a limit"), None);
+}
+
+/// EV-6: only the refused batch is made smaller.
+#[test]
+fn ev_6_events_that_were_not_refused_keep_the_full_batch_size() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, numbered(0..20));
+    let ids: Vec<_> = read(&mut store, 4).iter().map(|row| row.id).collect();
+    let refused = store.note_refused(&ids, "no", at(0).wall).expect("noted");
+    assert_eq!(refused, Refused::Smaller { batch_limit: 2 });
+    assert_eq!(store.batch_limit().expect("a limit"), Some(2));
+    for expected in [2, 2, 10, 6] {
+        let batch = read(&mut store, 10);
+        assert_eq!(batch.len(), expected);
+        settle(&mut store, &batch);
+    }
+}
+
+/// EV-7: the first event of a unique id stays until it has been delivered.
+#[test]
+fn ev_7_an_equal_event_is_taken_in_again_only_after_the_first_was_delivered() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let one = |store: &mut EventStore, data: &[u8]| {
+        store.queue_event(&blocked("a").summary, data, at(0), UNBOUNDED).expect("an answer")
+    };
+    assert_eq!(one(&mut store, b"first"), Queued::Added);
+    assert_eq!(one(&mut store, b"second"), Queued::Duplicate);
+    let batch = read(&mut store, 10);
+    assert_eq!(batch[0].data, b"first");
+    settle(&mut store, &batch);
+    assert_eq!(one(&mut store, b"third"), Queued::Added);
+}
+
+/// EV-7: records of allowed things are passed over for 4 h, blocks never.
+#[test]
+fn ev_7_a_repeated_record_of_something_allowed_is_backed_off() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let mut one = |event: NewEvent, secs| {
+        let answer = store.queue_events(&[event], at(secs), UNBOUNDED).expect("an answer")[0];
+        let batch = read(&mut store, 10);
+        settle(&mut store, &batch);
+        answer
+    };
+    assert_eq!(one(allowed("a"), 0), Queued::Added);
+    assert_eq!(one(allowed("a"), 60), Queued::BackedOff);
+    assert_eq!(one(allowed("a"), 4 * 3600), Queued::Added);
+    assert_eq!(one(blocked("b"), 0), Queued::Added);
+    assert_eq!(one(blocked("b"), 1), Queued::Added);
+}
+
+/// EV-8: the oldest records of allowed things go first, then the oldest.
+#[test]
+fn ev_8_a_full_queue_drops_and_counts_the_oldest_allowed_things_first() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let limits = Limits { events: 3 };
+    let events = [blocked("b1"), allowed("a1"), blocked("b2"), allowed("a2"), blocked("b3")];
+    store.queue_events(&events, at(0), limits).expect("queued");
+    assert_eq!(names(&read(&mut store, 10)), ["b1", "b2", "b3"]);
+    store.queue_events(&[blocked("b4")], at(0), limits).expect("queued");
+    assert_eq!(names(&read(&mut store, 10)), ["b2", "b3", "b4"]);
+    assert_eq!(store.drops().expect("counts").queue_full, 3);
+    assert_eq!(store.pending().expect("a count"), 3);
+}
+
+/// EV-9: a request stays open until every executable was delivered.
+#[test]
+fn ev_9_a_bundle_request_is_open_until_its_executables_are_delivered() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let hashes = |hashes: &[&str]| hashes.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>();
+    let asked = Settled { bundle_requests: hashes(&["h1", "h2", "h1", ""]), ..Settled::default() };
+    store.settle(&asked, at(0).wall).expect("settled");
+    store.note_bundle_requests(&hashes(&["h2", "h3"]), at(5).wall).expect("noted");
+    let open_ones = |store: &EventStore| {
+        let open = store.open_bundle_requests().expect("requests");
+        open.into_iter().map(|r| (r.hash, r.delivered, r.executables)).collect::<Vec<_>>()
+    };
+    let request = |hash: &str, delivered, executables| (hash.to_owned(), delivered, executables);
+    assert_eq!(open_ones(&store), [request("h1", 0, 0), request("h2", 0, 0), request("h3", 0, 0)]);
+    let sent = |bundles: &[(&str, u32)]| Settled {
+        bundles_delivered: bundles.iter().map(|(h, n)| ((*h).to_owned(), *n)).collect(),
+        ..Settled::default()
+    };
+    store.settle(&sent(&[("h1", 2), ("h3", 0)]), at(6).wall).expect("settled");
+    assert_eq!(open_ones(&store), [request("h1", 1, 2), request("h2", 0, 0)]);
+    store.settle(&sent(&[("h1", 2), ("never asked", 1)]), at(7).wall).expect("settled");
+    assert_eq!(open_ones(&store), [request("h2", 0, 0)]);
+}
+
+/// A long queue keeps delivered rows until it is empty; nobody may notice.
+#[test]
+fn a_long_queue_behaves_like_a_short_one() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let total = 10_500;
+    queue(&mut store, numbered(0..total));
+    let batch = read(&mut store, 300);
+    settle(&mut store, &batch);
+    let rows = |store: &EventStore| -> u32 {
+        store.conn.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).expect("a count")
+    };
+    assert_eq!(rows(&store), total, "delivered rows of a long queue go later");
+    assert_eq!(store.pending().expect("a count"), u64::from(total) - 300);
+    assert_eq!(read(&mut store, 1)[0].unique_id, "event 000300");
+    assert_eq!(store.oldest().expect("a time"), Some(at(0).wall));
+
+    // A delivered event may come again; one that waits may not.
+    let again = [blocked("event 000000"), blocked("event 000300")];
+    let answers = store.queue_events(&again, at(1), UNBOUNDED).expect("queued");
+    assert_eq!(answers, [Queued::Added, Queued::Duplicate]);
+
+    let mut seen = 0;
+    let mut last = String::new();
+    loop {
+        let batch = read(&mut store, 700);
+        let Some(newest) = batch.last() else { break };
+        last.clone_from(&newest.unique_id);
+        seen += batch.len();
+        settle(&mut store, &batch);
+    }
+    assert_eq!((seen, last.as_str()), (total as usize - 300 + 1, "event 000000"));
+    assert_eq!((rows(&store), store.pending().expect("a count")), (0, 0));
+    let size = std::fs::metadata(store.path()).expect("the file").len();
+    assert!(size < 200_000, "the file shrinks, it has {size} bytes");
+    queue(&mut store, ["after".to_owned()]);
+    assert_eq!(names(&read(&mut store, 5)), ["after"]);
+}
+
+/// Rows in between that were not settled stay, however long the queue is.
+#[test]
+fn a_batch_with_gaps_is_taken_out_exactly() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, numbered(0..10_100));
+    let batch = read(&mut store, 10);
+    let some: Vec<_> = batch.iter().step_by(2).cloned().collect();
+    settle(&mut store, &some);
+    let left = read(&mut store, 5);
+    assert_eq!(left, batch.iter().skip(1).step_by(2).cloned().collect::<Vec<_>>());
+    settle(&mut store, &some);
+    assert_eq!(store.pending().expect("a count"), 10_095, "settling twice takes out once");
+}
+
+#[test]
+fn a_batch_ends_before_its_payloads_take_too_much_memory() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let mut big = numbered(0..4).map(|name| blocked(&name)).collect::<Vec<_>>();
+    for event in &mut big {
+        event.data = vec![7; 3 << 20];
+    }
+    store.queue_events(&big, at(0), UNBOUNDED).expect("queued");
+    assert_eq!(read(&mut store, 100).len(), 2);
+}
+
+/// EV-2 with a full disk: nothing is lost and nothing half done.
+#[test]
+fn a_full_disk_leaves_the_queue_as_it_was() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, numbered(0..50));
+    let pages: u32 =
+        store.conn.pragma_query_value(None, "page_count", |r| r.get(0)).expect("pages");
+    store.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a limit");
+    let mut big = blocked("one too many");
+    big.data = vec![1; 100_000];
+    let error = store.queue_events(&[blocked("small"), big], at(0), UNBOUNDED).expect_err("full");
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert_eq!(store.pending().expect("a count"), 50);
+    assert_eq!(names(&read(&mut store, 100)).len(), 50);
+
+    // Setting a large event aside needs room as well.
+    let rejected: Vec<_> =
+        read(&mut store, 50).iter().map(|row| (row.id, "x".repeat(4000))).collect();
+    let settled = Settled { rejected, ..Settled::default() };
+    let error = store.settle(&settled, at(0).wall).expect_err("full");
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    drop(store);
+    let mut store = open(dir.path());
+    assert_eq!(names(&read(&mut store, 100)).len(), 50);
+    let batch = read(&mut store, 100);
+    settle(&mut store, &batch);
+    assert_eq!(store.pending().expect("a count"), 0);
+}
+
+/// Producers and a sync use the queue at the same time.
+#[test]
+fn two_openings_of_one_queue_see_each_others_commits() {
+    let dir = TempDir::new().expect("a directory");
+    let mut sync = open(dir.path());
+    let mut producer = open(dir.path());
+    queue(&mut producer, ["a".to_owned()]);
+    let batch = read(&mut sync, 10);
+    queue(&mut producer, ["b".to_owned()]);
+    settle(&mut sync, &batch);
+    assert_eq!(names(&read(&mut producer, 10)), ["b"]);
+    let reader = EventStore::open_read_only(dir.path()).expect("a reader");
+    assert_eq!(reader.pending().expect("a count"), 1);
+}
+
+#[test]
+fn a_queue_that_was_never_used_is_missing_not_made() {
+    let dir = TempDir::new().expect("a directory");
+    let error = EventStore::open_read_only(dir.path()).map(|_| ()).expect_err("missing");
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
+}

@@ -1,0 +1,2 @@
+-- The reference deleted every event here. What cannot be read any more is set
+-- aside with the reason when it is read, so nothing has to go.
