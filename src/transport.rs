@@ -16,6 +16,7 @@ mod proxy;
 mod redaction;
 mod status;
 mod tls;
+mod watch;
 mod words;
 
 use std::fmt;
@@ -212,6 +213,13 @@ impl Transport {
     #[must_use]
     pub fn client_certificate(&self) -> Option<&CertificateFacts> {
         self.witness.identity.as_ref().map(|identity| &identity.facts)
+    }
+
+    /// The certificates that the server showed in the last handshake, its own
+    /// first, accepted or not; none before the first exchange and without TLS.
+    #[must_use]
+    pub fn server_chain(&self) -> Vec<CertificateFacts> {
+        self.witness.server_chain()
     }
 
     /// Whether the server has asked for a client certificate so far.

@@ -4,14 +4,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::ResolvesClientCert;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
 use super::certificate::{self, Identity};
-use super::{ClientCertificate, Roots};
+use super::watch::{Chain, Watched};
+use super::{CertificateFacts, ClientCertificate, Roots};
 use crate::sync::retry::{Failure, FailureKind};
 
 /// How many of the authorities that a server accepts are remembered.
@@ -24,9 +26,15 @@ pub(super) struct Witness {
     pub(super) identity: Option<Identity>,
     asked: AtomicBool,
     authorities: Mutex<Vec<String>>,
+    chain: Chain,
 }
 
 impl Witness {
+    /// The certificates the server showed in the last handshake, its own first.
+    pub(super) fn server_chain(&self) -> Vec<CertificateFacts> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether the server asked for a client certificate in any handshake.
     pub(super) fn was_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
@@ -73,6 +81,7 @@ pub(super) fn configure(
         identity: client_certificate.map(certificate::load_identity).transpose()?,
         asked: AtomicBool::new(false),
         authorities: Mutex::default(),
+        chain: Chain::default(),
     });
     let unusable = |what: String| {
         Failure::new(
@@ -86,16 +95,29 @@ pub(super) fn configure(
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| unusable(error.to_string()))?;
-    let builder = if used && *roots == Roots::Platform {
-        let verifier = rustls_platform_verifier::Verifier::new(provider)
-            .map_err(|error| unusable(error.to_string()))?;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-    } else {
-        let mut store = RootCertStore::empty();
-        for der in certificate::load_roots(roots)? {
-            store.add(der).map_err(|error| unusable(error.to_string()))?;
+    let verifier: Option<Arc<dyn ServerCertVerifier>> = match roots {
+        Roots::Platform if !used => None,
+        Roots::Platform => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider);
+            Some(Arc::new(verifier.map_err(|error| unusable(error.to_string()))?))
         }
-        builder.with_root_certificates(store)
+        Roots::File(_) | Roots::Data(_) => {
+            let mut store = RootCertStore::empty();
+            for der in certificate::load_roots(roots)? {
+                store.add(der).map_err(|error| unusable(error.to_string()))?;
+            }
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build();
+            Some(verifier.map_err(|error| unusable(error.to_string()))?)
+        }
+    };
+    let builder = match verifier {
+        Some(verifier) => {
+            let watched = Watched::new(verifier, Arc::clone(&witness.chain));
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(watched))
+        }
+        // Nothing is trusted, should TLS be spoken all the same.
+        None => builder.with_root_certificates(RootCertStore::empty()),
     };
     let mut config = builder.with_client_cert_resolver(Arc::clone(&witness) as _);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
