@@ -127,6 +127,59 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Every kind.
+    pub const ALL: [Self; 49] = [
+        Self::NameNotResolved,
+        Self::Refused,
+        Self::Unreachable,
+        Self::ConnectTimeout,
+        Self::IdleTimeout,
+        Self::TotalTimeout,
+        Self::ConnectionLost,
+        Self::Truncated,
+        Self::NotHttp,
+        Self::HeaderTooLarge,
+        Self::ProxyRefused,
+        Self::ProxyCredentials,
+        Self::CertificateUntrusted,
+        Self::CertificateExpired,
+        Self::CertificateWrongName,
+        Self::TlsHandshake,
+        Self::ClientCertificateRequired,
+        Self::ClientCertificateRejected,
+        Self::ClientCertificateExpired,
+        Self::ClientCertificateUnreadable,
+        Self::ClientCertificatePassword,
+        Self::RootsUnreadable,
+        Self::Redirected,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::TooManyRequests,
+        Self::ClientError,
+        Self::NotImplemented,
+        Self::ServerError,
+        Self::UnexpectedStatus,
+        Self::Html,
+        Self::NotJson,
+        Self::WrongShape,
+        Self::NotProtobuf,
+        Self::BadEncoding,
+        Self::TooLarge,
+        Self::EmptyBody,
+        Self::CursorNotAdvancing,
+        Self::TooManyPages,
+        Self::TooManyRules,
+        Self::MalformedUrl,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::Store,
+    ];
+
     /// The word for it in `--json`, records and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -348,6 +401,15 @@ mod tests {
             }
         }
         assert!(seen.len() > 500, "waits hardly vary: {}", seen.len());
+    }
+
+    #[test]
+    fn every_kind_is_listed_once_under_its_own_name() {
+        let names: std::collections::BTreeSet<_> =
+            FailureKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), FailureKind::ALL.len());
+        // The last variant's place tells how many there are.
+        assert_eq!(FailureKind::Store as usize + 1, FailureKind::ALL.len());
     }
 
     /// HTTP-3: every status there is, in one table.

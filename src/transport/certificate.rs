@@ -273,19 +273,23 @@ fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents, F
             ),
         )
     };
+    let text = String::from_utf8_lossy(bytes);
+    if text.contains("Proc-Type: 4,ENCRYPTED") {
+        return Err(Failure::new(
+            FailureKind::ClientCertificateUnreadable,
+            format!(
+                "the key of the client certificate in {} is encrypted in the old PEM form; \
+                 rewrite it with openssl pkcs8 -topk8",
+                certificate.file.display()
+            ),
+        ));
+    }
     let certificates = CertificateDer::pem_slice_iter(bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| damaged(error.to_string()))?;
     let mut keys = PrivateKeyDer::pem_slice_iter(bytes)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| damaged(error.to_string()))?;
-    let text = String::from_utf8_lossy(bytes);
-    if text.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(damaged(
-            "its key is encrypted in the old PEM form; rewrite it with openssl pkcs8 -topk8"
-                .to_owned(),
-        ));
-    }
     for section in text.split("-----BEGIN ENCRYPTED PRIVATE KEY-----").skip(1) {
         let base64: String =
             section.lines().take_while(|line| !line.starts_with("-----")).collect();

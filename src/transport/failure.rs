@@ -10,6 +10,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
+use rustls::pki_types::InvalidDnsNameError;
 use rustls::{AlertDescription, CertificateError};
 
 use super::proxy::Route;
@@ -55,7 +56,8 @@ impl Scene<'_> {
         {
             return failure;
         }
-        if error.is_builder() {
+        let no_name = causes.iter().any(|cause| cause.is::<InvalidDnsNameError>());
+        if error.is_builder() || no_name {
             let reason = innermost(&causes);
             return self.fail(
                 FailureKind::MalformedUrl,
@@ -308,9 +310,9 @@ impl Scene<'_> {
             CertificateError::NotValidForNameContext { presented, .. } => self.fail(
                 FailureKind::CertificateWrongName,
                 &format!(
-                    "the certificate of {server} is for {}; use a name of the certificate in \
+                    "the certificate of {server} is for {} only; use a name of the certificate in \
                      SyncBaseURL, or have it issued for this one",
-                    names(presented)
+                    names(&presented.iter().map(|name| bare(name).to_owned()).collect::<Vec<_>>())
                 ),
             ),
             CertificateError::NotValidForName => self.fail(
@@ -444,6 +446,12 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)
 fn innermost(causes: &[&(dyn Error + 'static)]) -> String {
     let reason = causes.last().map(ToString::to_string).unwrap_or_default();
     words::clean(&reason, words::MAX_WORDS)
+}
+
+/// A name of a certificate, which comes as `DnsName("host")` or the like.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
+    inner.trim_end_matches(')').trim_matches('"')
 }
 
 fn names(names: &[String]) -> String {

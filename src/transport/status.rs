@@ -68,8 +68,10 @@ fn hint(kind: FailureKind) -> &'static str {
         "set or check the proxy's user and password"
     } else if kind == FailureKind::TooManyRequests {
         "the server is overloaded or limits this client; the wait it asks for is kept to"
-    } else if kind == FailureKind::ClientError {
+    } else if kind == FailureKind::ClientError || kind == FailureKind::ServerError {
         "check the server's log; if it cannot read the body, try another SyncClientContentEncoding"
+    } else if kind == FailureKind::NotImplemented || kind == FailureKind::UnexpectedStatus {
+        "check that SyncBaseURL leads to a Santa sync server; it answers 200 when all is well"
     } else {
         "check the server's log"
     }

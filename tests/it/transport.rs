@@ -1,5 +1,12 @@
 //! The transport against real sockets: scripted servers, TLS, proxies.
 
 mod exchange;
+mod failures;
 mod faults;
+#[cfg(target_os = "linux")]
+mod memory;
+mod pki;
+mod proxies;
+mod secrets;
 mod server;
+mod tls;

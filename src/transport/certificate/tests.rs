@@ -148,7 +148,7 @@ fn http_12_what_cannot_be_used_is_named_with_its_file() {
         ("-----BEGIN CERTIFICATE-----\nAAAA\n".to_owned(), "damaged"),
         (
             format!("{}-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", files.chain),
-            "damaged",
+            "the old PEM form",
         ),
     ] {
         let certificate = files.with(&content, None);
@@ -191,4 +191,36 @@ fn http_12_roots_are_read_as_pem_bundle_or_der() {
     let file = files.directory.path().join("roots.pem");
     std::fs::write(&file, &files.chain).expect("write");
     assert_eq!(subjects(&Roots::File(file)).len(), 2);
+}
+
+/// HTTP-12: files as OpenSSL writes them, old ciphers included.
+#[test]
+fn http_12_what_openssl_writes_is_read() {
+    for (name, password, subject) in [
+        ("modern.p12", Some("fixture"), "fixture-host"),
+        ("legacy.p12", Some("fixture"), "fixture-host"),
+        ("no-mac.p12", Some("fixture"), "fixture-host"),
+        ("empty-password.p12", None, "fixture-host"),
+        ("encrypted.pem", Some("fixture"), "fixture-host"),
+        ("encrypted-3des.pem", Some("fixture"), "fixture-host"),
+        ("sec1.pem", None, "fixture-host"),
+        ("pkcs1.pem", None, "fixture-rsa"),
+    ] {
+        let facts = inspect_client_certificate(&fixture(name, password));
+        assert_eq!(facts.map(|facts| facts.subject), Ok(subject.to_owned()), "{name}");
+        if password.is_some() {
+            let (kind, message) = kind(&fixture(name, Some("wrong")));
+            assert_eq!(kind, FailureKind::ClientCertificatePassword, "{name}: {message}");
+        }
+    }
+    let (kind, message) = kind(&fixture("old-encrypted.pem", Some("fixture")));
+    assert_eq!(kind, FailureKind::ClientCertificateUnreadable);
+    assert!(message.contains("openssl pkcs8 -topk8"), "{message}");
+}
+
+fn fixture(name: &str, password: Option<&str>) -> ClientCertificate {
+    ClientCertificate {
+        file: format!("{}/fixtures/certificates/{name}", env!("CARGO_MANIFEST_DIR")).into(),
+        password: password.map(|text| Secret::new(text.to_owned())),
+    }
 }

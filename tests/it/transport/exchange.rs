@@ -1,6 +1,7 @@
 //! What goes over the wire in a plain exchange.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use santa_sync::model::{Secret, Stage};
 use santa_sync::sync::retry::FailureKind;
@@ -186,4 +187,19 @@ async fn options_show_no_secret() {
     let shown = format!("{options:?}");
     assert!(!shown.contains("hidden"), "{shown}");
     assert!(shown.contains("Authorization") && shown.contains("/etc/client.p12"), "{shown}");
+}
+
+/// Servers drop idle connections after 2 or 3 s. One that has lain idle for
+/// longer than 1 s is not used again, so that no request meets the drop.
+#[tokio::test]
+async fn an_idle_connection_is_not_used_again_after_a_second() {
+    let (script, transport) = scripted([ok("{}")]).await;
+    transport.post(Stage::Preflight, BODY, None, NOW).await.outcome.expect("an answer");
+    // Another server's two bytes take longer than a second to come.
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n".to_vec();
+    let (_, slow) =
+        scripted([Reply::Drip(head, b"{}".to_vec(), Duration::from_millis(1100))]).await;
+    slow.post(Stage::Preflight, BODY, None, NOW).await.outcome.expect("an answer");
+    transport.post(Stage::Postflight, BODY, None, NOW).await.outcome.expect("an answer");
+    assert_eq!(script.connections(), 2);
 }

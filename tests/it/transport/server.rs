@@ -17,8 +17,10 @@ pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_795_000_000);
 pub(crate) enum Reply {
     /// Sends these bytes and reads the next request.
     Keep(Vec<u8>),
-    /// Sends these bytes and closes the connection.
+    /// Sends these bytes and closes the connection in good order.
     Close(Vec<u8>),
+    /// Sends these bytes and drops the connection: TLS sees no `close_notify`.
+    Cut(Vec<u8>),
     /// Sends these bytes and then nothing, but keeps the connection.
     Stall(Vec<u8>),
     /// Sends the first bytes at once and the others one at a time.
@@ -95,6 +97,11 @@ impl Script {
                     let _ = stream.flush().await;
                 }
                 Reply::Close(bytes) => {
+                    let _ = stream.write_all(&bytes).await;
+                    let _ = stream.shutdown().await;
+                    return;
+                }
+                Reply::Cut(bytes) => {
                     let _ = stream.write_all(&bytes).await;
                     let _ = stream.flush().await;
                     return;
