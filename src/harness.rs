@@ -8,6 +8,20 @@
 //! ([`Exchange`]). The tests, the demo, the benches and `harness serve` all
 //! use this one server.
 //!
+//! ```
+//! use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
+//! use santa_sync::model::Stage;
+//!
+//! let server = FakeServer::builder()
+//!     .rules(fixtures::rules(300, 1))
+//!     .page_size(100)
+//!     .fault(Stage::RuleDownload, nth(2), Fault::Truncate)
+//!     .start()?;
+//! assert!(server.url().starts_with("http://127.0.0.1:"));
+//! assert_eq!(server.count(Stage::RuleDownload), 0);
+//! # Ok::<(), santa_sync::harness::HarnessError>(())
+//! ```
+//!
 //! What to answer is decided by plain code without I/O; one small file accepts
 //! connections and writes the answers. Nothing here may be used by the agent
 //! itself, and a build without the `harness` feature has none of it.

@@ -96,7 +96,7 @@ fn it_prints_its_url_each_request_and_a_summary() {
     assert!(serve.line().ends_with("B out (html)"));
     assert_eq!(
         serve.stop(),
-        "stopped: 2 hosts, 0 events; preflight 1, event_upload 0, rule_download 0, postflight 0, \
+        "stopped: hosts 2, events 0, preflight 1, event_upload 0, rule_download 0, postflight 0, \
          xsrf 1\n"
     );
 }

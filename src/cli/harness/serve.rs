@@ -369,7 +369,7 @@ fn summary(args: &Args, server: &FakeServer) {
         output::line(json!({"requests": requests, "hosts": hosts, "events": events}));
     } else {
         let counts = counts.map(|(name, n)| format!("{name} {n}")).join(", ");
-        output::line(format_args!("stopped: {hosts} hosts, {events} events; {counts}"));
+        output::line(format_args!("stopped: hosts {hosts}, events {events}, {counts}"));
     }
 }
 
