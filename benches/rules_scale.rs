@@ -19,7 +19,7 @@ use std::hint::black_box;
 use std::path::Path;
 
 use rusqlite::{Connection, params};
-use santa_sync::model::{Executable, Policy, RuleSet, SyncType, Timestamp};
+use santa_sync::model::{Executable, Identifier, Policy, RuleSet, SyncType, Timestamp};
 use santa_sync::store::Store;
 use support::{Watch, made, rule_of, set};
 
@@ -63,29 +63,35 @@ fn measure(size: u64) -> Vec<(String, String)> {
     let (nothing, _) = commit(&RuleSet::default(), SyncType::Normal);
     row("nothing new", nothing.shown());
     let fresh = size * 10;
-    for count in [1, 100, 1_000, 10_000] {
-        let count = count.min(size);
+    for asked in [1, 100, 1_000, 10_000] {
+        let count = asked.min(size);
         let from = fresh + count * 100;
         let (added, _) = commit(&made(from..from + count, 10_000), SyncType::Normal);
-        row(&format!("{count} rules added"), added.shown());
+        row(&format!("{asked} rules added"), added.shown());
         let (removed, _) = commit(
             &set((from..from + count).map(|n| rule_of(n, Policy::Remove)).collect()),
             SyncType::Normal,
         );
-        row(&format!("{count} newest removed"), removed.shown());
+        row(&format!("{asked} newest removed"), removed.shown());
         let spread = |policy| {
             let step = (size / count) as usize;
             set((0..size).step_by(step).take(count as usize).map(|n| rule_of(n, policy)).collect())
         };
         let (replaced, _) = commit(&spread(Policy::Blocklist), SyncType::Normal);
-        row(&format!("{count} replaced all over"), replaced.shown());
+        row(&format!("{asked} replaced all over"), replaced.shown());
     }
     let known: Vec<Executable> = (0..10_000)
         .map(|n| {
-            let rule = rule_of(n * 7 % (size * 2), Policy::Allowlist);
+            // Half of the files have a rule; the other identifiers have none.
+            let Identifier::Binary(other) = rule_of(n + size * 1_000, Policy::Allowlist).identifier
+            else {
+                return Executable::default();
+            };
             Executable::default()
-                .with(rule.identifier)
-                .with(rule_of(n + size * 1_000, Policy::Allowlist).identifier)
+                .with(rule_of(n * 7 % (size * 2), Policy::Allowlist).identifier)
+                .with(Identifier::Certificate(other))
+                .with(Identifier::SigningId(format!("ABCDEFGHIJ:com.example.{n}").into()))
+                .with(Identifier::TeamId(*b"ABCDEFGHIJ"))
         })
         .collect();
     let reader = Store::open_read_only(dir.path()).expect("a reader");

@@ -28,7 +28,9 @@ pub use events::{
 };
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
-pub use rules::{RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview};
+pub use rules::{
+    RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview, RulesVerified,
+};
 pub use settings::SYNC_STATE_FILE;
 
 /// The rules and settings of a state directory.
@@ -262,6 +264,25 @@ impl Store {
     pub fn open_read_only(dir: &Path) -> Result<ReadStore, StoreError> {
         let rules = db::open_read_only(dir, &rules::DATABASE)?;
         Ok(ReadStore(Self { dir: dir.to_owned(), rules }))
+    }
+
+    /// Makes the state directory, or checks the one that is there.
+    ///
+    /// # Errors
+    /// If it cannot be made or looked at, or others may write to it.
+    pub fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
+        db::prepare_dir(dir)
+    }
+
+    /// A store of its own in memory, empty: what a state directory holds before
+    /// its first sync.
+    ///
+    /// # Errors
+    /// If SQLite cannot make one.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let mut store = Self { dir: PathBuf::new(), rules: db::in_memory(&rules::DATABASE)? };
+        store.adopt_rules()?;
+        Ok(store)
     }
 
     /// The state directory.

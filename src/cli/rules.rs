@@ -3,20 +3,25 @@
 
 mod check;
 mod export;
+mod import;
 mod list;
+mod verify;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::setup::Setup;
 use super::{Global, output};
-use crate::model::{RuleState, RuleType, StoredRule};
+use crate::config::Config;
+use crate::model::{RuleState, RuleType, StoredRule, SyncResult};
 use crate::store::{ReadStore, Store, StoreError};
 
 /// The version of every `--json` form here.
 const SCHEMA_VERSION: u32 = 1;
+/// Exit code if syncs are in the way.
+const EXIT_TOO_MANY_SYNCS: u8 = SyncResult::TooManySyncs.exit_code();
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,6 +37,10 @@ enum Command {
     Check(check::Args),
     /// Prints the rules in the form that `rules import` reads
     Export(export::Args),
+    /// Stores rules from a file, on a host that no server manages
+    Import(import::Args),
+    /// Checks the whole store: integrity, hash, counts, every rule
+    Verify(verify::Args),
 }
 
 /// Runs the command.
@@ -40,12 +49,16 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         Command::List(args) => list::run(global, args),
         Command::Check(args) => check::run(global, args),
         Command::Export(args) => export::run(global, args),
+        Command::Import(args) => import::run(global, args),
+        Command::Verify(args) => verify::run(global, args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::error(&failure.message);
-            ExitCode::from(failure.exit_code)
+            if let Some(message) = failure.message {
+                output::error(message);
+            }
+            failure.exit_code
         }
     }
 }
@@ -53,30 +66,37 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
 /// Why a command did not do its work.
 #[derive(Debug)]
 struct Failure {
-    exit_code: u8,
-    message: String,
+    exit_code: ExitCode,
+    /// `None` if it has been told already.
+    message: Option<String>,
+}
+
+impl Failure {
+    fn new(exit_code: u8, message: impl Into<String>) -> Self {
+        Self { exit_code: exit_code.into(), message: Some(message.into()) }
+    }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self { exit_code: StoreError::EXIT_CODE, message: error.to_string() }
+        Self::new(StoreError::EXIT_CODE, error.to_string())
     }
 }
 
 /// What the arguments ask for cannot be done.
 fn usage(message: impl Into<String>) -> Failure {
-    Failure { exit_code: super::EXIT_USAGE, message: message.into() }
+    Failure::new(super::EXIT_USAGE, message)
 }
 
-/// Opens the store to read from.
-fn open(global: &Global) -> Result<ReadStore, Failure> {
-    Ok(Store::open_read_only(&state_dir(global))?)
+fn setup(global: &Global) -> Result<Setup, Failure> {
+    super::setup::load(global).map_err(|exit_code| Failure { exit_code, message: None })
 }
 
-fn state_dir(global: &Global) -> PathBuf {
-    let default =
-        if cfg!(target_os = "macos") { "/var/db/santa-sync" } else { "/var/lib/santa-sync" };
-    global.state_dir.clone().unwrap_or_else(|| Path::new(default).to_owned())
+/// Reads the configuration and opens the store to read from.
+fn open(global: &Global) -> Result<(Config, ReadStore), Failure> {
+    let setup = setup(global)?;
+    let store = Store::open_read_only(&setup.state_dir)?;
+    Ok((setup.config, store))
 }
 
 /// A rule as every `--json` form shows it; a text that is not there is empty.

@@ -123,11 +123,25 @@ fn open_existing(
             _ => {}
         }
     }
-    let newest = |steps: &[Migration]| steps.last().map_or(0, |(version, _)| *version);
-    migrate(&mut conn, path, Numbering::UserVersion, database.tables, newest(database.tables))?;
-    migrate(&mut conn, path, Numbering::Agent, database.agent, newest(database.agent))?;
+    migrate_all(&mut conn, path, database)?;
     conn.busy_timeout(BUSY).map_err(failed)?;
     Ok((conn, created))
+}
+
+/// An empty database of our schema that lies in no file.
+pub(super) fn in_memory(database: &Database) -> Result<Connection, StoreError> {
+    let path = Path::new(database.file);
+    let failed = |source| StoreError::from_open(path, source);
+    let mut conn = Connection::open_in_memory().map_err(failed)?;
+    harden(&conn).map_err(failed)?;
+    migrate_all(&mut conn, path, database)?;
+    Ok(conn)
+}
+
+fn migrate_all(conn: &mut Connection, path: &Path, database: &Database) -> Result<(), StoreError> {
+    let newest = |steps: &[Migration]| steps.last().map_or(0, |(version, _)| *version);
+    migrate(conn, path, Numbering::UserVersion, database.tables, newest(database.tables))?;
+    migrate(conn, path, Numbering::Agent, database.agent, newest(database.agent))
 }
 
 /// Settings of a connection that writes.

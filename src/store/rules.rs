@@ -15,11 +15,13 @@ mod progress;
 mod read;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod xxh3;
 
 pub use commit::RulesCommitted;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
 pub use read::RuleFilter;
+pub use verify::RulesVerified;
 
 use super::db::Database;
 

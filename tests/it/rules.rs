@@ -104,6 +104,127 @@ fn an_export_has_the_references_form() {
     insta::assert_snapshot!("export", stdout(state().path(), &["export"]));
 }
 
+#[test]
+fn an_export_imports_again() {
+    let (from, to) = (state(), tempfile::tempdir().expect("a directory"));
+    let file = from.path().join("export.json");
+    std::fs::write(&file, stdout(from.path(), &["export"])).expect("written");
+    let file = file.to_str().expect("a path");
+    insta::assert_snapshot!("import_dry_run", stdout(to.path(), &["import", "--dry-run", file]));
+    assert!(!to.path().join("rules.db").exists());
+    let told = stdout(to.path(), &["import", file]);
+    assert_eq!(told, "Imported: 5 added, 0 replaced, 0 removed\n");
+    assert_eq!(stdout(to.path(), &["list"]), stdout(from.path(), &["list"]));
+    let hash =
+        |dir: &Path| Store::open_read_only(dir).and_then(|s| s.rules_hash()).expect("a hash");
+    assert_eq!(hash(to.path()), hash(from.path()));
+    insta::assert_snapshot!(
+        "import_dry_run_json",
+        stdout(to.path(), &["import", "--clean", "--dry-run", "--json", file])
+    );
+    let complete = Store::open_read_only(to.path()).and_then(|store| store.rules_complete());
+    assert!(!complete.expect("known"), "STATE-5: an import is no download");
+}
+
+/// RULE-4: a file is taken as a whole or not at all, and every fault is named.
+#[test]
+fn rule_4_a_file_with_a_fault_imports_nothing() {
+    let dir = state();
+    let before = stdout(dir.path(), &["list"]);
+    let file = dir.path().join("rules.json");
+    let import = |content: &str| {
+        std::fs::write(&file, content).expect("written");
+        let output = run(dir.path(), &["import", file.to_str().expect("a path")]);
+        assert_eq!(output.status.code(), Some(64));
+        assert_eq!(stdout(dir.path(), &["list"]), before);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = import(
+        r#"{"rules":[{"identifier":"ABCDEFGHIK","policy":"ALLOWLIST","rule_type":"TEAMID"},
+            {"identifier":"x","policy":"ALLOWLIST","rule_type":"BINARY"},
+            {"identifier":"ABCDEFGHIK","policy":"CEL","rule_type":"TEAMID","cel_expr":"1 +"}]}"#,
+    );
+    assert!(told.contains(r#"rule 1 "x": a BINARY identifier is 64 hex digits"#), "{told}");
+    assert!(told.contains(r#"rule 2 "ABCDEFGHIK": the CEL expression does not parse"#), "{told}");
+    for (content, expected) in [
+        ("{}", "has no \"rules\""),
+        ("", "is no rule file"),
+        (r#"{"rules":[{}"#, "is no rule file"),
+        (r#"{"rules":[1]}"#, "is no rule file"),
+        (r#"{"rules":[]} x"#, "is no rule file"),
+        (r#"{"rules":[],"rules":[]}"#, "is no rule file"),
+    ] {
+        let told = import(content);
+        assert!(told.contains(expected), "{content}: {told}");
+    }
+}
+
+#[test]
+fn an_import_is_refused_while_a_server_is_configured() {
+    let dir = state();
+    let file = dir.path().join("rules.json");
+    std::fs::write(&file, r#"{"rules":[]}"#).expect("written");
+    let file = file.to_str().expect("a path");
+    let server = ["--set", "SyncBaseURL=https://santa.example.com/"];
+    let output = run(dir.path(), &[&["import", file][..], &server].concat());
+    assert_eq!(output.status.code(), Some(64));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("rules are managed centrally"), "{told}");
+    let forced =
+        stdout(dir.path(), &[&["import", "--force", "--clean", file][..], &server].concat());
+    assert_eq!(forced, "Imported: 0 added, 0 replaced, 5 removed\n");
+}
+
+/// PRE-2, RULE-8: `rules verify` reckons hash and counts anew and compares.
+#[test]
+fn verify_tells_whether_the_store_is_right() {
+    let dir = state();
+    insta::assert_snapshot!("verify", stdout(dir.path(), &["verify"]));
+    insta::assert_snapshot!("verify_json", stdout(dir.path(), &["verify", "--json"]));
+    let db = dir.path().join("rules.db");
+    let db = rusqlite::Connection::open(db).expect("open");
+    db.execute_batch(
+        "PRAGMA recursive_triggers = OFF;
+         DROP TRIGGER agent_rules_updated;
+         UPDATE execution_rules SET identifier = 'nonsense' WHERE type = 3000;",
+    )
+    .expect("changed behind the program's back");
+    let output = run(dir.path(), &["verify"]);
+    assert_eq!(output.status.code(), Some(73));
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        told.contains("the kept hash ea41b686475bc8959318504e92a5c9fc is not that of"),
+        "{told}"
+    );
+    assert!(told.contains("rule \"nonsense\" (row 1): a CERTIFICATE identifier is 64"), "{told}");
+}
+
+/// RULE-5, RULE-9: the configuration's rules and whether transitive rules are
+/// enabled count in a check.
+#[test]
+fn rule_9_a_check_knows_the_configuration() {
+    let dir = state();
+    let config = dir.path().join("config.plist");
+    std::fs::write(
+        &config,
+        format!(
+            "<?xml version=\"1.0\"?><plist version=\"1.0\"><dict>
+             <key>EnableTransitiveRules</key><true/>
+             <key>StaticRules</key><array><dict>
+               <key>identifier</key><string>{CERTIFICATE}</string>
+               <key>rule_type</key><string>CERTIFICATE</string>
+               <key>policy</key><string>BLOCKLIST</string>
+             </dict></array></dict></plist>"
+        ),
+    )
+    .expect("written");
+    let config = ["--config", config.to_str().expect("a path")];
+    let args = [&["check", "--sha256", BINARY, "--cert-sha256", CERTIFICATE][..], &config].concat();
+    insta::assert_snapshot!("check_static", stdout(dir.path(), &args));
+    let args = [&["check", "--sha256", EMPTY][..], &config].concat();
+    assert!(stdout(dir.path(), &args).starts_with("Allowed (Binary, Compiler)\n"));
+}
+
 /// EXIT: 64 for arguments that make no sense, 73 for a store that is not there.
 #[test]
 fn exit_codes_of_rules_commands() {

@@ -40,8 +40,11 @@ pub(super) struct Args {
 /// Looks up and tells.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let executable = executable(args)?;
-    let store = open(global)?;
-    let found = store.lookup(&executable, &StaticRules::default(), false)?;
+    let (config, store) = open(global)?;
+    let settings = config.as_settings().overlaid(&store.applied_settings()?);
+    let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
+    let static_rules = StaticRules::new(config.static_rules);
+    let found = store.lookup(&executable, &static_rules, transitive_enabled)?;
     if args.json {
         output::json(&Answer::new(&executable, found));
         return Ok(());

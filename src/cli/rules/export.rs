@@ -19,7 +19,7 @@ pub(super) struct Args {
 /// sandbox rules have no form that imports again: both stay out.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let Args { json: _ } = args;
-    let store = open(global)?;
+    let (_, store) = open(global)?;
     let exported =
         |state: &RuleState| !matches!(state, RuleState::AllowTransitive | RuleState::Seatbelt);
     let filter = RuleFilter {

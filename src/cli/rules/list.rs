@@ -32,7 +32,7 @@ pub(super) struct Args {
 
 /// Lists the rules.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
-    let store = open(global)?;
+    let (_, store) = open(global)?;
     let named = |state: &RuleState| args.policy.iter().any(|name| name == state.policy_name());
     let filter = RuleFilter {
         rule_types: args.rule_type.iter().copied().map(RuleType::from).collect(),

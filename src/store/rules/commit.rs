@@ -51,9 +51,23 @@ impl Store {
         now: Timestamp,
     ) -> Result<RulesCommitted, StoreError> {
         let failed = self.failed("commit the rules");
-        let committed = commit(&mut self.rules, rules, sync_type).map_err(failed)?;
+        let committed = commit(&mut self.rules, rules, sync_type, true).map_err(failed)?;
         tracing::debug!(at = %now, changed = committed.changed, "rules committed");
         Ok(committed)
+    }
+
+    /// Applies rules from another source than a server, as
+    /// [`Self::commit_rules`] does but that it makes no store complete.
+    ///
+    /// # Errors
+    /// If the database cannot be written; then it is as it was.
+    pub fn import_rules(
+        &mut self,
+        rules: &RuleSet,
+        sync_type: SyncType,
+    ) -> Result<RulesCommitted, StoreError> {
+        let failed = self.failed("import the rules");
+        commit(&mut self.rules, rules, sync_type, false).map_err(failed)
     }
 }
 
@@ -61,10 +75,11 @@ fn commit(
     conn: &mut Connection,
     rules: &RuleSet,
     sync_type: SyncType,
+    completes: bool,
 ) -> rusqlite::Result<RulesCommitted> {
     if rules.is_empty()
         && sync_type == SyncType::Normal
-        && meta::is_complete(conn)?
+        && (!completes || meta::is_complete(conn)?)
         && let Some(digest) = meta::kept_digest(conn)?
     {
         return Ok(summary(RulesCommitted::default(), digest));
@@ -86,7 +101,9 @@ fn commit(
     if sync_type == SyncType::Normal {
         done.announce = announcements(rules);
     }
-    meta::set_complete(&tx)?;
+    if completes {
+        meta::set_complete(&tx)?;
+    }
     tx.commit()?;
     Ok(summary(done, digest))
 }

@@ -1,0 +1,60 @@
+//! `rules verify`: the whole store against itself.
+
+use serde::Serialize;
+
+use super::{Failure, SCHEMA_VERSION, open};
+use crate::cli::{Global, output};
+use crate::store::{RulesVerified, StoreError};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    schema_version: u32,
+    ok: bool,
+    #[serde(flatten)]
+    verified: RulesVerified,
+}
+
+/// Verifies and tells.
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let (_, store) = open(global)?;
+    let verified = store.verify_rules()?;
+    let failed = verified.problems.len();
+    if args.json {
+        output::json(&Answer { schema_version: SCHEMA_VERSION, ok: failed == 0, verified });
+    } else {
+        let counts = &verified.counts;
+        output::line(format_args!("rules       {}", verified.rules));
+        output::line(format_args!(
+            "by type     {} binary, {} certificate, {} teamid, {} signingid, {} cdhash",
+            counts.binary, counts.certificate, counts.teamid, counts.signingid, counts.cdhash
+        ));
+        output::line(format_args!(
+            "of them     {} compiler, {} transitive",
+            counts.compiler, counts.transitive
+        ));
+        output::line(format_args!("hash        {}", verified.rules_hash));
+        if verified.changed_by_others {
+            output::line("note        another program has changed the rules since the last sync");
+        }
+        for problem in &verified.problems {
+            output::line(format_args!("problem     {}", output::printable(problem)));
+        }
+        if failed == 0 {
+            output::line("the store is as it should be");
+        }
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        StoreError::EXIT_CODE,
+        "the rule store is not as it should be; `santa-sync sync --clean-all` fetches every rule anew",
+    ))
+}
