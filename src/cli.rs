@@ -2,6 +2,7 @@
 //! standard output.
 
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,11 +10,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod config;
 #[cfg(feature = "harness")]
+mod demo;
+#[cfg(feature = "harness")]
 mod harness;
+mod history;
 mod logging;
 pub mod output;
 mod rules;
 mod setup;
+mod status;
+mod sync;
 mod whoami;
 
 /// Exit code for a command line that cannot be understood.
@@ -86,9 +92,18 @@ pub enum LogFormat {
 enum Command {
     /// Shows what is configured and what is wrong with it
     Config(config::Args),
+    /// Shows three syncs against a server of its own on loopback; needs no set-up
+    #[cfg(feature = "harness")]
+    Demo(demo::Args),
     /// For people who write sync servers and agents
     #[cfg(feature = "harness")]
     Harness(harness::Args),
+    /// Makes one sync now
+    Sync(sync::Args),
+    /// Tells how syncing stands, from files alone
+    Status(status::Args),
+    /// Tells what became of the last syncs
+    History(history::Args),
     /// Looks at the rules, and manages those of a host without a server
     Rules(rules::Args),
     /// Tells who this host is to its server, each value with its source
@@ -98,7 +113,7 @@ enum Command {
 /// Runs the command line and answers the process exit code.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let mut cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are not errors; they go to standard output.
@@ -108,11 +123,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Command::Sync(args) = &cli.command {
+        cli.global.log_level = args.log_level(cli.global.log_level);
+    }
     logging::start(&cli.global);
+    // A panic is a fault of this program; its message has gone to standard
+    // error by the time it arrives here.
+    catch_unwind(AssertUnwindSafe(|| dispatch(cli))).unwrap_or(ExitCode::from(EXIT_INTERNAL))
+}
+
+fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Config(args) => config::run(&cli.global, &args),
         #[cfg(feature = "harness")]
+        Command::Demo(args) => demo::run(&cli.global, &args),
+        #[cfg(feature = "harness")]
         Command::Harness(args) => harness::run(&args),
+        Command::Sync(args) => sync::run(&cli.global, &args),
+        Command::Status(args) => status::run(&cli.global, &args),
+        Command::History(args) => history::run(&cli.global, &args),
         Command::Rules(args) => rules::run(&cli.global, &args),
         Command::Whoami(args) => whoami::run(&cli.global, &args),
     }

@@ -1,5 +1,507 @@
 //! A sync: the machine that decides and the driver that acts.
+//!
+//! [`machine`], [`plan`] and [`retry`] are pure. This module carries their
+//! effects out against the transport, the stores and the clock, one at a time
+//! and nothing more, and writes the record. It holds no write lock while the
+//! network is in use: every store effect is one finished transaction.
 
+mod exchange;
+pub mod job;
 pub mod machine;
+mod notify;
 pub mod plan;
+mod prepare;
+pub mod progress;
 pub mod retry;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use self::machine::{
+    Batch, Committed, Effect, Event, Exchange, Inputs, Machine, Outcome, Request, Settled,
+    StoreEffect, Traffic,
+};
+use self::progress::{Observer, Progress, When, checkpoint_name};
+use self::retry::{Failure, FailureKind};
+use crate::clock::Clock;
+use crate::model::{MachineId, SettingChange, Settings, Stage, SyncRecord, Trigger};
+use crate::protocol::body::Transfer;
+use crate::protocol::events;
+use crate::store::{self, EventStore, ReadStore, Store, StoreError};
+use crate::transport::{Transport, XsrfToken};
+
+pub use prepare::{Prepared, Request as SyncRequest, prepare, prepare_dry};
+
+/// How many changed rules a dry run lists.
+const CHANGES_LISTED: usize = 1000;
+
+/// The stores of one sync.
+#[derive(Debug)]
+pub enum Stores<'a> {
+    /// Rules, settings and events that this sync changes.
+    Live {
+        /// Rules and settings.
+        store: &'a mut Store,
+        /// The event queue.
+        events: &'a mut EventStore,
+    },
+    /// Rules and settings that a dry run compares with.
+    Dry(&'a ReadStore),
+}
+
+/// Tells a sync to stop: send the reason once.
+pub type Stop = watch::Receiver<Option<&'static str>>;
+
+/// What a sync runs on.
+pub struct Driver<'a> {
+    /// The stores.
+    pub stores: Stores<'a>,
+    /// The way to the server, or why there is none.
+    pub transport: Result<&'a Transport, Failure>,
+    /// How messages travel.
+    pub transfer: Transfer,
+    /// Tells the time, and waits.
+    pub clock: &'a dyn Clock,
+    /// Watches.
+    pub observer: &'a mut dyn Observer,
+    /// Tells the sync to stop.
+    pub stop: Stop,
+}
+
+impl std::fmt::Debug for Driver<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("stores", &self.stores).finish_non_exhaustive()
+    }
+}
+
+/// What the driver remembers between effects.
+#[derive(Debug)]
+struct Held {
+    machine_id: MachineId,
+    token: Option<XsrfToken>,
+    /// The request under way and its body.
+    body: Option<(Arc<Request>, Vec<u8>)>,
+    /// Settings a dry run has staged nowhere else.
+    staged: Settings,
+    /// Executables of bundles in the last batch: bundle hash, and how many
+    /// executables the bundle has.
+    bundles: Vec<(String, u32)>,
+    uploaded: u64,
+    rules: u64,
+}
+
+impl Driver<'_> {
+    /// Runs one sync to its end and leaves its record.
+    pub async fn run(mut self, inputs: Inputs, trigger: Trigger) -> SyncRecord {
+        let started = self.clock.now();
+        let id = sync_id(started.wall.as_millis());
+        let blank = SyncRecord {
+            dry_run: inputs.dry_run,
+            events_pending: inputs.events_pending,
+            ..SyncRecord::begun(id, trigger, started.wall, inputs.wished)
+        };
+        let number = match &mut self.stores {
+            Stores::Live { store, .. } => store.begin_sync(&blank).map_err(|error| {
+                warn!(%error, "the sync leaves no record");
+            }),
+            Stores::Dry(_) => Err(()),
+        };
+        info!(sync = blank.id, trigger = ?trigger, wished = inputs.wished.name(), "sync begins");
+
+        let deadline = inputs.deadline;
+        let pending = inputs.events_pending;
+        let mut held = Held {
+            machine_id: inputs.machine_id.clone(),
+            token: None,
+            body: None,
+            staged: Settings::default(),
+            bundles: Vec::new(),
+            uploaded: 0,
+            rules: 0,
+        };
+        let mut machine = Machine::new(inputs);
+        let mut event = Event::Started;
+        let outcome = loop {
+            let effect = machine.handle(event, self.clock.now());
+            let name = checkpoint_name(&effect);
+            self.observer.checkpoint(When::Before, name);
+            let left =
+                deadline.saturating_sub(self.clock.now().elapsed.saturating_sub(started.elapsed));
+            let mut stop = self.stop.clone();
+            let interruptible = Interruptible { stop: &mut stop, left, deadline };
+            event = match effect {
+                Effect::Send { request, attempt } => {
+                    let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
+                    Event::Exchange(sent.unwrap_or_else(Exchange::Stopped))
+                }
+                Effect::FetchToken { .. } => {
+                    let fetched = interruptible.run(self.fetch_token(&mut held)).await;
+                    Event::Exchange(fetched.map_or_else(Exchange::Stopped, Exchange::TokenFetched))
+                }
+                Effect::Wait { duration, stage, next_attempt, failure } => {
+                    self.tell_wait(duration, stage, next_attempt, &failure);
+                    let waited = interruptible.run(self.clock.sleep(duration)).await;
+                    Event::Exchange(waited.map_or_else(Exchange::Stopped, |()| Exchange::Waited))
+                }
+                Effect::Store(effect) => self.act_on_stores(effect, &mut held, pending),
+                Effect::Finish(outcome) => break *outcome,
+            };
+            self.observer.checkpoint(When::After, name);
+        };
+
+        let took = self.clock.now().elapsed.saturating_sub(started.elapsed);
+        let record = self.record(blank, outcome, took);
+        if let (Stores::Live { store, .. }, Ok(number)) = (&mut self.stores, number)
+            && let Err(error) = store.end_sync(number, &record)
+        {
+            warn!(%error, "the record of the sync could not be written");
+        }
+        log_end(&record);
+        self.observer.progress(&Progress::Ended(&record));
+        record
+    }
+
+    fn tell_wait(
+        &mut self,
+        duration: Duration,
+        stage: Stage,
+        next_attempt: u32,
+        failure: &Failure,
+    ) {
+        let wait_s = duration.as_secs_f64();
+        info!(%stage, next_attempt, wait_s, kind = %failure.kind, error = %failure, "attempt failed");
+        self.observer.progress(&Progress::Waiting { stage, duration, next_attempt, failure });
+    }
+
+    async fn send(&mut self, request: Arc<Request>, attempt: u32, held: &mut Held) -> Exchange {
+        let stage = request.stage();
+        self.observer.progress(&Progress::Attempt { stage, attempt });
+        let transport = match &self.transport {
+            Ok(transport) => *transport,
+            Err(failure) => return Exchange::Failed(failure.clone(), Traffic::default()),
+        };
+        let same = held.body.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &request));
+        if !same {
+            match exchange::encode(self.transfer, &request) {
+                Ok(body) => held.body = Some((Arc::clone(&request), body)),
+                Err(error) => {
+                    let message = format!("the request has no JSON form: {error}");
+                    let failure = Failure::new(FailureKind::WrongShape, message);
+                    return Exchange::Failed(failure, Traffic::default());
+                }
+            }
+        }
+        let body = held.body.as_ref().map_or(&[][..], |(_, body)| body);
+        let now = self.clock.now().wall;
+        let exchanged = transport.post(stage, body, held.token.as_ref(), now).await;
+        let traffic = Traffic {
+            http_status: exchanged.http_status,
+            bytes_sent: exchanged.bytes_sent,
+            bytes_received: exchanged.bytes_received,
+        };
+        let decoded = exchanged.outcome.and_then(|answer| {
+            exchange::decode(self.transfer, &request, &answer.body, &transport.url(stage))
+        });
+        match decoded {
+            Ok(answer) => {
+                self.tell_page(&request, &answer, held);
+                Exchange::Answered(answer, traffic)
+            }
+            Err(failure) => Exchange::Failed(failure, traffic),
+        }
+    }
+
+    fn tell_page(&mut self, request: &Request, answer: &machine::Answer, held: &mut Held) {
+        if let (Request::RuleDownload { page, .. }, machine::Answer::RuleDownload(answer)) =
+            (request, answer)
+        {
+            held.rules += (answer.rules.len() + answer.rejected.len()) as u64;
+            self.observer.progress(&Progress::Page {
+                page: *page,
+                rules: held.rules,
+                rejected: &answer.rejected,
+            });
+        }
+    }
+
+    async fn fetch_token(&self, held: &mut Held) -> bool {
+        held.token = None;
+        let Ok(transport) = &self.transport else { return false };
+        match transport.fetch_token(self.clock.now().wall).await.outcome {
+            Ok(token) => {
+                held.token = token;
+                true
+            }
+            Err(error) => {
+                info!(kind = %error.kind, %error, "no token could be fetched");
+                false
+            }
+        }
+    }
+
+    fn act_on_stores(&mut self, effect: StoreEffect, held: &mut Held, pending: u64) -> Event {
+        let done = match &mut self.stores {
+            Stores::Dry(store) => act_dry(store, effect, held, self.observer),
+            Stores::Live { store, events } => {
+                let now = self.clock.now().wall;
+                let mut live = Live {
+                    machine_id: &held.machine_id.clone(),
+                    store,
+                    events,
+                    observer: self.observer,
+                    now,
+                };
+                live.act(effect, held, pending)
+            }
+        };
+        done.unwrap_or_else(|error| {
+            Event::StoreFailed(Failure::new(FailureKind::Store, error.to_string()))
+        })
+    }
+
+    fn record(&mut self, blank: SyncRecord, outcome: Outcome, took: Duration) -> SyncRecord {
+        let Outcome {
+            result,
+            error,
+            sync_type,
+            stages,
+            tally,
+            settings_applied,
+            settings_reverted,
+        } = outcome;
+        let (events_pending, rules_hash) = match &self.stores {
+            Stores::Live { store, events } => {
+                (pending_events(events).unwrap_or_default(), store.rules_hash().unwrap_or_default())
+            }
+            Stores::Dry(store) => (blank.events_pending, store.rules_hash().unwrap_or_default()),
+        };
+        SyncRecord {
+            result,
+            exit_code: result.exit_code(),
+            duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            sync_type,
+            stages,
+            events_uploaded: tally.events_uploaded,
+            events_pending,
+            events_dropped: tally.events_dropped,
+            events_rejected: tally.events_rejected,
+            rules_received: tally.rules_received,
+            rules_processed: tally.committed.processed,
+            rules_removed: tally.committed.removed,
+            rules_kept_transitive: tally.committed.kept_transitive,
+            rules_rejected_total: tally.rules_rejected_total,
+            rules_rejected: tally.rules_rejected,
+            rules_hash,
+            settings_applied,
+            settings_reverted,
+            error,
+            ..blank
+        }
+    }
+}
+
+/// Carries store effects out in earnest.
+struct Live<'a> {
+    machine_id: &'a MachineId,
+    store: &'a mut Store,
+    events: &'a mut EventStore,
+    observer: &'a mut dyn Observer,
+    now: crate::model::Timestamp,
+}
+
+impl Live<'_> {
+    fn act(
+        &mut self,
+        effect: StoreEffect,
+        held: &mut Held,
+        pending: u64,
+    ) -> Result<Event, StoreError> {
+        Ok(match effect {
+            StoreEffect::StageSettings { settings, answered } => {
+                self.observer.progress(&Progress::Negotiated { sync_type: answered });
+                self.store.stage_settings(&settings, answered)?;
+                Event::SettingsStaged
+            }
+            StoreEffect::ReadEvents { limit } => {
+                Event::EventsRead(Box::new(self.read(limit, held)?))
+            }
+            StoreEffect::SettleEvents(settled) => {
+                held.uploaded += settled.delivered.len() as u64;
+                self.settle(settled, std::mem::take(&mut held.bundles))?;
+                self.observer.progress(&Progress::Uploaded { total: held.uploaded, of: pending });
+                Event::EventsSettled
+            }
+            StoreEffect::NoteRefusal { ids, words } => {
+                self.events.note_refused(&ids, &words, self.now)?;
+                Event::RefusalNoted
+            }
+            StoreEffect::CommitRules { rules, sync_type } => {
+                for rule in rules.rejected() {
+                    warn!(
+                        page = rule.page,
+                        index = rule.index,
+                        identifier = rule.identifier,
+                        reason = rule.reason,
+                        "rule rejected"
+                    );
+                }
+                let unlisted = rules.rejected_total() - rules.rejected().len() as u64;
+                if unlisted > 0 {
+                    warn!(rules = unlisted, "more rules rejected");
+                }
+                self.observer.progress(&Progress::Committing { rules: rules.len() as u64 });
+                let committed = self.store.commit_rules(&rules, sync_type, self.now)?;
+                self.observer.progress(&Progress::Committed(&committed));
+                Event::RulesCommitted(Committed {
+                    processed: committed.processed,
+                    removed: committed.removed_by_cleanup,
+                    kept_transitive: committed.kept_transitive,
+                    rules_hash: committed.hash,
+                })
+            }
+            StoreEffect::ApplySettings { clear, succeeded } => {
+                let changes = self.store.apply_staged(clear, succeeded, self.now)?;
+                self.observer.progress(&Progress::Applied(&changes));
+                Event::SettingsApplied(changes)
+            }
+            StoreEffect::DropStaged => {
+                let changes = self.store.drop_staged()?.unwrap_or_default();
+                self.observer.progress(&Progress::Reverted(&changes));
+                Event::StagedDropped(changes)
+            }
+        })
+    }
+
+    fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
+        let rows = self.events.read_batch(limit, None, self.now)?;
+        let events::Sorted { ids, mut request, dropped, rejected, bundles } = events::sort(rows);
+        self.machine_id.as_str().clone_into(&mut request.machine_id);
+        held.bundles = bundles;
+        Ok(Batch { ids, request, dropped, rejected })
+    }
+
+    fn settle(
+        &mut self,
+        settled: Settled,
+        bundles_delivered: Vec<(String, u32)>,
+    ) -> Result<(), StoreError> {
+        let Settled { delivered, dropped, rejected, bundle_requests } = settled;
+        if !bundle_requests.is_empty() {
+            debug!(bundles = bundle_requests.len(), "the server asks for bundles");
+        }
+        let settled =
+            store::Settled { delivered, dropped, rejected, bundle_requests, bundles_delivered };
+        self.events.settle(&settled, self.now)
+    }
+}
+
+/// Events queued here and in the other program's database.
+fn pending_events(events: &EventStore) -> Result<u64, StoreError> {
+    Ok(events.pending()? + events.pending_elsewhere()?)
+}
+
+/// What a dry run does in the place of each store effect.
+fn act_dry(
+    store: &ReadStore,
+    effect: StoreEffect,
+    held: &mut Held,
+    observer: &mut dyn Observer,
+) -> Result<Event, StoreError> {
+    Ok(match effect {
+        StoreEffect::StageSettings { settings, answered } => {
+            observer.progress(&Progress::Negotiated { sync_type: answered });
+            held.staged = *settings;
+            Event::SettingsStaged
+        }
+        StoreEffect::CommitRules { rules, sync_type } => {
+            let preview = store.preview_rules(&rules, sync_type, CHANGES_LISTED)?;
+            observer.progress(&Progress::Compared(&preview));
+            Event::RulesCommitted(Committed {
+                processed: rules.len() as u64,
+                removed: preview.removed,
+                kept_transitive: preview.kept_transitive,
+                rules_hash: String::new(),
+            })
+        }
+        StoreEffect::ApplySettings { clear, .. } => {
+            let changes = store.preview_settings(&held.staged, clear)?;
+            observer.progress(&Progress::Applied(&changes));
+            Event::SettingsApplied(changes)
+        }
+        StoreEffect::DropStaged => Event::StagedDropped(Vec::<SettingChange>::new()),
+        StoreEffect::ReadEvents { .. } => Event::EventsRead(Box::default()),
+        StoreEffect::SettleEvents(_) => Event::EventsSettled,
+        StoreEffect::NoteRefusal { .. } => Event::RefusalNoted,
+    })
+}
+
+/// Bounds work on the network.
+struct Interruptible<'a> {
+    stop: &'a mut Stop,
+    left: Duration,
+    deadline: Duration,
+}
+
+impl Interruptible<'_> {
+    /// Waits for `work`, but not past the sync's deadline and not once the sync
+    /// is told to stop.
+    async fn run<T>(self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            reason = stopped(self.stop) => {
+                Err(Failure::new(FailureKind::Cancelled, format!("the sync was stopped: {reason}")))
+            }
+            done = work => Ok(done),
+            () = tokio::time::sleep(self.left) => Err(machine::deadline_failure(self.deadline)),
+        }
+    }
+}
+
+async fn stopped(stop: &mut Stop) -> &'static str {
+    match stop.wait_for(Option::is_some).await.map(|reason| reason.unwrap_or_default()) {
+        Ok(reason) => reason,
+        // Whoever could have told us to stop is gone.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Sixteen hex digits that no other sync of this host has: the time in
+/// milliseconds, which moves on by more than one between syncs.
+fn sync_id(millis: i64) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&millis.to_le_bytes()))
+}
+
+/// One line a sync, with what an operator asks first.
+fn log_end(record: &SyncRecord) {
+    let sync_type = record.sync_type.map_or("none", crate::model::SyncType::name);
+    let reverted: Vec<_> = record.settings_reverted.iter().map(|c| c.setting.as_str()).collect();
+    match &record.error {
+        None => info!(
+            sync = record.id,
+            result = record.result.name(),
+            sync_type,
+            duration_ms = record.duration_ms,
+            rules_received = record.rules_received,
+            rules_processed = record.rules_processed,
+            events_uploaded = record.events_uploaded,
+            events_pending = record.events_pending,
+            rules_hash = record.rules_hash,
+            "sync ends"
+        ),
+        Some(error) => warn!(
+            sync = record.id,
+            result = record.result.name(),
+            sync_type,
+            duration_ms = record.duration_ms,
+            stage = error.stage,
+            kind = error.kind,
+            error = error.message,
+            reverted = reverted.join(","),
+            "sync ends"
+        ),
+    }
+}

@@ -203,3 +203,61 @@ pub struct SyncRecord {
     /// What ended the sync early, if anything did.
     pub error: Option<ErrorRecord>,
 }
+
+impl SyncRecord {
+    /// The record of a sync that has only begun: its result reads as an
+    /// internal error until it has ended.
+    #[must_use]
+    pub fn begun(id: String, trigger: Trigger, started_at: Timestamp, wished: SyncType) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            id,
+            result: SyncResult::InternalError,
+            exit_code: SyncResult::InternalError.exit_code(),
+            trigger,
+            started_at,
+            duration_ms: 0,
+            sync_type: None,
+            requested_sync_type: wished,
+            dry_run: false,
+            stages: Vec::new(),
+            events_uploaded: 0,
+            events_pending: 0,
+            events_dropped: BTreeMap::new(),
+            events_rejected: 0,
+            rules_received: 0,
+            rules_processed: 0,
+            rules_removed: 0,
+            rules_kept_transitive: 0,
+            rules_rejected_total: 0,
+            rules_rejected: Vec::new(),
+            rules_hash: String::new(),
+            settings_applied: Vec::new(),
+            settings_reverted: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// The record of a sync that could not begin.
+    #[must_use]
+    pub fn not_begun(
+        result: SyncResult,
+        message: String,
+        trigger: Trigger,
+        at: Timestamp,
+        wished: SyncType,
+    ) -> Self {
+        let error = ErrorRecord {
+            stage: String::new(),
+            kind: result.name().to_owned(),
+            message,
+            http_status: None,
+        };
+        Self {
+            result,
+            exit_code: result.exit_code(),
+            error: Some(error),
+            ..Self::begun(String::new(), trigger, at, wished)
+        }
+    }
+}

@@ -77,6 +77,21 @@ impl StateLock {
         }
     }
 
+    /// Takes the lock of a directory in which there is one, without waiting and
+    /// without creating anything.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`].
+    pub fn acquire_existing(dir: &Path) -> Result<Self, LockError> {
+        let path = dir.join(LOCK_FILE);
+        let unusable = |source| LockError::Unusable { path: path.clone(), source };
+        let running = File::open(&path).map_err(unusable)?;
+        if try_lock(&running).map_err(unusable)? {
+            return Ok(Self { _running: running });
+        }
+        Err(LockError::TooManySyncs(dir.to_owned()))
+    }
+
     /// Whether a sync runs on the directory. Takes no place and creates
     /// nothing; a directory or lock file that cannot be read counts as free.
     #[must_use]

@@ -19,8 +19,8 @@ mod words;
 use std::time::Duration;
 
 pub use words::{
-    Answer, Batch, Committed, Effect, Event, Exchange, Inputs, Outcome, Request, Settled, Tally,
-    Traffic,
+    Answer, Batch, Committed, Effect, Event, Exchange, Inputs, Outcome, Request, Settled,
+    StoreEffect, Tally, Traffic,
 };
 
 use self::ledger::Ledger;
@@ -238,17 +238,15 @@ impl Machine {
 
     fn stage_settings(&mut self, response: wire::PreflightResponse, now: Now) -> Effect {
         let answer = preflight::read(response);
-        let plan = plan::plan(
-            self.inputs.wished,
-            &answer,
-            self.inputs.hold_back_events_in_clean,
-            self.inputs.refused_batch_limit,
-        );
+        let hold_back = self.inputs.hold_back_events_in_clean;
+        let plan = plan::plan(self.inputs.wished, &answer, hold_back);
         self.sync_type = Some(plan.sync_type);
         self.events_left = self.events_left.saturating_add(2 * plan.batch_size as u64);
         self.ledger.end(Stage::Preflight, now.elapsed);
-        let effect =
-            Effect::StageSettings { settings: Box::new(answer.settings), answered: plan.sync_type };
+        let effect = Effect::Store(StoreEffect::StageSettings {
+            settings: Box::new(answer.settings),
+            answered: plan.sync_type,
+        });
         self.go_on(State::Staging(plan), effect)
     }
 
@@ -257,7 +255,10 @@ impl Machine {
         if self.inputs.dry_run || !plan.upload_events || self.events_left == 0 {
             return self.download(plan, now);
         }
-        self.go_on(State::ReadingEvents(plan), Effect::ReadEvents { limit: plan.batch_size })
+        self.go_on(
+            State::ReadingEvents(plan),
+            Effect::Store(StoreEffect::ReadEvents { limit: plan.batch_size }),
+        )
     }
 
     fn upload(&mut self, plan: Plan, mut batch: Batch, now: Now) -> Effect {
@@ -272,8 +273,7 @@ impl Machine {
         if let Some(failure) = self.past_deadline(now) {
             return self.abandon(Stage::EventUpload, &failure, 0, now);
         }
-        let mut message = std::mem::take(&mut batch.request);
-        self.inputs.machine_id.as_str().clone_into(&mut message.machine_id);
+        let message = std::mem::take(&mut batch.request);
         let (attempting, effect) = self.begin(Request::EventUpload(message));
         self.go_on(State::Uploading(plan, attempting, Box::new(batch)), effect)
     }
@@ -282,12 +282,15 @@ impl Machine {
         self.ledger.batch(&batch);
         let Batch { ids: delivered, dropped, rejected, .. } = batch;
         let settled = Settled { delivered, dropped, rejected, bundle_requests };
-        self.go_on(State::Settling(plan), Effect::SettleEvents(settled))
+        self.go_on(State::Settling(plan), Effect::Store(StoreEffect::SettleEvents(settled)))
     }
 
     fn upload_failed(&mut self, batch: Batch, failure: Failure, attempts: u32, now: Now) -> Effect {
         if matches!(failure.http_status, Some(400 | 413 | 422)) {
-            let effect = Effect::NoteRefusal { ids: batch.ids, words: failure.message.clone() };
+            let effect = Effect::Store(StoreEffect::NoteRefusal {
+                ids: batch.ids,
+                words: failure.message.clone(),
+            });
             return self.go_on(State::NotingRefusal(failure, attempts), effect);
         }
         self.abandon(Stage::EventUpload, &failure, attempts, now)
@@ -320,7 +323,7 @@ impl Machine {
         }
         self.ledger.rules(&download.rules);
         let rules = Box::new(download.rules);
-        let effect = Effect::CommitRules { rules, sync_type: plan.sync_type };
+        let effect = Effect::Store(StoreEffect::CommitRules { rules, sync_type: plan.sync_type });
         self.go_on(State::Committing(plan), effect)
     }
 
@@ -349,7 +352,10 @@ impl Machine {
     fn apply(&mut self, plan: Plan, error: Option<ErrorRecord>) -> Effect {
         let succeeded = error.is_none().then_some(plan.sync_type);
         let clear = error.is_none() && plan.sync_type.is_clean();
-        self.go_on(State::Applying(error), Effect::ApplySettings { clear, succeeded })
+        self.go_on(
+            State::Applying(error),
+            Effect::Store(StoreEffect::ApplySettings { clear, succeeded }),
+        )
     }
 
     fn applied(
@@ -384,7 +390,8 @@ impl Machine {
 
     fn revert(&mut self, result: SyncResult, error: ErrorRecord) -> Effect {
         if std::mem::take(&mut self.staged) {
-            return self.go_on(State::Dropping(result, error), Effect::DropStaged);
+            return self
+                .go_on(State::Dropping(result, error), Effect::Store(StoreEffect::DropStaged));
         }
         self.finish(result, Some(error), Vec::new(), Vec::new())
     }

@@ -36,17 +36,11 @@ pub const fn negotiate(wished: SyncType, answer: &Answer) -> SyncType {
 }
 
 /// What the rest of the sync is to do. `hold_back_in_clean` is an explicit
-/// `SyncEnableCleanSyncEventUpload = false`; `refused_limit` the batch size
-/// that an earlier refusal left, if any.
+/// `SyncEnableCleanSyncEventUpload = false`.
 #[must_use]
-pub fn plan(
-    wished: SyncType,
-    answer: &Answer,
-    hold_back_in_clean: bool,
-    refused_limit: Option<usize>,
-) -> Plan {
+pub fn plan(wished: SyncType, answer: &Answer, hold_back_in_clean: bool) -> Plan {
     let sync_type = negotiate(wished, answer);
-    let batch_size = answer.batch_size.min(refused_limit.unwrap_or(usize::MAX)).max(1);
+    let batch_size = answer.batch_size.max(1);
     Plan { sync_type, batch_size, upload_events: !(hold_back_in_clean && sync_type.is_clean()) }
 }
 
@@ -91,16 +85,12 @@ mod tests {
         }
     }
 
-    /// EV-3, EV-6: what holds events back, and what makes batches smaller.
+    /// EV-3: what holds events back.
     #[test]
     fn ev_3_only_an_explicit_no_holds_events_back_in_a_clean_sync() {
-        let answer =
-            |sync_type| Answer { sync_type: Some(sync_type), batch_size: 50, ..Answer::default() };
-        let uploads = |t, hold| plan(SyncType::Normal, &answer(t), hold, None).upload_events;
+        let answer = |sync_type| Answer { sync_type: Some(sync_type), ..Answer::default() };
+        let uploads = |t, hold| plan(SyncType::Normal, &answer(t), hold).upload_events;
         assert!(uploads(SyncType::Clean, false) && uploads(SyncType::Normal, true));
         assert!(!uploads(SyncType::Clean, true) && !uploads(SyncType::CleanAll, true));
-        let size =
-            |limit| plan(SyncType::Normal, &answer(SyncType::Normal), false, limit).batch_size;
-        assert_eq!((size(None), size(Some(25)), size(Some(0)), size(Some(99))), (50, 25, 1, 50));
     }
 }

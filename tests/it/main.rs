@@ -9,7 +9,11 @@
     reason = "a test fails by panicking"
 )]
 
+#[cfg(feature = "harness")]
+mod agent;
 mod config;
+#[cfg(feature = "harness")]
+mod crash;
 #[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]
@@ -20,4 +24,8 @@ mod rules;
 
 mod json;
 mod layers;
+#[cfg(feature = "harness")]
+mod sync;
 mod transport;
+#[cfg(feature = "harness")]
+mod wrong_input;

@@ -159,32 +159,9 @@ fn state_1_the_settings_in_force_are_written_under_the_references_keys() {
 #[test]
 fn sync_7_the_last_fifty_syncs_leave_a_record() {
     let (_dir, mut store) = store();
-    let record = |id: u32| crate::model::SyncRecord {
-        schema_version: 1,
-        id: id.to_string(),
-        result: crate::model::SyncResult::Success,
-        exit_code: 0,
-        trigger: crate::model::Trigger::Manual,
-        started_at: T0,
-        duration_ms: 1,
-        sync_type: None,
-        requested_sync_type: SyncType::Normal,
-        dry_run: false,
-        stages: Vec::new(),
-        events_uploaded: 0,
-        events_pending: 0,
-        events_dropped: std::collections::BTreeMap::new(),
-        events_rejected: 0,
-        rules_received: 0,
-        rules_processed: 0,
-        rules_removed: 0,
-        rules_kept_transitive: 0,
-        rules_rejected_total: 0,
-        rules_rejected: Vec::new(),
-        rules_hash: String::new(),
-        settings_applied: Vec::new(),
-        settings_reverted: Vec::new(),
-        error: None,
+    let record = |id: u32| {
+        let trigger = crate::model::Trigger::Manual;
+        crate::model::SyncRecord::begun(id.to_string(), trigger, T0, SyncType::Normal)
     };
     for id in 0..60 {
         let number = store.begin_sync(&record(id)).expect("begun");

@@ -32,7 +32,6 @@ fn inputs() -> Inputs {
         },
         wished: SyncType::Normal,
         hold_back_events_in_clean: false,
-        refused_batch_limit: None,
         events_pending: 1,
         dry_run: false,
         jitter: 0.0,
@@ -100,19 +99,23 @@ impl Play {
                 self.now += duration;
                 Event::Exchange(Exchange::Waited)
             }
-            Effect::StageSettings { .. } => Event::SettingsStaged,
-            Effect::ReadEvents { .. } => {
+            Effect::Store(StoreEffect::StageSettings { .. }) => Event::SettingsStaged,
+            Effect::Store(StoreEffect::ReadEvents { .. }) => {
                 Event::EventsRead(Box::new(self.batches.pop_front().unwrap_or_default()))
             }
-            Effect::SettleEvents(_) => Event::EventsSettled,
-            Effect::NoteRefusal { .. } => Event::RefusalNoted,
-            Effect::CommitRules { rules, .. } => Event::RulesCommitted(Committed {
-                processed: rules.len() as u64,
-                rules_hash: "after".into(),
-                ..Committed::default()
-            }),
-            Effect::ApplySettings { .. } => Event::SettingsApplied(vec![change()]),
-            Effect::DropStaged => Event::StagedDropped(vec![change()]),
+            Effect::Store(StoreEffect::SettleEvents(_)) => Event::EventsSettled,
+            Effect::Store(StoreEffect::NoteRefusal { .. }) => Event::RefusalNoted,
+            Effect::Store(StoreEffect::CommitRules { rules, .. }) => {
+                Event::RulesCommitted(Committed {
+                    processed: rules.len() as u64,
+                    rules_hash: "after".into(),
+                    ..Committed::default()
+                })
+            }
+            Effect::Store(StoreEffect::ApplySettings { .. }) => {
+                Event::SettingsApplied(vec![change()])
+            }
+            Effect::Store(StoreEffect::DropStaged) => Event::StagedDropped(vec![change()]),
             Effect::Finish(_) => unreachable!("handled by run"),
         }
     }
@@ -134,19 +137,19 @@ fn words(effect: &Effect) -> String {
         },
         Effect::FetchToken { stage } => format!("fetch token for {stage}"),
         Effect::Wait { duration, .. } => format!("wait {}", duration.as_secs()),
-        Effect::StageSettings { .. } => "stage settings".into(),
-        Effect::ReadEvents { limit } => format!("read {limit} events"),
-        Effect::SettleEvents(s) => {
+        Effect::Store(StoreEffect::StageSettings { .. }) => "stage settings".into(),
+        Effect::Store(StoreEffect::ReadEvents { limit }) => format!("read {limit} events"),
+        Effect::Store(StoreEffect::SettleEvents(s)) => {
             format!("settle {:?} {} {}", s.delivered, s.dropped.len(), s.rejected.len())
         }
-        Effect::NoteRefusal { ids, .. } => format!("note refusal of {ids:?}"),
-        Effect::CommitRules { rules, sync_type } => {
+        Effect::Store(StoreEffect::NoteRefusal { ids, .. }) => format!("note refusal of {ids:?}"),
+        Effect::Store(StoreEffect::CommitRules { rules, sync_type }) => {
             format!("commit {} rules {}", rules.len(), sync_type.name())
         }
-        Effect::ApplySettings { clear, succeeded } => {
+        Effect::Store(StoreEffect::ApplySettings { clear, succeeded }) => {
             format!("apply settings clear={clear} succeeded={}", succeeded.is_some())
         }
-        Effect::DropStaged => "drop staged".into(),
+        Effect::Store(StoreEffect::DropStaged) => "drop staged".into(),
         Effect::Finish(outcome) => format!("finish {}", outcome.result.name()),
     }
 }

@@ -24,8 +24,6 @@ pub struct Inputs {
     pub wished: SyncType,
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.
     pub hold_back_events_in_clean: bool,
-    /// The batch size that an earlier refusal of events left.
-    pub refused_batch_limit: Option<usize>,
     /// Events queued when the sync begins.
     pub events_pending: u64,
     /// Change nothing, neither here nor there.
@@ -96,7 +94,7 @@ pub struct Traffic {
 pub struct Batch {
     /// The rows whose events are in `request`.
     pub ids: Vec<i64>,
-    /// The message, without its machine id.
+    /// The message.
     pub request: wire::EventUploadRequest,
     /// Rows whose event has no wire form, with its kind.
     pub dropped: Vec<(i64, String)>,
@@ -196,6 +194,15 @@ pub enum Effect {
         /// Why.
         failure: Failure,
     },
+    /// Have a store do something, in one finished transaction.
+    Store(StoreEffect),
+    /// The sync is over.
+    Finish(Box<Outcome>),
+}
+
+/// What a store is to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoreEffect {
     /// Put the settings on disk, not in force.
     StageSettings {
         /// What the server set.
@@ -233,8 +240,6 @@ pub enum Effect {
     },
     /// Throw the staged settings away.
     DropStaged,
-    /// The sync is over.
-    Finish(Box<Outcome>),
 }
 
 /// What became of a sync.

@@ -1,0 +1,247 @@
+//! `demo`: three syncs against a server of our own on loopback, one after the
+//! other as a host would see them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::output::{self, line, printable};
+use super::sync::{Reporter, sync_once};
+use super::{EXIT_INTERNAL, Global};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{Config, Sources};
+use crate::harness::{FakeServer, Fault, every, fixtures};
+use crate::model::{RuleCounts, SettingChange, Stage, SyncRecord, SyncResult, SyncType, Trigger};
+use crate::protocol::stored::{self, QueuedEvent};
+use crate::protocol::wire;
+use crate::store::{EventStore, Limits, NewEvent, Store, StoreError};
+use crate::sync::job::Wanted;
+
+/// The waits of the broken sync pass this many times as fast as they read.
+const CLOCK_RATE: u32 = 1000;
+/// Events queued in one transaction.
+const QUEUED_AT_ONCE: usize = 10_000;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// Rules the server holds
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    rules: usize,
+    /// Events the host has queued
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    events: usize,
+    /// Keeps the state in this directory, which must be new or empty
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// Why the demo could not be given.
+#[derive(Debug, thiserror::Error)]
+enum DemoError {
+    #[error("the server cannot be started: {0}")]
+    Server(#[from] crate::harness::HarnessError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0} is not empty; name a new directory with --keep")]
+    NotEmpty(PathBuf),
+    #[error("cannot use {0}: {1}")]
+    Directory(PathBuf, std::io::Error),
+    #[error("the demo's configuration is refused: {0}")]
+    Config(#[from] crate::config::ConfigError),
+    #[error("a sample event has no unique id: {0}")]
+    Event(#[from] stored::EventError),
+    #[error("the sync that should {0} ended as {1}; please report this")]
+    Surprise(&'static str, &'static str),
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    match demo(global, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            let code = match error {
+                DemoError::Store(_) | DemoError::Directory(..) => StoreError::EXIT_CODE,
+                DemoError::NotEmpty(_) => super::EXIT_USAGE,
+                DemoError::Server(_)
+                | DemoError::Config(_)
+                | DemoError::Event(_)
+                | DemoError::Surprise(..) => EXIT_INTERNAL,
+            };
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
+    let (state_dir, scratch) = state_directory(args)?;
+    let page_size = (args.rules / 6).clamp(1, 10_000);
+    let batch_size = u32::try_from(args.events / 3).unwrap_or(u32::MAX).clamp(1, 1000);
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(args.rules, 1))
+        .page_size(page_size)
+        .batch_size(batch_size)
+        .settings(settings(wire::ClientMode::Lockdown, 900))
+        .start()?;
+    line(format!("A server with {} rules listens on {}", args.rules, server.url()));
+    queue_events(&state_dir, args.events)?;
+    line(format!("{} events are queued in {}", args.events, state_dir.display()));
+
+    let sources = Sources {
+        sets: vec![format!("SyncBaseURL={}", server.url()), "MachineID=demo-host".to_owned()],
+        file: None,
+        system: Vec::new(),
+    };
+    let config = Config::load(&sources)?.config;
+    let sync = |rate: u32| {
+        let wanted = Wanted { trigger: Trigger::Manual, clean: None, dry_run: false, wait: false };
+        let mut reporter = Reporter::new(true);
+        let clock = SystemClock::with_rate(rate.max(global.clock_rate));
+        let record = sync_once(&config, &state_dir, wanted, clock, &mut reporter);
+        reporter.finish();
+        record
+    };
+
+    heading("1. A new host: everything from scratch");
+    let record = sync(1);
+    show(&record);
+    expect(&record, "succeed", SyncResult::Success)?;
+
+    heading("2. Rules change, go and come; LOCKDOWN becomes MONITOR");
+    let few = (args.rules / 20).max(1);
+    server.queue_changes(fixtures::changes(&server.rules(), (few, few, few), 7));
+    server.change_settings(|s| *s = settings(wire::ClientMode::Monitor, 900));
+    let record = sync(1);
+    show(&record);
+    expect(&record, "succeed", SyncResult::Success)?;
+
+    heading("3. The server cuts every rule page short; its new settings are reverted");
+    line(format!("   (waits pass {CLOCK_RATE} times as fast as they read)"));
+    server.change_settings(|s| *s = settings(wire::ClientMode::Lockdown, 3600));
+    server.fault(Stage::RuleDownload, every(), Fault::Truncate);
+    let record = sync(CLOCK_RATE);
+    show(&record);
+    expect(&record, "fail", SyncResult::RuleDownloadFailed)?;
+
+    heading("What the host has now");
+    state_of(&state_dir)?;
+    line(format!("   the server received {} events", server.events_received()));
+    match scratch {
+        None => line(format!("   the state lies in {}", state_dir.display())),
+        Some(scratch) => {
+            let shown = scratch.path().display().to_string();
+            drop(scratch);
+            line(format!("   the state lay in {shown}; --keep DIR keeps it"));
+        }
+    }
+    Ok(())
+}
+
+/// The directory to keep, or one that goes with the returned guard.
+fn state_directory(args: &Args) -> Result<(PathBuf, Option<tempfile::TempDir>), DemoError> {
+    if let Some(dir) = &args.keep {
+        let mut entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok((dir.clone(), None));
+            }
+            Err(error) => return Err(DemoError::Directory(dir.clone(), error)),
+        };
+        return match entries.next() {
+            Some(_) => Err(DemoError::NotEmpty(dir.clone())),
+            None => Ok((dir.clone(), None)),
+        };
+    }
+    let scratch =
+        tempfile::tempdir().map_err(|error| DemoError::Directory(std::env::temp_dir(), error))?;
+    Ok((scratch.path().join("state"), Some(scratch)))
+}
+
+fn settings(mode: wire::ClientMode, full_sync_interval: u32) -> wire::PreflightResponse {
+    wire::PreflightResponse {
+        client_mode: mode.into(),
+        full_sync_interval_seconds: full_sync_interval,
+        enable_bundles: Some(true),
+        blocked_path_regex: Some("^/private/tmp/".to_owned()),
+        ..wire::PreflightResponse::default()
+    }
+}
+
+fn queue_events(state_dir: &std::path::Path, count: usize) -> Result<(), DemoError> {
+    let now = SystemClock::new().now();
+    let (mut events, _) = EventStore::open(state_dir, now.wall)?;
+    let mut batch = Vec::new();
+    for event in fixtures::events(count, 1) {
+        let event = match event {
+            fixtures::AnyEvent::Execution(event) => QueuedEvent::Execution(event),
+            fixtures::AnyEvent::FileAccess(event) => QueuedEvent::FileAccess(Box::new(event)),
+        };
+        let summary = stored::summarize(&event, false)?;
+        batch.push(NewEvent { summary, data: stored::encode(&event) });
+        if batch.len() == QUEUED_AT_ONCE {
+            events.queue_events(&batch, now, Limits::default())?;
+            batch.clear();
+        }
+    }
+    events.queue_events(&batch, now, Limits::default())?;
+    Ok(())
+}
+
+fn expect(record: &SyncRecord, to: &'static str, result: SyncResult) -> Result<(), DemoError> {
+    if record.result == result {
+        return Ok(());
+    }
+    Err(DemoError::Surprise(to, record.result.name()))
+}
+
+fn heading(text: &str) {
+    line(format!("\n{text}"));
+}
+
+fn show(record: &SyncRecord) {
+    for stage in &record.stages {
+        line(format!(
+            "   {:<14} {} requests, {} attempts, {} ms, {} B out, {} B in",
+            stage.stage.name(),
+            stage.requests,
+            stage.attempts,
+            stage.duration_ms,
+            stage.bytes_sent,
+            stage.bytes_received
+        ));
+    }
+    let sync_type = record.sync_type.map_or("no", SyncType::name);
+    line(format!("   {}: a {sync_type} sync in {} ms", record.result.name(), record.duration_ms));
+    if let Some(error) = &record.error {
+        line(format!("   {}: {} [{}]", error.stage, printable(&error.message), error.kind));
+    }
+    changes("applied ", &record.settings_applied);
+    changes("reverted", &record.settings_reverted);
+}
+
+fn changes(what: &str, changes: &[SettingChange]) {
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
+    for change in changes {
+        let (before, after) = (text(&change.before), text(&change.after));
+        line(format!("   {what} {}: {before} -> {after}", change.setting));
+    }
+}
+
+fn state_of(state_dir: &std::path::Path) -> Result<(), DemoError> {
+    let store = Store::open_read_only(state_dir)?;
+    let RuleCounts { binary, certificate, compiler, transitive, teamid, signingid, cdhash } =
+        store.rule_counts()?;
+    line(format!(
+        "   rules: {binary} binary, {certificate} certificate, {teamid} team id, \
+         {signingid} signing id, {cdhash} cdhash (of these {compiler} compiler, \
+         {transitive} transitive)"
+    ));
+    line(format!("   rules hash: {}", store.rules_hash()?));
+    for (name, value) in store.applied_settings()?.shown() {
+        if let Some(value) = value {
+            line(format!("   setting {name}: {}", printable(&value)));
+        }
+    }
+    let pending = EventStore::open_read_only(state_dir)?.pending()?;
+    line(format!("   events still queued: {pending}"));
+    Ok(())
+}

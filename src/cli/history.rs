@@ -1,0 +1,96 @@
+//! `history`: what became of the last syncs.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{Global, output, setup};
+use crate::model::{SCHEMA_VERSION, SyncRecord, SyncType, Trigger};
+use crate::store::{RECORDS_KEPT, Store, StoreError};
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+    /// How many syncs to show, newest first
+    #[arg(long, value_name = "N", default_value_t = RECORDS_KEPT)]
+    limit: u32,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct History {
+    schema_version: u32,
+    /// Newest first.
+    syncs: Vec<SyncRecord>,
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let setup = match setup::load(global) {
+        Ok(setup) => setup,
+        Err(code) => return code,
+    };
+    let syncs = match Store::open_read_only(&setup.state_dir) {
+        Ok(store) => store.history(args.limit),
+        Err(StoreError::Missing { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    match syncs {
+        Ok(syncs) if args.json => {
+            output::json(&History { schema_version: SCHEMA_VERSION, syncs });
+            ExitCode::SUCCESS
+        }
+        Ok(syncs) => {
+            show(&syncs);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(StoreError::EXIT_CODE)
+        }
+    }
+}
+
+fn show(syncs: &[SyncRecord]) {
+    if syncs.is_empty() {
+        output::line("No sync has been made yet.");
+    }
+    let mut lines = output::Lines::new();
+    for sync in syncs {
+        if !lines.line(row(sync)) {
+            return;
+        }
+        if let Some(error) = &sync.error {
+            let place = if error.stage.is_empty() { "" } else { &error.stage };
+            lines.line(format!(
+                "    {place}: {} [{}]",
+                output::printable(&error.message),
+                error.kind
+            ));
+        }
+        for change in &sync.settings_reverted {
+            lines.line(format!("    reverted: {}", change.setting));
+        }
+    }
+}
+
+fn row(sync: &SyncRecord) -> String {
+    let trigger = match sync.trigger {
+        Trigger::Timer => "timer",
+        Trigger::Manual => "manual",
+        Trigger::Trigger => "trigger",
+    };
+    format!(
+        "{}  {:<21} {:<7} {:<9} {:>7} ms  {} of {} rules, {} events",
+        sync.started_at,
+        sync.result.name(),
+        trigger,
+        sync.sync_type.map_or("-", SyncType::name),
+        sync.duration_ms,
+        sync.rules_processed,
+        sync.rules_received,
+        sync.events_uploaded,
+    )
+}

@@ -1,0 +1,376 @@
+//! What `status` says, and how it says it.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cli::output::{self, printable};
+use crate::config::Config;
+use crate::host::MachineIdProblem;
+use crate::model::{
+    ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
+    SyncType, Timestamp, Trigger, Wish,
+};
+use crate::store::{EventStore, ReadStore, Store, StoreError};
+use crate::transport::{ClientCertificate, inspect_client_certificate};
+
+/// Seconds between syncs if nobody said otherwise.
+const DEFAULT_INTERVAL: u32 = 600;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    schema_version: u32,
+    state_dir: String,
+    server: Option<String>,
+    machine_id: Option<String>,
+    machine_id_error: Option<String>,
+    client_mode: &'static str,
+    /// Why the mode is not the one that was set.
+    client_mode_held: Option<String>,
+    last_attempt: Option<Attempt>,
+    last_success: Option<Success>,
+    last_rule_sync: Option<Timestamp>,
+    /// Syncs that failed since the last success.
+    failures_in_a_row: usize,
+    full_sync_interval: Interval,
+    clean_sync_wishes: Vec<Wish>,
+    rules: Rules,
+    events: Events,
+    client_certificate: Option<Certificate>,
+    /// The settings in force, by their protocol names.
+    settings: std::collections::BTreeMap<&'static str, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Attempt {
+    at: Timestamp,
+    id: String,
+    trigger: Trigger,
+    result: SyncResult,
+    sync_type: Option<SyncType>,
+    duration_ms: u64,
+    error: Option<ErrorRecord>,
+}
+
+#[derive(Debug, Serialize)]
+struct Success {
+    at: Timestamp,
+    age_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Interval {
+    seconds: u32,
+    /// `server` or `default`.
+    origin: &'static str,
+}
+
+#[derive(Debug, Serialize, Default)]
+struct Rules {
+    /// A rule download has been completed.
+    complete: bool,
+    hash: String,
+    counts: RuleCounts,
+}
+
+#[derive(Debug, Serialize, Default)]
+struct Events {
+    pending: u64,
+    oldest: Option<Timestamp>,
+    /// Events that left because the queue was full.
+    dropped_queue_full: u64,
+    /// Events that left because the protocol cannot carry them, by kind.
+    dropped_unsendable: std::collections::BTreeMap<String, u64>,
+    /// Events set aside, which `events requeue` brings back.
+    rejected: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Certificate {
+    file: String,
+    subject: Option<String>,
+    not_after: Option<Timestamp>,
+    days_left: Option<i64>,
+    error: Option<String>,
+}
+
+impl Status {
+    /// Reads the state directory. One that does not exist yet is a host that
+    /// has never synced.
+    pub(super) fn read(
+        config: &Config,
+        state_dir: &Path,
+        machine_id: Result<(MachineId, String), MachineIdProblem>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let store = present(Store::open_read_only(state_dir))?;
+        let events = present(EventStore::open_read_only(state_dir))?;
+        let events =
+            events.as_ref().map_or_else(|| Ok(Events::default()), |events| Events::read(events))?;
+        let store = store.as_ref();
+        let read = store.map(|store| Read::of(store, config)).transpose()?.unwrap_or_default();
+        let (machine_id, machine_id_error) = match machine_id {
+            Ok((id, _)) => (Some(id.as_str().to_owned()), None),
+            Err(problem) => (None, Some(problem.to_string())),
+        };
+        let failures = read.history.iter().take_while(|r| r.result != SyncResult::Success);
+        Ok(Self {
+            schema_version: SCHEMA_VERSION,
+            state_dir: state_dir.display().to_string(),
+            server: config.sync_base_url.as_ref().map(ToString::to_string),
+            machine_id,
+            machine_id_error,
+            client_mode: read.mode.name(),
+            client_mode_held: read.mode_held,
+            failures_in_a_row: failures.count(),
+            last_attempt: read.history.first().map(Attempt::of),
+            last_success: read
+                .last_success
+                .map(|at| Success { at, age_seconds: now.since(at).as_secs() }),
+            last_rule_sync: read.last_rule_sync,
+            full_sync_interval: read.interval,
+            clean_sync_wishes: read.wishes,
+            rules: read.rules,
+            events,
+            client_certificate: certificate(config, now),
+            settings: read.settings,
+        })
+    }
+
+    pub(super) fn last_success_at(&self) -> Option<Timestamp> {
+        self.last_success.as_ref().map(|success| success.at)
+    }
+}
+
+/// What the store says.
+#[derive(Default)]
+struct Read {
+    mode: Mode,
+    mode_held: Option<String>,
+    history: Vec<SyncRecord>,
+    last_success: Option<Timestamp>,
+    last_rule_sync: Option<Timestamp>,
+    interval: Interval,
+    wishes: Vec<Wish>,
+    rules: Rules,
+    settings: std::collections::BTreeMap<&'static str, String>,
+}
+
+/// MONITOR unless something else is in force.
+struct Mode(ClientMode);
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self(ClientMode::Monitor)
+    }
+}
+
+impl Mode {
+    const fn name(&self) -> &'static str {
+        self.0.name()
+    }
+}
+
+impl Default for Interval {
+    fn default() -> Self {
+        Self { seconds: DEFAULT_INTERVAL, origin: "default" }
+    }
+}
+
+impl Read {
+    fn of(store: &ReadStore, config: &Config) -> Result<Self, StoreError> {
+        let applied = store.applied_settings()?;
+        let set = applied.client_mode.or(config.client_mode);
+        let mode = store.client_mode(config.client_mode)?;
+        let held = set.filter(|set| *set != mode).map(|set| {
+            format!("{} waits for the first complete rule download into this store", set.name())
+        });
+        let interval = applied
+            .full_sync_interval
+            .map_or_else(Interval::default, |seconds| Interval { seconds, origin: "server" });
+        let settings =
+            applied.shown().into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        Ok(Self {
+            mode: Mode(mode),
+            mode_held: held,
+            history: store.history(crate::store::RECORDS_KEPT)?,
+            last_success: store.full_sync_last_success()?,
+            last_rule_sync: store.rule_sync_last_success()?,
+            interval,
+            wishes: store.wishes()?,
+            rules: Rules {
+                complete: store.rules_complete()?,
+                hash: store.rules_hash()?,
+                counts: store.rule_counts()?,
+            },
+            settings,
+        })
+    }
+}
+
+impl Events {
+    fn read(store: &EventStore) -> Result<Self, StoreError> {
+        let drops = store.drops()?;
+        Ok(Self {
+            pending: store.pending()?,
+            oldest: store.oldest()?,
+            dropped_queue_full: drops.queue_full,
+            dropped_unsendable: drops.unsendable,
+            rejected: store.rejected_count()?,
+        })
+    }
+}
+
+impl Attempt {
+    fn of(record: &SyncRecord) -> Self {
+        Self {
+            at: record.started_at,
+            id: record.id.clone(),
+            trigger: record.trigger,
+            result: record.result,
+            sync_type: record.sync_type,
+            duration_ms: record.duration_ms,
+            error: record.error.clone(),
+        }
+    }
+}
+
+/// A store that is not there yet is no error.
+fn present<T>(opened: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match opened {
+        Ok(store) => Ok(Some(store)),
+        Err(StoreError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn certificate(config: &Config, now: Timestamp) -> Option<Certificate> {
+    let file = config.client_auth_certificate_file.clone()?;
+    let shown = file.display().to_string();
+    let password = config.client_auth_certificate_password.clone();
+    Some(match inspect_client_certificate(&ClientCertificate { file, password }) {
+        Ok(facts) => Certificate {
+            file: shown,
+            days_left: Some((facts.not_after.as_secs() - now.as_secs()).div_euclid(24 * 60 * 60)),
+            subject: Some(facts.subject),
+            not_after: Some(facts.not_after),
+            error: None,
+        },
+        Err(failure) => Certificate {
+            file: shown,
+            subject: None,
+            not_after: None,
+            days_left: None,
+            error: Some(failure.to_string()),
+        },
+    })
+}
+
+impl Status {
+    /// In the form `santactl status` has.
+    pub(super) fn show(&self) {
+        let unset = || "None".to_owned();
+        heading("Sync");
+        row("Server", self.server.as_deref().unwrap_or("None (SyncBaseURL is not set)"));
+        match (&self.machine_id, &self.machine_id_error) {
+            (Some(id), _) => row("Machine ID", id),
+            (None, error) => row("Machine ID", error.as_deref().unwrap_or("None")),
+        }
+        row("Mode", self.client_mode);
+        if let Some(held) = &self.client_mode_held {
+            row("Mode held back", held);
+        }
+        row(
+            "Last Successful Full Sync",
+            &self.last_success.as_ref().map_or_else(
+                || "Never".to_owned(),
+                |success| format!("{} ({} ago)", success.at, age(success.age_seconds)),
+            ),
+        );
+        row(
+            "Last Successful Rule Sync",
+            &self.last_rule_sync.map_or_else(|| "Never".to_owned(), |at| at.to_string()),
+        );
+        if let Some(attempt) = &self.last_attempt {
+            row("Last Attempt", &format!("{} {}", attempt.at, attempt.result.name()));
+            if let Some(error) = &attempt.error {
+                row("Last Error", &format!("{}: {} [{}]", error.stage, error.message, error.kind));
+                row("Failures In A Row", &self.failures_in_a_row.to_string());
+            }
+        }
+        let Interval { seconds, origin } = &self.full_sync_interval;
+        row("Full Sync Interval", &format!("{seconds} s ({origin})"));
+        for wish in &self.clean_sync_wishes {
+            let answer = wish.last_answer.map_or("nothing yet", SyncType::name);
+            row(
+                "Clean Sync Wished For",
+                &format!(
+                    "{} ({:?} since {}; the server answered {answer})",
+                    wish.sync_type.name(),
+                    wish.reason,
+                    wish.since
+                ),
+            );
+        }
+        heading("Rules");
+        let counts = &self.rules.counts;
+        for (name, count) in [
+            ("Binary Rules", counts.binary),
+            ("Certificate Rules", counts.certificate),
+            ("TeamID Rules", counts.teamid),
+            ("SigningID Rules", counts.signingid),
+            ("CDHash Rules", counts.cdhash),
+            ("Compiler Rules", counts.compiler),
+            ("Transitive Rules", counts.transitive),
+        ] {
+            row(name, &count.to_string());
+        }
+        row("Rules Hash", &self.rules.hash);
+        row("Complete", if self.rules.complete { "Yes" } else { "No (no rule download yet)" });
+        heading("Events");
+        row("Events Pending Upload", &self.events.pending.to_string());
+        row("Oldest", &self.events.oldest.map_or_else(unset, |at| at.to_string()));
+        row("Dropped (Queue Full)", &self.events.dropped_queue_full.to_string());
+        for (kind, count) in &self.events.dropped_unsendable {
+            row(&format!("Dropped ({kind})"), &count.to_string());
+        }
+        row("Set Aside", &self.events.rejected.to_string());
+        if let Some(certificate) = &self.client_certificate {
+            heading("Client Certificate");
+            row("File", &certificate.file);
+            if let Some(error) = &certificate.error {
+                row("Error", error);
+            }
+            if let (Some(subject), Some(until)) = (&certificate.subject, certificate.not_after) {
+                row("Subject", subject);
+                let days = certificate.days_left.unwrap_or_default();
+                row("Valid Until", &format!("{until} ({days} days left)"));
+            }
+        }
+        heading("Settings From The Server");
+        for (name, value) in &self.settings {
+            row(name, value);
+        }
+        row("State Directory", &self.state_dir);
+    }
+}
+
+fn heading(text: &str) {
+    output::line(format!(">>> {text}"));
+}
+
+fn row(name: &str, value: &str) {
+    output::line(format!("  {name:<26} | {}", printable(value)));
+}
+
+/// An age in its largest whole unit and the next.
+fn age(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, m) => format!("{m} min {} s", seconds % 60),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}

@@ -1,0 +1,164 @@
+//! `sync`: one sync, at once.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{Global, LogLevel, output, setup};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::Config;
+use crate::host::{self, SystemHost};
+use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
+use crate::store::RulesPreview;
+use crate::sync::job::{self, Host, JobError, Wanted};
+use crate::sync::progress::Observer;
+
+mod checkpoint;
+mod report;
+
+pub(super) use report::Reporter;
+
+#[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one a flag of the command line")]
+pub(super) struct Args {
+    /// Asks the server for a clean sync: all rules but transitive ones are replaced
+    #[arg(long)]
+    clean: bool,
+    /// Asks the server for a clean sync of everything; wins over --clean
+    #[arg(long)]
+    clean_all: bool,
+    /// Shows what would change, and changes nothing; the server sees a preflight and a rule
+    /// download
+    #[arg(long)]
+    dry_run: bool,
+    /// Shows each request
+    #[arg(long)]
+    debug: bool,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Does not wait for a sync that runs
+    #[arg(long)]
+    no_wait: bool,
+    /// Kills this process before or after an effect, for crash tests
+    #[cfg(feature = "harness")]
+    #[arg(long, value_name = "WHEN:EFFECT", hide = true)]
+    kill_at: Option<checkpoint::KillAt>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    record: &'a SyncRecord,
+    /// Of a dry run: what would become of the rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules_preview: Option<RulesPreview>,
+}
+
+impl Args {
+    /// The level of log lines: `--debug` shows at least each request.
+    pub(super) fn log_level(&self, level: LogLevel) -> LogLevel {
+        if self.debug && level != LogLevel::Trace { LogLevel::Debug } else { level }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let clean = match (self.clean_all, self.clean) {
+            (true, _) => Some(SyncType::CleanAll),
+            (false, true) => Some(SyncType::Clean),
+            (false, false) => None,
+        };
+        Wanted { trigger: Trigger::Manual, clean, dry_run: self.dry_run, wait: !self.no_wait }
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let setup = match setup::load(global) {
+        Ok(setup) => setup,
+        Err(code) => return code,
+    };
+    let wanted = args.wanted();
+    let mut reporter = Reporter::new(!args.json);
+    let clock = SystemClock::with_rate(global.clock_rate);
+    let record = {
+        #[cfg(feature = "harness")]
+        let mut observer = checkpoint::Killing::new(&mut reporter, args.kill_at.clone());
+        #[cfg(feature = "harness")]
+        let observer: &mut dyn Observer = &mut observer;
+        #[cfg(not(feature = "harness"))]
+        let observer: &mut dyn Observer = &mut reporter;
+        sync_once(&setup.config, &setup.state_dir, wanted, clock, observer)
+    };
+    let preview = reporter.finish();
+    if args.json {
+        output::json(&Printed { record: &record, rules_preview: preview });
+    } else {
+        report::summary(&record, preview.as_ref());
+    }
+    ExitCode::from(record.exit_code)
+}
+
+/// Runs one sync on this thread and answers its record, also if it could not
+/// begin. SIGINT and SIGTERM end it in good order.
+pub(super) fn sync_once(
+    config: &Config,
+    state_dir: &Path,
+    wanted: Wanted,
+    clock: SystemClock,
+    observer: &mut dyn Observer,
+) -> SyncRecord {
+    let began = clock.now().wall;
+    let wished = wanted.clean.unwrap_or(SyncType::Normal);
+    let not_begun = |result: SyncResult, message: String| {
+        SyncRecord::not_begun(result, message, wanted.trigger, began, wished)
+    };
+    if config.sync_base_url.is_none() {
+        let error = JobError::MissingSyncBaseUrl;
+        return not_begun(error.result(), error.to_string());
+    }
+    let report = host::facts(config, &SystemHost);
+    let machine_id = match report.machine_id {
+        Ok((machine_id, _)) => machine_id,
+        Err(problem) => return not_begun(SyncResult::MissingMachineId, problem.to_string()),
+    };
+    let host = Host { config, state_dir, machine_id, facts: report.facts };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let message = format!("cannot start the runtime: {error}");
+            return not_begun(SyncResult::InternalError, message);
+        }
+    };
+    let record = runtime.block_on(async {
+        let (tell, stop) = watch::channel(None);
+        let signals = tokio::spawn(stop_on_signal(tell));
+        let record = job::run(&host, wanted, &clock, observer, stop).await;
+        signals.abort();
+        record
+    });
+    // A thread that still waits for the lock must not hold the process back.
+    runtime.shutdown_background();
+    record.unwrap_or_else(|error| not_begun(error.result(), error.to_string()))
+}
+
+async fn stop_on_signal(tell: watch::Sender<Option<&'static str>>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::warn!("signals cannot be caught; the sync ends only by itself");
+        return;
+    };
+    let reason = tokio::select! {
+        _ = interrupt.recv() => "interrupted (SIGINT)",
+        _ = terminate.recv() => "told to terminate (SIGTERM)",
+    };
+    // Nobody listens once the sync is over.
+    let _ = tell.send(Some(reason));
+    // The sender is kept: a closed channel would say nothing.
+    std::future::pending::<()>().await;
+}

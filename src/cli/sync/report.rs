@@ -1,0 +1,213 @@
+//! What a person sees of a sync: a moving line on a terminal, plain lines
+//! elsewhere, and a summary at the end.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::output::{self, line, printable};
+use crate::model::{SettingChange, SyncRecord, SyncType};
+use crate::store::{RuleChangeKind, RulesPreview};
+use crate::sync::progress::{Observer, Progress};
+
+/// How many rejected rules the summary lists.
+const REJECTED_SHOWN: usize = 10;
+
+/// Shows a sync as it runs.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    bar: Option<ProgressBar>,
+    lines: bool,
+    preview: Option<RulesPreview>,
+}
+
+impl Reporter {
+    /// Shows the sync on standard output, or, without `shown`, nothing.
+    pub(crate) fn new(shown: bool) -> Self {
+        let bar = (shown && output::is_terminal()).then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.set_style(ProgressStyle::default_spinner());
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Self { lines: shown && bar.is_none(), bar, preview: None }
+    }
+
+    /// Clears the terminal's line. Answers what a dry run found.
+    pub(crate) fn finish(self) -> Option<RulesPreview> {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        self.preview
+    }
+
+    /// Something that replaces itself on a terminal and is not worth a line
+    /// elsewhere.
+    fn moving(&self, text: impl FnOnce() -> String) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text());
+        }
+    }
+
+    /// Something worth a line everywhere.
+    fn lasting(&self, text: impl FnOnce() -> String) {
+        if let Some(bar) = &self.bar {
+            bar.println(text());
+        } else if self.lines {
+            line(text());
+        }
+    }
+}
+
+impl Observer for Reporter {
+    fn progress(&mut self, progress: &Progress<'_>) {
+        match progress {
+            Progress::Attempt { stage, attempt } => self.moving(|| match attempt {
+                1 => stage.to_string(),
+                n => format!("{stage}, attempt {n}"),
+            }),
+            Progress::Waiting { stage, duration, next_attempt, failure } => self.lasting(|| {
+                format!(
+                    "{stage}: {}; attempt {next_attempt} in {:.1} s",
+                    printable(&failure.to_string()),
+                    duration.as_secs_f64()
+                )
+            }),
+            Progress::Negotiated { sync_type } => {
+                self.lasting(|| format!("preflight: a {} sync", sync_type.name()));
+            }
+            Progress::Uploaded { total, of } => {
+                self.moving(|| format!("event_upload: {total} of {of} events"));
+            }
+            Progress::Page { page, rules, .. } => {
+                self.moving(|| format!("rule_download: page {page}, {rules} rules"));
+            }
+            Progress::Committing { rules } => {
+                self.moving(|| format!("rule_download: committing {rules} rules"));
+            }
+            Progress::Committed(committed) => self.lasting(|| {
+                format!(
+                    "rule_download: removed {}, kept {} transitive, added {}, replaced {}",
+                    committed.removed_by_cleanup + committed.removed_by_rule,
+                    committed.kept_transitive,
+                    committed.added,
+                    committed.replaced
+                )
+            }),
+            Progress::Compared(preview) => self.preview = Some((*preview).clone()),
+            Progress::Applied(_) | Progress::Reverted(_) | Progress::Ended(_) => {}
+        }
+    }
+}
+
+/// Prints what became of a sync.
+pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
+    let seconds = Duration::from_millis(record.duration_ms).as_secs_f64();
+    let kind = if record.dry_run { "dry run" } else { "sync" };
+    match &record.error {
+        None => {
+            let sync_type = record.sync_type.map_or("", SyncType::name);
+            line(format!("{kind} succeeded in {seconds:.2} s ({sync_type})"));
+        }
+        Some(error) => {
+            line(format!("{kind} failed after {seconds:.2} s: {}", record.result.name()));
+            let place =
+                if error.stage.is_empty() { String::new() } else { format!("{}: ", error.stage) };
+            line(format!("  {place}{} [{}]", printable(&error.message), error.kind));
+        }
+    }
+    for stage in &record.stages {
+        line(format!(
+            "  {:<14} {:>4} requests {:>4} attempts {:>7} ms {:>10} B sent {:>10} B received",
+            stage.stage.name(),
+            stage.requests,
+            stage.attempts,
+            stage.duration_ms,
+            stage.bytes_sent,
+            stage.bytes_received
+        ));
+    }
+    if let Some(preview) = preview {
+        return compared(record, preview);
+    }
+    if record.stages.len() > 1 {
+        line(format!(
+            "  rules          received {}, processed {}, rejected {}",
+            record.rules_received, record.rules_processed, record.rules_rejected_total
+        ));
+        line(format!(
+            "  events         uploaded {}, pending {}, set aside {}",
+            record.events_uploaded, record.events_pending, record.events_rejected
+        ));
+    }
+    rejected(record);
+    settings("  setting       ", &record.settings_applied);
+    settings("  reverted      ", &record.settings_reverted);
+    if !record.rules_hash.is_empty() {
+        line(format!("  rules hash     {}", record.rules_hash));
+    }
+}
+
+fn rejected(record: &SyncRecord) {
+    for rule in record.rules_rejected.iter().take(REJECTED_SHOWN) {
+        line(format!(
+            "  rejected       page {} rule {} {:?}: {}",
+            rule.page,
+            rule.index,
+            rule.identifier,
+            printable(&rule.reason)
+        ));
+    }
+    let more = record.rules_rejected_total.saturating_sub(REJECTED_SHOWN as u64);
+    if more > 0 {
+        line(format!("  rejected       {more} more; see `santa-sync history --json`"));
+    }
+}
+
+fn settings(label: &str, changes: &[SettingChange]) {
+    let shown = |value: &Option<String>| match value {
+        Some(value) => printable(value),
+        None => "unset".to_owned(),
+    };
+    for change in changes {
+        line(format!(
+            "{label} {}: {} -> {}",
+            change.setting,
+            shown(&change.before),
+            shown(&change.after)
+        ));
+    }
+}
+
+fn compared(record: &SyncRecord, preview: &RulesPreview) {
+    for change in &preview.changes {
+        let (sign, policy) = match change.change {
+            RuleChangeKind::Added => ("+", change.after.unwrap_or_default().to_owned()),
+            RuleChangeKind::Removed => ("-", change.before.unwrap_or_default().to_owned()),
+            RuleChangeKind::Replaced => (
+                "~",
+                format!(
+                    "{} -> {}",
+                    change.before.unwrap_or_default(),
+                    change.after.unwrap_or_default()
+                ),
+            ),
+        };
+        line(format!("{sign} {:<11} {} {policy}", change.rule_type, printable(&change.identifier)));
+    }
+    if preview.truncated {
+        line("  (more changes than are listed)");
+    }
+    line(format!(
+        "  rules          would add {}, replace {}, remove {}; {} stay as they are; \
+         {} transitive kept",
+        preview.added,
+        preview.replaced,
+        preview.removed,
+        preview.unchanged,
+        preview.kept_transitive
+    ));
+    rejected(record);
+    settings("  setting       ", &record.settings_applied);
+    line("  nothing was changed; the server saw a preflight and a rule download");
+}

@@ -1,0 +1,134 @@
+//! What must be true of the stores before a sync begins.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::machine::Inputs;
+use crate::model::{
+    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SettingChange, SyncType, Timestamp,
+    WishReason,
+};
+use crate::protocol::preflight::Facts;
+use crate::store::{EventStore, ReadStore, Store, StoreError};
+
+/// How much waits vary: a quarter.
+const JITTER: f64 = 0.25;
+
+/// A sync to make, as configuration and operator want it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The server.
+    pub base_url: BaseUrl,
+    /// The id it knows this host by.
+    pub machine_id: MachineId,
+    /// The host.
+    pub host: HostFacts,
+    /// The mode of the configuration, for where the server set none.
+    pub configured_mode: Option<ClientMode>,
+    /// Counts of the configuration's own rules, which preflight adds to the
+    /// store's.
+    pub static_rules: RuleCounts,
+    /// An explicit `SyncEnableCleanSyncEventUpload = false`.
+    pub hold_back_events_in_clean: bool,
+    /// The clean sync the operator asks for.
+    pub operator_wish: Option<SyncType>,
+    /// How long the sync may take.
+    pub deadline: Duration,
+}
+
+/// Stores that are ready for a sync.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// For the machine.
+    pub inputs: Inputs,
+    /// Settings of an earlier sync that its end had left staged, dropped here.
+    pub reverted: Vec<SettingChange>,
+    /// Earlier syncs whose process died.
+    pub interrupted: usize,
+}
+
+/// Makes the stores ready: drops what an interrupted sync left staged, notes
+/// the server, the machine id and the operator's wish, and reads what preflight
+/// tells. The caller holds the lock of the state directory.
+///
+/// # Errors
+/// If a store cannot be read or written.
+pub fn prepare(
+    store: &mut Store,
+    events: &EventStore,
+    request: &Request,
+    now: Timestamp,
+) -> Result<Prepared, StoreError> {
+    let interrupted = store.close_interrupted_syncs()?;
+    let reverted = store.drop_staged()?.unwrap_or_default();
+    if interrupted > 0 || !reverted.is_empty() {
+        let settings: Vec<_> = reverted.iter().map(|c| c.setting.as_str()).collect();
+        warn!(
+            syncs = interrupted,
+            reverted = settings.join(","),
+            "an earlier sync was interrupted"
+        );
+    }
+    if let Some(reason) = store.identify(&request.base_url, &request.machine_id, now)? {
+        info!(?reason, "a clean sync is wished for");
+    }
+    if let Some(sync_type) = request.operator_wish {
+        store.add_wish(sync_type, WishReason::Operator, now)?;
+    }
+    store.write_sync_state()?;
+    let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
+    let mut inputs = inputs(store, request, wished)?;
+    inputs.events_pending = super::pending_events(events)?;
+    Ok(Prepared { inputs, reverted, interrupted })
+}
+
+/// What [`prepare`] would answer, for a dry run: changes nothing.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, StoreError> {
+    let known = store.identity()?;
+    let same = known.is_some_and(|(server, machine)| {
+        server == request.base_url.to_string() && machine == request.machine_id.as_str()
+    });
+    let held = store.wishes()?.first().map(|wish| wish.sync_type);
+    let wished = if same {
+        match (held, request.operator_wish) {
+            (Some(SyncType::CleanAll), _) | (_, Some(SyncType::CleanAll)) => SyncType::CleanAll,
+            (held, asked) => held.or(asked).unwrap_or(SyncType::Normal),
+        }
+    } else {
+        SyncType::CleanAll
+    };
+    Ok(Inputs { dry_run: true, ..inputs(store, request, wished)? })
+}
+
+fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, StoreError> {
+    let stored = store.rule_counts()?;
+    let added = request.static_rules;
+    let facts = Facts {
+        host: request.host.clone(),
+        client_mode: store.client_mode(request.configured_mode)?,
+        rule_counts: RuleCounts {
+            binary: stored.binary + added.binary,
+            certificate: stored.certificate + added.certificate,
+            compiler: stored.compiler + added.compiler,
+            transitive: stored.transitive + added.transitive,
+            teamid: stored.teamid + added.teamid,
+            signingid: stored.signingid + added.signingid,
+            cdhash: stored.cdhash + added.cdhash,
+        },
+        rules_hash: store.rules_hash()?,
+    };
+    Ok(Inputs {
+        machine_id: request.machine_id.clone(),
+        facts,
+        wished,
+        hold_back_events_in_clean: request.hold_back_events_in_clean,
+        events_pending: 0,
+        dry_run: false,
+        jitter: JITTER,
+        deadline: request.deadline,
+    })
+}

@@ -1,0 +1,114 @@
+//! What a sync tells whoever watches it: a terminal, a log, a test.
+
+use std::time::Duration;
+
+use super::machine::{Effect, StoreEffect};
+use super::retry::Failure;
+use crate::model::{RejectedRule, SettingChange, Stage, SyncRecord, SyncType};
+use crate::store::{RulesCommitted, RulesPreview};
+
+/// Something that happened in a sync.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// An attempt is about to be made.
+    Attempt {
+        /// Its stage.
+        stage: Stage,
+        /// Which attempt of the request, from 1.
+        attempt: u32,
+    },
+    /// The sync waits before it repeats a request.
+    Waiting {
+        /// The stage.
+        stage: Stage,
+        /// How long.
+        duration: Duration,
+        /// The attempt that follows.
+        next_attempt: u32,
+        /// Why.
+        failure: &'a Failure,
+    },
+    /// Preflight is over: what kind of sync this is.
+    Negotiated {
+        /// The type.
+        sync_type: SyncType,
+    },
+    /// Events went up.
+    Uploaded {
+        /// In this sync so far.
+        total: u64,
+        /// Queued when the sync began.
+        of: u64,
+    },
+    /// A page of rules came.
+    Page {
+        /// Its number, from 1.
+        page: u32,
+        /// Rules received so far.
+        rules: u64,
+        /// Those of this page that were rejected.
+        rejected: &'a [RejectedRule],
+    },
+    /// Rules are being committed.
+    Committing {
+        /// How many.
+        rules: u64,
+    },
+    /// Rules were committed.
+    Committed(&'a RulesCommitted),
+    /// A dry run compared the rules.
+    Compared(&'a RulesPreview),
+    /// Settings took effect; in a dry run, would.
+    Applied(&'a [SettingChange]),
+    /// Settings were dropped.
+    Reverted(&'a [SettingChange]),
+    /// The sync is over.
+    Ended(&'a SyncRecord),
+}
+
+/// Whether an effect is about to be carried out or has been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// About to be.
+    Before,
+    /// Has been, and lies on disk if it changes a store.
+    After,
+}
+
+/// Watches a sync. Every method may do nothing.
+pub trait Observer {
+    /// Something happened.
+    fn progress(&mut self, progress: &Progress<'_>);
+
+    /// The driver stands before or after an effect of this name: the places
+    /// where a crash must leave the old or the new state and never a mix.
+    fn checkpoint(&mut self, when: When, effect: &'static str) {
+        let _ = (when, effect);
+    }
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn progress(&mut self, _: &Progress<'_>) {}
+}
+
+/// The name of an effect at a checkpoint.
+pub(super) const fn checkpoint_name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Send { .. } => "send",
+        Effect::FetchToken { .. } => "fetch_token",
+        Effect::Wait { .. } => "wait",
+        Effect::Store(StoreEffect::StageSettings { .. }) => "stage_settings",
+        Effect::Store(StoreEffect::ReadEvents { .. }) => "read_events",
+        Effect::Store(StoreEffect::SettleEvents(_)) => "settle_events",
+        Effect::Store(StoreEffect::NoteRefusal { .. }) => "note_refusal",
+        Effect::Store(StoreEffect::CommitRules { .. }) => "commit_rules",
+        Effect::Store(StoreEffect::ApplySettings { .. }) => "apply_settings",
+        Effect::Store(StoreEffect::DropStaged) => "drop_staged",
+        Effect::Finish(_) => "finish",
+    }
+}

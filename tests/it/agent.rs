@@ -1,0 +1,132 @@
+//! The agent as a process, for tests: a state directory of its own and the
+//! command line.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use santa_sync::harness::FakeServer;
+use santa_sync::model::Timestamp;
+use santa_sync::store::{EventStore, ReadStore, Store};
+use serde_json::Value;
+
+/// A host with a state directory and a machine id.
+pub(crate) struct Agent {
+    _dir: tempfile::TempDir,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) base_url: String,
+    pub(crate) machine_id: String,
+}
+
+/// What a sync printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct Synced {
+    pub(crate) code: Option<i32>,
+    pub(crate) json: Value,
+    pub(crate) stderr: String,
+}
+
+impl Synced {
+    /// The kind of the error, empty if there was none.
+    pub(crate) fn kind(&self) -> &str {
+        self.json["error"]["kind"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn result(&self) -> &str {
+        self.json["result"].as_str().unwrap_or_default()
+    }
+}
+
+impl Agent {
+    /// A new host that syncs with this server.
+    pub(crate) fn of(server: &FakeServer) -> Self {
+        Self::at(&server.url())
+    }
+
+    /// A new host that syncs with that URL.
+    pub(crate) fn at(base_url: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state_dir = dir.path().join("state");
+        Self {
+            _dir: dir,
+            state_dir,
+            base_url: base_url.to_owned(),
+            machine_id: "test-host".to_owned(),
+        }
+    }
+
+    /// `santa-sync` with the options that every command of this host takes.
+    /// Nothing of the environment or the system's configuration counts.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+        command
+            .args(args)
+            .args(["--clock-rate", "10000"])
+            .args(["--set", &format!("MachineID={}", self.machine_id)])
+            .args(["--set", &format!("SyncBaseURL={}", self.base_url)])
+            .arg("--state-dir")
+            .arg(&self.state_dir)
+            .env_clear()
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the program runs")
+    }
+
+    /// Starts a command.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs")
+    }
+
+    /// `sync --json` with more arguments.
+    pub(crate) fn sync(&self, more: &[&str]) -> Synced {
+        let args = [&["sync", "--json"], more].concat();
+        synced(&self.run(&args))
+    }
+
+    /// The store, to look at.
+    pub(crate) fn store(&self) -> ReadStore {
+        Store::open_read_only(&self.state_dir).expect("a store")
+    }
+
+    /// How many rules the store holds.
+    pub(crate) fn rules(&self) -> u32 {
+        let counts = self.store().rule_counts().expect("read");
+        counts.binary + counts.certificate + counts.teamid + counts.signingid + counts.cdhash
+    }
+
+    /// Queues these events.
+    pub(crate) fn queue(&self, events: impl IntoIterator<Item = Value>) {
+        use santa_sync::model::Now;
+        use santa_sync::protocol::events::read_line;
+        use santa_sync::protocol::stored::encode;
+        use santa_sync::store::{Limits, NewEvent};
+        let now =
+            Now { wall: Timestamp::from_secs(1_700_000_000), elapsed: std::time::Duration::ZERO };
+        let (mut queue, _) = EventStore::open(&self.state_dir, now.wall).expect("a queue");
+        let batch: Vec<_> = events
+            .into_iter()
+            .map(|event| {
+                let incoming = read_line(event.to_string().as_bytes()).expect("an event");
+                NewEvent { data: encode(&incoming.event), summary: incoming.summary }
+            })
+            .collect();
+        queue.queue_events(&batch, now, Limits::default()).expect("queued");
+    }
+
+    /// How many events wait.
+    pub(crate) fn pending(&self) -> u64 {
+        EventStore::open_read_only(&self.state_dir)
+            .map_or(0, |queue| queue.pending().expect("read"))
+    }
+}
+
+/// Reads what `sync --json` printed.
+pub(crate) fn synced(output: &Output) -> Synced {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    Synced { code: output.status.code(), json, stderr }
+}

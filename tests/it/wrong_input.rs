@@ -1,0 +1,156 @@
+//! What a user can get wrong, and the exit code of each.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use santa_sync::harness::{FakeServer, fixtures};
+
+use crate::agent::Agent;
+
+fn server() -> FakeServer {
+    FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server")
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// EXIT 6: no server.
+#[test]
+fn without_a_url_there_is_nothing_to_sync_with() {
+    let mut agent = Agent::at("");
+    agent.base_url = String::new();
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, synced.result()), (Some(6), "missing_sync_base_url"));
+    assert!(
+        synced.json["error"]["message"].as_str().is_some_and(|m| m.contains("--set SyncBaseURL="))
+    );
+}
+
+/// EXIT 7: no machine id.
+#[test]
+fn a_placeholder_is_no_machine_id() {
+    let server = server();
+    let mut agent = Agent::of(&server);
+    agent.machine_id = "%SerialNumber%".to_owned();
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, synced.result()), (Some(7), "missing_machine_id"));
+    assert_eq!(server.count(santa_sync::model::Stage::Preflight), 0);
+}
+
+/// HTTP-11, EXIT 78: plain http to another host.
+#[test]
+fn http_11_plain_http_to_another_host_is_refused() {
+    let agent = Agent::at("http://sync.example.com/");
+    let output = agent.run(&["sync"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("change http:// to https://"), "{}", stderr(&output));
+    assert!(!agent.state_dir.exists());
+}
+
+/// HTTP-3, EXIT 1: nobody listens.
+#[test]
+fn an_unreachable_server_fails_preflight_after_six_attempts() {
+    let agent = Agent::at("http://127.0.0.1:1/");
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, synced.kind()), (Some(1), "connection_refused"));
+    assert_eq!(synced.json["stages"][0]["attempts"], 6);
+}
+
+/// EXIT 64: a command line that means nothing.
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let agent = Agent::at("http://127.0.0.1:1/");
+    for args in
+        [&["sync", "--no-such-flag"][..], &["no-such-command"], &["sync", "--log-level", "loud"]]
+    {
+        assert_eq!(agent.run(args).status.code(), Some(64), "{args:?}");
+    }
+}
+
+/// EXIT 73: a state directory that is a file, or that anybody may write to.
+#[test]
+fn a_state_directory_that_cannot_be_used_is_named() {
+    let server = server();
+    let mut agent = Agent::of(&server);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("a file");
+    agent.state_dir = file.join("state");
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, synced.result()), (Some(73), "state_unusable"));
+    assert!(synced.json["error"]["message"].as_str().is_some_and(|m| m.contains("--state-dir")));
+
+    agent.state_dir = dir.path().join("open");
+    fs::create_dir(&agent.state_dir).expect("a directory");
+    fs::set_permissions(&agent.state_dir, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let synced = agent.sync(&[]);
+    assert_eq!(synced.code, Some(73));
+    assert!(synced.json["error"]["message"].as_str().is_some_and(|m| m.contains("chmod go-w")));
+}
+
+/// STATE-3, PRE-3, STATE-5: a corrupt database is set aside; a clean sync
+/// makes its rules anew.
+#[test]
+fn state_3_a_corrupt_rule_store_is_set_aside_and_made_anew() {
+    let server = server();
+    let agent = Agent::of(&server);
+    agent.sync(&[]);
+    let db = agent.state_dir.join("rules.db");
+    fs::write(&db, "this is no database, though it is long enough to look at").expect("written");
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, &synced.json["rules_processed"]), (Some(0), &serde_json::json!(10)));
+    assert_eq!(synced.json["requested_sync_type"], "CLEAN_ALL");
+    assert!(synced.stderr.contains("set aside"), "{}", synced.stderr);
+    let aside = fs::read_dir(&agent.state_dir)
+        .expect("a directory")
+        .filter_map(|entry| entry.expect("an entry").file_name().into_string().ok())
+        .find(|name| {
+            let beside = name.ends_with("-wal") || name.ends_with("-shm");
+            name.starts_with("rules.db.corrupt-") && !beside
+        })
+        .expect("the corrupt file is kept");
+    let kept = fs::read_to_string(agent.state_dir.join(aside)).expect("a file");
+    assert!(kept.starts_with("this is no database"));
+}
+
+/// RULE-7, EXIT 73: a database of a newer program is refused and left alone.
+#[test]
+fn rule_7_a_newer_database_is_refused_and_left_alone() {
+    let server = server();
+    let agent = Agent::of(&server);
+    agent.sync(&[]);
+    let db = agent.state_dir.join("rules.db");
+    let mut bytes = fs::read(&db).expect("a database");
+    // PRAGMA user_version lies in the header, big-endian, at offset 60.
+    bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    fs::write(&db, &bytes).expect("written");
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, synced.result()), (Some(73), "state_unusable"));
+    let message = synced.json["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("99") && message.contains("16"), "{message}");
+    assert_eq!(fs::read(&db).expect("a database"), bytes);
+}
+
+/// STATE-1, NEVER: whatever a sync makes is for its user alone, and in the
+/// state directory.
+#[test]
+fn state_1_files_are_for_their_owner_alone() {
+    let server = server();
+    let agent = Agent::of(&server);
+    let mut command = agent.command(&["sync"]);
+    let empty = tempfile::tempdir().expect("a directory");
+    command.current_dir(empty.path()).env("TMPDIR", empty.path()).env("HOME", empty.path());
+    assert!(command.output().expect("the program runs").status.success());
+    let mode =
+        |path: &std::path::Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+    assert_eq!(mode(&agent.state_dir), 0o700);
+    let mut seen = 0;
+    for entry in fs::read_dir(&agent.state_dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen} files");
+    assert_eq!(fs::read_dir(empty.path()).expect("a directory").count(), 0, "written elsewhere");
+}
