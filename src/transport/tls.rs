@@ -30,6 +30,12 @@ pub(super) struct Witness {
 }
 
 impl Witness {
+    #[cfg(test)]
+    pub(super) fn new(identity: Option<Identity>, asked: bool) -> Self {
+        let asked = AtomicBool::new(asked);
+        Self { identity, asked, authorities: Mutex::default(), chain: Chain::default() }
+    }
+
     /// The certificates the server showed in the last handshake, its own first.
     pub(super) fn server_chain(&self) -> Vec<CertificateFacts> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,6 +1,7 @@
 //! The transport against real sockets: scripted servers, TLS, proxies.
 
 mod exchange;
+mod exchanges;
 mod failures;
 mod faults;
 #[cfg(target_os = "linux")]

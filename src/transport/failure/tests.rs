@@ -1,0 +1,91 @@
+use super::*;
+use crate::sync::retry::FailureKind as Kind;
+use crate::transport::ClientCertificate;
+use crate::transport::certificate::load_identity;
+
+fn scene<'a>(witness: &'a Witness, timeouts: &'a Timeouts, file: &'a Path) -> Scene<'a> {
+    Scene {
+        url: "https://h/preflight/ID".to_owned(),
+        server: "h:443".to_owned(),
+        route: None,
+        witness,
+        certificate_file: Some(file),
+        roots: &Roots::Platform,
+        timeouts,
+        now: Timestamp::from_secs(2_000_000_000),
+    }
+}
+
+/// HTTP-12: servers end the handshake with various alerts when they miss a
+/// client certificate or dislike it; whether they asked for one tells more.
+#[test]
+fn http_12_an_alert_means_what_was_asked_for_and_shown() {
+    let file = format!("{}/fixtures/certificates/sec1.pem", env!("CARGO_MANIFEST_DIR"));
+    let certificate = ClientCertificate { file: file.into(), password: None };
+    let timeouts = Timeouts::default();
+    let [none, asked, shown] = [
+        Witness::new(None, false),
+        Witness::new(None, true),
+        Witness::new(Some(load_identity(&certificate).expect("the fixture")), true),
+    ];
+    let (required, rejected, expired, handshake) = (
+        Kind::ClientCertificateRequired,
+        Kind::ClientCertificateRejected,
+        Kind::ClientCertificateExpired,
+        Kind::TlsHandshake,
+    );
+    for (alert, kinds) in [
+        (AlertDescription::CertificateRequired, [required, required, rejected]),
+        (AlertDescription::HandshakeFailure, [handshake, required, rejected]),
+        (AlertDescription::BadCertificate, [handshake, required, rejected]),
+        (AlertDescription::UnknownCA, [handshake, required, rejected]),
+        (AlertDescription::AccessDenied, [handshake, required, rejected]),
+        (AlertDescription::CertificateRevoked, [handshake, required, rejected]),
+        (AlertDescription::CertificateExpired, [handshake, required, expired]),
+        (AlertDescription::ProtocolVersion, [handshake, handshake, handshake]),
+        (AlertDescription::InternalError, [handshake, handshake, handshake]),
+    ] {
+        for (witness, kind) in [&none, &asked, &shown].into_iter().zip(kinds) {
+            let failure = scene(witness, &timeouts, &certificate.file).alert(alert);
+            assert_eq!(failure.kind, kind, "{alert:?}: {failure}");
+        }
+    }
+}
+
+/// HTTP-12: what the platform's verifiers say without details.
+#[test]
+fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
+    let witness = Witness::new(None, false);
+    let timeouts = Timeouts::default();
+    let scene = scene(&witness, &timeouts, Path::new("none"));
+    for (verdict, kind, words) in [
+        (CertificateError::Expired, Kind::CertificateExpired, "not valid at this time"),
+        (CertificateError::NotValidYet, Kind::CertificateExpired, "not valid at this time"),
+        (CertificateError::NotValidForName, Kind::CertificateWrongName, "for another name"),
+        (CertificateError::UnknownIssuer, Kind::CertificateUntrusted, "the system's trust store"),
+        (CertificateError::Revoked, Kind::CertificateUntrusted, "check the server's certificate"),
+        (CertificateError::BadSignature, Kind::CertificateUntrusted, "cannot be trusted"),
+    ] {
+        let failure = scene.server_certificate(&verdict);
+        assert_eq!(failure.kind, kind, "{verdict:?}");
+        assert!(failure.message.contains(words), "{verdict:?}: {failure}");
+    }
+}
+
+#[test]
+fn an_io_error_does_not_hide_its_cause() {
+    let tls = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+    let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
+    let found = causes(&wrapped).iter().find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    assert!(matches!(found, Some(rustls::Error::AlertReceived(AlertDescription::UnknownCA))));
+    assert!(innermost(&causes(&wrapped)).contains("UnknownCA"));
+}
+
+#[test]
+fn durations_read_as_people_write_them() {
+    assert_eq!(seconds(std::time::Duration::from_secs(30)), "30");
+    assert_eq!(seconds(std::time::Duration::from_millis(300)), "0.3");
+    assert_eq!(bare("DnsName(\"a.example\")"), "a.example");
+    assert_eq!(bare("IpAddress(127.0.0.1)"), "127.0.0.1");
+    assert_eq!(bare("plain"), "plain");
+}
