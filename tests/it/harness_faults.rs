@@ -20,8 +20,8 @@ async fn download(fault: Fault) -> Exchange {
     options.max_body = 4 << 20;
     options.timeouts = Timeouts {
         connect: Duration::from_secs(10),
-        idle: Duration::from_millis(500),
-        total: Duration::from_secs(1),
+        idle: Duration::from_secs(1),
+        total: Duration::from_secs(3),
         xsrf: Duration::from_secs(10),
     };
     let transport = Transport::new(options).unwrap();
