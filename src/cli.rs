@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod config;
 #[cfg(feature = "harness")]
 mod demo;
+mod doctor;
 #[cfg(feature = "harness")]
 mod harness;
 mod history;
@@ -95,6 +96,8 @@ enum Command {
     /// Shows three syncs against a server of its own on loopback; needs no set-up
     #[cfg(feature = "harness")]
     Demo(demo::Args),
+    /// Finds what keeps this host from syncing, layer by layer
+    Doctor(doctor::Args),
     /// For people who write sync servers and agents
     #[cfg(feature = "harness")]
     Harness(harness::Args),
@@ -135,6 +138,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Config(args) => config::run(&cli.global, &args),
+        Command::Doctor(args) => doctor::run(&cli.global, &args),
         #[cfg(feature = "harness")]
         Command::Demo(args) => demo::run(&cli.global, &args),
         #[cfg(feature = "harness")]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::Global;
+pub(super) use check::in_use;
 
 /// The version of every `--json` form here.
 const SCHEMA_VERSION: u32 = 1;

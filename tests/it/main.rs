@@ -15,6 +15,8 @@ mod config;
 #[cfg(feature = "harness")]
 mod crash;
 #[cfg(feature = "harness")]
+mod doctor;
+#[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]
 mod harness_faults;

@@ -107,7 +107,7 @@ impl Report {
 
 /// What only shows when the configuration is to be used: what stops every sync
 /// and no other command.
-pub(crate) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
+pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
     let config = &loaded.config;
     let mut found = InUse { loaded, findings: Vec::new() };
     let rejected = loaded.findings.iter().any(|f| f.key.as_deref() == Some("SyncBaseURL"));

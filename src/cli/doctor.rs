@@ -1,0 +1,267 @@
+//! `doctor`: finds what keeps this host from syncing, layer by layer.
+//!
+//! It changes nothing on this host. Its one word to the server is a preflight
+//! in this host's own name (other identities are refused by servers that know
+//! their hosts), announced before it is sent and left out with `--no-probe`;
+//! what the server answers is read and dropped.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{EXIT_INTERNAL, Global, output, setup};
+use crate::clock::SystemClock;
+use crate::config::{Config, state_dir};
+use crate::host::{self, SystemHost};
+use crate::model::SyncResult;
+
+mod encodings;
+mod local;
+mod network;
+mod probe;
+
+/// The version of the `--json` form.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Sends nothing to the server but what DNS and TCP need
+    #[arg(long)]
+    no_probe: bool,
+    /// Finds out which request encodings and transfers the server takes, by one
+    /// preflight for each
+    #[arg(long, conflicts_with = "no_probe")]
+    encodings: bool,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// As it should be.
+    Ok,
+    /// Not looked at, because something before it fails or nothing asks for it.
+    Skipped,
+    /// Works, but somebody should look.
+    Warning,
+    /// Keeps this host from syncing.
+    Problem,
+}
+
+/// The layers in the order they are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Layer {
+    Configuration,
+    Identity,
+    StateDirectory,
+    Stores,
+    Service,
+    Dns,
+    Connection,
+    Tls,
+    ClientCertificate,
+    Http,
+    Body,
+    Clock,
+    Encodings,
+    History,
+}
+
+impl Layer {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Identity => "identity",
+            Self::StateDirectory => "state directory",
+            Self::Stores => "stores",
+            Self::Service => "service",
+            Self::Dns => "dns",
+            Self::Connection => "connection",
+            Self::Tls => "tls",
+            Self::ClientCertificate => "client certificate",
+            Self::Http => "http",
+            Self::Body => "body",
+            Self::Clock => "clock",
+            Self::Encodings => "encodings",
+            Self::History => "history",
+        }
+    }
+
+    /// The exit code of a problem there: the one a sync would end with.
+    const fn exit_code(self) -> u8 {
+        match self {
+            Self::Configuration => super::EXIT_CONFIG,
+            Self::Identity => SyncResult::MissingMachineId.exit_code(),
+            Self::StateDirectory | Self::Stores => SyncResult::StateUnusable.exit_code(),
+            Self::Service
+            | Self::Dns
+            | Self::Connection
+            | Self::Tls
+            | Self::ClientCertificate
+            | Self::Http
+            | Self::Body
+            | Self::Clock
+            | Self::Encodings
+            | Self::History => SyncResult::PreflightFailed.exit_code(),
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Line {
+    layer: Layer,
+    status: Status,
+    message: String,
+    /// What to do; only for warnings and problems.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+    /// One word for the cause, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+}
+
+impl Line {
+    fn new(layer: Layer, status: Status, message: impl Into<String>) -> Self {
+        Self { layer, status, message: message.into(), fix: None, kind: None }
+    }
+
+    fn ok(layer: Layer, message: impl Into<String>) -> Self {
+        Self::new(layer, Status::Ok, message)
+    }
+
+    fn skipped(layer: Layer, message: impl Into<String>) -> Self {
+        Self::new(layer, Status::Skipped, message)
+    }
+
+    fn warning(layer: Layer, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..Self::new(layer, Status::Warning, message) }
+    }
+
+    fn problem(layer: Layer, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..Self::new(layer, Status::Problem, message) }
+    }
+
+    /// An error text whose last part, behind a semicolon, says what to do.
+    fn of_error(layer: Layer, text: &str, otherwise: &str) -> Self {
+        let (message, fix) = text.rsplit_once("; ").unwrap_or((text, otherwise));
+        Self::problem(layer, message, fix)
+    }
+
+    fn text(&self) -> String {
+        let status = match self.status {
+            Status::Ok => "ok",
+            Status::Skipped => "skipped",
+            Status::Warning => "warning",
+            Status::Problem => "PROBLEM",
+        };
+        let message = output::printable(&self.message);
+        let line = format!("{status:8} {:18} {message}", self.layer.name());
+        match &self.fix {
+            Some(fix) => format!("{line}\n{:27} fix: {}", "", output::printable(fix)),
+            None => line,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    schema_version: u32,
+    /// The worst status of all lines.
+    result: Status,
+    exit_code: u8,
+    lines: Vec<Line>,
+}
+
+impl Report {
+    fn new(lines: Vec<Line>) -> Self {
+        let result = match lines.iter().map(|line| line.status).max() {
+            // A check that was not asked for does not make the report worse.
+            None | Some(Status::Skipped) => Status::Ok,
+            Some(worst) => worst,
+        };
+        // The first problem is the one to mend first: the layers build on each
+        // other.
+        let first = lines.iter().find(|line| line.status == Status::Problem);
+        let exit_code = first.map_or(0, |line| line.layer.exit_code());
+        Self { schema_version: SCHEMA_VERSION, result, exit_code, lines }
+    }
+
+    fn summary(&self) -> String {
+        let count = |status| self.lines.iter().filter(|line| line.status == status).count();
+        let (problems, warnings) = (count(Status::Problem), count(Status::Warning));
+        let counted = |n, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+        match (problems, warnings) {
+            (0, 0) => "Everything looked at is fine.".to_owned(),
+            (0, _) => format!("No problem, {}.", counted(warnings, "warning")),
+            (_, _) => format!(
+                "{}, {}; mend the first problem first.",
+                counted(problems, "problem"),
+                counted(warnings, "warning")
+            ),
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(format_args!("no runtime can be made: {error}"));
+            return ExitCode::from(EXIT_INTERNAL);
+        }
+    };
+    // Lines are shown as they come: some layers take their time.
+    let mut lines = Lines { shown: !args.json, all: Vec::new() };
+    runtime.block_on(examine(global, args, &mut lines));
+    let report = Report::new(lines.all);
+    if args.json {
+        output::json(&report);
+    } else {
+        output::line(report.summary());
+    }
+    ExitCode::from(report.exit_code)
+}
+
+/// Lines found so far.
+struct Lines {
+    shown: bool,
+    all: Vec<Line>,
+}
+
+impl Lines {
+    fn add(&mut self, line: Line) {
+        if self.shown {
+            output::line(line.text());
+        }
+        self.all.push(line);
+    }
+
+    fn extend(&mut self, lines: impl IntoIterator<Item = Line>) {
+        lines.into_iter().for_each(|line| self.add(line));
+    }
+}
+
+async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
+    let clock = SystemClock::with_rate(global.clock_rate);
+    let loaded = Config::examine(&setup::sources(global));
+    lines.extend(local::configuration(&loaded, &clock));
+    let host = SystemHost;
+    let report = host::facts(&loaded.config, &host);
+    lines.extend(local::identity(&report));
+    let dir = state_dir(global.state_dir.as_deref(), &loaded.config);
+    let directory = local::state_directory(&dir);
+    lines.extend(directory);
+    lines.extend(local::stores(&dir));
+    lines.add(local::service(&host));
+    network::examine(args, &loaded, &report, &dir, &clock, lines).await;
+    lines.extend(local::history(&dir, &clock));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! A preflight in this host's own name, and what came of it.
+
+use std::path::Path;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::host::HostReport;
+use crate::model::{ClientMode, RuleCounts, Stage};
+use crate::protocol::body::{self, BodyError, Transfer};
+use crate::protocol::{preflight, wire};
+use crate::store::Store;
+use crate::sync::retry::{Failure, FailureKind};
+use crate::transport::{self, Answer, Options, Transport};
+
+/// What a probe tells the server of this host: what a sync would.
+#[derive(Debug)]
+pub(super) struct Probe {
+    facts: preflight::Facts,
+}
+
+/// What came of one.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) answer: Result<Answer, Failure>,
+    pub(super) http_status: Option<u16>,
+    /// Whether the server wanted an XSRF token first.
+    pub(super) token_fetched: bool,
+}
+
+impl Probe {
+    /// Reads the rule counts and the mode in force, if there is a store.
+    pub(super) fn new(config: &Config, report: &HostReport, dir: &Path) -> Self {
+        let stored = Store::open_read_only(dir).and_then(|store| {
+            let mode = store.client_mode(config.client_mode)?;
+            Ok((mode, store.rule_counts()?, store.rules_hash()?))
+        });
+        let (client_mode, rule_counts, rules_hash) =
+            stored.unwrap_or((ClientMode::Monitor, RuleCounts::default(), String::new()));
+        let host = report.facts.clone();
+        Self { facts: preflight::Facts { host, client_mode, rule_counts, rules_hash } }
+    }
+
+    /// Sends the preflight once; where the server asks for a token, once more.
+    pub(super) async fn send(
+        &self,
+        transport: &Transport,
+        options: &Options,
+        clock: &dyn Clock,
+    ) -> Outcome {
+        let request = preflight::request(&options.machine_id, &self.facts, false);
+        let body = match body::encode(transfer(options), &request) {
+            Ok(body) => body,
+            Err(error) => {
+                let failure = Failure::new(FailureKind::WrongShape, error.to_string());
+                return Outcome { answer: Err(failure), http_status: None, token_fetched: false };
+            }
+        };
+        let first = transport.post(Stage::Preflight, &body, None, clock.now().wall).await;
+        let mut outcome =
+            Outcome { answer: first.outcome, http_status: first.http_status, token_fetched: false };
+        if outcome.http_status != Some(403) {
+            return outcome;
+        }
+        let token = transport.fetch_token(clock.now().wall).await.outcome;
+        if let Ok(Some(token)) = token {
+            let second =
+                transport.post(Stage::Preflight, &body, Some(&token), clock.now().wall).await;
+            if second.http_status != Some(403) {
+                outcome.answer = second.outcome;
+                outcome.http_status = second.http_status;
+                outcome.token_fetched = true;
+            }
+        }
+        outcome
+    }
+}
+
+/// What the answer says.
+pub(super) fn read(options: &Options, answer: &Answer) -> Result<preflight::Answer, BodyError> {
+    body::decode::<wire::PreflightResponse>(transfer(options), &answer.body).map(preflight::read)
+}
+
+fn transfer(options: &Options) -> Transfer {
+    match options.transfer {
+        transport::Transfer::Json => Transfer::Json,
+        transport::Transfer::Protobuf => Transfer::Protobuf,
+    }
+}
