@@ -170,7 +170,7 @@ pub struct Style {
     /// Whether the other stages are answered 400 before a preflight.
     pub preflight_first: bool,
     /// Whether a sync counts as done only if postflight reports as many rules
-    /// processed as were sent, and the type that was asked for.
+    /// processed as were sent, and a clean sync as one.
     pub commits_if_exact: bool,
 }
 

@@ -254,7 +254,7 @@ impl State {
             host.shown.postflights += 1;
             if let Some(download) = host.download.take() {
                 let exact = u64::from(request.rules_processed) == download.rules.len() as u64
-                    && request.sync_type() == host.shown.sync_type;
+                    && is_clean(request.sync_type()) == is_clean(host.shown.sync_type);
                 if exact || !self.style.commits_if_exact {
                     host.seen = Some(download.seen);
                 }
@@ -273,6 +273,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// A client that wished for `CLEAN_ALL` makes that of an answered CLEAN.
+const fn is_clean(sync_type: SyncType) -> bool {
+    matches!(sync_type, SyncType::Clean | SyncType::CleanAll)
 }
 
 /// A cursor that leads to the rule at this place.
