@@ -41,7 +41,8 @@ pub struct Store {
 }
 
 /// A [`Store`] to read from: everything that takes `&self`. Created, changed
-/// and blocked is nothing.
+/// and blocked is nothing; only if a read meets corruption, a mark is left for
+/// the next opening for writing to look at.
 #[derive(Debug)]
 pub struct ReadStore(Store);
 

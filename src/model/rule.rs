@@ -290,16 +290,9 @@ impl Identifier {
 
     /// Appends the stored form to a text.
     pub fn push_to(&self, text: &mut String) {
-        let mut hex = |bytes: &[u8]| {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            for byte in bytes {
-                text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-                text.push(char::from(DIGITS[usize::from(byte & 15)]));
-            }
-        };
         match self {
-            Self::Cdhash(bytes) => hex(bytes),
-            Self::Binary(bytes) | Self::Certificate(bytes) => hex(bytes),
+            Self::Cdhash(bytes) => push_hex(bytes, text),
+            Self::Binary(bytes) | Self::Certificate(bytes) => push_hex(bytes, text),
             Self::SigningId(id) => text.push_str(id),
             Self::TeamId(bytes) => text.extend(bytes.iter().copied().map(char::from)),
         }
@@ -325,6 +318,17 @@ impl fmt::Display for Identifier {
         self.push_to(&mut text);
         f.pad(&text)
     }
+}
+
+fn push_hex(bytes: &[u8], text: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 64];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    let digits = digits.get(..bytes.len() * 2).unwrap_or_default();
+    // ASCII, so it is text.
+    text.push_str(str::from_utf8(digits).unwrap_or_default());
 }
 
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {

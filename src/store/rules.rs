@@ -9,6 +9,8 @@ mod digest;
 mod insert;
 mod meta;
 #[cfg(test)]
+mod migration_tests;
+#[cfg(test)]
 mod model_test;
 mod preview;
 mod progress;

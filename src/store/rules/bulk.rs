@@ -13,7 +13,7 @@ use super::commit::{Cleanup, RulesCommitted};
 use super::digest::{Digest, count, total};
 use super::insert::Insert;
 use super::progress::Progress;
-use crate::model::{RuleCounts, RuleSet};
+use crate::model::{Identifier, RuleCounts, RuleSet, RuleType};
 
 /// Commits of fewer rows are done row by row: making the index anew has a price
 /// of its own.
@@ -89,15 +89,31 @@ pub(super) fn apply(
 /// of 2^-128; a server that made them do so would cheat itself of one rule.
 type Fingerprint = [u64; 2];
 
-fn fingerprint(identifier: &mut String, rule_type: i32) -> Fingerprint {
-    identifier.push('\0');
-    identifier.push_str(&rule_type.to_string());
-    let hash = xxh3_128(identifier.as_bytes()).to_le_bytes();
-    let [low, high] = [0, 8].map(|at| {
-        let bytes = hash.get(at..at + 8).and_then(|part| part.try_into().ok());
-        u64::from_le_bytes(bytes.unwrap_or_default())
+fn fingerprint(identifier: &Identifier, scratch: &mut Vec<u8>) -> Fingerprint {
+    scratch.clear();
+    scratch.extend_from_slice(&identifier.rule_type().number().to_le_bytes());
+    scratch.extend_from_slice(match identifier {
+        Identifier::Cdhash(bytes) => bytes,
+        Identifier::Binary(bytes) | Identifier::Certificate(bytes) => bytes,
+        Identifier::TeamId(bytes) => bytes,
+        Identifier::SigningId(text) => text.as_bytes(),
     });
-    [low, high]
+    halves(xxh3_128(scratch))
+}
+
+/// Of a row. One that holds no identifier as we write them shares its
+/// fingerprint with no rule of a download.
+fn fingerprint_of_row(text: &str, rule_type: i32, scratch: &mut Vec<u8>) -> Fingerprint {
+    let parsed = RuleType::from_number(rule_type).and_then(|t| Identifier::parse(t, text).ok());
+    match parsed {
+        Some(identifier) if identifier.to_string() == text => fingerprint(&identifier, scratch),
+        _ => halves(xxh3_128(format!("{rule_type} {text}").as_bytes())),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+const fn halves(hash: u128) -> Fingerprint {
+    [(hash >> 64) as u64, hash as u64]
 }
 
 /// A row that the cleanup has left.
@@ -109,11 +125,11 @@ struct Row {
 }
 
 fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
+    let mut scratch = Vec::new();
     tx.prepare("SELECT rowid, identifier, state, type FROM execution_rules")?
         .query_map([], |row| {
-            let mut identifier = row.get(1)?;
             let rule_type = row.get(3)?;
-            let names = fingerprint(&mut identifier, rule_type);
+            let names = fingerprint_of_row(row.get_ref(1)?.as_str()?, rule_type, &mut scratch);
             Ok(Row { rowid: row.get(0)?, names, state: row.get(2)?, rule_type })
         })?
         .collect()
@@ -142,11 +158,9 @@ impl Plan {
     /// by rule would do.
     fn new(rules: &RuleSet, rows: &[Row], done: &mut RulesCommitted) -> Self {
         let mut namings = Vec::with_capacity(rules.len() + rows.len());
-        let mut identifier = String::new();
+        let mut scratch = Vec::new();
         for (rule, place) in rules.iter().zip(1..) {
-            identifier.clear();
-            rule.identifier.push_to(&mut identifier);
-            let names = fingerprint(&mut identifier, rule.identifier.rule_type().number());
+            let names = fingerprint(&rule.identifier, &mut scratch);
             namings.push(Naming { names, place, removes: rule.policy.state().is_none() });
         }
         namings.extend(rows.iter().map(|row| Naming {

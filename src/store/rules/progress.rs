@@ -20,6 +20,8 @@ pub(super) struct Progress<'tx> {
     tx: &'tx Transaction<'tx>,
     state: Xxh3,
     last_row: i64,
+    /// What of a row is in the hash, in one piece.
+    scratch: Vec<u8>,
 }
 
 impl<'tx> Progress<'tx> {
@@ -40,7 +42,7 @@ impl<'tx> Progress<'tx> {
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .optional()?;
-        let start = Self { tx, state: Xxh3::new(), last_row: i64::MIN };
+        let start = Self { tx, state: Xxh3::new(), last_row: i64::MIN, scratch: Vec::new() };
         Ok(match kept {
             None => start,
             Some((last_row, bytes)) => match Xxh3::from_bytes(&bytes) {
@@ -63,11 +65,13 @@ impl<'tx> Progress<'tx> {
             self.keep()?;
         }
         self.last_row = row;
+        self.scratch.clear();
         for text in texts {
-            self.state.update(text);
+            self.scratch.extend_from_slice(text);
         }
-        self.state.update(&state.to_le_bytes());
-        self.state.update(&rule_type.to_le_bytes());
+        self.scratch.extend_from_slice(&state.to_le_bytes());
+        self.scratch.extend_from_slice(&rule_type.to_le_bytes());
+        self.state.update(&self.scratch);
         Ok(())
     }
 
