@@ -362,6 +362,53 @@ fn in_step(path: &str, expected: &str) {
     );
 }
 
+/// The README's table of the keys for which `wanted` holds.
+fn table(wanted: impl Fn(&Key) -> bool) -> String {
+    let mut rows =
+        vec!["| key | type | default | meaning |".to_owned(), "|---|---|---|---|".to_owned()];
+    for key in KEYS.iter().filter(|key| wanted(key)) {
+        let kind = match key.kind {
+            Kind::Integer(low, high) => format!("integer, {low} to {high}"),
+            Kind::Choice(choices) => format!("`{}`", choices.join("`, `")),
+            Kind::Path => "path".to_owned(),
+            kind @ (Kind::Bool
+            | Kind::Text
+            | Kind::Data
+            | Kind::Texts
+            | Kind::Headers
+            | Kind::Proxy
+            | Kind::Rules) => kind.name().to_owned(),
+        };
+        let mut meaning = match key.origin {
+            Origin::Deprecated(instead) => format!("{} of `{instead}`", key.meaning),
+            Origin::Unsupported(instead) => format!("{}. Not supported: {instead}", key.meaning),
+            Origin::Santa | Origin::Own => key.meaning.to_owned(),
+        };
+        let marks = [(key.server_wins, "S"), (key.strict, "E"), (key.secret, "X")];
+        let marks: Vec<_> = marks.iter().filter(|(set, _)| *set).map(|(_, m)| *m).collect();
+        if !marks.is_empty() {
+            meaning = format!("{meaning} ({})", marks.join(", "));
+        }
+        rows.push(format!("| `{}` | {kind} | {} | {meaning} |", key.name, key.default));
+    }
+    rows.join("\n") + "\n"
+}
+
+/// The README's tables of keys, each between its two marks.
+#[test]
+fn the_readme_has_the_table_of_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let mut readme = fs::read_to_string(path).expect("the README");
+    let is_own = |key: &Key| key.origin == Origin::Own;
+    for (name, table) in [("santa", table(|key| !is_own(key))), ("own", table(is_own))] {
+        let (begin, end) = (format!("<!-- keys: {name} -->\n"), "<!-- end of keys -->");
+        let (before, rest) = readme.split_once(&begin).expect("the mark before the table");
+        let (_, after) = rest.split_once(end).expect("the mark behind the table");
+        readme = format!("{before}{begin}{table}{end}{after}");
+    }
+    in_step("README.md", &readme);
+}
+
 #[test]
 fn the_schema_of_the_keys_follows_the_table() {
     let text = serde_json::to_string_pretty(&schema()).expect("JSON") + "\n";
