@@ -192,6 +192,54 @@ fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
     "#);
 }
 
+/// A client certificate with its key as PEM, valid for so many days from now.
+fn client_certificate(days: i64) -> String {
+    use santa_sync::clock::Clock as _;
+    let now = santa_sync::clock::SystemClock::new().now().wall.as_secs();
+    let day =
+        |days| time::OffsetDateTime::from_unix_timestamp(now + days * 86_400).expect("a time");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "host-1");
+    (params.not_before, params.not_after) = (day(-400), day(days));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    certificate.pem() + &key.serialize_pem()
+}
+
+/// HTTP-12: a certificate's end is told while there is time to act.
+#[test]
+fn http_12_the_check_looks_into_the_client_certificate() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("client.pem");
+    let set = format!("ClientAuthCertificateFile={}", path.display());
+    let check = |content: &str| {
+        fs::write(&path, content).expect("written");
+        run(&["config", "check", "--set", "SyncBaseURL=https://h/", "--set", &set])
+    };
+    let fine = check(&client_certificate(365));
+    assert!(fine.starts_with("The configuration is fine."), "{fine}");
+    let soon = check(&client_certificate(7));
+    assert!(
+        soon.contains("warning: ClientAuthCertificateFile: the client certificate expires in 6 d")
+    );
+    assert!(soon.ends_with("exit 0"), "{soon}");
+    let late = check(&client_certificate(-7));
+    assert!(late.contains("error: ClientAuthCertificateFile: the client certificate expired at"));
+    assert!(late.ends_with("exit 78"), "{late}");
+    let broken = check("no certificate");
+    assert!(broken.contains("error: ClientAuthCertificateFile: "), "{broken}");
+    assert!(broken.contains("    fix: ") && broken.ends_with("exit 78"), "{broken}");
+}
+
+#[test]
+fn a_static_rule_whose_expression_does_not_parse_is_named() {
+    let rules = r#"StaticRules=[{"identifier":"ABCDEFGHIJ","policy":"CEL","rule_type":"TEAMID",
+        "cel_expr":"euid == "}]"#;
+    let text = run(&["config", "check", "--set", "SyncBaseURL=https://h/", "--set", rules]);
+    assert!(text.contains("the expression of ABCDEFGHIJ does not parse"), "{text}");
+    assert!(text.ends_with("exit 0"), "{text}");
+}
+
 /// EXIT: 78 is "bad configuration"; every command that needs one refuses.
 #[test]
 fn a_refused_configuration_ends_every_command_with_78() {

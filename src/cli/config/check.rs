@@ -9,6 +9,7 @@ use super::SCHEMA_VERSION;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
 use crate::model::{MachineId, Timestamp};
+use crate::protocol::cel;
 use crate::transport::{
     CertificateFacts, ClientCertificate, Roots, inspect_client_certificate, inspect_roots,
 };
@@ -128,6 +129,21 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
             error.to_string(),
             "write the id itself, or remove the key to use the hardware UUID",
         );
+    }
+    for rule in &config.static_rules {
+        let expression = rule.details.as_ref().map_or("", |details| &details.cel_expr);
+        if expression.is_empty() {
+            continue;
+        }
+        if let Err(reason) = cel::check(expression) {
+            found.add(
+                Severity::Warning,
+                FindingKind::BadRule,
+                "StaticRules",
+                format!("the expression of {} does not parse: {reason}", rule.identifier),
+                "mend the expression or remove the rule",
+            );
+        }
     }
     found.roots(now);
     if let Some(file) = &config.client_auth_certificate_file {
