@@ -6,12 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 mod config;
 #[cfg(feature = "harness")]
 mod demo;
 mod doctor;
+mod generate;
 #[cfg(feature = "harness")]
 mod harness;
 mod history;
@@ -111,6 +112,10 @@ enum Command {
     Rules(rules::Args),
     /// Tells who this host is to its server, each value with its source
     Whoami(whoami::Args),
+    /// Writes the completions of a shell
+    Completions(generate::CompletionsArgs),
+    /// Writes the manual page
+    Man,
 }
 
 /// Runs the command line and answers the process exit code.
@@ -147,6 +152,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Status(args) => status::run(&cli.global, &args),
         Command::History(args) => history::run(&cli.global, &args),
         Command::Rules(args) => rules::run(&cli.global, &args),
+        Command::Completions(args) => generate::completions(Cli::command(), &args),
+        Command::Man => generate::man(Cli::command()),
         Command::Whoami(args) => whoami::run(&cli.global, &args),
     }
 }

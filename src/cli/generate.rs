@@ -1,0 +1,61 @@
+//! `completions` and `man`: what the command line says of itself, for shells
+//! and for the manual.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Command;
+use clap_complete::Shell;
+
+use super::{EXIT_INTERNAL, output};
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// Writes the completion script of a shell.
+pub(super) fn completions(mut command: Command, args: &CompletionsArgs) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "santa-sync", &mut script);
+    write(&script)
+}
+
+/// Writes the manual page: the program, and below it every command.
+pub(super) fn man(command: Command) -> ExitCode {
+    let mut page = Vec::new();
+    match render(command, &mut page) {
+        Ok(()) => write(&page),
+        Err(error) => {
+            output::error(format!("the manual page cannot be made: {error}"));
+            ExitCode::from(EXIT_INTERNAL)
+        }
+    }
+}
+
+fn render(command: Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    clap_mangen::Man::new(command.clone()).render(page)?;
+    command.get_subcommands().try_for_each(|below| section(below, page))
+}
+
+fn section(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    if command.is_hide_set() {
+        return Ok(());
+    }
+    let name = command.get_display_name().unwrap_or(command.get_name()).replace('-', " ");
+    writeln!(page, ".SH {}", name.to_uppercase())?;
+    let man = clap_mangen::Man::new(command.clone());
+    man.render_description_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_options_section(page)?;
+    command.get_subcommands().try_for_each(|below| section(below, page))
+}
+
+fn write(bytes: &[u8]) -> ExitCode {
+    // Whoever reads may have gone away; that is not our failure.
+    let _ = std::io::stdout().write_all(bytes);
+    ExitCode::SUCCESS
+}
