@@ -27,6 +27,8 @@ mod rules;
 mod json;
 mod layers;
 #[cfg(feature = "harness")]
+mod servers;
+#[cfg(feature = "harness")]
 mod sync;
 mod transport;
 #[cfg(feature = "harness")]
