@@ -475,14 +475,15 @@ fn sync_id(millis: i64) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&millis.to_le_bytes()))
 }
 
-/// One line a sync, with what an operator asks first.
+/// One line a sync, with what an operator asks first. Whoever started a sync by
+/// hand is told of its failure on the spot, so that it is no warning then.
 fn log_end(record: &SyncRecord) {
     let sync_type = record.sync_type.map_or("none", crate::model::SyncType::name);
-    let reverted: Vec<_> = record.settings_reverted.iter().map(|c| c.setting.as_str()).collect();
-    match &record.error {
-        None => info!(
+    let result = record.result.name();
+    let Some(error) = &record.error else {
+        info!(
             sync = record.id,
-            result = record.result.name(),
+            result,
             sync_type,
             duration_ms = record.duration_ms,
             rules_received = record.rules_received,
@@ -491,17 +492,28 @@ fn log_end(record: &SyncRecord) {
             events_pending = record.events_pending,
             rules_hash = record.rules_hash,
             "sync ends"
-        ),
-        Some(error) => warn!(
-            sync = record.id,
-            result = record.result.name(),
-            sync_type,
-            duration_ms = record.duration_ms,
-            stage = error.stage,
-            kind = error.kind,
-            error = error.message,
-            reverted = reverted.join(","),
-            "sync ends"
-        ),
+        );
+        return;
+    };
+    let reverted: Vec<_> = record.settings_reverted.iter().map(|c| c.setting.as_str()).collect();
+    let reverted = reverted.join(",");
+    macro_rules! failed {
+        ($level:ident) => {
+            $level!(
+                sync = record.id,
+                result,
+                sync_type,
+                duration_ms = record.duration_ms,
+                stage = error.stage,
+                kind = error.kind,
+                error = error.message,
+                reverted,
+                "sync ends"
+            )
+        };
+    }
+    match record.trigger {
+        Trigger::Manual => failed!(info),
+        Trigger::Timer | Trigger::Trigger => failed!(warn),
     }
 }

@@ -200,7 +200,7 @@ fn heading(text: &str) {
 fn show(record: &SyncRecord) {
     for stage in &record.stages {
         line(format!(
-            "   {:<14} {} requests, {} attempts, {} ms, {} B out, {} B in",
+            "   {:<14} requests {}, attempts {}, {} ms, {} B out, {} B in",
             stage.stage.name(),
             stage.requests,
             stage.attempts,
@@ -214,15 +214,12 @@ fn show(record: &SyncRecord) {
     if let Some(error) = &record.error {
         line(format!("   {}: {} [{}]", error.stage, printable(&error.message), error.kind));
     }
-    changes("applied ", &record.settings_applied);
-    changes("reverted", &record.settings_reverted);
-}
-
-fn changes(what: &str, changes: &[SettingChange]) {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
-    for change in changes {
-        let (before, after) = (text(&change.before), text(&change.after));
-        line(format!("   {what} {}: {before} -> {after}", change.setting));
+    for SettingChange { setting, before, after } in &record.settings_applied {
+        line(format!("   applied {setting}: {} -> {}", text(before), text(after)));
+    }
+    for SettingChange { setting, before, after } in &record.settings_reverted {
+        line(format!("   reverted {setting}: stays {}, not {}", text(before), text(after)));
     }
 }
 

@@ -16,6 +16,7 @@ mod config;
 mod crash;
 #[cfg(feature = "harness")]
 mod doctor;
+mod driver;
 #[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]

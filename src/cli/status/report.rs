@@ -277,6 +277,7 @@ impl Status {
             (Some(id), _) => row("Machine ID", id),
             (None, error) => row("Machine ID", error.as_deref().unwrap_or("None")),
         }
+        row("State Directory", &self.state_dir);
         row("Mode", self.client_mode);
         if let Some(held) = &self.client_mode_held {
             row("Mode held back", held);
@@ -352,7 +353,6 @@ impl Status {
         for (name, value) in &self.settings {
             row(name, value);
         }
-        row("State Directory", &self.state_dir);
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
     }
     for stage in &record.stages {
         line(format!(
-            "  {:<14} {:>4} requests {:>4} attempts {:>7} ms {:>10} B sent {:>10} B received",
+            "  {:<14} requests {}, attempts {}, {} ms, {} B sent, {} B received",
             stage.stage.name(),
             stage.requests,
             stage.attempts,

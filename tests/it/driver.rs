@@ -1,0 +1,125 @@
+//! The driver as a library, where a process would be too coarse.
+
+use std::time::Duration;
+
+use santa_sync::clock::SystemClock;
+use santa_sync::config::{Config, Sources};
+use santa_sync::harness::{FakeServer, Fault, every, fixtures};
+use santa_sync::model::{HostFacts, MachineId, Stage, SyncRecord, SyncResult, Trigger};
+use santa_sync::store::Store;
+use santa_sync::sync::job::{self, Host, Wanted};
+use santa_sync::sync::progress::{Observer, Progress, Unobserved, When};
+use tokio::sync::watch;
+
+struct Bench {
+    dir: tempfile::TempDir,
+    config: Config,
+}
+
+impl Bench {
+    fn of(server: &FakeServer, sets: &[&str]) -> Self {
+        let mut all = vec![format!("SyncBaseURL={}", server.url())];
+        all.extend(sets.iter().map(|set| (*set).to_owned()));
+        let sources = Sources { sets: all, file: None, system: Vec::new() };
+        let config = Config::load(&sources).expect("a configuration").config;
+        Self { dir: tempfile::tempdir().expect("a directory"), config }
+    }
+
+    fn sync(&self, observer: &mut dyn Observer) -> SyncRecord {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let host = Host {
+            config: &self.config,
+            state_dir: &self.dir.path().join("state"),
+            machine_id: MachineId::new("driver-test").expect("an id"),
+            facts: HostFacts::default(),
+        };
+        let wanted = Wanted { trigger: Trigger::Timer, clean: None, dry_run: false, wait: false };
+        let (_tell, stop) = watch::channel(None);
+        let clock = SystemClock::with_rate(10_000);
+        runtime.block_on(job::run(&host, wanted, &clock, observer, stop)).expect("a record")
+    }
+}
+
+/// SYNC-6: a server that never answers costs the sync its deadline and no more.
+#[test]
+fn sync_6_the_deadline_ends_a_sync_in_the_middle_of_a_request() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().expect("a server");
+    server.fault(Stage::RuleDownload, every(), Fault::Stall);
+    let mut bench = Bench::of(&server, &[]);
+    bench.config.sync_deadline = Duration::from_millis(300);
+    let record = bench.sync(&mut Unobserved);
+    assert_eq!(record.result, SyncResult::RuleDownloadFailed);
+    let error = record.error.expect("an error");
+    assert_eq!(error.kind, "deadline");
+    assert!((300..20_000).contains(&record.duration_ms), "{} ms", record.duration_ms);
+    assert_eq!(record.settings_reverted.len(), 2, "{:?}", record.settings_reverted);
+}
+
+/// SYNC-3: the order in which a sync touches the stores, and that no request
+/// is under way meanwhile (RULE-1).
+#[test]
+fn sync_3_settings_are_applied_after_rules_and_postflight() {
+    #[derive(Default)]
+    struct Order(Vec<&'static str>);
+    impl Observer for Order {
+        fn progress(&mut self, _: &Progress<'_>) {}
+
+        fn checkpoint(&mut self, when: When, effect: &'static str) {
+            if when == When::After {
+                self.0.push(effect);
+            }
+        }
+    }
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().expect("a server");
+    let bench = Bench::of(&server, &[]);
+    let mut order = Order::default();
+    bench.sync(&mut order);
+    assert_eq!(
+        order.0,
+        ["send", "stage_settings", "read_events", "send", "commit_rules", "send", "apply_settings"]
+    );
+}
+
+/// RULE-10: rules that users wait for are announced to the hook, once their
+/// NORMAL sync has committed them.
+#[test]
+fn rule_10_the_hook_hears_of_rules_that_users_wait_for() {
+    use santa_sync::protocol::wire;
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = FakeServer::builder().start().expect("a server");
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (hook, heard) = (scratch.path().join("hook"), scratch.path().join("heard"));
+    let script = format!("#!/bin/sh\necho \"$1|$2\" >> '{}'\n", heard.display());
+    std::fs::write(&hook, script).expect("a script");
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let bench = Bench::of(&server, &[&format!("NotificationHook={}", hook.display())]);
+    let rule = |team: &str, app: &str| wire::Rule {
+        identifier: team.to_owned(),
+        policy: wire::Policy::Allowlist.into(),
+        rule_type: wire::RuleType::Teamid.into(),
+        notification_app_name: app.to_owned(),
+        ..Default::default()
+    };
+    server.set_rules([rule("AAAAAAAAAA", "First; $(App)")]);
+    bench.sync(&mut Unobserved);
+    assert!(!heard.exists(), "a clean sync announces nothing");
+    server.queue_changes(vec![rule("BBBBBBBBBB", "Second; $(App)"), rule("CCCCCCCCCC", "")]);
+    bench.sync(&mut Unobserved);
+    let heard = std::fs::read_to_string(heard).expect("the hook has run");
+    assert_eq!(heard, "Second; $(App)|BBBBBBBBBB\n");
+}
+
+/// SYNC-7: a transport that cannot even be made leaves a record like any other
+/// failure.
+#[test]
+fn sync_7_a_client_certificate_that_cannot_be_read_fails_preflight() {
+    let server = FakeServer::builder().start().expect("a server");
+    let bench = Bench::of(&server, &["ClientAuthCertificateFile=/no/such/file.p12"]);
+    let record = bench.sync(&mut Unobserved);
+    assert_eq!(record.result, SyncResult::PreflightFailed);
+    assert_eq!(record.error.expect("an error").kind, "client_certificate_unreadable");
+    assert_eq!(server.count(Stage::Preflight), 0);
+    let store = Store::open_read_only(&bench.dir.path().join("state")).expect("a store");
+    assert_eq!(store.history(10).expect("read").len(), 1);
+}
