@@ -12,6 +12,7 @@ mod config;
 #[cfg(feature = "harness")]
 mod demo;
 mod doctor;
+mod events;
 mod generate;
 #[cfg(feature = "harness")]
 mod harness;
@@ -99,6 +100,8 @@ enum Command {
     Demo(demo::Args),
     /// Finds what keeps this host from syncing, layer by layer
     Doctor(doctor::Args),
+    /// Looks at the queue of events, adds to it, and decides about those set aside
+    Events(events::Args),
     /// For people who write sync servers and agents
     #[cfg(feature = "harness")]
     Harness(harness::Args),
@@ -144,6 +147,7 @@ fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Config(args) => config::run(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
+        Command::Events(args) => events::run(&cli.global, &args),
         #[cfg(feature = "harness")]
         Command::Demo(args) => demo::run(&cli.global, &args),
         #[cfg(feature = "harness")]

@@ -6,6 +6,7 @@
 //! network is in use: every store effect is one finished transaction.
 
 mod exchange;
+pub mod ingest;
 pub mod job;
 pub mod machine;
 mod notify;

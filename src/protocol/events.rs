@@ -155,7 +155,8 @@ pub fn read_line(line: &[u8]) -> Result<Incoming, LineError> {
     let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
     let read = Line::deserialize(tracked).and_then(|line| deserializer.end().map(|()| line));
     let line = read.map_err(|error| LineError::Json {
-        reason: error.to_string(),
+        // There is but one line.
+        reason: error.to_string().replace(" at line 1 column ", " at column "),
         path: Some(track.path().to_string()).filter(|path| path != ".").unwrap_or_default(),
     })?;
     let audited = line.audited;

@@ -17,6 +17,7 @@ mod crash;
 #[cfg(feature = "harness")]
 mod doctor;
 mod driver;
+mod events;
 #[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]

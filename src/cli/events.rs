@@ -1,0 +1,103 @@
+//! `events`: looking at the queue of events, adding to it, and deciding about
+//! events that were set aside.
+
+mod add;
+mod bundles;
+mod list;
+mod rejected;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::setup::{self, Setup};
+use super::{Global, output};
+use crate::clock::{Clock as _, SystemClock};
+use crate::store::{EventStore, Notice, ReadEvents, StoreError};
+
+/// The version of every `--json` form here.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the queued events, oldest first, or those set aside
+    List(list::Args),
+    /// Queues events from standard input, a JSON object a line
+    Add(add::Args),
+    /// Sends events that were set aside back to the queue
+    Requeue(rejected::Args),
+    /// Deletes events that were set aside
+    Drop(rejected::Args),
+    /// Lists the bundles whose executables the server waits for
+    Bundles(bundles::Args),
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let setup = match setup::load(global) {
+        Ok(setup) => setup,
+        Err(code) => return code,
+    };
+    let done = match &args.command {
+        Command::List(args) => list::run(&setup, args),
+        Command::Add(args) => add::run(&setup, args),
+        Command::Requeue(args) => rejected::requeue(&setup, args),
+        Command::Drop(args) => rejected::drop(&setup, args),
+        Command::Bundles(args) => bundles::run(&setup, args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::error(&failure.message);
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+struct Failure {
+    exit_code: u8,
+    message: String,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self { exit_code: StoreError::EXIT_CODE, message: error.to_string() }
+    }
+}
+
+/// What was asked for cannot be done.
+fn usage(message: impl Into<String>) -> Failure {
+    Failure { exit_code: super::EXIT_USAGE, message: message.into() }
+}
+
+/// Opens the queue to look at; `None` if nothing was ever queued.
+fn look(setup: &Setup) -> Result<Option<ReadEvents>, Failure> {
+    match EventStore::open_read_only(&setup.state_dir) {
+        Ok(store) => Ok(Some(store)),
+        Err(StoreError::Missing { .. }) if setup.state_dir.is_dir() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the queue to change it.
+fn open(setup: &Setup) -> Result<EventStore, Failure> {
+    let (store, notices) = EventStore::open(&setup.state_dir, SystemClock::new().now().wall)?;
+    for notice in notices {
+        match notice {
+            Notice::Created { path } => tracing::info!(path = %path.display(), "queue created"),
+            Notice::SetAside { path, reason } => output::note(format_args!(
+                "the event queue was corrupt ({reason}); it was moved to {} and a new one made",
+                path.display()
+            )),
+        }
+    }
+    Ok(store)
+}

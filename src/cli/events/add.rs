@@ -1,0 +1,145 @@
+//! `events add`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read as _};
+
+use serde::Serialize;
+
+use super::{Failure, SCHEMA_VERSION, open, usage};
+use crate::cli::output;
+use crate::cli::setup::Setup;
+use crate::clock::{Clock as _, SystemClock};
+use crate::model::Settings;
+use crate::protocol::events::IngestPolicy;
+use crate::store::{Limits, Store, StoreError};
+use crate::sync::ingest::{Answer, Answered, LINE_MAX, take_in};
+
+/// The most lines committed at once.
+const BATCH: usize = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Answers each line with one JSON object, once its event is on disk
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct LineForm<'a> {
+    schema_version: u32,
+    line: u64,
+    result: &'static str,
+    unique_id: &'a str,
+    /// Why the line is no event.
+    reason: Option<String>,
+}
+
+/// Queues events from standard input. Lines are committed as soon as none is at
+/// hand any more, so that whoever waits for an answer before it writes the next
+/// line gets one.
+pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
+    let mut store = open(setup)?;
+    let policy = policy(setup)?;
+    let limits = Limits { events: setup.config.event_queue_limit };
+    let dropped_before = store.drops()?.queue_full;
+    let mut input = BufReader::with_capacity(1 << 18, std::io::stdin().lock());
+    let mut tally = BTreeMap::new();
+    let mut numbers = Vec::new();
+    let mut lines = Vec::new();
+    let mut number = 0;
+    loop {
+        let line = read_line(&mut input)
+            .map_err(|error| usage(format!("cannot read standard input: {error}")))?;
+        let ended = line.is_none();
+        number += 1;
+        if let Some(line) = line.filter(|line| !line.trim_ascii().is_empty()) {
+            numbers.push(number);
+            lines.push(line);
+        }
+        let more_at_hand = !ended && input.buffer().contains(&b'\n');
+        if !lines.is_empty() && (!more_at_hand || lines.len() == BATCH) {
+            let now = SystemClock::new().now();
+            let answers = take_in(&mut store, policy, limits, &lines, now).map_err(|error| {
+                let first = numbers.first().copied().unwrap_or(number);
+                let exit_code = StoreError::EXIT_CODE;
+                let message = format!("{error}; line {first} and those after it are not queued");
+                Failure { exit_code, message }
+            })?;
+            tell(&numbers, &answers, args.json);
+            for answered in &answers {
+                *tally.entry(answered.answer.name()).or_insert(0_u64) += 1;
+            }
+            numbers.clear();
+            lines.clear();
+        }
+        if ended {
+            break;
+        }
+    }
+    let dropped = store.drops()?.queue_full.saturating_sub(dropped_before);
+    if dropped > 0 {
+        output::note(format_args!("the queue is full: {dropped} older events were dropped"));
+    }
+    if !args.json {
+        let told: Vec<_> = tally.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        output::line(if told.is_empty() { "no events".to_owned() } else { told.join(", ") });
+    }
+    match tally.get("invalid") {
+        None => Ok(()),
+        Some(bad) => Err(usage(format!("{bad} lines are no events; the others were taken in"))),
+    }
+}
+
+/// The next line without its end; `None` at the end of the input. Of a line
+/// longer than allowed the beginning, which is no JSON then.
+fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let most = LINE_MAX as u64 + 1;
+    if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() as u64 == most {
+        // The rest of the line is passed over, not kept.
+        input.skip_until(b'\n')?;
+    }
+    Ok(Some(line))
+}
+
+fn tell(numbers: &[u64], answers: &[Answered], json: bool) {
+    let mut lines = output::Lines::new();
+    for (line, Answered { unique_id, answer }) in numbers.iter().copied().zip(answers) {
+        let reason = match answer {
+            Answer::Invalid(error) => Some(output::printable(&error.to_string())),
+            Answer::Added | Answer::Duplicate | Answer::BackedOff | Answer::Filtered => None,
+        };
+        if let Some(reason) = &reason {
+            output::note(format_args!("line {line}: {reason}"));
+        }
+        if json {
+            let result = answer.name();
+            let form = LineForm { schema_version: SCHEMA_VERSION, line, result, unique_id, reason };
+            match serde_json::to_string(&form) {
+                Ok(text) => drop(lines.line(text)),
+                Err(error) => tracing::error!(%error, "the answer has no JSON form"),
+            }
+        }
+    }
+}
+
+/// What the server's settings and the configuration say.
+fn policy(setup: &Setup) -> Result<IngestPolicy, Failure> {
+    let applied = match Store::open_read_only(&setup.state_dir) {
+        Ok(store) => store.applied_settings()?,
+        // No sync of this program has been here yet.
+        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => Settings::default(),
+        Err(error) => return Err(error.into()),
+    };
+    let config = &setup.config;
+    Ok(IngestPolicy::new(
+        &applied,
+        config.enable_all_event_upload,
+        config.disable_unknown_event_upload,
+    ))
+}

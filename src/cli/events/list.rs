@@ -1,0 +1,186 @@
+//! `events list`.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use super::{Failure, SCHEMA_VERSION, look};
+use crate::cli::output;
+use crate::cli::setup::Setup;
+use crate::model::{EventRow, Timestamp};
+use crate::protocol::json::enum_name;
+use crate::protocol::stored::{Decoded, QueuedEvent, decode_row};
+use crate::protocol::wire;
+use crate::store::{Drops, Rejected};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Lists the events that were set aside, with the reason
+    #[arg(long)]
+    rejected: bool,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    schema_version: u32,
+    pending: u64,
+    oldest: Option<Timestamp>,
+    rejected: u64,
+    dropped: DropsForm,
+    /// Queued events, unless those set aside were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<EventForm>>,
+    /// Events set aside, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_events: Option<Vec<RejectedForm>>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct DropsForm {
+    queue_full: u64,
+    unsendable: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct EventForm {
+    id: i64,
+    unique_id: String,
+    queued_at: Timestamp,
+    /// `execution`, `file_access`, `audit`, `unsendable` or `undecodable`.
+    kind: &'static str,
+    /// The decision's protocol name; what cannot be sent, or why it cannot be
+    /// read.
+    decision: String,
+    /// The file, or what it was about.
+    subject: String,
+}
+
+#[derive(Debug, Serialize)]
+struct RejectedForm {
+    id: i64,
+    unique_id: String,
+    cause: String,
+    reason: String,
+    since: Timestamp,
+    bytes: u64,
+}
+
+/// Lists the events.
+pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
+    let mut list = List {
+        schema_version: SCHEMA_VERSION,
+        pending: 0,
+        oldest: None,
+        rejected: 0,
+        dropped: DropsForm::default(),
+        events: (!args.rejected).then(Vec::new),
+        rejected_events: args.rejected.then(Vec::new),
+    };
+    if let Some(store) = look(setup)? {
+        list.pending = store.pending()?;
+        list.oldest = store.oldest()?;
+        list.rejected = store.rejected_count()?;
+        let Drops { queue_full, unsendable } = store.drops()?;
+        list.dropped = DropsForm { queue_full, unsendable };
+        if let Some(rejected) = &mut list.rejected_events {
+            rejected.extend(store.rejected(args.limit)?.into_iter().map(RejectedForm::from));
+        }
+        if let Some(events) = &mut list.events
+            && args.limit > 0
+        {
+            store.visit(&mut |row, queued_at| {
+                events.push(EventForm::of(row, queued_at));
+                if events.len() < args.limit {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            })?;
+        }
+    }
+    if args.json {
+        output::json(&list);
+    } else {
+        list.show();
+    }
+    Ok(())
+}
+
+impl List {
+    fn show(&self) {
+        let mut lines = output::Lines::new();
+        for event in self.events.iter().flatten() {
+            let EventForm { id, queued_at, kind, decision, subject, .. } = event;
+            let subject = output::printable(subject);
+            let decision = output::printable(decision);
+            lines.line(format_args!("{id:>8}  {queued_at}  {kind:<11}  {decision}  {subject}"));
+        }
+        for event in self.rejected_events.iter().flatten() {
+            let RejectedForm { id, unique_id, cause, reason, since, .. } = event;
+            let unique_id = output::printable(unique_id);
+            let reason = output::printable(reason);
+            lines.line(format_args!("{id:>8}  {since}  {cause:<11}  {unique_id}  {reason}"));
+        }
+        let mut told = vec![format!("{} queued", self.pending)];
+        told.extend(self.oldest.map(|oldest| format!("the oldest since {oldest}")));
+        if self.rejected > 0 {
+            told.push(format!("{} set aside (events list --rejected)", self.rejected));
+        }
+        let DropsForm { queue_full, unsendable } = &self.dropped;
+        if *queue_full > 0 {
+            told.push(format!("{queue_full} dropped from a full queue"));
+        }
+        let unsent = |(kind, count): (&String, &u64)| {
+            format!("{count} {} not sendable", output::printable(kind))
+        };
+        told.extend(unsendable.iter().map(unsent));
+        lines.line(told.join(", "));
+    }
+}
+
+impl EventForm {
+    fn of(row: EventRow, queued_at: Timestamp) -> Self {
+        let (kind, decision, subject) = match decode_row(&row.data) {
+            Decoded::Unsendable { kind } => ("unsendable", kind, String::new()),
+            Decoded::Undecodable { reason } => ("undecodable", reason, String::new()),
+            Decoded::Sendable(event) => described(event),
+        };
+        Self { id: row.id, unique_id: row.unique_id, queued_at, kind, decision, subject }
+    }
+}
+
+/// Kind, decision and subject of an event.
+fn described(event: QueuedEvent) -> (&'static str, String, String) {
+    let decision = |number| enum_name::<wire::Decision>(number).unwrap_or_default().to_owned();
+    match event {
+        QueuedEvent::Execution(event) => {
+            let directory = event.file_path.trim_end_matches('/');
+            let subject = format!("{directory}/{}", event.file_name);
+            ("execution", decision(event.decision), subject)
+        }
+        QueuedEvent::FileAccess(event) => {
+            let name = enum_name::<wire::FileAccessDecision>(event.decision);
+            ("file_access", name.unwrap_or_default().to_owned(), event.target)
+        }
+        QueuedEvent::Audit(event) => match event.event {
+            Some(wire::audit_event::Event::StandaloneModeRuleCreation(rule)) => {
+                ("audit", decision(rule.decision), rule.identifier)
+            }
+            None => ("audit", String::new(), String::new()),
+        },
+    }
+}
+
+impl From<Rejected> for RejectedForm {
+    fn from(event: Rejected) -> Self {
+        let Rejected { id, unique_id, cause, reason, since, bytes } = event;
+        Self { id, unique_id, cause, reason, since, bytes }
+    }
+}

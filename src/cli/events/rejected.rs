@@ -1,0 +1,89 @@
+//! `events requeue` and `events drop`.
+
+use serde::Serialize;
+
+use super::{Failure, SCHEMA_VERSION, open, usage};
+use crate::cli::output;
+use crate::cli::setup::Setup;
+use crate::clock::{Clock as _, SystemClock};
+use crate::store::{EventStore, Requeued};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Numbers of events as `events list --rejected` shows them
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<i64>,
+    /// All events that were set aside
+    #[arg(long)]
+    all: bool,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    schema_version: u32,
+    events: Vec<EventForm>,
+}
+
+#[derive(Debug, Serialize)]
+struct EventForm {
+    id: i64,
+    /// `added`, `dropped`, `duplicate` or `unknown`.
+    result: &'static str,
+}
+
+/// Sends events back to the queue.
+pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Failure> {
+    let mut store = open(setup)?;
+    let ids = ids(&store, args)?;
+    let answers = store.requeue(&ids, SystemClock::new().now().wall)?;
+    let results = answers.into_iter().map(|answer| match answer {
+        Requeued::Added => "added",
+        Requeued::Duplicate => "duplicate",
+        Requeued::Unknown => "unknown",
+    });
+    report(&ids, results, args.json)
+}
+
+/// Deletes events that were set aside.
+pub(super) fn drop(setup: &Setup, args: &Args) -> Result<(), Failure> {
+    let mut store = open(setup)?;
+    let ids = ids(&store, args)?;
+    let answers = store.drop_rejected(&ids)?;
+    let results = answers.into_iter().map(|gone| if gone { "dropped" } else { "unknown" });
+    report(&ids, results, args.json)
+}
+
+fn ids(store: &EventStore, args: &Args) -> Result<Vec<i64>, Failure> {
+    if !args.all {
+        return Ok(args.ids.clone());
+    }
+    Ok(store.rejected(usize::MAX)?.into_iter().map(|event| event.id).collect())
+}
+
+fn report(
+    ids: &[i64],
+    results: impl Iterator<Item = &'static str>,
+    json: bool,
+) -> Result<(), Failure> {
+    let events = ids.iter().zip(results).map(|(id, result)| EventForm { id: *id, result });
+    let report = Report { schema_version: SCHEMA_VERSION, events: events.collect() };
+    if json {
+        output::json(&report);
+    } else {
+        let mut lines = output::Lines::new();
+        for EventForm { id, result } in &report.events {
+            lines.line(format_args!("{id:>8}  {result}"));
+        }
+    }
+    let unknown = report.events.iter().filter(|event| event.result == "unknown").count();
+    if unknown == 0 {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "{unknown} of the numbers given name no event that was set aside; \
+         `events list --rejected` shows them"
+    )))
+}

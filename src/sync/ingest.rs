@@ -1,0 +1,90 @@
+//! Taking in events that programs hand us, a line of JSON each: read, filtered,
+//! and queued in one commit for all lines at hand.
+//!
+//! Promise: a line that is answered with [`Answer::Added`] is on disk. A bad
+//! line costs nobody but itself.
+
+use crate::model::Now;
+use crate::protocol::events::{Incoming, IngestPolicy, LineError, read_line};
+use crate::protocol::stored::encode;
+use crate::store::{EventStore, Limits, NewEvent, Queued, StoreError};
+
+/// The longest line read, in bytes. An event with its certificates takes 5 KB.
+pub const LINE_MAX: usize = 1 << 20;
+
+/// What became of a line.
+#[derive(Debug)]
+pub enum Answer {
+    /// Its event is queued.
+    Added,
+    /// An event of the same unique id waits already.
+    Duplicate,
+    /// An equal record of something allowed was taken in less than 4 h ago.
+    BackedOff,
+    /// The policy does not take such events in.
+    Filtered,
+    /// It is no event.
+    Invalid(LineError),
+}
+
+impl Answer {
+    /// The word for it in `--json`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Duplicate => "duplicate",
+            Self::BackedOff => "backed_off",
+            Self::Filtered => "filtered",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+}
+
+/// A line with what became of it.
+#[derive(Debug)]
+pub struct Answered {
+    /// What tells its event from others; empty if it is none.
+    pub unique_id: String,
+    /// What became of it.
+    pub answer: Answer,
+}
+
+/// Takes in the events of lines, in their order; answers each.
+///
+/// # Errors
+/// If they cannot be written; then none of them is queued.
+pub fn take_in(
+    store: &mut EventStore,
+    policy: IngestPolicy,
+    limits: Limits,
+    lines: &[Vec<u8>],
+    now: Now,
+) -> Result<Vec<Answered>, StoreError> {
+    let mut answers = Vec::with_capacity(lines.len());
+    let mut events = Vec::with_capacity(lines.len());
+    let mut places = Vec::with_capacity(lines.len());
+    for line in lines {
+        let (unique_id, answer) = match read_line(line) {
+            Err(error) => (String::new(), Answer::Invalid(error)),
+            Ok(Incoming { event, audited, summary }) => {
+                let unique_id = summary.unique_id.clone();
+                if policy.admits(&event, audited) {
+                    places.push(answers.len());
+                    events.push(NewEvent { summary, data: encode(&event) });
+                }
+                (unique_id, Answer::Filtered)
+            }
+        };
+        answers.push(Answered { unique_id, answer });
+    }
+    let queued = store.queue_events(&events, now, limits)?;
+    for (place, queued) in places.into_iter().zip(queued) {
+        answers[place].answer = match queued {
+            Queued::Added => Answer::Added,
+            Queued::Duplicate => Answer::Duplicate,
+            Queued::BackedOff => Answer::BackedOff,
+        };
+    }
+    Ok(answers)
+}
