@@ -99,12 +99,11 @@ fn a_line_past_the_bound_is_bad_and_the_next_one_is_read() {
 #[test]
 fn ev_2_a_line_is_answered_once_its_event_is_durable() {
     let dir = state();
-    let mut producer =
-        std::process::Command::from(command_of(&command(dir.path(), &["add", "--json"])))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it started");
+    let mut producer = command_of(&command(dir.path(), &["add", "--json"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it started");
     let mut input = producer.stdin.take().expect("a pipe");
     let mut answers = BufReader::new(producer.stdout.take().expect("a pipe")).lines();
     for (number, line) in LINES.lines().take(2).enumerate() {
