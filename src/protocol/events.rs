@@ -3,6 +3,9 @@
 //!
 //! What a stored row holds is [`super::stored`]'s.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use serde::Deserialize as _;

@@ -30,6 +30,12 @@ impl Backoff {
         self.0.insert(unique_id.to_owned(), elapsed);
         true
     }
+
+    /// Forgets an event that could not be written after all, so that whoever
+    /// tries again is not turned away.
+    pub(super) fn forget(&mut self, unique_id: &str) {
+        self.0.remove(unique_id);
+    }
 }
 
 #[cfg(test)]

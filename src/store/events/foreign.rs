@@ -40,6 +40,11 @@ impl EventStore {
     /// If there is no such file, it is no event database of a version known,
     /// or it cannot be written.
     pub fn drain_also(&mut self, path: &Path) -> Result<(), StoreError> {
+        let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
+        if same(path, &self.path) == Some(true) {
+            tracing::warn!(path = %path.display(), "EventsDatabase is this agent's own queue; it is read anyway");
+            return Ok(());
+        }
         self.foreign = Some(Foreign::open(path)?);
         Ok(())
     }
@@ -52,7 +57,7 @@ impl EventStore {
         let Some(foreign) = &self.foreign else { return Ok(0) };
         foreign
             .conn
-            .query_row("SELECT count(*) FROM events", [], |row| row.get(0))
+            .query_row("SELECT count(*) FROM events WHERE idx >= 0", [], |row| row.get(0))
             .map_err(|source| StoreError::from_open(&foreign.path, source))
     }
 }

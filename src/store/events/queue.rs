@@ -79,11 +79,11 @@ impl EventStore {
         if !admitted.contains(&true) {
             return Ok(vec![Queued::BackedOff; events.len()]);
         }
-        self.commit("queue events", |tx| {
+        let queued = self.commit("queue events", |tx| {
             let mut state = state(tx)?;
             let mut answers = Vec::with_capacity(events.len());
-            for (event, admitted) in events.iter().zip(admitted) {
-                answers.push(if admitted {
+            for (event, admitted) in events.iter().zip(&admitted) {
+                answers.push(if *admitted {
                     insert(tx, &mut state, event, now.wall)?
                 } else {
                     Queued::BackedOff
@@ -92,7 +92,13 @@ impl EventStore {
             keep_within(tx, &mut state, limits, now.wall)?;
             save_state(tx, state)?;
             Ok(answers)
-        })
+        });
+        if queued.is_err() {
+            for (event, _) in events.iter().zip(admitted).filter(|(_, admitted)| *admitted) {
+                self.backoff.forget(&event.summary.unique_id);
+            }
+        }
+        queued
     }
 }
 

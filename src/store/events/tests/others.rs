@@ -188,6 +188,19 @@ fn a_database_elsewhere_must_exist_and_be_of_a_version_we_know() {
     }
 }
 
+#[test]
+fn our_own_queue_is_not_drained_twice() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, ["a".to_owned()]);
+    let own = store.path().to_owned();
+    store.drain_also(&own).expect("nothing to do");
+    assert_eq!(store.pending_elsewhere().expect("a count"), 0);
+    let batch = read(&mut store, 9);
+    settle(&mut store, &batch);
+    assert_eq!(read(&mut store, 9), []);
+}
+
 /// Every earlier version, as text, comes to the newest with its events kept.
 #[test]
 fn a_database_of_every_earlier_version_keeps_its_events() {
