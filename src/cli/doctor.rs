@@ -91,7 +91,7 @@ impl Layer {
         }
     }
 
-    /// The exit code of a problem there: the one a sync would end with.
+    /// The exit code of a problem there.
     const fn exit_code(self) -> u8 {
         match self {
             Self::Configuration => super::EXIT_CONFIG,
@@ -123,11 +123,16 @@ struct Line {
     /// One word for the cause, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
+    /// The exit code if this is the first problem: the one a sync would end
+    /// with.
+    #[serde(skip)]
+    exit_code: u8,
 }
 
 impl Line {
     fn new(layer: Layer, status: Status, message: impl Into<String>) -> Self {
-        Self { layer, status, message: message.into(), fix: None, kind: None }
+        let exit_code = layer.exit_code();
+        Self { layer, status, message: message.into(), fix: None, kind: None, exit_code }
     }
 
     fn ok(layer: Layer, message: impl Into<String>) -> Self {
@@ -187,7 +192,7 @@ impl Report {
         // The first problem is the one to mend first: the layers build on each
         // other.
         let first = lines.iter().find(|line| line.status == Status::Problem);
-        let exit_code = first.map_or(0, |line| line.layer.exit_code());
+        let exit_code = first.map_or(0, |line| line.exit_code);
         Self { schema_version: SCHEMA_VERSION, result, exit_code, lines }
     }
 

@@ -59,6 +59,11 @@ impl Report {
             .into_iter()
             .map(|(name, fact)| FactForm { name, value: fact.value, source: fact.source })
             .collect();
+        facts.push(FactForm {
+            name: "agent_version",
+            value: env!("CARGO_PKG_VERSION").to_owned(),
+            source: "this program".to_owned(),
+        });
         let (id, error) = match machine_id {
             Ok((id, source)) => {
                 let value = id.as_str().to_owned();

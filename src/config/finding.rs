@@ -43,6 +43,8 @@ pub enum FindingKind {
     RestrictedHeader,
     /// The base URL may not be used.
     RejectedUrl,
+    /// There is no base URL.
+    MissingUrl,
     /// A rule dictionary is no rule.
     BadRule,
     /// The key does nothing without another one, or beside it.

@@ -58,6 +58,24 @@ fn conf_1_every_form_of_a_file_gives_the_same_configuration() {
     }
 }
 
+/// Whatever a file holds, reading it ends in keys or an error.
+#[test]
+fn a_damaged_file_is_an_error_or_other_keys() {
+    for name in ["binary.plist", "plain.plist", "signed-in-pieces.mobileconfig"] {
+        let bytes = fs::read(fixture(name)).expect("the fixture");
+        let mut read = 0;
+        for at in 0..bytes.len() {
+            for value in [0x00, 0x7f, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                read += usize::from(santa_sync::config::read_keys(&damaged).is_ok());
+            }
+            let _ = santa_sync::config::read_keys(&bytes[..at]);
+        }
+        assert!(read < 3 * bytes.len(), "{name}: some damage must show");
+    }
+}
+
 /// CONF-1: files of the system may be missing, and one of the old domain does
 /// not count beside one of the new.
 #[test]

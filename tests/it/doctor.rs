@@ -176,6 +176,16 @@ fn a_server_that_is_not_there_is_told_at_its_layer() {
     assert!(text.contains("PROBLEM  dns                aaaa"), "{text}");
 }
 
+/// EXIT: 6 is "no usable `SyncBaseURL`".
+#[test]
+fn without_a_url_the_exit_code_is_a_syncs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Host { dir, sets: vec!["MachineID=host-1".to_owned()] };
+    let text = host.doctor(&[]);
+    assert!(text.starts_with("PROBLEM  configuration      SyncBaseURL: is not set"), "{text}");
+    assert!(text.ends_with("exit 6"), "{text}");
+}
+
 /// HTTP-4 and the errors of HTTP, each with its fix.
 #[test]
 fn what_the_server_answers_is_told() {

@@ -115,7 +115,7 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
     if config.sync_base_url.is_none() && !rejected {
         found.add(
             Severity::Warning,
-            FindingKind::NoEffect,
+            FindingKind::MissingUrl,
             "SyncBaseURL",
             "is not set, so nothing is synced".to_owned(),
             "set it to https://host/path/",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::config::in_use;
 use super::{Layer, Line};
 use crate::clock::Clock;
-use crate::config::{Finding, Loaded, Severity, Source};
+use crate::config::{Finding, FindingKind, Loaded, Severity, Source};
 use crate::host::{HostReport, HostSource};
 use crate::model::{SyncResult, Timestamp};
 use crate::store::{EventStore, StateLock, Store, StoreError};
@@ -23,6 +23,15 @@ pub(super) fn configuration(loaded: &Loaded, clock: &dyn Clock) -> Vec<Line> {
             source @ (Source::CommandLine | Source::File(_)) => format!(" (in {source})"),
         };
         let message = format!("{key}{}{source}", finding.message);
+        if finding.kind == FindingKind::MissingUrl {
+            // A warning where the configuration is only read; no sync gets by.
+            let result = SyncResult::MissingSyncBaseUrl;
+            return Some(Line {
+                kind: Some(result.name()),
+                exit_code: result.exit_code(),
+                ..Line::problem(layer, message, &finding.fix)
+            });
+        }
         match finding.severity {
             Severity::Error => Some(Line::problem(layer, message, &finding.fix)),
             Severity::Warning => Some(Line::warning(layer, message, &finding.fix)),

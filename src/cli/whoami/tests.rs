@@ -4,7 +4,17 @@ use super::*;
 use crate::config::{Layer, Source};
 use crate::host::RecordedHost;
 
+/// The report, with the version of this program made stable.
 fn report(case: &str, entries: &[(&str, &str)]) -> Report {
+    let mut report = whole_report(case, entries);
+    for fact in report.facts.iter_mut().filter(|fact| fact.name == "agent_version") {
+        assert_eq!(fact.value, env!("CARGO_PKG_VERSION"));
+        "VERSION".clone_into(&mut fact.value);
+    }
+    report
+}
+
+fn whole_report(case: &str, entries: &[(&str, &str)]) -> Report {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/host");
     let values = entries.iter().map(|(k, v)| ((*k).to_owned(), plist::Value::from(*v))).collect();
     let layer = Layer { source: Source::CommandLine, values, exposed: false };
@@ -27,6 +37,7 @@ fn each_value_stands_beside_its_source() {
     santa_version     2026.6.655965194                      /Applications/Santa.app/Contents/Info.plist
     sip_status        0x0                                   csrutil status
     primary_user      kim                                   MachineOwner
+    agent_version     VERSION                               this program
     ");
     insta::assert_json_snapshot!(report, @r#"
     {
@@ -83,6 +94,11 @@ fn each_value_stands_beside_its_source() {
           "name": "primary_user",
           "value": "kim",
           "source": "MachineOwner"
+        },
+        {
+          "name": "agent_version",
+          "value": "VERSION",
+          "source": "this program"
         }
       ],
       "problems": []
@@ -105,6 +121,7 @@ fn a_host_without_a_machine_id_says_why_and_exits_7() {
     santa_version     2026.8        the compatibility level of this agent
     sip_status        0x0           this system has none
     primary_user      -             not configured
+    agent_version     VERSION       this program
     note: /etc/machine-id is missing or not 32 hex digits
     ");
     insta::assert_json_snapshot!(report, @r#"
@@ -152,6 +169,11 @@ fn a_host_without_a_machine_id_says_why_and_exits_7() {
           "name": "primary_user",
           "value": "",
           "source": "not configured"
+        },
+        {
+          "name": "agent_version",
+          "value": "VERSION",
+          "source": "this program"
         }
       ],
       "problems": [
