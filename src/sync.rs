@@ -5,6 +5,7 @@
 //! and nothing more, and writes the record. It holds no write lock while the
 //! network is in use: every store effect is one finished transaction.
 
+mod effects;
 mod exchange;
 pub mod ingest;
 pub mod job;
@@ -20,25 +21,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use self::effects::{Live, act_dry, pending_events};
 use self::machine::{
-    Batch, Committed, Effect, Event, Exchange, Inputs, Machine, Outcome, Request, Settled,
-    StoreEffect, Traffic,
+    Effect, Event, Exchange, Inputs, Machine, Outcome, Request, StoreEffect, Traffic,
 };
 use self::progress::{Observer, Progress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
 use crate::clock::Clock;
-use crate::model::{MachineId, SettingChange, Settings, Stage, SyncRecord, Trigger};
+use crate::model::{MachineId, Settings, Stage, SyncRecord, Trigger};
 use crate::protocol::body::Transfer;
-use crate::protocol::events;
-use crate::store::{self, EventStore, ReadStore, Store, StoreError};
+use crate::store::{EventStore, ReadStore, Store};
 use crate::transport::{Transport, XsrfToken};
 
 pub use prepare::{Prepared, Request as SyncRequest, prepare, prepare_dry};
-
-/// How many changed rules a dry run lists.
-const CHANGES_LISTED: usize = 1000;
 
 /// The stores of one sync.
 #[derive(Debug)]
@@ -303,141 +300,6 @@ impl Driver<'_> {
             ..blank
         }
     }
-}
-
-/// Carries store effects out in earnest.
-struct Live<'a> {
-    machine_id: &'a MachineId,
-    store: &'a mut Store,
-    events: &'a mut EventStore,
-    observer: &'a mut dyn Observer,
-    now: crate::model::Timestamp,
-}
-
-impl Live<'_> {
-    fn act(
-        &mut self,
-        effect: StoreEffect,
-        held: &mut Held,
-        pending: u64,
-    ) -> Result<Event, StoreError> {
-        Ok(match effect {
-            StoreEffect::StageSettings { settings, answered } => {
-                self.observer.progress(&Progress::Negotiated { sync_type: answered });
-                self.store.stage_settings(&settings, answered)?;
-                Event::SettingsStaged
-            }
-            StoreEffect::ReadEvents { limit } => {
-                Event::EventsRead(Box::new(self.read(limit, held)?))
-            }
-            StoreEffect::SettleEvents(settled) => {
-                held.uploaded += settled.delivered.len() as u64;
-                self.settle(settled, std::mem::take(&mut held.bundles))?;
-                self.observer.progress(&Progress::Uploaded { total: held.uploaded, of: pending });
-                Event::EventsSettled
-            }
-            StoreEffect::NoteRefusal { ids, words } => {
-                self.events.note_refused(&ids, &words, self.now)?;
-                Event::RefusalNoted
-            }
-            StoreEffect::CommitRules { rules, sync_type } => {
-                for rule in rules.rejected() {
-                    warn!(
-                        page = rule.page,
-                        index = rule.index,
-                        identifier = rule.identifier,
-                        reason = rule.reason,
-                        "rule rejected"
-                    );
-                }
-                let unlisted = rules.rejected_total() - rules.rejected().len() as u64;
-                if unlisted > 0 {
-                    warn!(rules = unlisted, "more rules rejected");
-                }
-                self.observer.progress(&Progress::Committing { rules: rules.len() as u64 });
-                let committed = self.store.commit_rules(&rules, sync_type, self.now)?;
-                self.observer.progress(&Progress::Committed(&committed));
-                Event::RulesCommitted(Committed {
-                    processed: committed.processed,
-                    removed: committed.removed_by_cleanup,
-                    kept_transitive: committed.kept_transitive,
-                    rules_hash: committed.hash,
-                })
-            }
-            StoreEffect::ApplySettings { clear, succeeded } => {
-                let changes = self.store.apply_staged(clear, succeeded, self.now)?;
-                self.observer.progress(&Progress::Applied(&changes));
-                Event::SettingsApplied(changes)
-            }
-            StoreEffect::DropStaged => {
-                let changes = self.store.drop_staged()?.unwrap_or_default();
-                self.observer.progress(&Progress::Reverted(&changes));
-                Event::StagedDropped(changes)
-            }
-        })
-    }
-
-    fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
-        let rows = self.events.read_batch(limit, None, self.now)?;
-        let events::Sorted { ids, mut request, dropped, rejected, bundles } = events::sort(rows);
-        self.machine_id.as_str().clone_into(&mut request.machine_id);
-        held.bundles = bundles;
-        Ok(Batch { ids, request, dropped, rejected })
-    }
-
-    fn settle(
-        &mut self,
-        settled: Settled,
-        bundles_delivered: Vec<(String, u32)>,
-    ) -> Result<(), StoreError> {
-        let Settled { delivered, dropped, rejected, bundle_requests } = settled;
-        if !bundle_requests.is_empty() {
-            debug!(bundles = bundle_requests.len(), "the server asks for bundles");
-        }
-        let settled =
-            store::Settled { delivered, dropped, rejected, bundle_requests, bundles_delivered };
-        self.events.settle(&settled, self.now)
-    }
-}
-
-/// Events queued here and in the other program's database.
-fn pending_events(events: &EventStore) -> Result<u64, StoreError> {
-    Ok(events.pending()? + events.pending_elsewhere()?)
-}
-
-/// What a dry run does in the place of each store effect.
-fn act_dry(
-    store: &ReadStore,
-    effect: StoreEffect,
-    held: &mut Held,
-    observer: &mut dyn Observer,
-) -> Result<Event, StoreError> {
-    Ok(match effect {
-        StoreEffect::StageSettings { settings, answered } => {
-            observer.progress(&Progress::Negotiated { sync_type: answered });
-            held.staged = *settings;
-            Event::SettingsStaged
-        }
-        StoreEffect::CommitRules { rules, sync_type } => {
-            let preview = store.preview_rules(&rules, sync_type, CHANGES_LISTED)?;
-            observer.progress(&Progress::Compared(&preview));
-            Event::RulesCommitted(Committed {
-                processed: rules.len() as u64,
-                removed: preview.removed,
-                kept_transitive: preview.kept_transitive,
-                rules_hash: String::new(),
-            })
-        }
-        StoreEffect::ApplySettings { clear, .. } => {
-            let changes = store.preview_settings(&held.staged, clear)?;
-            observer.progress(&Progress::Applied(&changes));
-            Event::SettingsApplied(changes)
-        }
-        StoreEffect::DropStaged => Event::StagedDropped(Vec::<SettingChange>::new()),
-        StoreEffect::ReadEvents { .. } => Event::EventsRead(Box::default()),
-        StoreEffect::SettleEvents(_) => Event::EventsSettled,
-        StoreEffect::NoteRefusal { .. } => Event::RefusalNoted,
-    })
 }
 
 /// Bounds work on the network.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::effects::pending_events;
 use super::machine::Inputs;
 use crate::model::{
     BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SettingChange, SyncType, Timestamp,
@@ -79,7 +80,7 @@ pub fn prepare(
     store.write_sync_state()?;
     let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
     let mut inputs = inputs(store, request, wished)?;
-    inputs.events_pending = super::pending_events(events)?;
+    inputs.events_pending = pending_events(events)?;
     Ok(Prepared { inputs, reverted, interrupted })
 }
 

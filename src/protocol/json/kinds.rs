@@ -1,0 +1,370 @@
+//! How a value of each kind of field is read and written.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
+
+use super::{Enumeration, Message, enum_name, enum_number};
+
+/// How values of one kind of field are read and written.
+pub trait FieldKind {
+    /// The Rust type prost gives the field.
+    type Value;
+
+    /// Reads a value; `None` for null.
+    ///
+    /// # Errors
+    /// If the value is not of this kind.
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self::Value>, D::Error>;
+
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// What the serializer reports.
+    fn write<S: Serializer>(value: &Self::Value, serializer: S) -> Result<S::Ok, S::Error>;
+
+    /// Whether the value is the one an absent field stands for.
+    fn is_default(value: &Self::Value) -> bool;
+}
+
+/// A string field.
+#[derive(Debug)]
+pub struct Text;
+/// A string field for which some servers send a number: read as the number's
+/// decimal text, to the digit.
+#[derive(Debug)]
+pub struct TextOrNumber;
+/// A bool field.
+#[derive(Debug)]
+pub struct Bool;
+/// A uint32 field.
+#[derive(Debug)]
+pub struct U32;
+/// An int32 field.
+#[derive(Debug)]
+pub struct I32;
+/// A double field.
+#[derive(Debug)]
+pub struct F64;
+/// An enum field.
+#[derive(Debug)]
+pub struct Enum<E>(PhantomData<E>);
+/// A message field.
+#[derive(Debug)]
+pub struct Nested<M>(PhantomData<M>);
+
+impl FieldKind for Text {
+    type Value = String;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+        struct TextVisitor;
+        impl Visitor<'_> for TextVisitor {
+            type Value = Option<String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or null")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+                Ok(Some(v.to_owned()))
+            }
+            fn visit_string<E: de::Error>(self, v: String) -> Result<Self::Value, E> {
+                Ok(Some(v))
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+        }
+        deserializer.deserialize_any(TextVisitor)
+    }
+
+    fn write<S: Serializer>(value: &String, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value)
+    }
+
+    fn is_default(value: &String) -> bool {
+        value.is_empty()
+    }
+}
+
+impl FieldKind for TextOrNumber {
+    type Value = String;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+        let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        let text = raw.get();
+        if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+            return Ok(Some(text.to_owned()));
+        }
+        serde_json::from_str::<Option<String>>(text)
+            .map_err(|_| de::Error::custom("invalid type, expected a string, a number or null"))
+    }
+
+    fn write<S: Serializer>(value: &String, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value)
+    }
+
+    fn is_default(value: &String) -> bool {
+        value.is_empty()
+    }
+}
+
+impl FieldKind for Bool {
+    type Value = bool;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+        struct BoolVisitor;
+        impl Visitor<'_> for BoolVisitor {
+            type Value = Option<bool>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a bool or null")
+            }
+            fn visit_bool<E: de::Error>(self, v: bool) -> Result<Self::Value, E> {
+                Ok(Some(v))
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Self::Value, E> {
+                match v {
+                    0 => Ok(Some(false)),
+                    1 => Ok(Some(true)),
+                    other => Err(E::invalid_value(de::Unexpected::Unsigned(other), &self)),
+                }
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+                match v {
+                    "true" => Ok(Some(true)),
+                    "false" => Ok(Some(false)),
+                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+                }
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+        }
+        deserializer.deserialize_any(BoolVisitor)
+    }
+
+    fn write<S: Serializer>(value: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(*value)
+    }
+
+    fn is_default(value: &bool) -> bool {
+        !value
+    }
+}
+
+/// A JSON number in whatever way it was written.
+enum Number {
+    Whole(i64),
+    Fraction(f64),
+}
+
+impl Number {
+    fn from_text(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let fraction = || match text {
+            "Infinity" => Some(f64::INFINITY),
+            "-Infinity" => Some(f64::NEG_INFINITY),
+            "NaN" => Some(f64::NAN),
+            _ if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => text.parse().ok(),
+            _ => None,
+        };
+        text.parse().map(Self::Whole).ok().or_else(|| fraction().map(Self::Fraction))
+    }
+
+    /// The number as a whole one, if it is one.
+    #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+    fn whole(&self) -> Option<i64> {
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match *self {
+            Self::Whole(n) => Some(n),
+            Self::Fraction(f) if f.fract() == 0.0 && f.abs() <= EXACT => Some(f as i64),
+            Self::Fraction(_) => None,
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a double is what the field holds")]
+    fn double(&self) -> f64 {
+        match *self {
+            Self::Whole(n) => n as f64,
+            Self::Fraction(f) => f,
+        }
+    }
+}
+
+fn read_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Number>, D::Error> {
+    struct NumberVisitor;
+    impl Visitor<'_> for NumberVisitor {
+        type Value = Option<Number>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number, a number as text, or null")
+        }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Self::Value, E> {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "past i64 it is a double in JSON anyway"
+            )]
+            Ok(Some(i64::try_from(v).map_or(Number::Fraction(v as f64), Number::Whole)))
+        }
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<Self::Value, E> {
+            Ok(Some(Number::Whole(v)))
+        }
+        fn visit_f64<E: de::Error>(self, v: f64) -> Result<Self::Value, E> {
+            Ok(Some(Number::Fraction(v)))
+        }
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+            Number::from_text(v)
+                .map(Some)
+                .ok_or_else(|| E::invalid_value(de::Unexpected::Str(v), &self))
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(NumberVisitor)
+}
+
+fn read_whole<'de, T, D>(deserializer: D, kind: &str) -> Result<Option<T>, D::Error>
+where
+    T: TryFrom<i64>,
+    D: Deserializer<'de>,
+{
+    let Some(number) = read_number(deserializer)? else { return Ok(None) };
+    let whole = number.whole().and_then(|n| T::try_from(n).ok());
+    whole
+        .map(Some)
+        .ok_or_else(|| de::Error::custom(format_args!("{} is not a {kind}", number.double())))
+}
+
+impl FieldKind for U32 {
+    type Value = u32;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+        read_whole(deserializer, "whole number from 0 to 4294967295")
+    }
+
+    fn write<S: Serializer>(value: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(*value)
+    }
+
+    fn is_default(value: &u32) -> bool {
+        *value == 0
+    }
+}
+
+impl FieldKind for I32 {
+    type Value = i32;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+        read_whole(deserializer, "whole number of 32 bits")
+    }
+
+    fn write<S: Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i32(*value)
+    }
+
+    fn is_default(value: &i32) -> bool {
+        *value == 0
+    }
+}
+
+impl FieldKind for F64 {
+    type Value = f64;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Ok(read_number(deserializer)?.map(|number| number.double()))
+    }
+
+    /// Whole numbers are written without a fraction, as servers know them.
+    fn write<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        let number = Number::Fraction(*value);
+        match number.whole() {
+            Some(_) if *value == 0.0 && value.is_sign_negative() => {
+                serializer.serialize_f64(*value)
+            }
+            Some(whole) => serializer.serialize_i64(whole),
+            None if value.is_nan() => serializer.serialize_str("NaN"),
+            None if value.is_infinite() && *value > 0.0 => serializer.serialize_str("Infinity"),
+            None if value.is_infinite() => serializer.serialize_str("-Infinity"),
+            None => serializer.serialize_f64(*value),
+        }
+    }
+
+    fn is_default(value: &f64) -> bool {
+        value.to_bits() == 0
+    }
+}
+
+impl<E: Enumeration> FieldKind for Enum<E> {
+    type Value = i32;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+        struct EnumVisitor<E>(PhantomData<E>);
+        impl<E: Enumeration> EnumVisitor<E> {
+            fn known(number: i64) -> i32 {
+                let number = i32::try_from(number).unwrap_or(0);
+                enum_name::<E>(number).map_or(0, |_| number)
+            }
+        }
+        impl<E: Enumeration> Visitor<'_> for EnumVisitor<E> {
+            type Value = Option<i32>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name or number of an enum value, or null")
+            }
+            fn visit_str<F: de::Error>(self, v: &str) -> Result<Self::Value, F> {
+                Ok(Some(match v.parse::<i64>() {
+                    Ok(number) => Self::known(number),
+                    Err(_) => enum_number::<E>(v),
+                }))
+            }
+            fn visit_u64<F: de::Error>(self, v: u64) -> Result<Self::Value, F> {
+                Ok(Some(i64::try_from(v).map_or(0, Self::known)))
+            }
+            fn visit_i64<F: de::Error>(self, v: i64) -> Result<Self::Value, F> {
+                Ok(Some(Self::known(v)))
+            }
+            fn visit_f64<F: de::Error>(self, v: f64) -> Result<Self::Value, F> {
+                Ok(Some(Number::Fraction(v).whole().map_or(0, Self::known)))
+            }
+            fn visit_unit<F: de::Error>(self) -> Result<Self::Value, F> {
+                Ok(None)
+            }
+        }
+        deserializer.deserialize_any(EnumVisitor::<E>(PhantomData))
+    }
+
+    /// A number without a name is written as the number.
+    fn write<S: Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+        match enum_name::<E>(*value) {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.serialize_i32(*value),
+        }
+    }
+
+    fn is_default(value: &i32) -> bool {
+        *value == 0
+    }
+}
+
+impl<M> FieldKind for Nested<M>
+where
+    M: Message + PartialEq + Serialize + for<'de> Deserialize<'de>,
+{
+    type Value = M;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<M>, D::Error> {
+        Option::<M>::deserialize(deserializer)
+    }
+
+    fn write<S: Serializer>(value: &M, serializer: S) -> Result<S::Ok, S::Error> {
+        value.serialize(serializer)
+    }
+
+    fn is_default(value: &M) -> bool {
+        *value == M::default()
+    }
+}

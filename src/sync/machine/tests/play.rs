@@ -1,0 +1,231 @@
+//! Plays the driver for the machine's tests.
+
+use std::collections::VecDeque;
+
+use crate::model::{
+    ClientMode, HostFacts, Identifier, MachineId, Policy, Rule, RuleCounts, RuleType, Timestamp,
+};
+use crate::protocol::preflight::Facts;
+use crate::sync::machine::*;
+
+/// Plays the driver: a script of what comes of each attempt, and a list of the
+/// effects in words.
+pub(super) struct Play {
+    machine: Machine,
+    now: Duration,
+    /// What comes of the attempts, in order; afterwards everything is answered
+    /// with an empty 200.
+    attempts: VecDeque<Exchange>,
+    batches: VecDeque<Batch>,
+    /// The store effect that fails, in words.
+    broken: &'static str,
+    pub(super) token: bool,
+    effects: Vec<String>,
+}
+
+pub(super) fn inputs() -> Inputs {
+    Inputs {
+        machine_id: MachineId::new("id").expect("an id"),
+        facts: Facts {
+            host: HostFacts::default(),
+            client_mode: ClientMode::Monitor,
+            rule_counts: RuleCounts::default(),
+            rules_hash: "before".into(),
+        },
+        wished: SyncType::Normal,
+        hold_back_events_in_clean: false,
+        events_pending: 1,
+        dry_run: false,
+        jitter: 0.0,
+        deadline: Duration::from_hours(1),
+    }
+}
+
+pub(super) fn play(attempts: impl IntoIterator<Item = Exchange>) -> Play {
+    Play {
+        machine: Machine::new(inputs()),
+        now: Duration::from_secs(1000),
+        attempts: attempts.into_iter().collect(),
+        batches: VecDeque::from([batch(&[7])]),
+        broken: "",
+        token: true,
+        effects: Vec::new(),
+    }
+}
+
+impl Play {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Inputs)) -> Self {
+        let mut inputs = inputs();
+        change(&mut inputs);
+        self.machine = Machine::new(inputs);
+        self
+    }
+
+    pub(super) fn batches(mut self, batches: impl IntoIterator<Item = Batch>) -> Self {
+        self.batches = batches.into_iter().collect();
+        self
+    }
+
+    pub(super) fn breaking(mut self, effect: &'static str) -> Self {
+        self.broken = effect;
+        self
+    }
+
+    pub(super) fn run(mut self) -> (Vec<String>, Outcome) {
+        let mut event = Event::Started;
+        for _ in 0..100_000 {
+            let now = Now { wall: Timestamp::default(), elapsed: self.now };
+            let effect = self.machine.handle(event, now);
+            let words = words(&effect);
+            self.effects.push(words.clone());
+            if let Effect::Finish(outcome) = effect {
+                return (self.effects, *outcome);
+            }
+            event = if !self.broken.is_empty() && words.starts_with(self.broken) {
+                Event::StoreFailed(Failure::new(FailureKind::Store, "disk full".into()))
+            } else {
+                self.act(effect)
+            };
+        }
+        panic!("the machine does not come to an end: {:?}", &self.effects[..20]);
+    }
+
+    fn act(&mut self, effect: Effect) -> Event {
+        self.now += Duration::from_millis(10);
+        match effect {
+            Effect::Send { request, .. } => Event::Exchange(
+                self.attempts.pop_front().unwrap_or_else(|| answered(empty_answer(&request))),
+            ),
+            Effect::FetchToken { .. } => Event::Exchange(Exchange::TokenFetched(self.token)),
+            Effect::Wait { duration, .. } => {
+                self.now += duration;
+                Event::Exchange(Exchange::Waited)
+            }
+            Effect::Store(StoreEffect::StageSettings { .. }) => Event::SettingsStaged,
+            Effect::Store(StoreEffect::ReadEvents { .. }) => {
+                Event::EventsRead(Box::new(self.batches.pop_front().unwrap_or_default()))
+            }
+            Effect::Store(StoreEffect::SettleEvents(_)) => Event::EventsSettled,
+            Effect::Store(StoreEffect::NoteRefusal { .. }) => Event::RefusalNoted,
+            Effect::Store(StoreEffect::CommitRules { rules, .. }) => {
+                Event::RulesCommitted(Committed {
+                    processed: rules.len() as u64,
+                    rules_hash: "after".into(),
+                    ..Committed::default()
+                })
+            }
+            Effect::Store(StoreEffect::ApplySettings { .. }) => {
+                Event::SettingsApplied(vec![change()])
+            }
+            Effect::Store(StoreEffect::DropStaged) => Event::StagedDropped(vec![change()]),
+            Effect::Finish(_) => unreachable!("handled by run"),
+        }
+    }
+}
+
+pub(super) fn change() -> SettingChange {
+    SettingChange { setting: "client_mode".into(), before: None, after: Some("LOCKDOWN".into()) }
+}
+
+pub(super) fn words(effect: &Effect) -> String {
+    match effect {
+        Effect::Send { request, attempt } => match &**request {
+            Request::RuleDownload { message, page } => {
+                format!("send rule_download page {page} {:?} #{attempt}", message.cursor)
+            }
+            Request::Preflight(_) | Request::EventUpload(_) | Request::Postflight(_) => {
+                format!("send {} #{attempt}", request.stage())
+            }
+        },
+        Effect::FetchToken { stage } => format!("fetch token for {stage}"),
+        Effect::Wait { duration, .. } => format!("wait {}", duration.as_secs()),
+        Effect::Store(StoreEffect::StageSettings { .. }) => "stage settings".into(),
+        Effect::Store(StoreEffect::ReadEvents { limit }) => format!("read {limit} events"),
+        Effect::Store(StoreEffect::SettleEvents(s)) => {
+            format!("settle {:?} {} {}", s.delivered, s.dropped.len(), s.rejected.len())
+        }
+        Effect::Store(StoreEffect::NoteRefusal { ids, .. }) => format!("note refusal of {ids:?}"),
+        Effect::Store(StoreEffect::CommitRules { rules, sync_type }) => {
+            format!("commit {} rules {}", rules.len(), sync_type.name())
+        }
+        Effect::Store(StoreEffect::ApplySettings { clear, succeeded }) => {
+            format!("apply settings clear={clear} succeeded={}", succeeded.is_some())
+        }
+        Effect::Store(StoreEffect::DropStaged) => "drop staged".into(),
+        Effect::Finish(outcome) => format!("finish {}", outcome.result.name()),
+    }
+}
+
+pub(super) fn batch(ids: &[i64]) -> Batch {
+    Batch { ids: ids.to_vec(), ..Batch::default() }
+}
+
+pub(super) fn traffic() -> Traffic {
+    Traffic { http_status: Some(200), bytes_sent: 10, bytes_received: 20 }
+}
+
+pub(super) fn answered(answer: Answer) -> Exchange {
+    Exchange::Answered(answer, traffic())
+}
+
+pub(super) fn empty_answer(request: &Request) -> Answer {
+    match request.stage() {
+        Stage::Preflight => Answer::Preflight(Box::default()),
+        Stage::EventUpload => Answer::EventUpload(wire::EventUploadResponse::default()),
+        Stage::RuleDownload => Answer::RuleDownload(Page::default()),
+        Stage::Postflight => Answer::Postflight,
+    }
+}
+
+pub(super) fn preflight_ok(response: wire::PreflightResponse) -> Exchange {
+    answered(Answer::Preflight(Box::new(response)))
+}
+
+pub(super) fn preflight_of(sync_type: wire::SyncType) -> Exchange {
+    preflight_ok(wire::PreflightResponse {
+        sync_type: Some(sync_type.into()),
+        ..Default::default()
+    })
+}
+
+pub(super) fn upload_ok() -> Exchange {
+    answered(Answer::EventUpload(wire::EventUploadResponse::default()))
+}
+
+pub(super) fn page_of(teams: &[&str], cursor: &str) -> Exchange {
+    let rules = teams
+        .iter()
+        .map(|team| Rule {
+            identifier: Identifier::parse(RuleType::TeamId, team).expect("a team"),
+            policy: Policy::Allowlist,
+            details: None,
+        })
+        .collect();
+    let cursor = Cursor::new(cursor.to_owned());
+    answered(Answer::RuleDownload(Page { rules, cursor, ..Page::default() }))
+}
+
+pub(super) fn status(status: u16) -> Exchange {
+    let failure = Failure {
+        kind: FailureKind::of_status(status),
+        message: format!("status {status}"),
+        http_status: Some(status),
+        retry_after: None,
+    };
+    Exchange::Failed(failure, Traffic { http_status: Some(status), ..Traffic::default() })
+}
+
+pub(super) fn times(n: usize, exchange: &Exchange) -> Vec<Exchange> {
+    vec![exchange.clone(); n]
+}
+
+/// What leads up to each stage, all of it going well.
+pub(super) fn before(stage: Stage) -> Vec<Exchange> {
+    let preflight = preflight_of(wire::SyncType::Normal);
+    match stage {
+        Stage::Preflight => vec![],
+        Stage::EventUpload => vec![preflight],
+        Stage::RuleDownload => vec![preflight, upload_ok()],
+        Stage::Postflight => vec![preflight, upload_ok(), page_of(&["AAAAAAAAAA"], "")],
+    }
+}
