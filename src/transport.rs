@@ -11,6 +11,9 @@ mod certificate;
 mod cookies;
 mod encoding;
 mod failure;
+mod headers;
+#[cfg(test)]
+mod hostile;
 mod options;
 mod proxy;
 mod redaction;
@@ -24,14 +27,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE,
-    DATE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, USER_AGENT,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, HeaderMap, HeaderValue,
+    SET_COOKIE,
 };
 use tokio::time::timeout;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
 pub use encoding::{ContentEncoding, UnknownEncoding};
+pub use headers::XsrfToken;
 pub use options::{
     ClientCertificate, HeaderProblem, Options, Roots, Timeouts, Transfer, header_problem,
     is_restricted_header,
@@ -53,16 +57,10 @@ const POOL_IDLE: Duration = Duration::from_secs(1);
 const ERROR_BODY: usize = 16 << 10;
 /// So much of it is decoded.
 const ERROR_BODY_DECODED: usize = 1 << 20;
+/// So long it is waited for.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
 /// The segment of the URL where XSRF tokens are fetched.
 const XSRF_SEGMENT: &str = "xsrf";
-/// The header an XSRF token comes in, and goes in unless the server names
-/// another one.
-const XSRF_TOKEN: &str = "x-xsrf-token";
-/// The header that names the header the token goes in.
-const XSRF_TOKEN_HEADER: &str = "x-xsrf-token-header";
-/// A longer token is not kept.
-const XSRF_TOKEN_MAX: usize = 8192;
-
 /// The connection to one server, for one sync.
 pub struct Transport {
     client: reqwest::Client,
@@ -111,19 +109,6 @@ pub struct TokenExchange {
     pub http_status: Option<u16>,
     /// Bytes of the answer's body as they came over the wire.
     pub bytes_received: u64,
-}
-
-/// A token that the server wants to see with every request of the sync.
-#[derive(Clone, PartialEq, Eq)]
-pub struct XsrfToken {
-    name: HeaderName,
-    value: HeaderValue,
-}
-
-impl fmt::Debug for XsrfToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "XsrfToken({}: ***)", self.name)
-    }
 }
 
 /// What an attempt has seen so far, for when it is cut short.
@@ -178,7 +163,7 @@ impl Transport {
         };
         let client = builder.build().map_err(unusable)?;
         let mut redaction = Redaction::default();
-        let headers = headers(&options, &mut redaction);
+        let headers = headers::of_every_request(&options, &mut redaction);
         let passwords = [
             route.as_ref().and_then(|route| route.password.as_ref()),
             options.client_certificate.as_ref().and_then(|c| c.password.as_ref()),
@@ -276,10 +261,8 @@ impl Transport {
         let url = shown(&self.target(XSRF_SEGMENT));
         self.report(XSRF_SEGMENT, &url, &tally, result.as_ref());
         let outcome = result.map(|received| {
-            let token = token(&received.headers)?;
-            if let Ok(value) = token.value.to_str() {
-                lock(&self.redaction).add(value);
-            }
+            let token = headers::token(&received.headers)?;
+            lock(&self.redaction).add(token.value());
             Some(token)
         });
         TokenExchange { outcome, http_status: tally.status, bytes_received: tally.received }
@@ -324,7 +307,7 @@ impl Transport {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
         if let Some(token) = token {
-            headers.insert(token.name.clone(), token.value.clone());
+            token.add_to(&mut headers);
         }
         self.add_cookies(&mut headers, &url);
         tally.sent = body.len() as u64;
@@ -357,7 +340,7 @@ impl Transport {
         tally.status = Some(status);
         self.take_cookies(response.headers(), url, scene.now);
         if status != 200 {
-            let body = error_body(&mut response, idle, tally).await;
+            let body = error_body(&mut response, tally).await;
             let redaction = lock(&self.redaction).clone();
             return Err(status::failure(scene, status, response.headers(), &body, &redaction));
         }
@@ -387,7 +370,7 @@ impl Transport {
             Some(configured) => format!("{configured}; {ours}"),
             None => ours,
         };
-        if let Ok(value) = sensitive(&all) {
+        if let Ok(value) = headers::sensitive(&all) {
             headers.insert(COOKIE, value);
         }
     }
@@ -400,7 +383,7 @@ impl Transport {
             }
         }
         let mut redaction = lock(&self.redaction);
-        jar.values().for_each(|value| redaction.add(value));
+        jar.values().for_each(|value| redaction.add_passing(value));
     }
 
     fn report(&self, stage: &str, url: &str, tally: &Tally, result: Result<&Received, &Failure>) {
@@ -440,68 +423,6 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// The headers of every request: the extra ones, then those that win over them.
-fn headers(options: &Options, redaction: &mut Redaction) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static(options.transfer.content_type()));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
-    let url = options.base_url.as_url();
-    if !url.username().is_empty() || url.password().is_some() {
-        let decoded = |text: &str| {
-            percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
-        };
-        let password = decoded(url.password().unwrap_or_default());
-        redaction.add(&password);
-        let pair = format!("{}:{password}", decoded(url.username()));
-        let basic =
-            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pair.as_bytes());
-        redaction.add(&basic);
-        if let Ok(value) = sensitive(&format!("Basic {basic}")) {
-            headers.insert(AUTHORIZATION, value);
-        }
-    }
-    for (name, value) in &options.extra_headers {
-        let value = value.expose();
-        if let Some(problem) = header_problem(name, value) {
-            tracing::warn!(header = ?name, "extra header left out: it {}", problem.words());
-            continue;
-        }
-        redaction.add(value.trim());
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.trim().as_bytes()), sensitive(value.trim()))
-        {
-            headers.insert(name, value);
-        }
-    }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(options.transfer.content_type()));
-    if let Ok(agent) = HeaderValue::from_str(&options.user_agent) {
-        headers.insert(USER_AGENT, agent);
-    }
-    headers
-}
-
-/// A header value that shows itself in no debug output.
-fn sensitive(text: &str) -> Result<HeaderValue, reqwest::header::InvalidHeaderValue> {
-    let mut value = HeaderValue::from_str(text)?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// The token of an answer of the XSRF endpoint.
-fn token(headers: &HeaderMap) -> Option<XsrfToken> {
-    let mut value = headers.get(XSRF_TOKEN)?.clone();
-    if value.is_empty() || value.len() > XSRF_TOKEN_MAX {
-        return None;
-    }
-    value.set_sensitive(true);
-    let named = headers.get(XSRF_TOKEN_HEADER).and_then(|name| {
-        let name = name.to_str().ok()?.trim();
-        let usable = header_problem(name, "").is_none();
-        usable.then(|| HeaderName::from_bytes(name.as_bytes()).ok()).flatten()
-    });
-    Some(XsrfToken { name: named.unwrap_or(HeaderName::from_static(XSRF_TOKEN)), value })
-}
-
 fn decoder(
     response: &reqwest::Response,
     length: Option<u64>,
@@ -516,20 +437,21 @@ fn decoder(
     Decoder::new(values.iter().map(AsRef::as_ref), length, limit)
 }
 
-/// The beginning of the body of an error, as far as it comes without trouble.
-async fn error_body(
-    response: &mut reqwest::Response,
-    idle: Duration,
-    tally: &mut Tally,
-) -> Vec<u8> {
+/// The beginning of the body of an error, as far as it comes without trouble
+/// and soon: the status is what matters.
+async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<u8> {
     let Ok(mut decoder) = decoder(response, None, ERROR_BODY_DECODED) else { return Vec::new() };
-    while let Ok(Ok(Some(wire))) = timeout(idle, response.chunk()).await {
-        tally.received += wire.len() as u64;
-        let ended = decoder.push(&wire).is_err();
-        if ended || tally.received >= ERROR_BODY as u64 {
-            break;
+    let reading = async {
+        while let Ok(Some(wire)) = response.chunk().await {
+            tally.received += wire.len() as u64;
+            let ended = decoder.push(&wire).is_err();
+            if ended || tally.received >= ERROR_BODY as u64 {
+                break;
+            }
         }
-    }
+    };
+    // What came in time is shown.
+    let _ = timeout(ERROR_BODY_TIME, reading).await;
     decoder.so_far().iter().take(ERROR_BODY).copied().collect()
 }
 

@@ -94,6 +94,7 @@ pub(super) enum DecodeError {
 /// Decodes one answer. Memory stays within the limit and a small constant.
 pub(super) struct Decoder {
     coding: Coding,
+    piece: Vec<u8>,
     decoded: Vec<u8>,
     received: u64,
     limit: usize,
@@ -143,7 +144,8 @@ impl Decoder {
             // memory is taken as it comes.
             decoded.reserve_exact(length.min(8 * 1024 * 1024));
         }
-        Ok(Self { coding, decoded, received: 0, limit })
+        let piece = if matches!(coding, Coding::Identity) { Vec::new() } else { vec![0; PIECE] };
+        Ok(Self { coding, piece, decoded, received: 0, limit })
     }
 
     /// Takes the next bytes off the wire.
@@ -157,9 +159,11 @@ impl Decoder {
             Coding::Identity => append(&mut self.decoded, wire, self.limit),
             Coding::Gzip(decoder) => {
                 decoder.get_mut().push(wire);
-                drain_gzip(decoder, &mut self.decoded, self.limit)
+                drain_gzip(decoder, &mut self.piece, &mut self.decoded, self.limit)
             }
-            Coding::Deflate(deflate) => deflate.push(wire, &mut self.decoded, self.limit),
+            Coding::Deflate(deflate) => {
+                deflate.push(wire, &mut self.piece, &mut self.decoded, self.limit)
+            }
         }
     }
 
@@ -178,7 +182,7 @@ impl Decoder {
             Coding::Identity => {}
             Coding::Gzip(decoder) => {
                 decoder.get_mut().ended = true;
-                drain_gzip(decoder, &mut self.decoded, self.limit)?;
+                drain_gzip(decoder, &mut self.piece, &mut self.decoded, self.limit)?;
             }
             Coding::Deflate(deflate) if deflate.ended => {}
             Coding::Deflate(_) => return Err(DecodeError::Truncated),
@@ -241,12 +245,12 @@ impl Read for Feed {
 
 fn drain_gzip(
     gzip: &mut MultiGzDecoder<Feed>,
+    piece: &mut [u8],
     decoded: &mut Vec<u8>,
     limit: usize,
 ) -> Result<(), DecodeError> {
-    let mut piece = vec![0; PIECE];
     loop {
-        match gzip.read(&mut piece) {
+        match gzip.read(piece) {
             Ok(0) => return Ok(()),
             Ok(length) => append(decoded, piece.get(..length).unwrap_or_default(), limit)?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -271,6 +275,7 @@ impl Deflate {
     fn push(
         &mut self,
         wire: &[u8],
+        piece: &mut [u8],
         decoded: &mut Vec<u8>,
         limit: usize,
     ) -> Result<(), DecodeError> {
@@ -281,14 +286,13 @@ impl Deflate {
             let zlib = one & 0x0f == 8 && u16::from_be_bytes([one, two]) % 31 == 0;
             self.inflate = Some(Decompress::new(zlib));
             let first = std::mem::take(&mut self.first);
-            return self.push(&first, decoded, limit);
+            return self.push(&first, piece, decoded, limit);
         };
         let mut rest = wire;
-        let mut piece = vec![0; PIECE];
         while !self.ended {
             let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
             let status = inflate
-                .decompress(rest, &mut piece, FlushDecompress::None)
+                .decompress(rest, piece, FlushDecompress::None)
                 .map_err(|_| DecodeError::Corrupt("deflate"))?;
             let read = usize::try_from(inflate.total_in() - before_in).unwrap_or(rest.len());
             let made = usize::try_from(inflate.total_out() - before_out).unwrap_or(PIECE);

@@ -1,6 +1,7 @@
 //! Strikes secrets out of texts that servers wrote, since some echo what they
 //! were sent.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use crate::model::Secret;
@@ -9,10 +10,15 @@ use crate::model::Secret;
 /// that mean something else.
 const SHORTEST: usize = 5;
 
+/// How many secrets that come and go are remembered: servers may set a new
+/// cookie with every answer.
+const PASSING_KEPT: usize = 64;
+
 /// The secrets to strike out.
 #[derive(Clone, Default)]
 pub(super) struct Redaction {
     secrets: Vec<String>,
+    passing: VecDeque<String>,
 }
 
 impl Redaction {
@@ -25,21 +31,33 @@ impl Redaction {
                 self.secrets.push(part.to_owned());
             }
         }
-        // The longest first, so that no secret hides in the rest of another.
-        self.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    }
+
+    /// The same for a secret that others of its kind replace in time.
+    pub(super) fn add_passing(&mut self, secret: &str) {
+        if secret.len() < SHORTEST || self.passing.iter().any(|known| known == secret) {
+            return;
+        }
+        if self.passing.len() == PASSING_KEPT {
+            self.passing.pop_front();
+        }
+        self.passing.push_back(secret.to_owned());
     }
 
     /// The text with a mask in the place of every secret.
     pub(super) fn apply(&self, text: &str) -> String {
-        self.secrets
-            .iter()
+        let mut secrets: Vec<_> = self.secrets.iter().chain(&self.passing).collect();
+        // The longest first, so that no secret hides in the rest of another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets
+            .into_iter()
             .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), Secret::MASK))
     }
 }
 
 impl fmt::Debug for Redaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redaction({} secrets)", self.secrets.len())
+        write!(f, "Redaction({} secrets)", self.secrets.len() + self.passing.len())
     }
 }
 
@@ -53,10 +71,21 @@ mod tests {
         redaction.add("Bearer abc123");
         redaction.add("abc123-and-more");
         redaction.add("no");
+        redaction.add_passing("c00kie");
         assert_eq!(
-            redaction.apply("Bearer abc123, then abc123, then abc123-and-more, no"),
-            "(secret), then (secret), then (secret), no"
+            redaction.apply("Bearer abc123, then abc123, then abc123-and-more, no c00kie"),
+            "(secret), then (secret), then (secret), no (secret)"
         );
         assert!(!format!("{redaction:?}").contains("abc123"));
+    }
+
+    #[test]
+    fn secrets_that_come_and_go_do_not_pile_up() {
+        let mut redaction = Redaction::default();
+        for number in 10_000..20_000 {
+            redaction.add_passing(&number.to_string());
+        }
+        assert_eq!(redaction.passing.len(), PASSING_KEPT);
+        assert_eq!(redaction.apply("19999 and 10000"), "(secret) and 10000");
     }
 }

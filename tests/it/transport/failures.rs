@@ -284,3 +284,26 @@ async fn http_3_redirects_are_not_followed() {
         assert_eq!(target.connections(), 0);
     }
 }
+
+/// An error's body that does not come is not waited for: the status counts.
+#[tokio::test]
+async fn http_9_a_status_is_not_lost_to_a_body_that_drips_or_stalls() {
+    let head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\nno en".to_vec();
+    let every = Duration::from_millis(100);
+    for reply in [Reply::Stall(head.clone()), Reply::Drip(head, vec![b'!'; 995], every)] {
+        let options = options(Script::new([reply]).listen().await);
+        let failure = attempt(options).await;
+        assert_eq!(failure.kind, FailureKind::Forbidden, "{failure}");
+        assert!(failure.message.contains("no en"), "{failure}");
+    }
+}
+
+/// The README tells of every kind what to do about it.
+#[test]
+fn every_kind_is_in_the_readme() {
+    let readme = include_str!("../../../README.md");
+    let table = readme.split("## When a sync fails").nth(1).expect("the section");
+    for kind in FailureKind::ALL {
+        assert!(table.contains(&format!("`{kind}`")), "{kind}");
+    }
+}

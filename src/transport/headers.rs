@@ -1,0 +1,107 @@
+//! Request headers: the extra ones of the configuration, those that win over
+//! them, and the XSRF token.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    InvalidHeaderValue, USER_AGENT,
+};
+
+use super::redaction::Redaction;
+use super::{Options, header_problem};
+use crate::model::Secret;
+
+/// The header an XSRF token comes in, and goes in unless the server names
+/// another one.
+const XSRF_TOKEN: &str = "x-xsrf-token";
+/// The header that names the header the token goes in.
+const XSRF_TOKEN_HEADER: &str = "x-xsrf-token-header";
+/// A longer token is not kept.
+const XSRF_TOKEN_MAX: usize = 8192;
+
+/// A token that the server wants to see with every request of the sync.
+#[derive(Clone, PartialEq, Eq)]
+pub struct XsrfToken {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+impl XsrfToken {
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        headers.insert(self.name.clone(), self.value.clone());
+    }
+
+    /// The token itself; empty if it is no text.
+    pub(super) fn value(&self) -> &str {
+        self.value.to_str().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for XsrfToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "XsrfToken({}: {})", self.name, Secret::MASK)
+    }
+}
+
+/// The headers of every request: the extra ones, then those that win over them.
+pub(super) fn of_every_request(options: &Options, redaction: &mut Redaction) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static(options.transfer.content_type()));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+    let url = options.base_url.as_url();
+    if !url.username().is_empty() || url.password().is_some() {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let password = decoded(url.password().unwrap_or_default());
+        redaction.add(&password);
+        let pair = format!("{}:{password}", decoded(url.username()));
+        let basic = STANDARD.encode(pair);
+        redaction.add(&basic);
+        if let Ok(value) = sensitive(&format!("Basic {basic}")) {
+            headers.insert(AUTHORIZATION, value);
+        }
+    }
+    for (name, value) in &options.extra_headers {
+        let value = value.expose();
+        if let Some(problem) = header_problem(name, value) {
+            tracing::warn!(header = ?name, "extra header left out: it {}", problem.words());
+            continue;
+        }
+        redaction.add(value.trim());
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.trim().as_bytes()), sensitive(value.trim()))
+        {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(options.transfer.content_type()));
+    if let Ok(agent) = HeaderValue::from_str(&options.user_agent) {
+        headers.insert(USER_AGENT, agent);
+    }
+    headers
+}
+
+/// A header value that shows itself in no debug output.
+pub(super) fn sensitive(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(text)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The token of an answer of the XSRF endpoint.
+pub(super) fn token(headers: &HeaderMap) -> Option<XsrfToken> {
+    let mut value = headers.get(XSRF_TOKEN)?.clone();
+    if value.is_empty() || value.len() > XSRF_TOKEN_MAX {
+        return None;
+    }
+    value.set_sensitive(true);
+    let named = headers.get(XSRF_TOKEN_HEADER).and_then(|name| {
+        let name = name.to_str().ok()?.trim();
+        let usable = header_problem(name, "").is_none();
+        usable.then(|| HeaderName::from_bytes(name.as_bytes()).ok()).flatten()
+    });
+    Some(XsrfToken { name: named.unwrap_or(HeaderName::from_static(XSRF_TOKEN)), value })
+}
