@@ -1,5 +1,6 @@
 //! The transport against real sockets: scripted servers, TLS, proxies.
 
+mod alone;
 mod exchange;
 mod exchanges;
 mod failures;
