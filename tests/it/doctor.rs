@@ -1,17 +1,14 @@
 //! `doctor` as a user runs it: a healthy host, and one failure of each layer.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
-use std::thread;
 
 use assert_cmd::Command;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use santa_sync::harness::{FakeServer, Fault, Preset, Route, every};
 use santa_sync::model::Stage;
+
+mod tls;
 
 /// A host with a state directory that does not exist yet.
 struct Host {
@@ -30,17 +27,21 @@ impl Host {
         self
     }
 
+    fn run(&self, command: &str, args: &[&str]) -> std::process::Output {
+        let mut program = Command::cargo_bin("santa-sync").expect("the program");
+        for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+            program.env_remove(variable);
+        }
+        program.arg("--state-dir").arg(self.dir.path().join("state")).arg(command).args(args);
+        for set in &self.sets {
+            program.arg("--set").arg(set);
+        }
+        program.output().expect("it ran")
+    }
+
     /// The report without what differs from machine to machine.
     fn doctor(&self, args: &[&str]) -> String {
-        let mut command = Command::cargo_bin("santa-sync").expect("the program");
-        for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-            command.env_remove(variable);
-        }
-        command.arg("--state-dir").arg(self.dir.path().join("state")).arg("doctor").args(args);
-        for set in &self.sets {
-            command.arg("--set").arg(set);
-        }
-        let output = command.output().expect("it ran");
+        let output = self.run("doctor", args);
         let text = String::from_utf8_lossy(&output.stdout)
             .replace(&self.dir.path().display().to_string(), "DIR");
         let of_machine = |line: &&str| {
@@ -261,99 +262,49 @@ fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
     assert_eq!(output.status.code(), Some(78));
 }
 
-/// A certificate authority, its certificate as PEM, and a server with a
-/// certificate of it that answers every request with an empty object.
-fn tls_server(days: i64) -> (String, String) {
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "Example CA");
-    let key = KeyPair::generate().expect("a key");
-    let ca = CertifiedIssuer::self_signed(params, key).expect("a CA");
-    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-    params.distinguished_name.push(rcgen::DnType::CommonName, "sync server");
-    let today =
-        time::OffsetDateTime::from(std::time::UNIX_EPOCH) + time::Duration::seconds(now_secs());
-    params.not_before = today - time::Duration::days(400);
-    params.not_after = today + time::Duration::days(days);
-    let key = KeyPair::generate().expect("a key");
-    let certificate = params.signed_by(&key, &ca).expect("a certificate");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("protocol versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .expect("a TLS configuration");
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    let config = Arc::new(config);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (Ok(mut stream), config) = (stream, Arc::clone(&config)) else { return };
-            thread::spawn(move || {
-                let mut tls = rustls::ServerConnection::new(config).expect("a session");
-                let mut stream = rustls::Stream::new(&mut tls, &mut stream);
-                let mut request = vec![0; 65536];
-                // The head and the small body come in one or two records; the
-                // answer does not depend on them.
-                if stream.read(&mut request).is_ok_and(|n| n > 0) {
-                    let _ = stream.write_all(
-                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
-                    );
-                    let _ = stream.flush();
-                    let _ = stream.read(&mut request);
-                }
-            });
-        }
-    });
-    (format!("https://localhost:{port}/"), ca.pem())
-}
-
-fn now_secs() -> i64 {
-    use santa_sync::clock::Clock as _;
-    santa_sync::clock::SystemClock::new().now().wall.as_secs()
-}
-
-fn tls_lines(host: &Host) -> String {
-    let text = stable(&host.doctor(&[]));
-    let lines: Vec<_> = text
-        .lines()
-        .skip_while(|line| !line.contains(" tls  "))
-        .take_while(|line| !line.contains(" body  "))
-        .collect();
-    lines.join("\n")
-}
-
-/// HTTP-12: whose certificate, by which roots, for how long.
+/// HTTP-13: behind a proxy that is not there, the proxy is named.
 #[test]
-fn http_12_the_servers_certificate_is_shown_trusted_or_not() {
-    let (url, ca) = tls_server(90);
-    let host = Host::of(&url);
-    let roots = host.dir.path().join("roots.pem");
-    fs::write(&roots, &ca).expect("written");
-    let trusted = Host::of(&url).set(format!("ServerAuthRootsFile={}", roots.display()));
-    let text = tls_lines(&trusted);
-    assert!(
-        text.contains("ok       tls                the server shows \"sync server\""),
-        "{text}"
-    );
-    assert!(text.contains("signed by Example CA") && text.contains("89 days left"), "{text}");
-    assert!(text.contains("none is configured; the server did not ask for one"), "{text}");
-    assert!(text.contains("ok       http "), "{text}");
+fn http_13_a_proxy_that_is_not_there_is_told_from_the_server() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let port = free.port();
+    let host = Host::of("https://sync.example.com/").set(format!(
+        r#"SyncProxyConfiguration={{"HTTPSEnable":1,"HTTPSProxy":"127.0.0.1","HTTPSPort":{port}}}"#
+    ));
+    let text = stable(&host.doctor(&[]));
+    let line = text.lines().find(|line| line.contains(" connection ")).expect("a line");
+    assert!(line.contains("the proxy http://HOST:PORT of SyncProxyConfiguration"), "{text}");
+    assert!(text.contains("fix: check SyncProxyConfiguration"), "{text}");
+}
 
-    let (_, other) = tls_server(90);
-    fs::write(&roots, &other).expect("written");
-    let text = tls_lines(&trusted);
-    assert!(
-        text.contains("warning  tls                the server shows \"sync server\""),
-        "{text}"
-    );
-    assert!(text.contains("PROBLEM  tls "), "{text}");
-    assert!(text.contains("skipped  http               the connection is not made"), "{text}");
+/// EXIT: 73 is "state directory or database cannot be used".
+#[test]
+fn state_3_a_damaged_store_is_found_and_left_alone() {
+    let server = FakeServer::builder().start().expect("a server");
+    let host = Host::of(&server.url());
+    assert!(host.run("sync", &[]).status.success());
+    let database = host.dir.path().join("state/rules.db");
+    fs::write(&database, "garbage that is no database at all").expect("written");
+    let text = host.doctor(&["--no-probe"]);
+    assert!(text.contains("PROBLEM  stores             ") && text.contains("rules.db"), "{text}");
+    assert!(text.ends_with("exit 73"), "{text}");
+    let left = fs::read_to_string(&database).expect("the file");
+    assert_eq!(left, "garbage that is no database at all");
+}
 
-    let (url, ca) = tls_server(3);
-    fs::write(&roots, &ca).expect("written");
-    let soon = Host::of(&url).set(format!("ServerAuthRootsFile={}", roots.display()));
-    assert!(tls_lines(&soon).contains("warning  tls "), "a certificate with 3 days left");
+#[test]
+fn the_last_syncs_are_told_with_their_reason() {
+    let route = Route::from(Stage::Preflight);
+    let fault = Fault::Status(404, Vec::new(), String::new());
+    let server = FakeServer::builder().fault(route, every(), fault).start().expect("a server");
+    let host = Host::of(&server.url());
+    assert_eq!(host.run("sync", &[]).status.code(), Some(1));
+    server.clear_faults();
+    let text = host.doctor(&[]);
+    assert!(text.contains("warning  history            no sync has succeeded yet"), "{text}");
+    assert!(text.contains("ended in preflight_failed"), "{text}");
+    assert!(text.contains("a CLEAN_ALL sync is wished for since"), "{text}");
+    assert!(host.run("sync", &[]).status.success());
+    let text = host.doctor(&[]);
+    assert!(text.contains("ok       history            the last success was "), "{text}");
+    assert!(text.contains("ok       stores             rules.db holds 0 rules"), "{text}");
 }

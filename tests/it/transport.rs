@@ -7,7 +7,7 @@ mod failures;
 mod faults;
 #[cfg(target_os = "linux")]
 mod memory;
-mod pki;
+pub(crate) mod pki;
 mod proxies;
 mod secrets;
 mod server;

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use santa_sync::transport::{ClientCertificate, Options, Roots};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -55,10 +56,21 @@ impl Ca {
 
     /// The same, valid from and to New Year of these years.
     pub(crate) fn issue_between(&self, name: &str, hosts: &[&str], from: i32, to: i32) -> Leaf {
+        let year = |year| rcgen::date_time_ymd(year, 1, 1);
+        self.issue_valid(name, hosts, year(from), year(to))
+    }
+
+    /// The same, valid from and to these times.
+    pub(crate) fn issue_valid(
+        &self,
+        name: &str,
+        hosts: &[&str],
+        from: OffsetDateTime,
+        to: OffsetDateTime,
+    ) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let mut params = named(name, hosts);
-        params.not_before = rcgen::date_time_ymd(from, 1, 1);
-        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        (params.not_before, params.not_after) = (from, to);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Leaf {
             pem: certificate.pem(),
