@@ -17,15 +17,22 @@ mod support;
 
 use std::hint::black_box;
 use std::path::Path;
+use std::process::Command;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use santa_sync::model::{Executable, Identifier, Policy, RuleSet, SyncType, Timestamp};
 use santa_sync::store::Store;
-use support::{Watch, made, rule_of, set};
+use support::{Watch, bare_commit, made, rule_of, set};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, dir, size] = args.as_slice()
+        && mode == "churn"
+    {
+        return churn(Path::new(dir), size.parse().expect("a number"));
+    }
     let sizes: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![1_000, 100_000, 1_000_000] } else { sizes };
     println!("times in ms of wall clock (of CPU)");
@@ -37,6 +44,13 @@ fn main() {
     }
 }
 
+/// Commits everything anew, for whoever reads meanwhile.
+fn churn(dir: &Path, size: u64) {
+    let (mut store, _) = Store::open(dir, NOW).expect("a store");
+    let rules = made(0..size, 10_000);
+    store.commit_rules(&rules, SyncType::CleanAll, NOW).expect("committed");
+}
+
 fn measure(size: u64) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut row = |name: &str, cell: String| rows.push((name.to_owned(), cell));
@@ -44,7 +58,8 @@ fn measure(size: u64) -> Vec<(String, String)> {
 
     let dir = tempfile::tempdir().expect("a directory");
     let watch = Watch::start();
-    floor(dir.path(), &rules);
+    let mut conn = Connection::open(dir.path().join("floor.db")).expect("a database");
+    bare_commit(&mut conn, dir.path(), &rules);
     let bare = watch.stop();
     row("floor: the rows and their index, bare", bare.shown());
 
@@ -94,61 +109,27 @@ fn measure(size: u64) -> Vec<(String, String)> {
                 .with(Identifier::TeamId(*b"ABCDEFGHIJ"))
         })
         .collect();
+    drop(store);
     let reader = Store::open_read_only(dir.path()).expect("a reader");
-    let mut took: Vec<f64> = known
-        .iter()
-        .cycle()
-        .take(50_000)
-        .map(|executable| {
-            let watch = Watch::start();
-            black_box(reader.find_rule(executable).expect("looked up"));
-            watch.wall_only() * 1e3
-        })
-        .collect();
-    took.sort_by(f64::total_cmp);
-    row(
-        "lookup p50, p99 in us",
-        format!("{:.1}, {:.1}", took[took.len() / 2], took[took.len() / 100 * 99]),
-    );
-    rows
-}
-
-/// What any program would have to do: the same rows with the same pragmas in
-/// one transaction, the index last.
-fn floor(dir: &Path, rules: &RuleSet) {
-    let mut conn = Connection::open(dir.join("floor.db")).expect("a database");
-    conn.execute_batch(&format!(
-        "PRAGMA temp_store_directory = '{}'; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-         CREATE TABLE execution_rules (identifier TEXT NOT NULL, state INTEGER NOT NULL, \
-         type INTEGER NOT NULL, custommsg TEXT, timestamp INTEGER, customurl TEXT, comment TEXT, \
-         cel_expr TEXT, rule_id INTEGER DEFAULT 0, seatbelt_policy TEXT, \
-         event_detail_button_text TEXT)",
-        dir.display()
-    ))
-    .expect("a table");
-    let tx = conn.transaction().expect("begun");
-    {
-        let mut insert = tx
-            .prepare(
-                "INSERT INTO execution_rules VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, NULL, ?8)",
-            )
-            .expect("prepared");
-        for rule in rules.iter() {
-            let none: Option<&str> = None;
-            insert
-                .execute(params![
-                    rule.identifier.to_string(),
-                    1,
-                    rule.identifier.rule_type().number(),
-                    none,
-                    none,
-                    none,
-                    none,
-                    none
-                ])
-                .expect("inserted");
-        }
+    let look = |executable: &Executable| {
+        let watch = Watch::start();
+        black_box(reader.find_rule(executable).expect("looked up"));
+        watch.wall_only() * 1e3
+    };
+    let shown = |mut took: Vec<f64>| {
+        took.sort_by(f64::total_cmp);
+        format!("{:.1}, {:.1}", took[took.len() / 2], took[took.len() / 100 * 99])
+    };
+    let quiet = known.iter().cycle().take(50_000).map(look).collect();
+    row("lookup p50, p99 in us", shown(quiet));
+    let mut writer = Command::new(std::env::current_exe().expect("this program"))
+        .args(["churn", &dir.path().display().to_string(), &size.to_string()])
+        .spawn()
+        .expect("a writer");
+    let mut busy = Vec::new();
+    while writer.try_wait().expect("asked").is_none() {
+        busy.extend(known.iter().take(1_000).map(look));
     }
-    tx.execute_batch("CREATE UNIQUE INDEX x ON execution_rules (identifier, type)").expect("index");
-    tx.commit().expect("committed");
+    row("the same while a clean commit runs", shown(busy));
+    rows
 }

@@ -1,8 +1,17 @@
-//! Made rules and a stopwatch, for the benches of rules.
+//! Made rules, the floor of a commit and a stopwatch, for the benches of rules.
+
+#![allow(
+    dead_code,
+    clippy::cast_precision_loss,
+    clippy::expect_used,
+    reason = "each bench uses a part of it, and all of them only measure"
+)]
 
 use std::ops::Range;
+use std::path::Path;
 use std::time::Instant;
 
+use rusqlite::{Connection, params};
 use santa_sync::model::{Identifier, Policy, Rule, RuleSet};
 
 /// The rule of a number: a file hash that looks random and is always the same.
@@ -35,6 +44,41 @@ pub(crate) fn set(rules: Vec<Rule>) -> RuleSet {
     let mut set = RuleSet::default();
     set.push_page(rules, vec![]);
     set
+}
+
+/// What any program would have to do: the same rows with the same pragmas in
+/// one transaction, the index last. Replaces what is there.
+pub(crate) fn bare_commit(conn: &mut Connection, dir: &Path, rules: &RuleSet) {
+    conn.execute_batch(&format!(
+        "PRAGMA temp_store_directory = '{}'; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         CREATE TABLE IF NOT EXISTS execution_rules (identifier TEXT NOT NULL, state INTEGER NOT \
+         NULL, type INTEGER NOT NULL, custommsg TEXT, timestamp INTEGER, customurl TEXT, comment \
+         TEXT, cel_expr TEXT, rule_id INTEGER DEFAULT 0, seatbelt_policy TEXT, \
+         event_detail_button_text TEXT)",
+        dir.display()
+    ))
+    .expect("a table");
+    let tx = conn.transaction().expect("begun");
+    tx.execute_batch("DROP INDEX IF EXISTS x; DELETE FROM execution_rules").expect("emptied");
+    {
+        let mut insert = tx
+            .prepare(
+                "INSERT INTO execution_rules VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, NULL, ?8)",
+            )
+            .expect("prepared");
+        let none: Option<&str> = None;
+        let mut identifier = String::new();
+        for rule in rules.iter() {
+            identifier.clear();
+            rule.identifier.push_to(&mut identifier);
+            let rule_type = rule.identifier.rule_type().number();
+            insert
+                .execute(params![identifier, 1, rule_type, none, none, none, none, none])
+                .expect("inserted");
+        }
+    }
+    tx.execute_batch("CREATE UNIQUE INDEX x ON execution_rules (identifier, type)").expect("index");
+    tx.commit().expect("committed");
 }
 
 /// Wall clock and CPU since a start.

@@ -1,14 +1,15 @@
 //! Whether the expression of a CEL rule parses. What it means, and whether the
 //! host knows its names, is the authorizer's business.
 
+use std::collections::HashMap;
 use std::thread;
 
 /// The longest expression that is looked at, in bytes. Servers hold them in
 /// columns of a few KiB.
 pub const EXPRESSION_MAX: usize = 16 * 1024;
 
-/// Address space for parsing one expression. The parser descends once for each
-/// operator of a chain such as `1+1+1`; measured, the worst chain of
+/// Address space for parsing one expression. The parser descends far for
+/// each bracket, and once for each operator of a chain such as `1+1+1`; measured, the worst chain of
 /// [`EXPRESSION_MAX`] bytes touches under a quarter of it. Pages not touched
 /// are not taken.
 const STACK: usize = 128 << 20;
@@ -38,6 +39,30 @@ pub fn check(expression: &str) -> Result<(), String> {
             Err(error) => Err(format!("it cannot be checked: {error}")),
         }
     })
+}
+
+/// Expressions checked so far: servers put one and the same on many rules.
+#[derive(Debug, Default)]
+pub struct Checked(HashMap<String, Result<(), String>>);
+
+impl Checked {
+    /// How many expressions are remembered.
+    const KEPT: usize = 256;
+
+    /// [`check`], once for each expression that is remembered.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub fn check(&mut self, expression: &str) -> Result<(), String> {
+        if let Some(known) = self.0.get(expression) {
+            return known.clone();
+        }
+        let result = check(expression);
+        if self.0.len() < Self::KEPT {
+            self.0.insert(expression.to_owned(), result.clone());
+        }
+        result
+    }
 }
 
 fn first_line(text: &str) -> String {
@@ -73,6 +98,19 @@ mod tests {
         assert!(error.contains("16385 bytes long"), "{error}");
     }
 
+    #[test]
+    fn rule_4_a_remembered_expression_has_the_same_answer() {
+        let mut checked = Checked::default();
+        for _ in 0..2 {
+            assert_eq!(checked.check("true"), Ok(()));
+            assert_eq!(checked.check("1 +"), check("1 +"));
+        }
+        for n in 0..2 * Checked::KEPT {
+            assert_eq!(checked.check(&format!("{n}")), Ok(()));
+        }
+        assert_eq!(checked.0.len(), Checked::KEPT);
+    }
+
     /// A hostile expression costs its rule and nothing more, however deep.
     #[test]
     fn deep_expressions_are_bounded() {
@@ -101,6 +139,9 @@ mod tests {
             let _ = check(&deep);
             let unfinished = format!("{}{core}", open.repeat(times.min(500)));
             let _ = check(&unfinished);
+            let times = (256 - core.len()) / (open.len() + close.len());
+            let short = format!("{}{core}{}", open.repeat(times), close.repeat(times));
+            let _ = check(&short);
         }
     }
 }

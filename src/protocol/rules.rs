@@ -87,15 +87,22 @@ pub fn read_page(transfer: Transfer, body: &[u8], number: u32) -> Result<Page, B
 fn convert(response: wire::RuleDownloadResponse, number: u32) -> Page {
     let mut page = Page { cursor: Cursor::new(response.cursor), ..Page::default() };
     page.rules.reserve_exact(response.rules.len());
+    let mut expressions = cel::Checked::default();
     for (index, rule) in (0..).zip(response.rules) {
-        take(&mut page, number, index, rule);
+        take(&mut page, &mut expressions, number, index, rule);
     }
     page
 }
 
-fn take(page: &mut Page, number: u32, index: u32, rule: wire::Rule) {
+fn take(
+    page: &mut Page,
+    expressions: &mut cel::Checked,
+    number: u32,
+    index: u32,
+    rule: wire::Rule,
+) {
     let named = named_identifier(&rule).chars().take(IDENTIFIER_SHOWN).collect();
-    match check(rule) {
+    match check_with(rule, expressions) {
         Ok(rule) => page.rules.push(rule),
         Err(error) => page.rejected.push(RejectedRule {
             page: number,
@@ -126,9 +133,10 @@ fn one_by_one(body: &[u8], number: u32) -> Result<Page, BodyError> {
         let read: wire::RuleDownloadResponse = serde_json::from_str(&alone).map_err(error)?;
         page.cursor = Cursor::new(read.cursor);
     }
+    let mut expressions = cel::Checked::default();
     for (index, raw) in (0..).zip(raw.rules.unwrap_or_default()) {
         match serde_json::from_str::<Option<wire::Rule>>(raw.get()) {
-            Ok(Some(rule)) => take(&mut page, number, index, rule),
+            Ok(Some(rule)) => take(&mut page, &mut expressions, number, index, rule),
             Ok(None) => {}
             Err(error) => page.rejected.push(RejectedRule {
                 page: number,
@@ -176,6 +184,10 @@ fn named_identifier(rule: &wire::Rule) -> &str {
 /// # Errors
 /// If the rule cannot be taken.
 pub fn check(rule: wire::Rule) -> Result<Rule, RuleError> {
+    check_with(rule, &mut cel::Checked::default())
+}
+
+fn check_with(rule: wire::Rule, expressions: &mut cel::Checked) -> Result<Rule, RuleError> {
     let rule_type = rule_type(rule.rule_type()).ok_or(RuleError::Type)?;
     let policy = policy(rule.policy()).ok_or(RuleError::Policy)?;
     let identifier = Identifier::parse(rule_type, named_identifier(&rule))?;
@@ -183,7 +195,7 @@ pub fn check(rule: wire::Rule) -> Result<Rule, RuleError> {
         return Err(RuleError::ExpressionMissing);
     }
     if policy == Policy::Cel {
-        cel::check(&rule.cel_expr).map_err(RuleError::Expression)?;
+        expressions.check(&rule.cel_expr).map_err(RuleError::Expression)?;
     }
     let mut label = rule.event_detail_button_label;
     if let Some((cut, _)) = label.char_indices().nth(BUTTON_LABEL_MAX) {

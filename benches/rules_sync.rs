@@ -1,0 +1,226 @@
+//! Whole syncs of many rules, from outside: the program against the fake
+//! server, and beside it the floor, a program that only downloads, parses and
+//! inserts. Each is a process of its own; peak memory is the kernel's figure.
+//!
+//! `cargo bench --bench rules_sync -- [--rules N]... [--page N]... [--proto]`
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a program that measures"
+)]
+
+#[path = "support/rules.rs"]
+mod support;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use santa_sync::harness::FakeServer;
+use santa_sync::model::{Identifier, Policy, Rule, RuleSet, RuleType};
+use santa_sync::protocol::wire;
+use serde::Deserialize;
+use support::{bare_commit, rule_of};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let [mode, url, dir] = args.as_slice()
+        && mode == "floor"
+    {
+        return floor(url, Path::new(dir));
+    }
+    let all = |name: &str, default: &[u64]| -> Vec<u64> {
+        let given: Vec<u64> = args
+            .windows(2)
+            .filter(|pair| pair[0] == name)
+            .filter_map(|pair| pair[1].parse().ok())
+            .collect();
+        if given.is_empty() { default.to_vec() } else { given }
+    };
+    let proto = args.iter().any(|arg| arg == "--proto");
+    println!(
+        "{:>9} {:>6}  {:<28} {:>9} {:>9} {:>9}  times the floor",
+        "rules", "page", "", "wall ms", "CPU ms", "peak MB"
+    );
+    for rules in all("--rules", &[1_000, 100_000, 1_000_000]) {
+        for page in all("--page", &[10_000]) {
+            measure(rules, page, proto);
+        }
+    }
+}
+
+fn measure(rules: u64, page: u64, proto: bool) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = FakeServer::builder()
+        .rules((0..rules).map(wire_rule))
+        .page_size(usize::try_from(page).expect("small"))
+        .encode_ahead()
+        .start()
+        .expect("a server");
+    let url = server.url();
+    let shown = |name: &str, ran: &Ran, floor: Option<&Ran>| {
+        let times = floor.map_or(String::new(), |f| {
+            format!("{:.2} wall, {:.2} CPU", ran.wall / f.wall, ran.cpu / f.cpu)
+        });
+        println!(
+            "{rules:>9} {page:>6}  {name:<28} {:>9.0} {:>9.0} {:>9.1}  {times}",
+            ran.wall, ran.cpu, ran.peak
+        );
+    };
+    let bare = run(Command::new(std::env::current_exe().expect("this program")).args([
+        "floor",
+        &url,
+        &dir.path().join("floor").display().to_string(),
+    ]));
+    shown("floor", &bare, None);
+    let state = dir.path().join("state");
+    let sync = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+        command.args(["sync", "--set", &format!("SyncBaseURL={url}"), "--set", "MachineID=bench"]);
+        if proto {
+            command.args(["--set", "SyncEnableProtoTransfer=true"]);
+        }
+        command.arg("--state-dir").arg(&state).args(more);
+        run(&mut command)
+    };
+    shown("clean sync, new state", &sync(&["--clean-all"]), Some(&bare));
+    shown("clean sync again", &sync(&["--clean-all"]), Some(&bare));
+    server.set_rules([]);
+    shown("nothing new", &sync(&[]), None);
+    server.queue_changes((rules..rules + 1_000).map(wire_rule).collect());
+    shown("1,000 rules added", &sync(&[]), None);
+}
+
+fn wire_rule(number: u64) -> wire::Rule {
+    wire::Rule {
+        identifier: rule_of(number, Policy::Allowlist).identifier.to_string(),
+        policy: wire::Policy::Allowlist.into(),
+        rule_type: wire::RuleType::Binary.into(),
+        ..wire::Rule::default()
+    }
+}
+
+/// What a process took: milliseconds and megabytes (10^6 bytes).
+struct Ran {
+    wall: f64,
+    cpu: f64,
+    peak: f64,
+}
+
+fn run(command: &mut Command) -> Ran {
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
+    let mut ran = Ran { wall: 0.0, cpu: 0.0, peak: 0.0 };
+    let status = loop {
+        look(&child, &mut ran);
+        match child.try_wait().expect("asked") {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    ran.wall = start.elapsed().as_secs_f64() * 1e3;
+    let mut told = String::new();
+    let output = child.stdout.as_mut().map(|out| out.read_to_string(&mut told));
+    assert!(output.is_some_and(|read| read.is_ok()) && status.success(), "{status}: {told}");
+    ran
+}
+
+/// Reads peak memory and CPU so far; a process that has just ended has none.
+fn look(child: &Child, ran: &mut Ran) {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id()));
+    if let Ok(status) = read("status") {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb: Option<f64> = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
+        ran.peak = ran.peak.max(kb.unwrap_or(0.0) * 1.024e-3);
+    }
+    // Time on a processor in nanoseconds, of the main thread and then of all.
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id()));
+    let cpu: f64 = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .sum();
+    ran.cpu = ran.cpu.max(cpu / 1e6);
+}
+
+#[derive(Deserialize)]
+struct BarePage {
+    rules: Vec<BareRule>,
+    #[serde(default)]
+    cursor: String,
+}
+
+#[derive(Deserialize)]
+struct BareRule {
+    identifier: String,
+    #[serde(rename = "policy")]
+    _policy: String,
+    #[serde(alias = "ruleType", rename = "rule_type")]
+    _rule_type: String,
+}
+
+/// Downloads over one plain connection, parses into the fields of a rule, and
+/// inserts with the index last.
+fn floor(url: &str, dir: &Path) {
+    fs::create_dir(dir).expect("made");
+    let host = url.trim_start_matches("http://").split('/').next().expect("a host");
+    let path = &url[url.find(host).expect("there") + host.len()..];
+    let path = path.trim_end_matches('/');
+    let stream = TcpStream::connect(host).expect("connected");
+    let mut reader = BufReader::new(stream);
+    let (mut rules, mut cursor) = (RuleSet::default(), String::new());
+    loop {
+        let body = serde_json::json!({ "cursor": cursor, "machine_id": "floor" }).to_string();
+        write!(
+            reader.get_mut(),
+            "POST {path}/ruledownload/floor HTTP/1.1\r\nHost: {host}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("sent");
+        let answer = body_of_answer(&mut reader);
+        let page: BarePage = serde_json::from_slice(&answer).expect("a page");
+        let identifier = |text: &str| Identifier::parse(RuleType::Binary, text).expect("one");
+        let checked = page.rules.iter().map(|rule| Rule {
+            identifier: identifier(&rule.identifier),
+            policy: Policy::Allowlist,
+            details: None,
+        });
+        rules.push_page(checked.collect(), Vec::new());
+        cursor = page.cursor;
+        if cursor.is_empty() {
+            break;
+        }
+    }
+    let mut conn = Connection::open(dir.join("floor.db")).expect("a database");
+    bare_commit(&mut conn, dir, &rules);
+}
+
+fn body_of_answer(reader: &mut BufReader<TcpStream>) -> Vec<u8> {
+    let (mut length, mut line) = (0, String::new());
+    loop {
+        line.clear();
+        reader.read_line(&mut line).expect("a line");
+        let lower = line.to_ascii_lowercase();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a number");
+        }
+        assert!(!lower.starts_with("transfer-encoding:"), "the floor reads no chunks");
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    body
+}
