@@ -16,6 +16,7 @@ mod config;
 mod crash;
 #[cfg(feature = "harness")]
 mod doctor;
+#[cfg(feature = "harness")]
 mod driver;
 mod events;
 #[cfg(feature = "harness")]
