@@ -9,7 +9,9 @@ use super::finding::{Finding, FindingKind, Severity};
 use super::keys::RESTRICTED_HEADERS;
 use super::value::type_name;
 use super::{Config, ContentEncoding, LogLevel, proxy};
-use crate::model::{BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Rule, Secret, parse_rule};
+use crate::model::{
+    BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Policy, Rule, Secret, parse_rule,
+};
 
 /// Builds the configuration; what cannot be followed is added to the findings.
 pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
@@ -216,7 +218,20 @@ impl Builder<'_> {
             };
             let texts = dictionary.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_string()?)));
             match parse_rule(texts) {
-                Ok(rule) => rules.push(rule),
+                Ok(rule) if rule.policy == Policy::Remove => {
+                    let message = format!("rule {index} is skipped: there is nothing to REMOVE");
+                    self.warn(FindingKind::BadRule, key, message, "remove the rule");
+                }
+                Ok(rule) => {
+                    let before = rules.iter().position(|r| r.identifier == rule.identifier);
+                    if let Some(before) = before {
+                        let kind = rule.identifier.rule_type();
+                        let message = format!("rule {index} replaces another of the same {kind}");
+                        self.warn(FindingKind::BadRule, key, message, "keep one of the two");
+                        rules.remove(before);
+                    }
+                    rules.push(rule);
+                }
                 Err(error) => {
                     let message = format!("rule {index} is skipped: {error}");
                     self.warn(FindingKind::BadRule, key, message, "mend the rule or remove it");

@@ -160,6 +160,29 @@ fn a_bad_static_rule_costs_no_other() {
     );
 }
 
+/// RULE-3: a later rule replaces an earlier one.
+#[test]
+fn rule_3_of_two_static_rules_for_the_same_thing_the_later_holds() {
+    let with = |policy: &str| {
+        let mut dictionary = rule("ABCDEFGHIJ").into_dictionary().expect("a dictionary");
+        dictionary.insert("policy".to_owned(), policy.into());
+        Value::Dictionary(dictionary)
+    };
+    let rules = Value::Array(vec![with("ALLOWLIST"), with("BLOCKLIST"), with("REMOVE")]);
+    let loaded = resolved(&[("StaticRules", rules)]);
+    let policies: Vec<_> = loaded.config.static_rules.iter().map(|r| r.policy.name()).collect();
+    assert_eq!(policies, ["BLOCKLIST"]);
+    assert_eq!(
+        lines(&loaded),
+        [
+            "Warning: /etc/p.plist: StaticRules: rule 1 replaces another of the same TEAMID; \
+             keep one of the two",
+            "Warning: /etc/p.plist: StaticRules: rule 2 is skipped: there is nothing to REMOVE; \
+             remove the rule",
+        ]
+    );
+}
+
 #[test]
 fn older_names_hold_where_the_present_ones_are_not_set() {
     let loaded = resolved(&[

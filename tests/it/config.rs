@@ -210,6 +210,28 @@ fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
     "#);
 }
 
+#[test]
+fn files_that_keys_name_and_nobody_can_use_are_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let hook = dir.path().join("hook");
+    let set = |key: &str, path: &Path| format!("--set={key}={}", path.display());
+    let url = "--set=SyncBaseURL=https://h/";
+    let missing = set("EventsDatabase", &dir.path().join("none.db"));
+    fs::write(&hook, "#!/bin/sh\n").expect("written");
+    let text = run(&["config", "check", url, &missing, &set("NotificationHook", &hook)]);
+    assert!(
+        text.contains("warning: EventsDatabase: ") && text.contains("cannot be read"),
+        "{text}"
+    );
+    assert!(
+        text.contains("warning: NotificationHook: ") && text.contains("cannot be run"),
+        "{text}"
+    );
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o700)).expect("a mode");
+    let text = run(&["config", "check", url, &set("NotificationHook", &hook)]);
+    assert!(text.starts_with("The configuration is fine."), "{text}");
+}
+
 /// A client certificate with its key as PEM, valid for so many days from now.
 fn client_certificate(days: i64) -> String {
     use santa_sync::clock::Clock as _;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::super::{EXIT_CONFIG, Global, output, setup};
@@ -145,6 +146,7 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
             );
         }
     }
+    found.files();
     found.roots(now);
     if let Some(file) = &config.client_auth_certificate_file {
         let key = "ClientAuthCertificateFile";
@@ -183,6 +185,26 @@ impl InUse<'_> {
             message,
             fix: fix.into(),
         });
+    }
+
+    /// Files that a key names and that this user cannot use.
+    fn files(&mut self) {
+        let config = &self.loaded.config;
+        let read = (Access::READ_OK, "cannot be read");
+        let run = (Access::EXEC_OK, "cannot be run");
+        for (key, file, (access, what)) in [
+            ("MachineIDPlist", &config.machine_id_plist, read),
+            ("MachineOwnerPlist", &config.machine_owner_plist, read),
+            ("EventsDatabase", &config.events_database, read),
+            ("NotificationHook", &config.notification_hook, run),
+        ] {
+            let Some(file) = file else { continue };
+            if let Err(error) = rustix::fs::access(file, access) {
+                let message = format!("{} {what}: {error}", file.display());
+                let fix = "check the path and its permissions, or remove the key";
+                self.add(Severity::Warning, FindingKind::Unreadable, key, message, fix);
+            }
+        }
     }
 
     fn roots(&mut self, now: Timestamp) {
