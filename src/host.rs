@@ -30,8 +30,7 @@ pub const COMPATIBILITY_VERSION: &str = "2026.8";
 /// A value and where it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    /// The value; never empty for [`Hardware`] and [`System`], maybe for the
-    /// owner.
+    /// The value; empty only for an owner that nobody told.
     pub value: String,
     /// The key, file or command it comes from.
     pub source: String,

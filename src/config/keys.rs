@@ -20,7 +20,7 @@ pub enum Kind {
     Texts,
     /// A dictionary of strings to strings.
     Headers,
-    /// A proxy dictionary, see [`super::proxy`].
+    /// A proxy dictionary, see [`super::Proxy`].
     Proxy,
     /// An array of rule dictionaries.
     Rules,
