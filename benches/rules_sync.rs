@@ -93,7 +93,6 @@ fn measure(rules: u64, page: u64, proto: bool) {
     };
     shown("clean sync, new state", &sync(&["--clean-all"]), Some(&bare));
     shown("clean sync again", &sync(&["--clean-all"]), Some(&bare));
-    server.set_rules([]);
     shown("nothing new", &sync(&[]), None);
     server.queue_changes((rules..rules + 1_000).map(wire_rule).collect());
     shown("1,000 rules added", &sync(&[]), None);

@@ -85,9 +85,10 @@ pub(super) fn apply(
     Ok(Digest { hash: progress.finish()?, counts })
 }
 
-/// Stands for what a rule names. Two that differ share one with a probability
-/// of 2^-128; a server that made them do so would cheat itself of one rule.
-type Fingerprint = [u64; 2];
+/// Stands for what a rule names, in 96 bits. Two that differ share one with a
+/// probability of 2^-96; a server that made them do so would cheat itself of
+/// one rule.
+type Fingerprint = u128;
 
 fn fingerprint(identifier: &Identifier, scratch: &mut Vec<u8>) -> Fingerprint {
     scratch.clear();
@@ -98,7 +99,7 @@ fn fingerprint(identifier: &Identifier, scratch: &mut Vec<u8>) -> Fingerprint {
         Identifier::TeamId(bytes) => bytes,
         Identifier::SigningId(text) => text.as_bytes(),
     });
-    halves(xxh3_128(scratch))
+    xxh3_128(scratch) >> 32
 }
 
 /// Of a row. One that holds no identifier as we write them shares its
@@ -107,13 +108,8 @@ fn fingerprint_of_row(text: &str, rule_type: i32, scratch: &mut Vec<u8>) -> Fing
     let parsed = RuleType::from_number(rule_type).and_then(|t| Identifier::parse(t, text).ok());
     match parsed {
         Some(identifier) if identifier.to_string() == text => fingerprint(&identifier, scratch),
-        _ => halves(xxh3_128(format!("{rule_type} {text}").as_bytes())),
+        _ => xxh3_128(format!("{rule_type} {text}").as_bytes()) >> 32,
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
-const fn halves(hash: u128) -> Fingerprint {
-    [(hash >> 64) as u64, hash as u64]
 }
 
 /// A row that the cleanup has left.
@@ -135,13 +131,30 @@ fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
         .collect()
 }
 
-/// What a rule of the download, or a row, names.
+/// What a rule of the download, or a row, names: the fingerprint, then the
+/// place (31 bits; 0 for a row, else 1 + the place in the download), then
+/// whether the rule removes. In one number, because a million of them are held
+/// and sorted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Naming {
-    names: Fingerprint,
-    /// 0 for a row, else 1 + the place in the download.
-    place: u32,
-    removes: bool,
+struct Naming(u128);
+
+impl Naming {
+    fn new(names: Fingerprint, place: u32, removes: bool) -> Self {
+        Self(names << 32 | u128::from(place) << 1 | u128::from(removes))
+    }
+
+    const fn names(self) -> Fingerprint {
+        self.0 >> 32
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "cut to the 31 bits of the place")]
+    const fn place(self) -> usize {
+        (self.0 as u32 >> 1) as usize
+    }
+
+    const fn removes(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 /// Which rules of the download are the last word on what they name, and what
@@ -161,31 +174,27 @@ impl Plan {
         let mut scratch = Vec::new();
         for (rule, place) in rules.iter().zip(1..) {
             let names = fingerprint(&rule.identifier, &mut scratch);
-            namings.push(Naming { names, place, removes: rule.policy.state().is_none() });
+            namings.push(Naming::new(names, place, rule.policy.state().is_none()));
         }
-        namings.extend(rows.iter().map(|row| Naming {
-            names: row.names,
-            place: 0,
-            removes: false,
-        }));
+        namings.extend(rows.iter().map(|row| Naming::new(row.names, 0, false)));
         namings.sort_unstable();
 
         let mut plan = Self { last: vec![false; rules.len()], replaced: Vec::new() };
-        for same in namings.chunk_by(|a, b| a.names == b.names) {
+        for same in namings.chunk_by(|a, b| a.names() == b.names()) {
             let mut present = false;
             for naming in same {
-                match (naming.place, present, naming.removes) {
+                match (naming.place(), present, naming.removes()) {
                     (0, ..) | (_, false, true) => {}
                     (_, true, true) => done.removed_by_rule += 1,
                     (_, true, false) => done.replaced += 1,
                     (_, false, false) => done.added += 1,
                 }
-                present = !naming.removes;
+                present = !naming.removes();
             }
             let (Some(first), Some(end)) = (same.first(), same.last()) else { continue };
-            if let Some(place) = (end.place as usize).checked_sub(1) {
-                if first.place == 0 {
-                    plan.replaced.push(first.names);
+            if let Some(place) = end.place().checked_sub(1) {
+                if first.place() == 0 {
+                    plan.replaced.push(first.names());
                 }
                 if let Some(last) = plan.last.get_mut(place) {
                     *last = true;
