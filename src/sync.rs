@@ -35,7 +35,7 @@ use crate::protocol::body::Transfer;
 use crate::store::{EventStore, ReadStore, Store};
 use crate::transport::{Transport, XsrfToken};
 
-pub use prepare::{Prepared, Request as SyncRequest, prepare, prepare_dry};
+pub use prepare::{Request as SyncRequest, prepare, prepare_dry};
 
 /// The stores of one sync.
 #[derive(Debug)]
@@ -133,17 +133,25 @@ impl Driver<'_> {
             let interruptible = Interruptible { stop: &mut stop, left, deadline };
             event = match effect {
                 Effect::Send { request, attempt } => {
-                    let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
-                    Event::Exchange(sent.unwrap_or_else(Exchange::Stopped))
+                    let reason = *self.stop.borrow();
+                    if let Some(reason) = reason {
+                        Event::Exchange(Exchange::Stopped {
+                            failure: stop_failure(reason),
+                            begun: attempt > 1,
+                        })
+                    } else {
+                        let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
+                        Event::Exchange(sent.unwrap_or_else(stopped_midway))
+                    }
                 }
                 Effect::FetchToken { .. } => {
                     let fetched = interruptible.run(self.fetch_token(&mut held)).await;
-                    Event::Exchange(fetched.map_or_else(Exchange::Stopped, Exchange::TokenFetched))
+                    Event::Exchange(fetched.map_or_else(stopped_midway, Exchange::TokenFetched))
                 }
                 Effect::Wait { duration, stage, next_attempt, failure } => {
                     self.tell_wait(duration, stage, next_attempt, &failure);
                     let waited = interruptible.run(self.clock.sleep(duration)).await;
-                    Event::Exchange(waited.map_or_else(Exchange::Stopped, |()| Exchange::Waited))
+                    Event::Exchange(waited.map_or_else(stopped_midway, |()| Exchange::Waited))
                 }
                 Effect::Store(effect) => self.act_on_stores(effect, &mut held, pending),
                 Effect::Finish(outcome) => break *outcome,
@@ -204,6 +212,8 @@ impl Driver<'_> {
         let decoded = exchanged.outcome.and_then(|answer| {
             exchange::decode(self.transfer, &request, &answer.body, &transport.url(stage))
         });
+        // What could not be read may be an echo of what was sent.
+        let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
         match decoded {
             Ok(answer) => {
                 self.tell_page(&request, &answer, held);
@@ -273,7 +283,7 @@ impl Driver<'_> {
         } = outcome;
         let (events_pending, rules_hash) = match &self.stores {
             Stores::Live { store, events } => {
-                (pending_events(events).unwrap_or_default(), store.rules_hash().unwrap_or_default())
+                (pending_events(events), store.rules_hash().unwrap_or_default())
             }
             Stores::Dry(store) => (blank.events_pending, store.rules_hash().unwrap_or_default()),
         };
@@ -316,12 +326,20 @@ impl Interruptible<'_> {
         tokio::select! {
             biased;
             reason = stopped(self.stop) => {
-                Err(Failure::new(FailureKind::Cancelled, format!("the sync was stopped: {reason}")))
+                Err(stop_failure(reason))
             }
             done = work => Ok(done),
             () = tokio::time::sleep(self.left) => Err(machine::deadline_failure(self.deadline)),
         }
     }
+}
+
+fn stop_failure(reason: &str) -> Failure {
+    Failure::new(FailureKind::Cancelled, format!("the sync was stopped: {reason}"))
+}
+
+const fn stopped_midway(failure: Failure) -> Exchange {
+    Exchange::Stopped { failure, begun: true }
 }
 
 async fn stopped(stop: &mut Stop) -> &'static str {

@@ -61,6 +61,11 @@ impl RuleSet {
         self.pages.push(pack(rules));
     }
 
+    /// Counts rejected rules that are not listed.
+    pub const fn count_unlisted(&mut self, rejected: u64) {
+        self.rejected_total += rejected;
+    }
+
     /// The accepted rules in the order received.
     pub fn iter(&self) -> impl Iterator<Item = RuleRef<'_>> {
         self.pages.iter().flat_map(|page| Unpack { packed: &page.rules, texts: &page.texts })

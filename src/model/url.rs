@@ -49,7 +49,10 @@ impl BaseUrl {
             "https" => {}
             "http" if is_loopback(&url) => {}
             "http" => return Err(BaseUrlError::PlainHttp(shown(&url))),
-            other => return Err(BaseUrlError::Scheme(shown(&url), other.to_owned())),
+            other => {
+                let text = without_credentials(text);
+                return Err(BaseUrlError::Scheme(text, without_credentials(other)));
+            }
         }
         let segments: Vec<String> = url
             .path_segments()
@@ -110,11 +113,9 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn without_credentials(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}://{}", &text[..scheme], &text[at + 1..])
-        }
-        _ => text.to_owned(),
+    match text.rsplit_once('@') {
+        Some((_, behind)) => format!("...@{behind}"),
+        None => text.to_owned(),
     }
 }
 
@@ -181,6 +182,8 @@ mod tests {
         assert!(!format!("{url} {url:?}").contains("s3cret"));
         let error = BaseUrl::parse("http://user:s3cret@h/p").expect_err("plain http");
         assert!(!error.to_string().contains("s3cret"));
+        let error = BaseUrl::parse("s3cret:s3cret@h/p").expect_err("no scheme");
+        assert!(!error.to_string().contains("s3cret@"));
         let error = BaseUrl::parse("https://user:s3cret@h:x/p").expect_err("bad port");
         assert!(!error.to_string().contains("s3cret"));
     }

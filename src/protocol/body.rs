@@ -48,6 +48,9 @@ pub enum BodyError {
         /// What is wrong there.
         reason: String,
     },
+    /// More rules than one sync may bring.
+    #[error("the server sent more than {0} rules; it must send fewer")]
+    TooManyRules(u64),
     /// Not the binary form of the message.
     #[error(
         "the answer is not a {message} in binary protobuf ({reason}); \
@@ -63,6 +66,10 @@ pub enum BodyError {
 
 /// The prefixes servers put before JSON so that a script tag cannot load it.
 const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
+
+/// The longest binary message but rule pages, which are read rule by rule:
+/// two bytes may make an element of 24 in memory.
+const MAX_BINARY: usize = 16 << 20;
 
 /// How many characters of a body an error shows.
 const SHOWN: usize = 200;
@@ -90,9 +97,13 @@ where
     M: prost::Message + json::Message + DeserializeOwned,
 {
     match transfer {
+        Transfer::Protobuf if body.len() > MAX_BINARY => Err(BodyError::NotProtobuf {
+            message: M::NAME,
+            reason: format!("it is longer than {MAX_BINARY} bytes"),
+        }),
         Transfer::Protobuf => M::decode(body).map_err(|error| BodyError::NotProtobuf {
             message: M::NAME,
-            reason: error.to_string(),
+            reason: shown(&error.to_string()),
         }),
         Transfer::Json => {
             let text = without_xssi_prefix(body);
@@ -122,7 +133,7 @@ where
     match error.classify() {
         Category::Eof => BodyError::CutShort(text.len()),
         Category::Syntax | Category::Io => {
-            BodyError::NotJson { reason: error.to_string(), start: start_of(text) }
+            BodyError::NotJson { reason: shown(&error.to_string()), start: start_of(text) }
         }
         Category::Data => wrong_shape::<M>(text, error),
     }
@@ -138,7 +149,20 @@ where
         Ok(_) => (".".to_owned(), error.to_string()),
         Err(error) => (error.path().to_string(), error.inner().to_string()),
     };
-    BodyError::WrongShape { message: M::NAME, path, reason: reason.chars().take(SHOWN).collect() }
+    BodyError::WrongShape { message: M::NAME, path: shown(&path), reason: shown(&reason) }
+}
+
+/// A text in which the server may have had a say, for an error: cut, and
+/// without anything that a log or a terminal could take for more than text.
+pub(super) fn shown(text: &str) -> String {
+    text.chars()
+        .take(SHOWN)
+        .flat_map(|c| {
+            let control = c.is_control().then(|| c.escape_default());
+            let plain = (!c.is_control()).then_some(c);
+            control.into_iter().flatten().chain(plain)
+        })
+        .collect()
 }
 
 fn looks_like_html(text: &[u8]) -> bool {

@@ -92,6 +92,10 @@ pub fn read_value<'de, K: FieldKind, A: MapAccess<'de>>(
     map.next_value_seed(ValueSeed::<K>(PhantomData))
 }
 
+/// Elements of an array at the most. Rule pages, which may have more, are read
+/// rule by rule.
+const MAX_ELEMENTS: usize = 1_000_000;
+
 /// Reads an array (or null) into `into`; null elements are left out.
 ///
 /// # Errors
@@ -110,6 +114,9 @@ pub fn read_repeated<'de, K: FieldKind, A: MapAccess<'de>>(
         }
         fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
             while let Some(element) = seq.next_element_seed(ValueSeed::<K>(PhantomData))? {
+                if self.0.len() == MAX_ELEMENTS {
+                    return Err(de::Error::custom("more elements than are taken"));
+                }
                 self.0.extend(element);
             }
             Ok(())

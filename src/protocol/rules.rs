@@ -3,17 +3,24 @@
 //! A rule that cannot be taken is rejected alone and named; it never costs the
 //! page. What a set of rules does to the store is not known here.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::body::{self, BodyError, Transfer};
-use super::{cel, wire};
+use super::{cel, json, wire};
 use crate::model::{
     BUTTON_LABEL_MAX, Cursor, Identifier, IdentifierError, MachineId, Policy, RejectedRule, Rule,
-    RuleDetails, RuleType,
+    RuleDetails, RuleSet, RuleType,
 };
 
+/// Rules of one sync at the most.
+pub const MAX_RULES: u64 = 5_000_000;
+/// Bytes of the texts of one rule at the most: a dialogue shows some hundred.
+pub const MAX_RULE_TEXT: u64 = 64 << 10;
 /// How much of a rejected rule's identifier is kept, in characters.
 const IDENTIFIER_SHOWN: usize = 128;
 
@@ -22,8 +29,12 @@ const IDENTIFIER_SHOWN: usize = 128;
 pub struct Page {
     /// The rules that passed the checks, in the order received.
     pub rules: Vec<Rule>,
-    /// The rules that did not.
+    /// The first [`RuleSet::REJECTED_KEPT`] of the rules that did not.
     pub rejected: Vec<RejectedRule>,
+    /// How many more of them there were.
+    pub rejected_unlisted: u64,
+    /// Bytes of the texts that the rules carry.
+    pub text_bytes: u64,
     /// Where the next page begins; `None` after the last.
     pub cursor: Option<Cursor>,
     /// The answer had no body at all. In JSON that says nothing about rules.
@@ -42,6 +53,9 @@ pub enum RuleError {
     /// Its identifier is not one of its type.
     #[error(transparent)]
     Identifier(#[from] IdentifierError),
+    /// Its texts are longer than [`MAX_RULE_TEXT`].
+    #[error("its texts are longer than {MAX_RULE_TEXT} bytes")]
+    TooLong,
     /// A CEL rule without an expression.
     #[error("the policy is CEL and the expression is missing")]
     ExpressionMissing,
@@ -66,112 +80,224 @@ pub fn request(machine_id: &MachineId, cursor: Option<&Cursor>) -> wire::RuleDow
 /// `rules` nor `cursor`, is none: servers report errors that way, and taken for
 /// an empty page it would delete every rule in a clean sync.
 pub fn read_page(transfer: Transfer, body: &[u8], number: u32) -> Result<Page, BodyError> {
-    let whole = body::decode::<wire::RuleDownloadResponse>(transfer, body);
-    let mut page = match (whole, transfer) {
-        (Ok(response), _) => convert(response, number),
-        (Err(BodyError::WrongShape { .. }), Transfer::Json) => one_by_one(body, number)?,
-        (Err(error), _) => return Err(error),
-    };
-    if transfer == Transfer::Json {
-        let text = body::without_xssi_prefix(body).trim_ascii();
-        page.without_body = text.is_empty();
-        let says_nothing =
-            page.rules.is_empty() && page.rejected.is_empty() && page.cursor.is_none();
-        if says_nothing && !page.without_body {
-            expect_rules_or_cursor(text)?;
+    let mut reader = Reader { number, ..Reader::default() };
+    match transfer {
+        Transfer::Json => {
+            let text = body::without_xssi_prefix(body).trim_ascii();
+            reader.page.without_body = text.is_empty();
+            if !reader.page.without_body {
+                json_page(&mut reader, text)?;
+            }
         }
+        Transfer::Protobuf => protobuf_page(&mut reader, body)?,
     }
-    Ok(page)
+    Ok(reader.page)
 }
 
-fn convert(response: wire::RuleDownloadResponse, number: u32) -> Page {
-    let mut page = Page { cursor: Cursor::new(response.cursor), ..Page::default() };
-    page.rules.reserve_exact(response.rules.len());
-    let mut expressions = cel::Checked::default();
-    for (index, rule) in (0..).zip(response.rules) {
-        take(&mut page, &mut expressions, number, index, rule);
-    }
-    page
-}
-
-fn take(
-    page: &mut Page,
-    expressions: &mut cel::Checked,
+/// Takes a page in rule by rule: nothing is held that is not kept, so that a
+/// page of empty rules costs no more than its bytes.
+#[derive(Default)]
+struct Reader {
     number: u32,
-    index: u32,
-    rule: wire::Rule,
-) {
-    let named = named_identifier(&rule).chars().take(IDENTIFIER_SHOWN).collect();
-    match check_with(rule, expressions) {
-        Ok(rule) => page.rules.push(rule),
-        Err(error) => page.rejected.push(RejectedRule {
-            page: number,
-            index,
-            identifier: named,
-            reason: error.to_string(),
-        }),
-    }
+    seen: u64,
+    page: Page,
+    expressions: cel::Checked,
 }
 
-#[derive(Deserialize)]
-struct RawPage<'a> {
-    #[serde(borrow, default)]
-    rules: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, default)]
-    cursor: Option<&'a RawValue>,
-}
-
-/// Reads a page in which something is of the wrong shape rule by rule, so that
-/// only the rules at fault are lost.
-fn one_by_one(body: &[u8], number: u32) -> Result<Page, BodyError> {
-    let text = body::without_xssi_prefix(body);
-    let error = |e: serde_json::Error| body::json_error::<wire::RuleDownloadResponse>(text, &e);
-    let raw: RawPage<'_> = serde_json::from_slice(text).map_err(error)?;
-    let mut page = Page::default();
-    if let Some(cursor) = raw.cursor {
-        let alone = format!("{{\"cursor\":{}}}", cursor.get());
-        let read: wire::RuleDownloadResponse = serde_json::from_str(&alone).map_err(error)?;
-        page.cursor = Cursor::new(read.cursor);
+impl Reader {
+    /// Counts a rule; false if the page has more of them than a sync may bring.
+    fn count(&mut self) -> bool {
+        self.seen += 1;
+        self.seen <= MAX_RULES
     }
-    let mut expressions = cel::Checked::default();
-    for (index, raw) in (0..).zip(raw.rules.unwrap_or_default()) {
-        match serde_json::from_str::<Option<wire::Rule>>(raw.get()) {
-            Ok(Some(rule)) => take(&mut page, &mut expressions, number, index, rule),
-            Ok(None) => {}
-            Err(error) => page.rejected.push(RejectedRule {
-                page: number,
-                index,
-                identifier: identifier_of(raw),
-                reason: format!("the rule is not of a rule's shape: {error}"),
-            }),
+
+    fn take(&mut self, rule: wire::Rule) {
+        let named = shortened(named_identifier(&rule));
+        match check_with(rule, &mut self.expressions) {
+            Ok(rule) => {
+                self.page.text_bytes += rule.details.as_deref().map_or(0, text_bytes);
+                self.page.rules.push(rule);
+            }
+            Err(error) => self.reject(named, error.to_string()),
         }
     }
-    Ok(page)
+
+    fn reject(&mut self, identifier: String, reason: String) {
+        if self.page.rejected.len() == RuleSet::REJECTED_KEPT {
+            self.page.rejected_unlisted += 1;
+            return;
+        }
+        let index = u32::try_from(self.seen - 1).unwrap_or(u32::MAX);
+        self.page.rejected.push(RejectedRule { page: self.number, index, identifier, reason });
+    }
+}
+
+fn json_page(reader: &mut Reader, text: &[u8]) -> Result<(), BodyError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let mut object = PageObject { reader, known: false, others: Vec::new() };
+    let read = deserializer.deserialize_map(&mut object).and_then(|()| deserializer.end());
+    let (known, others) = (object.known, object.others);
+    if let Err(error) = read {
+        if reader.seen > MAX_RULES {
+            return Err(BodyError::TooManyRules(MAX_RULES));
+        }
+        return Err(body::json_error::<wire::RuleDownloadResponse>(text, &error));
+    }
+    if known || others.is_empty() {
+        return Ok(());
+    }
+    Err(BodyError::WrongShape {
+        message: "RuleDownloadResponse",
+        path: ".".to_owned(),
+        reason: format!(
+            "neither `rules` nor `cursor` is there, but {} (an error report?)",
+            others.join(", ")
+        ),
+    })
+}
+
+/// The object of a page. An array is none, though it could be empty.
+struct PageObject<'a> {
+    reader: &'a mut Reader,
+    /// A field of a page was there.
+    known: bool,
+    /// Names of the first other fields, to show.
+    others: Vec<String>,
+}
+
+impl<'de> Visitor<'de> for &mut PageObject<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object (RuleDownloadResponse)")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match &*key {
+                "rules" => map.next_value_seed(Rules(&mut *self.reader))?,
+                "cursor" => {
+                    let cursor = json::read_value::<json::TextOrNumber, A>(&mut map)?;
+                    self.reader.page.cursor = cursor.and_then(Cursor::new);
+                }
+                other => {
+                    if self.others.len() < 5 {
+                        self.others.push(format!("{:?}", shortened(other)));
+                    }
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            }
+            self.known = true;
+        }
+        Ok(())
+    }
+}
+
+/// The array of a page's rules, or null.
+struct Rules<'a>(&'a mut Reader);
+
+impl<'de> DeserializeSeed<'de> for Rules<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Rules<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of rules or null")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
+        while let Some(raw) = seq.next_element::<&RawValue>()? {
+            if !self.0.count() {
+                return Err(de::Error::custom("too many rules"));
+            }
+            match serde_json::from_str::<Option<wire::Rule>>(raw.get()) {
+                Ok(Some(rule)) => self.0.take(rule),
+                Ok(None) => self.0.seen -= 1,
+                Err(error) => {
+                    let reason = body::shown(&error.to_string());
+                    self.0.reject(identifier_of(raw), format!("not of a rule's shape: {reason}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the two fields of a page off the binary form, one rule at a time.
+fn protobuf_page(reader: &mut Reader, mut body: &[u8]) -> Result<(), BodyError> {
+    use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+    let wrong = |error: prost::DecodeError| BodyError::NotProtobuf {
+        message: "RuleDownloadResponse",
+        reason: body::shown(&error.to_string()),
+    };
+    while !body.is_empty() {
+        let (tag, wire_type) = decode_key(&mut body).map_err(wrong)?;
+        if wire_type != WireType::LengthDelimited || !matches!(tag, 1 | 2) {
+            skip_field(wire_type, tag, &mut body, DecodeContext::default()).map_err(wrong)?;
+            continue;
+        }
+        let length = decode_varint(&mut body).map_err(wrong)?;
+        let field = usize::try_from(length).ok().and_then(|length| body.split_at_checked(length));
+        let Some((field, rest)) = field else {
+            return Err(BodyError::NotProtobuf {
+                message: "RuleDownloadResponse",
+                reason: "it breaks off".to_owned(),
+            });
+        };
+        body = rest;
+        if tag == 2 {
+            reader.page.cursor = Cursor::new(String::from_utf8_lossy(field).into_owned());
+            continue;
+        }
+        if !reader.count() {
+            return Err(BodyError::TooManyRules(MAX_RULES));
+        }
+        match <wire::Rule as prost::Message>::decode(field) {
+            Ok(rule) => reader.take(rule),
+            Err(error) => {
+                let reason = body::shown(&error.to_string());
+                reader.reject(String::new(), format!("not of a rule's shape: {reason}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The identifier of a rule whose other fields cannot be read.
 fn identifier_of(raw: &RawValue) -> String {
     let value: serde_json::Value = serde_json::from_str(raw.get()).unwrap_or_default();
     let named = value.get("identifier").or_else(|| value.get("sha256"));
-    let text = named.and_then(serde_json::Value::as_str).unwrap_or_default();
+    shortened(named.and_then(serde_json::Value::as_str).unwrap_or_default())
+}
+
+fn shortened(text: &str) -> String {
     text.chars().take(IDENTIFIER_SHOWN).collect()
 }
 
-fn expect_rules_or_cursor(text: &[u8]) -> Result<(), BodyError> {
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(text).unwrap_or_default();
-    if object.is_empty() || object.contains_key("rules") || object.contains_key("cursor") {
-        return Ok(());
-    }
-    let names: Vec<String> = object.keys().take(5).map(|k| k.chars().take(40).collect()).collect();
-    Err(BodyError::WrongShape {
-        message: "RuleDownloadResponse",
-        path: ".".to_owned(),
-        reason: format!(
-            "neither `rules` nor `cursor` is there, but {} (an error report?)",
-            names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-        ),
-    })
+fn text_bytes(details: &RuleDetails) -> u64 {
+    let RuleDetails {
+        custom_msg,
+        custom_url,
+        cel_expr,
+        event_detail_button_label,
+        comment,
+        notification_app_name,
+    } = details;
+    [custom_msg, custom_url, cel_expr, event_detail_button_label, comment, notification_app_name]
+        .into_iter()
+        .map(|text| text.len() as u64)
+        .sum()
 }
 
 #[expect(deprecated, reason = "servers of old send sha256 for the identifier")]
@@ -211,6 +337,9 @@ fn check_with(rule: wire::Rule, expressions: &mut cel::Checked) -> Result<Rule, 
         comment: String::new(),
         notification_app_name: rule.notification_app_name,
     };
+    if text_bytes(&details) > MAX_RULE_TEXT {
+        return Err(RuleError::TooLong);
+    }
     let details = (details != RuleDetails::default()).then(|| Box::new(details));
     Ok(Rule { identifier, policy, details })
 }

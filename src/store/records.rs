@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::settings::{from_json, to_json};
 use super::{Store, StoreError};
-use crate::model::{ErrorRecord, SyncRecord, SyncResult};
+use crate::model::{ErrorRecord, SettingChange, SyncRecord, SyncResult};
 
 /// How many syncs are remembered.
 pub const RECORDS_KEPT: u32 = 50;
@@ -47,21 +47,31 @@ impl Store {
         update(&mut self.rules).map_err(failed)
     }
 
-    /// Gives syncs whose process died a record that says so. Whoever calls
-    /// this holds the lock of the state directory, so none of them runs.
-    /// Answers how many there were.
+    /// Gives syncs whose process died a record that says so; `reverted` is what
+    /// the last of them had left staged. Whoever calls this holds the lock of
+    /// the state directory, so none of them runs. Answers how many there were.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
-    pub fn close_interrupted_syncs(&mut self) -> Result<usize, StoreError> {
+    pub fn close_interrupted_syncs(
+        &mut self,
+        reverted: &[SettingChange],
+    ) -> Result<usize, StoreError> {
         let failed = self.failed("note the interrupted syncs");
         let close = |conn: &mut Connection| {
             let open: Vec<(i64, String)> = conn
-                .prepare_cached("SELECT number, begun FROM agent_syncs WHERE record IS NULL")?
+                .prepare_cached(
+                    "SELECT number, begun FROM agent_syncs WHERE record IS NULL ORDER BY number",
+                )?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<Result<_, _>>()?;
-            for (number, begun) in &open {
-                let record = interrupted(from_json(begun)?);
+            for (place, (number, begun)) in (1..).zip(&open) {
+                let Some(begun) = readable(begun) else {
+                    conn.execute("DELETE FROM agent_syncs WHERE number = ?1", [number])?;
+                    continue;
+                };
+                let last = place == open.len();
+                let record = interrupted(begun, if last { reverted } else { &[] });
                 conn.execute(
                     "UPDATE agent_syncs SET record = ?2 WHERE number = ?1",
                     params![number, to_json(&record)?],
@@ -84,14 +94,22 @@ impl Store {
                      ORDER BY number DESC LIMIT ?1",
                 )?
                 .query_map([limit], |row| row.get::<_, String>(0))?
-                .map(|text| from_json(&text?))
+                .filter_map(|text| text.map(|text| readable(&text)).transpose())
                 .collect::<rusqlite::Result<Vec<SyncRecord>>>()
         };
         read().map_err(self.failed("read the history"))
     }
 }
 
-fn interrupted(begun: SyncRecord) -> SyncRecord {
+/// A record, unless another version of this program wrote it in a form of its
+/// own: what it says of the past is not worth a sync.
+fn readable(text: &str) -> Option<SyncRecord> {
+    from_json(text)
+        .map_err(|error| tracing::warn!(%error, "the record of an earlier sync is passed over"))
+        .ok()
+}
+
+fn interrupted(begun: SyncRecord, reverted: &[SettingChange]) -> SyncRecord {
     let error = ErrorRecord {
         stage: String::new(),
         kind: "interrupted".to_owned(),
@@ -104,6 +122,7 @@ fn interrupted(begun: SyncRecord) -> SyncRecord {
         result: SyncResult::InternalError,
         exit_code: SyncResult::InternalError.exit_code(),
         error: Some(error),
+        settings_reverted: reverted.to_vec(),
         ..begun
     }
 }

@@ -144,7 +144,10 @@ impl Store {
     ) -> Result<Vec<SettingChange>, StoreError> {
         let failed = self.failed("apply the settings");
         let changes = apply(&mut self.rules, clear, succeeded, now).map_err(failed)?;
-        self.write_sync_state()?;
+        // The settings are in force; the next start writes the file anew.
+        if let Err(error) = self.write_sync_state() {
+            tracing::warn!(%error, "other programs do not see the new settings yet");
+        }
         Ok(changes)
     }
 

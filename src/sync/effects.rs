@@ -107,9 +107,16 @@ impl Live<'_> {
     }
 }
 
-/// Events queued here and in the other program's database.
-pub(super) fn pending_events(events: &EventStore) -> Result<u64, StoreError> {
-    Ok(events.pending()? + events.pending_elsewhere()?)
+/// Events queued here and in the other program's database. What cannot be
+/// counted costs no sync.
+pub(super) fn pending_events(events: &EventStore) -> u64 {
+    let count = |counted: Result<u64, StoreError>| {
+        counted.unwrap_or_else(|error| {
+            warn!(%error, "queued events cannot be counted");
+            0
+        })
+    };
+    count(events.pending()) + count(events.pending_elsewhere())
 }
 
 /// What a dry run does in the place of each store effect.

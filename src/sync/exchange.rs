@@ -51,6 +51,7 @@ pub(super) fn decode(
 
 const fn kind(error: &BodyError) -> FailureKind {
     match error {
+        BodyError::TooManyRules(_) => FailureKind::TooManyRules,
         BodyError::CutShort(_) => FailureKind::Truncated,
         BodyError::Html(_) => FailureKind::Html,
         BodyError::NotJson { .. } => FailureKind::NotJson,

@@ -100,7 +100,7 @@ pub async fn run(
     let request = request(host, &base_url, wanted);
     let mut announced = Announced { inner: observer, announcements: Vec::new() };
     let record = if wanted.dry_run {
-        dry_run(host, &base_url, &request, wanted, clock, &mut announced, stop).await?
+        dry_run(host, &base_url, &request, wanted, clock, &mut announced, stop.clone()).await?
     } else {
         let _lock = lock(host.state_dir, wanted.wait, stop.clone()).await?;
         let now = clock.now().wall;
@@ -109,7 +109,7 @@ pub async fn run(
         let (mut events, notices) = EventStore::open(host.state_dir, now)?;
         report(&notices);
         drain_also(&mut events, host.config);
-        let prepared = prepare(&mut store, &events, &request, now)?;
+        let inputs = prepare(&mut store, &events, &request, now)?;
         let transport = transport(host, base_url);
         let driver = Driver {
             stores: Stores::Live { store: &mut store, events: &mut events },
@@ -117,12 +117,12 @@ pub async fn run(
             transfer: transfer(host.config),
             clock,
             observer: &mut announced,
-            stop,
+            stop: stop.clone(),
         };
-        driver.run(prepared.inputs, wanted.trigger).await
+        driver.run(inputs, wanted.trigger).await
     };
     if let Some(hook) = &host.config.notification_hook {
-        notify::run_hook(hook, &announced.announcements).await;
+        notify::run_hook(hook, &announced.announcements, stop).await;
     }
     Ok(record)
 }

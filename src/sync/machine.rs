@@ -28,13 +28,13 @@ use self::request::{Attempting, Progress};
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
 use crate::model::{Cursor, ErrorRecord, Now, RuleSet, SettingChange, Stage, SyncResult, SyncType};
-use crate::protocol::rules::{self, Page};
-use crate::protocol::{postflight, preflight, wire};
+use crate::protocol::rules::{self, MAX_RULES, Page};
+use crate::protocol::{events, postflight, preflight, wire};
 
 /// Rule pages of one sync at the most.
 pub const MAX_PAGES: usize = 10_000;
-/// Rules of one sync at the most.
-pub const MAX_RULES: u64 = 5_000_000;
+/// Bytes of the texts of all rules of one sync at the most.
+pub const MAX_TEXT: u64 = 256 << 20;
 
 /// One sync, from [`Event::Started`] to [`Effect::Finish`].
 #[derive(Debug)]
@@ -74,6 +74,7 @@ enum State {
 #[derive(Debug, Default)]
 struct Download {
     rules: RuleSet,
+    text_bytes: u64,
     asked: Option<Cursor>,
 }
 
@@ -121,7 +122,7 @@ impl Machine {
                         self.go_on(State::Uploading(plan, attempting, batch), effect)
                     }
                     Progress::Answered(Answer::EventUpload(response)) => {
-                        self.settle(plan, *batch, response.event_upload_bundle_binaries)
+                        self.settle(plan, *batch, events::bundle_requests(response))
                     }
                     Progress::Answered(_) => self.out_of_step(),
                     Progress::Failed(failure, attempts) => {
@@ -150,6 +151,9 @@ impl Machine {
                     }
                     Progress::Answered(Answer::Postflight) => self.apply(plan, None),
                     Progress::Answered(_) => self.out_of_step(),
+                    Progress::Failed(failure, 0) => {
+                        self.abandon(Stage::Postflight, &failure, 0, now)
+                    }
                     // The request has been made: its settings take effect.
                     Progress::Failed(failure, attempts) => {
                         let error = error_record(Stage::Postflight, &failure, attempts);
@@ -315,8 +319,10 @@ impl Machine {
         if let Some(failure) = check_page(plan, &download, &page) {
             return self.abandon(Stage::RuleDownload, &failure, 0, now);
         }
-        let Page { rules, rejected, cursor, .. } = page;
+        let Page { rules, rejected, rejected_unlisted, text_bytes, cursor, .. } = page;
         download.rules.push_page(rules, rejected);
+        download.rules.count_unlisted(rejected_unlisted);
+        download.text_bytes += text_bytes;
         if cursor.is_some() {
             download.asked = cursor;
             return self.ask_for_page(plan, download, now);
@@ -488,6 +494,10 @@ fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
                 "the server has more than {MAX_PAGES} pages of rules; it must send larger ones"
             ),
         )
+    } else if download.text_bytes + page.text_bytes > MAX_TEXT {
+        let message =
+            format!("the rules' texts are longer than {MAX_TEXT} bytes; they must be shorter");
+        (FailureKind::TooLarge, message)
     } else if received > MAX_RULES {
         (
             FailureKind::TooManyRules,

@@ -7,8 +7,7 @@ use tracing::{info, warn};
 use super::effects::pending_events;
 use super::machine::Inputs;
 use crate::model::{
-    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SettingChange, SyncType, Timestamp,
-    WishReason,
+    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SyncType, Timestamp, WishReason,
 };
 use crate::protocol::preflight::Facts;
 use crate::store::{EventStore, ReadStore, Store, StoreError};
@@ -38,17 +37,6 @@ pub struct Request {
     pub deadline: Duration,
 }
 
-/// Stores that are ready for a sync.
-#[derive(Clone, Debug)]
-pub struct Prepared {
-    /// For the machine.
-    pub inputs: Inputs,
-    /// Settings of an earlier sync that its end had left staged, dropped here.
-    pub reverted: Vec<SettingChange>,
-    /// Earlier syncs whose process died.
-    pub interrupted: usize,
-}
-
 /// Makes the stores ready: drops what an interrupted sync left staged, notes
 /// the server, the machine id and the operator's wish, and reads what preflight
 /// tells. The caller holds the lock of the state directory.
@@ -60,9 +48,9 @@ pub fn prepare(
     events: &EventStore,
     request: &Request,
     now: Timestamp,
-) -> Result<Prepared, StoreError> {
-    let interrupted = store.close_interrupted_syncs()?;
+) -> Result<Inputs, StoreError> {
     let reverted = store.drop_staged()?.unwrap_or_default();
+    let interrupted = store.close_interrupted_syncs(&reverted)?;
     if interrupted > 0 || !reverted.is_empty() {
         let settings: Vec<_> = reverted.iter().map(|c| c.setting.as_str()).collect();
         warn!(
@@ -80,8 +68,8 @@ pub fn prepare(
     store.write_sync_state()?;
     let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
     let mut inputs = inputs(store, request, wished)?;
-    inputs.events_pending = pending_events(events)?;
-    Ok(Prepared { inputs, reverted, interrupted })
+    inputs.events_pending = pending_events(events);
+    Ok(inputs)
 }
 
 /// What [`prepare`] would answer, for a dry run: changes nothing.

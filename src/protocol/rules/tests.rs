@@ -104,10 +104,47 @@ fn an_error_report_is_no_empty_page() {
     assert!(page("").without_body && page(")]}'\n").without_body);
     let error = read_page(Transfer::Json, br#"{"error":"no such host"}"#, 1);
     assert!(matches!(&error, Err(BodyError::WrongShape { .. })), "{error:?}");
-    assert!(matches!(
-        read_page(Transfer::Json, br#"{"rules":{}}"#, 1),
-        Err(BodyError::WrongShape { .. })
-    ));
+    for wrong in
+        [r#"{"rules":{}}"#, "[]", "[null]", "[[]]", "null", "7", r#"[[{"identifier":"x"}]]"#]
+    {
+        let read = read_page(Transfer::Json, wrong.as_bytes(), 1);
+        assert!(matches!(read, Err(BodyError::WrongShape { .. })), "{wrong}: {read:?}");
+    }
+}
+
+/// HTTP-8: what is rejected costs no memory that grows with the page, and no
+/// rule can bring endless text; in either transfer form.
+#[test]
+fn http_8_a_page_of_nonsense_keeps_little_of_it() {
+    use prost::Message as _;
+    let count = 20_000;
+    let body = format!("{{\"rules\":[{}{{}}]}}", "{},".repeat(count - 1));
+    let page = read_page(Transfer::Json, body.as_bytes(), 1).expect("a page");
+    assert_eq!((page.rejected.len(), page.rejected_unlisted), (100, count as u64 - 100));
+    let binary = [10_u8, 0].repeat(count);
+    let page = read_page(Transfer::Protobuf, &binary, 1).expect("a page");
+    assert_eq!((page.rejected.len(), page.rejected_unlisted), (100, count as u64 - 100));
+
+    let rule = wire::Rule {
+        identifier: "AAAAAAAAAA".into(),
+        policy: wire::Policy::Allowlist.into(),
+        rule_type: wire::RuleType::Teamid.into(),
+        custom_msg: "x".repeat(1 << 20),
+        ..Default::default()
+    };
+    assert_eq!(check(rule.clone()), Err(RuleError::TooLong));
+    let sent = wire::RuleDownloadResponse { rules: vec![rule], cursor: "next".into() };
+    let page = read_page(Transfer::Protobuf, &sent.encode_to_vec(), 1).expect("a page");
+    assert_eq!((page.rules.len(), page.rejected.len()), (0, 1));
+    assert_eq!(page.cursor.as_ref().map(Cursor::as_str), Some("next"));
+    let cut = &sent.encode_to_vec()[..100];
+    assert!(matches!(read_page(Transfer::Protobuf, cut, 1), Err(BodyError::NotProtobuf { .. })));
+
+    let long =
+        format!(r#"{{"rules":[{{"identifier":"A","policy":["{}"]}}]}}"#, "\u{7}x".repeat(9999));
+    let page =
+        read_page(Transfer::Json, long.replace('\u{7}', "\\u0007").as_bytes(), 1).expect("a page");
+    assert!(page.rejected[0].reason.len() < 1000, "{}", page.rejected[0].reason);
 }
 
 /// RULE-4: the label is cut by characters, not bytes.

@@ -168,7 +168,7 @@ fn sync_7_the_last_fifty_syncs_leave_a_record() {
         store.end_sync(number, &record(id)).expect("ended");
     }
     store.begin_sync(&record(60)).expect("begun");
-    assert_eq!(store.close_interrupted_syncs().expect("closed"), 1);
+    assert_eq!(store.close_interrupted_syncs(&[]).expect("closed"), 1);
     let history = store.history(100).expect("read");
     assert_eq!(history.len(), 51);
     assert_eq!(history[0].error.as_ref().map(|e| e.kind.as_str()), Some("interrupted"));

@@ -23,7 +23,7 @@ pub(super) enum Progress {
     UnderWay(Attempting, Effect),
     /// It was answered.
     Answered(Answer),
-    /// It has failed for good, after this many attempts.
+    /// It has failed for good, after this many attempts; 0 if none was made.
     Failed(Failure, u32),
 }
 
@@ -54,7 +54,8 @@ impl Attempting {
                 Some(forbidden) if !fetched => self.give_up(forbidden),
                 Some(_) | None => self.send_again(),
             },
-            Exchange::Stopped(failure) => self.give_up(failure),
+            Exchange::Stopped { failure, begun: true } => self.give_up(failure),
+            Exchange::Stopped { failure, begun: false } => Progress::Failed(failure, 0),
         }
     }
 

@@ -328,16 +328,18 @@ fn sync_6_past_its_deadline_a_sync_is_abandoned() {
     assert_eq!(effects[effects.len() - 2..], ["drop staged", "finish rule_download_failed"]);
 }
 
-/// SYNC-6: a sync told to stop reverts, except in postflight, whose request
-/// has been made.
+/// SYNC-6, SYNC-3: a sync told to stop reverts, except where the postflight
+/// request has been made.
 #[test]
 fn sync_6_a_sync_told_to_stop_ends_where_it_stands() {
-    let stop = Exchange::Stopped(Failure::new(FailureKind::Cancelled, "told to stop".into()));
-    for stage in Stage::ALL {
-        let (effects, outcome) = play([before(stage), vec![stop.clone()]].concat()).run();
+    for (stage, begun) in Stage::ALL.into_iter().flat_map(|stage| [(stage, true), (stage, false)]) {
+        let failure = Failure::new(FailureKind::Cancelled, "told to stop".into());
+        let stop = Exchange::Stopped { failure, begun };
+        let (effects, outcome) = play([before(stage), vec![stop]].concat()).run();
         assert_eq!(outcome.result, SyncResult::of_failed(stage));
         assert_eq!(outcome.error.map(|e| e.kind), Some("cancelled".into()));
-        assert_eq!(effects.iter().any(|e| e.starts_with("apply")), stage == Stage::Postflight);
+        let applied = effects.iter().any(|e| e.starts_with("apply"));
+        assert_eq!(applied, stage == Stage::Postflight && begun, "{stage} {begun}");
     }
 }
 

@@ -140,7 +140,12 @@ pub enum Exchange {
     /// The token request is over: whether it was answered with 200.
     TokenFetched(bool),
     /// The sync is to end: told to stop, or past its deadline.
-    Stopped(Failure),
+    Stopped {
+        /// Why.
+        failure: Failure,
+        /// An attempt of the request has been made, if only in part.
+        begun: bool,
+    },
 }
 
 /// What happened. Times come beside it.
