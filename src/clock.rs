@@ -7,6 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::{Now, Timestamp};
 
+mod alarm;
+
+pub use alarm::Alarm;
+
 /// A wait that a clock hands out.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 

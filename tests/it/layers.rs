@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["model", "sync::retry", "store"]),
     ("config", &["model", "sync::retry", "config"]),
     ("host", &["model", "sync::retry", "config", "host"]),
-    ("clock", &["model"]),
+    ("clock", &["clock", "model"]),
     ("sync", &["clock", "config", "host", "model", "protocol", "store", "sync", "transport"]),
     (
         "harness",
