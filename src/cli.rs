@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 mod config;
+mod daemon;
 #[cfg(feature = "harness")]
 mod demo;
 mod doctor;
@@ -23,6 +24,7 @@ mod rules;
 mod setup;
 mod status;
 mod sync;
+mod sync_process;
 mod whoami;
 
 /// Exit code for a command line that cannot be understood.
@@ -54,12 +56,12 @@ pub struct Global {
     /// Sets a configuration key; wins over every file
     #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
     pub set: Vec<String>,
-    /// Least severe log lines to show
-    #[arg(long, value_name = "LEVEL", global = true, default_value = "warn")]
-    pub log_level: LogLevel,
-    /// Form of the log lines on standard error
-    #[arg(long, value_name = "FORMAT", global = true, default_value = "text")]
-    pub log_format: LogFormat,
+    /// Least severe log lines to show [default: warn, for the daemon as configured]
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<LogLevel>,
+    /// Form of the log lines on standard error [default: text, for the daemon as configured]
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
     /// Lets waits between attempts pass N times as fast, for tests and drills
     #[arg(long, value_name = "N", global = true, default_value_t = 1, hide = true)]
     pub clock_rate: u32,
@@ -107,6 +109,11 @@ enum Command {
     Harness(harness::Args),
     /// Makes one sync now
     Sync(sync::Args),
+    /// Syncs by the clock and on request until told to stop
+    Daemon(daemon::Args),
+    /// Makes the sync that the daemon asks for on standard input
+    #[command(hide = true)]
+    SyncProcess(sync_process::Args),
     /// Tells how syncing stands, from files alone
     Status(status::Args),
     /// Tells what became of the last syncs
@@ -135,9 +142,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Command::Sync(args) = &cli.command {
-        cli.global.log_level = args.log_level(cli.global.log_level);
+        let level = cli.global.log_level.unwrap_or(LogLevel::Warn);
+        cli.global.log_level = Some(args.log_level(level));
     }
-    logging::start(&cli.global);
+    // The daemon's configuration has a say in its log lines.
+    if !matches!(cli.command, Command::Daemon(_)) {
+        logging::start(&cli.global);
+    }
     // A panic is a fault of this program; its message has gone to standard
     // error by the time it arrives here.
     catch_unwind(AssertUnwindSafe(|| dispatch(cli))).unwrap_or(ExitCode::from(EXIT_INTERNAL))
@@ -153,6 +164,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         #[cfg(feature = "harness")]
         Command::Harness(args) => harness::run(&args),
         Command::Sync(args) => sync::run(&cli.global, &args),
+        Command::Daemon(args) => daemon::run(&cli.global, &args),
+        Command::SyncProcess(args) => sync_process::run(&cli.global, &args),
         Command::Status(args) => status::run(&cli.global, &args),
         Command::History(args) => history::run(&cli.global, &args),
         Command::Rules(args) => rules::run(&cli.global, &args),

@@ -10,6 +10,7 @@
 //! - [`config`] what is configured, and where each value comes from;
 //! - [`host`] who and what this host is;
 //! - [`clock`] the only reader of time;
+//! - [`daemon`] syncs by the clock and on request, for as long as the host runs;
 //! - `harness` a fake server, for tests and for people who write servers.
 //! - [`transport`] one HTTP exchange with the server;
 //! - [`clock`] the only reader of time.
@@ -17,6 +18,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod host;

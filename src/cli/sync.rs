@@ -15,9 +15,12 @@ use crate::store::RulesPreview;
 use crate::sync::job::{self, Host, JobError, Wanted};
 use crate::sync::progress::Observer;
 
+mod by_daemon;
 mod checkpoint;
 mod report;
 
+#[cfg(feature = "harness")]
+pub(super) use checkpoint::{KillAt, Killing};
 pub(super) use report::Reporter;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -82,6 +85,10 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     };
     let wanted = args.wanted();
     let mut reporter = Reporter::new(!args.json);
+    if let Some(client) = by_daemon::find(global, args, &setup.state_dir) {
+        let record = by_daemon::sync(client, wanted, &reporter);
+        return finish(args, reporter, &record);
+    }
     let clock = SystemClock::with_rate(global.clock_rate);
     let record = {
         #[cfg(feature = "harness")]
@@ -92,11 +99,15 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         let observer: &mut dyn Observer = &mut reporter;
         sync_once(&setup.config, &setup.state_dir, wanted, clock, observer)
     };
+    finish(args, reporter, &record)
+}
+
+fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {
     let preview = reporter.finish();
     if args.json {
-        output::json(&Printed { record: &record, rules_preview: preview });
+        output::json(&Printed { record, rules_preview: preview });
     } else {
-        report::summary(&record, preview.as_ref());
+        report::summary(record, preview.as_ref());
     }
     ExitCode::from(record.exit_code)
 }

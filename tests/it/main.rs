@@ -15,6 +15,8 @@ mod config;
 #[cfg(feature = "harness")]
 mod crash;
 #[cfg(feature = "harness")]
+mod daemon;
+#[cfg(feature = "harness")]
 mod doctor;
 #[cfg(feature = "harness")]
 mod driver;
@@ -31,6 +33,8 @@ mod json;
 mod layers;
 #[cfg(feature = "harness")]
 mod servers;
+#[cfg(feature = "harness")]
+mod soak;
 #[cfg(feature = "harness")]
 mod sync;
 mod transport;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::output::{self, printable};
 use crate::config::Config;
+use crate::daemon::beat::{Beat, Liveness};
 use crate::host::MachineIdProblem;
 use crate::model::{
     ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
@@ -38,6 +39,8 @@ pub(super) struct Status {
     rules: Rules,
     events: Events,
     client_certificate: Option<Certificate>,
+    /// The daemon of this state directory; `null` if none has run on it.
+    daemon: Option<Daemon>,
     /// The settings in force, by their protocol names.
     settings: std::collections::BTreeMap<&'static str, String>,
 }
@@ -95,6 +98,66 @@ struct Certificate {
     error: Option<String>,
 }
 
+/// How the daemon stands, as its heartbeat tells.
+#[derive(Debug, Serialize)]
+struct Daemon {
+    liveness: Liveness,
+    /// Since its start, if it lives.
+    uptime_seconds: Option<u64>,
+    /// Since its heartbeat was written.
+    heartbeat_age_seconds: u64,
+    #[serde(flatten)]
+    beat: Beat,
+}
+
+impl Daemon {
+    fn read(config: &Config, state_dir: &Path, now: Timestamp) -> Option<Self> {
+        let beat = Beat::read(state_dir)?;
+        let runs = crate::daemon::is_taken(state_dir);
+        Some(Self {
+            liveness: beat.liveness(runs, now, config.sync_deadline),
+            uptime_seconds: runs.then(|| now.since(beat.started_at).as_secs()),
+            heartbeat_age_seconds: now.since(beat.beat_at).as_secs(),
+            beat,
+        })
+    }
+
+    fn show(&self) {
+        let beat = &self.beat;
+        heading("Daemon");
+        row(
+            "State",
+            match self.liveness {
+                Liveness::Alive => "Alive",
+                Liveness::Stuck => "Stuck (what it announced is overdue; restart the service)",
+                Liveness::Stopped => "Stopped",
+                Liveness::Dead => "Dead (it ended without saying so; look at its log)",
+            },
+        );
+        row("Process", &format!("{} (version {})", beat.pid, beat.version));
+        if let Some(uptime) = self.uptime_seconds {
+            row("Uptime", &age(uptime));
+        }
+        row("Heartbeat", &format!("{} ago", age(self.heartbeat_age_seconds)));
+        match (beat.sync_began_at, beat.next_sync_at) {
+            (Some(began), _) => row("Sync Running Since", &began.to_string()),
+            (None, Some(next)) => row("Next Sync", &next.to_string()),
+            (None, None) => {}
+        }
+        if let Some(wait) = beat.back_off {
+            row("Back-off", &format!("{wait} s after {} failures", beat.failures_in_a_row));
+        }
+        for (name, incident) in [("Last Panic", &beat.last_panic), ("Last Hang", &beat.last_hang)] {
+            if let Some(incident) = incident {
+                row(name, &format!("{} {}", incident.at, incident.message));
+            }
+        }
+        if let Some(refused) = &beat.configuration_refused {
+            row("Configuration Refused", refused);
+        }
+    }
+}
+
 impl Status {
     /// Reads the state directory. One that does not exist yet is a host that
     /// has never synced.
@@ -134,6 +197,7 @@ impl Status {
             rules: read.rules,
             events,
             client_certificate: certificate(config, now),
+            daemon: Daemon::read(config, state_dir, now),
             settings: read.settings,
         })
     }
@@ -313,6 +377,9 @@ impl Status {
                     wish.since
                 ),
             );
+        }
+        if let Some(daemon) = &self.daemon {
+            daemon.show();
         }
         heading("Rules");
         let counts = &self.rules.counts;

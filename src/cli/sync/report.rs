@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output::{self, line, printable};
+use crate::daemon::message::Step;
 use crate::model::{SettingChange, SyncRecord, SyncType};
 use crate::store::{RuleChangeKind, RulesPreview};
 use crate::sync::progress::{Observer, Progress};
@@ -61,42 +62,54 @@ impl Reporter {
 
 impl Observer for Reporter {
     fn progress(&mut self, progress: &Progress<'_>) {
-        match progress {
-            Progress::Attempt { stage, attempt } => self.moving(|| match attempt {
+        if let Progress::Compared(preview) = progress {
+            self.preview = Some((*preview).clone());
+        }
+        if let Some(step) = Step::of(progress) {
+            self.step(&step);
+        }
+    }
+}
+
+impl Reporter {
+    /// Shows what happened, here or in the daemon.
+    pub(crate) fn step(&self, step: &Step) {
+        match step {
+            Step::Attempt { stage, attempt } => self.moving(|| match attempt {
                 1 => stage.to_string(),
                 n => format!("{stage}, attempt {n}"),
             }),
-            Progress::Waiting { stage, duration, next_attempt, failure } => self.lasting(|| {
+            Step::Retry { stage, wait_ms, next_attempt, message } => self.lasting(|| {
                 format!(
                     "{stage}: {}; attempt {next_attempt} in {:.1} s",
-                    printable(&failure.to_string()),
-                    duration.as_secs_f64()
+                    printable(message),
+                    Duration::from_millis(*wait_ms).as_secs_f64()
                 )
             }),
-            Progress::Negotiated { sync_type } => {
+            Step::Negotiated { sync_type } => {
                 self.lasting(|| format!("preflight: a {} sync", sync_type.name()));
             }
-            Progress::Uploaded { total, of } => {
+            Step::Uploaded { total, of } => {
                 self.moving(|| format!("event_upload: {total} of {of} events"));
             }
-            Progress::Page { page, rules, .. } => {
+            Step::Page { page, rules } => {
                 self.moving(|| format!("rule_download: page {page}, {rules} rules"));
             }
-            Progress::Committing { rules } => {
+            Step::Committing { rules } => {
                 self.moving(|| format!("rule_download: committing {rules} rules"));
             }
-            Progress::Committed(committed) => self.lasting(|| {
+            Step::Committed { added, replaced, removed, kept_transitive } => self.lasting(|| {
                 format!(
-                    "rule_download: removed {}, kept {} transitive, added {}, replaced {}",
-                    committed.removed_by_cleanup + committed.removed_by_rule,
-                    committed.kept_transitive,
-                    committed.added,
-                    committed.replaced
+                    "rule_download: removed {removed}, kept {kept_transitive} transitive, added \
+                     {added}, replaced {replaced}"
                 )
             }),
-            Progress::Compared(preview) => self.preview = Some((*preview).clone()),
-            Progress::Applied(_) | Progress::Reverted(_) | Progress::Ended(_) => {}
         }
+    }
+
+    /// Shows that another sync runs first.
+    pub(crate) fn waiting(&self) {
+        self.lasting(|| "another sync runs; this one begins after it".to_owned());
     }
 }
 

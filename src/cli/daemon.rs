@@ -1,0 +1,98 @@
+//! `daemon`: syncs by the clock and on request, in the foreground.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::{EXIT_INTERNAL, Global, LogFormat, logging, output, setup};
+use crate::clock::SystemClock;
+use crate::config::{self, Config, ConfigError};
+use crate::daemon::{self, Options, Program};
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// Has sync number N misbehave, for tests of the daemon
+    #[cfg(feature = "harness")]
+    #[arg(long, value_name = "N:HOW:WHEN:EFFECT", hide = true)]
+    misbehave: Vec<String>,
+}
+
+impl Args {
+    /// How the sync of that number is to misbehave.
+    #[cfg(feature = "harness")]
+    fn misbehaviour(&self, number: u64) -> Option<OsString> {
+        let of = |text: &String| {
+            let (of, how) = text.split_once(':')?;
+            (of == number.to_string()).then(|| format!("--misbehave={how}").into())
+        };
+        self.misbehave.iter().find_map(of)
+    }
+
+    #[cfg(not(feature = "harness"))]
+    #[expect(clippy::unused_self, reason = "the other one has a use for it")]
+    const fn misbehaviour(&self, _: u64) -> Option<OsString> {
+        None
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    let sources = {
+        let global = global.clone();
+        Arc::new(move || setup::sources(&global))
+    };
+    let loaded = match Config::load(&sources()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            output::error(&error);
+            let ConfigError::Rejected(findings) = error;
+            return ExitCode::from(setup::exit_code(&findings));
+        }
+    };
+    let configured = if loaded.config.log_json { LogFormat::Json } else { LogFormat::Text };
+    let format = global.log_format.unwrap_or(configured);
+    let level = global.log_level.map(config::LogLevel::from);
+    let set_level = logging::start_adjustable(format, level.unwrap_or(loaded.config.log_level));
+    setup::warn_of(&loaded.findings);
+
+    let Ok(path) = program() else {
+        output::error("the path of this program cannot be found; start it by its full path");
+        return ExitCode::from(EXIT_INTERNAL);
+    };
+    let state_dir = config::state_dir(global.state_dir.as_deref(), &loaded.config);
+    let (clock_rate, misbehave) = (global.clock_rate, args.clone());
+    let program = move |number, level: &'static str| {
+        let mut args: Vec<OsString> = vec!["sync-process".into()];
+        args.extend(["--state-dir".into(), state_dir.clone().into()]);
+        args.extend(["--log-level".into(), level.into()]);
+        let format = if format == LogFormat::Json { "json" } else { "text" };
+        args.extend(["--log-format".into(), format.into()]);
+        args.extend(["--clock-rate".into(), clock_rate.to_string().into()]);
+        args.extend(misbehave.misbehaviour(number));
+        Program { path: path.clone(), args }
+    };
+    let options = Options {
+        sources,
+        loaded,
+        state_dir: global.state_dir.clone(),
+        clock: SystemClock::with_rate(global.clock_rate),
+        program: Box::new(program),
+        set_level,
+        level,
+    };
+    match daemon::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// This very program: on Linux also after its file has been replaced by another
+/// version, which would not be the one that runs.
+fn program() -> std::io::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe() }
+}

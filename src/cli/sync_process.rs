@@ -1,0 +1,107 @@
+//! `sync-process`: the process of one sync, for the daemon. It reads its errand
+//! and the configuration in force on standard input, and tells what happens on
+//! standard output, a line of JSON for each thing.
+
+use std::io::{self, Read as _};
+use std::process::ExitCode;
+
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::sync::sync_once;
+use super::{EXIT_USAGE, Global, output};
+use crate::clock::SystemClock;
+use crate::config::{self, Config, Layer, Source};
+use crate::daemon::message::{Facts, Line, Step};
+use crate::daemon::read_order;
+use crate::sync::job::Wanted;
+use crate::sync::progress::{Observer, Progress};
+
+/// The longest order taken: a configuration file may have 8 MiB.
+const MAX_ORDER: u32 = 32 * 1024 * 1024;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// Kills this process, makes it panic or hang before or after an effect
+    #[cfg(feature = "harness")]
+    #[arg(long, value_name = "HOW:WHEN:EFFECT", hide = true)]
+    misbehave: Option<super::sync::KillAt>,
+}
+
+/// Runs the command.
+pub(super) fn run(
+    global: &Global,
+    #[cfg_attr(not(feature = "harness"), expect(unused_variables, reason = "nothing in it"))]
+    args: &Args,
+) -> ExitCode {
+    let order = read().ok().as_deref().and_then(read_order);
+    let Some((errand, values)) = order else {
+        output::error("there is no order on standard input; only the daemon starts this command");
+        return ExitCode::from(EXIT_USAGE);
+    };
+    let ordinary = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(&Line::Panicked { message: panic.to_string() });
+        ordinary(panic);
+    }));
+    std::thread::spawn(end_with_the_daemon);
+
+    // The daemon has reported what is wrong with it, and chosen among sources.
+    let layer = Layer { source: Source::CommandLine, values, exposed: false };
+    let config = Config::resolve(&[layer]).config;
+    let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
+    let wanted =
+        Wanted { trigger: errand.trigger, clean: errand.clean, dry_run: false, wait: true };
+    let mut teller = Teller;
+    #[cfg(feature = "harness")]
+    let mut teller = super::sync::Killing::new(&mut teller, args.misbehave.clone());
+    let clock = SystemClock::with_rate(global.clock_rate);
+    let record = sync_once(&config, &state_dir, wanted, clock, &mut teller);
+    let exit_code = record.exit_code;
+    let facts = Facts::read(&config, &state_dir)
+        .map_err(|error| tracing::debug!(%error, "the stores cannot be read"));
+    tell(&Line::Ended { record: Box::new(record), facts: facts.ok().map(Box::new) });
+    ExitCode::from(exit_code)
+}
+
+fn read() -> io::Result<Vec<u8>> {
+    let mut stdin = io::stdin().lock();
+    let mut length = [0; 4];
+    stdin.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    let mut order = Vec::new();
+    let read = stdin.by_ref().take(length.min(MAX_ORDER).into()).read_to_end(&mut order)?;
+    if u32::try_from(read) == Ok(length) {
+        Ok(order)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// The daemon holds the other end of standard input for as long as it lives.
+/// Once it is gone, this sync ends as if it had been told to.
+fn end_with_the_daemon() {
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    let _ = kill_process(getpid(), Signal::TERM);
+}
+
+fn tell(line: &Line) {
+    // Every line has a JSON form.
+    output::line(serde_json::to_string(line).unwrap_or_default());
+}
+
+/// Tells the daemon what happens.
+struct Teller;
+
+impl Observer for Teller {
+    fn progress(&mut self, progress: &Progress<'_>) {
+        if let Some(step) = Step::of(progress) {
+            tell(&Line::Step(step));
+        }
+        if let Progress::Committed(committed) = progress {
+            for (application, identifier) in &committed.announce {
+                let (application, identifier) = (application.clone(), identifier.clone());
+                tell(&Line::Notification { application, identifier });
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The daemon: syncs by the clock and on request, for as long as it runs.
+//!
+//! One loop on one thread, `heart`, decides what happens next; [`schedule`] tells when.
+//! Each sync is a process of its own, so that nothing a sync does can stop the
+//! loop or grow it. Promise: while the daemon lives there is a next sync or one
+//! that runs and has a deadline, and `daemon.json` says which. It writes no
+//! store; events handed in over the socket go through [`crate::store`].
+
+pub mod beat;
+pub mod client;
+mod facts;
+mod group;
+mod guard;
+mod heart;
+mod manager;
+pub mod message;
+mod metrics;
+mod queries;
+pub mod schedule;
+mod socket;
+mod supervise;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use self::beat::Beat;
+use crate::clock::SystemClock;
+use crate::config::{self, Loaded, LogLevel, Sources};
+use crate::store::{Store, StoreError};
+
+pub use guard::is_taken;
+pub use supervise::{Program, read_order};
+
+/// Sets the level of log lines.
+pub type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
+
+/// What a daemon runs on.
+pub struct Options {
+    /// Where the configuration comes from, asked at each reading of it.
+    pub sources: Arc<dyn Fn() -> Sources + Send + Sync>,
+    /// The configuration to begin with.
+    pub loaded: Loaded,
+    /// The state directory of the command line or environment.
+    pub state_dir: Option<PathBuf>,
+    /// The clock, and how fast it runs.
+    pub clock: SystemClock,
+    /// The program that makes sync number N (from 1) at a level of log lines.
+    pub program: Box<dyn Fn(u64, &'static str) -> Program + Send>,
+    /// Sets the level of log lines.
+    pub set_level: SetLevel,
+    /// The level of the command line, which wins over the configuration's.
+    pub level: Option<LogLevel>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("state_dir", &self.state_dir).finish_non_exhaustive()
+    }
+}
+
+/// Why a daemon cannot run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The place cannot be taken.
+    #[error("cannot lock {path}: {source}; check that the state directory is yours")]
+    Guard {
+        /// The state directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is one already.
+    #[error(
+        "a daemon{} runs on {path} already; stop it first, or name another directory with --state-dir",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Taken {
+        /// The state directory.
+        path: PathBuf,
+        /// Its process, if it is known.
+        pid: Option<u32>,
+    },
+    /// The system lacks something.
+    #[error("cannot start the daemon: {0}")]
+    System(#[from] io::Error),
+}
+
+impl DaemonError {
+    /// The process exit code.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(_) | Self::Guard { .. } | Self::Taken { .. } => StoreError::EXIT_CODE,
+            Self::System(_) => 70,
+        }
+    }
+}
+
+/// The name of a level of log lines, as the command line takes it.
+#[must_use]
+pub const fn level_name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Off => "off",
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+fn level_of(name: &str) -> Option<LogLevel> {
+    use LogLevel::{Debug, Error, Info, Off, Trace, Warn};
+    [Off, Error, Warn, Info, Debug, Trace].into_iter().find(|level| level_name(*level) == name)
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// If it cannot begin. Once it has begun, nothing but a signal ends it.
+pub fn run(options: Options) -> Result<(), DaemonError> {
+    let state_dir = config::state_dir(options.state_dir.as_deref(), &options.loaded.config);
+    Store::prepare_dir(&state_dir)?;
+    let guard = guard::Guard::take(&state_dir)
+        .map_err(|source| DaemonError::Guard { path: state_dir.clone(), source })?;
+    let Some(_guard) = guard else {
+        let pid = Beat::read(&state_dir).map(|beat| beat.pid);
+        return Err(DaemonError::Taken { path: state_dir, pid });
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async { heart::Daemon::new(options, state_dir)?.serve().await });
+    // A thread that a file system holds must not hold the process.
+    runtime.shutdown_background();
+    done
+}

@@ -1,0 +1,224 @@
+//! The heartbeat: how the daemon stands, as it tells it on the socket and
+//! leaves it in `daemon.json` for whoever looks, also after its end.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
+
+/// The file in the state directory.
+pub const BEAT_FILE: &str = "daemon.json";
+
+/// The version of the form.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How much later than it says a healthy daemon may begin a sync.
+const LATE: Duration = Duration::from_mins(2);
+
+/// What the daemon does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    /// It waits for the next sync.
+    Idle,
+    /// A sync runs.
+    Syncing,
+    /// It has ended in good order.
+    Stopped,
+}
+
+/// How the daemon stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// The program's version.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When this was written. It is written whenever something changes.
+    pub beat_at: Timestamp,
+    /// What it does.
+    pub doing: Doing,
+    /// When the sync that runs began.
+    pub sync_began_at: Option<Timestamp>,
+    /// Whether another sync is asked for already.
+    pub sync_waiting: bool,
+    /// When the next sync begins; `None` while one runs.
+    pub next_sync_at: Option<Timestamp>,
+    /// Seconds between syncs that succeed.
+    pub full_sync_interval: u64,
+    /// Syncs that failed in a row.
+    pub failures_in_a_row: u32,
+    /// The wait that stands in for the interval after failures, in seconds.
+    pub back_off: Option<u64>,
+    /// Syncs since the start.
+    pub syncs: u64,
+    /// The last sync that ended.
+    pub last_sync: Option<LastSync>,
+    /// The last sync whose process panicked or died.
+    pub last_panic: Option<Incident>,
+    /// The last sync that did not end by itself.
+    pub last_hang: Option<Incident>,
+    /// Why the configuration on disk is not the one in force.
+    pub configuration_refused: Option<String>,
+    /// Least severe log lines.
+    pub log_level: String,
+}
+
+/// A sync that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSync {
+    /// Its id; empty if it could not begin.
+    pub id: String,
+    /// When it began.
+    pub at: Timestamp,
+    /// What it was started by.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub result: SyncResult,
+    /// What ended it early.
+    pub error: Option<String>,
+}
+
+impl LastSync {
+    /// What to tell of a record.
+    #[must_use]
+    pub fn of(record: &SyncRecord) -> Self {
+        Self {
+            id: record.id.clone(),
+            at: record.started_at,
+            trigger: record.trigger,
+            result: record.result,
+            error: record.error.as_ref().map(|error| error.message.clone()),
+        }
+    }
+}
+
+/// Something that should not have happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub message: String,
+}
+
+/// Whether the daemon lives, as its heartbeat tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Liveness {
+    /// Its process lives and its next sync is not overdue.
+    Alive,
+    /// Its process lives, but what it announced has not come to pass.
+    Stuck,
+    /// It ended in good order.
+    Stopped,
+    /// Its process is gone without having said so.
+    Dead,
+}
+
+impl Beat {
+    /// Judges at a time; `process` is whether a daemon holds the state
+    /// directory.
+    #[must_use]
+    pub fn liveness(&self, process: bool, now: Timestamp, sync_deadline: Duration) -> Liveness {
+        if !process {
+            return if self.doing == Doing::Stopped { Liveness::Stopped } else { Liveness::Dead };
+        }
+        let overdue = match (self.next_sync_at, self.sync_began_at) {
+            (Some(next), _) => now.since(next) > LATE,
+            (None, Some(began)) => now.since(began) > sync_deadline + LATE,
+            (None, None) => false,
+        };
+        if overdue { Liveness::Stuck } else { Liveness::Alive }
+    }
+
+    /// Writes the file anew, whole or not at all. Not forced to the disk: after
+    /// a power cut there is no daemon to tell of.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, state_dir: &Path) -> io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".daemon").tempfile_in(state_dir)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.persist(state_dir.join(BEAT_FILE))?;
+        Ok(())
+    }
+
+    /// The last heartbeat on a state directory, if there is one to be read.
+    #[must_use]
+    pub fn read(state_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(state_dir.join(BEAT_FILE)).ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+pub(super) fn example() -> Beat {
+    let at = Timestamp::from_secs(1_800_000_000);
+    Beat {
+        schema_version: SCHEMA_VERSION,
+        pid: 42,
+        version: "0.1.0".to_owned(),
+        started_at: at,
+        beat_at: at,
+        doing: Doing::Idle,
+        sync_began_at: None,
+        sync_waiting: false,
+        next_sync_at: Some(at.after(Duration::from_mins(10))),
+        full_sync_interval: 600,
+        failures_in_a_row: 0,
+        back_off: None,
+        syncs: 0,
+        last_sync: None,
+        last_panic: None,
+        last_hang: None,
+        configuration_refused: None,
+        log_level: "info".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn what_is_written_is_read_and_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(Beat::read(dir.path()), None);
+        let beat = example();
+        beat.write(dir.path()).expect("written");
+        beat.write(dir.path()).expect("written over");
+        assert_eq!(Beat::read(dir.path()), Some(beat));
+        let mode = fs::metadata(dir.path().join(BEAT_FILE)).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 1);
+    }
+
+    /// DAEMON-6: a daemon that does not do what it announced is not taken for
+    /// one that waits.
+    #[test]
+    fn daemon_6_an_overdue_sync_tells_a_stuck_daemon() {
+        let beat = example();
+        let next = beat.next_sync_at.expect("a time");
+        let live = |beat: &Beat, process, at| beat.liveness(process, at, DEADLINE);
+        assert_eq!(live(&beat, true, next.after(LATE)), Liveness::Alive);
+        assert_eq!(live(&beat, true, next.after(LATE * 2)), Liveness::Stuck);
+        assert_eq!(live(&beat, false, next), Liveness::Dead);
+        let syncing =
+            Beat { doing: Doing::Syncing, next_sync_at: None, sync_began_at: Some(next), ..beat };
+        assert_eq!(live(&syncing, true, next.after(DEADLINE)), Liveness::Alive);
+        assert_eq!(live(&syncing, true, next.after(DEADLINE * 2)), Liveness::Stuck);
+        let stopped = Beat { doing: Doing::Stopped, sync_began_at: None, ..syncing };
+        assert_eq!(live(&stopped, false, next), Liveness::Stopped);
+    }
+}

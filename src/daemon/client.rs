@@ -1,0 +1,61 @@
+//! The other end of the control socket, for the command line and for programs
+//! that hand events in.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::message::{Answer, Request};
+use super::socket::SOCKET_FILE;
+
+/// The longest answer read: a record with 100 rejected rules and every setting
+/// has less than 1 MiB.
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+
+/// A connection to the daemon of a state directory. Blocks its thread.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the daemon of a state directory; `None` if none answers
+    /// there or this user may not ask it.
+    #[must_use]
+    pub fn connect(state_dir: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(state_dir.join(SOCKET_FILE)).ok()?;
+        Some(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Gives up on an answer that does not come for so long.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn wait_at_most(&self, duration: Duration) -> io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(duration))
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn ask(&mut self, request: &Request) -> io::Result<()> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line)
+    }
+
+    /// The next line of the answer.
+    ///
+    /// # Errors
+    /// If the daemon is gone, or says what this program does not understand.
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let mut line = Vec::new();
+        let read = (&mut self.stream).take(MAX_ANSWER).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&line)?)
+    }
+}

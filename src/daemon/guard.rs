@@ -1,0 +1,73 @@
+//! One daemon on a state directory: the lock it holds for as long as it lives.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// The file in the state directory whose lock says that a daemon runs.
+const LOCK_FILE: &str = "daemon.lock";
+
+/// The right to be the daemon of a state directory, held until dropped.
+#[derive(Debug)]
+pub(super) struct Guard {
+    _file: File,
+}
+
+impl Guard {
+    /// Takes the place, if it is free.
+    pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(state_dir.join(LOCK_FILE))?;
+        // Whoever only looks, see [`is_taken`], is gone in an instant.
+        for _ in 0..1_000 {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Self { _file: file })),
+                Err(Errno::WOULDBLOCK) if !shared(&file) => return Ok(None),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::yield_now(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a daemon runs on the state directory. A directory that cannot be
+/// read counts as free.
+#[must_use]
+pub fn is_taken(state_dir: &Path) -> bool {
+    File::open(state_dir.join(LOCK_FILE)).is_ok_and(|file| !shared(&file))
+}
+
+/// Whether the lock can be shared: then nobody holds it for himself.
+fn shared(file: &File) -> bool {
+    if flock(file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
+        return false;
+    }
+    let _ = flock(file, FlockOperation::Unlock);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(!is_taken(dir.path()));
+        let guard = Guard::take(dir.path()).expect("no error").expect("the place");
+        assert!(is_taken(dir.path()));
+        assert!(Guard::take(dir.path()).expect("no error").is_none());
+        drop(guard);
+        assert!(!is_taken(dir.path()));
+        assert!(Guard::take(dir.path()).expect("no error").is_some());
+    }
+}

@@ -1,0 +1,194 @@
+//! When the next sync begins. Pure: the time and the random number come in.
+//!
+//! Only [`Now::elapsed`] counts, which runs on while the machine sleeps and
+//! does not jump when somebody sets the clock. Promise: there is always a next
+//! time unless a sync runs, and then the end of that sync gives one.
+
+use std::time::Duration;
+
+use crate::model::Now;
+
+/// From the start of the daemon to its first sync, at least (DAEMON-1).
+pub const FIRST: Duration = Duration::from_secs(15);
+/// How much longer it may take, by host (DAEMON-1).
+pub const SPLAY: Duration = Duration::from_secs(15);
+/// The interval if neither server nor anybody else gave one (PRE-5).
+pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(10);
+/// The wait after the first failure in a row (DAEMON-2).
+pub const FIRST_BACK_OFF: Duration = Duration::from_mins(1);
+
+/// The bounds of an interval (PRE-5).
+const INTERVALS: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(7 * 24));
+/// How much an interval varies (DAEMON-1).
+const JITTER: f64 = 0.05;
+/// How much a back-off varies: a fleet whose server comes back must not come
+/// back with it all at once.
+const BACK_OFF_JITTER: f64 = 0.25;
+/// The pause after a sync that took longer than the interval, so that a slow
+/// server is not asked without one.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a sync begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its time has come.
+    Time,
+    /// Somebody asked.
+    Asked,
+}
+
+/// What becomes of a request for a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It begins at once.
+    AtOnce,
+    /// It begins when the one that runs has ended.
+    Next,
+    /// One is asked for already; this request is that one.
+    Already,
+}
+
+/// How a sync ended, as far as the schedule goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It succeeded.
+    Success,
+    /// It did not, for whatever reason.
+    Failure,
+    /// There was nothing to sync with.
+    Nothing,
+}
+
+/// The schedule of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    interval: Duration,
+    failures: u32,
+    due: Duration,
+    began: Option<Duration>,
+    asked: bool,
+}
+
+impl Schedule {
+    /// The schedule of a daemon that starts now. `host` is the same number at
+    /// each start of a host and differs between hosts.
+    #[must_use]
+    pub fn new(now: Now, host: u64) -> Self {
+        let splay = host % (u64::try_from(SPLAY.as_millis()).unwrap_or(0) + 1);
+        Self {
+            interval: DEFAULT_INTERVAL,
+            failures: 0,
+            due: now.elapsed + FIRST + Duration::from_millis(splay),
+            began: None,
+            asked: false,
+        }
+    }
+
+    /// When to call [`Self::begin`], as [`Now::elapsed`]; `None` while a sync
+    /// runs.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        match (self.began, self.asked) {
+            (Some(_), _) => None,
+            (None, true) => Some(Duration::ZERO),
+            (None, false) => Some(self.due),
+        }
+    }
+
+    /// Answers whether a sync begins, and why. From then on it runs, until
+    /// [`Self::end`].
+    pub fn begin(&mut self, now: Now) -> Option<Why> {
+        if self.began.is_some() {
+            return None;
+        }
+        let why = match (self.asked, now.elapsed >= self.due) {
+            (true, _) => Why::Asked,
+            (false, true) => Why::Time,
+            (false, false) => return None,
+        };
+        self.began = Some(now.elapsed);
+        self.asked = false;
+        Some(why)
+    }
+
+    /// Somebody asks for a sync.
+    pub fn ask(&mut self) -> Asked {
+        match (std::mem::replace(&mut self.asked, true), self.began) {
+            (true, _) => Asked::Already,
+            (false, Some(_)) => Asked::Next,
+            (false, None) => Asked::AtOnce,
+        }
+    }
+
+    /// The sync has ended. `interval` is the one in force afterwards, if it is
+    /// known; `random` lies in 0..1.
+    pub fn end(&mut self, now: Now, end: End, interval: Option<Duration>, random: f64) {
+        if let Some(interval) = interval {
+            self.interval = interval.clamp(INTERVALS.0, INTERVALS.1);
+        }
+        let began = self.began.take().unwrap_or(now.elapsed);
+        match end {
+            End::Success => self.failures = 0,
+            End::Failure => self.failures = self.failures.saturating_add(1),
+            End::Nothing => {}
+        }
+        self.due = match self.back_off() {
+            Some(wait) if end == End::Failure => {
+                let share = if wait < self.interval { BACK_OFF_JITTER } else { JITTER };
+                now.elapsed + jittered(wait, share, random)
+            }
+            // A time that has passed meanwhile is caught up once: the next one
+            // is counted from that sync.
+            Some(_) | None => {
+                (began + jittered(self.interval, JITTER, random)).max(now.elapsed + PAUSE)
+            }
+        };
+    }
+
+    /// Whether a sync runs.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// Whether a sync is asked for that has not begun.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// The interval in force.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// How many syncs in a row failed.
+    #[must_use]
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The wait that stands in for the interval after failures, before its
+    /// jitter: 60 s, doubled with each failure in a row, up to the interval.
+    #[must_use]
+    pub fn back_off(&self) -> Option<Duration> {
+        let doublings = self.failures.checked_sub(1)?;
+        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        Some(FIRST_BACK_OFF.saturating_mul(factor).min(self.interval))
+    }
+
+    /// How long until the next sync.
+    #[must_use]
+    pub fn left(&self, now: Now) -> Option<Duration> {
+        self.due().map(|due| due.saturating_sub(now.elapsed))
+    }
+}
+
+/// `duration`, up to that share of it shorter or longer.
+fn jittered(duration: Duration, share: f64, random: f64) -> Duration {
+    duration.mul_f64(1.0 + share * (2.0 * random.clamp(0.0, 1.0) - 1.0))
+}
+
+#[cfg(test)]
+mod tests;

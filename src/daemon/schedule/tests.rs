@@ -1,0 +1,238 @@
+//! Weeks of schedule on a virtual clock.
+
+use super::*;
+use crate::model::Timestamp;
+
+const WEEK: Duration = Duration::from_hours(7 * 24);
+
+/// A host whose time is ours to move.
+struct World {
+    now: Now,
+    schedule: Schedule,
+    /// Deterministic, and covers 0..1 evenly enough.
+    random: u64,
+    /// When each sync began, and why.
+    began: Vec<(Duration, Why)>,
+}
+
+impl World {
+    fn new(host: u64) -> Self {
+        let now = Now { wall: Timestamp::from_secs(1_800_000_000), elapsed: secs(1_000) };
+        Self { now, schedule: Schedule::new(now, host), random: 1, began: Vec::new() }
+    }
+
+    fn random(&mut self) -> f64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        f64::from(u32::try_from(self.random >> 32).expect("32 bits")) / f64::from(u32::MAX)
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now.elapsed += duration;
+        self.now.wall = self.now.wall.after(duration);
+    }
+
+    /// Moves to the next begin and answers why it came.
+    fn next(&mut self) -> Why {
+        let due = self.schedule.due().expect("a next time");
+        self.pass(due.saturating_sub(self.now.elapsed));
+        let why = self.schedule.begin(self.now).expect("it is due");
+        assert!(self.schedule.runs() && self.schedule.due().is_none());
+        assert_eq!(self.schedule.begin(self.now), None, "one at a time");
+        self.began.push((self.now.elapsed, why));
+        why
+    }
+
+    fn end(&mut self, end: End, interval: Option<u64>) {
+        let random = self.random();
+        self.schedule.end(self.now, end, interval.map(secs), random);
+        assert!(self.schedule.due().is_some(), "never silent");
+    }
+
+    /// A sync that takes a second, begun at its time.
+    fn sync(&mut self, end: End) -> Duration {
+        let last = self.now.elapsed;
+        self.next();
+        let waited = self.now.elapsed.saturating_sub(last);
+        self.pass(secs(1));
+        self.end(end, None);
+        waited
+    }
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// DAEMON-1: 15 s and a splay that is a host's own.
+#[test]
+fn daemon_1_the_first_sync_comes_after_15_to_30_seconds() {
+    let first = |host| {
+        let world = World::new(host);
+        world.schedule.left(world.now).expect("a time")
+    };
+    assert_eq!(first(0), secs(15));
+    assert_eq!(first(15_000), secs(30));
+    assert_eq!(first(7), first(7));
+    for host in (0..u64::MAX).step_by(1 << 58) {
+        assert!((secs(15)..=secs(30)).contains(&first(host)), "{host}");
+    }
+}
+
+/// DAEMON-1: a week of success keeps the interval, within 5 %.
+#[test]
+fn daemon_1_a_week_of_success_syncs_every_ten_minutes() {
+    let mut world = World::new(0);
+    let start = world.now.elapsed;
+    while world.now.elapsed < start + WEEK {
+        world.sync(End::Success);
+    }
+    let gaps: Vec<_> =
+        world.began.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).collect();
+    assert!(gaps.iter().all(|gap| (secs(570)..=secs(630)).contains(gap)));
+    assert!(gaps.iter().min() < Some(&secs(575)) && gaps.iter().max() > Some(&secs(625)));
+    assert!((1000..=1015).contains(&gaps.len()), "{}", gaps.len());
+    assert!(world.began.iter().all(|(_, why)| *why == Why::Time));
+}
+
+/// DAEMON-2: 60 s, doubling to the interval; a success resets it.
+#[test]
+fn daemon_2_failures_back_off_to_the_interval_and_a_success_ends_it() {
+    let mut world = World::new(0);
+    world.sync(End::Failure);
+    for wait in [60, 120, 240, 480, 600, 600, 600] {
+        assert_eq!(world.schedule.back_off(), Some(secs(wait)));
+        let waited = world.sync(End::Failure);
+        let share = if wait < 600 { 0.25 } else { 0.05 };
+        let bounds = secs(wait).mul_f64(1.0 - share)..=secs(wait).mul_f64(1.0 + share);
+        assert!(bounds.contains(&waited), "{waited:?} after {wait}");
+    }
+    world.sync(End::Success);
+    assert_eq!((world.schedule.failures(), world.schedule.back_off()), (0, None));
+    assert!(world.sync(End::Failure) > secs(560), "the interval again");
+    assert_eq!(world.schedule.back_off(), Some(secs(60)));
+}
+
+/// DAEMON-2: a week without a server is asked at the interval, and the first
+/// success is followed by the interval.
+#[test]
+fn daemon_2_a_week_of_failure_neither_hammers_nor_falls_silent() {
+    let mut world = World::new(0);
+    let start = world.now.elapsed;
+    while world.now.elapsed < start + WEEK {
+        world.sync(End::Failure);
+    }
+    assert!((1000..=1015).contains(&world.began.len()), "{}", world.began.len());
+    world.schedule.failures = u32::MAX;
+    assert_eq!(world.schedule.back_off(), Some(secs(600)), "no overflow");
+}
+
+/// DAEMON-1: a night's sleep is caught up once, not once for each time missed.
+#[test]
+fn daemon_1_sleep_is_caught_up_once() {
+    let mut world = World::new(0);
+    world.sync(End::Success);
+    for _ in 0..7 {
+        world.pass(secs(8 * 60 * 60));
+        assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
+        assert_eq!(world.sync(End::Success), Duration::ZERO);
+        let left = world.schedule.left(world.now).expect("a time");
+        assert!((secs(569)..=secs(629)).contains(&left), "{left:?}");
+    }
+}
+
+/// DAEMON-1: a sync that the machine slept through ends late; one follows
+/// after a pause, and then the interval holds again.
+#[test]
+fn daemon_1_a_sync_longer_than_the_interval_is_followed_after_a_pause() {
+    let mut world = World::new(0);
+    world.next();
+    world.pass(secs(5 * 60 * 60));
+    world.end(End::Success, None);
+    assert_eq!(world.schedule.left(world.now), Some(PAUSE));
+    world.sync(End::Success);
+    assert!(world.sync(End::Success) > secs(560));
+}
+
+/// DAEMON-1: whoever sets the wall clock moves nothing.
+#[test]
+fn daemon_1_the_wall_clock_may_jump_both_ways() {
+    let mut jumping = World::new(3);
+    let mut steady = World::new(3);
+    for round in 0..1000_i64 {
+        let by = if round % 2 == 0 { 400_000_000 } else { -500_000_000 };
+        jumping.now.wall = Timestamp::from_secs(jumping.now.wall.as_secs() + by);
+        let end = if round % 7 == 0 { End::Failure } else { End::Success };
+        jumping.sync(end);
+        steady.sync(end);
+    }
+    assert_eq!(jumping.began, steady.began);
+}
+
+/// DAEMON-1: a new interval counts from the sync that brought it, within
+/// PRE-5's bounds.
+#[test]
+fn daemon_1_the_interval_changes_with_the_settings() {
+    let mut world = World::new(0);
+    for (given, held) in [(3600, 3600), (120, 120), (1, 60), (99_999_999, 604_800), (0, 60)] {
+        world.next();
+        world.end(End::Success, Some(given));
+        assert_eq!(world.schedule.interval(), secs(held));
+        let left = world.schedule.left(world.now).expect("a time");
+        let bounds = secs(held).mul_f64(0.95)..=secs(held).mul_f64(1.05);
+        assert!(bounds.contains(&left), "{left:?} of {held}");
+    }
+    // Unknown leaves it, and bounds the back-off.
+    world.sync(End::Failure);
+    world.sync(End::Failure);
+    assert_eq!(world.schedule.interval(), secs(60));
+    assert_eq!(world.schedule.back_off(), Some(secs(60)));
+}
+
+/// DAEMON-3: idle, a request begins a sync at once; many are one.
+#[test]
+fn daemon_3_requests_while_idle_are_one_sync_at_once() {
+    let mut world = World::new(0);
+    assert_eq!(world.schedule.ask(), Asked::AtOnce);
+    assert_eq!(world.schedule.ask(), Asked::Already);
+    assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
+    assert_eq!(world.next(), Why::Asked);
+    world.end(End::Success, None);
+    assert!(!world.schedule.is_asked());
+    assert!(world.schedule.left(world.now) > Some(secs(500)), "the timer starts over");
+}
+
+/// DAEMON-3: while one runs, one more is remembered and no other.
+#[test]
+fn daemon_3_requests_while_a_sync_runs_are_one_more_sync() {
+    let mut world = World::new(0);
+    world.next();
+    assert_eq!(world.schedule.ask(), Asked::Next);
+    assert_eq!(world.schedule.ask(), Asked::Already);
+    assert_eq!(world.schedule.due(), None);
+    world.end(End::Failure, None);
+    assert_eq!(world.next(), Why::Asked);
+    world.end(End::Success, None);
+    assert_eq!(world.schedule.left(world.now).map(|left| left > secs(500)), Some(true));
+}
+
+/// DAEMON-3: a request does not wait for the back-off, and does not end it.
+#[test]
+fn daemon_3_a_request_during_a_back_off_begins_at_once() {
+    let mut world = World::new(0);
+    world.sync(End::Failure);
+    world.schedule.ask();
+    assert_eq!(world.next(), Why::Asked);
+    world.end(End::Failure, None);
+    assert_eq!(world.schedule.back_off(), Some(secs(120)));
+}
+
+/// A host without a server looks again at its interval, and what failed
+/// before still counts.
+#[test]
+fn nothing_to_sync_with_is_neither_success_nor_failure() {
+    let mut world = World::new(0);
+    world.sync(End::Failure);
+    world.sync(End::Nothing);
+    assert_eq!(world.schedule.failures(), 1);
+    assert!(world.schedule.left(world.now) > Some(secs(500)));
+}

@@ -1,0 +1,452 @@
+//! The control socket: who may connect, what each may ask, and bounds on all of
+//! it. What it cannot answer itself it hands to the daemon's loop, and never
+//! makes that wait.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::beat::Beat;
+use super::message::{Answer, ErrorKind, MAX_LINE, Request, Step, Sync};
+use super::queries::Queries;
+use crate::clock::SystemClock;
+use crate::config::Loaded;
+use crate::model::SyncRecord;
+
+/// The socket in the state directory.
+pub(super) const SOCKET_FILE: &str = "agent.sock";
+/// How many may be connected at once.
+pub(super) const MOST: usize = 64;
+/// How many of them may be of the group, so that the owner finds a place.
+const MOST_OF_GROUP: usize = 48;
+/// How long a client may take for a request.
+const ASKING: Duration = Duration::from_secs(30);
+/// How long a client may take to read a line.
+const READING: Duration = Duration::from_secs(10);
+/// The pause after the system had no connection to give.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+
+/// What happens in the daemon, for whoever listens.
+#[derive(Clone, Debug)]
+pub(super) enum News {
+    /// Something happened in the sync of that number.
+    Step(u64, Step),
+    /// Users wait for a rule.
+    Notification { application: String, identifier: String },
+    /// A sync ended.
+    Synced(Arc<SyncRecord>),
+}
+
+/// What the loop of the daemon is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    Status(oneshot::Sender<Beat>),
+    Metrics(oneshot::Sender<String>),
+    LogLevel(String, oneshot::Sender<Answer>),
+    Sync(Sync, oneshot::Sender<Result<SyncReply, Answer>>),
+}
+
+/// A sync that was granted.
+#[derive(Debug)]
+pub(super) struct SyncReply {
+    /// Its number.
+    pub(super) number: u64,
+    /// Whether another one runs before it.
+    pub(super) waits: bool,
+    /// What happens.
+    pub(super) steps: broadcast::Receiver<News>,
+    /// Its end.
+    pub(super) done: oneshot::Receiver<Arc<SyncRecord>>,
+}
+
+/// Why there is no control socket.
+#[derive(Debug, Error)]
+#[error("cannot make the control socket {path}: {source}; {fix}")]
+pub(super) struct SocketError {
+    path: PathBuf,
+    source: io::Error,
+    fix: &'static str,
+}
+
+/// The socket's file, which goes with it.
+#[derive(Debug)]
+pub(super) struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Socket {
+    /// Makes the socket anew. The caller is the only daemon of the directory,
+    /// so one that is there is a left-over.
+    pub(super) fn open(
+        state_dir: &Path,
+        group: Option<u32>,
+    ) -> Result<(Self, UnixListener), SocketError> {
+        let path = state_dir.join(SOCKET_FILE);
+        let failed = |fix| {
+            let path = path.clone();
+            move |source| SocketError { path, source, fix }
+        };
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove what lies there")(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed(
+            "the path of a socket may have about 100 bytes; shorten StateDirectory",
+        ))?;
+        let socket = Self(path.clone());
+        permit(state_dir, group).map_err(failed("check the owner of the state directory"))?;
+        Ok((socket, listener))
+    }
+}
+
+/// Lets the owner use the socket, and a group if there is one. The group may
+/// pass through the state directory to it, and see nothing else there.
+pub(super) fn permit(state_dir: &Path, group: Option<u32>) -> io::Result<()> {
+    let path = state_dir.join(SOCKET_FILE);
+    let Some(group) = group else {
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let mode = fs::metadata(state_dir)?.permissions().mode() & 0o7777;
+        return if mode == 0o710 {
+            fs::set_permissions(state_dir, Permissions::from_mode(0o700))
+        } else {
+            Ok(())
+        };
+    };
+    for (path, mode) in [(state_dir, 0o710), (path.as_path(), 0o660)] {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// What a client may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Everything.
+    Owner,
+    /// Status and syncs. Nobody else than the group gets past the socket's
+    /// mode.
+    Group,
+}
+
+impl Access {
+    const fn of(peer: u32, owner: u32) -> Self {
+        if peer == 0 || peer == owner { Self::Owner } else { Self::Group }
+    }
+
+    const fn allows(self, request: &Request) -> bool {
+        match (self, request) {
+            (Self::Owner, _) | (Self::Group, Request::Status | Request::Sync(_)) => true,
+            (
+                Self::Group,
+                Request::EventsAdd { .. }
+                | Request::RulesLookup(_)
+                | Request::BundleRequests
+                | Request::Subscribe
+                | Request::Metrics
+                | Request::LogLevel { .. },
+            ) => false,
+        }
+    }
+}
+
+/// What answers are made of.
+pub(super) struct House {
+    pub(super) state_dir: PathBuf,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) news: broadcast::Sender<News>,
+    pub(super) configured: watch::Receiver<Arc<Loaded>>,
+    pub(super) clock: SystemClock,
+}
+
+/// Answers everyone who connects.
+pub(super) async fn serve(listener: UnixListener, house: House) {
+    let queries = Queries::new(house.state_dir.clone(), house.clock);
+    let room = Arc::new(Room { house, queries });
+    let places = Arc::new(Semaphore::new(MOST));
+    let group_places = Arc::new(Semaphore::new(MOST_OF_GROUP));
+    let owner = rustix::process::geteuid().as_raw();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Most likely too many open files; those of others pass.
+                warn!(%error, "a client cannot connect");
+                tokio::time::sleep(EXHAUSTED).await;
+                continue;
+            }
+        };
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let access = Access::of(peer.uid(), owner);
+        let place = Arc::clone(&places).try_acquire_owned();
+        let group_place = match access {
+            Access::Owner => Ok(None),
+            Access::Group => Arc::clone(&group_places).try_acquire_owned().map(Some),
+        };
+        let (Ok(place), Ok(group_place)) = (place, group_place) else {
+            turn_away(&stream);
+            continue;
+        };
+        let room = Arc::clone(&room);
+        tokio::spawn(async move {
+            let (read, write) = stream.into_split();
+            let client = Client { read: BufReader::new(read), write, access };
+            if let Err(error) = client.converse(&room).await {
+                debug!(uid = peer.uid(), %error, "a client is gone");
+            }
+            drop((place, group_place));
+        });
+    }
+}
+
+/// Says no without waiting.
+fn turn_away(stream: &UnixStream) {
+    let busy = Answer::error(ErrorKind::Busy, "too many connections; try again later");
+    let _ = stream.try_write(&line(&busy));
+}
+
+fn line(answer: &Answer) -> Vec<u8> {
+    // Every answer has a JSON form.
+    let mut line = serde_json::to_vec(answer).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+struct Room {
+    house: House,
+    queries: Queries,
+}
+
+struct Client {
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    access: Access,
+}
+
+impl Client {
+    /// Answers requests until the client closes, is silent for too long, or
+    /// does not read what it asked for.
+    async fn converse(mut self, room: &Room) -> io::Result<()> {
+        while let Some(bytes) = self.next_line().await? {
+            if bytes.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let answer = match serde_json::from_slice::<Request>(&bytes) {
+                Ok(request) if !self.access.allows(&request) => Some(Answer::error(
+                    ErrorKind::Forbidden,
+                    "only the owner of the daemon and root may ask this",
+                )),
+                Ok(request) => self.answer(room, request).await?,
+                Err(error) => Some(Answer::error(
+                    ErrorKind::BadRequest,
+                    format!("not a request: {error}; see `The control socket` in the README"),
+                )),
+            };
+            if let Some(answer) = answer {
+                self.send(&answer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let most = MAX_LINE as u64 + 1;
+        let mut bounded = (&mut self.read).take(most);
+        let reading = bounded.read_until(b'\n', &mut line);
+        let read = timeout(ASKING, reading).await.map_err(|_| silent())??;
+        if read > MAX_LINE && line.last() != Some(&b'\n') {
+            let message = format!("a line may have {MAX_LINE} bytes; send fewer events at a time");
+            self.send(&Answer::error(ErrorKind::BadRequest, message)).await?;
+            return Ok(None);
+        }
+        Ok(Some(line).filter(|line| !line.is_empty()))
+    }
+
+    async fn send(&mut self, answer: &Answer) -> io::Result<()> {
+        timeout(READING, self.write.write_all(&line(answer))).await.map_err(|_| silent())?
+    }
+
+    /// Answers a request; `None` if it has been answered line by line.
+    async fn answer(&mut self, room: &Room, request: Request) -> io::Result<Option<Answer>> {
+        let loaded = Arc::clone(&room.house.configured.borrow());
+        let commands = &room.house.commands;
+        Ok(Some(match request {
+            Request::Status => ask(commands, Command::Status)
+                .await
+                .map_or_else(stopping, |beat| Answer::Status(Box::new(beat))),
+            Request::Metrics => ask(commands, Command::Metrics)
+                .await
+                .map_or_else(stopping, |text| Answer::Metrics { text }),
+            Request::LogLevel { level } => ask(commands, |reply| Command::LogLevel(level, reply))
+                .await
+                .unwrap_or_else(stopping),
+            Request::Sync(sync) => match ask(commands, |reply| Command::Sync(sync, reply)).await {
+                Some(Ok(reply)) => return self.attend(reply).await,
+                Some(Err(refused)) => refused,
+                None => stopping(),
+            },
+            Request::Subscribe => return self.subscribe(room.house.news.subscribe()).await,
+            Request::EventsAdd { events } => room.queries.events_add(&loaded, events).await,
+            Request::RulesLookup(lookup) => room.queries.lookup(&loaded, lookup).await,
+            Request::BundleRequests => room.queries.bundle_requests().await,
+        }))
+    }
+
+    /// Tells of a sync until it has ended.
+    async fn attend(&mut self, reply: SyncReply) -> io::Result<Option<Answer>> {
+        let SyncReply { number, waits, mut steps, mut done } = reply;
+        if waits {
+            self.send(&Answer::Waiting).await?;
+        }
+        loop {
+            let mut told = None;
+            tokio::select! {
+                biased;
+                news = steps.recv() => match news {
+                    // The one before tells why ours does not begin.
+                    Ok(News::Step(of, step)) if of <= number => told = Some(Answer::Progress(step)),
+                    Ok(News::Step(..) | News::Notification { .. } | News::Synced(_)) => {}
+                    Err(broadcast::error::RecvError::Lagged(lines)) => {
+                        told = Some(Answer::Missed { lines });
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Ok(Some(stopping())),
+                },
+                record = &mut done => {
+                    return Ok(Some(match record {
+                        Ok(record) => Answer::Synced { record: Box::new((*record).clone()) },
+                        Err(_) => stopping(),
+                    }));
+                }
+                closed = closed(&mut self.read) => return closed.map(|()| None),
+            }
+            if let Some(answer) = told {
+                self.send(&answer).await?;
+            }
+        }
+    }
+
+    /// Tells what happens until the client closes.
+    async fn subscribe(
+        &mut self,
+        mut news: broadcast::Receiver<News>,
+    ) -> io::Result<Option<Answer>> {
+        self.send(&Answer::Subscribed).await?;
+        loop {
+            let answer = tokio::select! {
+                closed = closed(&mut self.read) => return closed.map(|()| None),
+                news = news.recv() => match news {
+                    Ok(News::Step(_, step)) => Answer::Progress(step),
+                    Ok(News::Notification { application, identifier }) => {
+                        Answer::Notification { application, identifier }
+                    }
+                    Ok(News::Synced(record)) => {
+                        Answer::Synced { record: Box::new((*record).clone()) }
+                    }
+                    Err(broadcast::error::RecvError::Lagged(lines)) => Answer::Missed { lines },
+                    Err(broadcast::error::RecvError::Closed) => return Ok(Some(stopping())),
+                },
+            };
+            self.send(&answer).await?;
+        }
+    }
+}
+
+/// Completes when the client closes, with an error, so that nothing more is
+/// read of it. What it sends meanwhile waits.
+async fn closed(read: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+    if read.fill_buf().await?.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has closed"));
+    }
+    std::future::pending().await
+}
+
+fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it was silent for too long")
+}
+
+fn stopping() -> Answer {
+    Answer::error(ErrorKind::Stopping, "the daemon ends; ask again when it is back")
+}
+
+/// Asks the loop; `None` if it is gone.
+async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(command(reply)).await.ok()?;
+    answer.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::message::Lookup;
+
+    /// DAEMON-4: status and sync for the group, the rest for owner and root.
+    #[test]
+    fn daemon_4_who_may_ask_what() {
+        assert_eq!(Access::of(0, 77), Access::Owner);
+        assert_eq!(Access::of(77, 77), Access::Owner);
+        assert_eq!(Access::of(78, 77), Access::Group);
+        let open = [Request::Status, Request::Sync(Sync::default())];
+        let closed = [
+            Request::EventsAdd { events: Vec::new() },
+            Request::RulesLookup(Lookup::default()),
+            Request::BundleRequests,
+            Request::Subscribe,
+            Request::Metrics,
+            Request::LogLevel { level: "off".to_owned() },
+        ];
+        for request in open.iter().chain(&closed) {
+            assert!(Access::Owner.allows(request), "{request:?}");
+            assert_eq!(Access::Group.allows(request), open.contains(request), "{request:?}");
+        }
+    }
+
+    /// DAEMON-4: without a group the socket is the owner's; with one, the group
+    /// passes through the directory and sees nothing in it.
+    #[tokio::test]
+    async fn daemon_4_the_modes_keep_everyone_else_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("ours");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let (socket, _listener) = Socket::open(dir.path(), None).expect("a socket");
+        assert_eq!((mode(dir.path()), mode(&socket.0)), (0o700, 0o600));
+        let own = rustix::process::getegid().as_raw();
+        permit(dir.path(), Some(own)).expect("permitted");
+        assert_eq!((mode(dir.path()), mode(&socket.0)), (0o710, 0o660));
+        permit(dir.path(), None).expect("permitted");
+        assert_eq!((mode(dir.path()), mode(&socket.0)), (0o700, 0o600));
+        let path = socket.0.clone();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_path_too_long_for_a_socket_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let long = dir.path().join("x".repeat(120));
+        fs::create_dir(&long).expect("made");
+        let error = Socket::open(&long, None).expect_err("too long").to_string();
+        assert!(error.contains("shorten StateDirectory"), "{error}");
+    }
+}

@@ -1,0 +1,259 @@
+//! The daemon as a process: its clock, its signals and its socket.
+
+mod socket;
+mod trouble;
+
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use santa_sync::clock::{Clock as _, SystemClock};
+use santa_sync::daemon::client::Client;
+use santa_sync::daemon::message::{Answer, Request, Sync};
+use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
+use santa_sync::model::{Stage, SyncRecord, SyncResult, Trigger};
+use serde_json::Value;
+
+use crate::agent::Agent;
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A daemon, ended with its test.
+pub(crate) struct Daemon {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Ended already, if all went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    /// Starts one for this host, whose clock runs `rate` times as fast.
+    pub(crate) fn start(agent: &Agent, rate: u32, more: &[&str]) -> Self {
+        let url = format!("SyncBaseURL={}", agent.base_url);
+        let more = [&["--set", &url], more].concat();
+        Self::bare(agent, rate, &more)
+    }
+
+    /// Starts one that knows no server yet.
+    pub(crate) fn bare(agent: &Agent, rate: u32, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+            .arg("daemon")
+            .args(["--clock-rate", &rate.to_string(), "--log-level", "info"])
+            .args(["--set", &format!("MachineID={}", agent.machine_id)])
+            // In the daemon's fast time, so that a busy machine is no deadline.
+            .args(["--set", "SyncDeadline=86400", "--state-dir"])
+            .arg(&agent.state_dir)
+            .args(more)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut daemon = Self { child, lines };
+        daemon.says("daemon started");
+        daemon
+    }
+
+    /// Reads the log up to a line with these words.
+    pub(crate) fn says(&mut self, words: &str) -> String {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref() {
+            let line = line.expect("text");
+            if line.contains(words) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("the daemon ended without {words:?}: {seen:#?}");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Tells it to stop and answers the exit code and how long that took.
+    pub(crate) fn stop(mut self, signal: Signal) -> (Option<i32>, Duration) {
+        let clock = SystemClock::new();
+        let began = clock.now().elapsed;
+        self.signal(signal);
+        let status = self.child.wait().expect("it ends");
+        (status.code(), clock.now().elapsed.saturating_sub(began))
+    }
+}
+
+/// A client of the host's daemon.
+pub(crate) fn client(agent: &Agent) -> Client {
+    let client = Client::connect(&agent.state_dir).expect("a daemon");
+    client.wait_at_most(PATIENCE).expect("a timeout");
+    client
+}
+
+/// Asks for something that is answered by one line.
+pub(crate) fn ask(agent: &Agent, request: &Request) -> Answer {
+    let mut client = client(agent);
+    client.ask(request).expect("asked");
+    client.answer().expect("an answer")
+}
+
+/// Reads up to the end of a sync.
+pub(crate) fn synced(client: &mut Client) -> SyncRecord {
+    loop {
+        let answer = client.answer().expect("an answer");
+        if let Answer::Synced { record } = answer {
+            return *record;
+        }
+        assert!(
+            matches!(answer, Answer::Progress(_) | Answer::Waiting | Answer::Subscribed),
+            "{answer:?}"
+        );
+    }
+}
+
+/// Has the daemon make a sync.
+pub(crate) fn sync(agent: &Agent) -> SyncRecord {
+    let mut client = client(agent);
+    client.ask(&Request::Sync(Sync::default())).expect("asked");
+    synced(&mut client)
+}
+
+fn status(agent: &Agent) -> Value {
+    let output = agent.run(&["status", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// DAEMON-1: the clock alone makes one sync after the other.
+#[test]
+fn daemon_1_syncs_come_by_themselves() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
+    let agent = Agent::of(&server);
+    // 15 to 30 s are 30 to 60 ms, ten minutes 1.2 s.
+    let daemon = Daemon::start(&agent, 500, &[]);
+    let mut client = client(&agent);
+    client.ask(&Request::Subscribe).unwrap();
+    for _ in 0..2 {
+        let record = synced(&mut client);
+        assert_eq!((record.trigger, record.result), (Trigger::Timer, SyncResult::Success));
+    }
+    assert_eq!(agent.rules(), 5);
+    assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
+}
+
+/// DAEMON-2: a server that fails is asked again after a back-off, and `status`
+/// tells of it.
+#[test]
+fn daemon_2_a_failure_is_followed_by_a_back_off() {
+    let server =
+        FakeServer::builder().fault(Stage::Preflight, nth(1), Fault::status(404)).start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    assert_eq!(sync(&agent).result, SyncResult::PreflightFailed);
+    let beat = status(&agent)["daemon"].clone();
+    assert_eq!((&beat["back_off"], &beat["failures_in_a_row"]), (&60.into(), &1.into()), "{beat}");
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    let beat = status(&agent)["daemon"].clone();
+    assert_eq!((&beat["back_off"], &beat["liveness"]), (&Value::Null, &"alive".into()), "{beat}");
+    assert_eq!(beat["last_sync"]["result"], "success");
+    drop(daemon);
+    // It was killed: its heartbeat says that it lives, and nobody does.
+    assert_eq!(status(&agent)["daemon"]["liveness"], "dead");
+}
+
+/// DAEMON-3: a signal triggers a sync.
+#[test]
+fn daemon_3_sigusr1_makes_a_sync() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    let mut client = client(&agent);
+    client.ask(&Request::Subscribe).unwrap();
+    assert_eq!(client.answer().unwrap(), Answer::Subscribed);
+    daemon.signal(Signal::USR1);
+    let record = synced(&mut client);
+    assert_eq!((record.trigger, record.result), (Trigger::Trigger, SyncResult::Success));
+}
+
+/// DAEMON-3: told to stop, it ends in good order within 5 s, idle or in the
+/// middle of a sync, whose settings are reverted.
+#[test]
+fn daemon_3_it_ends_within_five_seconds() {
+    let server =
+        FakeServer::builder().fault(Stage::RuleDownload, nth(1), Fault::Hold).start().unwrap();
+    let agent = Agent::of(&server);
+    for signal in [Signal::TERM, Signal::INT] {
+        let daemon = Daemon::start(&agent, 1, &[]);
+        if signal == Signal::TERM {
+            daemon.signal(Signal::USR1);
+            assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
+        }
+        let (code, took) = daemon.stop(signal);
+        assert_eq!(code, Some(0));
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(status(&agent)["daemon"]["liveness"], "stopped");
+    }
+    let history = agent.store().history(10).unwrap();
+    assert_eq!(history[0].result, SyncResult::RuleDownloadFailed, "{history:?}");
+    assert_eq!(history[0].error.as_ref().unwrap().kind, "cancelled");
+}
+
+/// DAEMON-3: one daemon a state directory.
+#[test]
+fn daemon_3_a_second_daemon_is_refused() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    let second = agent.run(&["daemon"]);
+    assert_eq!(second.status.code(), Some(73));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains(&format!("(process {}) runs on", daemon.pid())), "{said}");
+}
+
+/// CONF-3: a new configuration is taken up on SIGHUP; a bad one is refused,
+/// and the old one goes on serving.
+#[test]
+fn conf_3_a_bad_new_configuration_is_refused_and_the_old_one_kept() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.plist");
+    let write = |url: &str| {
+        let mut values = plist::Dictionary::new();
+        values.insert("SyncBaseURL".to_owned(), url.into());
+        plist::Value::Dictionary(values).to_file_xml(&file).unwrap();
+    };
+    write(&server.url());
+    let mut daemon = Daemon::bare(&agent, 1, &["--config", file.to_str().unwrap()]);
+
+    write("http://not-this-host.example/");
+    daemon.signal(Signal::HUP);
+    daemon.says("a new configuration is refused");
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    let beat = status(&agent)["daemon"].clone();
+    assert!(beat["configuration_refused"].as_str().unwrap().contains("SyncBaseURL"), "{beat}");
+
+    // The other one is taken up, and used at once.
+    let other = FakeServer::builder().start().unwrap();
+    write(&other.url());
+    daemon.signal(Signal::HUP);
+    assert!(other.wait_for(Stage::Postflight, 1, PATIENCE));
+
+    // A change that nobody tells of counts from the next sync on.
+    write(&server.url());
+    let before = server.count(Stage::Preflight);
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    assert_eq!(server.count(Stage::Preflight), before + 1);
+}

@@ -1,0 +1,182 @@
+//! The control socket.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use santa_sync::daemon::message::{ErrorKind, EventResult, Lookup, MAX_LINE};
+use serde_json::json;
+
+use super::*;
+
+fn idle() -> (FakeServer, Agent, Daemon) {
+    let server = FakeServer::builder().rules(fixtures::rules(20, 1)).start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    (server, agent, daemon)
+}
+
+/// DAEMON-4: one runs, one waits, a further one is one too many (SYNC-6); whoever
+/// likes attaches to the one that runs.
+#[test]
+fn sync_6_one_runs_one_waits_and_a_further_one_is_too_many() {
+    let (server, agent, _daemon) = idle();
+    server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
+    let asks = |sync: Sync| {
+        let mut client = client(&agent);
+        client.ask(&Request::Sync(sync)).unwrap();
+        client
+    };
+    let mut running = asks(Sync::default());
+    assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
+    let mut waiting = asks(Sync::default());
+    assert_eq!(waiting.answer().unwrap(), Answer::Waiting);
+    let too_many = |answer| matches!(answer, Answer::Error { kind: ErrorKind::TooManySyncs, .. });
+    assert!(too_many(asks(Sync::default()).answer().unwrap()));
+    assert!(too_many(asks(Sync { wait: false, ..Sync::default() }).answer().unwrap()));
+    let mut attached = asks(Sync { attach: true, ..Sync::default() });
+
+    // The command says so, too.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+    let command = command.args(["sync", "--json", "--state-dir"]).arg(&agent.state_dir);
+    let output = command.env_clear().output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+
+    server.release();
+    let first = synced(&mut running);
+    assert_eq!(synced(&mut attached).id, first.id);
+    let second = synced(&mut waiting);
+    assert!(second.id != first.id && second.result == SyncResult::Success, "{second:?}");
+}
+
+/// DAEMON-4: the command has the daemon make its sync, and says so.
+#[test]
+fn daemon_4_the_sync_command_uses_the_daemon() {
+    let (_server, agent, mut daemon) = idle();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+        command.args(args).arg("--state-dir").arg(&agent.state_dir).env_clear().output().unwrap()
+    };
+    let output = run(&["sync", "--json", "--clean-all"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the daemon that runs on"));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["trigger"], "manual");
+    assert_eq!(
+        (&record["requested_sync_type"], &record["rules_processed"]),
+        (&"CLEAN_ALL".into(), &20.into())
+    );
+    daemon.says(record["id"].as_str().unwrap());
+
+    let output = run(&["sync"]);
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        shown.contains("preflight: a NORMAL sync") && shown.contains("sync succeeded"),
+        "{shown}"
+    );
+    // With a configuration of its own it is not the daemon's business.
+    let own = agent.sync(&[]);
+    assert_eq!(own.result(), "success");
+}
+
+/// DAEMON-4: what else there is to ask.
+#[test]
+fn daemon_4_each_request_is_answered() {
+    let (server, agent, mut daemon) = idle();
+    let Answer::Status(beat) = ask(&agent, &Request::Status) else { panic!("no status") };
+    assert!(beat.pid == daemon.pid() && beat.syncs == 0 && beat.next_sync_at.is_some());
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+
+    let event = fixtures::events(1, 1).next().unwrap().to_json();
+    let events = vec![event.clone(), event, json!({"no": "event"})];
+    let Answer::EventsAdded { results } = ask(&agent, &Request::EventsAdd { events }) else {
+        panic!("not added")
+    };
+    assert_eq!(results[..2], [EventResult::Added, EventResult::BackedOff]);
+    assert!(matches!(results[2], EventResult::Rejected { .. }), "{results:?}");
+    assert_eq!(agent.pending(), 1, "on disk when it is answered");
+    assert_eq!(sync(&agent).events_uploaded, 1);
+    assert_eq!(server.events_received(), 1);
+
+    let mut team = None;
+    let rules = agent.run(&["rules", "list", "--json"]);
+    let rules: Value = serde_json::from_slice(&rules.stdout).unwrap();
+    for rule in rules["rules"].as_array().unwrap() {
+        if rule["rule_type"] == "TEAMID" {
+            team = rule["identifier"].as_str().map(str::to_owned);
+        }
+    }
+    let lookup =
+        |team_id| ask(&agent, &Request::RulesLookup(Lookup { team_id, ..Lookup::default() }));
+    if team.is_some() {
+        assert!(matches!(lookup(team), Answer::Rule { matched: true, .. }));
+    }
+    let nobody = lookup(Some("ZZZZZZZZZ9".to_owned()));
+    assert!(matches!(nobody, Answer::Rule { matched: false, .. }), "{nobody:?}");
+    let nothing = lookup(None);
+    assert!(matches!(nothing, Answer::Error { kind: ErrorKind::BadRequest, .. }), "{nothing:?}");
+    assert_eq!(
+        ask(&agent, &Request::BundleRequests),
+        Answer::BundleRequests { bundles: Vec::new() }
+    );
+
+    let Answer::Metrics { text } = ask(&agent, &Request::Metrics) else { panic!("no metrics") };
+    assert!(text.contains("santa_sync_syncs_total{result=\"success\"} 2\n"), "{text}");
+    let level = |level: &str| ask(&agent, &Request::LogLevel { level: level.to_owned() });
+    assert_eq!(level("debug"), Answer::Done);
+    assert!(matches!(level("loud"), Answer::Error { kind: ErrorKind::BadRequest, .. }));
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    daemon.says("DEBUG");
+}
+
+/// DAEMON-4: nonsense is answered, and too much of it ends the conversation.
+#[test]
+fn daemon_4_wrong_messages_are_answered() {
+    let (_server, agent, _daemon) = idle();
+    let mut stream = UnixStream::connect(agent.state_dir.join("agent.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut says = |words: &str| {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.contains("bad_request") && line.contains(words), "{line}");
+    };
+    for wrong in ["hello", "{}", r#"{"request":"format_disk"}"#, r#"{"request":"log_level"}"#, "[]"]
+    {
+        stream.write_all(format!("\n{wrong}\n").as_bytes()).unwrap();
+        says("not a request");
+    }
+    stream.write_all(&vec![b'x'; MAX_LINE + 1]).unwrap();
+    says("a line may have 262144 bytes");
+    assert!(lines.next().is_none_or(|line| line.is_err()), "it has closed");
+}
+
+/// DAEMON-4: a thousand silent clients take the socket's places and nothing
+/// else; the timer does not notice.
+#[test]
+fn daemon_4_a_thousand_connections_do_not_touch_the_timer() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    let current = limits.maximum.map_or(4096, |most| most.min(4096));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limits }).unwrap();
+
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 200, &[]);
+    let path = agent.state_dir.join("agent.sock");
+    let clients: Vec<_> = (0..1000).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let busy = clients
+        .iter()
+        .skip(100)
+        .filter(|client| {
+            let mut client: &UnixStream = client;
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut text = String::new();
+            let _ = client.read_to_string(&mut text);
+            text.contains("\"busy\"")
+        })
+        .count();
+    assert_eq!(busy, 900, "those beyond the bound are told and closed");
+    let before = server.count(Stage::Postflight);
+    assert!(server.wait_for(Stage::Postflight, before + 2, PATIENCE), "the timer stands still");
+    drop(clients);
+    assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
+}

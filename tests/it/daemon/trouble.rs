@@ -1,0 +1,57 @@
+//! Syncs that go wrong in ways a sync cannot report itself.
+
+use super::*;
+
+/// DAEMON-6: a sync that panics costs one sync; the next one runs on time.
+#[test]
+fn daemon_6_a_sync_that_panics_does_not_stop_the_next() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let _daemon = Daemon::start(&agent, 1, &["--misbehave", "1:panic:after:stage_settings"]);
+    let record = sync(&agent);
+    assert_eq!(record.result, SyncResult::InternalError);
+    let message = record.error.unwrap().message;
+    assert!(message.contains("panicked") && message.contains("stage_settings"), "{message}");
+    let beat = status(&agent)["daemon"].clone();
+    assert_eq!(beat["back_off"], 60, "{beat}");
+    assert!(beat["last_panic"]["message"].as_str().unwrap().contains("panicked"), "{beat}");
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    let history = agent.store().history(2).unwrap();
+    assert_eq!(history[1].error.as_ref().unwrap().kind, "interrupted");
+}
+
+/// DAEMON-6: a sync that hangs, deaf to every signal but one, is killed after
+/// its deadline; the next one runs after the back-off.
+#[test]
+fn daemon_6_a_sync_that_hangs_is_killed_and_the_next_runs_on_time() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let args = ["--misbehave", "1:hang:after:stage_settings", "--set", "SyncDeadline=60"];
+    let _daemon = Daemon::start(&agent, 30, &args);
+    let mut client = client(&agent);
+    client.ask(&Request::Subscribe).unwrap();
+    let record = synced(&mut client);
+    assert_eq!(record.result, SyncResult::InternalError);
+    let message = record.error.unwrap().message;
+    assert!(message.contains("had not ended after 90 s and was killed"), "{message}");
+    let record = synced(&mut client);
+    assert_eq!((record.result, record.trigger), (SyncResult::Success, Trigger::Timer));
+    let beat = status(&agent)["daemon"].clone();
+    assert!(beat["last_hang"]["message"].as_str().unwrap().contains("was killed"), "{beat}");
+}
+
+/// DAEMON-6: the daemon is killed, and its sync ends with it in good order.
+#[test]
+fn daemon_6_a_sync_does_not_outlive_its_daemon() {
+    let server =
+        FakeServer::builder().fault(Stage::RuleDownload, nth(1), Fault::Hold).start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    daemon.signal(Signal::USR1);
+    assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
+    drop(daemon);
+    // Waits for the lock of the state directory, which the sync gives up.
+    assert_eq!(agent.sync(&[]).result(), "success");
+    let history = agent.store().history(2).unwrap();
+    assert_eq!(history[1].error.as_ref().unwrap().kind, "cancelled");
+}
