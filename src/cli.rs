@@ -21,6 +21,7 @@ mod history;
 mod logging;
 pub mod output;
 mod rules;
+mod service;
 mod setup;
 mod status;
 mod sync;
@@ -111,6 +112,8 @@ enum Command {
     Sync(sync::Args),
     /// Syncs by the clock and on request until told to stop
     Daemon(daemon::Args),
+    /// Installs the daemon as a service of launchd or systemd
+    Service(service::Args),
     /// Makes the sync that the daemon asks for on standard input
     #[command(hide = true)]
     SyncProcess(sync_process::Args),
@@ -165,6 +168,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Harness(args) => harness::run(&args),
         Command::Sync(args) => sync::run(&cli.global, &args),
         Command::Daemon(args) => daemon::run(&cli.global, &args),
+        Command::Service(args) => service::run(&args),
         Command::SyncProcess(args) => sync_process::run(&cli.global, &args),
         Command::Status(args) => status::run(&cli.global, &args),
         Command::History(args) => history::run(&cli.global, &args),

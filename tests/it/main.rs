@@ -33,6 +33,7 @@ mod json;
 mod layers;
 #[cfg(feature = "harness")]
 mod servers;
+mod service;
 #[cfg(feature = "harness")]
 mod soak;
 #[cfg(feature = "harness")]

@@ -1,0 +1,160 @@
+//! `service`: the daemon as a service of launchd or systemd.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::{Subcommand, ValueEnum};
+use thiserror::Error;
+
+use super::output;
+
+mod install;
+
+use install::{Installer, Outcome};
+
+/// Exit code if the service manager does not run the daemon.
+const EXIT_NOT_RUNNING: u8 = 69;
+/// Exit code if a file of the service cannot be written.
+const EXIT_UNUSABLE: u8 = 73;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    /// The service manager; without this, the one of this system
+    #[arg(long, value_name = "MANAGER", global = true)]
+    manager: Option<Manager>,
+    /// The program to run; without this, this very one
+    #[arg(long, value_name = "FILE", global = true)]
+    program: Option<PathBuf>,
+    /// Puts the files below another directory and tells no service manager, for images
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Action {
+    /// Installs and starts the service, and checks that it runs
+    Install {
+        /// Only shows the file
+        #[arg(long)]
+        print: bool,
+    },
+    /// Stops and removes the service; state and configuration stay
+    Uninstall,
+    /// Tells whether the service is installed and runs
+    Status,
+}
+
+/// A service manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Manager {
+    /// Of macOS.
+    Launchd,
+    /// Of most Linux systems.
+    Systemd,
+}
+
+/// Why a service cannot be managed.
+#[derive(Debug, Error)]
+enum ServiceError {
+    #[error("cannot write {path}: {source}; run this as root")]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot run {program}: {source}; is this system run by it? --manager names another")]
+    Runner { program: &'static str, source: io::Error },
+    #[error("{command} failed: {said}")]
+    Command { command: String, said: String },
+    #[error("the service is installed but does not run: {said}; look at {log}")]
+    NotRunning { said: String, log: &'static str },
+    #[error("{0} is not an absolute path a service can have; give another with --program")]
+    Program(PathBuf),
+}
+
+impl ServiceError {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::File { .. } | Self::Program(_) => EXIT_UNUSABLE,
+            Self::Runner { .. } | Self::Command { .. } | Self::NotRunning { .. } => {
+                EXIT_NOT_RUNNING
+            }
+        }
+    }
+}
+
+/// What a command answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    success: bool,
+    said: String,
+}
+
+/// Runs the service manager's command.
+trait Runner {
+    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<Answer>;
+}
+
+/// Runs it in earnest.
+struct System;
+
+impl Runner for System {
+    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<Answer> {
+        let output = Command::new(program).args(args).stdin(Stdio::null()).output()?;
+        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok(Answer { success: output.status.success(), said: said.trim().to_owned() })
+    }
+}
+
+/// For an image: what is installed there starts when it does.
+struct Nobody;
+
+impl Runner for Nobody {
+    fn run(&self, _: &'static str, _: &[&str]) -> io::Result<Answer> {
+        Ok(Answer { success: true, said: "active".to_owned() })
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args) -> ExitCode {
+    let system = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
+    let runner: &dyn Runner = if args.root.is_some() { &Nobody } else { &System };
+    let program = args.program.clone().map_or_else(std::env::current_exe, Ok);
+    let installer =
+        program.map_err(|source| ServiceError::Runner { program: "santa-sync", source });
+    let done = installer.and_then(|program| {
+        let root = args.root.as_deref().unwrap_or(Path::new("/"));
+        Installer::new(args.manager.unwrap_or(system), &program, root, runner)
+    });
+    match done.and_then(|installer| act(&installer, args.action)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn act(installer: &Installer<'_>, action: Action) -> Result<u8, ServiceError> {
+    match action {
+        Action::Install { print: true } => {
+            output::line(format_args!("# {}", installer.path().display()));
+            output::line(installer.text().trim_end());
+        }
+        Action::Install { print: false } => output::line(match installer.install()? {
+            Outcome::Changed => format!("installed {} and running", installer.path().display()),
+            Outcome::Unchanged => "installed and running already".to_owned(),
+        }),
+        Action::Uninstall => output::line(match installer.uninstall()? {
+            Outcome::Changed => "stopped and removed; state and configuration are left",
+            Outcome::Unchanged => "not installed",
+        }),
+        Action::Status => {
+            let (is_there, runs) = installer.status()?;
+            output::line(format_args!("installed  {}", if is_there { "yes" } else { "no" }));
+            output::line(format_args!("running    {}", if runs { "yes" } else { "no" }));
+            return Ok(if is_there && runs { 0 } else { EXIT_NOT_RUNNING });
+        }
+    }
+    Ok(0)
+}

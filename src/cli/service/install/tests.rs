@@ -1,0 +1,173 @@
+use std::cell::{Cell, RefCell};
+
+use plist::Value;
+
+use super::*;
+use crate::cli::service::Answer;
+
+/// A service manager that does as it is told, and writes it down.
+#[derive(Default)]
+struct FakeManager {
+    running: Cell<bool>,
+    broken: Cell<bool>,
+    asked: RefCell<Vec<String>>,
+}
+
+impl FakeManager {
+    fn asked(&self) -> Vec<String> {
+        self.asked.take()
+    }
+}
+
+impl Runner for FakeManager {
+    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<Answer> {
+        let program = program.rsplit('/').next().unwrap_or_default();
+        self.asked.borrow_mut().push(format!("{program} {}", args.first().unwrap_or(&"")));
+        let yes = |said: &str| Answer { success: true, said: said.to_owned() };
+        let no = |said: &str| Answer { success: false, said: said.to_owned() };
+        Ok(match *args.first().unwrap_or(&"") {
+            "restart" | "bootstrap" => {
+                self.running.set(!self.broken.get());
+                yes("")
+            }
+            "disable" | "bootout" => {
+                if self.running.replace(false) {
+                    yes("")
+                } else {
+                    no("not loaded")
+                }
+            }
+            "is-active" if self.running.get() => yes("active"),
+            "is-active" => no("failed"),
+            "print" if self.running.get() => yes("system/x = {\n\tstate = running\n}"),
+            "print" => no("Could not find service"),
+            _ => yes(""),
+        })
+    }
+}
+
+fn program() -> PathBuf {
+    PathBuf::from("/opt/santa/bin/santa-sync")
+}
+
+/// DAEMON-5: installed twice is installed once, with either manager.
+#[test]
+fn daemon_5_installing_is_idempotent_and_verified() {
+    for (manager, first) in [
+        (
+            Manager::Systemd,
+            vec![
+                "systemctl daemon-reload",
+                "systemctl enable",
+                "systemctl restart",
+                "systemctl is-active",
+            ],
+        ),
+        (
+            Manager::Launchd,
+            vec!["launchctl bootout", "launchctl enable", "launchctl bootstrap", "launchctl print"],
+        ),
+    ] {
+        let root = tempfile::tempdir().expect("a directory");
+        let fake = FakeManager::default();
+        let service =
+            Installer::new(manager, &program(), root.path(), &fake).expect("an installer");
+        assert_eq!(service.status().expect("a status"), (false, false));
+        assert_eq!(service.install().expect("installed"), Outcome::Changed);
+        assert_eq!(fake.asked(), first);
+        let text = fs::read_to_string(service.path()).expect("the file");
+        assert!(text.contains("/opt/santa/bin/santa-sync") && !text.contains(TEMPLATE_PROGRAM));
+        let mode = fs::metadata(service.path()).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+
+        assert_eq!(service.install().expect("installed"), Outcome::Unchanged);
+        assert_eq!(fake.asked().len(), 1, "it only looks");
+        assert_eq!(service.status().expect("a status"), (true, true));
+        assert_eq!(service.uninstall().expect("removed"), Outcome::Changed);
+        assert_eq!(service.uninstall().expect("removed"), Outcome::Unchanged);
+        assert!(!service.path().exists() && !fake.running.get());
+    }
+}
+
+/// DAEMON-5: a service that does not stay up is an error, and says where to
+/// look.
+#[test]
+fn daemon_5_a_service_that_does_not_run_is_told() {
+    let root = tempfile::tempdir().expect("a directory");
+    let fake = FakeManager::default();
+    fake.broken.set(true);
+    for (manager, place) in
+        [(Manager::Systemd, "journalctl -u santa-sync"), (Manager::Launchd, "/var/log")]
+    {
+        let service =
+            Installer::new(manager, &program(), root.path(), &fake).expect("an installer");
+        let error = service.install().expect_err("it does not run");
+        assert!(matches!(error, ServiceError::NotRunning { .. }), "{error}");
+        assert!(error.to_string().contains(place), "{error}");
+    }
+}
+
+#[test]
+fn a_program_whose_path_needs_quoting_is_refused() {
+    let fake = FakeManager::default();
+    for path in ["relative", "/a b/santa-sync", "/a\"b", "/a%b", "/a$b", "/a<b"] {
+        let refused = Installer::new(Manager::Launchd, Path::new(path), Path::new("/"), &fake);
+        assert!(matches!(refused, Err(ServiceError::Program(_))), "{path}");
+    }
+}
+
+/// DAEMON-5: the launchd job runs in the foreground, is kept alive, and is
+/// held back if it fails at once.
+#[test]
+fn daemon_5_the_launchd_job_has_the_keys_it_needs() {
+    let job = plist::from_bytes::<Value>(PLIST.as_bytes()).expect("a property list");
+    let job = job.as_dictionary().expect("a dictionary");
+    let get = |key: &str| job.get(key).unwrap_or_else(|| panic!("{key} is missing"));
+    assert_eq!(get("Label").as_string(), Some(LABEL));
+    let args = get("ProgramArguments").as_array().expect("an array");
+    let args: Vec<_> = args.iter().filter_map(Value::as_string).collect();
+    assert_eq!(args, [TEMPLATE_PROGRAM, "daemon"]);
+    assert_eq!(get("RunAtLoad").as_boolean(), Some(true));
+    assert_eq!(get("KeepAlive").as_boolean(), Some(true));
+    assert_eq!(get("ThrottleInterval").as_signed_integer(), Some(10));
+    assert_eq!(get("ExitTimeOut").as_signed_integer(), Some(10));
+    assert_eq!(get("Umask").as_signed_integer(), Some(0o077));
+    assert_eq!(get("ProcessType").as_string(), Some("Background"));
+    for key in ["StandardErrorPath", "StandardOutPath"] {
+        assert_eq!(get(key).as_string(), Some("/var/log/santa-sync.log"));
+    }
+    for key in ["SoftResourceLimits", "HardResourceLimits"] {
+        let limits = get(key).as_dictionary().expect("a dictionary");
+        let files = limits.get("NumberOfFiles").and_then(Value::as_signed_integer);
+        assert!(files >= Some(256), "64 clients and a sync");
+    }
+    assert!(job.get("AbandonProcessGroup").is_none(), "what it started ends with it");
+}
+
+/// DAEMON-5: the unit waits for the daemon's word, watches it, and locks it in.
+#[test]
+fn daemon_5_the_unit_notifies_watches_and_is_hardened() {
+    let mut section = "";
+    for line in UNIT_FILE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if line.starts_with('[') {
+            section = line;
+        } else {
+            assert!(line.contains('=') && !section.is_empty(), "{line:?}");
+        }
+    }
+    for line in [
+        "Type=notify",
+        "WatchdogSec=300",
+        "ExecStart=/usr/local/bin/santa-sync daemon",
+        "Restart=always",
+        "KillMode=mixed",
+        "StateDirectory=santa-sync",
+        "StateDirectoryMode=0700",
+        "UMask=0077",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "WantedBy=multi-user.target",
+    ] {
+        assert!(UNIT_FILE.lines().any(|l| l == line), "{line}");
+    }
+}

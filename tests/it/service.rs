@@ -1,0 +1,45 @@
+//! `service` as a command, into an image: nothing of this system is touched.
+
+use std::fs;
+use std::process::{Command, Output};
+
+fn service(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+    command.arg("service").args(args).env_clear().output().expect("the program runs")
+}
+
+/// DAEMON-5: the file is shown, installed, found and removed.
+#[test]
+fn daemon_5_a_service_goes_into_an_image_and_out_of_it() {
+    let root = tempfile::tempdir().expect("a directory");
+    let at = root.path().to_str().expect("UTF-8");
+    for (manager, file) in [
+        ("systemd", "etc/systemd/system/santa-sync.service"),
+        ("launchd", "Library/LaunchDaemons/com.santa-sync.daemon.plist"),
+    ] {
+        let run = |action: &[&str]| {
+            let base = ["--root", at, "--manager", manager, "--program", "/usr/bin/santa-sync"];
+            service(&[action, &base].concat())
+        };
+        let file = root.path().join(file);
+        let printed = run(&["install", "--print"]);
+        assert!(printed.status.success() && !file.exists());
+        assert_eq!(run(&["status"]).status.code(), Some(69));
+        assert!(run(&["install"]).status.success());
+        let text = fs::read_to_string(&file).expect("installed");
+        assert!(text.contains("/usr/bin/santa-sync"), "{text}");
+        assert!(String::from_utf8_lossy(&printed.stdout).contains(text.trim_end()));
+        let again = run(&["install"]);
+        assert!(String::from_utf8_lossy(&again.stdout).contains("already"), "{again:?}");
+        assert!(run(&["status"]).status.success());
+        assert!(run(&["uninstall"]).status.success() && !file.exists());
+        assert!(run(&["uninstall"]).status.success());
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told() {
+    let output = service(&["install", "--root", "/dev/null", "--program", "/bin/x"]);
+    assert_eq!(output.status.code(), Some(73));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run this as root"));
+}
