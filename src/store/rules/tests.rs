@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::model::{
-    Executable, Identifier, Policy, Rule, RuleCounts, RuleOrigin, RuleSet, RuleState, RuleType,
-    StaticRules, SyncType, Timestamp,
+    Executable, Identifier, Policy, Rule, RuleCounts, RuleDetails, RuleOrigin, RuleSet, RuleState,
+    RuleType, StaticRules, SyncType, Timestamp,
 };
 use crate::store::{Notice, Store, StoreError};
 
@@ -356,4 +356,26 @@ fn a_reader_creates_nothing() {
     let before = names();
     drop(Store::open_read_only(dir.path()).expect("a reader"));
     assert_eq!(names(), before);
+}
+
+/// RULE-10: what a NORMAL sync announces, and that no other does.
+#[test]
+fn rule_10_arrived_rules_with_an_application_name_are_announced() {
+    let named = |policy| {
+        let mut rule = rule(RuleType::TeamId, "ABCDEFGHIJ", policy);
+        let name = "Example App".to_owned();
+        rule.details =
+            Some(Box::new(RuleDetails { notification_app_name: name, ..RuleDetails::default() }));
+        rule
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    let mut announced = |policy, sync_type| {
+        let rules = set(vec![named(policy), rule(RuleType::Binary, SHA, Policy::Allowlist)]);
+        store.commit_rules(&rules, sync_type, NOW).expect("committed").announce
+    };
+    let expected = ("Example App".to_owned(), "ABCDEFGHIJ".to_owned());
+    assert_eq!(announced(Policy::Allowlist, SyncType::Normal), [expected]);
+    assert_eq!(announced(Policy::Remove, SyncType::Normal), []);
+    assert_eq!(announced(Policy::Allowlist, SyncType::Clean), []);
 }
