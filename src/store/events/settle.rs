@@ -13,8 +13,9 @@ use super::{
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
-/// In a queue longer than this, rows stay in the tables once they are settled.
-/// Up to here the unique index fits the page cache, and deleting is cheap.
+/// In a queue longer than this, rows stay in the tables once they are settled,
+/// and then so do all others until the queue is empty. Up to here the unique
+/// index fits the page cache, and deleting is cheap.
 const LONG: u64 = 10_000;
 
 /// What became of the rows of a batch.
@@ -124,7 +125,10 @@ fn take_out(
         .query_map((state.settled_through, last, ids.len() as u64 + 1), |row| row.try_into())?
         .collect::<Result<_, _>>()?;
     let ours = |(id, idx): &(i64, i64)| ids.contains(id) && *idx >= OTHERS_END;
-    if state.pending > LONG && !queued.is_empty() && queued.iter().all(ours) {
+    let begun: bool = tx
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM agent_queue WHERE id <= ?1)")?
+        .query_row([state.settled_through], |row| row.get(0))?;
+    if (begun || state.pending > LONG) && !queued.is_empty() && queued.iter().all(ours) {
         state.settled_through = *last;
         return Ok(taken + queued.len() as u64);
     }
