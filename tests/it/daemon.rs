@@ -44,6 +44,11 @@ impl Daemon {
 
     /// Starts one that knows no server yet.
     pub(crate) fn bare(agent: &Agent, rate: u32, more: &[&str]) -> Self {
+        Self::with(agent, rate, more, &[])
+    }
+
+    /// The same in an environment.
+    pub(crate) fn with(agent: &Agent, rate: u32, more: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
             .arg("daemon")
             .args(["--clock-rate", &rate.to_string(), "--log-level", "info"])
@@ -53,6 +58,7 @@ impl Daemon {
             .arg(&agent.state_dir)
             .args(more)
             .env_clear()
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -220,6 +226,53 @@ fn daemon_3_a_second_daemon_is_refused() {
     assert_eq!(second.status.code(), Some(73));
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains(&format!("(process {}) runs on", daemon.pid())), "{said}");
+}
+
+/// DAEMON-5: systemd is told when it is ready, that it lives, and that it ends.
+#[test]
+#[cfg(target_os = "linux")]
+fn daemon_5_systemd_hears_ready_watchdog_and_stopping() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let notify = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(PATIENCE)).unwrap();
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "200000")];
+    let daemon = Daemon::with(&agent, 1, &[], &env);
+    let hear = |word: &str| {
+        let mut message = [0; 512];
+        while let Ok(length) = notify.recv(&mut message) {
+            let text = String::from_utf8_lossy(&message[..length]);
+            if text.lines().any(|line| line == word) {
+                return;
+            }
+        }
+        panic!("systemd was not told {word}");
+    };
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
+    hear("STOPPING=1");
+}
+
+/// The metrics file is there after a sync, and not without being asked for.
+#[test]
+fn metrics_are_written_where_the_configuration_says() {
+    let server = FakeServer::builder().rules(fixtures::rules(3, 1)).start().unwrap();
+    let agent = Agent::of(&server);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("santa_sync.prom");
+    let set = format!("MetricsFile={}", file.display());
+    let daemon = Daemon::start(&agent, 1, &["--set", &set]);
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    // Written before the next request is answered.
+    ask(&agent, &Request::Status);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("santa_sync_syncs_total{result=\"success\"} 1\n"), "{text}");
+    assert!(text.contains("santa_sync_last_success_time_seconds "), "{text}");
+    drop(daemon);
 }
 
 /// CONF-3: a new configuration is taken up on SIGHUP; a bad one is refused,

@@ -78,6 +78,23 @@ fn daemon_4_the_sync_command_uses_the_daemon() {
     assert_eq!(own.result(), "success");
 }
 
+/// DAEMON-4: a daemon that dies under a sync is told of, with exit code 69.
+#[test]
+fn daemon_4_a_daemon_that_goes_away_is_not_reachable() {
+    let (server, agent, daemon) = idle();
+    server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+    let command = command.args(["sync", "--json", "--state-dir"]).arg(&agent.state_dir);
+    let command = command.env_clear().stdout(Stdio::piped()).stderr(Stdio::null());
+    let client = command.spawn().unwrap();
+    assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
+    drop(daemon);
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["result"], "daemon_not_reachable");
+}
+
 /// DAEMON-4: what else there is to ask.
 #[test]
 fn daemon_4_each_request_is_answered() {
