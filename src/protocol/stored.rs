@@ -3,8 +3,8 @@
 //!
 //! Two kinds of producers exist. Programs that hand us events leave them in our
 //! own form, [`encode`]: a mark, the kind, and the message in binary protobuf.
-//! The existing daemon leaves `NSKeyedArchiver` archives, which [`execution`]
-//! and [`file_access`] turn into messages. Reading never changes a row and
+//! The existing daemon leaves `NSKeyedArchiver` archives, which `execution`
+//! and `file_access` turn into messages. Reading never changes a row and
 //! never fails as a whole: every row is sendable, unsendable or undecodable.
 
 mod certificate;

@@ -2,7 +2,7 @@
 //! durable commits, the newest schema, and a corrupt file set aside.
 //!
 //! What costs time that grows with the store happens only after a sign of
-//! trouble: `PRAGMA quick_check` runs when the last writer did not close the
+//! trouble: a check of the whole file runs when the last writer did not close the
 //! database (its write-ahead log holds pages) or when a statement reported
 //! corruption (a mark beside the file). A clean opening reads the header and
 //! the schema.
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rustix::fs::{FlockOperation, flock};
 
 use super::{Notice, StoreError};
 use crate::model::Timestamp;
@@ -77,13 +78,7 @@ pub(super) fn open(
 ) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
     match open_existing(dir, &path, database) {
-        Err(StoreError::Corrupt { source, .. }) => {
-            let aside = set_aside(&path, now)
-                .map_err(|source| StoreError::SetAside { path: path.clone(), source })?;
-            notices.push(Notice::SetAside { path: aside, reason: source.to_string() });
-            let (conn, _) = open_existing(dir, &path, database)?;
-            Ok(conn)
-        }
+        Err(StoreError::Corrupt { .. }) => replace(dir, &path, database, now, notices),
         Ok((conn, created)) => {
             if created {
                 notices.push(Notice::Created { path });
@@ -92,6 +87,30 @@ pub(super) fn open(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Sets a corrupt database aside and creates it afresh, unless another process
+/// has done so since it was found corrupt. One process at a time.
+fn replace(
+    dir: &Path,
+    path: &Path,
+    database: &Database,
+    now: Timestamp,
+    notices: &mut Vec<Notice>,
+) -> Result<Connection, StoreError> {
+    let cannot = |source| StoreError::SetAside { path: path.to_owned(), source };
+    mark_suspect(path);
+    let mark = File::open(beside(path, MARK)).map_err(cannot)?;
+    flock(&mark, FlockOperation::LockExclusive).map_err(|error| cannot(error.into()))?;
+    let reason = match open_existing(dir, path, database) {
+        Err(StoreError::Corrupt { source, .. }) => source.to_string(),
+        Ok((conn, _)) => return Ok(conn),
+        Err(error) => return Err(error),
+    };
+    let aside = set_aside(path, now).map_err(cannot)?;
+    notices.push(Notice::SetAside { path: aside, reason });
+    let (conn, _) = open_existing(dir, path, database)?;
+    Ok(conn)
 }
 
 fn open_existing(
@@ -112,15 +131,18 @@ fn open_existing(
     } else {
         keep_private(path).map_err(cannot_open)?;
     }
+    let marked = beside(path, MARK).exists();
     let log_kept = || fs::metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0);
-    let suspect = beside(path, MARK).exists() || (!database.shared && log_kept());
+    let suspect = marked || (!database.shared && log_kept());
 
     let failed = |source| StoreError::from_open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(failed)?;
     configure(&conn, dir).map_err(failed)?;
     if suspect {
-        quick_check(&conn).map_err(failed)?;
+        // Only the whole check compares indexes with their tables, which is
+        // what a statement that reported corruption may have met.
+        check(&conn, if marked { "integrity_check" } else { "quick_check" }).map_err(failed)?;
         match fs::remove_file(beside(path, MARK)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(cannot_open(error));
@@ -280,8 +302,8 @@ pub(super) fn migrate(
     Ok(())
 }
 
-fn quick_check(conn: &Connection) -> rusqlite::Result<()> {
-    let found: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+fn check(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
+    let found: String = conn.query_row(&format!("PRAGMA {pragma}(1)"), [], |row| row.get(0))?;
     if found == "ok" { Ok(()) } else { Err(corruption(&found)) }
 }
 
@@ -330,11 +352,12 @@ fn set_aside(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
             _ => {}
         }
     }
+    fs::rename(path, &aside)?;
+    // Last, so that a crash in between leaves a file that is checked again.
     match fs::remove_file(beside(path, MARK)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::rename(path, &aside)?;
     Ok(aside)
 }
 
