@@ -47,6 +47,7 @@ struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Configuration file: a property list (XML or binary) or a .mobileconfig
     #[arg(long, value_name = "FILE", global = true)]
@@ -154,7 +155,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     // A panic is a fault of this program; its message has gone to standard
     // error by the time it arrives here.
-    catch_unwind(AssertUnwindSafe(|| dispatch(cli))).unwrap_or(ExitCode::from(EXIT_INTERNAL))
+    let code =
+        catch_unwind(AssertUnwindSafe(|| dispatch(cli))).unwrap_or(ExitCode::from(EXIT_INTERNAL));
+    // An answer that has not arrived is none.
+    if output::was_lost() && code == ExitCode::SUCCESS {
+        return ExitCode::from(EXIT_INTERNAL);
+    }
+    code
 }
 
 fn dispatch(cli: Cli) -> ExitCode {

@@ -292,6 +292,11 @@ impl Store {
         &self.dir
     }
 
+    /// Has the next opening for writing check all of `rules.db`.
+    fn mark_rules_suspect(&self) {
+        db::mark_suspect(&self.dir.join(rules::DATABASE.file));
+    }
+
     /// What an error of using `rules.db` means.
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError + use<> {
         let path = self.dir.join(rules::DATABASE.file);

@@ -24,14 +24,22 @@ const QUEUED_AT_ONCE: usize = 10_000;
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     /// Rules the server holds
-    #[arg(long, value_name = "N", default_value_t = 600)]
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = at_most_5_million)]
     rules: usize,
     /// Events the host has queued
-    #[arg(long, value_name = "N", default_value_t = 120)]
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = at_most_5_million)]
     events: usize,
     /// Keeps the state in this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+}
+
+/// As many as one sync may bring.
+fn at_most_5_million(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number <= 5_000_000 => Ok(number),
+        Ok(_) | Err(_) => Err("write a number up to 5000000".to_owned()),
+    }
 }
 
 /// Why the demo could not be given.

@@ -55,7 +55,6 @@ fn section(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
 }
 
 fn write(bytes: &[u8]) -> ExitCode {
-    // Whoever reads may have gone away; that is not our failure.
-    let _ = std::io::stdout().write_all(bytes);
+    output::bytes(bytes);
     ExitCode::SUCCESS
 }

@@ -14,7 +14,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     /// How many syncs to show, newest first
-    #[arg(long, value_name = "N", default_value_t = RECORDS_KEPT)]
+    #[arg(long, value_name = "N", default_value_t = RECORDS_KEPT, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 

@@ -49,10 +49,11 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     match args.max_age {
         Some(max_age) if too_old(status.last_success_at(), max_age, now) => {
             if !args.json {
-                output::error(format!(
-                    "the last successful sync is older than {} s; the last error is shown above",
-                    max_age.as_secs()
-                ));
+                let secs = max_age.as_secs();
+                output::error(match status.last_success_at() {
+                    None => "no sync has ever succeeded".to_owned(),
+                    Some(_) => format!("the last successful sync is older than {secs} s"),
+                });
             }
             ExitCode::from(EXIT_TOO_OLD)
         }

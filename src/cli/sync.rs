@@ -158,15 +158,18 @@ pub(super) fn sync_once(
 
 async fn stop_on_signal(tell: watch::Sender<Option<&'static str>>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
         tracing::warn!("signals cannot be caught; the sync ends only by itself");
         return;
     };
     let reason = tokio::select! {
         _ = interrupt.recv() => "interrupted (SIGINT)",
         _ = terminate.recv() => "told to terminate (SIGTERM)",
+        _ = hang_up.recv() => "its terminal went away (SIGHUP)",
     };
     // Nobody listens once the sync is over.
     let _ = tell.send(Some(reason));

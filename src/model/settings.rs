@@ -333,6 +333,20 @@ pub enum WishReason {
     Operator,
 }
 
+impl WishReason {
+    /// The reason in words, for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NewState => "new state",
+            Self::RulesRecreated => "rule store recreated",
+            Self::ServerChanged => "server changed",
+            Self::MachineIdChanged => "machine id changed",
+            Self::Operator => "asked for",
+        }
+    }
+}
+
 /// A wish for a clean sync, kept until one of at least its strength succeeds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {

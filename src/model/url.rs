@@ -89,10 +89,21 @@ impl BaseUrl {
     }
 }
 
-/// A URL as it may be shown: without user and password.
+/// A URL as it may be shown: without user and password, and with the values of
+/// its query masked, which may be keys. Its path is shown.
 #[must_use]
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
+    if let Some(query) = url.query() {
+        let masked: Vec<String> = query
+            .split('&')
+            .map(|pair| match pair.split_once('=') {
+                Some((name, _)) => format!("{name}=..."),
+                None => "...".to_owned(),
+            })
+            .collect();
+        url.set_query(Some(&masked.join("&")));
+    }
     // Both fail only for URLs that cannot have credentials.
     let _ = url.set_password(None);
     let _ = url.set_username("");
@@ -178,6 +189,8 @@ mod tests {
 
     #[test]
     fn credentials_of_a_url_are_never_shown() {
+        let url = BaseUrl::parse("https://h/p?key=s3cret&x").expect("a base URL");
+        assert_eq!(url.to_string(), "https://h/p?key=...&...");
         let url = BaseUrl::parse("https://user:s3cret@h/p").expect("a base URL");
         assert!(!format!("{url} {url:?}").contains("s3cret"));
         let error = BaseUrl::parse("http://user:s3cret@h/p").expect_err("plain http");

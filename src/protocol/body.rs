@@ -71,6 +71,9 @@ const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
 /// two bytes may make an element of 24 in memory.
 const MAX_BINARY: usize = 16 << 20;
 
+/// What some servers put before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How many characters of a body an error shows.
 const SHOWN: usize = 200;
 
@@ -115,9 +118,10 @@ where
     }
 }
 
-/// The body without the first XSSI prefix it begins with.
+/// The body without a byte order mark and the first XSSI prefix it begins with.
 #[must_use]
 pub fn without_xssi_prefix(body: &[u8]) -> &[u8] {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     XSSI_PREFIXES.iter().find_map(|prefix| body.strip_prefix(*prefix)).unwrap_or(body)
 }
 
@@ -193,6 +197,7 @@ mod tests {
         assert_eq!(without_xssi_prefix(b"])}"), b"");
         assert_eq!(without_xssi_prefix(b"\"a\""), b"\"a\"");
         assert_eq!(without_xssi_prefix(b"])}])}1"), b"])}1");
+        assert_eq!(without_xssi_prefix(b"\xef\xbb\xbf)]}'\n{}"), b"{}");
         assert_eq!(preflight(")]}'\n{\"batch_size\":7}").map(|p| p.batch_size), Ok(7));
     }
 

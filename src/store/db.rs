@@ -59,6 +59,11 @@ pub(super) struct Database {
 /// Makes the state directory, or checks the one that is there.
 pub(super) fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
     let unusable = |source| StoreError::Directory { path: dir.to_owned(), source };
+    if dir.to_str().is_none() {
+        // SQLite is told of the directory as text.
+        let reason = "the name of a state directory must be UTF-8";
+        return Err(unusable(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
     let mode = fs::metadata(dir).map_err(unusable)?.permissions().mode();
     if mode & 0o022 != 0 {

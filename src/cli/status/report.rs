@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::output::{self, printable};
+use crate::cli::output::{self, brief};
 use crate::config::Config;
 use crate::daemon::beat::{Beat, Liveness};
 use crate::host::MachineIdProblem;
@@ -304,7 +304,7 @@ impl Attempt {
 fn present<T>(opened: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match opened {
         Ok(store) => Ok(Some(store)),
-        Err(StoreError::Missing { .. }) => Ok(None),
+        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -371,9 +371,9 @@ impl Status {
             row(
                 "Clean Sync Wished For",
                 &format!(
-                    "{} ({:?} since {}; the server answered {answer})",
+                    "{} ({} since {}; the server answered {answer})",
                     wish.sync_type.name(),
-                    wish.reason,
+                    wish.reason.words(),
                     wish.since
                 ),
             );
@@ -428,7 +428,7 @@ fn heading(text: &str) {
 }
 
 fn row(name: &str, value: &str) {
-    output::line(format!("  {name:<26} | {}", printable(value)));
+    output::line(format!("  {name:<26} | {}", brief(value)));
 }
 
 /// An age in its largest whole unit and the next.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::output::{self, line, printable};
+use crate::cli::output::{self, brief, line, printable};
 use crate::daemon::message::Step;
 use crate::model::{SettingChange, SyncRecord, SyncType};
 use crate::store::{RuleChangeKind, RulesPreview};
@@ -179,7 +179,7 @@ fn rejected(record: &SyncRecord) {
 
 fn settings(label: &str, changes: &[SettingChange]) {
     let shown = |value: &Option<String>| match value {
-        Some(value) => printable(value),
+        Some(value) => brief(value),
         None => "unset".to_owned(),
     };
     for change in changes {

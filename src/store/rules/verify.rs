@@ -23,6 +23,8 @@ pub struct RulesVerified {
     /// Whether another program has changed the rules since the last commit.
     /// The next one takes that in; it is no problem.
     pub changed_by_others: bool,
+    /// The file itself is damaged: the next sync sets it aside.
+    pub file_is_damaged: bool,
     /// What is wrong, each in one sentence; the first of each kind.
     pub problems: Vec<String>,
 }
@@ -35,7 +37,11 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn verify_rules(&self) -> Result<RulesVerified, StoreError> {
-        verify(&self.rules).map_err(self.failed("verify the rules"))
+        let verified = verify(&self.rules).map_err(self.failed("verify the rules"))?;
+        if verified.file_is_damaged {
+            self.mark_rules_suspect();
+        }
+        Ok(verified)
     }
 }
 
@@ -43,8 +49,13 @@ fn verify(conn: &Connection) -> rusqlite::Result<RulesVerified> {
     // One snapshot for all that follows.
     let tx = conn.unchecked_transaction()?;
     let mut problems = integrity(&tx)?;
+    let file_is_damaged = !problems.is_empty();
+    let rules = malformed(&tx, &mut problems)?;
     let kept = meta::kept_digest(&tx)?;
-    let found = Digest::of(&tx)?;
+    let found = Digest::of(&tx).unwrap_or_else(|error| {
+        problems.push(format!("the hash cannot be reckoned: {error}"));
+        Digest::default()
+    });
     if let Some(kept) = &kept {
         if kept.hash != found.hash {
             problems.push(format!("the kept hash {} is not that of the rules", kept.hash));
@@ -53,12 +64,12 @@ fn verify(conn: &Connection) -> rusqlite::Result<RulesVerified> {
             problems.push(format!("the kept counts are not those of the rules: {:?}", kept.counts));
         }
     }
-    let rules = malformed(&tx, &mut problems)?;
     Ok(RulesVerified {
         rules_hash: found.hash,
         counts: found.counts,
         rules,
         changed_by_others: kept.is_none(),
+        file_is_damaged,
         problems,
     })
 }
@@ -79,8 +90,15 @@ fn malformed(conn: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<
     let (mut total, mut bad) = (0, 0);
     while let Some(row) = rows.next()? {
         total += 1;
-        let (rowid, number, state): (i64, i32, i32) = (row.get(0)?, row.get(2)?, row.get(3)?);
-        let identifier: String = row.get(1)?;
+        let rowid: i64 = row.get(0)?;
+        let read = (row.get::<_, String>(1), row.get::<_, i32>(2), row.get::<_, i32>(3));
+        let (Ok(identifier), Ok(number), Ok(state)) = read else {
+            bad += 1;
+            if bad <= LISTED {
+                problems.push(format!("the rule of row {rowid} holds what no rule can hold"));
+            }
+            continue;
+        };
         let problem = match (RuleType::from_number(number), RuleState::from_number(state)) {
             (None, _) => format!("has the unknown type {number}"),
             (_, None) => format!("has the unknown state {state}"),

@@ -1,8 +1,9 @@
 //! `sync-state.plist`: the settings in force under the reference's keys, for
 //! other programs to read. Derived from the database and never read back.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use plist::{Dictionary, Value};
@@ -41,10 +42,14 @@ impl Store {
         if fs::read(&path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        // A temporary file of this kind has mode 0600 from the start.
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(&path).map_err(|e| failed(e.error))?;
+        // Always the same name: what a crash leaves is written over. The lock of
+        // the state directory keeps two writers apart.
+        let new = self.dir.join(format!("{SYNC_STATE_FILE}.new"));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&new).map_err(failed)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&new, &path).map_err(failed)?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 }
