@@ -75,8 +75,12 @@ fn message_json(
     writeln!(code, "        match name {{")?;
     for field in message.fields() {
         let mut spellings = vec![format!("{:?}", field.json_name())];
-        if field.json_name() != field.name() {
-            spellings.push(format!("{:?}", field.name()));
+        // Some servers write every field in camel case, whatever its JSON name.
+        for spelling in [field.name().to_owned(), lower_camel(field.name())] {
+            let spelling = format!("{spelling:?}");
+            if !spellings.contains(&spelling) {
+                spellings.push(spelling);
+            }
         }
         writeln!(code, "            {} => {}", spellings.join(" | "), read(&field, pool)?)?;
     }
@@ -211,6 +215,14 @@ fn upper_camel(name: &str) -> String {
                 .map_or(String::new(), |c| c.to_uppercase().collect::<String>() + letters.as_str())
         })
         .collect()
+}
+
+fn lower_camel(name: &str) -> String {
+    let camel = upper_camel(name);
+    let mut letters = camel.chars();
+    letters
+        .next()
+        .map_or(String::new(), |c| c.to_lowercase().collect::<String>() + letters.as_str())
 }
 
 fn snake(name: &str) -> String {

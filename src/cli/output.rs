@@ -88,7 +88,9 @@ impl Default for Lines {
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || rearranges(c) {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else if rearranges(c) {
             shown.extend(c.escape_unicode());
         } else {
             shown.push(c);

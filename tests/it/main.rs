@@ -29,6 +29,7 @@ mod harness_faults;
 mod harness_serve;
 mod rules;
 
+mod contract;
 mod json;
 mod layers;
 #[cfg(feature = "harness")]
