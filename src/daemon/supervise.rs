@@ -106,7 +106,7 @@ pub(super) fn order(errand: Errand, config: &Effective) -> Vec<u8> {
     bytes
 }
 
-/// What [`order`] says, without the length; `None` if it is none.
+/// What `order` says, without the length; `None` if it is none.
 #[must_use]
 pub fn read_order(bytes: &[u8]) -> Option<(Errand, Dictionary)> {
     let Value::Dictionary(mut order) = crate::model::read_plist(bytes).ok()? else { return None };
