@@ -459,3 +459,43 @@ fn sync_7_status_and_history_tell_how_it_went() {
     let text = String::from_utf8_lossy(&agent.run(&["history"]).stdout).into_owned();
     assert!(text.contains("rule_download_failed") && text.contains("[html]"), "{text}");
 }
+
+/// SYNC-7, PRE-3, STATE-5: all of `status` and `history`, for people and as
+/// JSON, after a success, after a failure, and on a host that never synced.
+#[test]
+fn sync_7_status_and_history_to_the_letter() {
+    let server = server(20);
+    let agent = Agent::of(&server);
+    let state_dir = agent.state_dir.display().to_string();
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(&regex_of(&state_dir), "(state dir)");
+    settings.add_filter(r"127\.0\.0\.1:\d+", "127.0.0.1:(port)");
+    settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "(time)");
+    settings.add_filter(r#""(id)": "[0-9a-f]{16}""#, r#""$1": "(id)""#);
+    settings.add_filter(r#""(\w+_ms|age_seconds|bytes_\w+)": \d+"#, r#""$1": 0"#);
+    settings.add_filter(r"\(\d+ s ago\)", "(0 s ago)");
+    settings.add_filter(r" +\d+ ms", " 0 ms");
+    let _guard = settings.bind_to_scope();
+    let shown = |args: &[&str]| {
+        let output = agent.run(args);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    insta::assert_snapshot!("status_never_synced", shown(&["status"]));
+    agent.sync(&[]);
+    agent.queue(events(3));
+    insta::assert_snapshot!("status_healthy", shown(&["status"]));
+    server.fault(Stage::RuleDownload, every(), Fault::status(503));
+    agent.sync(&["--clean"]);
+    insta::assert_snapshot!("status_failed", shown(&["status"]));
+    insta::assert_snapshot!("status_failed_json", shown(&["status", "--json"]));
+    insta::assert_snapshot!("history", shown(&["history"]));
+    insta::assert_snapshot!("history_json", shown(&["history", "--json"]));
+}
+
+/// A text as a pattern that matches it alone.
+fn regex_of(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| (!c.is_alphanumeric()).then_some('\\').into_iter().chain([c]))
+        .collect()
+}
