@@ -154,3 +154,18 @@ fn state_1_files_are_for_their_owner_alone() {
     assert!(seen >= 4, "{seen} files");
     assert_eq!(fs::read_dir(empty.path()).expect("a directory").count(), 0, "written elsewhere");
 }
+
+/// EXIT 70: an answer that could not be written is no success.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_is_lost_is_an_error() {
+    let server = server();
+    let agent = Agent::of(&server);
+    agent.sync(&[]);
+    for args in [&["status"][..], &["status", "--json"], &["rules", "export"], &["man"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+        let output = agent.command(args).stdout(full).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(70), "{args:?}");
+        assert!(stderr(&output).contains("cannot be written"), "{args:?}: {}", stderr(&output));
+    }
+}
