@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::output::{self, line, printable};
-use super::sync::{Reporter, sync_once};
+use super::sync::{Reporter, stages, sync_once};
 use super::{EXIT_INTERNAL, Global};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
@@ -206,17 +206,7 @@ fn heading(text: &str) {
 }
 
 fn show(record: &SyncRecord) {
-    for stage in &record.stages {
-        line(format!(
-            "   {:<14} requests {}, attempts {}, {} ms, {} B out, {} B in",
-            stage.stage.name(),
-            stage.requests,
-            stage.attempts,
-            stage.duration_ms,
-            stage.bytes_sent,
-            stage.bytes_received
-        ));
-    }
+    stages("   ", record);
     let sync_type = record.sync_type.map_or("no", SyncType::name);
     line(format!("   {}: a {sync_type} sync in {} ms", record.result.name(), record.duration_ms));
     if let Some(error) = &record.error {

@@ -129,17 +129,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
             line(format!("  {place}{} [{}]", printable(&error.message), error.kind));
         }
     }
-    for stage in &record.stages {
-        line(format!(
-            "  {:<14} requests {}, attempts {}, {} ms, {} B sent, {} B received",
-            stage.stage.name(),
-            stage.requests,
-            stage.attempts,
-            stage.duration_ms,
-            stage.bytes_sent,
-            stage.bytes_received
-        ));
-    }
+    stages("  ", record);
     if let Some(preview) = preview {
         return compared(record, preview);
     }
@@ -158,6 +148,21 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
     settings("  reverted      ", &record.settings_reverted);
     if !record.rules_hash.is_empty() {
         line(format!("  rules hash     {}", record.rules_hash));
+    }
+}
+
+/// Prints what each stage cost, behind an indent.
+pub(crate) fn stages(indent: &str, record: &SyncRecord) {
+    for stage in &record.stages {
+        line(format!(
+            "{indent}{:<14} requests {}, attempts {}, {} ms, {} B sent, {} B received",
+            stage.stage.name(),
+            stage.requests,
+            stage.attempts,
+            stage.duration_ms,
+            stage.bytes_sent,
+            stage.bytes_received
+        ));
     }
 }
 
