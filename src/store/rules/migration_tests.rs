@@ -222,11 +222,15 @@ fn state_1_everything_is_private_and_in_the_state_directory() {
         let path = entry.expect("an entry").path();
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }
-    let temporary: String = store
-        .rules
-        .pragma_query_value(None, "temp_store_directory", |row| row.get(0))
-        .expect("told");
-    assert_eq!(Path::new(&temporary), dir);
+    drop(store);
+    // SQLite has one such directory for the process, and other tests of this
+    // process open stores of their own: in between, somebody else's is told.
+    let mut told = (0..1_000).map(|_| {
+        let (store, _) = Store::open(&dir, NOW).expect("a store");
+        let directory = store.rules.pragma_query_value(None, "temp_store_directory", |r| r.get(0));
+        directory.expect("told")
+    });
+    assert!(told.any(|directory: String| Path::new(&directory) == dir));
 }
 
 /// EXIT 73: a directory that cannot be made or that others may write to.

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::types::Null;
+use rusqlite::{Connection, Row};
 
 use crate::model::{
     Executable, Match, RuleDetails, RuleOrigin, RuleState, RuleType, StaticRules, StoredRule,
@@ -40,27 +41,21 @@ macro_rules! columns {
 }
 
 /// One statement, so that every part sees the same commit. Its parts run one
-/// after another until one finds something, which is the order of precedence
-/// (RULE-9); an identifier that is not known is NULL and finds nothing.
+/// after another and no further than rows are asked for, which is the order of
+/// precedence (RULE-9) but for transitive rules; an identifier that is not
+/// known is NULL and finds nothing.
 const LOOKUP: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM execution_rules WHERE identifier = ?1 AND type = 500 UNION ALL ",
-    "SELECT ",
+    " FROM execution_rules WHERE identifier = ?1 AND type = 500 UNION ALL SELECT ",
     columns!(),
-    " FROM execution_rules WHERE identifier = ?2 AND type = 1000 AND state != 6 UNION ALL ",
-    "SELECT ",
+    " FROM execution_rules WHERE identifier = ?2 AND type = 1000 UNION ALL SELECT ",
     columns!(),
-    " FROM execution_rules WHERE identifier = ?3 AND type = 2000 UNION ALL ",
-    "SELECT ",
+    " FROM execution_rules WHERE identifier = ?3 AND type = 2000 UNION ALL SELECT ",
     columns!(),
-    " FROM execution_rules WHERE identifier = ?4 AND type = 3000 UNION ALL ",
-    "SELECT ",
+    " FROM execution_rules WHERE identifier = ?4 AND type = 3000 UNION ALL SELECT ",
     columns!(),
-    " FROM execution_rules WHERE identifier = ?5 AND type = 4000 UNION ALL ",
-    "SELECT ",
-    columns!(),
-    " FROM execution_rules WHERE identifier = ?2 AND type = 1000 LIMIT 1"
+    " FROM execution_rules WHERE identifier = ?5 AND type = 4000"
 );
 
 impl Store {
@@ -130,21 +125,30 @@ fn visit_all(
 }
 
 fn find(conn: &Connection, executable: &Executable) -> rusqlite::Result<Option<StoredRule>> {
-    let text = |rule_type| executable.identifier(rule_type).map(ToString::to_string);
-    let found = conn
-        .prepare_cached(LOOKUP)?
-        .query_row(
-            params![
-                text(RuleType::Cdhash),
-                text(RuleType::Binary),
-                text(RuleType::SigningId),
-                text(RuleType::Certificate),
-                text(RuleType::TeamId),
-            ],
-            read,
-        )
-        .optional()?;
-    Ok(found.flatten())
+    let mut statement = conn.prepare_cached(LOOKUP)?;
+    let mut text = String::with_capacity(64);
+    for (parameter, rule_type) in (1..).zip(RuleType::ALL) {
+        text.clear();
+        if let Some(identifier) = executable.identifier(rule_type) {
+            identifier.push_to(&mut text);
+            statement.raw_bind_parameter(parameter, text.as_str())?;
+        } else {
+            statement.raw_bind_parameter(parameter, Null)?;
+        }
+    }
+    let mut rows = statement.raw_query();
+    let mut transitive = None;
+    while let Some(row) = rows.next()? {
+        let found = read(row)?;
+        let yields = found.as_ref().is_some_and(|rule| {
+            rule.rule_type == RuleType::Binary && rule.state == RuleState::AllowTransitive
+        });
+        if !yields {
+            return Ok(found);
+        }
+        transitive = found;
+    }
+    Ok(transitive)
 }
 
 /// A row as a rule; `None` if this program does not know its type or state.
