@@ -5,11 +5,13 @@ use std::time::Duration;
 use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
 use santa_sync::model::{BaseUrl, MachineId, Stage, Timestamp};
 use santa_sync::sync::retry::FailureKind;
-use santa_sync::transport::{Exchange, Options, Timeouts, Transport};
+use santa_sync::transport::{Exchange, Options, Transport};
 use serde_json::json;
 
 /// One rule download from a server with that fault.
 async fn download(fault: Fault) -> Exchange {
+    let slow = matches!(fault, Fault::SlowBytes(_));
+    let silent = matches!(fault, Fault::Stall | Fault::Hold);
     let server = FakeServer::builder()
         .rules(fixtures::rules(200, 1))
         .fault(Stage::RuleDownload, nth(1), fault)
@@ -18,12 +20,12 @@ async fn download(fault: Fault) -> Exchange {
     let base_url = BaseUrl::parse(&server.url()).unwrap();
     let mut options = Options::new(base_url, MachineId::new("HOST").unwrap());
     options.max_body = 4 << 20;
-    options.timeouts = Timeouts {
-        connect: Duration::from_secs(10),
-        idle: Duration::from_secs(1),
-        total: Duration::from_secs(3),
-        xsrf: Duration::from_secs(10),
-    };
+    // Short where nothing else can end the attempt; a machine may be slow.
+    if silent {
+        options.timeouts.idle = Duration::from_secs(1);
+    } else if slow {
+        options.timeouts.total = Duration::from_secs(3);
+    }
     let transport = Transport::new(options).unwrap();
     transport.post(Stage::RuleDownload, b"{}", None, Timestamp::from_secs(1_750_000_000)).await
 }

@@ -23,10 +23,13 @@ async fn attempt(options: Options) -> Failure {
 }
 
 async fn replied(reply: Reply) -> Failure {
+    replied_with(reply, |_| {}).await
+}
+
+async fn replied_with(reply: Reply, change: impl FnOnce(&mut Options)) -> Failure {
     let mut options = options(Script::new([reply]).listen().await);
-    options.timeouts.idle = Duration::from_millis(300);
-    options.timeouts.total = Duration::from_secs(1);
     options.max_body = 1000;
+    change(&mut options);
     attempt(options).await
 }
 
@@ -116,8 +119,19 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
             })
             .await,
         ),
-        ("stalled", Kind::IdleTimeout, replied(Reply::Stall(Vec::new())).await),
-        ("dripping", Kind::TotalTimeout, replied(drip).await),
+        (
+            "stalled",
+            Kind::IdleTimeout,
+            replied_with(Reply::Stall(Vec::new()), |options| {
+                options.timeouts.idle = Duration::from_millis(300);
+            })
+            .await,
+        ),
+        (
+            "dripping",
+            Kind::TotalTimeout,
+            replied_with(drip, |options| options.timeouts.total = Duration::from_secs(1)).await,
+        ),
         ("closed", Kind::ConnectionLost, replied(Reply::Close(Vec::new())).await),
         ("cut short", Kind::Truncated, replied(cut).await),
         ("another protocol", Kind::NotHttp, replied(Reply::Keep(b"220 mail\r\n".to_vec())).await),

@@ -6,26 +6,14 @@ use std::time::Duration;
 
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Failure, FailureKind};
-use santa_sync::transport::{Options, Timeouts};
+use santa_sync::transport::Options;
 
 use super::server::{NOW, Reply, Script, answer, ok, options, transport};
-
-/// Timeouts that a test can sit through.
-fn hasty(port: u16) -> Options {
-    let mut options = options(port);
-    options.timeouts = Timeouts {
-        connect: Duration::from_secs(10),
-        idle: Duration::from_millis(300),
-        total: Duration::from_secs(2),
-        xsrf: Duration::from_millis(300),
-    };
-    options
-}
 
 /// What a transport makes of that reply to its only request.
 async fn failure(reply: Reply, change: impl FnOnce(&mut Options)) -> Failure {
     let script = Script::new([reply]);
-    let mut options = hasty(script.listen().await);
+    let mut options = options(script.listen().await);
     change(&mut options);
     let exchange = transport(options).post(Stage::RuleDownload, b"{}", None, NOW).await;
     let failure = exchange.outcome.expect_err("a failure");
@@ -87,7 +75,8 @@ async fn http_9_a_server_that_stalls_ends_in_the_idle_timeout() {
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{",
     ] {
-        let failure = failure(Reply::Stall(begun.into()), |_| {}).await;
+        let hasty = |options: &mut Options| options.timeouts.idle = Duration::from_millis(300);
+        let failure = failure(Reply::Stall(begun.into()), hasty).await;
         assert_eq!(failure.kind, FailureKind::IdleTimeout, "{begun:?}: {failure}");
         assert!(failure.message.contains("for 0.3 s"), "{failure}");
     }
@@ -106,8 +95,8 @@ async fn http_9_a_server_that_drips_ends_in_the_total_timeout() {
 #[tokio::test]
 async fn http_9_a_stalled_token_request_ends_in_its_own_timeout() {
     let script = Script::new([Reply::Stall(Vec::new())]);
-    let mut options = hasty(script.listen().await);
-    options.timeouts.idle = Duration::from_secs(30);
+    let mut options = options(script.listen().await);
+    options.timeouts.xsrf = Duration::from_millis(300);
     let failure = transport(options).fetch_token(NOW).await.outcome.expect_err("stalled");
     assert_eq!(failure.kind, FailureKind::TotalTimeout);
     assert!(failure.message.contains("/santa/xsrf/"), "{failure}");
