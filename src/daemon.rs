@@ -15,6 +15,7 @@ mod heart;
 mod manager;
 pub mod message;
 mod metrics;
+pub mod network;
 mod queries;
 pub mod schedule;
 mod socket;
@@ -49,6 +50,8 @@ pub struct Options {
     pub clock: SystemClock,
     /// The program that makes sync number N (from 1) at a level of log lines.
     pub program: Box<dyn Fn(u64, &'static str) -> Program + Send>,
+    /// Where changes of the network are told, opened while syncs fail.
+    pub network: network::Source,
     /// Sets the level of log lines.
     pub set_level: SetLevel,
     /// The level of the command line, which wins over the configuration's.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{EXIT_INTERNAL, Global, LogFormat, logging, output, setup};
 use crate::clock::SystemClock;
 use crate::config::{self, Config, ConfigError};
-use crate::daemon::{self, Options, Program};
+use crate::daemon::{self, Options, Program, network};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -16,6 +16,10 @@ pub(super) struct Args {
     #[cfg(feature = "harness")]
     #[arg(long, value_name = "N:HOW:WHEN:EFFECT", hide = true)]
     misbehave: Vec<String>,
+    /// Hears of changes of the network on this datagram socket, for tests of the daemon
+    #[cfg(feature = "harness")]
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    network: Option<PathBuf>,
 }
 
 impl Args {
@@ -33,6 +37,21 @@ impl Args {
     #[expect(clippy::unused_self, reason = "the other one has a use for it")]
     const fn misbehaviour(&self, _: u64) -> Option<OsString> {
         None
+    }
+
+    /// Where changes of the network are told.
+    fn network(&self) -> network::Source {
+        #[cfg(feature = "harness")]
+        if let Some(path) = self.network.clone() {
+            return Box::new(move || {
+                // One that is there is its own, of an earlier time.
+                let _ = std::fs::remove_file(&path);
+                let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
+                socket.set_nonblocking(true)?;
+                Ok(socket.into())
+            });
+        }
+        Box::new(network::source)
     }
 }
 
@@ -78,6 +97,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         state_dir: global.state_dir.clone(),
         clock: SystemClock::with_rate(global.clock_rate),
         program: Box::new(program),
+        network: args.network(),
         set_level,
         level,
     };

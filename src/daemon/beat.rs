@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::schedule::Why;
 use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
 
 /// The file in the state directory.
@@ -52,6 +53,9 @@ pub struct Beat {
     pub sync_waiting: bool,
     /// When the next sync begins; `None` while one runs.
     pub next_sync_at: Option<Timestamp>,
+    /// Why it begins then.
+    #[serde(default)]
+    pub next_sync_why: Option<Why>,
     /// Seconds between syncs that succeed.
     pub full_sync_interval: u64,
     /// Syncs that failed in a row.
@@ -172,6 +176,7 @@ pub(super) fn example() -> Beat {
         sync_began_at: None,
         sync_waiting: false,
         next_sync_at: Some(at.after(Duration::from_mins(10))),
+        next_sync_why: Some(Why::Interval),
         full_sync_interval: 600,
         failures_in_a_row: 0,
         back_off: None,

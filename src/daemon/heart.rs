@@ -1,9 +1,12 @@
 //! The loop: one event at a time, each handled without waiting for anything that
 //! may not come.
 
+mod clients;
+mod configuration;
+mod word;
+
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,22 +16,21 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::beat::{self, Beat, Doing, Incident, LastSync};
-use super::message::{self, Answer, Errand, ErrorKind, Facts, Line};
-use super::schedule::{self, Asked, End, Schedule, Why};
-use super::socket::{self, Command, News, SyncReply};
+use super::beat::{Doing, Incident, LastSync};
+use super::message::{Errand, Facts, Line};
+use super::network::Network;
+use super::schedule::{self, End, Schedule, Why};
+use super::socket::{self, News};
 use super::supervise::{self, Ended, Trouble};
-use super::{DaemonError, Options, group, level_name, level_of, manager, metrics};
+use super::{DaemonError, Options, level_name, manager, metrics};
 use crate::clock::Alarm;
-use crate::config::{self, Config, Loaded, LogLevel};
+use crate::config::{Loaded, LogLevel};
 use crate::host::{self, SystemHost};
 use crate::model::{Now, SyncRecord, SyncResult, SyncType, Trigger};
 
 /// From the deadline of a sync to the end of its process: the sync sees to its
 /// deadline itself, and this is for one that does not.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long reading the configuration may take.
-const RELOADING: Duration = Duration::from_secs(2);
 /// How long the process of a sync may take to end with the daemon.
 const ENDING: Duration = Duration::from_millis(4500);
 /// Lines a slow client may lag behind.
@@ -61,6 +63,7 @@ pub(super) struct Daemon {
     /// The level that a client asked for, which wins until the end.
     asked_level: Option<LogLevel>,
     schedule: Schedule,
+    network: Network,
     started: Now,
     syncs: u64,
     waiting: Waiting,
@@ -78,7 +81,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn new(options: Options, state_dir: PathBuf) -> Result<Self, DaemonError> {
+    pub(super) fn new(mut options: Options, state_dir: PathBuf) -> Result<Self, DaemonError> {
         let alarm = Alarm::new(options.clock)?;
         let now = alarm.now();
         let loaded = Arc::new(options.loaded.clone());
@@ -87,6 +90,7 @@ impl Daemon {
             machine_id.map_or(0, |(id, _)| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
         let level = options.level.unwrap_or(loaded.config.log_level);
         (options.set_level)(level);
+        let network = std::mem::replace(&mut options.network, Box::new(super::network::source));
         Ok(Self {
             state_dir,
             alarm,
@@ -94,6 +98,7 @@ impl Daemon {
             level,
             asked_level: None,
             schedule: Schedule::new(now, host),
+            network: Network::new(network),
             started: now,
             syncs: 0,
             waiting: Waiting::default(),
@@ -124,6 +129,7 @@ impl Daemon {
         });
         let (commands, mut asked) = mpsc::channel(socket::MOST);
         let socket = self.listen(commands);
+        self.publish();
         info!(
             version = env!("CARGO_PKG_VERSION"),
             state_dir = %self.state_dir.display(),
@@ -131,7 +137,6 @@ impl Daemon {
             first_sync_s = self.schedule.left(self.alarm.now()).map(|left| left.as_secs()),
             "daemon started"
         );
-        self.publish();
         manager::ready("waiting for the first sync");
 
         let reason = loop {
@@ -153,6 +158,11 @@ impl Daemon {
                 }
                 ended = ended(&mut self.running) => self.ended(ended),
                 Some(command) = asked.recv() => self.obey(command),
+                () = self.network.changed() => {
+                    debug!("the network has changed");
+                    self.schedule.network_changed(self.alarm.now(), random());
+                    self.publish();
+                }
                 () = ring(&self.alarm, due) => self.begin().await,
                 () = tick(&mut watchdog) => manager::alive(),
             }
@@ -162,98 +172,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Opens the control socket and answers on it. A daemon without one syncs.
-    fn listen(&self, commands: mpsc::Sender<Command>) -> Option<socket::Socket> {
-        let gid = self.group();
-        match socket::Socket::open(&self.state_dir, gid) {
-            Ok((socket, listener)) => {
-                let house = socket::House {
-                    state_dir: self.state_dir.clone(),
-                    commands,
-                    news: self.news.clone(),
-                    configured: self.configured.subscribe(),
-                    clock: self.options.clock,
-                };
-                tokio::spawn(socket::serve(listener, house));
-                Some(socket)
-            }
-            Err(error) => {
-                error!(%error, "there is no control socket; syncs go on");
-                None
-            }
-        }
-    }
-
-    fn group(&self) -> Option<u32> {
-        let name = self.loaded.config.socket_group.as_deref()?;
-        let number = group::number(name, &SystemHost);
-        if number.is_none() {
-            warn!(
-                group = name,
-                "SocketGroup names no group of this host; only the owner and root may use the control socket"
-            );
-        }
-        number
-    }
-
-    /// Reads the configuration again. Answers whether another one is in force.
-    async fn reload(&mut self) -> bool {
-        let sources = Arc::clone(&self.options.sources);
-        let reading = tokio::task::spawn_blocking(move || Config::load(&sources()));
-        let read = match timeout(RELOADING, reading).await {
-            Ok(Ok(read)) => read.map_err(|error| error.to_string()),
-            Ok(Err(error)) => Err(format!("reading the configuration failed: {error}")),
-            Err(_) => Err("the configuration cannot be read: its files do not answer".to_owned()),
-        };
-        match read {
-            Ok(loaded) => {
-                if self.refused.take().is_some() {
-                    info!("the configuration is in order again");
-                }
-                self.adopt(loaded)
-            }
-            Err(error) => {
-                if self.refused.as_ref() != Some(&error) {
-                    warn!(error, "a new configuration is refused; the old one stays in force");
-                }
-                self.refused = Some(error);
-                false
-            }
-        }
-    }
-
-    /// Puts a configuration in force; answers whether it is another one.
-    fn adopt(&mut self, loaded: Loaded) -> bool {
-        if loaded.config == self.loaded.config {
-            return false;
-        }
-        info!("the configuration has changed");
-        for finding in &loaded.findings {
-            if !self.loaded.findings.contains(finding) {
-                warn!(key = finding.key, source = %finding.source, "{finding}");
-            }
-        }
-        if config::state_dir(self.options.state_dir.as_deref(), &loaded.config) != self.state_dir {
-            warn!("another StateDirectory takes effect when the daemon is started again");
-        }
-        let regroup = loaded.config.socket_group != self.loaded.config.socket_group;
-        self.loaded = Arc::new(loaded);
-        self.configured.send_replace(Arc::clone(&self.loaded));
-        let level = self.options.level.unwrap_or(self.loaded.config.log_level);
-        self.set_level(self.asked_level.unwrap_or(level));
-        if regroup && let Err(error) = socket::permit(&self.state_dir, self.group()) {
-            error!(%error, "the new SocketGroup has no access to the control socket");
-        }
-        true
-    }
-
-    fn set_level(&mut self, level: LogLevel) {
-        if level != self.level {
-            self.level = level;
-            (self.options.set_level)(level);
-        }
-    }
-
     /// Begins a sync, if its time has come.
     async fn begin(&mut self) {
         self.reload().await;
@@ -261,9 +179,9 @@ impl Daemon {
         let Some(why) = self.schedule.begin(now) else { return };
         let Waiting { clean, manual, askers } = std::mem::take(&mut self.waiting);
         let trigger = match (why, manual) {
-            (Why::Time, _) => Trigger::Timer,
+            (Why::Start | Why::Interval | Why::BackOff, _) => Trigger::Timer,
             (Why::Asked, true) => Trigger::Manual,
-            (Why::Asked, false) => Trigger::Trigger,
+            (Why::Asked | Why::Network, _) => Trigger::Trigger,
         };
         let errand = Errand { trigger, clean };
         if self.loaded.config.sync_base_url.is_none() {
@@ -275,6 +193,11 @@ impl Daemon {
             self.publish();
             return;
         }
+        if why == Why::Network {
+            info!("the network has changed since the last sync failed; it is tried again");
+        }
+        // What changes while a sync runs counts, should it fail.
+        self.network.listen(true);
         self.syncs += 1;
         let program = (self.options.program)(self.syncs, level_name(self.level));
         let order = supervise::order(errand, &self.loaded.effective);
@@ -324,6 +247,7 @@ impl Daemon {
             given.unwrap_or(schedule::DEFAULT_INTERVAL)
         });
         self.schedule.end(now, end, interval, random());
+        self.network.listen(self.schedule.heeds_network());
         debug!(
             next_sync_s = self.schedule.left(now).map(|left| left.as_secs()),
             failures = self.schedule.failures(),
@@ -347,126 +271,6 @@ impl Daemon {
             let _ = asker.send(Arc::clone(&record));
         }
         let _ = self.news.send(News::Synced(record));
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Status(reply) => {
-                let _ = reply.send(self.beat(Doing::Idle));
-            }
-            Command::Metrics(reply) => {
-                let text = self.counters.render(&self.beat(Doing::Idle), self.facts.as_deref());
-                let _ = reply.send(text);
-            }
-            Command::LogLevel(name, reply) => {
-                let _ = reply.send(match level_of(&name) {
-                    Some(level) => {
-                        self.asked_level = Some(level);
-                        self.set_level(level);
-                        warn!(level = name, "the level of log lines was changed by a client");
-                        self.publish();
-                        Answer::Done
-                    }
-                    None => Answer::error(
-                        ErrorKind::BadRequest,
-                        format!(
-                            "{name:?} is no level; give off, error, warn, info, debug or trace"
-                        ),
-                    ),
-                });
-            }
-            Command::Sync(sync, reply) => {
-                let answer = self.asked(&sync);
-                let _ = reply.send(answer);
-                self.publish();
-            }
-        }
-    }
-
-    /// Somebody asks for a sync and waits for its end.
-    fn asked(&mut self, sync: &message::Sync) -> Result<SyncReply, Answer> {
-        let (asker, done) = oneshot::channel();
-        let steps = self.news.subscribe();
-        let too_many = || {
-            let message = "too many syncs are in progress: one runs and one waits; try again later";
-            Err(Answer::error(ErrorKind::TooManySyncs, message))
-        };
-        if let Some(running) = &mut self.running {
-            if sync.attach {
-                running.askers.push(asker);
-                return Ok(SyncReply { number: self.syncs, waits: false, steps, done });
-            }
-            if !sync.wait || !self.waiting.askers.is_empty() {
-                return too_many();
-            }
-        }
-        let waits = match self.schedule.ask() {
-            // Two clients before the loop came round: they get the same sync,
-            // unless one of them wants another kind.
-            Asked::Already
-                if self.waiting.clean != sync.clean && !self.waiting.askers.is_empty() =>
-            {
-                return too_many();
-            }
-            Asked::AtOnce | Asked::Already | Asked::Next => self.running.is_some(),
-        };
-        self.waiting.clean = sync.clean.or(self.waiting.clean);
-        self.waiting.manual |= sync.manual;
-        self.waiting.askers.push(asker);
-        Ok(SyncReply { number: self.syncs + 1, waits, steps, done })
-    }
-
-    fn beat(&self, otherwise: Doing) -> Beat {
-        let now = self.alarm.now();
-        let left = self.schedule.left(now).filter(|_| otherwise != Doing::Stopped);
-        Beat {
-            schema_version: beat::SCHEMA_VERSION,
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.started.wall,
-            beat_at: now.wall,
-            doing: if self.running.is_some() { Doing::Syncing } else { otherwise },
-            sync_began_at: self.running.as_ref().map(|running| running.began.wall),
-            sync_waiting: self.schedule.is_asked(),
-            next_sync_at: left.map(|left| now.wall.after(left)),
-            full_sync_interval: self.schedule.interval().as_secs(),
-            failures_in_a_row: self.schedule.failures(),
-            back_off: self.schedule.back_off().map(|wait| wait.as_secs()),
-            syncs: self.syncs,
-            last_sync: self.last_sync.clone(),
-            last_panic: self.last_panic.clone(),
-            last_hang: self.last_hang.clone(),
-            configuration_refused: self.refused.clone(),
-            log_level: level_name(self.level).to_owned(),
-        }
-    }
-
-    /// Leaves word of how the daemon stands.
-    fn publish(&mut self) {
-        let beat = self.beat(Doing::Idle);
-        self.written(&self.state_dir.join(beat::BEAT_FILE), beat.write(&self.state_dir));
-    }
-
-    fn write_metrics(&mut self) {
-        if let Some(path) = self.loaded.config.metrics_file.clone() {
-            let text = self.counters.render(&self.beat(Doing::Idle), self.facts.as_deref());
-            self.written(&path, metrics::write(&path, &text));
-        }
-    }
-
-    /// Tells of a file that cannot be written, once until it can be again.
-    fn written(&mut self, path: &Path, result: io::Result<()>) {
-        let known = self.unwritable.iter().position(|p| p == path);
-        match (result, known) {
-            (Ok(()), None) | (Err(_), Some(_)) => {}
-            (Ok(()), Some(at)) => {
-                self.unwritable.swap_remove(at);
-            }
-            (Err(error), None) => {
-                warn!(path = %path.display(), %error, "a file cannot be written; syncs go on");
-                self.unwritable.push(path.to_owned());
-            }
-        }
     }
 
     async fn end(mut self, reason: &'static str) {

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Now;
 
 /// From the start of the daemon to its first sync, at least (DAEMON-1).
@@ -27,12 +29,28 @@ const BACK_OFF_JITTER: f64 = 0.25;
 /// The pause after a sync that took longer than the interval, so that a slow
 /// server is not asked without one.
 const PAUSE: Duration = Duration::from_secs(10);
+/// From the last change of the network to the sync that tries it, at least: a
+/// link that comes up brings an address, routes and name servers, one by one.
+const SETTLING: Duration = Duration::from_secs(5);
+/// How much longer it may take: a switch that comes back brings its whole
+/// network back at once.
+const SETTLING_SPREAD: Duration = Duration::from_secs(5);
+/// From one sync begun because of the network to the next, at least: a link
+/// that comes and goes must not undo the back-off.
+const NUDGES_APART: Duration = Duration::from_mins(1);
 
-/// Why a sync begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a sync begins when it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// Its time has come.
-    Time,
+    /// It is the first one.
+    Start,
+    /// The interval has passed.
+    Interval,
+    /// The wait after a failure has passed.
+    BackOff,
+    /// The network has changed since the last sync failed.
+    Network,
     /// Somebody asked.
     Asked,
 }
@@ -65,6 +83,12 @@ pub struct Schedule {
     interval: Duration,
     failures: u32,
     due: Duration,
+    /// Why it is due then, nothing else coming first.
+    why: Why,
+    /// When to try a network that has changed.
+    nudge: Option<Duration>,
+    /// When that was done last.
+    nudged: Option<Duration>,
     began: Option<Duration>,
     asked: bool,
 }
@@ -79,6 +103,9 @@ impl Schedule {
             interval: DEFAULT_INTERVAL,
             failures: 0,
             due: now.elapsed + FIRST + Duration::from_millis(splay),
+            why: Why::Start,
+            nudge: None,
+            nudged: None,
             began: None,
             asked: false,
         }
@@ -91,21 +118,32 @@ impl Schedule {
         match (self.began, self.asked) {
             (Some(_), _) => None,
             (None, true) => Some(Duration::ZERO),
-            (None, false) => Some(self.due),
+            (None, false) => Some(self.nudge.map_or(self.due, |nudge| nudge.min(self.due))),
+        }
+    }
+
+    /// Why the next sync begins when it does; `None` while one runs.
+    #[must_use]
+    pub fn why(&self) -> Option<Why> {
+        match (self.began, self.asked, self.nudge) {
+            (Some(_), _, _) => None,
+            (None, true, _) => Some(Why::Asked),
+            (None, false, Some(nudge)) if nudge < self.due => Some(Why::Network),
+            (None, false, Some(_) | None) => Some(self.why),
         }
     }
 
     /// Answers whether a sync begins, and why. From then on it runs, until
     /// [`Self::end`].
     pub fn begin(&mut self, now: Now) -> Option<Why> {
-        if self.began.is_some() {
+        let why = self.why()?;
+        if now.elapsed < self.due()? {
             return None;
         }
-        let why = match (self.asked, now.elapsed >= self.due) {
-            (true, _) => Why::Asked,
-            (false, true) => Why::Time,
-            (false, false) => return None,
-        };
+        if why == Why::Network {
+            self.nudged = Some(now.elapsed);
+        }
+        self.nudge = None;
         self.began = Some(now.elapsed);
         self.asked = false;
         Some(why)
@@ -120,6 +158,24 @@ impl Schedule {
         }
     }
 
+    /// The network has changed: a link, an address, a route. While syncs fail,
+    /// the next one begins soon after the last change instead of waiting for
+    /// the back-off. `random` lies in 0..1.
+    pub fn network_changed(&mut self, now: Now, random: f64) {
+        if !self.heeds_network() {
+            return;
+        }
+        let settled = now.elapsed + SETTLING + SETTLING_SPREAD.mul_f64(random.clamp(0.0, 1.0));
+        let earliest = self.nudged.map_or(settled, |nudged| nudged + NUDGES_APART);
+        self.nudge = Some(settled.max(earliest));
+    }
+
+    /// Whether a change of the network would make a difference.
+    #[must_use]
+    pub const fn heeds_network(&self) -> bool {
+        self.failures > 0 || self.began.is_some()
+    }
+
     /// The sync has ended. `interval` is the one in force afterwards, if it is
     /// known; `random` lies in 0..1.
     pub fn end(&mut self, now: Now, end: End, interval: Option<Duration>, random: f64) {
@@ -132,15 +188,18 @@ impl Schedule {
             End::Failure => self.failures = self.failures.saturating_add(1),
             End::Nothing => {}
         }
-        self.due = match self.back_off() {
+        // A change that had settled before the end is one the sync has met.
+        self.nudge = self.nudge.filter(|nudge| end == End::Failure && *nudge > now.elapsed);
+        (self.due, self.why) = match self.back_off() {
             Some(wait) if end == End::Failure => {
                 let share = if wait < self.interval { BACK_OFF_JITTER } else { JITTER };
-                now.elapsed + jittered(wait, share, random)
+                (now.elapsed + jittered(wait, share, random), Why::BackOff)
             }
             // A time that has passed meanwhile is caught up once: the next one
             // is counted from that sync.
             Some(_) | None => {
-                (began + jittered(self.interval, JITTER, random)).max(now.elapsed + PAUSE)
+                let due = began + jittered(self.interval, JITTER, random);
+                (due.max(now.elapsed + PAUSE), Why::Interval)
             }
         };
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cli::output::{self, brief};
 use crate::config::Config;
 use crate::daemon::beat::{Beat, Liveness};
+use crate::daemon::schedule::Why;
 use crate::host::MachineIdProblem;
 use crate::model::{
     ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
@@ -141,7 +142,12 @@ impl Daemon {
         row("Heartbeat", &format!("{} ago", age(self.heartbeat_age_seconds)));
         match (beat.sync_began_at, beat.next_sync_at) {
             (Some(began), _) => row("Sync Running Since", &began.to_string()),
-            (None, Some(next)) => row("Next Sync", &next.to_string()),
+            (None, Some(next)) => {
+                let why = beat
+                    .next_sync_why
+                    .map_or_else(String::new, |why| format!(" ({})", why_words(why)));
+                row("Next Sync", &format!("{next}{why}"));
+            }
             (None, None) => {}
         }
         if let Some(wait) = beat.back_off {
@@ -420,6 +426,16 @@ impl Status {
         for (name, value) in &self.settings {
             row(name, value);
         }
+    }
+}
+
+const fn why_words(why: Why) -> &'static str {
+    match why {
+        Why::Start => "the first since the daemon's start",
+        Why::Interval => "by the interval",
+        Why::BackOff => "by the back-off",
+        Why::Network => "the network has changed since the last failure",
+        Why::Asked => "it is asked for",
     }
 }
 

@@ -91,7 +91,8 @@ fn daemon_1_a_week_of_success_syncs_every_ten_minutes() {
     assert!(gaps.iter().all(|gap| (secs(570)..=secs(630)).contains(gap)));
     assert!(gaps.iter().min() < Some(&secs(575)) && gaps.iter().max() > Some(&secs(625)));
     assert!((1000..=1015).contains(&gaps.len()), "{}", gaps.len());
-    assert!(world.began.iter().all(|(_, why)| *why == Why::Time));
+    assert_eq!(world.began[0].1, Why::Start);
+    assert!(world.began[1..].iter().all(|(_, why)| *why == Why::Interval));
 }
 
 /// DAEMON-2: 60 s, doubling to the interval; a success resets it.
@@ -235,4 +236,151 @@ fn nothing_to_sync_with_is_neither_success_nor_failure() {
     world.sync(End::Nothing);
     assert_eq!(world.schedule.failures(), 1);
     assert!(world.schedule.left(world.now) > Some(secs(500)));
+}
+
+/// What a change of the network does to the next time.
+impl World {
+    fn network_changes(&mut self) {
+        let random = self.random();
+        self.schedule.network_changed(self.now, random);
+    }
+
+    fn left(&self) -> Duration {
+        self.schedule.left(self.now).expect("a time")
+    }
+
+    /// Fails until the back-off is as long as it gets.
+    fn long_back_off(&mut self) {
+        for _ in 0..8 {
+            self.sync(End::Failure);
+        }
+        assert!(self.left() > secs(560) && self.schedule.why() == Some(Why::BackOff));
+    }
+}
+
+/// DAEMON-2: a network that changes during a back-off is tried once it has
+/// settled; if that fails, too, the back-off goes on.
+#[test]
+fn daemon_2_a_changed_network_is_tried_5_to_10_s_later() {
+    let mut world = World::new(0);
+    world.long_back_off();
+    world.pass(secs(30));
+    world.network_changes();
+    assert!((secs(5)..=secs(10)).contains(&world.left()), "{:?}", world.left());
+    assert_eq!(world.schedule.why(), Some(Why::Network));
+    assert_eq!(world.next(), Why::Network);
+    world.pass(secs(1));
+    world.end(End::Failure, None);
+    assert!(world.left() > secs(560), "{:?}", world.left());
+    assert_eq!((world.schedule.why(), world.schedule.failures()), (Some(Why::BackOff), 9));
+    world.pass(NUDGES_APART);
+    world.network_changes();
+    assert_eq!(world.next(), Why::Network);
+    world.end(End::Success, None);
+    assert_eq!((world.schedule.why(), world.schedule.back_off()), (Some(Why::Interval), None));
+}
+
+/// DAEMON-2: the delay counts from the last change.
+#[test]
+fn daemon_2_a_network_that_keeps_changing_is_left_to_settle() {
+    let mut world = World::new(0);
+    world.long_back_off();
+    for _ in 0..20 {
+        world.network_changes();
+        world.pass(secs(4));
+        assert_eq!(world.schedule.begin(world.now), None);
+    }
+    assert_eq!(world.next(), Why::Network);
+    // One that never settles puts the time of the back-off off by nothing.
+    world.end(End::Failure, None);
+    let due = world.now.elapsed + world.left();
+    while world.now.elapsed + secs(4) < due {
+        world.network_changes();
+        assert!(world.now.elapsed + world.left() <= due);
+        world.pass(secs(4));
+    }
+    world.network_changes();
+    assert_eq!((world.next(), world.now.elapsed), (Why::BackOff, due));
+}
+
+/// DAEMON-2: however often it changes, it begins a sync a minute at most.
+#[test]
+fn daemon_2_a_changed_network_is_tried_once_a_minute_at_most() {
+    let mut world = World::new(0);
+    world.long_back_off();
+    let mut tried = Vec::new();
+    for _ in 0..600 {
+        world.network_changes();
+        world.pass(secs(11));
+        if let Some(why) = world.schedule.begin(world.now) {
+            if why == Why::Network {
+                tried.push(world.now.elapsed);
+            }
+            world.end(End::Failure, None);
+        }
+    }
+    assert!(tried.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= NUDGES_APART));
+    assert!((80..=110).contains(&tried.len()), "{}", tried.len());
+}
+
+/// DAEMON-2: while syncs succeed, the network may do what it likes; the
+/// schedule is the same to the last bit.
+#[test]
+fn daemon_2_a_changed_network_is_nothing_to_a_healthy_host() {
+    let mut world = World::new(0);
+    world.network_changes();
+    assert_eq!(world.schedule.why(), Some(Why::Start));
+    world.sync(End::Success);
+    let before = world.schedule.clone();
+    world.network_changes();
+    assert_eq!(world.schedule, before);
+    assert!(!world.schedule.heeds_network());
+    // A change in the middle of a sync that succeeds is one it has met.
+    world.next();
+    world.network_changes();
+    world.end(End::Success, None);
+    assert_eq!(world.schedule.why(), Some(Why::Interval));
+}
+
+/// DAEMON-2: a change at the end of a sync that fails is tried; one that had
+/// settled before, the sync itself has tried.
+#[test]
+fn daemon_2_a_change_during_a_failing_sync_counts_if_it_came_late() {
+    for (passed, why) in [(secs(2), Why::Network), (secs(11), Why::BackOff)] {
+        let mut world = World::new(0);
+        world.next();
+        assert!(world.schedule.heeds_network());
+        world.network_changes();
+        world.pass(passed);
+        world.end(End::Failure, None);
+        assert_eq!(world.schedule.why(), Some(why));
+    }
+}
+
+/// DAEMON-3: whoever asks does not wait for the network to settle, and what
+/// was asked for is the try.
+#[test]
+fn daemon_3_a_request_comes_before_a_changed_network() {
+    let mut world = World::new(0);
+    world.long_back_off();
+    world.network_changes();
+    world.schedule.ask();
+    assert_eq!(world.next(), Why::Asked);
+    world.end(End::Failure, None);
+    assert_eq!(world.schedule.why(), Some(Why::BackOff));
+}
+
+/// DAEMON-1: each time says why it comes.
+#[test]
+fn daemon_1_why_the_next_sync_begins_is_known() {
+    let mut world = World::new(0);
+    assert_eq!((world.schedule.why(), world.next()), (Some(Why::Start), Why::Start));
+    assert_eq!(world.schedule.why(), None, "it runs");
+    world.end(End::Success, None);
+    assert_eq!((world.schedule.why(), world.next()), (Some(Why::Interval), Why::Interval));
+    world.end(End::Failure, None);
+    assert_eq!((world.schedule.why(), world.next()), (Some(Why::BackOff), Why::BackOff));
+    world.schedule.ask();
+    world.end(End::Failure, None);
+    assert_eq!((world.schedule.why(), world.next()), (Some(Why::Asked), Why::Asked));
 }

@@ -1,4 +1,7 @@
-//! Syncs that go wrong in ways a sync cannot report itself.
+//! Syncs that go wrong in ways a sync cannot report itself, and a network that
+//! comes back.
+
+use std::os::unix::net::UnixDatagram;
 
 use super::*;
 
@@ -54,4 +57,34 @@ fn daemon_6_a_sync_does_not_outlive_its_daemon() {
     assert_eq!(agent.sync(&[]).result(), "success");
     let history = agent.store().history(2).unwrap();
     assert_eq!(history[1].error.as_ref().unwrap().kind, "cancelled");
+}
+
+/// DAEMON-2: a network that changes during a long back-off is tried at once,
+/// and `status` says why.
+#[test]
+fn daemon_2_a_network_that_comes_back_is_tried_before_the_back_off_ends() {
+    let server = FakeServer::builder()
+        .fault(Stage::Preflight, santa_sync::harness::every(), Fault::status(404))
+        .start()
+        .unwrap();
+    let agent = Agent::of(&server);
+    let network = agent.state_dir.with_file_name("network");
+    // 5 to 10 s are half a second or one; ten minutes of back-off are one.
+    let args = ["--network", network.to_str().unwrap()];
+    let _daemon = Daemon::start(&agent, 10, &args);
+    assert!(!network.exists(), "nobody listens yet");
+    for _ in 0..5 {
+        assert_eq!(sync(&agent).result, SyncResult::PreflightFailed);
+    }
+    assert_eq!(status(&agent)["daemon"]["next_sync_why"], "back_off");
+    server.clear_faults();
+    let mut client = client(&agent);
+    client.ask(&Request::Subscribe).unwrap();
+    assert_eq!(client.answer().unwrap(), Answer::Subscribed);
+    // Of an interface, as macOS tells it.
+    UnixDatagram::unbound().unwrap().send_to(&[4, 0, 5, 0xe], &network).unwrap();
+    let record = synced(&mut client);
+    assert_eq!((record.trigger, record.result), (Trigger::Trigger, SyncResult::Success));
+    let beat = status(&agent)["daemon"].clone();
+    assert_eq!((&beat["back_off"], &beat["next_sync_why"]), (&Value::Null, &"interval".into()));
 }

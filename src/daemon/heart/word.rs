@@ -1,0 +1,66 @@
+//! What the daemon leaves for others to read: its heartbeat and its metrics.
+
+use std::io;
+use std::path::Path;
+
+use tracing::warn;
+
+use super::Daemon;
+use crate::daemon::beat::{self, Beat, Doing};
+use crate::daemon::{level_name, metrics};
+
+impl Daemon {
+    pub(super) fn beat(&self, otherwise: Doing) -> Beat {
+        let now = self.alarm.now();
+        let left = self.schedule.left(now).filter(|_| otherwise != Doing::Stopped);
+        Beat {
+            schema_version: beat::SCHEMA_VERSION,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started.wall,
+            beat_at: now.wall,
+            doing: if self.running.is_some() { Doing::Syncing } else { otherwise },
+            sync_began_at: self.running.as_ref().map(|running| running.began.wall),
+            sync_waiting: self.schedule.is_asked(),
+            next_sync_at: left.map(|left| now.wall.after(left)),
+            next_sync_why: left.and(self.schedule.why()),
+            full_sync_interval: self.schedule.interval().as_secs(),
+            failures_in_a_row: self.schedule.failures(),
+            back_off: self.schedule.back_off().map(|wait| wait.as_secs()),
+            syncs: self.syncs,
+            last_sync: self.last_sync.clone(),
+            last_panic: self.last_panic.clone(),
+            last_hang: self.last_hang.clone(),
+            configuration_refused: self.refused.clone(),
+            log_level: level_name(self.level).to_owned(),
+        }
+    }
+
+    /// Leaves word of how the daemon stands.
+    pub(super) fn publish(&mut self) {
+        let beat = self.beat(Doing::Idle);
+        self.written(&self.state_dir.join(beat::BEAT_FILE), beat.write(&self.state_dir));
+    }
+
+    pub(super) fn write_metrics(&mut self) {
+        if let Some(path) = self.loaded.config.metrics_file.clone() {
+            let text = self.counters.render(&self.beat(Doing::Idle), self.facts.as_deref());
+            self.written(&path, metrics::write(&path, &text));
+        }
+    }
+
+    /// Tells of a file that cannot be written, once until it can be again.
+    fn written(&mut self, path: &Path, result: io::Result<()>) {
+        let known = self.unwritable.iter().position(|p| p == path);
+        match (result, known) {
+            (Ok(()), None) | (Err(_), Some(_)) => {}
+            (Ok(()), Some(at)) => {
+                self.unwritable.swap_remove(at);
+            }
+            (Err(error), None) => {
+                warn!(path = %path.display(), %error, "a file cannot be written; syncs go on");
+                self.unwritable.push(path.to_owned());
+            }
+        }
+    }
+}

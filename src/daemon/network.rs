@@ -1,0 +1,240 @@
+//! Hears that the network has changed: a link, an address or a route.
+//!
+//! The kernel tells it on a socket; which change it was does not matter, since
+//! a sync tries the network anyway. The socket is open only while a change
+//! would make a difference, so that a healthy daemon is not woken by it. Whoever
+//! could forge a change would gain a sync a minute, see
+//! [`super::schedule::Schedule::network_changed`].
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tracing::debug;
+
+/// Messages read in one go; more than that are left for the next one.
+const AT_ONCE: usize = 64;
+
+/// Opens what the system tells changes on.
+pub type Source = Box<dyn Fn() -> io::Result<OwnedFd> + Send>;
+
+/// The system's own source.
+///
+/// # Errors
+/// If the system has none, or does not let this process have it.
+#[cfg(target_os = "linux")]
+pub fn source() -> io::Result<OwnedFd> {
+    use rustix::net::netlink::SocketAddrNetlink;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+    /// `RTMGRP_LINK`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of
+    /// linux/rtnetlink.h. Every address brings routes with it, and these are
+    /// not told of again whenever a lease is renewed.
+    const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // No protocol is NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+    Ok(socket)
+}
+
+/// The system's own source.
+///
+/// # Errors
+/// If the system has none, or does not let this process have it.
+#[cfg(not(target_os = "linux"))]
+pub fn source() -> io::Result<OwnedFd> {
+    use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let socket = socket(AddressFamily::ROUTE, SocketType::RAW, None)?;
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}
+
+/// Whether a message tells of a change that counts.
+fn counts(message: &[u8]) -> bool {
+    // Linux only tells of what was subscribed to.
+    cfg!(target_os = "linux") || is_of_interface(message)
+}
+
+/// Whether a message of a routing socket tells of an interface or an address:
+/// most others are neighbours that come and go. The type is its fourth byte, see
+/// net/route.h: `RTM_NEWADDR`, `RTM_DELADDR`, `RTM_IFINFO`.
+fn is_of_interface(message: &[u8]) -> bool {
+    matches!(message.get(3), Some(0xc..=0xe))
+}
+
+/// Listens to a source, or does not.
+pub(super) struct Network {
+    source: Source,
+    open: Option<AsyncFd<OwnedFd>>,
+    /// The source cannot be opened, which has been told.
+    out_of_reach: bool,
+}
+
+impl Network {
+    pub(super) fn new(source: Source) -> Self {
+        Self { source, open: None, out_of_reach: false }
+    }
+
+    /// Listens from here on, or no longer.
+    pub(super) fn listen(&mut self, listen: bool) {
+        if !listen {
+            self.open = None;
+        } else if self.open.is_none() && !self.out_of_reach {
+            match (self.source)().and_then(registered) {
+                Ok(open) => self.open = Some(open),
+                Err(error) => {
+                    debug!(%error, "changes of the network cannot be heard; syncs go by the clock");
+                    self.out_of_reach = true;
+                }
+            }
+        }
+    }
+
+    /// Completes when the network has changed; never while nobody listens.
+    /// Nothing is lost if it is dropped before.
+    pub(super) async fn changed(&mut self) {
+        while let Some(open) = &self.open {
+            let heard = match open.readable().await {
+                Ok(mut ready) => drain(|buffer| {
+                    match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), buffer)?)) {
+                        Ok(read) => read.map(Some),
+                        Err(_would_block) => Ok(None),
+                    }
+                }),
+                Err(error) => Err(error),
+            };
+            match heard {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    debug!(%error, "changes of the network are not heard until the next sync");
+                    self.open = None;
+                }
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(deprecated, reason = "an owned descriptor keeps what its successor, unsafe, asks for")]
+    AsyncFd::new(fd)
+}
+
+/// Reads messages until there is none at hand; answers whether one counts.
+fn drain(mut read: impl FnMut(&mut [u8]) -> io::Result<Option<usize>>) -> io::Result<bool> {
+    // A longer message is cut off; its beginning says enough.
+    let mut buffer = [0; 4096];
+    let mut changed = false;
+    for _ in 0..AT_ONCE {
+        match read(&mut buffer) {
+            Ok(Some(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Some(length)) => changed |= counts(buffer.get(..length).unwrap_or_default()),
+            Ok(None) => break,
+            // More changed than the socket could hold.
+            Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                changed = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::os::unix::net::UnixDatagram;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Of an interface, as macOS tells it; on Linux any message will do.
+    const CHANGE: [u8; 4] = [4, 0, 5, 0xe];
+
+    /// A network whose changes are ours to tell.
+    fn fake() -> (Network, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().expect("a pair");
+        theirs.set_nonblocking(true).expect("it can");
+        let source = move || Ok(theirs.try_clone()?.into());
+        (Network::new(Box::new(source)), ours)
+    }
+
+    fn has_changed(network: &mut Network) -> bool {
+        let changed = pin!(network.changed());
+        changed.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    /// DAEMON-2: a burst is one change, and after it there is silence.
+    #[tokio::test]
+    async fn daemon_2_changes_at_hand_are_one_change() {
+        let (mut network, kernel) = fake();
+        network.listen(true);
+        for _ in 0..10 {
+            kernel.send(&CHANGE).expect("told");
+        }
+        network.changed().await;
+        assert!(!has_changed(&mut network));
+        kernel.send(&CHANGE).expect("told");
+        network.changed().await;
+    }
+
+    /// DAEMON-2: nobody listens, nobody is woken.
+    #[tokio::test]
+    async fn daemon_2_a_network_nobody_listens_to_never_changes() {
+        let (mut network, kernel) = fake();
+        kernel.send(&CHANGE).expect("told");
+        assert!(!has_changed(&mut network));
+        network.listen(true);
+        network.changed().await;
+        network.listen(false);
+        kernel.send(&CHANGE).expect("told");
+        assert!(!has_changed(&mut network));
+    }
+
+    /// DAEMON-2: without a source the daemon goes by the clock.
+    #[tokio::test]
+    async fn daemon_2_a_source_out_of_reach_is_asked_for_once() {
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let asks = std::sync::Arc::clone(&asked);
+        let mut network = Network::new(Box::new(move || {
+            asks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Err(io::ErrorKind::PermissionDenied.into())
+        }));
+        for listen in [true, false, true] {
+            network.listen(listen);
+            assert!(!has_changed(&mut network));
+        }
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn overflow_is_a_change_and_an_end_is_none() {
+        let mut messages = [Err(Errno::NOBUFS.into()), Ok(None)].into_iter();
+        assert!(drain(|_| messages.next().expect("no more")).expect("read"));
+        assert!(!drain(|_| Ok(None)).expect("read"));
+        assert!(drain(|_| Ok(Some(0))).is_err());
+        let mut endless = 0;
+        let more = drain(|buffer| {
+            endless += 1;
+            buffer[..4].copy_from_slice(&CHANGE);
+            Ok(Some(4))
+        });
+        assert!(more.expect("read") && endless == AT_ONCE);
+    }
+
+    #[test]
+    fn a_routing_socket_tells_more_than_counts() {
+        for (kind, of_interface) in
+            [(0x1, false), (0x7, false), (0xb, false), (0xc, true), (0xd, true), (0xe, true)]
+        {
+            assert_eq!(is_of_interface(&[200, 0, 5, kind, 0]), of_interface, "{kind}");
+        }
+        assert!(!is_of_interface(&[]));
+    }
+}
