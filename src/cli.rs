@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+mod by_daemon;
 mod config;
 mod daemon;
 #[cfg(feature = "harness")]

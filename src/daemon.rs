@@ -8,6 +8,7 @@
 
 pub mod beat;
 pub mod client;
+pub mod decision;
 mod facts;
 mod group;
 mod guard;

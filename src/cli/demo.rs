@@ -34,11 +34,11 @@ pub(super) struct Args {
     keep: Option<PathBuf>,
 }
 
-/// As many as one sync may bring.
-fn at_most_5_million(text: &str) -> Result<usize, String> {
+/// As many as one sync may bring (HTTP-8).
+pub(super) fn at_most_5_million(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number <= 5_000_000 => Ok(number),
-        Ok(_) | Err(_) => Err("write a number up to 5000000".to_owned()),
+        Ok(_) | Err(_) => Err("write a number up to 5000000, the most a sync may bring".to_owned()),
     }
 }
 

@@ -46,10 +46,10 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     };
     let done = match &args.command {
         Command::List(args) => list::run(&setup, args),
-        Command::Add(args) => add::run(&setup, args),
+        Command::Add(args) => add::run(global, &setup, args),
         Command::Requeue(args) => rejected::requeue(&setup, args),
         Command::Drop(args) => rejected::drop(&setup, args),
-        Command::Bundles(args) => bundles::run(&setup, args),
+        Command::Bundles(args) => bundles::run(global, &setup, args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,12 +10,11 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use serde::Serialize;
 
 use super::setup::Setup;
 use super::{Global, output};
 use crate::config::Config;
-use crate::model::{RuleState, RuleType, StoredRule, SyncResult};
+use crate::model::{RuleState, RuleType, SyncResult};
 use crate::store::{ReadStore, Store, StoreError};
 
 /// The version of every `--json` form here.
@@ -94,37 +93,12 @@ fn setup(global: &Global) -> Result<Setup, Failure> {
 
 /// Reads the configuration and opens the store to read from.
 fn open(global: &Global) -> Result<(Config, ReadStore), Failure> {
-    let setup = setup(global)?;
+    open_in(setup(global)?)
+}
+
+fn open_in(setup: Setup) -> Result<(Config, ReadStore), Failure> {
     let store = Store::open_read_only(&setup.state_dir)?;
     Ok((setup.config, store))
-}
-
-/// A rule as every `--json` form shows it; a text that is not there is empty.
-#[derive(Debug, Serialize)]
-struct RuleForm {
-    identifier: String,
-    policy: &'static str,
-    rule_type: &'static str,
-    custom_msg: String,
-    custom_url: String,
-    event_detail_button_label: String,
-    comment: String,
-    cel_expr: String,
-}
-
-impl From<StoredRule> for RuleForm {
-    fn from(rule: StoredRule) -> Self {
-        Self {
-            identifier: rule.identifier,
-            policy: rule.state.policy_name(),
-            rule_type: rule.rule_type.name(),
-            custom_msg: rule.details.custom_msg,
-            custom_url: rule.details.custom_url,
-            event_detail_button_label: rule.details.event_detail_button_label,
-            comment: rule.details.comment,
-            cel_expr: rule.details.cel_expr,
-        }
-    }
 }
 
 /// A rule type on the command line.

@@ -21,9 +21,9 @@ mod report;
 
 #[cfg(feature = "harness")]
 pub(super) use checkpoint::{KillAt, Killing};
-pub(super) use report::Reporter;
 #[cfg(feature = "harness")]
 pub(super) use report::stages;
+pub(super) use report::{Reporter, in_line};
 
 #[derive(Debug, Clone, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one a flag of the command line")]

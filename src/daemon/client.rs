@@ -24,8 +24,19 @@ impl Client {
     /// there or this user may not ask it.
     #[must_use]
     pub fn connect(state_dir: &Path) -> Option<Self> {
-        let stream = UnixStream::connect(state_dir.join(SOCKET_FILE)).ok()?;
-        Some(Self { stream: BufReader::new(stream) })
+        Self::reach(state_dir).ok().flatten()
+    }
+
+    /// Connects to the daemon of a state directory; `None` if there is none.
+    ///
+    /// # Errors
+    /// If this user may not ask it, or may not even look.
+    pub fn reach(state_dir: &Path) -> io::Result<Option<Self>> {
+        match UnixStream::connect(state_dir.join(SOCKET_FILE)) {
+            Ok(stream) => Ok(Some(Self { stream: BufReader::new(stream) })),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Gives up on an answer that does not come for so long.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::beat::Beat;
+use super::decision::Decision;
 use crate::model::{RuleCounts, Stage, SyncRecord, SyncType, Timestamp, Trigger};
+use crate::store::BundleRequest;
 use crate::sync::progress::Progress;
 
 /// The longest line either side takes, in bytes. An event with its signing
@@ -101,14 +103,7 @@ pub enum Answer {
         results: Vec<EventResult>,
     },
     /// Which rule decides.
-    Rule {
-        /// Whether one does.
-        matched: bool,
-        /// What it decides, in words.
-        decision: Option<String>,
-        /// By which rule, in words.
-        why: Option<String>,
-    },
+    Rule(Box<Decision>),
     /// The open requests, oldest first.
     BundleRequests {
         /// The requests.
@@ -203,6 +198,17 @@ pub struct Bundle {
     pub delivered: u32,
 }
 
+impl From<BundleRequest> for Bundle {
+    fn from(request: BundleRequest) -> Self {
+        Self {
+            hash: request.hash,
+            since: request.since,
+            executables: request.executables,
+            delivered: request.delivered,
+        }
+    }
+}
+
 /// Something that happened in a sync, as it is told to others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
@@ -286,7 +292,8 @@ impl Step {
                 removed: committed.removed_by_rule + committed.removed_by_cleanup,
                 kept_transitive: committed.kept_transitive,
             },
-            Progress::Compared(_)
+            Progress::InLine { .. }
+            | Progress::Compared(_)
             | Progress::Applied(_)
             | Progress::Reverted(_)
             | Progress::Ended(_) => return None,

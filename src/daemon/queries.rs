@@ -1,20 +1,18 @@
 //! Requests that look into the stores. They run in threads of their own, a few
 //! at a time: a slow disk makes clients wait, not the daemon.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use super::message::{Answer, Bundle, ErrorKind, EventResult, Lookup};
+use super::message::{Answer, ErrorKind, EventResult, Lookup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Loaded};
 use crate::model::{Executable, Identifier, Now, RuleType, StaticRules};
-use crate::protocol::events::{IngestPolicy, read_line};
-use crate::protocol::stored;
-use crate::store::{EventStore, Limits, NewEvent, Queued, Store, StoreError};
+use crate::protocol::events::IngestPolicy;
+use crate::store::{EventStore, Limits, Store, StoreError};
+use crate::sync::ingest::{Answer as Taken, Answered, take_in};
 
 /// How many threads may look into the stores at once.
 const AT_ONCE: usize = 4;
@@ -25,13 +23,7 @@ pub(super) struct Queries {
     clock: SystemClock,
     places: Semaphore,
     /// Kept open between requests: it remembers what it took in lately.
-    events: Arc<Mutex<Option<Opened>>>,
-}
-
-/// The event queue, and which file it is.
-struct Opened {
-    store: EventStore,
-    inode: u64,
+    events: Arc<Mutex<Option<EventStore>>>,
 }
 
 impl Queries {
@@ -73,11 +65,7 @@ impl Queries {
             let transitive = store.applied_settings()?.enable_transitive_rules;
             let transitive = transitive.or(config.enable_transitive_rules).unwrap_or(false);
             let found = store.lookup(&executable, &static_rules, transitive)?;
-            Ok(Answer::Rule {
-                matched: found.is_some(),
-                decision: found.as_ref().map(|found| found.rule.wording()),
-                why: found.as_ref().map(ToString::to_string),
-            })
+            Ok(Answer::Rule(Box::new(found.into())))
         })
         .await
     }
@@ -90,13 +78,7 @@ impl Queries {
                 Err(StoreError::Missing { .. }) => Vec::new(),
                 opened => opened?.open_bundle_requests()?,
             };
-            let bundles = bundles.into_iter().map(|bundle| Bundle {
-                hash: bundle.hash,
-                since: bundle.since,
-                executables: bundle.executables,
-                delivered: bundle.delivered,
-            });
-            Ok(Answer::BundleRequests { bundles: bundles.collect() })
+            Ok(Answer::BundleRequests { bundles: bundles.into_iter().map(Into::into).collect() })
         })
         .await
     }
@@ -120,14 +102,16 @@ impl Queries {
 
 fn add(
     dir: &Path,
-    opened: &mut Option<Opened>,
+    opened: &mut Option<EventStore>,
     config: &Config,
     events: &[serde_json::Value],
     now: Now,
 ) -> Result<Vec<EventResult>, StoreError> {
     let applied = match Store::open_read_only(dir) {
         Ok(store) => store.applied_settings()?,
-        Err(StoreError::Missing { .. }) => crate::model::Settings::default(),
+        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => {
+            crate::model::Settings::default()
+        }
         Err(error) => return Err(error),
     };
     let policy = IngestPolicy::new(
@@ -135,53 +119,21 @@ fn add(
         config.enable_all_event_upload,
         config.disable_unknown_event_upload,
     );
-    let mut results = Vec::with_capacity(events.len());
-    let mut admitted = Vec::new();
-    let mut places = Vec::new();
-    for event in events {
-        results.push(match read_line(event.to_string().as_bytes()) {
-            Err(error) => EventResult::Rejected { reason: error.to_string() },
-            Ok(incoming) if !policy.admits(&incoming.event, incoming.audited) => {
-                EventResult::Filtered
-            }
-            Ok(incoming) => {
-                let data = stored::encode(&incoming.event);
-                admitted.push(NewEvent { summary: incoming.summary, data });
-                places.push(results.len());
-                EventResult::Added
-            }
-        });
-    }
-    let store = queue(dir, opened, now)?;
-    let queued = store.queue_events(&admitted, now, Limits { events: config.event_queue_limit })?;
-    for (place, queued) in places.into_iter().zip(queued) {
-        if let Some(result) = results.get_mut(place) {
-            *result = match queued {
-                Queued::Added => EventResult::Added,
-                Queued::Duplicate => EventResult::Duplicate,
-                Queued::BackedOff => EventResult::BackedOff,
-            };
-        }
-    }
-    Ok(results)
-}
-
-/// The queue, opened anew if its file is another one: a sync may have set a
-/// corrupt one aside.
-fn queue<'a>(
-    dir: &Path,
-    opened: &'a mut Option<Opened>,
-    now: Now,
-) -> Result<&'a mut EventStore, StoreError> {
-    let inode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.ino());
-    let same = opened.take().filter(|opened| opened.inode == inode(opened.store.path()));
-    let current = if let Some(opened) = same {
-        opened
-    } else {
-        let (store, _) = EventStore::open(dir, now.wall)?;
-        Opened { inode: inode(store.path()), store }
+    let store = match opened {
+        Some(store) => store,
+        None => opened.insert(EventStore::open(dir, now.wall)?.0),
     };
-    Ok(&mut opened.insert(current).store)
+    let lines: Vec<_> = events.iter().map(|event| event.to_string().into_bytes()).collect();
+    let limits = Limits { events: config.event_queue_limit };
+    let answers = take_in(store, policy, limits, &lines, now)?;
+    let result = |answered: Answered| match answered.answer {
+        Taken::Added => EventResult::Added,
+        Taken::Duplicate => EventResult::Duplicate,
+        Taken::BackedOff => EventResult::BackedOff,
+        Taken::Filtered => EventResult::Filtered,
+        Taken::Invalid(error) => EventResult::Rejected { reason: error.to_string() },
+    };
+    Ok(answers.into_iter().map(result).collect())
 }
 
 fn executable(lookup: &Lookup) -> Result<Executable, String> {

@@ -64,6 +64,8 @@ const OTHERS_END: i64 = 1 << 32;
 pub struct EventStore {
     path: PathBuf,
     conn: Connection,
+    /// Which file is open; the name may come to be another one's.
+    file: Option<(u64, u64)>,
     backoff: backoff::Backoff,
     foreign: Option<foreign::Foreign>,
     /// What was read of other producers' rows, by id: their row may have been
@@ -129,8 +131,10 @@ impl EventStore {
 
     fn over(dir: &Path, conn: Connection) -> Self {
         conn.set_prepared_statement_cache_capacity(48);
+        let path = dir.join(DATABASE.file);
         Self {
-            path: dir.join(DATABASE.file),
+            file: file_number(&path),
+            path,
             conn,
             backoff: backoff::Backoff::default(),
             foreign: None,
@@ -200,6 +204,24 @@ impl EventStore {
         &self.path
     }
 
+    /// Whether the queue is another file by now: another process has set this
+    /// one aside.
+    fn is_another(&self) -> bool {
+        file_number(&self.path) != self.file
+    }
+
+    /// Opens the queue that lies in the place of the one that is open.
+    fn reopen(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let (mut fresh, notices) = Self::open(dir, now)?;
+        tracing::warn!(path = %self.path.display(), ?notices, "the event queue is another file");
+        // The old connection goes with `fresh`.
+        std::mem::swap(&mut self.conn, &mut fresh.conn);
+        self.file = fresh.file;
+        self.lent.clear();
+        Ok(())
+    }
+
     /// Does something in one transaction that is on disk when this returns.
     fn commit<T>(
         &mut self,
@@ -220,6 +242,12 @@ impl EventStore {
         let path = self.path.clone();
         move |source| StoreError::from_use(&path, doing, source)
     }
+}
+
+/// What tells a file from others that bear its name; `None` if there is none.
+fn file_number(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 const QUEUE_FULL: &str = "queue_full";

@@ -35,7 +35,14 @@ pub enum LockError {
 /// The right to sync on a state directory, held until dropped.
 #[derive(Debug)]
 pub struct StateLock {
-    _running: File,
+    running: File,
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // One that was opened to read has nobody's number in it.
+        let _ = self.running.set_len(0);
+    }
 }
 
 impl StateLock {
@@ -59,7 +66,7 @@ impl StateLock {
             .open(&path)
             .map_err(unusable(&path))?;
         if try_lock(&running).map_err(unusable(&path))? {
-            return Ok(Self { _running: running });
+            return Ok(Self::held(running));
         }
         if !wait {
             return Err(LockError::TooManySyncs(dir.to_owned()));
@@ -70,11 +77,26 @@ impl StateLock {
         }
         loop {
             match flock(&running, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self { _running: running }),
+                Ok(()) => return Ok(Self::held(running)),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(unusable(&path)(error.into())),
             }
         }
+    }
+
+    /// Leaves word of who holds it, for people who wait; nothing rests on it.
+    fn held(running: File) -> Self {
+        use std::os::unix::fs::FileExt as _;
+        let id = std::process::id().to_string();
+        let _ = running.set_len(0).and_then(|()| running.write_all_at(id.as_bytes(), 0));
+        Self { running }
+    }
+
+    /// The process that syncs on the directory, if one does and it is known.
+    #[must_use]
+    pub fn holder(dir: &Path) -> Option<u32> {
+        let id = std::fs::read_to_string(dir.join(LOCK_FILE)).ok()?.parse().ok()?;
+        Self::is_held(dir).then_some(id)
     }
 
     /// Takes the lock of a directory in which there is one, without waiting and
@@ -87,7 +109,7 @@ impl StateLock {
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
         let running = File::open(&path).map_err(unusable)?;
         if try_lock(&running).map_err(unusable)? {
-            return Ok(Self { _running: running });
+            return Ok(Self { running });
         }
         Err(LockError::TooManySyncs(dir.to_owned()))
     }
@@ -139,10 +161,12 @@ mod tests {
         assert!(!StateLock::is_held(dir.path()));
         let running = StateLock::acquire(dir.path(), false).expect("the lock");
         assert!(StateLock::is_held(dir.path()));
+        assert_eq!(StateLock::holder(dir.path()), Some(std::process::id()));
         let refused = StateLock::acquire(dir.path(), false);
         assert!(matches!(refused, Err(LockError::TooManySyncs(_))), "{refused:?}");
         drop(running);
         assert!(!StateLock::is_held(dir.path()));
+        assert_eq!(StateLock::holder(dir.path()), None);
         StateLock::acquire(dir.path(), false).expect("the lock is free again");
     }
 

@@ -2,6 +2,7 @@
 //! and at the end the notifications.
 
 use std::path::Path;
+use std::time::Duration;
 
 use thiserror::Error;
 use tracing::warn;
@@ -18,6 +19,9 @@ use crate::model::{
 use crate::protocol::body::Transfer;
 use crate::store::{EventStore, LockError, Notice, StateLock, Store, StoreError};
 use crate::transport::{self, Transport};
+
+/// How long a sync waits for its place before it says so.
+pub const SILENT: Duration = Duration::from_secs(1);
 
 /// The host and its configuration.
 #[derive(Debug)]
@@ -102,7 +106,7 @@ pub async fn run(
     let record = if wanted.dry_run {
         dry_run(host, &base_url, &request, wanted, clock, &mut announced, stop.clone()).await?
     } else {
-        let _lock = lock(host.state_dir, wanted.wait, stop.clone()).await?;
+        let _lock = lock(host.state_dir, wanted.wait, stop.clone(), clock, &mut announced).await?;
         let now = clock.now().wall;
         let (mut store, notices) = Store::open(host.state_dir, now)?;
         report(&notices);
@@ -163,17 +167,33 @@ async fn dry_run(
     Ok(driver.run(inputs, wanted.trigger).await)
 }
 
-/// Takes the state directory, waiting in a thread of its own if need be.
-async fn lock(dir: &Path, wait: bool, mut stop: Stop) -> Result<StateLock, JobError> {
-    let dir = dir.to_owned();
-    let waiting = tokio::task::spawn_blocking(move || {
+/// Takes the state directory, waiting in a thread of its own if need be. A wait
+/// that is not over at once is told of.
+async fn lock(
+    state_dir: &Path,
+    wait: bool,
+    mut stop: Stop,
+    clock: &dyn Clock,
+    observer: &mut dyn Observer,
+) -> Result<StateLock, JobError> {
+    let dir = state_dir.to_owned();
+    let mut waiting = tokio::task::spawn_blocking(move || {
         Store::prepare_dir(&dir)?;
         Ok::<_, JobError>(StateLock::acquire(&dir, wait)?)
     });
-    tokio::select! {
-        biased;
-        locked = waiting => locked.map_err(JobError::Waiting)?,
-        reason = super::stopped(&mut stop) => Err(JobError::Stopped(reason)),
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased;
+            locked = &mut waiting => return locked.map_err(JobError::Waiting)?,
+            reason = super::stopped(&mut stop) => return Err(JobError::Stopped(reason)),
+            () = clock.sleep(SILENT), if !told => {
+                let behind = StateLock::holder(state_dir);
+                tracing::info!(process = behind, "the sync waits for another one to end");
+                observer.progress(&Progress::InLine { behind });
+                told = true;
+            }
+        }
     }
 }
 

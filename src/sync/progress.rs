@@ -11,6 +11,11 @@ use crate::store::{RulesCommitted, RulesPreview};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Progress<'a> {
+    /// Another sync, or an import of rules, is in the way.
+    InLine {
+        /// Its process, if it is known.
+        behind: Option<u32>,
+    },
     /// An attempt is about to be made.
     Attempt {
         /// Its stage.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 
-use santa_sync::harness::{FakeServer, fixtures};
-use santa_sync::model::ClientMode;
+use santa_sync::harness::{FakeServer, Fault, every, fixtures};
+use santa_sync::model::{ClientMode, Stage};
 use santa_sync::protocol::wire;
 
 use crate::agent::Agent;
@@ -82,6 +82,44 @@ fn killed_at(place: &str) {
     let history = store.history(3).expect("read");
     let kind = history[1].error.as_ref().map(|e| e.kind.as_str());
     assert_eq!(kind, Some("interrupted"), "{place}");
+}
+
+/// SYNC-4, EV-6: a sync that fails and is killed while it notes a refusal or
+/// reverts the settings leaves the old settings and every event.
+#[test]
+fn sync_4_a_failing_sync_killed_anywhere_leaves_the_old_settings() {
+    for (stage, status, effect) in
+        [(Stage::EventUpload, 400, "note_refusal"), (Stage::RuleDownload, 404, "drop_staged")]
+    {
+        for when in ["before", "after"] {
+            let place = format!("{when}:{effect}");
+            let server = FakeServer::builder().rules(fixtures::rules(30, 1)).start().unwrap();
+            let agent = Agent::of(&server);
+            assert_eq!(agent.sync(&[]).code, Some(0), "{place}");
+            let old_hash = agent.store().rules_hash().expect("read");
+            server.set_rules(fixtures::rules(40, 2));
+            server.change_settings(|s| s.client_mode = wire::ClientMode::Lockdown.into());
+            let events: Vec<_> = fixtures::events(4, 3).map(|event| event.to_json()).collect();
+            agent.queue(events);
+            server.fault(stage, every(), Fault::status(status));
+
+            let killed = agent.run(&["sync", "--json", "--kill-at", &place]);
+            assert_eq!(killed.status.signal(), Some(9), "{place}: the process was not killed");
+            let store = agent.store();
+            assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor, "{place}");
+            assert_eq!(store.rules_hash().expect("read"), old_hash, "{place}");
+            drop(store);
+            assert_eq!(agent.pending() + server.events_received(), 4, "{place}: events are lost");
+
+            server.clear_faults();
+            let next = agent.sync(&[]);
+            assert_eq!(next.code, Some(0), "{place}: {}", next.stderr);
+            let store = agent.store();
+            assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown, "{place}");
+            assert_eq!((agent.rules(), agent.pending()), (40, 0), "{place}");
+            assert_eq!(server.events_received(), 4, "{place}");
+        }
+    }
 }
 
 /// EV-2: killed between the server's 200 and the delete, the batch is sent

@@ -185,7 +185,11 @@ fn wrong_arguments_are_answered_with_what_to_give() {
     says(&["--rules-file", path], "rule 0 of");
     says(&["--rules-file", path], "has no known policy");
     says(&["--transcript", "/dev/null/x"], "give a place where this user may write");
-    says(&["--listen", "192.0.2.1:9"], "cannot listen on 192.0.2.1:9");
+    says(&["--listen", "192.0.2.1:9", "--public"], "cannot listen on 192.0.2.1:9");
+    for public in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9"] {
+        says(&["--listen", public], "so other hosts could reach this server; --public allows that");
+    }
+    says(&["--rules", "5000001"], "up to 5000000, the most a sync may bring");
 }
 
 #[test]

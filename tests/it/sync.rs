@@ -389,6 +389,27 @@ fn sync_6_a_third_sync_is_one_too_many() {
     assert_eq!(server.count(Stage::Postflight), 2);
 }
 
+/// SYNC-6: whoever waits says so, and for whom.
+#[test]
+fn sync_6_a_sync_or_an_import_that_waits_says_for_whom() {
+    use std::io::{BufRead as _, BufReader};
+    let server = server(10);
+    let agent = Agent::of(&server);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    let export = agent.state_dir.with_file_name("rules.json");
+    std::fs::write(&export, agent.run(&["rules", "export"]).stdout).expect("written");
+    for args in [&["sync"][..], &["rules", "import", "--force", export.to_str().expect("UTF-8")]] {
+        let lock = santa_sync::store::StateLock::acquire(&agent.state_dir, false).expect("free");
+        let mut waiting = agent.spawn(args);
+        let mut says = BufReader::new(waiting.stderr.take().expect("piped")).lines();
+        let who = format!("to end (process {})", std::process::id());
+        assert!(says.any(|line| line.expect("text").contains(&who)), "{args:?} says nothing");
+        drop(lock);
+        assert!(says.all(|line| line.is_ok()));
+        assert!(waiting.wait_with_output().expect("an end").status.success(), "{args:?}");
+    }
+}
+
 /// Whether somebody holds the waiting place, which is the lock of the
 /// directory itself.
 fn waits(dir: &std::path::Path) -> bool {

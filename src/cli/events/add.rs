@@ -5,14 +5,14 @@ use std::io::{BufRead, BufReader, Read as _};
 
 use serde::Serialize;
 
-use super::{Failure, SCHEMA_VERSION, open, usage};
-use crate::cli::output;
+use super::{Failure, SCHEMA_VERSION, usage};
 use crate::cli::setup::Setup;
-use crate::clock::{Clock as _, SystemClock};
-use crate::model::Settings;
-use crate::protocol::events::IngestPolicy;
-use crate::store::{Limits, Store, StoreError};
-use crate::sync::ingest::{Answer, Answered, LINE_MAX, take_in};
+use crate::cli::{Global, output};
+use crate::sync::ingest::LINE_MAX;
+
+mod intake;
+
+use intake::{Intake, Told};
 
 /// The most lines committed at once.
 const BATCH: usize = 1000;
@@ -37,11 +37,9 @@ struct LineForm<'a> {
 /// Queues events from standard input. Lines are committed as soon as none is at
 /// hand any more, so that whoever waits for an answer before it writes the next
 /// line gets one.
-pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
-    let mut store = open(setup)?;
-    let policy = policy(setup)?;
-    let limits = Limits { events: setup.config.event_queue_limit };
-    let dropped_before = store.drops()?.queue_full;
+pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Failure> {
+    let mut intake = Intake::new(global, setup)?;
+    let dropped_before = intake.dropped()?;
     let mut input = BufReader::with_capacity(1 << 18, std::io::stdin().lock());
     let mut tally = BTreeMap::new();
     let mut numbers = Vec::new();
@@ -58,16 +56,16 @@ pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
         }
         let more_at_hand = !ended && input.buffer().contains(&b'\n');
         if !lines.is_empty() && (!more_at_hand || lines.len() == BATCH) {
-            let now = SystemClock::new().now();
-            let answers = take_in(&mut store, policy, limits, &lines, now).map_err(|error| {
-                let first = numbers.first().copied().unwrap_or(number);
-                let exit_code = StoreError::EXIT_CODE;
-                let message = format!("{error}; line {first} and those after it are not queued");
+            let mut told = Vec::with_capacity(lines.len());
+            let done = intake.take_in(&lines, &mut told);
+            tell(&numbers, &told, args.json);
+            done.map_err(|Failure { exit_code, message }| {
+                let first = numbers.get(told.len()).copied().unwrap_or(number);
+                let message = format!("{message}; line {first} and those after it are not queued");
                 Failure { exit_code, message }
             })?;
-            tell(&numbers, &answers, args.json);
-            for answered in &answers {
-                *tally.entry(answered.answer.name()).or_insert(0_u64) += 1;
+            for told in &told {
+                *tally.entry(told.result).or_insert(0_u64) += 1;
             }
             numbers.clear();
             lines.clear();
@@ -76,7 +74,7 @@ pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
             break;
         }
     }
-    let dropped = store.drops()?.queue_full.saturating_sub(dropped_before);
+    let dropped = intake.dropped()?.saturating_sub(dropped_before);
     if dropped > 0 {
         output::note(format_args!("the queue is full: {dropped} older events were dropped"));
     }
@@ -107,18 +105,14 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-fn tell(numbers: &[u64], answers: &[Answered], json: bool) {
+fn tell(numbers: &[u64], answers: &[Told], json: bool) {
     let mut lines = output::Lines::new();
-    for (line, Answered { unique_id, answer }) in numbers.iter().copied().zip(answers) {
-        let reason = match answer {
-            Answer::Invalid(error) => Some(output::printable(&error.to_string())),
-            Answer::Added | Answer::Duplicate | Answer::BackedOff | Answer::Filtered => None,
-        };
+    for (line, Told { unique_id, result, reason }) in numbers.iter().copied().zip(answers) {
+        let reason = reason.as_deref().map(output::printable);
         if let Some(reason) = &reason {
             output::note(format_args!("line {line}: {reason}"));
         }
         if json {
-            let result = answer.name();
             let form = LineForm { schema_version: SCHEMA_VERSION, line, result, unique_id, reason };
             match serde_json::to_string(&form) {
                 Ok(text) => drop(lines.line(text)),
@@ -126,20 +120,4 @@ fn tell(numbers: &[u64], answers: &[Answered], json: bool) {
             }
         }
     }
-}
-
-/// What the server's settings and the configuration say.
-fn policy(setup: &Setup) -> Result<IngestPolicy, Failure> {
-    let applied = match Store::open_read_only(&setup.state_dir) {
-        Ok(store) => store.applied_settings()?,
-        // No sync of this program has been here yet.
-        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => Settings::default(),
-        Err(error) => return Err(error.into()),
-    };
-    let config = &setup.config;
-    Ok(IngestPolicy::new(
-        &applied,
-        config.enable_all_event_upload,
-        config.disable_unknown_event_upload,
-    ))
 }

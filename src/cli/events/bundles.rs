@@ -3,9 +3,12 @@
 use serde::Serialize;
 
 use super::{Failure, SCHEMA_VERSION, look};
-use crate::cli::output;
 use crate::cli::setup::Setup;
+use crate::cli::{Global, by_daemon, output};
+use crate::daemon::client::Client;
+use crate::daemon::message::{Answer, Bundle, Request};
 use crate::model::Timestamp;
+use crate::store::StoreError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -30,16 +33,20 @@ struct BundleForm {
 }
 
 /// Lists the open requests.
-pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
-    let requests = match look(setup)? {
-        Some(store) => store.open_bundle_requests()?,
-        None => Vec::new(),
+pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Failure> {
+    let asked = by_daemon::find_to_ask(global, &setup.state_dir).and_then(asked).transpose()?;
+    let bundles = match asked {
+        Some(bundles) => bundles,
+        None => match look(setup)? {
+            Some(store) => store.open_bundle_requests()?.into_iter().map(Into::into).collect(),
+            None => Vec::new(),
+        },
     };
-    let bundles = requests.into_iter().map(|request| BundleForm {
-        hash: request.hash,
-        requested_at: request.since,
-        executables: request.executables,
-        delivered: request.delivered,
+    let bundles = bundles.into_iter().map(|bundle: Bundle| BundleForm {
+        hash: bundle.hash,
+        requested_at: bundle.since,
+        executables: bundle.executables,
+        delivered: bundle.delivered,
     });
     let report = Report { schema_version: SCHEMA_VERSION, bundles: bundles.collect() };
     if args.json {
@@ -54,4 +61,12 @@ pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
     }
     lines.line(format_args!("{} open", report.bundles.len()));
     Ok(())
+}
+
+/// What the daemon says; `None` if it says nothing.
+fn asked(mut client: Client) -> Option<Result<Vec<Bundle>, Failure>> {
+    let answer = by_daemon::ask(&mut client, &Request::BundleRequests, |answer| {
+        if let Answer::BundleRequests { bundles } = answer { Some(bundles) } else { None }
+    })?;
+    Some(answer.map_err(|message| Failure { exit_code: StoreError::EXIT_CODE, message }))
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::demo::at_most_5_million;
 use crate::cli::{EXIT_INTERNAL, EXIT_USAGE, output};
 use crate::harness::{
     AnswerEncoding, Encoding, Exchange, FakeServer, HarnessError, Preset, Route, Scripted,
@@ -56,11 +57,15 @@ pub(super) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Lets --listen name an address that other hosts reach. Whoever reaches it may do
+    /// as any host, and nothing is encrypted
+    #[arg(long)]
+    public: bool,
     /// The path of the URL, as in v1/santa
     #[arg(long, value_name = "PATH", default_value = "")]
     base_path: String,
     /// Makes up this many rules
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "rules_file")]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "rules_file", value_parser = at_most_5_million)]
     rules: usize,
     /// Another seed makes up other rules
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -165,6 +170,10 @@ fn header(text: &str) -> Result<(String, String), String> {
 /// Why the server does not run.
 #[derive(Debug, Error)]
 enum ServeError {
+    #[error(
+        "{0} is no loopback address, so other hosts could reach this server; --public allows that"
+    )]
+    NotLoopback(SocketAddr),
     #[error("cannot read {path}: {source}; give a file that this user may read", path = path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not {what}: {source}", path = path.display())]
@@ -185,7 +194,8 @@ enum ServeError {
 impl ServeError {
     const fn exit_code(&self) -> u8 {
         match self {
-            Self::Read { .. }
+            Self::NotLoopback(_)
+            | Self::Read { .. }
             | Self::Form { .. }
             | Self::Rule { .. }
             | Self::Transcript { .. }
@@ -266,6 +276,9 @@ impl Signals {
 }
 
 fn start(args: &Args) -> Result<FakeServer, ServeError> {
+    if !args.listen.ip().is_loopback() && !args.public {
+        return Err(ServeError::NotLoopback(args.listen));
+    }
     let mut builder = FakeServer::builder()
         .listen(args.listen)
         .base_path(&args.base_path)

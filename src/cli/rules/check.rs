@@ -8,9 +8,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Failure, RuleForm, SCHEMA_VERSION, open, usage};
-use crate::cli::{Global, output};
-use crate::model::{Executable, Identifier, Match, RuleOrigin, RuleType, StaticRules};
+use super::{Failure, SCHEMA_VERSION, open_in, setup, usage};
+use crate::cli::setup::Setup;
+use crate::cli::{Global, by_daemon, output};
+use crate::daemon::client::Client;
+use crate::daemon::decision::Decision;
+use crate::daemon::message::{self, Lookup, Request};
+use crate::model::{Executable, Identifier, RuleType, StaticRules};
+use crate::store::StoreError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,34 +45,63 @@ pub(super) struct Args {
 /// Looks up and tells.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let executable = executable(args)?;
-    let (config, store) = open(global)?;
-    let settings = config.as_settings().overlaid(&store.applied_settings()?);
-    let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
-    let static_rules = StaticRules::new(config.static_rules);
-    let found = store.lookup(&executable, &static_rules, transitive_enabled)?;
+    let setup = setup(global)?;
+    let by_daemon = by_daemon::find_to_ask(global, &setup.state_dir)
+        .and_then(|client| asked(client, &executable))
+        .transpose()?;
+    let decision = match by_daemon {
+        Some(decision) => decision,
+        None => looked_up(setup, &executable)?,
+    };
     if args.json {
-        output::json(&Answer::new(&executable, found));
+        output::json(&Answer::new(&executable, decision));
         return Ok(());
     }
-    let Some(found) = found else {
+    let Decision { decision: Some(words), why: Some(why), rule: Some(rule), .. } = decision else {
         output::line("No matching rule exists");
         return Ok(());
     };
-    output::line(found.rule.wording());
-    output::line(format_args!("  decided by  {}", output::printable(&found.to_string())));
-    let details = &found.rule.details;
+    output::line(output::printable(&words));
+    output::line(format_args!("  decided by  {}", output::printable(&why)));
     for (name, text) in [
-        ("message", &details.custom_msg),
-        ("link", &details.custom_url),
-        ("button", &details.event_detail_button_label),
-        ("comment", &details.comment),
-        ("expression", &details.cel_expr),
+        ("message", &rule.custom_msg),
+        ("link", &rule.custom_url),
+        ("button", &rule.event_detail_button_label),
+        ("comment", &rule.comment),
+        ("expression", &rule.cel_expr),
     ] {
         if !text.is_empty() {
             output::line(format_args!("  {name:<10}  {}", output::printable(text)));
         }
     }
     Ok(())
+}
+
+fn looked_up(setup: Setup, executable: &Executable) -> Result<Decision, Failure> {
+    let (config, store) = open_in(setup)?;
+    let settings = config.as_settings().overlaid(&store.applied_settings()?);
+    let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
+    let static_rules = StaticRules::new(config.static_rules);
+    Ok(store.lookup(executable, &static_rules, transitive_enabled)?.into())
+}
+
+/// What the daemon says; `None` if it says nothing.
+fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Failure>> {
+    let mut lookup = Lookup::default();
+    for identifier in executable.identifiers() {
+        let field = match identifier.rule_type() {
+            RuleType::Binary => &mut lookup.sha256,
+            RuleType::Cdhash => &mut lookup.cdhash,
+            RuleType::SigningId => &mut lookup.signing_id,
+            RuleType::Certificate => &mut lookup.cert_sha256,
+            RuleType::TeamId => &mut lookup.team_id,
+        };
+        *field = Some(identifier.to_string());
+    }
+    let answer = by_daemon::ask(&mut client, &Request::RulesLookup(lookup), |answer| {
+        if let message::Answer::Rule(decision) = answer { Some(*decision) } else { None }
+    })?;
+    Some(answer.map_err(|message| Failure::new(StoreError::EXIT_CODE, message)))
 }
 
 fn executable(args: &Args) -> Result<Executable, Failure> {
@@ -115,28 +149,14 @@ struct Answer {
     schema_version: u32,
     /// What was looked for.
     identifiers: BTreeMap<&'static str, String>,
-    matched: bool,
-    decision: Option<String>,
-    why: Option<String>,
-    origin: Option<&'static str>,
-    rule: Option<RuleForm>,
+    #[serde(flatten)]
+    decision: Decision,
 }
 
 impl Answer {
-    fn new(executable: &Executable, found: Option<Match>) -> Self {
+    fn new(executable: &Executable, decision: Decision) -> Self {
         let identifiers =
             executable.identifiers().map(|id| (id.rule_type().name(), id.to_string())).collect();
-        Self {
-            schema_version: SCHEMA_VERSION,
-            identifiers,
-            matched: found.is_some(),
-            decision: found.as_ref().map(|found| found.rule.wording()),
-            why: found.as_ref().map(ToString::to_string),
-            origin: found.as_ref().map(|found| match found.origin {
-                RuleOrigin::Configuration => "configuration",
-                RuleOrigin::Store => "store",
-            }),
-            rule: found.map(|found| found.rule.into()),
-        }
+        Self { schema_version: SCHEMA_VERSION, identifiers, decision }
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 
 use serde::de::{
     self, DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
@@ -11,11 +13,13 @@ use serde::de::{
 use serde::{Deserialize, Serialize};
 
 use super::{EXIT_TOO_MANY_SYNCS, Failure, SCHEMA_VERSION, setup, usage};
+use crate::cli::sync::in_line;
 use crate::cli::{Global, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::{Rule, RuleSet, SyncType, parse_rule};
 use crate::protocol::cel;
 use crate::store::{LockError, Notice, RuleChange, RuleChangeKind, StateLock, Store, StoreError};
+use crate::sync::job::SILENT;
 
 /// How many faults of a file are told.
 const FAULTS_TOLD: usize = 20;
@@ -91,7 +95,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     Store::prepare_dir(&setup.state_dir)?;
-    let _lock = StateLock::acquire(&setup.state_dir, true).map_err(|error| match error {
+    let _lock = locked(&setup.state_dir, args.json).map_err(|error| match error {
         LockError::TooManySyncs(_) => Failure::new(EXIT_TOO_MANY_SYNCS, error.to_string()),
         LockError::Unusable { .. } => Failure::new(StoreError::EXIT_CODE, error.to_string()),
     })?;
@@ -116,6 +120,21 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     };
     answer.tell(args.json);
     Ok(())
+}
+
+/// Waits for the state directory. A wait that is not over at once is told of.
+fn locked(state_dir: &Path, json: bool) -> Result<StateLock, LockError> {
+    let (over, waits) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if waits.recv_timeout(SILENT) == Err(RecvTimeoutError::Timeout) && !json {
+                in_line(StateLock::holder(state_dir));
+            }
+        });
+        let lock = StateLock::acquire(state_dir, true);
+        drop(over);
+        lock
+    })
 }
 
 #[derive(Serialize)]

@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer};
 
-use super::{Failure, RuleForm, SCHEMA_VERSION, TypeArg, open, parse_policy};
+use super::{Failure, SCHEMA_VERSION, TypeArg, open, parse_policy};
 use crate::cli::{Global, output};
+use crate::daemon::decision::RuleForm;
 use crate::model::{RuleCounts, RuleState, RuleType};
 use crate::store::{ReadStore, RuleFilter, StoreError};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Args, Reporter};
-use crate::cli::{Global, output};
+use crate::cli::{Global, by_daemon, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::client::Client;
 use crate::daemon::message::{Answer, ErrorKind, Request, Sync};
@@ -21,14 +21,7 @@ pub(super) fn find(global: &Global, args: &Args, state_dir: &Path) -> Option<Cli
     if args.kill_at.is_some() {
         return None;
     }
-    let client = Client::connect(state_dir)?;
-    if !global.set.is_empty() || global.config.is_some() {
-        output::note(
-            "a daemon runs on this state directory; because of --set or --config this sync is \
-             made here, with that configuration",
-        );
-        return None;
-    }
+    let client = by_daemon::find(global, state_dir)?;
     output::note("the daemon that runs on this state directory makes the sync");
     Some(client)
 }
@@ -71,7 +64,7 @@ pub(super) fn sync(mut client: Client, wanted: Wanted, reporter: &Reporter) -> S
                 Answer::Missed { .. }
                 | Answer::Status(_)
                 | Answer::EventsAdded { .. }
-                | Answer::Rule { .. }
+                | Answer::Rule(_)
                 | Answer::BundleRequests { .. }
                 | Answer::Subscribed
                 | Answer::Notification { .. }

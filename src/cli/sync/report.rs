@@ -65,6 +65,15 @@ impl Observer for Reporter {
         if let Progress::Compared(preview) = progress {
             self.preview = Some((*preview).clone());
         }
+        if let Progress::InLine { behind } = progress
+            && (self.lines || self.bar.is_some())
+        {
+            // On standard error: it is not what became of this sync.
+            match &self.bar {
+                Some(bar) => bar.suspend(|| in_line(*behind)),
+                None => in_line(*behind),
+            }
+        }
         if let Some(step) = Step::of(progress) {
             self.step(&step);
         }
@@ -111,6 +120,14 @@ impl Reporter {
     pub(crate) fn waiting(&self) {
         self.lasting(|| "another sync runs; this one begins after it".to_owned());
     }
+}
+
+/// Tells who is in the way.
+pub(crate) fn in_line(behind: Option<u32>) {
+    let process = behind.map_or_else(String::new, |id| format!(" (process {id})"));
+    output::note(format_args!(
+        "waiting for another sync or import on this state directory to end{process}"
+    ));
 }
 
 /// Prints what became of a sync.

@@ -79,26 +79,43 @@ impl EventStore {
         if !admitted.contains(&true) {
             return Ok(vec![Queued::BackedOff; events.len()]);
         }
-        let queued = self.commit("queue events", |tx| {
-            let mut state = state(tx)?;
-            let mut answers = Vec::with_capacity(events.len());
-            for (event, admitted) in events.iter().zip(&admitted) {
-                answers.push(if *admitted {
-                    insert(tx, &mut state, event, now.wall)?
-                } else {
-                    Queued::BackedOff
-                });
-            }
-            keep_within(tx, &mut state, limits, now.wall)?;
-            save_state(tx, state)?;
-            Ok(answers)
-        });
+        let mut queued = self.enter(events, &admitted, now.wall, limits);
+        // Asked afterwards: then it does not matter when the file was set aside,
+        // and events in a file that nobody reads are entered again.
+        if self.is_another() {
+            queued = self
+                .reopen(now.wall)
+                .and_then(|()| self.enter(events, &admitted, now.wall, limits));
+        }
         if queued.is_err() {
             for (event, _) in events.iter().zip(admitted).filter(|(_, admitted)| *admitted) {
                 self.backoff.forget(&event.summary.unique_id);
             }
         }
         queued
+    }
+
+    fn enter(
+        &mut self,
+        events: &[NewEvent],
+        admitted: &[bool],
+        now: Timestamp,
+        limits: Limits,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.commit("queue events", |tx| {
+            let mut state = state(tx)?;
+            let mut answers = Vec::with_capacity(events.len());
+            for (event, admitted) in events.iter().zip(admitted) {
+                answers.push(if *admitted {
+                    insert(tx, &mut state, event, now)?
+                } else {
+                    Queued::BackedOff
+                });
+            }
+            keep_within(tx, &mut state, limits, now)?;
+            save_state(tx, state)?;
+            Ok(answers)
+        })
     }
 }
 

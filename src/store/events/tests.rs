@@ -378,3 +378,27 @@ fn a_queue_that_was_never_used_is_missing_not_made() {
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
 }
+
+/// STATE-3: whoever has the queue open while another process sets it aside
+/// queues into the new one, and what was answered as queued is there.
+#[test]
+fn state_3_a_queue_set_aside_under_its_writer_is_opened_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut writer = open(dir.path());
+    queue(&mut writer, ["first".to_owned()]);
+    let moved = |part: &str| {
+        let from = dir.path().join(format!("events.db{part}"));
+        std::fs::rename(from, dir.path().join(format!("events.db.corrupt-x{part}")))
+    };
+    moved("").expect("moved");
+    moved("-wal").expect("moved");
+    moved("-shm").expect("moved");
+    // The other process goes on, or has not yet made the new one.
+    for name in ["second", "third"] {
+        let there = dir.path().join("events.db").exists();
+        queue(&mut writer, [name.to_owned()]);
+        assert_eq!(there, name == "third");
+    }
+    let mut other = open(dir.path());
+    assert_eq!(names(&read(&mut other, 10)), ["second", "third"]);
+}

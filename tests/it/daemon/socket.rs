@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use santa_sync::daemon::message::{ErrorKind, EventResult, Lookup, MAX_LINE};
+use santa_sync::protocol::wire;
 use serde_json::json;
 
 use super::*;
@@ -78,6 +79,63 @@ fn daemon_4_the_sync_command_uses_the_daemon() {
     assert_eq!(own.result(), "success");
 }
 
+/// DAEMON-4: commands that have a request for it go through the daemon and say
+/// so; their answer is the one that they find in the files themselves.
+#[test]
+fn daemon_4_commands_go_through_the_daemon_with_the_same_answer() {
+    let (server, agent, daemon) = idle();
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    let rules = server.rules();
+    let sha256 =
+        &rules.iter().find(|r| r.rule_type() == wire::RuleType::Binary).unwrap().identifier;
+    let run = |args: &[&str], input: &str| {
+        let mut command = assert_cmd::Command::cargo_bin("santa-sync").unwrap();
+        let command = command.args(args).arg("--state-dir").arg(&agent.state_dir).env_clear();
+        command.write_stdin(input.to_owned()).output().unwrap()
+    };
+    let questions: [&[&str]; 4] = [
+        &["rules", "check", "--json", "--sha256", sha256],
+        &["rules", "check", "--sha256", sha256],
+        &["rules", "check", "--team-id", "ZZZZZZZZZ9"],
+        &["events", "bundles", "--json"],
+    ];
+    let said = "note: through the daemon that runs on this state directory\n";
+    let by_daemon = questions.map(|args| {
+        let output = run(args, "");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), said, "{args:?}");
+        output.stdout
+    });
+    // A thousand lines at a time, and more than a request holds; one is bad.
+    let mut lines: Vec<_> =
+        fixtures::events(1500, 1).map(|event| event.to_json().to_string()).collect();
+    lines.insert(1000, "{".to_owned());
+    lines.push(lines[0].clone());
+    let added = run(&["events", "add", "--json"], &lines.join("\n"));
+    assert_eq!(added.status.code(), Some(64), "{added:?}");
+    let told = String::from_utf8_lossy(&added.stderr).into_owned();
+    assert!(told.starts_with(said) && told.contains("note: line 1001: "), "{told}");
+    let shown = String::from_utf8_lossy(&added.stdout).into_owned();
+    let results: Vec<Value> = shown.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(results.len(), 1502);
+    let result = |line: usize| results[line - 1]["result"].as_str().unwrap();
+    assert_eq!((result(1), result(1001)), ("added", "invalid"));
+    assert!(["duplicate", "backed_off"].contains(&result(1502)), "{}", result(1502));
+    let queued = results.iter().filter(|told| told["result"] == "added").count() as u64;
+    assert!(queued > 1000, "{queued}");
+    assert_eq!(agent.pending(), queued, "on disk when it is answered");
+    assert_eq!(sync(&agent).events_uploaded, queued);
+
+    drop(daemon);
+    for (args, by_daemon) in questions.iter().zip(by_daemon) {
+        let output = run(args, "");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.stdout, said.as_str()), (by_daemon, ""), "{args:?}");
+    }
+    let alone = run(&["events", "add"], &lines[0]);
+    assert!(alone.status.success() && alone.stderr.is_empty(), "{alone:?}");
+    assert_eq!(agent.pending(), 1);
+}
+
 /// DAEMON-4: a daemon that dies under a sync is told of, with exit code 69.
 #[test]
 fn daemon_4_a_daemon_that_goes_away_is_not_reachable() {
@@ -125,10 +183,10 @@ fn daemon_4_each_request_is_answered() {
     let lookup =
         |team_id| ask(&agent, &Request::RulesLookup(Lookup { team_id, ..Lookup::default() }));
     if team.is_some() {
-        assert!(matches!(lookup(team), Answer::Rule { matched: true, .. }));
+        assert!(matches!(lookup(team), Answer::Rule(decision) if decision.matched));
     }
     let nobody = lookup(Some("ZZZZZZZZZ9".to_owned()));
-    assert!(matches!(nobody, Answer::Rule { matched: false, .. }), "{nobody:?}");
+    assert!(matches!(&nobody, Answer::Rule(decision) if !decision.matched), "{nobody:?}");
     let nothing = lookup(None);
     assert!(matches!(nothing, Answer::Error { kind: ErrorKind::BadRequest, .. }), "{nothing:?}");
     assert_eq!(

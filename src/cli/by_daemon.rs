@@ -1,0 +1,64 @@
+//! What commands have the daemon of the state directory do, if one runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Global, output};
+use crate::daemon::client::Client;
+use crate::daemon::message::{Answer, ErrorKind, Request};
+
+/// How long the daemon may take for what it does at once. It waits 5 s for a
+/// store that is locked.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The daemon of the state directory, unless there is none, this user may not
+/// ask it, or the command has a configuration of its own. Tells which.
+pub(super) fn find(global: &Global, state_dir: &Path) -> Option<Client> {
+    let client = match Client::reach(state_dir) {
+        Ok(client) => client?,
+        Err(error) => {
+            output::note(format_args!(
+                "this user may not ask a daemon on this state directory ({error}); its files are \
+                 used"
+            ));
+            return None;
+        }
+    };
+    if !global.set.is_empty() || global.config.is_some() {
+        output::note(
+            "a daemon runs on this state directory; because of --set or --config this is done \
+             here, with that configuration",
+        );
+        return None;
+    }
+    Some(client)
+}
+
+/// The same for a command whose answer is a line for each request.
+pub(super) fn find_to_ask(global: &Global, state_dir: &Path) -> Option<Client> {
+    let client = find(global, state_dir)?;
+    client.wait_at_most(PATIENCE).ok()?;
+    output::note("through the daemon that runs on this state directory");
+    Some(client)
+}
+
+/// Asks for something that is answered by one line, and picks from it. `None`,
+/// which has been told, if the daemon does not do it; an error if it cannot use
+/// a store.
+pub(super) fn ask<T>(
+    client: &mut Client,
+    request: &Request,
+    pick: impl FnOnce(Answer) -> Option<T>,
+) -> Option<Result<T, String>> {
+    let why = match client.ask(request).and_then(|()| client.answer()) {
+        Ok(Answer::Error { kind: ErrorKind::Store, message }) => return Some(Err(message)),
+        Ok(Answer::Error { message, .. }) => message,
+        Ok(answer) => match pick(answer) {
+            Some(picked) => return Some(Ok(picked)),
+            None => "it answers something else; is it of another version?".to_owned(),
+        },
+        Err(error) => error.to_string(),
+    };
+    output::note(format_args!("not through the daemon after all: {}", output::printable(&why)));
+    None
+}
