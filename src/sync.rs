@@ -5,6 +5,7 @@
 //! and nothing more, and writes the record. It holds no write lock while the
 //! network is in use: every store effect is one finished transaction.
 
+mod ahead;
 mod effects;
 mod exchange;
 pub mod ingest;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use self::ahead::Ahead;
 use self::effects::{Live, act_dry, pending_events};
 use self::machine::{
     Effect, Event, Exchange, Inputs, Machine, Outcome, Request, StoreEffect, Traffic,
@@ -33,7 +35,7 @@ use crate::clock::Clock;
 use crate::model::{MachineId, Settings, Stage, SyncRecord, Trigger};
 use crate::protocol::body::Transfer;
 use crate::store::{EventStore, ReadStore, Store};
-use crate::transport::{Transport, XsrfToken};
+use crate::transport::{Packed, Transport, XsrfToken};
 
 pub use prepare::{Request as SyncRequest, prepare, prepare_dry};
 
@@ -82,7 +84,9 @@ struct Held {
     machine_id: MachineId,
     token: Option<XsrfToken>,
     /// The request under way and its body.
-    body: Option<(Arc<Request>, Vec<u8>)>,
+    body: Option<(Arc<Request>, Packed)>,
+    /// The body of the batch read last, if that was made already.
+    packed: Option<Packed>,
     /// Settings a dry run has staged nowhere else.
     staged: Settings,
     /// Executables of bundles in the last batch: bundle hash, and how many
@@ -116,12 +120,14 @@ impl Driver<'_> {
             machine_id: inputs.machine_id.clone(),
             token: None,
             body: None,
+            packed: None,
             staged: Settings::default(),
             bundles: Vec::new(),
             uploaded: 0,
             rules: 0,
         };
         let mut machine = Machine::new(inputs);
+        let mut ahead = Ahead::default();
         let mut event = Event::Started;
         let outcome = loop {
             let effect = machine.handle(event, self.clock.now());
@@ -140,7 +146,21 @@ impl Driver<'_> {
                             begun: attempt > 1,
                         })
                     } else {
-                        let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
+                        let Self { stores, transport, transfer, clock, observer, .. } = &mut self;
+                        let (transport, transfer) = (transport.as_ref().copied(), *transfer);
+                        let machine_id = held.machine_id.clone();
+                        let upload = matches!(*request, Request::EventUpload(_));
+                        let mut line =
+                            Line { transport, transfer, clock: *clock, observer: *observer };
+                        let sending = interruptible.run(line.send(request, attempt, &mut held));
+                        let filling = async {
+                            if let (true, Stores::Live { events, .. }, Ok(transport)) =
+                                (upload, stores, transport)
+                            {
+                                ahead.fill(events, &machine_id, (transport, transfer)).await;
+                            }
+                        };
+                        let (sent, ()) = tokio::join!(sending, filling);
                         Event::Exchange(sent.unwrap_or_else(stopped_midway))
                     }
                 }
@@ -153,7 +173,7 @@ impl Driver<'_> {
                     let waited = interruptible.run(self.clock.sleep(duration)).await;
                     Event::Exchange(waited.map_or_else(stopped_midway, |()| Exchange::Waited))
                 }
-                Effect::Store(effect) => self.act_on_stores(effect, &mut held, pending),
+                Effect::Store(effect) => self.act_on_stores(effect, &mut held, &mut ahead, pending),
                 Effect::Finish(outcome) => break *outcome,
             };
             self.observer.checkpoint(When::After, name);
@@ -183,59 +203,6 @@ impl Driver<'_> {
         self.observer.progress(&Progress::Waiting { stage, duration, next_attempt, failure });
     }
 
-    async fn send(&mut self, request: Arc<Request>, attempt: u32, held: &mut Held) -> Exchange {
-        let stage = request.stage();
-        self.observer.progress(&Progress::Attempt { stage, attempt });
-        let transport = match &self.transport {
-            Ok(transport) => *transport,
-            Err(failure) => return Exchange::Failed(failure.clone(), Traffic::default()),
-        };
-        let same = held.body.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &request));
-        if !same {
-            match exchange::encode(self.transfer, &request) {
-                Ok(body) => held.body = Some((Arc::clone(&request), body)),
-                Err(error) => {
-                    let message = format!("the request has no JSON form: {error}");
-                    let failure = Failure::new(FailureKind::WrongShape, message);
-                    return Exchange::Failed(failure, Traffic::default());
-                }
-            }
-        }
-        let body = held.body.as_ref().map_or(&[][..], |(_, body)| body);
-        let now = self.clock.now().wall;
-        let exchanged = transport.post(stage, body, held.token.as_ref(), now).await;
-        let traffic = Traffic {
-            http_status: exchanged.http_status,
-            bytes_sent: exchanged.bytes_sent,
-            bytes_received: exchanged.bytes_received,
-        };
-        let decoded = exchanged.outcome.and_then(|answer| {
-            exchange::decode(self.transfer, &request, &answer.body, &transport.url(stage))
-        });
-        // What could not be read may be an echo of what was sent.
-        let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
-        match decoded {
-            Ok(answer) => {
-                self.tell_page(&request, &answer, held);
-                Exchange::Answered(answer, traffic)
-            }
-            Err(failure) => Exchange::Failed(failure, traffic),
-        }
-    }
-
-    fn tell_page(&mut self, request: &Request, answer: &machine::Answer, held: &mut Held) {
-        if let (Request::RuleDownload { page, .. }, machine::Answer::RuleDownload(answer)) =
-            (request, answer)
-        {
-            held.rules += (answer.rules.len() + answer.rejected.len()) as u64;
-            self.observer.progress(&Progress::Page {
-                page: *page,
-                rules: held.rules,
-                rejected: &answer.rejected,
-            });
-        }
-    }
-
     async fn fetch_token(&self, held: &mut Held) -> bool {
         held.token = None;
         let Ok(transport) = &self.transport else { return false };
@@ -251,18 +218,18 @@ impl Driver<'_> {
         }
     }
 
-    fn act_on_stores(&mut self, effect: StoreEffect, held: &mut Held, pending: u64) -> Event {
+    fn act_on_stores(
+        &mut self,
+        effect: StoreEffect,
+        held: &mut Held,
+        ahead: &mut Ahead,
+        pending: u64,
+    ) -> Event {
         let done = match &mut self.stores {
             Stores::Dry(store) => act_dry(store, effect, held, self.observer),
             Stores::Live { store, events } => {
                 let now = self.clock.now().wall;
-                let mut live = Live {
-                    machine_id: &held.machine_id.clone(),
-                    store,
-                    events,
-                    observer: self.observer,
-                    now,
-                };
+                let mut live = Live { store, events, ahead, observer: self.observer, now };
                 live.act(effect, held, pending)
             }
         };
@@ -308,6 +275,71 @@ impl Driver<'_> {
             settings_reverted,
             error,
             ..blank
+        }
+    }
+}
+
+/// The way to the server and who watches.
+struct Line<'a> {
+    transport: Result<&'a Transport, &'a Failure>,
+    transfer: Transfer,
+    clock: &'a dyn Clock,
+    observer: &'a mut dyn Observer,
+}
+
+impl Line<'_> {
+    async fn send(&mut self, request: Arc<Request>, attempt: u32, held: &mut Held) -> Exchange {
+        let stage = request.stage();
+        self.observer.progress(&Progress::Attempt { stage, attempt });
+        let transport = match self.transport {
+            Ok(transport) => transport,
+            Err(failure) => return Exchange::Failed(failure.clone(), Traffic::default()),
+        };
+        let made = held.packed.take().filter(|_| matches!(*request, Request::EventUpload(_)));
+        let body = match (made, &held.body) {
+            (None, Some((of, body))) if Arc::ptr_eq(of, &request) => body.clone(),
+            (Some(body), _) => body,
+            (None, _) => match exchange::encode(self.transfer, &request) {
+                Ok(body) => transport.pack(body),
+                Err(error) => {
+                    let message = format!("the request has no JSON form: {error}");
+                    let failure = Failure::new(FailureKind::WrongShape, message);
+                    return Exchange::Failed(failure, Traffic::default());
+                }
+            },
+        };
+        held.body = Some((Arc::clone(&request), body.clone()));
+        let now = self.clock.now().wall;
+        let exchanged = transport.post_packed(stage, &body, held.token.as_ref(), now).await;
+        let traffic = Traffic {
+            http_status: exchanged.http_status,
+            bytes_sent: exchanged.bytes_sent,
+            bytes_received: exchanged.bytes_received,
+        };
+        let decoded = exchanged.outcome.and_then(|answer| {
+            exchange::decode(self.transfer, &request, &answer.body, &transport.url(stage))
+        });
+        // What could not be read may be an echo of what was sent.
+        let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
+        match decoded {
+            Ok(answer) => {
+                self.tell_page(&request, &answer, held);
+                Exchange::Answered(answer, traffic)
+            }
+            Err(failure) => Exchange::Failed(failure, traffic),
+        }
+    }
+
+    fn tell_page(&mut self, request: &Request, answer: &machine::Answer, held: &mut Held) {
+        if let (Request::RuleDownload { page, .. }, machine::Answer::RuleDownload(answer)) =
+            (request, answer)
+        {
+            held.rules += (answer.rules.len() + answer.rejected.len()) as u64;
+            self.observer.progress(&Progress::Page {
+                page: *page,
+                rules: held.rules,
+                rejected: &answer.rejected,
+            });
         }
     }
 }

@@ -34,7 +34,7 @@ use tokio::time::timeout;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
-pub use encoding::{ContentEncoding, UnknownEncoding};
+pub use encoding::{ContentEncoding, Packed, UnknownEncoding};
 pub use headers::XsrfToken;
 pub use options::{
     ClientCertificate, HeaderProblem, Options, Roots, Timeouts, Transfer, header_problem,
@@ -220,12 +220,30 @@ impl Transport {
         lock(&self.redaction).apply(text)
     }
 
-    /// Makes one attempt of a request of that stage. `body` is not compressed
-    /// yet and may be empty; `now` dates cookies and `Retry-After`.
+    /// Compresses a body, as the options say.
+    #[must_use]
+    pub fn pack(&self, body: Vec<u8>) -> Packed {
+        self.options.content_encoding.pack(body)
+    }
+
+    /// [`Self::post_packed`] of a body that is not compressed yet and may be
+    /// empty.
     pub async fn post(
         &self,
         stage: Stage,
         body: &[u8],
+        token: Option<&XsrfToken>,
+        now: Timestamp,
+    ) -> Exchange {
+        self.post_packed(stage, &self.pack(body.to_owned()), token, now).await
+    }
+
+    /// Makes one attempt of a request of that stage; `now` dates cookies and
+    /// `Retry-After`.
+    pub async fn post_packed(
+        &self,
+        stage: Stage,
+        body: &Packed,
         token: Option<&XsrfToken>,
         now: Timestamp,
     ) -> Exchange {
@@ -257,7 +275,8 @@ impl Transport {
     pub async fn fetch_token(&self, now: Timestamp) -> TokenExchange {
         let mut tally = Tally::default();
         let total = self.options.timeouts.xsrf;
-        let result = self.attempt(XSRF_SEGMENT, b"", None, now, total, &mut tally).await;
+        let result =
+            self.attempt(XSRF_SEGMENT, &Packed::default(), None, now, total, &mut tally).await;
         let url = shown(&self.target(XSRF_SEGMENT));
         self.report(XSRF_SEGMENT, &url, &tally, result.as_ref());
         let outcome = result.map(|received| {
@@ -280,7 +299,7 @@ impl Transport {
     async fn attempt(
         &self,
         segment: &str,
-        body: &[u8],
+        body: &Packed,
         token: Option<&XsrfToken>,
         now: Timestamp,
         total: Duration,
@@ -298,11 +317,9 @@ impl Transport {
             timeouts: &self.options.timeouts,
             now,
         };
-        let (body, encoding) = self.options.content_encoding.encode(body).map_err(|error| {
-            scene.fail(FailureKind::BadEncoding, &format!("the body cannot be compressed: {error}"))
-        })?;
+        let Packed { bytes, encoding } = body.clone();
         let mut headers = self.headers.clone();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         if let Some(encoding) = encoding {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
@@ -310,8 +327,8 @@ impl Transport {
             token.add_to(&mut headers);
         }
         self.add_cookies(&mut headers, &url);
-        tally.sent = body.len() as u64;
-        let request = self.client.post(url.clone()).headers(headers).body(body.into_owned());
+        tally.sent = bytes.len() as u64;
+        let request = self.client.post(url.clone()).headers(headers).body(bytes);
         match timeout(total, self.receive(request, &url, &scene, tally)).await {
             Ok(result) => result,
             Err(_) => Err(scene.total_timeout(total)),

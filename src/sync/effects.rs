@@ -3,10 +3,10 @@
 use tracing::{debug, warn};
 
 use super::Held;
+use super::ahead::{Ahead, Read};
 use super::machine::{Batch, Committed, Event, Settled, StoreEffect};
 use super::progress::{Observer, Progress};
-use crate::model::{MachineId, SettingChange, Timestamp};
-use crate::protocol::events;
+use crate::model::{SettingChange, Timestamp};
 use crate::store::{self, EventStore, ReadStore, Store, StoreError};
 
 /// How many changed rules a dry run lists.
@@ -14,9 +14,9 @@ const CHANGES_LISTED: usize = 1000;
 
 /// Carries store effects out in earnest.
 pub(super) struct Live<'a> {
-    pub(super) machine_id: &'a MachineId,
     pub(super) store: &'a mut Store,
     pub(super) events: &'a mut EventStore,
+    pub(super) ahead: &'a mut Ahead,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) now: Timestamp,
 }
@@ -85,11 +85,15 @@ impl Live<'_> {
     }
 
     fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
-        let rows = self.events.read_batch(limit, None, self.now)?;
-        let events::Sorted { ids, mut request, dropped, rejected, bundles } = events::sort(rows);
-        self.machine_id.as_str().clone_into(&mut request.machine_id);
+        let read = match self.ahead.take(limit) {
+            Some(read) => read,
+            None => Read::new(self.events.read_batch(limit, None, self.now)?, &held.machine_id),
+        };
+        self.ahead.handed_out(&read, limit);
+        let Read { batch, bundles, body } = read;
         held.bundles = bundles;
-        Ok(Batch { ids, request, dropped, rejected })
+        held.packed = body;
+        Ok(batch)
     }
 
     fn settle(

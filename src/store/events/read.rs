@@ -58,6 +58,22 @@ impl EventStore {
         self.foreign_rows(limit, after)
     }
 
+    /// The batch that [`Self::read_batch`] will hand out once everything up to
+    /// `after` has been settled, if that is known by now: `None` unless all of
+    /// it is our own events.
+    ///
+    /// # Errors
+    /// If the queue cannot be read.
+    pub fn read_on(&self, limit: usize, after: i64) -> Result<Option<Vec<EventRow>>, StoreError> {
+        if limit == 0 || after >= foreign::FIRST_ID {
+            return Ok(None);
+        }
+        let rows = self.own_rows(limit, Some(after))?;
+        let own = |row: Row| row.event.filter(|_| row.idx >= super::OTHERS_END);
+        let batch: Option<Vec<EventRow>> = rows.into_iter().map(own).collect();
+        Ok(batch.filter(|batch| !batch.is_empty()))
+    }
+
     /// Rows of the other program's database, as many as fit a batch.
     fn foreign_rows(
         &mut self,

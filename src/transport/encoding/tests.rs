@@ -3,11 +3,11 @@ use super::*;
 const TEXT: &[u8] = b"{\"rules\":[{\"identifier\":\"ABCDEFGHIJ\",\"policy\":\"ALLOWLIST\"}]}";
 
 fn gzip(body: &[u8]) -> Vec<u8> {
-    ContentEncoding::Gzip.encode(body).expect("gzip").0.into_owned()
+    ContentEncoding::Gzip.pack(body.to_owned()).bytes.into()
 }
 
 fn zlib(body: &[u8]) -> Vec<u8> {
-    ContentEncoding::Deflate.encode(body).expect("zlib").0.into_owned()
+    ContentEncoding::Deflate.pack(body.to_owned()).bytes.into()
 }
 
 fn raw(body: &[u8]) -> Vec<u8> {
@@ -37,13 +37,14 @@ fn http_5_the_encoding_is_read_in_any_case() {
 /// HTTP-5: `deflate` is the zlib wrapper, and an empty body has no encoding.
 #[test]
 fn http_5_bodies_are_encoded_as_asked() {
-    let (wire, name) = ContentEncoding::Deflate.encode(TEXT).expect("deflate");
-    assert_eq!((wire[0], name), (0x78, Some("deflate")));
-    let (wire, name) = ContentEncoding::Gzip.encode(TEXT).expect("gzip");
-    assert_eq!((&wire[..2], name), (&[0x1f, 0x8b][..], Some("gzip")));
-    assert_eq!(ContentEncoding::None.encode(TEXT).expect("none"), (Cow::Borrowed(TEXT), None));
+    let packed = |encoding: ContentEncoding| encoding.pack(TEXT.to_owned());
+    let deflate = packed(ContentEncoding::Deflate);
+    assert_eq!((deflate.bytes[0], deflate.encoding), (0x78, Some("deflate")));
+    let gzip = packed(ContentEncoding::Gzip);
+    assert_eq!((&gzip.bytes[..2], gzip.encoding), (&[0x1f, 0x8b][..], Some("gzip")));
+    assert_eq!(packed(ContentEncoding::None), Packed::plain(TEXT.to_owned()));
     for encoding in ContentEncoding::ALL {
-        assert_eq!(encoding.encode(b"").expect("empty"), (Cow::Borrowed(&b""[..]), None));
+        assert_eq!(encoding.pack(Vec::new()), Packed::default());
     }
 }
 
