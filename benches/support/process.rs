@@ -1,0 +1,79 @@
+//! Processes and plain HTTP, measured from outside.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "parts of programs that measure"
+)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a process took: milliseconds and megabytes (10^6 bytes).
+pub(crate) struct Ran {
+    pub(crate) wall: f64,
+    pub(crate) cpu: f64,
+    pub(crate) peak: f64,
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn run(command: &mut Command) -> Ran {
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
+    let mut ran = Ran { wall: 0.0, cpu: 0.0, peak: 0.0 };
+    let status = loop {
+        look(&child, &mut ran);
+        match child.try_wait().expect("asked") {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    ran.wall = start.elapsed().as_secs_f64() * 1e3;
+    let mut told = String::new();
+    let output = child.stdout.as_mut().map(|out| out.read_to_string(&mut told));
+    assert!(output.is_some_and(|read| read.is_ok()) && status.success(), "{status}: {told}");
+    ran
+}
+
+/// Reads peak memory and CPU so far; a process that has just ended has none.
+fn look(child: &Child, ran: &mut Ran) {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id()));
+    if let Ok(status) = read("status") {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb: Option<f64> = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
+        ran.peak = ran.peak.max(kb.unwrap_or(0.0) * 1.024e-3);
+    }
+    // Time on a processor in nanoseconds, of the main thread and then of all.
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id()));
+    let cpu: f64 = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .sum();
+    ran.cpu = ran.cpu.max(cpu / 1e6);
+}
+
+/// Reads one answer with a length.
+pub(crate) fn body_of_answer(reader: &mut BufReader<TcpStream>) -> Vec<u8> {
+    let (mut length, mut line) = (0, String::new());
+    loop {
+        line.clear();
+        reader.read_line(&mut line).expect("a line");
+        let lower = line.to_ascii_lowercase();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a number");
+        }
+        assert!(!lower.starts_with("transfer-encoding:"), "the floor reads no chunks");
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    body
+}
