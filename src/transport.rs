@@ -479,7 +479,7 @@ fn undecodable(scene: &Scene<'_>, error: &DecodeError, limit: usize) -> Failure 
             FailureKind::TooLarge,
             format!("the answer is larger than {limit} bytes; have the server send smaller pages"),
         ),
-        DecodeError::Corrupt(_) | DecodeError::Unknown(_) => (
+        DecodeError::Corrupt(_) | DecodeError::NotEncoded(_) | DecodeError::Unknown(_) => (
             FailureKind::BadEncoding,
             format!(
                 "the answer cannot be decoded ({error}); check the server's compression and any \

@@ -106,6 +106,9 @@ pub(super) enum DecodeError {
     /// The compressed data is not what its encoding says.
     #[error("corrupt {0} data")]
     Corrupt(&'static str),
+    /// The data is text, whatever encoding its header announces.
+    #[error("it is not {0} although its header says so")]
+    NotEncoded(&'static str),
     /// An encoding that was not asked for and is not known.
     #[error("unknown content encoding {0:?}")]
     Unknown(String),
@@ -116,6 +119,8 @@ pub(super) struct Decoder {
     coding: Coding,
     piece: Vec<u8>,
     decoded: Vec<u8>,
+    /// The first bytes off the wire, at most two.
+    first: Vec<u8>,
     received: u64,
     limit: usize,
 }
@@ -126,6 +131,8 @@ enum Coding {
     Deflate(Deflate),
 }
 
+/// What gzip data begins with (RFC 1952).
+const GZIP_BEGINS: [u8; 2] = [0x1f, 0x8b];
 /// Decoded bytes are taken in pieces of this size.
 const PIECE: usize = 32 * 1024;
 /// So much longer than what it decodes to compressed data may be.
@@ -165,17 +172,18 @@ impl Decoder {
             decoded.reserve_exact(length.min(8 * 1024 * 1024));
         }
         let piece = if matches!(coding, Coding::Identity) { Vec::new() } else { vec![0; PIECE] };
-        Ok(Self { coding, piece, decoded, received: 0, limit })
+        Ok(Self { coding, piece, decoded, first: Vec::new(), received: 0, limit })
     }
 
     /// Takes the next bytes off the wire.
     pub(super) fn push(&mut self, wire: &[u8]) -> Result<(), DecodeError> {
         self.received += wire.len() as u64;
+        self.first.extend(wire.iter().take(2 - self.first.len()));
         // Compressed data can be long without end and decode to nothing.
         if self.received > (self.limit + OVERHEAD) as u64 {
             return Err(DecodeError::TooLarge);
         }
-        match &mut self.coding {
+        let taken = match &mut self.coding {
             Coding::Identity => append(&mut self.decoded, wire, self.limit),
             Coding::Gzip(decoder) => {
                 decoder.get_mut().push(wire);
@@ -184,6 +192,26 @@ impl Decoder {
             Coding::Deflate(deflate) => {
                 deflate.push(wire, &mut self.piece, &mut self.decoded, self.limit)
             }
+        };
+        taken.map_err(|error| self.explained(error))
+    }
+
+    /// What an error means once the first bytes are looked at: servers and
+    /// proxies announce encodings that they do not apply.
+    fn explained(&self, error: DecodeError) -> DecodeError {
+        if !matches!(error, DecodeError::Truncated | DecodeError::Corrupt(_)) {
+            return error;
+        }
+        let first = self.first.as_slice();
+        match &self.coding {
+            Coding::Gzip(_) if !GZIP_BEGINS.starts_with(first) => DecodeError::NotEncoded("gzip"),
+            // Deflate data may begin with any byte, but hardly with these two.
+            Coding::Deflate(_)
+                if matches!(first, [b'{', b'"' | b'}' | b' ' | b'\r' | b'\n'] | [b'<', _]) =>
+            {
+                DecodeError::NotEncoded("deflate")
+            }
+            Coding::Identity | Coding::Gzip(_) | Coding::Deflate(_) => error,
         }
     }
 
@@ -202,10 +230,11 @@ impl Decoder {
             Coding::Identity => {}
             Coding::Gzip(decoder) => {
                 decoder.get_mut().ended = true;
-                drain_gzip(decoder, &mut self.piece, &mut self.decoded, self.limit)?;
+                drain_gzip(decoder, &mut self.piece, &mut self.decoded, self.limit)
+                    .map_err(|error| self.explained(error))?;
             }
             Coding::Deflate(deflate) if deflate.ended => {}
-            Coding::Deflate(_) => return Err(DecodeError::Truncated),
+            Coding::Deflate(_) => return Err(self.explained(DecodeError::Truncated)),
         }
         Ok(self.decoded)
     }

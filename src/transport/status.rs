@@ -36,8 +36,7 @@ pub(super) fn failure(
         let mut hint = hint(kind).to_owned();
         if scene.witness.was_asked() && scene.witness.identity.is_none() && status < 500 {
             hint.push_str(
-                "; the server also asked for a client certificate and none is configured \
-                 (ClientAuthCertificateFile)",
+                ", and set ClientAuthCertificateFile: the server also asked for a client certificate",
             );
         }
         format!("the server answered {status} {said}; {hint}")
@@ -67,11 +66,11 @@ fn hint(kind: FailureKind) -> &'static str {
     } else if kind == FailureKind::ProxyCredentials {
         "set or check the proxy's user and password"
     } else if kind == FailureKind::TooManyRequests {
-        "the server is overloaded or limits this client; the wait it asks for is kept to"
+        "wait: the server is overloaded or limits this client, and the next attempt comes when it asks for it"
     } else if kind == FailureKind::ClientError || kind == FailureKind::ServerError {
-        "check the server's log; if it cannot read the body, try another SyncClientContentEncoding"
+        "check the server's log, and if it cannot read the body, try another SyncClientContentEncoding"
     } else if kind == FailureKind::NotImplemented || kind == FailureKind::UnexpectedStatus {
-        "check that SyncBaseURL leads to a Santa sync server; it answers 200 when all is well"
+        "check that SyncBaseURL leads to a Santa sync server, which answers 200 when all is well"
     } else {
         "check the server's log"
     }

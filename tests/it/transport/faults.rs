@@ -138,9 +138,15 @@ async fn http_8_the_limit_itself_is_not_too_large() {
 
 #[tokio::test]
 async fn http_6_an_encoding_that_is_not_known_or_not_true_is_named() {
-    for (encoding, words) in [("br", "\"br\""), ("gzip", "corrupt gzip"), ("deflate", "corrupt")] {
+    for (encoding, body, words) in [
+        ("br", "{\"rules\":[]}", "\"br\""),
+        ("gzip", "{\"rules\":[]}", "not gzip although its header says so"),
+        ("gzip", "{}", "not gzip although its header says so"),
+        ("deflate", "{\"rules\":[]}", "not deflate although its header says so"),
+        ("deflate", "no deflate data at all", "corrupt deflate data"),
+    ] {
         let headers = format!("Content-Encoding: {encoding}\r\n");
-        let reply = Reply::Keep(answer(200, &headers, "{\"rules\":[]} and more than two bytes"));
+        let reply = Reply::Keep(answer(200, &headers, body));
         let failure = failure(reply, |_| {}).await;
         assert_eq!(failure.kind, FailureKind::BadEncoding, "{failure}");
         assert!(failure.message.contains(words), "{failure}");
