@@ -8,6 +8,7 @@
 
 mod db;
 mod events;
+mod file;
 mod lock;
 mod records;
 mod rules;
@@ -26,6 +27,7 @@ pub use events::{
     BundleRequest, Drops, EventStore, Limits, NewEvent, Queued, ReadEvents, Refused, Rejected,
     Requeued, Settled,
 };
+pub use file::{Obstacle, kind_of, regular};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{
@@ -54,6 +56,23 @@ impl Deref for ReadStore {
     }
 }
 
+impl ReadStore {
+    /// Checks the file of the rules, page by page and row by row, until
+    /// `give_up` answers true: less than [`Store::verify_rules`] does, and
+    /// without leaving a mark for the next opening.
+    ///
+    /// # Errors
+    /// If the database cannot be read at all.
+    pub fn check_file(
+        &mut self,
+        give_up: impl FnMut() -> bool + Send + 'static,
+    ) -> Result<FileCheck, StoreError> {
+        let path = self.dir.join(rules::DATABASE.file);
+        db::check_file(&mut self.0.rules, give_up)
+            .map_err(|source| StoreError::from_open(&path, source))
+    }
+}
+
 /// What an opening did besides opening.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -69,6 +88,17 @@ pub enum Notice {
         /// What was wrong with it.
         reason: String,
     },
+}
+
+/// What a check of a database file found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileCheck {
+    /// Nothing wrong.
+    Sound,
+    /// The first things that are wrong, in SQLite's words.
+    Damaged(Vec<String>),
+    /// It took too long.
+    GivenUp,
 }
 
 /// Why a store cannot be opened or used.
@@ -102,6 +132,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// What lies at a file's place is none.
+    #[error("{path} is {what}; move it away, and the next sync makes a new one")]
+    NotAFile {
+        /// The place.
+        path: PathBuf,
+        /// What it is.
+        what: String,
     },
     /// There is no store to read.
     #[error("{path} does not exist; the first sync creates it")]
@@ -146,6 +184,14 @@ pub enum StoreError {
         found: i32,
         /// Our newest version.
         supported: i32,
+    },
+    /// The database exists and was opened for reading only, but no sync of this
+    /// program has filled it: the one that made it was interrupted, or it is
+    /// another program's.
+    #[error("{path} was made but never filled by a sync; run `santa-sync sync` once")]
+    NeverFilled {
+        /// The database.
+        path: PathBuf,
     },
     /// A step of the schema failed; the database is as it was before the step.
     #[error(
@@ -196,6 +242,15 @@ pub enum StoreError {
 impl StoreError {
     /// The process exit code: the state directory cannot be used.
     pub const EXIT_CODE: u8 = 73;
+
+    /// What stands in the way of using the file `path`.
+    fn from_obstacle(path: &Path, obstacle: Obstacle) -> Self {
+        let path = path.to_owned();
+        match obstacle {
+            Obstacle::Io(source) => Self::File { path, source },
+            Obstacle::NotAFile(what) => Self::NotAFile { path, what },
+        }
+    }
 
     /// What an error of opening `path` means.
     fn from_open(path: &Path, source: rusqlite::Error) -> Self {
@@ -260,8 +315,9 @@ impl Store {
     /// while a sync commits. Nothing is created or changed.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] if there is no store, [`StoreError::TooOld`] if
-    /// no sync of this program has used it yet, else as [`Self::open`].
+    /// [`StoreError::Missing`] if there is no store, [`StoreError::NeverFilled`]
+    /// or [`StoreError::TooOld`] if no sync of this program has brought it up to
+    /// date yet, else as [`Self::open`].
     pub fn open_read_only(dir: &Path) -> Result<ReadStore, StoreError> {
         let rules = db::open_read_only(dir, &rules::DATABASE)?;
         Ok(ReadStore(Self { dir: dir.to_owned(), rules }))

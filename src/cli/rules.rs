@@ -128,9 +128,11 @@ impl From<TypeArg> for RuleType {
 /// Reads a policy by the name that lists and exports show, in any case; one
 /// name may stand for several states.
 fn parse_policy(text: &str) -> Result<String, String> {
-    let known = RuleState::ALL.map(RuleState::policy_name);
-    match known.into_iter().find(|name| name.eq_ignore_ascii_case(text)) {
-        Some(name) => Ok(name.to_owned()),
+    let mut known = RuleState::ALL.map(RuleState::policy_name).to_vec();
+    known.sort_unstable();
+    known.dedup();
+    match known.iter().find(|name| name.eq_ignore_ascii_case(text)) {
+        Some(name) => Ok((*name).to_owned()),
         None => Err(format!("known ones are {}", known.join(", "))),
     }
 }

@@ -1,6 +1,6 @@
 //! The sources of a configuration, read into layers: what each one sets.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -192,11 +192,12 @@ impl FileProblem {
 }
 
 fn read_file(path: &Path) -> Result<Layer, FileProblem> {
-    let file = File::open(path).map_err(FileProblem::Io)?;
-    let metadata = file.metadata().map_err(FileProblem::Io)?;
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    let metadata = fs::metadata(path).map_err(FileProblem::Io)?;
     if !metadata.is_file() {
         return Err(FileProblem::NotAFile);
     }
+    let file = File::open(path).map_err(FileProblem::Io)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FileProblem::Io)?;
     if bytes.len() as u64 > MAX_FILE {

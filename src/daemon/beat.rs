@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::Why;
 use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
+use crate::store;
 
 /// The file in the state directory.
 pub const BEAT_FILE: &str = "daemon.json";
@@ -159,7 +160,9 @@ impl Beat {
     /// The last heartbeat on a state directory, if there is one to be read.
     #[must_use]
     pub fn read(state_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(state_dir.join(BEAT_FILE)).ok()?).ok()
+        let path = state_dir.join(BEAT_FILE);
+        store::regular(&path).ok()??;
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::store;
+
 /// The file in the state directory whose lock says that a daemon runs.
 const LOCK_FILE: &str = "daemon.lock";
 
@@ -20,12 +22,11 @@ pub(super) struct Guard {
 impl Guard {
     /// Takes the place, if it is free.
     pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(state_dir.join(LOCK_FILE))?;
+        let path = state_dir.join(LOCK_FILE);
+        // Opening a FIFO would wait for its other end.
+        store::regular(&path).map_err(io::Error::other)?;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         // Whoever only looks, see [`is_taken`], is gone in an instant.
         for _ in 0..1_000 {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -43,7 +44,9 @@ impl Guard {
 /// read counts as free.
 #[must_use]
 pub fn is_taken(state_dir: &Path) -> bool {
-    File::open(state_dir.join(LOCK_FILE)).is_ok_and(|file| !shared(&file))
+    let path = state_dir.join(LOCK_FILE);
+    matches!(store::regular(&path), Ok(Some(_)))
+        && File::open(path).is_ok_and(|file| !shared(&file))
 }
 
 /// Whether the lock can be shared: then nobody holds it for himself.

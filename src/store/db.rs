@@ -11,7 +11,7 @@
 //! empty: so a reader without the right to create files can always open, and
 //! readers and the writer never wait for each other.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Notice, StoreError};
+use super::{FileCheck, Notice, StoreError, file};
 use crate::model::Timestamp;
 
 /// How long a statement waits for another program's lock. Ours hold theirs for
@@ -124,7 +124,8 @@ fn open_existing(
     database: &Database,
 ) -> Result<(Connection, bool), StoreError> {
     let cannot_open = |source| StoreError::File { path: path.to_owned(), source };
-    let created = !path.try_exists().map_err(cannot_open)?;
+    let obstacle = |found| StoreError::from_obstacle(path, found);
+    let created = file::regular(path).map_err(obstacle)?.is_none();
     if created {
         let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         match new {
@@ -134,7 +135,11 @@ fn open_existing(
         // The name must be on disk before anything in the file counts.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(cannot_open)?;
     } else {
-        keep_private(path).map_err(cannot_open)?;
+        file::keep_private(path).map_err(obstacle)?;
+    }
+    for part in ["-wal", "-shm"] {
+        let part = beside(path, part);
+        file::keep_private(&part).map_err(|found| StoreError::from_obstacle(&part, found))?;
     }
     let marked = beside(path, MARK).exists();
     let log_kept = || fs::metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0);
@@ -207,10 +212,10 @@ pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
 /// for, and the writer does not notice.
 pub(super) fn open_read_only(dir: &Path, database: &Database) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
-    match path.try_exists() {
-        Ok(true) => {}
-        Ok(false) => return Err(StoreError::Missing { path }),
-        Err(source) => return Err(StoreError::File { path, source }),
+    match file::regular(&path) {
+        Ok(Some(_)) => {}
+        Ok(None) => return Err(StoreError::Missing { path }),
+        Err(found) => return Err(StoreError::from_obstacle(&path, found)),
     }
     let failed = |source| StoreError::from_open(&path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -227,6 +232,9 @@ pub(super) fn open_read_only(dir: &Path, database: &Database) -> Result<Connecti
         let supported = steps.last().map_or(0, |(version, _)| *version);
         if found > supported {
             return Err(StoreError::TooNew { path, found, supported });
+        }
+        if found == 0 {
+            return Err(StoreError::NeverFilled { path });
         }
         if found < supported {
             return Err(StoreError::TooOld { path, found, supported });
@@ -312,6 +320,45 @@ fn check(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
     if found == "ok" { Ok(()) } else { Err(corruption(&found)) }
 }
 
+/// How many things wrong a check of the file tells.
+const TOLD: usize = 3;
+/// So many steps of SQLite's machine lie between two questions whether to give
+/// up: well under a millisecond.
+const STEPS: i32 = 10_000;
+
+/// Checks all pages and rows of a database, but for whether indexes fit their
+/// tables, until `give_up` answers true. Leaves no mark.
+pub(super) fn check_file(
+    conn: &mut Connection,
+    give_up: impl FnMut() -> bool + Send + 'static,
+) -> rusqlite::Result<FileCheck> {
+    let read = |conn: &Connection| -> rusqlite::Result<Vec<String>> {
+        let mut statement = conn.prepare(&format!("PRAGMA quick_check({TOLD})"))?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    conn.progress_handler(STEPS, Some(give_up))?;
+    let found = read(conn);
+    conn.progress_handler(STEPS, None::<fn() -> bool>)?;
+    match found {
+        Ok(found) if found == ["ok"] => Ok(FileCheck::Sound),
+        // A message begins with the name of the database in a line of its own.
+        Ok(found) => Ok(FileCheck::Damaged(
+            found
+                .iter()
+                .flat_map(|text| text.lines())
+                .filter(|line| !line.starts_with("***"))
+                .take(TOLD)
+                .map(str::to_owned)
+                .collect(),
+        )),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Ok(FileCheck::GivenUp)
+        }
+        Err(error) if is_corruption(&error) => Ok(FileCheck::Damaged(vec![error.to_string()])),
+        Err(error) => Err(error),
+    }
+}
+
 /// The error SQLite would give had it met what a check found.
 fn corruption(found: &str) -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
@@ -364,15 +411,6 @@ fn set_aside(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
         _ => {}
     }
     Ok(aside)
-}
-
-fn keep_private(path: &Path) -> io::Result<()> {
-    let mode = fs::metadata(path)?.permissions().mode();
-    let private = mode & !0o077;
-    if private == mode {
-        return Ok(());
-    }
-    fs::set_permissions(path, Permissions::from_mode(private))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::db::{self, Database};
-use super::{Notice, StoreError};
+use super::{FileCheck, Notice, StoreError};
 use crate::model::Timestamp;
 
 pub use bundles::BundleRequest;
@@ -85,6 +85,21 @@ impl std::ops::Deref for ReadEvents {
     }
 }
 
+impl ReadEvents {
+    /// Checks the file of the queue, page by page and row by row, until `give_up`
+    /// answers true. Leaves no mark for the next opening.
+    ///
+    /// # Errors
+    /// If the database cannot be read at all.
+    pub fn check_file(
+        &mut self,
+        give_up: impl FnMut() -> bool + Send + 'static,
+    ) -> Result<FileCheck, StoreError> {
+        db::check_file(&mut self.0.conn, give_up)
+            .map_err(|source| StoreError::from_open(&self.0.path, source))
+    }
+}
+
 /// How many events left the queue unsent since it was created.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Drops {
@@ -122,8 +137,9 @@ impl EventStore {
     /// is created or changed.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] if there is no queue, [`StoreError::TooOld`] if
-    /// this program has not used it yet, else as [`Self::open`].
+    /// [`StoreError::Missing`] if there is no queue, [`StoreError::NeverFilled`]
+    /// or [`StoreError::TooOld`] if this program has not brought it up to date
+    /// yet, else as [`Self::open`].
     pub fn open_read_only(dir: &Path) -> Result<ReadEvents, StoreError> {
         let conn = db::open_read_only(dir, &DATABASE)?;
         Ok(ReadEvents(Self::over(dir, conn)))

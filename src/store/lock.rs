@@ -13,6 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::file::{self, Obstacle};
+
 /// The file in the state directory whose lock says that a sync runs.
 pub const LOCK_FILE: &str = "agent.lock";
 
@@ -22,6 +24,14 @@ pub enum LockError {
     /// One runs, and another waits already or waiting was not wanted.
     #[error("too many syncs are in progress on {0}; try again later")]
     TooManySyncs(PathBuf),
+    /// What lies at the lock file's place is none.
+    #[error("cannot lock {path}: it is {what}; move it away, and the next sync makes a new one")]
+    NotAFile {
+        /// The lock file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
     /// The lock file or the directory cannot be opened or locked.
     #[error("cannot lock {path}: {source}; check that the state directory exists and is yours")]
     Unusable {
@@ -30,6 +40,16 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl LockError {
+    fn from_obstacle(path: &Path, obstacle: Obstacle) -> Self {
+        let path = path.to_owned();
+        match obstacle {
+            Obstacle::Io(source) => Self::Unusable { path, source },
+            Obstacle::NotAFile(what) => Self::NotAFile { path, what },
+        }
+    }
 }
 
 /// The right to sync on a state directory, held until dropped.
@@ -58,6 +78,7 @@ impl StateLock {
             let path = path.to_owned();
             move |source: io::Error| LockError::Unusable { path, source }
         };
+        file::keep_private(&path).map_err(|found| LockError::from_obstacle(&path, found))?;
         let running = OpenOptions::new()
             .write(true)
             .create(true)
@@ -107,6 +128,7 @@ impl StateLock {
     pub fn acquire_existing(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(LOCK_FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
+        file::regular(&path).map_err(|found| LockError::from_obstacle(&path, found))?;
         let running = File::open(&path).map_err(unusable)?;
         if try_lock(&running).map_err(unusable)? {
             return Ok(Self { running });
@@ -120,7 +142,9 @@ impl StateLock {
     pub fn is_held(dir: &Path) -> bool {
         // The shared lock lasts until the file is closed below; `try_lock`
         // tells it from a sync.
-        let Ok(file) = File::open(dir.join(LOCK_FILE)) else { return false };
+        let path = dir.join(LOCK_FILE);
+        let Ok(Some(_)) = file::regular(&path) else { return false };
+        let Ok(file) = File::open(path) else { return false };
         matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
     }
 }

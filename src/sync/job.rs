@@ -81,9 +81,9 @@ impl JobError {
         match self {
             Self::MissingSyncBaseUrl => SyncResult::MissingSyncBaseUrl,
             Self::Lock(LockError::TooManySyncs(_)) | Self::Stopped(_) => SyncResult::TooManySyncs,
-            Self::Lock(LockError::Unusable { .. }) | Self::Store(_) | Self::Scratch(_) => {
-                SyncResult::StateUnusable
-            }
+            Self::Lock(LockError::NotAFile { .. } | LockError::Unusable { .. })
+            | Self::Store(_)
+            | Self::Scratch(_) => SyncResult::StateUnusable,
             Self::Waiting(_) => SyncResult::InternalError,
         }
     }

@@ -84,6 +84,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Fai
     }
     match tally.get("invalid") {
         None => Ok(()),
+        Some(1) => Err(usage("1 line is no event; the others were taken in")),
         Some(bad) => Err(usage(format!("{bad} lines are no events; the others were taken in"))),
     }
 }

@@ -1,7 +1,7 @@
 //! `rules check`: which rule decides, and why.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::daemon::client::Client;
 use crate::daemon::decision::Decision;
 use crate::daemon::message::{self, Lookup, Request};
 use crate::model::{Executable, Identifier, RuleType, StaticRules};
-use crate::store::StoreError;
+use crate::store::{StoreError, kind_of};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -120,6 +120,21 @@ fn executable(args: &Args) -> Result<Executable, Failure> {
         }
     }
     if let Some(path) = &args.path {
+        // Looked at before it is opened: opening a FIFO would wait for a writer,
+        // and a device may have no end.
+        let shown = path.display();
+        let metadata = fs::metadata(path)
+            .map_err(|error| usage(format!("cannot read {shown}: {error}; check the path")))?;
+        if metadata.is_dir() {
+            return Err(usage(format!(
+                "{shown} is a directory; name the executable in it, for a bundle the one in \
+                 Contents/MacOS"
+            )));
+        }
+        if !metadata.is_file() {
+            let kind = kind_of(metadata.file_type());
+            return Err(usage(format!("{shown} is {kind}; name a file")));
+        }
         let hash = sha256(path)
             .map_err(|error| usage(format!("cannot read {}: {error}", path.display())))?;
         executable = executable.with(Identifier::Binary(hash));

@@ -97,7 +97,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     Store::prepare_dir(&setup.state_dir)?;
     let _lock = locked(&setup.state_dir, args.json).map_err(|error| match error {
         LockError::TooManySyncs(_) => Failure::new(EXIT_TOO_MANY_SYNCS, error.to_string()),
-        LockError::Unusable { .. } => Failure::new(StoreError::EXIT_CODE, error.to_string()),
+        LockError::NotAFile { .. } | LockError::Unusable { .. } => {
+            Failure::new(StoreError::EXIT_CODE, error.to_string())
+        }
     })?;
     let (mut store, notices) = Store::open(&setup.state_dir, SystemClock::new().now().wall)?;
     for notice in &notices {

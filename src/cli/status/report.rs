@@ -310,7 +310,9 @@ impl Attempt {
 fn present<T>(opened: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match opened {
         Ok(store) => Ok(Some(store)),
-        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => Ok(None),
+        Err(
+            StoreError::Missing { .. } | StoreError::NeverFilled { .. } | StoreError::TooOld { .. },
+        ) => Ok(None),
         Err(error) => Err(error),
     }
 }

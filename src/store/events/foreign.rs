@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::read::{data, text};
 use super::{DATABASE, EventStore};
 use crate::model::EventRow;
-use crate::store::{StoreError, db};
+use crate::store::{StoreError, db, file};
 
 /// The ids of another program's rows begin here: this and the row's key. Ours
 /// would get here after an event a nanosecond for a century.
@@ -64,7 +64,8 @@ impl EventStore {
 
 impl Foreign {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        if !path.exists() {
+        let found = file::regular(path).map_err(|found| StoreError::from_obstacle(path, found))?;
+        if found.is_none() {
             return Err(StoreError::Missing { path: path.to_owned() });
         }
         let failed = |source| StoreError::from_open(path, source);

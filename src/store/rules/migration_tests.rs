@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::model::{Executable, Identifier, RuleCounts, RuleState, RuleType, Timestamp};
 use crate::store::db::{Numbering, migrate};
 use crate::store::rules::DATABASE;
-use crate::store::{Notice, Store, StoreError};
+use crate::store::{FileCheck, Notice, Store, StoreError};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
@@ -274,4 +274,29 @@ fn rule_8_rules_of_another_program_are_taken_in() {
 fn a_store_in_memory_is_an_empty_one() {
     let store = Store::in_memory().expect("a store");
     assert_eq!(store.rules_hash().expect("a hash"), "99aa06d3014798d86001c324468d497f");
+}
+
+/// A damaged page is found without a statement meeting it, and nothing is left
+/// beside the file; a check that takes too long is given up.
+#[test]
+fn a_file_is_checked_without_a_trace() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = Store::open(dir.path(), NOW).expect("a store");
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+                INSERT INTO execution_rules (identifier, state, type) \
+                SELECT printf('%064x', i), 1, 1 FROM n";
+    store.rules.execute_batch(fill).expect("filled");
+    drop(store);
+    let open = || Store::open_read_only(dir.path()).expect("opened");
+    assert_eq!(open().check_file(|| false).expect("checked"), FileCheck::Sound);
+    assert_eq!(open().check_file(|| true).expect("checked"), FileCheck::GivenUp);
+    let path = dir.path().join("rules.db");
+    let mut bytes = fs::read(&path).expect("read");
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xa5);
+    fs::write(&path, bytes).expect("written");
+    let found = open().check_file(|| false).expect("checked");
+    let FileCheck::Damaged(said) = found else { panic!("{found:?}") };
+    assert!(!said.is_empty() && said.iter().all(|text| !text.contains('\n')), "{said:?}");
+    assert!(!dir.path().join("rules.db-suspect").exists());
 }
