@@ -243,6 +243,13 @@ impl StoreError {
     /// The process exit code: the state directory cannot be used.
     pub const EXIT_CODE: u8 = 73;
 
+    /// Whether no sync of this program has used the database yet, or none of
+    /// this version.
+    #[must_use]
+    pub const fn is_unused(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::NeverFilled { .. } | Self::TooOld { .. })
+    }
+
     /// What stands in the way of using the file `path`.
     fn from_obstacle(path: &Path, obstacle: Obstacle) -> Self {
         let path = path.to_owned();

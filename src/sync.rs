@@ -37,6 +37,7 @@ use crate::protocol::body::Transfer;
 use crate::store::{EventStore, ReadStore, Store};
 use crate::transport::{Packed, Transport, XsrfToken};
 
+pub(crate) use exchange::kind_of_body_error;
 pub use prepare::{Request as SyncRequest, prepare, prepare_dry};
 
 /// The stores of one sync.

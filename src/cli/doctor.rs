@@ -19,6 +19,8 @@ mod encodings;
 mod local;
 mod network;
 mod probe;
+mod state;
+mod stores;
 
 /// The version of the `--json` form.
 const SCHEMA_VERSION: u32 = 1;
@@ -260,12 +262,13 @@ async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
     let report = host::facts(&loaded.config, &host);
     lines.extend(local::identity(&report));
     let dir = state_dir(global.state_dir.as_deref(), &loaded.config);
-    let directory = local::state_directory(&dir);
-    lines.extend(directory);
-    lines.extend(local::stores(&dir));
+    lines.extend(state::examine(&dir, loaded.config.socket_group.is_some()));
+    let mut found = Vec::new();
+    let rules = stores::examine(&dir, clock, &mut found);
+    lines.extend(found);
     lines.add(local::service(&host));
-    network::examine(args, &loaded, &report, &dir, &clock, lines).await;
-    lines.extend(local::history(&dir, &clock));
+    network::examine(args, &loaded, &report, rules.open(), &clock, lines).await;
+    lines.extend(local::history(&rules, &clock));
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ pub enum FindingKind {
     MissingUrl,
     /// A rule dictionary is no rule.
     BadRule,
+    /// A rule's expression is left to Santa to evaluate.
+    NotEvaluated,
     /// The key does nothing without another one, or beside it.
     NoEffect,
     /// A certificate is expired, or will be soon.

@@ -109,9 +109,7 @@ fn add(
 ) -> Result<Vec<EventResult>, StoreError> {
     let applied = match Store::open_read_only(dir) {
         Ok(store) => store.applied_settings()?,
-        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => {
-            crate::model::Settings::default()
-        }
+        Err(error) if error.is_unused() => crate::model::Settings::default(),
         Err(error) => return Err(error),
     };
     let policy = IngestPolicy::new(

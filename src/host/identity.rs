@@ -23,7 +23,10 @@ pub enum MachineIdProblem {
     )]
     Missing(Option<String>),
     /// A source tells one that cannot be used.
-    #[error("{reason} (from {source_name}); mend it there")]
+    #[error(
+        "{reason} (from {source_name}); write the id itself there, or remove the key to use the \
+         hardware UUID"
+    )]
     Refused {
         /// Where it comes from.
         source_name: String,

@@ -42,14 +42,14 @@ pub(super) fn decode(
         }
     };
     answer.map_err(|error| Failure {
-        kind: kind(&error),
+        kind: kind_of_body_error(&error),
         message: format!("{url}: {error}"),
         http_status: Some(200),
         retry_after: None,
     })
 }
 
-const fn kind(error: &BodyError) -> FailureKind {
+pub(crate) const fn kind_of_body_error(error: &BodyError) -> FailureKind {
     match error {
         BodyError::TooManyRules(_) => FailureKind::TooManyRules,
         BodyError::CutShort(_) => FailureKind::Truncated,

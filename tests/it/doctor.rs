@@ -1,310 +1,284 @@
-//! `doctor` as a user runs it: a healthy host, and one failure of each layer.
+//! `doctor` as a user runs it: a healthy host, and each failure and warning of
+//! each layer. Of every case the report for people is a snapshot as a whole,
+//! and of `--json` everything but the lines that are fine (see [`Cases`]).
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use assert_cmd::Command;
-use santa_sync::harness::{FakeServer, Fault, Preset, Route, every};
+use santa_sync::harness::FakeServer;
 use santa_sync::model::Stage;
+use serde_json::{Value, json};
 
+mod network;
+mod of_host;
 mod tls;
 
 /// A host with a state directory that does not exist yet.
 struct Host {
     dir: tempfile::TempDir,
-    sets: Vec<String>,
+    args: Vec<String>,
 }
 
 impl Host {
-    fn of(url: &str) -> Self {
+    /// A host with a machine id and no server.
+    fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        Self { dir, sets: vec![format!("SyncBaseURL={url}"), "MachineID=host-1".to_owned()] }
+        let state = dir.path().join("state").display().to_string();
+        let args = vec!["--state-dir".to_owned(), state];
+        Self { dir, args }.set("MachineID=host-1")
     }
 
-    fn set(mut self, set: impl Into<String>) -> Self {
-        self.sets.push(set.into());
+    /// A host that syncs with that server.
+    fn of(url: &str) -> Self {
+        Self::new().set(format!("SyncBaseURL={url}"))
+    }
+
+    fn set(self, set: impl Into<String>) -> Self {
+        self.arg("--set").arg(set)
+    }
+
+    fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
         self
     }
 
-    fn run(&self, command: &str, args: &[&str]) -> std::process::Output {
+    fn state(&self, name: &str) -> PathBuf {
+        self.dir.path().join("state").join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).expect("written");
+        path
+    }
+
+    fn run(&self, args: &[&str]) -> std::process::Output {
         let mut program = Command::cargo_bin("santa-sync").expect("the program");
-        for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-            program.env_remove(variable);
+        for variable in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            program.env_remove(variable).env_remove(variable.to_lowercase());
         }
-        program.arg("--state-dir").arg(self.dir.path().join("state")).arg(command).args(args);
-        for set in &self.sets {
-            program.arg("--set").arg(set);
-        }
-        program.output().expect("it ran")
+        program.env_remove("SANTA_SYNC_STATE_DIR").env("LC_ALL", "C");
+        program.args(args).args(&self.args).output().expect("it ran")
     }
 
-    /// The report without what differs from machine to machine.
-    fn doctor(&self, args: &[&str]) -> String {
-        let output = self.run("doctor", args);
-        let text = String::from_utf8_lossy(&output.stdout)
-            .replace(&self.dir.path().display().to_string(), "DIR");
-        let of_machine = |line: &&str| {
-            // What the machine's own state and clock decide, and the sum of all.
-            let varying = [
-                " service  ",
-                "service install",
-                "warning  identity",
-                "whoami",
-                " clock  ",
-                "problem",
-                "No problem",
-                "Everything",
-            ];
-            !varying.iter().any(|word| line.contains(word))
-        };
-        let lines: Vec<_> = text.lines().filter(of_machine).collect();
-        format!("{}\nexit {}", lines.join("\n"), output.status.code().expect("an exit code"))
+    /// Lets one sync succeed with a server that is gone then.
+    fn synced(self) -> Self {
+        let server = FakeServer::builder().start().expect("a server");
+        let own = self.args.len();
+        let mut with_server = self.set(format!("SyncBaseURL={}", server.url()));
+        let output = with_server.run(&["sync"]);
+        assert!(output.status.success(), "{output:?}");
+        with_server.args.truncate(own);
+        with_server
+    }
+
+    /// Every file of the host with its size and times, but for what SQLite
+    /// needs to read: the index of a log, and a log that is empty. No file is
+    /// opened: closing it would drop this process's locks on it.
+    fn files(&self) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+        let mut files = BTreeMap::new();
+        let mut dirs = vec![self.dir.path().to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).expect("a directory") {
+                let path = entry.expect("an entry").path();
+                let metadata = fs::symlink_metadata(&path).expect("metadata");
+                if metadata.is_dir() {
+                    dirs.push(path);
+                    continue;
+                }
+                let name = path.to_string_lossy();
+                let empty_log = name.ends_with("-wal") && metadata.len() == 0;
+                if !name.ends_with("-shm") && !empty_log {
+                    let modified = metadata.modified().expect("a time");
+                    files.insert(path, (metadata.len(), modified));
+                }
+            }
+        }
+        files
     }
 }
 
-/// Snapshots with ports and days left made stable.
-fn stable(text: &str) -> String {
-    let mut stable = String::new();
-    for line in text.lines() {
-        let words: Vec<_> = line.split(' ').map(stable_word).collect();
-        // The number of an error is another one on each system.
-        let line = words.join(" ");
-        stable.push_str(line.split(" (os error").next().unwrap_or_default());
-        stable.push('\n');
-    }
-    stable
+/// What `doctor` said in both forms, without what the machine has a say in: the
+/// service manager and where the identity's values come from.
+struct Examined {
+    text: String,
+    json: Value,
 }
 
-fn stable_word(word: &str) -> String {
-    let Some(start) = word.find("127.0.0.1:").or_else(|| word.find("localhost:")) else {
-        return word.to_owned();
-    };
-    let (before, rest) = word.split_at(start);
-    let rest = &rest[10..];
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    format!("{before}HOST:PORT{}", &rest[end..])
+fn of_machine(line: &Value) -> bool {
+    line["layer"] == "service" || (line["layer"] == "identity" && line["status"] == "warning")
+}
+
+/// A line of the report for people, made of one of `--json`.
+fn rendered(line: &Value) -> String {
+    let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+    let status = text("status").replace("problem", "PROBLEM");
+    let layer = text("layer").replace('_', " ");
+    let message = format!("{status:8} {layer:18} {}", text("message"));
+    match line["fix"].as_str() {
+        Some(fix) => format!("{message}\n{:27} fix: {fix}", ""),
+        None => message,
+    }
+}
+
+/// A text without its numbers, which differ from run to run.
+fn numberless(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+fn lines_of(report: &Value) -> &[Value] {
+    report["lines"].as_array().expect("lines")
+}
+
+/// The worst status of these lines, and whether one is a problem.
+fn worst(lines: &[Value]) -> &'static str {
+    let has = |status: &str| lines.iter().any(|line| line["status"] == status);
+    match (has("problem"), has("warning")) {
+        (true, _) => "problem",
+        (false, true) => "warning",
+        (false, false) => "ok",
+    }
+}
+
+/// Runs `doctor` in both forms, and checks what holds of every report: both
+/// forms say the same; each warning and problem has its fix; the exit code
+/// tells of the first problem; nothing on the host has changed.
+fn examine(host: &Host, args: &[&str]) -> Examined {
+    let before = host.files();
+    let people = host.run(&[&["doctor"], args].concat());
+    let program = host.run(&[&["doctor", "--json"], args].concat());
+    assert_eq!(host.files(), before, "doctor never changes state");
+    let report: Value = serde_json::from_slice(&program.stdout).expect("JSON");
+    let (lines, code) = (lines_of(&report), report["exit_code"].as_i64());
+    for line in lines {
+        let status = line["status"].as_str().expect("a status");
+        let fix = line["fix"].as_str().is_some_and(|fix| !fix.is_empty());
+        assert_eq!(fix, matches!(status, "warning" | "problem"), "{line}");
+    }
+    assert_eq!(report["result"], worst(lines));
+    assert_eq!(code == Some(0), report["result"] != "problem", "{report}");
+    for output in [&people, &program] {
+        assert_eq!(output.status.code().map(i64::from), code);
+    }
+    let text = String::from_utf8(people.stdout).expect("text");
+    let same: Vec<_> = lines.iter().map(rendered).collect();
+    let told = text.trim_end().rsplit_once('\n').expect("lines and their sum").0;
+    assert_eq!(numberless(told), numberless(&same.join("\n")), "both forms say the same");
+    let kept: Vec<_> = lines.iter().filter(|line| !of_machine(line)).cloned().collect();
+    let human: Vec<_> = kept.iter().map(rendered).collect();
+    let text = format!("{}\nexit {}\n", human.join("\n"), code.expect("a code"));
+    let mut json = report.clone();
+    json["result"] = worst(&kept).into();
+    json["lines"] = kept.into();
+    Examined { text: stable(&text, host), json }
+}
+
+/// Without the names of this run's directories.
+fn stable(text: &str, host: &Host) -> String {
+    text.replace(&host.dir.path().display().to_string(), "DIR")
+        .replace(env!("CARGO_MANIFEST_DIR"), "PROJECT")
+}
+
+/// Cases that make one pair of snapshots.
+#[derive(Default)]
+struct Cases {
+    people: Vec<String>,
+    programs: Vec<String>,
+}
+
+impl Cases {
+    fn add(&mut self, name: &str, host: &Host, args: &[&str]) {
+        let Examined { text, mut json } = examine(host, args);
+        self.people.push(format!("## {name}\n{text}"));
+        let fine = |line: &Value| line["status"] == "ok" || line["status"] == "skipped";
+        let lines: Vec<_> = lines_of(&json).iter().filter(|line| !fine(line)).cloned().collect();
+        json["lines"] = lines.into();
+        let json = serde_json::to_string_pretty(&json).expect("JSON");
+        self.programs.push(format!("## {name}\n{}\n", stable(&json, host)));
+    }
+
+    /// The cases, numbers and names of this run and machine aside.
+    fn pin(self, name: &str) {
+        pin(name, &self.people.join("\n"));
+        pin(&format!("{name}_json"), &self.programs.join("\n"));
+    }
+}
+
+fn pin(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    for (pattern, stands_for) in [
+        (r"(127\.0\.0\.1|localhost):\d+", "HOST:PORT"),
+        (r#"localhost is [^\n"]*"#, "localhost is ADDRESS"),
+        (r"\[::1\]:\d+", "HOST:PORT"),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        (r" \(os error \d+\)", ""),
+        (r#"cannot be resolved: [^\n"]*"#, "cannot be resolved: REASON"),
+        (r"\d+ [KMGT]iB free on", "SIZE free on"),
+        (r"\d+ s (ahead of|behind)", "N s $1"),
+        (r"agree within \d+ s", "agree within N s"),
+        (r"\d+ days left", "N days left"),
+        (r"was \d+ (s|min|h|days) ago", "was AGE ago"),
+    ] {
+        settings.add_filter(pattern, stands_for);
+    }
+    settings.set_omit_expression(true);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_snapshot_path("snapshots/doctor");
+    settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
 #[test]
 fn a_healthy_host_has_nothing_to_mend_and_is_left_as_it_was() {
     let server = FakeServer::builder().start().expect("a server");
     let host = Host::of(&server.url());
-    insta::assert_snapshot!(stable(&host.doctor(&[])), @r"
-    ok       configuration      2 keys from --set
-    ok       identity           machine id host-1 (MachineID)
-    ok       state directory    DIR/state does not exist yet; the first sync makes it
-    skipped  stores             there is no state directory yet
-    ok       dns                127.0.0.1 is an address, not a name
-    ok       connection         HOST:PORT answers at HOST:PORT
-    skipped  tls                plain http, to this host itself
-    skipped  client certificate plain http, to this host itself
-    ok       http               http://HOST:PORT/preflight/host-1 answers 200 over HTTP/1.1
-    ok       body               a preflight answer: MONITOR, NORMAL, batch size 50
-    skipped  history            no sync has run yet
-    exit 0
-    ");
-    assert_eq!(server.count(Stage::Preflight), 1);
+    let fresh = examine(&host, &[]);
+    assert_eq!(server.count(Stage::Preflight), 2);
     assert_eq!(server.hosts(), ["host-1"], "the probe goes in this host's own name");
-    let left: Vec<_> = fs::read_dir(host.dir.path()).expect("a directory").collect();
-    assert!(left.is_empty(), "doctor never changes state: {left:?}");
-}
-
-#[test]
-fn the_report_as_json() {
-    let server = FakeServer::builder().start().expect("a server");
-    let text = Host::of(&server.url()).doctor(&["--json"]);
-    let (json, exit) = text.rsplit_once('\n').expect("two parts");
-    assert_eq!(exit, "exit 0");
-    let report: serde_json::Value = serde_json::from_str(json).expect("JSON");
-    let layers: Vec<_> = report["lines"]
-        .as_array()
-        .expect("lines")
-        .iter()
-        .map(|line| line["layer"].as_str().expect("a layer"))
-        .collect();
-    assert_eq!(
-        layers,
-        [
-            "configuration",
-            "identity",
-            "state_directory",
-            "stores",
-            "service",
-            "dns",
-            "connection",
-            "tls",
-            "client_certificate",
-            "http",
-            "body",
-            "clock",
-            "history"
-        ]
+    assert!(host.run(&["sync"]).status.success());
+    let synced = examine(&host, &[]);
+    let requests = server.transcript().len();
+    let silent = examine(&host, &["--no-probe"]);
+    assert_eq!(server.transcript().len(), requests, "the server hears nothing");
+    let [fresh_text, synced_text, silent_text] = [fresh.text, synced.text, silent.text];
+    pin(
+        "healthy",
+        &format!(
+            "## before the first sync\n{fresh_text}\n## after it\n{synced_text}\n\
+             ## without a probe\n{silent_text}"
+        ),
     );
+    let json = serde_json::to_string_pretty(&synced.json).expect("JSON");
+    pin("healthy_json", &stable(&json, &host));
+    let layers: Vec<_> = lines_of(&synced.json).iter().map(|line| &line["layer"]).collect();
+    assert!(layers.is_sorted_by_key(|layer| order(layer)), "{layers:?}");
 }
 
-#[test]
-fn without_a_probe_the_server_hears_nothing() {
-    let server = FakeServer::builder().start().expect("a server");
-    let text = Host::of(&server.url()).doctor(&["--no-probe"]);
-    assert!(text.contains("skipped  http               --no-probe"), "{text}");
-    assert!(text.contains("ok       connection"), "{text}");
-    assert!(server.transcript().is_empty());
+/// The place of a layer among all.
+fn order(layer: &Value) -> Option<usize> {
+    const LAYERS: [&str; 14] = [
+        "configuration",
+        "identity",
+        "state_directory",
+        "stores",
+        "service",
+        "dns",
+        "connection",
+        "tls",
+        "client_certificate",
+        "http",
+        "body",
+        "clock",
+        "encodings",
+        "history",
+    ];
+    let place = LAYERS.iter().position(|name| *layer == json!(name));
+    assert!(place.is_some(), "{layer}");
+    place
 }
 
-#[test]
-fn a_server_that_is_not_there_is_told_at_its_layer() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let host = Host::of(&format!("http://{free}/"));
-    insta::assert_snapshot!(stable(&host.doctor(&[])), @r"
-    ok       configuration      2 keys from --set
-    ok       identity           machine id host-1 (MachineID)
-    ok       state directory    DIR/state does not exist yet; the first sync makes it
-    skipped  stores             there is no state directory yet
-    ok       dns                127.0.0.1 is an address, not a name
-    PROBLEM  connection         HOST:PORT cannot be reached (HOST:PORT: Connection refused
-                                fix: check that the server runs and no firewall is in between; behind a proxy, set SyncProxyConfiguration
-    skipped  tls                the server is not reached
-    skipped  client certificate the server is not reached
-    skipped  http               the server is not reached
-    skipped  body               the server is not reached
-    skipped  history            no sync has run yet
-    exit 1
-    ");
-    // A label of 64 letters is none, which the resolver knows without asking.
-    let host = Host::of(&format!("https://{}.invalid/", "a".repeat(64)));
-    let text = host.doctor(&[]);
-    assert!(text.contains("PROBLEM  dns                aaaa"), "{text}");
-}
-
-/// EXIT: 6 is "no usable `SyncBaseURL`".
-#[test]
-fn without_a_url_the_exit_code_is_a_syncs() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let host = Host { dir, sets: vec!["MachineID=host-1".to_owned()] };
-    let text = host.doctor(&[]);
-    assert!(text.starts_with("PROBLEM  configuration      SyncBaseURL: is not set"), "{text}");
-    assert!(text.ends_with("exit 6"), "{text}");
-}
-
-/// HTTP-4 and the errors of HTTP, each with its fix.
-#[test]
-fn what_the_server_answers_is_told() {
-    for (fault, told) in [
-        (Fault::Html, "PROBLEM  body               the answer is HTML"),
-        (Fault::EmptyBody, "warning  body               the answer is empty"),
-        (Fault::Status(403, Vec::new(), "who are you".to_owned()), "PROBLEM  http"),
-        (Fault::Status(404, Vec::new(), String::new()), "PROBLEM  http"),
-        (Fault::Status(503, Vec::new(), String::new()), "PROBLEM  http"),
-        (Fault::Redirect("https://elsewhere.example.com/".to_owned()), "PROBLEM  http"),
-        (Fault::Truncate, "PROBLEM  http"),
-    ] {
-        let name = format!("{fault:?}");
-        let route = Route::from(Stage::Preflight);
-        let server = FakeServer::builder().fault(route, every(), fault).start().expect("a server");
-        let text = Host::of(&server.url()).doctor(&[]);
-        assert!(text.contains(told), "{name}: {text}");
-        let fixed = text.lines().skip_while(|line| !line.contains(told)).nth(1);
-        assert!(fixed.is_some_and(|line| line.contains("fix: ")), "{name}: {text}");
-    }
-}
-
-/// HTTP-5: a server that takes one encoding only, and another configured.
-#[test]
-fn http_5_the_encoding_the_server_takes_is_found() {
-    let server = FakeServer::builder().preset(Preset::Moroz).start().expect("a server");
-    let host = Host::of(&server.url()).set("SyncClientContentEncoding=none");
-    let text = host.doctor(&["--encodings"]);
-    let lines: Vec<_> =
-        text.lines().skip_while(|line| !line.contains(" encodings ")).take(6).collect();
-    insta::assert_snapshot!(lines.join("\n"), @r"
-    ok       encodings          the server takes JSON with deflate
-    skipped  encodings          the server does not take JSON with gzip: status 500
-    skipped  encodings          the server does not take JSON with none: status 500
-    skipped  encodings          the server does not take protobuf with none: status 415
-    PROBLEM  encodings          the server does not take what is configured, JSON with none
-                                fix: set SyncClientContentEncoding to deflate and SyncEnableProtoTransfer to false
-    ");
-    assert!(text.ends_with("exit 1"), "{text}");
-}
-
-/// CONF-2: see also `config check` on the same profile.
-#[test]
-fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let profile = root.join("fixtures/config/five-mistakes.mobileconfig");
-    let dir = tempfile::tempdir().expect("a directory");
-    let output = Command::cargo_bin("santa-sync")
-        .expect("the program")
-        .arg("--config")
-        .arg(&profile)
-        .arg("--state-dir")
-        .arg(dir.path())
-        .arg("doctor")
-        .output()
-        .expect("it ran");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let text = text.replace(&profile.display().to_string(), "PROFILE");
-    let configuration: Vec<_> =
-        text.lines().take_while(|line| !line.contains(" identity ")).collect();
-    insta::assert_snapshot!(configuration.join("\n"), @r#"
-    warning  configuration      SyncExtraHeader: is no known key and has no effect (in PROFILE)
-                                fix: did you mean SyncExtraHeaders?
-    warning  configuration      ClientMode: is a string, not an integer (in PROFILE)
-                                fix: write it as an integer
-    PROBLEM  configuration      SyncBaseURL: "http://sync.example.com/santa/" would send everything in the clear (in PROFILE)
-                                fix: change http:// to https:// (http is for localhost, 127.0.0.1 and ::1 only)
-    PROBLEM  configuration      MachineID: the machine id "%HardwareUUID%" is a placeholder that was not replaced (in PROFILE)
-                                fix: write the id itself, or remove the key to use the hardware UUID
-    PROBLEM  configuration      ServerAuthRootsFile: the trust roots in /Library/Security/no-such-roots.pem (ServerAuthRootsFile) cannot be read (No such file or directory (os error 2)) (in PROFILE)
-                                fix: put the CA certificates there as PEM, or remove the key to trust the system's roots
-    "#);
-    assert_eq!(output.status.code(), Some(78));
-}
-
-/// HTTP-13: behind a proxy that is not there, the proxy is named.
-#[test]
-fn http_13_a_proxy_that_is_not_there_is_told_from_the_server() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let port = free.port();
-    let host = Host::of("https://sync.example.com/").set(format!(
-        r#"SyncProxyConfiguration={{"HTTPSEnable":1,"HTTPSProxy":"127.0.0.1","HTTPSPort":{port}}}"#
-    ));
-    let text = stable(&host.doctor(&[]));
-    let line = text.lines().find(|line| line.contains(" connection ")).expect("a line");
-    assert!(line.contains("the proxy http://HOST:PORT of SyncProxyConfiguration"), "{text}");
-    assert!(text.contains("fix: check SyncProxyConfiguration"), "{text}");
-}
-
-/// EXIT: 73 is "state directory or database cannot be used".
-#[test]
-fn state_3_a_damaged_store_is_found_and_left_alone() {
-    let server = FakeServer::builder().start().expect("a server");
-    let host = Host::of(&server.url());
-    assert!(host.run("sync", &[]).status.success());
-    let database = host.dir.path().join("state/rules.db");
-    fs::write(&database, "garbage that is no database at all").expect("written");
-    let text = host.doctor(&["--no-probe"]);
-    assert!(text.contains("PROBLEM  stores             ") && text.contains("rules.db"), "{text}");
-    assert!(text.ends_with("exit 73"), "{text}");
-    let left = fs::read_to_string(&database).expect("the file");
-    assert_eq!(left, "garbage that is no database at all");
-}
-
-#[test]
-fn the_last_syncs_are_told_with_their_reason() {
-    let route = Route::from(Stage::Preflight);
-    let fault = Fault::Status(404, Vec::new(), String::new());
-    let server = FakeServer::builder().fault(route, every(), fault).start().expect("a server");
-    let host = Host::of(&server.url());
-    assert_eq!(host.run("sync", &[]).status.code(), Some(1));
-    server.clear_faults();
-    let text = host.doctor(&[]);
-    assert!(text.contains("warning  history            no sync has succeeded yet"), "{text}");
-    assert!(text.contains("ended in preflight_failed"), "{text}");
-    assert!(text.contains("a CLEAN_ALL sync is wished for since"), "{text}");
-    assert!(host.run("sync", &[]).status.success());
-    let text = host.doctor(&[]);
-    assert!(text.contains("ok       history            the last success was "), "{text}");
-    assert!(text.contains("ok       stores             rules.db holds 0 rules"), "{text}");
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).display().to_string()
 }

@@ -1,9 +1,10 @@
 //! What a user can get wrong, and the exit code of each.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use santa_sync::harness::{FakeServer, fixtures};
+use santa_sync::store::Store;
 
 use crate::agent::Agent;
 
@@ -167,5 +168,116 @@ fn output_that_is_lost_is_an_error() {
         let output = agent.command(args).stdout(full).output().expect("the program runs");
         assert_eq!(output.status.code(), Some(70), "{args:?}");
         assert!(stderr(&output).contains("cannot be written"), "{args:?}: {}", stderr(&output));
+    }
+}
+
+/// Runs the program against its own clock: what hangs is killed, and has no
+/// exit code then.
+fn run_in_time(agent: &Agent, args: &[&str]) -> (Option<i32>, String) {
+    let command = agent.command(args);
+    let mut command = assert_cmd::Command::from_std(command);
+    let output = command.timeout(std::time::Duration::from_secs(20)).output().expect("it ran");
+    let told = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+}
+
+fn mkfifo(path: &std::path::Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status().expect("it ran");
+    assert!(made.success());
+}
+
+/// EXIT 73: opening a FIFO would wait for its writer, and creating through a
+/// dangling link would write elsewhere.
+#[test]
+fn what_lies_in_a_files_place_and_is_none_is_named() {
+    let syncing: &[&[&str]] = &[&["sync"]];
+    let rules: &[&[&str]] =
+        &[&["sync"], &["status"], &["history"], &["rules", "list"], &["rules", "verify"]];
+    let events: &[&[&str]] = &[&["sync"], &["status"], &["events", "list"], &["events", "add"]];
+    for (name, commands) in [("rules.db", rules), ("events.db", events), ("agent.lock", syncing)] {
+        for (what, words) in [("fifo", "is a FIFO"), ("link", "is a link to /nowhere/file")] {
+            let agent = Agent::at("http://127.0.0.1:1/");
+            Store::prepare_dir(&agent.state_dir).expect("a directory");
+            let place = agent.state_dir.join(name);
+            match what {
+                "fifo" => mkfifo(&place),
+                _ => symlink("/nowhere/file", place).expect("a link"),
+            }
+            for command in commands {
+                let (code, told) = run_in_time(&agent, command);
+                assert_eq!(code, Some(73), "{name} {command:?}: {told}");
+                assert!(told.contains(words) && told.contains("move it away"), "{told}");
+            }
+            let (_, told) = run_in_time(&agent, &["doctor"]);
+            assert!(told.contains(words), "{name}: {told}");
+        }
+    }
+    let agent = Agent::at("http://127.0.0.1:1/");
+    Store::prepare_dir(&agent.state_dir).expect("a directory");
+    mkfifo(&agent.state_dir.join("daemon.json"));
+    mkfifo(&agent.state_dir.join("daemon.lock"));
+    assert_eq!(run_in_time(&agent, &["status"]).0, Some(0));
+}
+
+/// EXIT 64 and 78: the same of files that the command line names.
+#[test]
+fn what_is_no_file_is_not_read() {
+    let agent = Agent::at("http://127.0.0.1:1/");
+    Store::prepare_dir(&agent.state_dir).expect("a directory");
+    let fifo = agent.state_dir.join("fifo");
+    mkfifo(&fifo);
+    let (fifo, dir) = (fifo.to_str().expect("UTF-8"), agent.state_dir.to_str().expect("UTF-8"));
+    for (path, words) in [
+        (fifo, "is a FIFO; name a file"),
+        ("/dev/zero", "is a device; name a file"),
+        (dir, "is a directory; name the executable in it"),
+        ("/nowhere/file", "check the path"),
+    ] {
+        let (code, told) = run_in_time(&agent, &["rules", "check", "--path", path]);
+        assert!(code == Some(64) && told.contains(words), "{path}: {code:?} {told}");
+    }
+    let (code, told) = run_in_time(&agent, &["config", "check", "--config", fifo]);
+    assert!(code == Some(78) && told.contains("is not a file"), "{code:?} {told}");
+}
+
+/// A process that died while it made the databases leaves empty ones.
+#[test]
+fn a_store_that_was_made_and_never_filled_says_so() {
+    let mut agent = Agent::at("http://127.0.0.1:1/");
+    Store::prepare_dir(&agent.state_dir).expect("a directory");
+    for name in ["rules.db", "events.db"] {
+        fs::write(agent.state_dir.join(name), "").expect("written");
+    }
+    for command in [&["rules", "list"], &["rules", "export"], &["rules", "verify"]]
+        .into_iter()
+        .chain([&["events", "list"], &["events", "bundles"]])
+    {
+        let output = agent.run(command);
+        assert_eq!(output.status.code(), Some(73), "{command:?}");
+        let told = stderr(&output);
+        assert!(told.contains("never filled by a sync; run `santa-sync sync` once"), "{told}");
+    }
+    assert_eq!(agent.run(&["status"]).status.code(), Some(0));
+    let server = server();
+    agent.base_url = server.url();
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    assert_eq!(agent.rules(), 10);
+}
+
+/// STATE-1: what was loosened is private again after a sync.
+#[test]
+fn state_1_a_sync_takes_back_the_rights_of_others() {
+    let server = server();
+    let agent = Agent::of(&server);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    let files = ["rules.db", "rules.db-wal", "rules.db-shm", "events.db", "agent.lock"];
+    for name in files {
+        let loose = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(agent.state_dir.join(name), loose).expect("a mode");
+    }
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    for name in files {
+        let mode = fs::metadata(agent.state_dir.join(name)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }

@@ -131,20 +131,39 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
             "write the id itself, or remove the key to use the hardware UUID",
         );
     }
+    let mut expressions = 0;
     for rule in &config.static_rules {
         let expression = rule.details.as_ref().map_or("", |details| &details.cel_expr);
         if expression.is_empty() {
             continue;
         }
+        expressions += 1;
         if let Err(reason) = cel::check(expression) {
             found.add(
                 Severity::Warning,
                 FindingKind::BadRule,
                 "StaticRules",
-                format!("the expression of {} does not parse: {reason}", rule.identifier),
+                format!(
+                    "the expression of {} does not parse, and the rule still stands before every \
+                     rule of the server: {reason}",
+                    rule.identifier
+                ),
                 "mend the expression or remove the rule",
             );
         }
+    }
+    if expressions > 0 {
+        let rules = if expressions == 1 { "rule is" } else { "rules are" };
+        found.add(
+            Severity::Note,
+            FindingKind::NotEvaluated,
+            "StaticRules",
+            format!(
+                "{expressions} {rules} CEL: counted and shown here, evaluated by Santa alone, so \
+                 `rules check` answers \"Decided by CEL\""
+            ),
+            "nothing, if Santa reads the same configuration",
+        );
     }
     found.files();
     found.roots(now);

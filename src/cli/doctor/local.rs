@@ -1,36 +1,31 @@
 //! The layers of this host: nothing here uses the network.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::time::Duration;
 
 use super::super::config::in_use;
+use super::super::setup;
+use super::stores::Rules;
 use super::{Layer, Line};
 use crate::clock::Clock;
 use crate::config::{Finding, FindingKind, Loaded, Severity, Source};
 use crate::host::{HostReport, HostSource};
 use crate::model::{SyncResult, Timestamp};
-use crate::store::{EventStore, StateLock, Store, StoreError};
+use crate::store::StoreError;
 
 pub(super) fn configuration(loaded: &Loaded, clock: &dyn Clock) -> Vec<Line> {
     let layer = Layer::Configuration;
-    let mut findings = loaded.findings.clone();
-    findings.extend(in_use(loaded, clock.now().wall));
     let line = |finding: &Finding| {
-        let key = finding.key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
-        let source = match &finding.source {
-            Source::Default => String::new(),
-            source @ (Source::CommandLine | Source::File(_)) => format!(" (in {source})"),
+        let what = &finding.message;
+        let message = match (&finding.key, &finding.source) {
+            (Some(key), Source::Default) => format!("{key}: {what}"),
+            (Some(key), source) => format!("{key}: {what} (in {source})"),
+            (None, Source::Default) => what.clone(),
+            (None, source) => format!("{source}: {what}"),
         };
-        let message = format!("{key}{}{source}", finding.message);
         if finding.kind == FindingKind::MissingUrl {
             // A warning where the configuration is only read; no sync gets by.
-            let result = SyncResult::MissingSyncBaseUrl;
-            return Some(Line {
-                kind: Some(result.name()),
-                exit_code: result.exit_code(),
-                ..Line::problem(layer, message, &finding.fix)
-            });
+            let kind = Some(SyncResult::MissingSyncBaseUrl.name());
+            return Some(Line { kind, ..Line::problem(layer, message, &finding.fix) });
         }
         match finding.severity {
             Severity::Error => Some(Line::problem(layer, message, &finding.fix)),
@@ -38,7 +33,21 @@ pub(super) fn configuration(loaded: &Loaded, clock: &dyn Clock) -> Vec<Line> {
             Severity::Note => None,
         }
     };
-    let lines: Vec<_> = findings.iter().filter_map(line).collect();
+    let exit_code = setup::exit_code(&loaded.findings);
+    let refused = |line: Line| {
+        let exit_code = if exit_code == 0 { line.exit_code } else { exit_code };
+        Line { exit_code, ..line }
+    };
+    let mut lines: Vec<_> = loaded.findings.iter().filter_map(line).map(refused).collect();
+    // With these a configuration is taken, and the sync fails later.
+    for finding in in_use(loaded, clock.now().wall) {
+        let result = match (finding.key.as_deref(), finding.kind) {
+            (_, FindingKind::MissingUrl) => SyncResult::MissingSyncBaseUrl,
+            (Some("MachineID"), _) => SyncResult::MissingMachineId,
+            _ => SyncResult::PreflightFailed,
+        };
+        lines.extend(line(&finding).map(|line| Line { exit_code: result.exit_code(), ..line }));
+    }
     if !lines.is_empty() {
         return lines;
     }
@@ -58,119 +67,6 @@ pub(super) fn identity(report: &HostReport) -> Vec<Line> {
     let warnings = report.problems.iter();
     let fix = "`santa-sync whoami` shows what stands in for it";
     lines.extend(warnings.map(|problem| Line::warning(layer, problem, fix)));
-    lines
-}
-
-pub(super) fn state_directory(dir: &Path) -> Vec<Line> {
-    let layer = Layer::StateDirectory;
-    let shown = dir.display();
-    let metadata = match std::fs::metadata(dir) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return vec![missing_directory(dir)];
-        }
-        Err(error) => {
-            let fix = "run as the agent's user or as root";
-            return vec![Line::problem(
-                layer,
-                format!("{shown} cannot be looked at: {error}"),
-                fix,
-            )];
-        }
-    };
-    if !metadata.is_dir() {
-        let fix = "name another with --state-dir or StateDirectory";
-        return vec![Line::problem(layer, format!("{shown} is not a directory"), fix)];
-    }
-    let mut lines = Vec::new();
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        let message = format!("{shown} can be written by others (mode {mode:o})");
-        lines.push(Line::problem(layer, message, format!("chmod 0700 {shown}")));
-    } else if mode & 0o077 != 0 {
-        let message = format!("{shown} can be read by others (mode {mode:o})");
-        lines.push(Line::warning(layer, message, format!("chmod 0700 {shown}")));
-    }
-    let me = rustix::process::geteuid();
-    let access =
-        rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    if rustix::fs::access(dir, access).is_err() {
-        let message = format!(
-            "{shown} belongs to user {} and this is user {}, who may not write there",
-            metadata.uid(),
-            me.as_raw()
-        );
-        let fix = "run as the agent's user or as root, or name another with --state-dir";
-        lines.push(Line::problem(layer, message, fix));
-    }
-    if lines.is_empty() {
-        lines.push(Line::ok(layer, format!("{shown} is there and private")));
-    }
-    lines
-}
-
-/// The first sync makes the directory, if it may.
-fn missing_directory(dir: &Path) -> Line {
-    let layer = Layer::StateDirectory;
-    let shown = dir.display();
-    let parent = dir.ancestors().skip(1).find(|parent| parent.is_dir());
-    let writable = parent
-        .is_some_and(|parent| rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok());
-    if writable {
-        Line::ok(layer, format!("{shown} does not exist yet; the first sync makes it"))
-    } else {
-        let fix = "run as root once, or name another with --state-dir or StateDirectory";
-        Line::problem(layer, format!("{shown} does not exist and cannot be made"), fix)
-    }
-}
-
-pub(super) fn stores(dir: &Path) -> Vec<Line> {
-    let layer = Layer::Stores;
-    if !dir.is_dir() {
-        return vec![Line::skipped(layer, "there is no state directory yet")];
-    }
-    let mut lines = Vec::new();
-    let found = Store::open_read_only(dir).and_then(|store| {
-        let complete = store.rules_complete()?;
-        Ok((store.rule_counts()?, store.rules_hash()?, complete))
-    });
-    lines.push(match found {
-        Ok((counts, hash, complete)) => {
-            let rules = u64::from(counts.binary)
-                + u64::from(counts.certificate)
-                + u64::from(counts.teamid)
-                + u64::from(counts.signingid)
-                + u64::from(counts.cdhash);
-            if complete {
-                Line::ok(layer, format!("rules.db holds {rules} rules, hash {hash}"))
-            } else {
-                let message = "rules.db has not seen a complete rule download, so LOCKDOWN is \
-                               held back";
-                Line::warning(layer, message, "let one sync succeed: `santa-sync sync`")
-            }
-        }
-        Err(StoreError::Missing { .. }) => {
-            Line::skipped(layer, "rules.db does not exist; the first sync creates it")
-        }
-        Err(error) => Line::of_error(layer, &error.to_string(), "see the log of the last sync"),
-    });
-    let found = EventStore::open_read_only(dir)
-        .and_then(|events| Ok((events.pending()?, events.oldest()?)));
-    lines.push(match found {
-        Ok((0, _)) => Line::ok(layer, "events.db holds no event"),
-        Ok((pending, oldest)) => {
-            let since = oldest.map(|oldest| format!(", the oldest since {oldest}"));
-            let since = since.unwrap_or_default();
-            Line::ok(layer, format!("events.db holds {pending} events to send{since}"))
-        }
-        Err(StoreError::Missing { .. }) => {
-            Line::skipped(layer, "events.db does not exist; the first sync creates it")
-        }
-        Err(error) => Line::of_error(layer, &error.to_string(), "see the log of the last sync"),
-    });
-    if StateLock::is_held(dir) {
-        lines.push(Line::ok(layer, "a sync is running just now"));
-    }
     lines
 }
 
@@ -228,25 +124,28 @@ pub(super) fn service(host: &dyn HostSource) -> Line {
 /// the default interval.
 const STALE: Duration = Duration::from_hours(24);
 
-pub(super) fn history(dir: &Path, clock: &dyn Clock) -> Vec<Line> {
+pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
     let layer = Layer::History;
     let now = clock.now().wall;
-    let read = Store::open_read_only(dir).and_then(|store| {
-        Ok((store.history(5)?, store.full_sync_last_success()?, store.wishes()?))
-    });
-    let (records, success, wishes) = match read {
+    let store = match rules {
+        Rules::Open(store) => store,
+        Rules::Empty => return vec![Line::skipped(layer, "no sync has run yet")],
+        Rules::Unusable => return vec![Line::skipped(layer, "rules.db cannot be read")],
+    };
+    let read = || Ok((store.history(1)?, store.full_sync_last_success()?, store.wishes()?));
+    let (records, success, wishes) = match read() {
         Ok(read) => read,
-        Err(StoreError::Missing { .. }) => {
-            return vec![Line::skipped(layer, "no sync has run yet")];
+        Err(error) => {
+            let error: StoreError = error;
+            return vec![Line::of_error(layer, &error.to_string(), "`santa-sync rules verify`")];
         }
-        Err(_) => return vec![Line::skipped(layer, "the store cannot be read")],
     };
     let mut lines = Vec::new();
     match success {
         Some(at) if now.since(at) > STALE => lines.push(Line::warning(
             layer,
             format!("the last success was {} ago, at {at}", age(now, at)),
-            "mend the problems above, then `santa-sync sync`",
+            "mend any problem above, then `santa-sync sync`",
         )),
         Some(at) => {
             lines.push(Line::ok(
@@ -257,14 +156,20 @@ pub(super) fn history(dir: &Path, clock: &dyn Clock) -> Vec<Line> {
         None => lines.push(Line::warning(
             layer,
             "no sync has succeeded yet",
-            "mend the problems above, then `santa-sync sync`",
+            "mend any problem above, then `santa-sync sync`",
         )),
     }
     if let Some(last) = records.first().filter(|record| record.result != SyncResult::Success) {
         let why = last.error.as_ref().map_or("no reason was kept", |error| error.message.as_str());
-        let message =
-            format!("the last sync, at {}, ended in {}", last.started_at, last.result.name());
-        lines.push(Line::warning(layer, message, why));
+        let (why, fix) = why.rsplit_once("; ").unwrap_or((why, "see the log of that sync"));
+        // An error ends in how often it was tried.
+        let fix = match fix.rsplit_once(" (") {
+            Some((fix, tries)) if tries.contains("attempt") => fix,
+            _ => fix,
+        };
+        let (at, result) = (last.started_at, last.result.name());
+        let message = format!("the last sync, at {at}, ended in {result}: {why}");
+        lines.push(Line::warning(layer, message, fix));
     }
     if let Some(wish) = wishes.first() {
         let what = wish.sync_type.name();

@@ -1,7 +1,6 @@
 //! The layers between this host and its server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, lookup_host};
@@ -14,7 +13,9 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::host::HostReport;
 use crate::model::{Stage, Timestamp};
+use crate::store::ReadStore;
 use crate::sync::job::transport_options;
+use crate::sync::kind_of_body_error;
 use crate::sync::retry::{Failure, FailureKind};
 use crate::transport::{Answer, CertificateFacts, Options, Roots, Route, Transport};
 
@@ -26,7 +27,7 @@ pub(super) async fn examine(
     args: &Args,
     loaded: &Loaded,
     report: &HostReport,
-    dir: &Path,
+    rules: Option<&ReadStore>,
     clock: &dyn Clock,
     lines: &mut Lines,
 ) {
@@ -60,7 +61,7 @@ pub(super) async fn examine(
         skip_from(Layer::Tls, "--no-probe: nothing is sent to the server", lines);
         return;
     }
-    let probe = Probe::new(config, report, dir);
+    let probe = Probe::new(config, report, rules);
     tracing::info!(
         url = transport.url(Stage::Preflight),
         "sending one preflight in this host's name"
@@ -296,6 +297,12 @@ fn client_certificate(
         lines.add(of_failure(layer, failure));
         return;
     }
+    if outcome.answer.as_ref().is_err_and(|failure| is_of_tls(failure.kind))
+        || transport.server_chain().is_empty()
+    {
+        lines.add(Line::skipped(layer, "no connection came so far that the server could ask"));
+        return;
+    }
     let asked = if transport.client_certificate_asked() {
         "the server asked for one"
     } else {
@@ -358,7 +365,8 @@ fn body(options: &Options, answer: &Answer, lines: &mut Lines) {
         }
         Err(error) => {
             let fix = "check SyncBaseURL and SyncEnableProtoTransfer with whoever runs the server";
-            lines.add(Line::problem(layer, error.to_string(), fix));
+            let line = Line::problem(layer, error.to_string(), fix);
+            lines.add(Line { kind: Some(kind_of_body_error(&error).name()), ..line });
         }
     }
 }

@@ -1,14 +1,12 @@
 //! A preflight in this host's own name, and what came of it.
 
-use std::path::Path;
-
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::HostReport;
 use crate::model::{ClientMode, RuleCounts, Stage};
 use crate::protocol::body::{self, BodyError, Transfer};
 use crate::protocol::{preflight, wire};
-use crate::store::Store;
+use crate::store::ReadStore;
 use crate::sync::retry::{Failure, FailureKind};
 use crate::transport::{self, Answer, Options, Transport};
 
@@ -29,13 +27,16 @@ pub(super) struct Outcome {
 
 impl Probe {
     /// Reads the rule counts and the mode in force, if there is a store.
-    pub(super) fn new(config: &Config, report: &HostReport, dir: &Path) -> Self {
-        let stored = Store::open_read_only(dir).and_then(|store| {
-            let mode = store.client_mode(config.client_mode)?;
-            Ok((mode, store.rule_counts()?, store.rules_hash()?))
-        });
-        let (client_mode, rule_counts, rules_hash) =
-            stored.unwrap_or((ClientMode::Monitor, RuleCounts::default(), String::new()));
+    pub(super) fn new(config: &Config, report: &HostReport, rules: Option<&ReadStore>) -> Self {
+        let read = |store: &ReadStore| {
+            let mode = store.client_mode(config.client_mode).ok()?;
+            Some((mode, store.rule_counts().ok()?, store.rules_hash().ok()?))
+        };
+        let (client_mode, rule_counts, rules_hash) = rules.and_then(read).unwrap_or((
+            ClientMode::Monitor,
+            RuleCounts::default(),
+            String::new(),
+        ));
         let host = report.facts.clone();
         Self { facts: preflight::Facts { host, client_mode, rule_counts, rules_hash } }
     }

@@ -53,22 +53,76 @@ fn a_state_directory_for_others_is_named_with_the_command_that_mends_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let line = |mode| {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).expect("a mode");
-        let text = texts(&local::state_directory(dir.path()));
+        let text = texts(&state::examine(dir.path(), false)[..1]);
         text.replace(&dir.path().display().to_string(), "DIR")
     };
     insta::assert_snapshot!([line(0o700), line(0o750), line(0o777)].join("\n"), @r"
     ok       state directory    DIR is there and private
-    warning  state directory    DIR can be read by others (mode 750)
+    warning  state directory    DIR can be entered by others (mode 750)
                                 fix: chmod 0700 DIR
-    PROBLEM  state directory    DIR can be written by others (mode 777)
+    PROBLEM  state directory    DIR can be written by others (mode 777), so nothing uses it
                                 fix: chmod 0700 DIR
     ");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o710)).expect("a mode");
+    assert_eq!(state::examine(dir.path(), true)[0].status, Status::Ok, "as the daemon sets it");
+    assert_eq!(state::examine(dir.path(), false)[0].status, Status::Warning);
     let missing = dir.path().join("a/b");
-    let text = texts(&local::state_directory(&missing));
+    let text = texts(&state::examine(&missing, false));
     assert!(text.contains("does not exist yet") && !missing.exists(), "{text}");
     let file = dir.path().join("file");
     fs::write(&file, "").expect("written");
-    assert_eq!(local::state_directory(&file)[0].status, Status::Problem);
+    assert_eq!(state::examine(&file, false)[0].status, Status::Problem);
+}
+
+#[test]
+fn files_of_the_wrong_user_are_named_with_the_command_that_mends_it() {
+    let files = |names: &[&str]| names.iter().map(|name| Path::new("DIR").join(name)).collect();
+    let rights = state::Rights {
+        me: 502,
+        owner: 501,
+        unusable: files(&["rules.db", "rules.db-wal"]),
+        foreign: files(&["events.db"]),
+        loose: files(&["agent.lock", "daemon.json"]),
+    };
+    let mut lines = vec![state::not_ours(Path::new("DIR"), 0, 501)];
+    lines.extend(rights.lines());
+    insta::assert_snapshot!(texts(&lines), @r"
+    PROBLEM  state directory    DIR belongs to user 0 and this is user 501, who may not use it
+                                fix: run as that user or as root (sudo), or name another with --state-dir
+    PROBLEM  state directory    user 502, who runs this, may not read and write DIR/rules.db, DIR/rules.db-wal
+                                fix: as root: chown 501 DIR/rules.db DIR/rules.db-wal && chmod 0600 DIR/rules.db DIR/rules.db-wal
+    warning  state directory    the directory is user 501's, and these files are not: DIR/events.db; a daemon of that user cannot use them
+                                fix: as root: chown 501 DIR/events.db
+    warning  state directory    others may read or write DIR/agent.lock, DIR/daemon.json
+                                fix: chmod 0600 DIR/agent.lock DIR/daemon.json
+    ");
+}
+
+#[test]
+fn a_full_disk_is_seen_before_a_commit_fails() {
+    const MIB: u64 = 1 << 20;
+    let room = |free, files, rules| state::Room { free, files, rules };
+    let lines = [
+        room(20 << 30, Some(100_000), 190 * MIB),
+        room(570 * MIB, None, 190 * MIB),
+        room(569 * MIB, None, 190 * MIB),
+        room(63 * MIB, None, 0),
+        room(7 * MIB, None, 0),
+        room(0, Some(0), 0),
+    ]
+    .map(|room| room.line(Path::new("DIR")));
+    insta::assert_snapshot!(texts(&lines), @r"
+    ok       state directory    20 GiB free on its file system
+    ok       state directory    570 MiB free on its file system
+    warning  state directory    569 MiB free, and a clean sync may take 570 MiB
+                                fix: free space on the file system of DIR
+    warning  state directory    only 63 MiB free
+                                fix: free space on the file system of DIR
+    PROBLEM  state directory    the disk is full: 7 MiB free, too little for any commit
+                                fix: free space on the file system of DIR
+    PROBLEM  state directory    no more files can be made on the file system of DIR
+                                fix: delete files on it (`df -i DIR` counts them)
+    ");
 }
 
 #[test]

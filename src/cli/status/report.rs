@@ -310,9 +310,7 @@ impl Attempt {
 fn present<T>(opened: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match opened {
         Ok(store) => Ok(Some(store)),
-        Err(
-            StoreError::Missing { .. } | StoreError::NeverFilled { .. } | StoreError::TooOld { .. },
-        ) => Ok(None),
+        Err(error) if error.is_unused() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -187,5 +187,5 @@ fn a_host_without_a_machine_id_says_why_and_exits_7() {
 fn a_placeholder_is_named_with_the_key_that_holds_it() {
     let report = report("macos-laptop", &[("MachineID", "%SerialNumber%")]);
     assert_eq!(report.exit_code(), 7);
-    insta::assert_snapshot!(report.text().lines().next().unwrap_or_default(), @r#"error: the machine id "%SerialNumber%" is a placeholder that was not replaced (from MachineID); mend it there"#);
+    insta::assert_snapshot!(report.text().lines().next().unwrap_or_default(), @r#"error: the machine id "%SerialNumber%" is a placeholder that was not replaced (from MachineID); write the id itself there, or remove the key to use the hardware UUID"#);
 }

@@ -1,16 +1,15 @@
 //! What `doctor` tells of certificates, the server's and this host's.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
 use santa_sync::clock::{Clock as _, SystemClock};
 use time::{Duration, OffsetDateTime};
 
-use super::{Host, stable};
+use super::network::answering;
+use super::{Cases, Host, fixture};
 use crate::transport::pki::{Ca, Clients, Leaf, VERSIONS, server_config};
 
 /// Serves an empty preflight answer over TLS; answers the URL.
@@ -44,100 +43,81 @@ fn in_days(days: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(now).expect("a time") + Duration::days(days)
 }
 
-fn write(host: &Host, name: &str, content: &str) -> PathBuf {
-    let path = host.dir.path().join(name);
-    fs::write(&path, content).expect("written");
-    path
-}
-
 /// A host that trusts that CA and no other.
 fn host(url: &str, ca: &Ca) -> Host {
     let host = Host::of(url);
-    let roots = write(&host, "roots.pem", &ca.pem);
+    let roots = host.write("roots.pem", &ca.pem);
     host.set(format!("ServerAuthRootsFile={}", roots.display()))
 }
 
-/// The lines from TLS to HTTP.
-fn lines(host: &Host) -> String {
-    let text = stable(&host.doctor(&[]));
-    let lines: Vec<_> = text
-        .lines()
-        .skip_while(|line| !line.contains(" tls  "))
-        .take_while(|line| !line.contains(" body  "))
-        .collect();
-    lines.join("\n")
+/// The same with that client certificate.
+fn with_certificate(host: Host, leaf: &Leaf) -> Host {
+    let file = host.write("client.pem", format!("{}{}", leaf.pem, leaf.key_pem));
+    host.set(format!("ClientAuthCertificateFile={}", file.display()))
 }
 
-fn assert_has(text: &str, wanted: &[&str]) {
-    for wanted in wanted {
-        assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
-    }
-}
-
-/// HTTP-12: whose certificate, by which roots, for how long.
+/// HTTP-12: whose certificate the server shows, by which roots, for how long,
+/// also where it is refused.
 #[test]
-fn http_12_a_trusted_certificate_is_shown_with_its_end() {
-    let ca = Ca::new("Example CA");
-    let leaf = ca.issue_valid("sync server", &["localhost"], in_days(-9), in_days(90));
-    let url = serve(&ca, &leaf, Clients::Anyone);
-    assert_has(
-        &lines(&host(&url, &ca)),
-        &[
-            "ok       tls                the server shows \"sync server\", signed by Example CA",
-            "89 days left",
-            "roots.pem",
-            "ok       client certificate none is configured; the server did not ask for one",
-            "ok       http ",
-        ],
-    );
-    let leaf = ca.issue_valid("sync server", &["localhost"], in_days(-9), in_days(3));
-    let url = serve(&ca, &leaf, Clients::Anyone);
-    assert_has(&lines(&host(&url, &ca)), &["warning  tls ", "2 days left", "fix: have the server"]);
-}
-
-/// HTTP-12: what is not accepted is shown all the same.
-#[test]
-fn http_12_a_refused_certificate_is_shown_with_the_reason() {
+fn http_12_the_servers_certificate_is_told_with_what_is_wrong_with_it() {
+    let mut cases = Cases::default();
     let ca = Ca::new("Example CA");
     let other = Ca::new("Firewall CA");
-    for (leaf, kind) in [
-        (other.issue("sync server", &["localhost"]), "certificate_untrusted"),
-        (ca.issue("sync server", &["sync.example.com"]), "certificate_wrong_name"),
-        (ca.issue_between("sync server", &["localhost"], 2020, 2021), "certificate_expired"),
+    let name = "sync server";
+    let valid = |from, to| ca.issue_valid(name, &["localhost"], in_days(from), in_days(to));
+    for (case, leaf) in [
+        ("a good one", valid(-9, 90)),
+        ("one that ends soon", valid(-9, 3)),
+        ("one of another CA", other.issue(name, &["localhost"])),
+        ("one for another name", ca.issue(name, &["sync.example.com"])),
+        ("one that has expired", valid(-90, -9)),
+        ("one that is not valid yet", valid(9, 90)),
     ] {
         let url = serve(&ca, &leaf, Clients::Anyone);
-        let host = host(&url, &ca);
-        assert_has(
-            &lines(&host),
-            &[
-                "warning  tls                the server shows \"sync server\"",
-                "PROBLEM  tls ",
-                "skipped  http               the connection is not made",
-            ],
-        );
-        let json = host.doctor(&["--json"]);
-        assert_has(&json, &[&format!("\"kind\": \"{kind}\""), "exit 1"]);
+        cases.add(case, &host(&url, &ca), &[]);
     }
+    let plain = answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+    cases.add("none: the port speaks plain HTTP", &host(&format!("https://{plain}/"), &ca), &[]);
+    let url = serve(&ca, &valid(-9, 90), Clients::Anyone);
+    let unreadable = Host::of(&url).set("ServerAuthRootsFile=/nowhere/roots.pem");
+    cases.add("roots that cannot be read", &unreadable, &[]);
+    let unpacked = Host::of(&url);
+    let roots = unpacked.write("roots.pem", "no certificate at all");
+    let unpacked = unpacked.set(format!("ServerAuthRootsFile={}", roots.display()));
+    cases.add("roots that are none", &unpacked, &[]);
+    cases.pin("tls");
 }
 
-/// HTTP-12: the client certificate, asked for, shown, missing.
+/// HTTP-12: the client certificate, asked for, shown, missing, refused.
 #[test]
 fn http_12_the_client_certificate_is_told_with_who_asked() {
+    let mut cases = Cases::default();
     let ca = Ca::new("Example CA");
+    let other = Ca::new("Old CA");
     let leaf = ca.issue("sync server", &["localhost"]);
-    let url = serve(&ca, &leaf, Clients::WithCertificate);
-    assert_has(&lines(&host(&url, &ca)), &["PROBLEM  client certificate ", "fix: "]);
-
-    let with = host(&url, &ca);
-    let client = ca.issue_valid("host-1", &[], in_days(-9), in_days(90));
-    let file = write(&with, "client.pem", &format!("{}{}", client.pem, client.key_pem));
-    let with = with.set(format!("ClientAuthCertificateFile={}", file.display()));
-    assert_has(
-        &lines(&with),
-        &[
-            "ok       client certificate \"host-1\" by \"Example CA\" from DIR/client.pem",
-            "89 days left); the server asked for one",
-            "ok       http ",
-        ],
-    );
+    let asking = serve(&ca, &leaf, Clients::WithCertificate);
+    let silent = serve(&ca, &leaf, Clients::Anyone);
+    cases.add("asked for, and none configured", &host(&asking, &ca), &[]);
+    let valid = |from, to| ca.issue_valid("host-1", &[], in_days(from), in_days(to));
+    for (case, url, certificate) in [
+        ("asked for and shown", &asking, valid(-9, 90)),
+        ("not asked for", &silent, valid(-9, 90)),
+        ("one that ends soon", &asking, valid(-9, 3)),
+        ("one that has expired", &asking, valid(-90, -9)),
+        ("one of another CA", &asking, other.issue("host-1", &[])),
+    ] {
+        cases.add(case, &with_certificate(host(url, &ca), &certificate), &[]);
+    }
+    let key = "ClientAuthCertificateFile";
+    let missing = host(&asking, &ca).set(format!("{key}=/nowhere/client.p12"));
+    cases.add("a file that is not there", &missing, &[]);
+    let archive = fixture("certificates/modern.p12");
+    let wrong = host(&asking, &ca).set(format!("{key}={archive}"));
+    let wrong = wrong.set("ClientAuthCertificatePassword=not-it");
+    cases.add("a password that does not open it", &wrong, &[]);
+    let keyless = host(&asking, &ca);
+    let file = keyless.write("client.pem", &valid(-9, 90).pem);
+    let keyless = keyless.set(format!("{key}={}", file.display()));
+    cases.add("a certificate without its key", &keyless, &[]);
+    cases.pin("client_certificate");
 }

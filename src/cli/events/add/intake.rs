@@ -88,7 +88,7 @@ fn own(setup: &Setup) -> Result<(EventStore, IngestPolicy), Failure> {
     let applied = match Store::open_read_only(&setup.state_dir) {
         Ok(store) => store.applied_settings()?,
         // No sync of this program has been here yet.
-        Err(StoreError::Missing { .. } | StoreError::TooOld { .. }) => Settings::default(),
+        Err(error) if error.is_unused() => Settings::default(),
         Err(error) => return Err(error.into()),
     };
     let config = &setup.config;

@@ -1,0 +1,168 @@
+//! The databases: do they open, are they sound, what do they hold.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Layer, Line, Status};
+use crate::clock::{Clock as _, SystemClock};
+use crate::store::{EventStore, FileCheck, ReadStore, StateLock, Store, StoreError};
+
+const LAYER: Layer = Layer::Stores;
+
+/// How long the check of one database may take. Reading all of a million rules
+/// takes a fraction of it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The rule store as the layers behind this one may use it.
+pub(super) enum Rules {
+    /// It can be read.
+    Open(ReadStore),
+    /// No sync has been here.
+    Empty,
+    /// It cannot be read, or is damaged.
+    Unusable,
+}
+
+impl Rules {
+    pub(super) const fn open(&self) -> Option<&ReadStore> {
+        match self {
+            Self::Open(store) => Some(store),
+            Self::Empty | Self::Unusable => None,
+        }
+    }
+}
+
+/// Opens both databases to read and checks them.
+pub(super) fn examine(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
+    match std::fs::read_dir(dir) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            lines.push(Line::skipped(LAYER, "there is no state directory yet"));
+            return Rules::Empty;
+        }
+        Err(_) => {
+            lines.push(Line::skipped(LAYER, "the state directory cannot be used"));
+            return Rules::Unusable;
+        }
+    }
+    let rules = rules(dir, clock, lines);
+    events(dir, clock, lines);
+    if StateLock::is_held(dir) {
+        lines.push(Line::ok(LAYER, "a sync is running just now"));
+    }
+    rules
+}
+
+fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
+    let mut store = match Store::open_read_only(dir) {
+        Ok(store) => store,
+        Err(error) => {
+            lines.push(unopened("rules.db", &error));
+            let empty =
+                matches!(error, StoreError::Missing { .. } | StoreError::NeverFilled { .. });
+            return if empty { Rules::Empty } else { Rules::Unusable };
+        }
+    };
+    let fix = "`santa-sync rules verify`, which marks the file for the next sync to set aside \
+               (never deleted); that sync fetches every rule anew";
+    let checked = store.check_file(deadline(clock));
+    if let Some(line) = unsound("rules.db", checked, "`santa-sync rules verify`", fix) {
+        let damaged = line.status == Status::Problem;
+        lines.push(line);
+        if damaged {
+            return Rules::Unusable;
+        }
+    }
+    let read = || Ok((store.rule_counts()?, store.rules_hash()?, store.rules_complete()?));
+    lines.push(match read() {
+        Ok((counts, hash, true)) => {
+            let rules =
+                [counts.binary, counts.certificate, counts.teamid, counts.signingid, counts.cdhash]
+                    .map(u64::from);
+            let rules: u64 = rules.iter().sum();
+            Line::ok(LAYER, format!("rules.db holds {rules} rules, hash {hash}"))
+        }
+        Ok((_, _, false)) => {
+            let message =
+                "rules.db has not seen a complete rule download, so LOCKDOWN is held back";
+            Line::warning(LAYER, message, "let one sync succeed: `santa-sync sync`")
+        }
+        Err(error) => {
+            lines.push(unopened("rules.db", &error));
+            return Rules::Unusable;
+        }
+    });
+    Rules::Open(store)
+}
+
+fn events(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) {
+    let mut store = match EventStore::open_read_only(dir) {
+        Ok(store) => store,
+        Err(error) => return lines.push(unopened("events.db", &error)),
+    };
+    let mark = dir.join("events.db-suspect");
+    let mark = format!(
+        "`touch {}`, which has the next sync check all of the file and, if it is damaged, set it \
+         aside (never deleted) and begin an empty queue",
+        mark.display()
+    );
+    let checked = store.check_file(deadline(clock));
+    if let Some(line) = unsound("events.db", checked, &mark, &mark) {
+        let damaged = line.status == Status::Problem;
+        lines.push(line);
+        if damaged {
+            return;
+        }
+    }
+    lines.push(match store.pending().and_then(|pending| Ok((pending, store.oldest()?))) {
+        Ok((0, _)) => Line::ok(LAYER, "events.db holds no event"),
+        Ok((pending, oldest)) => {
+            let since = oldest.map(|oldest| format!(", the oldest since {oldest}"));
+            let events = if pending == 1 { "event" } else { "events" };
+            let since = since.unwrap_or_default();
+            Line::ok(LAYER, format!("events.db holds {pending} {events} to send{since}"))
+        }
+        Err(error) => unopened("events.db", &error),
+    });
+}
+
+/// Says when the patience with a check is over.
+fn deadline(clock: SystemClock) -> impl FnMut() -> bool + Send + 'static {
+    let end = clock.now().elapsed + PATIENCE;
+    move || clock.now().elapsed > end
+}
+
+/// What to tell of a check that did not find the file sound.
+fn unsound(
+    name: &str,
+    checked: Result<FileCheck, StoreError>,
+    instead: &str,
+    fix: &str,
+) -> Option<Line> {
+    match checked {
+        Ok(FileCheck::Sound) => None,
+        Ok(FileCheck::Damaged(found)) => {
+            let message = format!("{name} is damaged ({})", found.join("; "));
+            Some(Line::problem(LAYER, message, fix))
+        }
+        Ok(FileCheck::GivenUp) => {
+            let seconds = PATIENCE.as_secs();
+            let message = format!("{name} cannot be checked within {seconds} s; see {instead}");
+            Some(Line::skipped(LAYER, message))
+        }
+        Err(error) => Some(unopened(name, &error)),
+    }
+}
+
+/// Why a database cannot be read; what the next sync mends by itself is no
+/// problem.
+fn unopened(name: &str, error: &StoreError) -> Line {
+    if matches!(error, StoreError::Missing { .. }) {
+        let message = format!("{name} does not exist yet; the first sync makes it");
+        return Line::skipped(LAYER, message);
+    }
+    let line = Line::of_error(LAYER, &error.to_string(), "see the log of the last sync");
+    let mended_by_a_sync =
+        matches!(error, StoreError::NeverFilled { .. } | StoreError::TooOld { .. });
+    if mended_by_a_sync { Line { status: Status::Warning, ..line } } else { line }
+}
