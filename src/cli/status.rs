@@ -1,17 +1,22 @@
-//! `status`: how syncing stands, from files alone.
+//! `status`: how syncing stands, from files alone; for a user who may not read
+//! them, from the daemon.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use std::{fs, io};
 
 use super::{Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
+use crate::daemon::beat::Beat;
+use crate::daemon::message::{Answer, Request};
 use crate::host::{self, SystemHost};
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
 mod report;
 
-use report::Status;
+use report::{Status, Told};
 
 /// Exit code if the last success is older than `--max-age`.
 const EXIT_TOO_OLD: u8 = 1;
@@ -34,23 +39,38 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     };
     let now = SystemClock::new().now().wall;
     let machine_id = host::machine_id(&setup.config, &SystemHost);
-    let status = match Status::read(&setup.config, &setup.state_dir, machine_id, now) {
-        Ok(status) => status,
-        Err(error) => {
-            output::error(&error);
-            return ExitCode::from(StoreError::EXIT_CODE);
+    // To a user who may not look into it, an empty directory is one that is full.
+    let beat = is_closed(&setup.state_dir).then(|| by_daemon(global, &setup.state_dir)).flatten();
+    let success = if let Some(beat) = beat {
+        let success = beat.last_success;
+        let told = Told::new(&setup.config, &setup.state_dir, beat, now);
+        if args.json {
+            output::json(&told);
+        } else {
+            told.show();
+        }
+        success
+    } else {
+        match Status::read(&setup.config, &setup.state_dir, machine_id, now) {
+            Ok(status) => {
+                if args.json {
+                    output::json(&status);
+                } else {
+                    status.show();
+                }
+                status.last_success_at()
+            }
+            Err(error) => {
+                output::error(&error);
+                return ExitCode::from(StoreError::EXIT_CODE);
+            }
         }
     };
-    if args.json {
-        output::json(&status);
-    } else {
-        status.show();
-    }
     match args.max_age {
-        Some(max_age) if too_old(status.last_success_at(), max_age, now) => {
+        Some(max_age) if too_old(success, max_age, now) => {
             if !args.json {
                 let secs = max_age.as_secs();
-                output::error(match status.last_success_at() {
+                output::error(match success {
                     None => "no sync has ever succeeded".to_owned(),
                     Some(_) => format!("the last successful sync is older than {secs} s"),
                 });
@@ -59,6 +79,20 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         }
         Some(_) | None => ExitCode::SUCCESS,
     }
+}
+
+/// Whether this user may not look into the state directory.
+fn is_closed(state_dir: &Path) -> bool {
+    fs::read_dir(state_dir).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// What the daemon tells of itself, which is open to more users than its files.
+fn by_daemon(global: &Global, state_dir: &Path) -> Option<Beat> {
+    let mut client = super::by_daemon::find_to_ask(global, state_dir)?;
+    let answer = super::by_daemon::ask(&mut client, &Request::Status, |answer| {
+        if let Answer::Status(beat) = answer { Some(*beat) } else { None }
+    });
+    answer?.ok()
 }
 
 fn too_old(success: Option<Timestamp>, max_age: Duration, now: Timestamp) -> bool {
@@ -92,6 +126,33 @@ mod tests {
         for wrong in ["", "2", "h", "2 h", "-1h", "2ä", "99999999999999999999d"] {
             assert!(parse_age(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    /// DAEMON-4: what the daemon tells a member of its group says when a sync
+    /// last succeeded and when the next one comes.
+    #[test]
+    fn daemon_4_what_the_daemon_tells_is_enough_to_act_on() {
+        let at = Timestamp::from_secs(1_800_000_000);
+        let beat = serde_json::json!({
+            "schema_version": 1, "pid": 1, "version": "0.1.0", "started_at": at, "beat_at": at,
+            "doing": "idle", "sync_began_at": null, "sync_waiting": false,
+            "next_sync_at": at.after(Duration::from_mins(1)), "next_sync_why": "network",
+            "full_sync_interval": 600, "failures_in_a_row": 3, "back_off": 240, "syncs": 9,
+            "last_sync": null, "last_success": at, "last_panic": null, "last_hang": null,
+            "configuration_refused": null, "log_level": "info",
+        });
+        let beat: Beat = serde_json::from_value(beat).expect("a heartbeat");
+        let config = crate::config::Config::resolve(&[]).config;
+        let now = at.after(Duration::from_secs(30));
+        let told = Told::new(&config, Path::new("/state"), beat, now);
+        let told = serde_json::to_value(&told).expect("JSON");
+        assert_eq!(told["last_success"]["age_seconds"], 30);
+        let daemon = &told["daemon"];
+        assert_eq!(
+            (&daemon["liveness"], &daemon["next_sync_why"]),
+            (&"alive".into(), &"network".into())
+        );
+        assert!(!is_closed(Path::new("/nowhere")), "it is not there, which is another matter");
     }
 
     #[test]

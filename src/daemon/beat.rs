@@ -67,6 +67,9 @@ pub struct Beat {
     pub syncs: u64,
     /// The last sync that ended.
     pub last_sync: Option<LastSync>,
+    /// When a sync last succeeded, as far as this daemon has heard.
+    #[serde(default)]
+    pub last_success: Option<Timestamp>,
     /// The last sync whose process panicked or died.
     pub last_panic: Option<Incident>,
     /// The last sync that did not end by itself.
@@ -185,6 +188,7 @@ pub(super) fn example() -> Beat {
         back_off: None,
         syncs: 0,
         last_sync: None,
+        last_success: None,
         last_panic: None,
         last_hang: None,
         configuration_refused: None,

@@ -114,13 +114,16 @@ struct Daemon {
 impl Daemon {
     fn read(config: &Config, state_dir: &Path, now: Timestamp) -> Option<Self> {
         let beat = Beat::read(state_dir)?;
-        let runs = crate::daemon::is_taken(state_dir);
-        Some(Self {
+        Some(Self::of(beat, crate::daemon::is_taken(state_dir), config, now))
+    }
+
+    fn of(beat: Beat, runs: bool, config: &Config, now: Timestamp) -> Self {
+        Self {
             liveness: beat.liveness(runs, now, config.sync_deadline),
             uptime_seconds: runs.then(|| now.since(beat.started_at).as_secs()),
             heartbeat_age_seconds: now.since(beat.beat_at).as_secs(),
             beat,
-        })
+        }
     }
 
     fn show(&self) {
@@ -164,6 +167,58 @@ impl Daemon {
     }
 }
 
+/// What the daemon tells a user who may not read the state directory.
+#[derive(Debug, Serialize)]
+pub(super) struct Told {
+    schema_version: u32,
+    state_dir: String,
+    server: Option<String>,
+    last_success: Option<Success>,
+    daemon: Daemon,
+}
+
+impl Told {
+    pub(super) fn new(config: &Config, state_dir: &Path, beat: Beat, now: Timestamp) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            state_dir: state_dir.display().to_string(),
+            server: config.sync_base_url.as_ref().map(ToString::to_string),
+            last_success: beat.last_success.map(|at| Success::new(at, now)),
+            daemon: Daemon::of(beat, true, config, now),
+        }
+    }
+
+    pub(super) fn show(&self) {
+        heading("Sync");
+        row("Server", self.server.as_deref().unwrap_or("None (SyncBaseURL is not set)"));
+        row("State Directory", &self.state_dir);
+        row(
+            "Last Successful Full Sync",
+            &words_of(self.last_success.as_ref(), "None since the daemon's start"),
+        );
+        if let Some(last) = &self.daemon.beat.last_sync {
+            row("Last Attempt", &format!("{} {}", last.at, last.result.name()));
+            if let Some(error) = &last.error {
+                row("Last Error", error);
+            }
+        }
+        self.daemon.show();
+    }
+}
+
+impl Success {
+    fn new(at: Timestamp, now: Timestamp) -> Self {
+        Self { at, age_seconds: now.since(at).as_secs() }
+    }
+}
+
+fn words_of(success: Option<&Success>, none: &str) -> String {
+    success.map_or_else(
+        || none.to_owned(),
+        |success| format!("{} ({} ago)", success.at, age(success.age_seconds)),
+    )
+}
+
 impl Status {
     /// Reads the state directory. One that does not exist yet is a host that
     /// has never synced.
@@ -194,9 +249,7 @@ impl Status {
             client_mode_held: read.mode_held,
             failures_in_a_row: failures.count(),
             last_attempt: read.history.first().map(Attempt::of),
-            last_success: read
-                .last_success
-                .map(|at| Success { at, age_seconds: now.since(at).as_secs() }),
+            last_success: read.last_success.map(|at| Success::new(at, now)),
             last_rule_sync: read.last_rule_sync,
             full_sync_interval: read.interval,
             clean_sync_wishes: read.wishes,
@@ -352,13 +405,7 @@ impl Status {
         if let Some(held) = &self.client_mode_held {
             row("Mode held back", held);
         }
-        row(
-            "Last Successful Full Sync",
-            &self.last_success.as_ref().map_or_else(
-                || "Never".to_owned(),
-                |success| format!("{} ({} ago)", success.at, age(success.age_seconds)),
-            ),
-        );
+        row("Last Successful Full Sync", &words_of(self.last_success.as_ref(), "Never"));
         row(
             "Last Successful Rule Sync",
             &self.last_rule_sync.map_or_else(|| "Never".to_owned(), |at| at.to_string()),

@@ -29,6 +29,7 @@ impl Daemon {
             back_off: self.schedule.back_off().map(|wait| wait.as_secs()),
             syncs: self.syncs,
             last_sync: self.last_sync.clone(),
+            last_success: self.facts.as_ref().and_then(|facts| facts.last_success),
             last_panic: self.last_panic.clone(),
             last_hang: self.last_hang.clone(),
             configuration_refused: self.refused.clone(),
