@@ -40,6 +40,10 @@ impl Args {
     }
 
     /// Where changes of the network are told.
+    #[cfg_attr(
+        not(feature = "harness"),
+        expect(clippy::unused_self, reason = "with the harness it has a use for it")
+    )]
     fn network(&self) -> network::Source {
         #[cfg(feature = "harness")]
         if let Some(path) = self.network.clone() {
