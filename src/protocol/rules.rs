@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::mem::take;
 
+use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -111,14 +113,13 @@ impl Reader {
         self.seen <= MAX_RULES
     }
 
-    fn take(&mut self, rule: wire::Rule) {
-        let named = shortened(named_identifier(&rule));
-        match check_with(rule, &mut self.expressions) {
+    fn take(&mut self, mut rule: wire::Rule) {
+        match check_with(&mut rule, &mut self.expressions) {
             Ok(rule) => {
                 self.page.text_bytes += rule.details.as_deref().map_or(0, text_bytes);
                 self.page.rules.push(rule);
             }
-            Err(error) => self.reject(named, error.to_string()),
+            Err(error) => self.reject(shortened(named_identifier(&rule)), error.to_string()),
         }
     }
 
@@ -221,6 +222,10 @@ impl<'de> Visitor<'de> for Rules<'_> {
             if !self.0.count() {
                 return Err(de::Error::custom("too many rules"));
             }
+            if let Some(rule) = plain(raw) {
+                self.0.page.rules.push(rule);
+                continue;
+            }
             match serde_json::from_str::<Option<wire::Rule>>(raw.get()) {
                 Ok(Some(rule)) => self.0.take(rule),
                 Ok(None) => self.0.seen -= 1,
@@ -232,6 +237,32 @@ impl<'de> Visitor<'de> for Rules<'_> {
         }
         Ok(())
     }
+}
+
+/// A rule as nearly all are: an identifier, a type and a policy by their first
+/// names, and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    identifier: &'a str,
+    policy: &'a str,
+    #[serde(alias = "ruleType")]
+    rule_type: &'a str,
+}
+
+/// The rule, if it is a plain one that can be taken. Pages have up to millions
+/// of them, and the whole message costs several times as much to read; whatever
+/// is not found here is read that way.
+fn plain(raw: &RawValue) -> Option<Rule> {
+    let Plain { identifier, policy: policy_name, rule_type: type_name } =
+        serde_json::from_str(raw.get()).ok()?;
+    let rule_type = rule_type(wire::RuleType::from_str_name(type_name)?)?;
+    let policy = policy(wire::Policy::from_str_name(policy_name)?)?;
+    if policy == Policy::Cel {
+        return None;
+    }
+    let identifier = Identifier::parse(rule_type, identifier).ok()?;
+    Some(Rule { identifier, policy, details: None })
 }
 
 /// Reads the two fields of a page off the binary form, one rule at a time.
@@ -309,33 +340,34 @@ fn named_identifier(rule: &wire::Rule) -> &str {
 ///
 /// # Errors
 /// If the rule cannot be taken.
-pub fn check(rule: wire::Rule) -> Result<Rule, RuleError> {
-    check_with(rule, &mut cel::Checked::default())
+pub fn check(mut rule: wire::Rule) -> Result<Rule, RuleError> {
+    check_with(&mut rule, &mut cel::Checked::default())
 }
 
-fn check_with(rule: wire::Rule, expressions: &mut cel::Checked) -> Result<Rule, RuleError> {
+/// Takes the texts of a rule that passes; of another, the identifier stays.
+fn check_with(rule: &mut wire::Rule, expressions: &mut cel::Checked) -> Result<Rule, RuleError> {
     let rule_type = rule_type(rule.rule_type()).ok_or(RuleError::Type)?;
     let policy = policy(rule.policy()).ok_or(RuleError::Policy)?;
-    let identifier = Identifier::parse(rule_type, named_identifier(&rule))?;
+    let identifier = Identifier::parse(rule_type, named_identifier(rule))?;
     if policy == Policy::Cel && rule.cel_expr.trim().is_empty() {
         return Err(RuleError::ExpressionMissing);
     }
     if policy == Policy::Cel {
         expressions.check(&rule.cel_expr).map_err(RuleError::Expression)?;
     }
-    let mut label = rule.event_detail_button_label;
+    let mut label = take(&mut rule.event_detail_button_label);
     if let Some((cut, _)) = label.char_indices().nth(BUTTON_LABEL_MAX) {
         label.truncate(cut);
     }
     let details = RuleDetails {
-        custom_msg: rule.custom_msg,
-        custom_url: rule.custom_url,
+        custom_msg: take(&mut rule.custom_msg),
+        custom_url: take(&mut rule.custom_url),
         // An expression means nothing beside another policy, and would count
         // in the rules hash.
-        cel_expr: if policy == Policy::Cel { rule.cel_expr } else { String::new() },
+        cel_expr: if policy == Policy::Cel { take(&mut rule.cel_expr) } else { String::new() },
         event_detail_button_label: label,
         comment: String::new(),
-        notification_app_name: rule.notification_app_name,
+        notification_app_name: take(&mut rule.notification_app_name),
     };
     if text_bytes(&details) > MAX_RULE_TEXT {
         return Err(RuleError::TooLong);

@@ -161,3 +161,37 @@ fn rule_4_a_button_label_is_cut_to_48_characters() {
     let details = check(rule).expect("a rule").details.expect("a label");
     assert_eq!(details.event_detail_button_label, "ä".repeat(48));
 }
+
+/// JSON-1, RULE-4: the short way to read plain rules and the long one agree,
+/// whatever the names and identifiers.
+#[test]
+fn json_1_a_plain_rule_is_read_like_any_other() {
+    let names = (0..20).filter_map(|n| Some(wire::Policy::try_from(n).ok()?.as_str_name()));
+    let names: Vec<_> = names.chain(["allowlist", "WHITELIST", "NONE"]).collect();
+    let types = (0..9).filter_map(|n| Some(wire::RuleType::try_from(n).ok()?.as_str_name()));
+    let types: Vec<_> = types.chain(["binary", "OTHER"]).collect();
+    let identifiers = [
+        SHA,
+        "dbe8c39801f93e05fc7bc53a02af5b4d3cfc670a",
+        "abcdefghij",
+        "abcdefghij:com.example",
+        "a\\u0062",
+        "",
+    ];
+    let mut short = 0;
+    let kinds = names.iter().flat_map(|policy| types.iter().map(move |kind| (policy, kind)));
+    for ((policy, rule_type), identifier) in
+        kinds.flat_map(|kind| identifiers.map(|identifier| (kind, identifier)))
+    {
+        let fields =
+            format!(r#""identifier":"{identifier}","policy":"{policy}","rule_type":"{rule_type}""#);
+        let raw: Box<RawValue> = serde_json::from_str(&format!("{{{fields}}}")).expect("JSON");
+        short += usize::from(plain(&raw).is_some());
+        let read = |rule: &str| {
+            let page = page(&format!(r#"{{"rules":[{rule}]}}"#));
+            (page.rules, page.rejected)
+        };
+        assert_eq!(read(&format!("{{{fields}}}")), read(&format!(r#"{{{fields},"":0}}"#)));
+    }
+    assert!(short > 30, "{short} rules were read the short way");
+}
