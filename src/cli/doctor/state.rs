@@ -4,7 +4,7 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::Access;
 use rustix::io::Errno;
@@ -140,20 +140,20 @@ fn files(dir: &Path, of_dir: &Metadata) -> Vec<Line> {
                 continue;
             }
             Err(Obstacle::Io(_)) => {
-                unusable.push(path);
+                unusable.push(name);
                 continue;
             }
         };
         if rustix::fs::access(&path, Access::READ_OK | Access::WRITE_OK) == Err(Errno::ACCESS) {
-            unusable.push(path);
+            unusable.push(name);
         } else if metadata.uid() != of_dir.uid() {
-            foreign.push(path);
+            foreign.push(name);
         } else if metadata.permissions().mode() & 0o077 != 0 {
-            loose.push(path);
+            loose.push(name);
         }
     }
     let me = rustix::process::geteuid().as_raw();
-    lines.extend(Rights { me, owner: of_dir.uid(), unusable, foreign, loose }.lines());
+    lines.extend(Rights { me, owner: of_dir.uid(), unusable, foreign, loose }.lines(dir));
     lines
 }
 
@@ -164,39 +164,36 @@ pub(super) struct Rights {
     /// The directory's user.
     pub(super) owner: u32,
     /// Not for this user to read and write.
-    pub(super) unusable: Vec<PathBuf>,
+    pub(super) unusable: Vec<&'static str>,
     /// Not the directory's user's.
-    pub(super) foreign: Vec<PathBuf>,
+    pub(super) foreign: Vec<&'static str>,
     /// For others to read or write.
-    pub(super) loose: Vec<PathBuf>,
+    pub(super) loose: Vec<&'static str>,
 }
 
 impl Rights {
-    pub(super) fn lines(&self) -> Vec<Line> {
+    pub(super) fn lines(&self, dir: &Path) -> Vec<Line> {
         let Self { me, owner, .. } = self;
-        let list = |paths: &[PathBuf], separator| {
-            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(separator)
-        };
+        let dir = dir.display();
         let mut lines = Vec::new();
         if !self.unusable.is_empty() {
-            let files = list(&self.unusable, ", ");
+            let files = self.unusable.join(", ");
             let message = format!("user {me}, who runs this, may not read and write {files}");
-            let files = list(&self.unusable, " ");
-            let fix = format!("as root: chown {owner} {files} && chmod 0600 {files}");
+            let fix = format!("as root: chown -R {owner} {dir} && chmod -R go=,u+rwX {dir}");
             lines.push(Line::problem(LAYER, message, fix));
         }
         if !self.foreign.is_empty() {
+            let files = self.foreign.join(", ");
             let message = format!(
-                "the directory is user {owner}'s, and these files are not: {}; a daemon of that \
-                 user cannot use them",
-                list(&self.foreign, ", ")
+                "the directory is user {owner}'s, but not {files}: a daemon of that user cannot \
+                 use what root or another user made"
             );
-            let fix = format!("as root: chown {owner} {}", list(&self.foreign, " "));
-            lines.push(Line::warning(LAYER, message, fix));
+            lines.push(Line::warning(LAYER, message, format!("as root: chown -R {owner} {dir}")));
         }
         if !self.loose.is_empty() {
-            let message = format!("others may read or write {}", list(&self.loose, ", "));
-            let fix = format!("chmod 0600 {}", list(&self.loose, " "));
+            let message = format!("others may read or write {}", self.loose.join(", "));
+            let files: Vec<_> = self.loose.iter().map(|name| format!("{dir}/{name}")).collect();
+            let fix = format!("chmod 0600 {}", files.join(" "));
             lines.push(Line::warning(LAYER, message, fix));
         }
         lines

@@ -76,24 +76,23 @@ fn a_state_directory_for_others_is_named_with_the_command_that_mends_it() {
 
 #[test]
 fn files_of_the_wrong_user_are_named_with_the_command_that_mends_it() {
-    let files = |names: &[&str]| names.iter().map(|name| Path::new("DIR").join(name)).collect();
     let rights = state::Rights {
         me: 502,
         owner: 501,
-        unusable: files(&["rules.db", "rules.db-wal"]),
-        foreign: files(&["events.db"]),
-        loose: files(&["agent.lock", "daemon.json"]),
+        unusable: vec!["rules.db", "rules.db-wal"],
+        foreign: vec!["events.db"],
+        loose: vec!["agent.lock", "daemon.json"],
     };
     let mut lines = vec![state::not_ours(Path::new("DIR"), 0, 501)];
-    lines.extend(rights.lines());
+    lines.extend(rights.lines(Path::new("DIR")));
     insta::assert_snapshot!(texts(&lines), @r"
     PROBLEM  state directory    DIR belongs to user 0 and this is user 501, who may not use it
                                 fix: run as that user or as root (sudo), or name another with --state-dir
-    PROBLEM  state directory    user 502, who runs this, may not read and write DIR/rules.db, DIR/rules.db-wal
-                                fix: as root: chown 501 DIR/rules.db DIR/rules.db-wal && chmod 0600 DIR/rules.db DIR/rules.db-wal
-    warning  state directory    the directory is user 501's, and these files are not: DIR/events.db; a daemon of that user cannot use them
-                                fix: as root: chown 501 DIR/events.db
-    warning  state directory    others may read or write DIR/agent.lock, DIR/daemon.json
+    PROBLEM  state directory    user 502, who runs this, may not read and write rules.db, rules.db-wal
+                                fix: as root: chown -R 501 DIR && chmod -R go=,u+rwX DIR
+    warning  state directory    the directory is user 501's, but not events.db: a daemon of that user cannot use what root or another user made
+                                fix: as root: chown -R 501 DIR
+    warning  state directory    others may read or write agent.lock, daemon.json
                                 fix: chmod 0600 DIR/agent.lock DIR/daemon.json
     ");
 }
