@@ -1,5 +1,6 @@
 //! Many syncs in a row by one daemon, against a server at which things go
-//! wrong. `SANTA_SYNC_SOAK=10000` makes that many, and prints what it measured.
+//! wrong. `SANTA_SYNC_SOAK=10000 cargo test --test it soak -- --nocapture` makes
+//! that many, and prints what it measured.
 
 use std::fs;
 
