@@ -2,7 +2,9 @@
 //! server, and beside it the floor, a program that only downloads, parses and
 //! inserts. Each is a process of its own; peak memory is the kernel's figure.
 //!
-//! `cargo bench --bench rules_sync -- [--rules N]... [--page N]... [--proto]`
+//! `cargo bench --bench rules_sync -- [--rules N]... [--page N]... [--proto]
+//! [--gzip]`; with `--gzip` answers come compressed, but for the floor, which asks
+//! for none.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -26,7 +28,7 @@ use std::process::Command;
 
 use process::{Ran, body_of_answer, run};
 use rusqlite::Connection;
-use santa_sync::harness::FakeServer;
+use santa_sync::harness::{AnswerEncoding, FakeServer};
 use santa_sync::model::{Identifier, Policy, Rule, RuleSet, RuleType};
 use santa_sync::protocol::wire;
 use serde::Deserialize;
@@ -48,23 +50,29 @@ fn main() {
         if given.is_empty() { default.to_vec() } else { given }
     };
     let proto = args.iter().any(|arg| arg == "--proto");
+    let gzip = args.iter().any(|arg| arg == "--gzip");
     println!(
         "{:>9} {:>6}  {:<28} {:>9} {:>9} {:>9}  times the floor",
         "rules", "page", "", "wall ms", "CPU ms", "peak MB"
     );
     for rules in all("--rules", &[1_000, 100_000, 1_000_000]) {
         for page in all("--page", &[10_000]) {
-            measure(rules, page, proto);
+            measure(rules, page, proto, gzip);
         }
     }
 }
 
-fn measure(rules: u64, page: u64, proto: bool) {
+fn measure(rules: u64, page: u64, proto: bool, gzip: bool) {
     let dir = tempfile::tempdir().expect("a directory");
     let server = FakeServer::builder()
         .rules((0..rules).map(wire_rule))
         .page_size(usize::try_from(page).expect("small"))
         .encode_ahead()
+        .style(|style| {
+            if gzip {
+                style.answer_encoding = AnswerEncoding::AsAccepted;
+            }
+        })
         .start()
         .expect("a server");
     let url = server.url();
