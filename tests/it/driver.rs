@@ -1,12 +1,17 @@
 //! The driver as a library, where a process would be too coarse.
 
+use std::path::Path;
 use std::time::Duration;
 
 use santa_sync::clock::SystemClock;
 use santa_sync::config::{Config, Sources};
-use santa_sync::harness::{FakeServer, Fault, every, fixtures};
-use santa_sync::model::{HostFacts, MachineId, Stage, SyncRecord, SyncResult, Trigger};
-use santa_sync::store::Store;
+use santa_sync::harness::fixtures::{self, AnyEvent};
+use santa_sync::harness::{FakeServer, Fault, every, nth};
+use santa_sync::model::{
+    HostFacts, MachineId, Now, Stage, SyncRecord, SyncResult, Timestamp, Trigger,
+};
+use santa_sync::protocol::stored::{self, QueuedEvent};
+use santa_sync::store::{EventStore, Limits, NewEvent, Queued, Store};
 use santa_sync::sync::job::{self, Host, Wanted};
 use santa_sync::sync::progress::{Observer, Progress, Unobserved, When};
 use tokio::sync::watch;
@@ -79,6 +84,57 @@ fn sync_3_settings_are_applied_after_rules_and_postflight() {
         order.0,
         ["send", "stage_settings", "read_events", "send", "commit_rules", "send", "apply_settings"]
     );
+}
+
+/// EV-1, EV-2: batches that are made ready while the server works are the ones
+/// that would have been read later, whatever attempts fail on the way.
+#[test]
+fn ev_2_a_batch_made_ready_early_is_the_one_whose_turn_it_is() {
+    let server = FakeServer::builder().batch_size(20).start().expect("a server");
+    for attempt in [2, 5] {
+        server.fault(Stage::EventUpload, nth(attempt), Fault::status(503));
+    }
+    let bench = Bench::of(&server, &[]);
+    let sent: Vec<_> = fixtures::events(90, 3).collect();
+    queue(&bench.dir.path().join("state"), &sent);
+    let record = bench.sync(&mut Unobserved);
+    assert_eq!((record.result, record.events_uploaded), (SyncResult::Success, 90));
+    // Five batches, two of them twice.
+    assert_eq!(server.count(Stage::EventUpload), 7);
+    // A message has its executions before its file accesses.
+    let batches = sent.chunks(20).flat_map(|batch| {
+        let execution = |event: &&AnyEvent| matches!(event, AnyEvent::Execution(_));
+        let (first, then): (Vec<_>, Vec<_>) = batch.iter().partition(execution);
+        first.into_iter().chain(then).cloned().collect::<Vec<_>>()
+    });
+    assert_eq!(server.events(), batches.collect::<Vec<_>>());
+
+    // The next sync fails for good with a batch lying ready.
+    queue(&bench.dir.path().join("state"), &fixtures::events(40, 4).collect::<Vec<_>>());
+    server.fault(Stage::EventUpload, nth(8), Fault::status(404));
+    let record = bench.sync(&mut Unobserved);
+    assert_eq!((record.result, record.events_pending), (SyncResult::EventUploadFailed, 40));
+}
+
+/// Queues events as if a rule asked for a record of each.
+fn queue(state: &Path, events: &[AnyEvent]) {
+    let now = Timestamp::from_secs(1_755_000_000);
+    let (mut store, _) = EventStore::open(state, now).expect("a queue");
+    let events: Vec<_> = events
+        .iter()
+        .cloned()
+        .map(|event| match event {
+            AnyEvent::Execution(event) => QueuedEvent::Execution(event),
+            AnyEvent::FileAccess(event) => QueuedEvent::FileAccess(Box::new(event)),
+        })
+        .map(|event| NewEvent {
+            summary: stored::summarize(&event, true).expect("a whole event"),
+            data: stored::encode(&event),
+        })
+        .collect();
+    let now = Now { wall: now, elapsed: Duration::ZERO };
+    let answers = store.queue_events(&events, now, Limits::default()).expect("queued");
+    assert!(answers.iter().all(|answer| *answer == Queued::Added), "{answers:?}");
 }
 
 /// RULE-10: rules that users wait for are announced to the hook, once their
