@@ -3,7 +3,7 @@
 
 use rusqlite::OptionalExtension as _;
 
-use super::rejected::{Cause, insert as insert_rejected, set_aside};
+use super::rejected::{Cause, insert as insert_rejected, keep_within_bound, set_aside};
 use super::{EventStore, foreign, save_state, state};
 use crate::model::Timestamp;
 use crate::store::StoreError;
@@ -80,6 +80,7 @@ impl EventStore {
                         save_state(tx, state)?;
                     }
                     tx.execute("DELETE FROM agent_refusals WHERE id = ?1", [first])?;
+                    keep_within_bound(tx, now)?;
                     return Ok(refused);
                 }
             };

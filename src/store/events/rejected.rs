@@ -4,7 +4,7 @@
 use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::queue::{NewEvent, Queued, insert as insert_queued};
-use super::{EventStore, save_state, state};
+use super::{EventStore, QUEUE_FULL, count_drops, save_state, state};
 use crate::model::{EventSummary, Timestamp};
 use crate::store::StoreError;
 
@@ -56,6 +56,10 @@ pub enum Requeued {
     /// There is none of this number.
     Unknown,
 }
+
+/// So many events stay set aside, as their stored forms are whatever a producer
+/// left: beyond, the oldest go and are counted like those of a full queue.
+const KEPT: u64 = 100_000;
 
 impl EventStore {
     /// The events set aside, oldest first, `limit` at most.
@@ -175,4 +179,68 @@ pub(super) fn insert(
     )?
     .execute((unique_id, data, cause.name(), reason, now.as_millis()))
     .map(|_| ())
+}
+
+/// Keeps what is set aside within its bound.
+pub(super) fn keep_within_bound(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    keep_newest(tx, KEPT, now)
+}
+
+fn keep_newest(tx: &Transaction<'_>, kept: u64, now: Timestamp) -> rusqlite::Result<()> {
+    // Both ends of the index; counting would read all of it.
+    let span: u64 = tx
+        .prepare_cached(
+            "SELECT coalesce((SELECT max(id) FROM rejected_events) \
+             - (SELECT min(id) FROM rejected_events) + 1, 0)",
+        )?
+        .query_row([], |row| row.get(0))?;
+    if span <= kept {
+        return Ok(());
+    }
+    let gone = tx
+        .prepare_cached(
+            "DELETE FROM rejected_events WHERE id <= \
+             (SELECT id FROM rejected_events ORDER BY id DESC LIMIT 1 OFFSET ?1)",
+        )?
+        .execute([kept])?;
+    if gone > 0 {
+        count_drops(tx, QUEUE_FULL, "", gone as u64, now)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// EV-5, EV-8: what is set aside is bounded, the newest stay, and what goes
+    /// is counted.
+    #[test]
+    fn ev_8_events_set_aside_are_bounded_and_drops_counted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let now = Timestamp::from_secs(1);
+        let (mut store, _) = EventStore::open(dir.path(), now).expect("a queue");
+        let reject = |store: &mut EventStore, name: &str| {
+            let add = |tx: &Transaction<'_>| {
+                insert(tx, (name, b"x"), Cause::Undecodable, "why", now)?;
+                keep_newest(tx, 3, now)
+            };
+            store.commit("reject", add).expect("rejected");
+            let left = store.rejected(10).expect("a list").into_iter().map(|r| (r.id, r.unique_id));
+            (left.collect::<Vec<_>>(), store.drops().expect("counts").queue_full)
+        };
+        for name in ["a", "b"] {
+            reject(&mut store, name);
+        }
+        let (three, _) = reject(&mut store, "c");
+        assert_eq!(three.len(), 3);
+        // A gap is no event.
+        store.drop_rejected(&[three[1].0]).expect("dropped");
+        let names =
+            |left: &[(i64, String)]| left.iter().map(|(_, n)| n.clone()).collect::<Vec<_>>();
+        let (left, dropped) = reject(&mut store, "d");
+        assert_eq!((names(&left).join(" "), dropped), ("a c d".to_owned(), 0));
+        let (left, dropped) = reject(&mut store, "e");
+        assert_eq!((names(&left).join(" "), dropped), ("c d e".to_owned(), 1));
+    }
 }

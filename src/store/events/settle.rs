@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Transaction};
 
-use super::rejected::{Cause, set_aside};
+use super::rejected::{Cause, keep_within_bound, set_aside};
 use super::{
     EventStore, OTHERS_END, State, UNSENDABLE, bundles, count_drops, foreign, remove, save_state,
     state,
@@ -67,6 +67,9 @@ impl EventStore {
                     }
                     None => set_aside(&tx, *id, Cause::Undecodable, reason, now)?,
                 }
+            }
+            if !settled.rejected.is_empty() {
+                keep_within_bound(&tx, now)?;
             }
             for (_, kind) in &settled.dropped {
                 count_drops(&tx, UNSENDABLE, kind, 1, now)?;
