@@ -254,6 +254,10 @@ struct Plain<'a> {
 /// of them, and the whole message costs several times as much to read; whatever
 /// is not found here is read that way.
 fn plain(raw: &RawValue) -> Option<Rule> {
+    // A list of the three texts would pass for a rule, too.
+    if !raw.get().starts_with('{') {
+        return None;
+    }
     let Plain { identifier, policy: policy_name, rule_type: type_name } =
         serde_json::from_str(raw.get()).ok()?;
     let rule_type = rule_type(wire::RuleType::from_str_name(type_name)?)?;

@@ -194,4 +194,6 @@ fn json_1_a_plain_rule_is_read_like_any_other() {
         assert_eq!(read(&format!("{{{fields}}}")), read(&format!(r#"{{{fields},"":0}}"#)));
     }
     assert!(short > 30, "{short} rules were read the short way");
+    let list = page(&format!(r#"{{"rules":[["{SHA}","ALLOWLIST","BINARY"]]}}"#));
+    assert_eq!((list.rules.len(), list.rejected.len()), (0, 1), "a list is no rule");
 }
