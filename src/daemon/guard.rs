@@ -16,7 +16,15 @@ const LOCK_FILE: &str = "daemon.lock";
 /// The right to be the daemon of a state directory, held until dropped.
 #[derive(Debug)]
 pub(super) struct Guard {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Closing is not enough while a program that another thread starts
+        // still has a copy of the descriptor.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Guard {
@@ -30,7 +38,7 @@ impl Guard {
         // Whoever only looks, see [`is_taken`], is gone in an instant.
         for _ in 0..1_000 {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Self { _file: file })),
+                Ok(()) => return Ok(Some(Self { file })),
                 Err(Errno::WOULDBLOCK) if !shared(&file) => return Ok(None),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::yield_now(),
                 Err(error) => return Err(error.into()),

@@ -62,6 +62,9 @@ impl Drop for StateLock {
     fn drop(&mut self) {
         // One that was opened to read has nobody's number in it.
         let _ = self.running.set_len(0);
+        // Closing is not enough while a program that another thread starts
+        // still has a copy of the descriptor.
+        let _ = flock(&self.running, FlockOperation::Unlock);
     }
 }
 
@@ -140,12 +143,13 @@ impl StateLock {
     /// nothing; a directory or lock file that cannot be read counts as free.
     #[must_use]
     pub fn is_held(dir: &Path) -> bool {
-        // The shared lock lasts until the file is closed below; `try_lock`
-        // tells it from a sync.
+        // The shared lock lasts for an instant; `try_lock` tells it from a sync.
         let path = dir.join(LOCK_FILE);
         let Ok(Some(_)) = file::regular(&path) else { return false };
         let Ok(file) = File::open(path) else { return false };
-        matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+        let shared = flock(&file, FlockOperation::NonBlockingLockShared);
+        let _ = flock(&file, FlockOperation::Unlock);
+        shared == Err(Errno::WOULDBLOCK)
     }
 }
 
@@ -212,6 +216,17 @@ mod tests {
             drop(running);
             waiter.join().expect("no panic").expect("the waiter runs in its turn");
         });
+        StateLock::acquire(dir.path(), false).expect("the lock is free again");
+    }
+
+    /// SYNC-6: a process about to start has a copy of every descriptor.
+    #[test]
+    fn sync_6_a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let dir = state_dir();
+        let running = StateLock::acquire(dir.path(), false).expect("the lock");
+        let _copy = running.running.try_clone().expect("a copy");
+        drop(running);
+        assert!(!StateLock::is_held(dir.path()));
         StateLock::acquire(dir.path(), false).expect("the lock is free again");
     }
 
