@@ -39,11 +39,13 @@ impl Client {
         }
     }
 
-    /// Gives up on an answer that does not come for so long.
+    /// Gives up on an answer that does not come for so long, and on a request
+    /// that the daemon does not read for so long.
     ///
     /// # Errors
     /// If the system refuses.
     pub fn wait_at_most(&self, duration: Duration) -> io::Result<()> {
+        self.stream.get_ref().set_write_timeout(Some(duration))?;
         self.stream.get_ref().set_read_timeout(Some(duration))
     }
 
@@ -68,5 +70,25 @@ impl Client {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_slice(&line)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// DAEMON-4: a daemon that stands still costs its clients a while, not all
+    /// their time.
+    #[test]
+    fn daemon_4_a_daemon_that_reads_nothing_is_given_up() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let _listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).expect("a socket");
+        let mut client = Client::connect(dir.path()).expect("a daemon");
+        client.wait_at_most(Duration::from_millis(50)).expect("a timeout");
+        let long = Request::LogLevel { level: "x".repeat(8 << 20) };
+        let error = client.ask(&long).expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
     }
 }
