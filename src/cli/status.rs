@@ -41,6 +41,11 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     let machine_id = host::machine_id(&setup.config, &SystemHost);
     // To a user who may not look into it, an empty directory is one that is full.
     let beat = is_closed(&setup.state_dir).then(|| by_daemon(global, &setup.state_dir)).flatten();
+    let never = match beat {
+        // What was before, it has not heard of.
+        Some(_) => "no sync has succeeded since the daemon's start",
+        None => "no sync has ever succeeded",
+    };
     let success = if let Some(beat) = beat {
         let success = beat.last_success;
         let told = Told::new(&setup.config, &setup.state_dir, beat, now);
@@ -71,7 +76,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
             if !args.json {
                 let secs = max_age.as_secs();
                 output::error(match success {
-                    None => "no sync has ever succeeded".to_owned(),
+                    None => never.to_owned(),
                     Some(_) => format!("the last successful sync is older than {secs} s"),
                 });
             }

@@ -99,7 +99,9 @@ fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision,
         *field = Some(identifier.to_string());
     }
     let answer = by_daemon::ask(&mut client, &Request::RulesLookup(lookup), |answer| {
-        if let message::Answer::Rule(decision) = answer { Some(*decision) } else { None }
+        let message::Answer::Rule(decision) = answer else { return None };
+        // A daemon of an older version does not tell the rule.
+        (decision.matched == decision.rule.is_some()).then_some(*decision)
     })?;
     Some(answer.map_err(|message| Failure::new(StoreError::EXIT_CODE, message)))
 }
@@ -173,5 +175,36 @@ impl Answer {
         let identifiers =
             executable.identifiers().map(|id| (id.rule_type().name(), id.to_string())).collect();
         Self { schema_version: SCHEMA_VERSION, identifiers, decision }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// DAEMON-4: a rule that the daemon knows and does not tell is not taken
+    /// for none.
+    #[test]
+    fn daemon_4_half_an_answer_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join("agent.sock")).expect("a socket");
+        let team = Identifier::parse(RuleType::TeamId, "ABCDEFGHIJ").expect("a team");
+        let executable = Executable::default().with(team);
+        for (answer, whole) in [
+            (r#"{"answer":"rule","matched":true,"decision":"Blocked","why":"it is"}"#, false),
+            (r#"{"answer":"rule","matched":false,"decision":null,"why":null}"#, true),
+        ] {
+            let client = Client::connect(dir.path()).expect("a daemon");
+            let (stream, _) = listener.accept().expect("a client");
+            (&stream).write_all(format!("{answer}\n").as_bytes()).expect("answered");
+            let asked = asked(client, &executable);
+            assert_eq!(asked.is_some_and(|asked| asked.is_ok()), whole, "{answer}");
+            let mut request = String::new();
+            BufReader::new(stream).read_line(&mut request).expect("asked");
+            assert!(request.contains("ABCDEFGHIJ"), "{request}");
+        }
     }
 }
