@@ -1,9 +1,10 @@
 //! A sync: the machine that decides and the driver that acts.
 //!
 //! [`machine`], [`plan`] and [`retry`] are pure. This module carries their
-//! effects out against the transport, the stores and the clock, one at a time
-//! and nothing more, and writes the record. It holds no write lock while the
-//! network is in use: every store effect is one finished transaction.
+//! effects out against the transport, the stores and the clock, one at a time,
+//! and writes the record; `ahead` reads the next batch meanwhile. It holds no
+//! write lock while the network is in use: every store effect is one finished
+//! transaction.
 
 mod ahead;
 mod effects;
