@@ -42,6 +42,17 @@ pub(super) fn find_to_ask(global: &Global, state_dir: &Path) -> Option<Client> {
     Some(client)
 }
 
+/// The daemon that was found before, on another connection: it ends one that is
+/// silent for half a minute. Tells if it is gone.
+pub(super) fn again(state_dir: &Path) -> Option<Client> {
+    let client = Client::reach(state_dir).ok().flatten();
+    let client = client.filter(|client| client.wait_at_most(PATIENCE).is_ok());
+    if client.is_none() {
+        output::note("the daemon is gone; this is done here from here on");
+    }
+    client
+}
+
 /// Asks for something that is answered by one line, and picks from it. `None`,
 /// which has been told, if the daemon does not do it; an error if it cannot use
 /// a store.

@@ -136,6 +136,38 @@ fn daemon_4_commands_go_through_the_daemon_with_the_same_answer() {
     assert_eq!(agent.pending(), 1);
 }
 
+/// DAEMON-4: the daemon ends a connection that is silent for long, so a producer
+/// finds the one that runs for each batch.
+#[test]
+fn daemon_4_a_producer_outlives_a_daemon() {
+    let (_server, agent, daemon) = idle();
+    let mut producer = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+        .args(["events", "add", "--json", "--state-dir"])
+        .arg(&agent.state_dir)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = producer.stdin.take().unwrap();
+    let mut answers = BufReader::new(producer.stdout.take().unwrap()).lines();
+    let mut add = |event: Value| {
+        writeln!(input, "{event}").unwrap();
+        let answer = answers.next().unwrap().unwrap();
+        assert!(!answer.contains("invalid"), "{answer}");
+    };
+    let mut events = fixtures::events(2, 1).map(|event| event.to_json());
+    add(events.next().unwrap());
+    assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
+    let _daemon = Daemon::start(&agent, 1, &[]);
+    add(events.next().unwrap());
+    drop(input);
+    let output = producer.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(told, "note: through the daemon that runs on this state directory\n");
+}
+
 /// DAEMON-4: a daemon that dies under a sync is told of, with exit code 69.
 #[test]
 fn daemon_4_a_daemon_that_goes_away_is_not_reachable() {

@@ -27,15 +27,15 @@ pub(super) struct Told {
 /// Takes lines in. Once the daemon has not, this process does.
 pub(super) struct Intake<'a> {
     setup: &'a Setup,
-    daemon: Option<Client>,
+    by_daemon: bool,
     own: Option<(EventStore, IngestPolicy)>,
 }
 
 impl<'a> Intake<'a> {
     pub(super) fn new(global: &Global, setup: &'a Setup) -> Result<Self, Failure> {
-        let daemon = by_daemon::find_to_ask(global, &setup.state_dir);
-        let own = if daemon.is_none() { Some(own(setup)?) } else { None };
-        Ok(Self { setup, daemon, own })
+        let by_daemon = by_daemon::find_to_ask(global, &setup.state_dir).is_some();
+        let own = if by_daemon { None } else { Some(own(setup)?) };
+        Ok(Self { setup, by_daemon, own })
     }
 
     /// Takes lines in, in their order, and tells of each that was, also if the
@@ -45,14 +45,17 @@ impl<'a> Intake<'a> {
         lines: &[Vec<u8>],
         told: &mut Vec<Told>,
     ) -> Result<(), Failure> {
-        if let Some(client) = &mut self.daemon {
-            send(client, lines, told)?;
+        // Whoever writes the lines may have been silent for long.
+        if self.by_daemon
+            && let Some(mut client) = by_daemon::again(&self.setup.state_dir)
+        {
+            send(&mut client, lines, told)?;
         }
         let left = lines.get(told.len()..).unwrap_or_default();
         if left.is_empty() {
             return Ok(());
         }
-        self.daemon = None;
+        self.by_daemon = false;
         let (store, policy) = match &mut self.own {
             Some(own) => own,
             None => self.own.insert(own(self.setup)?),
