@@ -49,10 +49,10 @@ impl Attempting {
         match exchange {
             Exchange::Answered(answer, _) => Progress::Answered(answer),
             Exchange::Failed(failure, _) => self.on_failure(failure, token_spent),
-            Exchange::Waited => self.send_again(),
-            Exchange::TokenFetched(fetched) => match self.forbidden.take() {
-                Some(forbidden) if !fetched => self.give_up(forbidden),
-                Some(_) | None => self.send_again(),
+            Exchange::Waited | Exchange::TokenFetched(true) => self.send_again(),
+            Exchange::TokenFetched(false) => match self.forbidden.take() {
+                Some(forbidden) => self.give_up(forbidden),
+                None => self.send_again(),
             },
             Exchange::Stopped { failure, begun: true } => self.give_up(failure),
             Exchange::Stopped { failure, begun: false } => Progress::Failed(failure, 0),
@@ -62,7 +62,10 @@ impl Attempting {
     fn on_failure(mut self, failure: Failure, token_spent: &mut bool) -> Progress {
         match failure.kind.disposition() {
             Disposition::Final => self.give_up(failure),
-            Disposition::RefreshToken if *token_spent => self.give_up(failure),
+            Disposition::RefreshToken if *token_spent => {
+                let first = self.forbidden.take();
+                self.give_up(first.unwrap_or(failure))
+            }
             Disposition::RefreshToken => {
                 *token_spent = true;
                 self.forbidden = Some(failure);

@@ -164,6 +164,11 @@ fn http_4_a_403_fetches_a_token_once() {
     assert_eq!(effects[2..], ["send preflight #2", "finish preflight_failed"]);
     assert_eq!(outcome.error.and_then(|e| e.http_status), Some(403));
 
+    // The first 403 is the one reported.
+    let (_, outcome) =
+        play([status_saying(403, "the first"), status_saying(403, "the second")]).run();
+    assert_eq!(outcome.error.map(|e| e.message).as_deref(), Some("the first (2 attempts)"));
+
     let script = [vec![status(403)], before(Stage::Postflight), vec![status(403)]].concat();
     let (effects, outcome) = play(script).run();
     assert_eq!(outcome.result, SyncResult::PostflightFailed);

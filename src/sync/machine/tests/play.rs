@@ -206,9 +206,13 @@ pub(super) fn page_of(teams: &[&str], cursor: &str) -> Exchange {
 }
 
 pub(super) fn status(status: u16) -> Exchange {
+    status_saying(status, &format!("status {status}"))
+}
+
+pub(super) fn status_saying(status: u16, words: &str) -> Exchange {
     let failure = Failure {
         kind: FailureKind::of_status(status),
-        message: format!("status {status}"),
+        message: words.to_owned(),
         http_status: Some(status),
         retry_after: None,
     };
