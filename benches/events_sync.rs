@@ -134,7 +134,7 @@ fn body_of(batch: u32, seed: u64) -> Vec<u8> {
     }
     let body = body::encode(Transfer::Json, &message).expect("a body");
     let mut packed = Vec::new();
-    let mut zlib = ZlibEncoder::new(body.as_slice(), Compression::new(3));
+    let mut zlib = ZlibEncoder::new(body.as_slice(), Compression::new(2));
     zlib.read_to_end(&mut packed).expect("compressed");
     packed
 }

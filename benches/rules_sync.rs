@@ -141,17 +141,19 @@ fn floor(url: &str, dir: &Path) {
     let path = &url[url.find(host).expect("there") + host.len()..];
     let path = path.trim_end_matches('/');
     let stream = TcpStream::connect(host).expect("connected");
+    stream.set_nodelay(true).expect("set");
     let mut reader = BufReader::new(stream);
     let (mut rules, mut cursor) = (RuleSet::default(), String::new());
     loop {
         let body = serde_json::json!({ "cursor": cursor, "machine_id": "floor" }).to_string();
-        write!(
-            reader.get_mut(),
+        // In one piece: in several, one would wait for the other's
+        // acknowledgement.
+        let request = format!(
             "POST {path}/ruledownload/floor HTTP/1.1\r\nHost: {host}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
-        )
-        .expect("sent");
+        );
+        reader.get_mut().write_all(request.as_bytes()).expect("sent");
         let answer = body_of_answer(&mut reader);
         let page: BarePage = serde_json::from_slice(&answer).expect("a page");
         let identifier = |text: &str| Identifier::parse(RuleType::Binary, text).expect("one");

@@ -149,6 +149,8 @@ fn http_8_endless_compressed_nothing_ends_at_the_limit() {
 
 fn gzip_of_nothing() -> Vec<u8> {
     let mut wire = Vec::new();
-    GzEncoder::new(&b""[..], Compression::default()).read_to_end(&mut wire).expect("gzip");
+    flate2::bufread::GzEncoder::new(&b""[..], Compression::default())
+        .read_to_end(&mut wire)
+        .expect("gzip");
     wire
 }
