@@ -141,6 +141,14 @@ pub enum StoreError {
         /// What it is.
         what: String,
     },
+    /// Another program's database is not where it is said to be.
+    #[error("{path} {what}; have EventsDatabase name that program's events.db, or unset it")]
+    NotElsewhere {
+        /// The place.
+        path: PathBuf,
+        /// What there is instead.
+        what: String,
+    },
     /// There is no store to read.
     #[error("{path} does not exist; the first sync creates it")]
     Missing {

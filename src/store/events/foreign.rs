@@ -11,7 +11,8 @@ use rusqlite::{Connection, OpenFlags};
 use super::read::{data, text};
 use super::{DATABASE, EventStore};
 use crate::model::EventRow;
-use crate::store::{StoreError, db, file};
+use crate::store::file::{self, Obstacle};
+use crate::store::{StoreError, db};
 
 /// The ids of another program's rows begin here: this and the row's key. Ours
 /// would get here after an event a nanosecond for a century.
@@ -64,9 +65,14 @@ impl EventStore {
 
 impl Foreign {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let found = file::regular(path).map_err(|found| StoreError::from_obstacle(path, found))?;
-        if found.is_none() {
-            return Err(StoreError::Missing { path: path.to_owned() });
+        let what = match file::regular(path) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some("does not exist".to_owned()),
+            Err(Obstacle::NotAFile(what)) => Some(format!("is {what}")),
+            Err(error @ Obstacle::Io(_)) => return Err(StoreError::from_obstacle(path, error)),
+        };
+        if let Some(what) = what {
+            return Err(StoreError::NotElsewhere { path: path.to_owned(), what });
         }
         let failed = |source| StoreError::from_open(path, source);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -177,7 +177,9 @@ fn a_database_elsewhere_must_exist_and_be_of_a_version_we_know() {
     let dir = TempDir::new().expect("a directory");
     let mut store = open(&dir.path().join("state"));
     let missing = store.drain_also(&dir.path().join("none.db")).expect_err("missing");
-    assert!(matches!(missing, StoreError::Missing { .. }), "{missing}");
+    assert!(missing.to_string().contains("none.db does not exist; have EventsDatabase"));
+    let directory = store.drain_also(dir.path()).expect_err("a directory");
+    assert!(directory.to_string().contains("is a directory, not a file"), "{directory}");
     let path = elsewhere(dir.path());
     for (version, newer) in [(7, true), (4, false)] {
         let conn = Connection::open(&path).expect("a connection");
