@@ -119,7 +119,14 @@ impl StateLock {
     /// The process that syncs on the directory, if one does and it is known.
     #[must_use]
     pub fn holder(dir: &Path) -> Option<u32> {
-        let id = std::fs::read_to_string(dir.join(LOCK_FILE)).ok()?.parse().ok()?;
+        use std::io::Read as _;
+        let path = dir.join(LOCK_FILE);
+        // Opening a FIFO would wait for its writer.
+        file::regular(&path).ok()??;
+        let mut id = String::new();
+        // The digits of a process id, and no more.
+        File::open(path).ok()?.take(20).read_to_string(&mut id).ok()?;
+        let id = id.parse().ok()?;
         Self::is_held(dir).then_some(id)
     }
 
@@ -196,6 +203,16 @@ mod tests {
         assert!(!StateLock::is_held(dir.path()));
         assert_eq!(StateLock::holder(dir.path()), None);
         StateLock::acquire(dir.path(), false).expect("the lock is free again");
+    }
+
+    /// SYNC-6: who waits asks who is running, whatever lies in the lock's place.
+    #[test]
+    fn sync_6_asking_who_holds_the_lock_waits_for_nobody() {
+        let dir = state_dir();
+        let fifo = dir.path().join(LOCK_FILE);
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("it ran");
+        assert!(made.success());
+        assert_eq!(StateLock::holder(dir.path()), None);
     }
 
     /// SYNC-6: one waits and gets its turn; a third is one too many.

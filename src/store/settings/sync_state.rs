@@ -11,7 +11,7 @@ use plist::{Dictionary, Value};
 use crate::model::{
     ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp, Wish,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, file};
 
 /// The file in the state directory.
 pub const SYNC_STATE_FILE: &str = "sync-state.plist";
@@ -39,7 +39,8 @@ impl Store {
         let mut text = Vec::new();
         let failed = |source: io::Error| StoreError::File { path: path.clone(), source };
         plist::to_writer_xml(&mut text, &state).map_err(|e| failed(io::Error::other(e)))?;
-        if fs::read(&path).is_ok_and(|old| old == text) {
+        let there = matches!(file::regular(&path), Ok(Some(_)));
+        if there && fs::read(&path).is_ok_and(|old| old == text) {
             return Ok(());
         }
         // Always the same name: what a crash leaves is written over. The lock of
