@@ -17,15 +17,14 @@
 #[path = "support/process.rs"]
 mod process;
 
-use std::io::{BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use flate2::Compression;
 use flate2::bufread::ZlibEncoder;
-use process::{body_of_answer, run};
+use process::{Plain, run};
 use rusqlite::Connection;
 use santa_sync::harness::FakeServer;
 use santa_sync::harness::fixtures::{self, AnyEvent};
@@ -92,17 +91,10 @@ fn measure(events: u32, batch: u32) {
     );
 }
 
-fn event_of(event: AnyEvent) -> QueuedEvent {
-    match event {
-        AnyEvent::Execution(event) => QueuedEvent::Execution(event),
-        AnyEvent::FileAccess(event) => QueuedEvent::FileAccess(Box::new(event)),
-    }
-}
-
 /// Queues events as programs do that hand us some.
 fn queue(state: &Path, events: u32) {
     let (mut store, _) = EventStore::open(state, Timestamp::from_secs(0)).expect("a queue");
-    let mut all = fixtures::events(events as usize, 1).map(event_of);
+    let mut all = fixtures::events(events as usize, 1).map(QueuedEvent::from);
     loop {
         let some: Vec<NewEvent> = all
             .by_ref()
@@ -141,24 +133,10 @@ fn body_of(batch: u32, seed: u64) -> Vec<u8> {
 
 /// Seconds until the server has taken so many batches over one connection.
 fn accepted(url: &str, bodies: &[Vec<u8>], requests: u32, mut between: impl FnMut()) -> f64 {
-    let host = url.trim_start_matches("http://").split('/').next().expect("a host");
-    let path = &url[url.find(host).expect("there") + host.len()..];
-    let path = path.trim_end_matches('/');
-    let stream = TcpStream::connect(host).expect("connected");
-    stream.set_nodelay(true).expect("set");
-    let mut reader = BufReader::new(stream);
+    let mut server = Plain::connect(url);
     let start = Instant::now();
     for body in bodies.iter().cycle().take(requests as usize) {
-        let mut request = format!(
-            "POST {path}/eventupload/floor HTTP/1.1\r\nHost: {host}\r\n\
-             Content-Type: application/json\r\nContent-Encoding: deflate\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body);
-        reader.get_mut().write_all(&request).expect("sent");
-        body_of_answer(&mut reader);
+        server.post("eventupload", "deflate", body);
         between();
     }
     start.elapsed().as_secs_f64()

@@ -21,12 +21,10 @@ mod process;
 mod support;
 
 use std::fs;
-use std::io::{BufReader, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
-use process::{Ran, body_of_answer, run};
+use process::{Plain, Ran, run};
 use rusqlite::Connection;
 use santa_sync::harness::{AnswerEncoding, FakeServer};
 use santa_sync::model::{Identifier, Policy, Rule, RuleSet, RuleType};
@@ -137,24 +135,11 @@ struct BareRule {
 /// inserts with the index last.
 fn floor(url: &str, dir: &Path) {
     fs::create_dir(dir).expect("made");
-    let host = url.trim_start_matches("http://").split('/').next().expect("a host");
-    let path = &url[url.find(host).expect("there") + host.len()..];
-    let path = path.trim_end_matches('/');
-    let stream = TcpStream::connect(host).expect("connected");
-    stream.set_nodelay(true).expect("set");
-    let mut reader = BufReader::new(stream);
+    let mut server = Plain::connect(url);
     let (mut rules, mut cursor) = (RuleSet::default(), String::new());
     loop {
         let body = serde_json::json!({ "cursor": cursor, "machine_id": "floor" }).to_string();
-        // In one piece: in several, one would wait for the other's
-        // acknowledgement.
-        let request = format!(
-            "POST {path}/ruledownload/floor HTTP/1.1\r\nHost: {host}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        reader.get_mut().write_all(request.as_bytes()).expect("sent");
-        let answer = body_of_answer(&mut reader);
+        let answer = server.post("ruledownload", "identity", body.as_bytes());
         let page: BarePage = serde_json::from_slice(&answer).expect("a page");
         let identifier = |text: &str| Identifier::parse(RuleType::Binary, text).expect("one");
         let checked = page.rules.iter().map(|rule| Rule {

@@ -7,7 +7,7 @@
 )]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -62,8 +62,42 @@ fn look(child: &Child, ran: &mut Ran) {
     ran.cpu = ran.cpu.max(cpu / 1e6);
 }
 
+/// One plain connection to a server.
+pub(crate) struct Plain {
+    reader: BufReader<TcpStream>,
+    host: String,
+    path: String,
+}
+
+impl Plain {
+    pub(crate) fn connect(url: &str) -> Self {
+        let rest = url.trim_start_matches("http://").trim_end_matches('/');
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let stream = TcpStream::connect(host).expect("connected");
+        stream.set_nodelay(true).expect("set");
+        Self { reader: BufReader::new(stream), host: host.to_owned(), path: path.to_owned() }
+    }
+
+    /// The body of the answer to a stage's request.
+    pub(crate) fn post(&mut self, stage: &str, encoding: &str, body: &[u8]) -> Vec<u8> {
+        let Self { reader, host, path } = self;
+        // In one piece: in several, one would wait for the other's
+        // acknowledgement.
+        let mut request = format!(
+            "POST {path}/{stage}/floor HTTP/1.1\r\nHost: {host}\r\n\
+             Content-Type: application/json\r\nContent-Encoding: {encoding}\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        reader.get_mut().write_all(&request).expect("sent");
+        body_of_answer(reader)
+    }
+}
+
 /// Reads one answer with a length.
-pub(crate) fn body_of_answer(reader: &mut BufReader<TcpStream>) -> Vec<u8> {
+fn body_of_answer(reader: &mut BufReader<TcpStream>) -> Vec<u8> {
     let (mut length, mut line) = (0, String::new());
     loop {
         line.clear();

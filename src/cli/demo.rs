@@ -179,10 +179,7 @@ fn queue_events(state_dir: &std::path::Path, count: usize) -> Result<(), DemoErr
     let (mut events, _) = EventStore::open(state_dir, now.wall)?;
     let mut batch = Vec::new();
     for event in fixtures::events(count, 1) {
-        let event = match event {
-            fixtures::AnyEvent::Execution(event) => QueuedEvent::Execution(event),
-            fixtures::AnyEvent::FileAccess(event) => QueuedEvent::FileAccess(Box::new(event)),
-        };
+        let event = QueuedEvent::from(event);
         let summary = stored::summarize(&event, false)?;
         batch.push(NewEvent { summary, data: stored::encode(&event) });
         if batch.len() == QUEUED_AT_ONCE {

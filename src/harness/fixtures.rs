@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::protocol::stored::QueuedEvent;
 use crate::protocol::wire;
 
 /// 2025-01-01 00:00 UTC, where the made-up times begin, in seconds since 1970.
@@ -183,6 +184,15 @@ impl AnyEvent {
         match self {
             Self::Execution(event) => json!(event),
             Self::FileAccess(event) => json!({ "file_access_event": event }),
+        }
+    }
+}
+
+impl From<AnyEvent> for QueuedEvent {
+    fn from(event: AnyEvent) -> Self {
+        match event {
+            AnyEvent::Execution(event) => Self::Execution(event),
+            AnyEvent::FileAccess(event) => Self::FileAccess(Box::new(event)),
         }
     }
 }

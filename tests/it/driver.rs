@@ -123,10 +123,7 @@ fn queue(state: &Path, events: &[AnyEvent]) {
     let events: Vec<_> = events
         .iter()
         .cloned()
-        .map(|event| match event {
-            AnyEvent::Execution(event) => QueuedEvent::Execution(event),
-            AnyEvent::FileAccess(event) => QueuedEvent::FileAccess(Box::new(event)),
-        })
+        .map(QueuedEvent::from)
         .map(|event| NewEvent {
             summary: stored::summarize(&event, true).expect("a whole event"),
             data: stored::encode(&event),
