@@ -3,7 +3,10 @@
 //! encoded and compressed beforehand, alone and with the one durable commit a
 //! batch that every client must make which loses nothing.
 //!
-//! `cargo bench --bench events_sync -- [--events N] [--batch N]...`
+//! `cargo bench --bench events_sync -- [--events N] [--batch N]... [--count-only]`
+//!
+//! The server reads every event and keeps none; with `--count-only` it does not
+//! even read them.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -41,6 +44,7 @@ fn main() {
         pairs.filter_map(|pair| pair[1].parse().ok()).collect()
     };
     let events = all("--events").first().copied().unwrap_or(100_000);
+    let count_only = args.iter().any(|arg| arg == "--count-only");
     let batches = Some(all("--batch")).filter(|given| !given.is_empty());
     println!("{events} events; events a second, and times what the server takes");
     println!(
@@ -49,13 +53,19 @@ fn main() {
     );
     for batch in batches.unwrap_or_else(|| vec![1, 50, 100, 1_000]) {
         // Batches of one pay a request and a commit for each event.
-        measure(if batch == 1 { events / 20 } else { events }, batch);
+        measure(if batch == 1 { events / 20 } else { events }, batch, count_only);
     }
 }
 
-fn measure(events: u32, batch: u32) {
+fn measure(events: u32, batch: u32, count_only: bool) {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = FakeServer::builder().batch_size(batch).count_only().start().expect("a server");
+    let server = FakeServer::builder().batch_size(batch);
+    let server = if count_only {
+        server.count_only()
+    } else {
+        server.forget_events().transcript_limit(0)
+    };
+    let server = server.start().expect("a server");
     let bodies: Vec<Vec<u8>> = (0..10).map(|seed| body_of(batch, seed)).collect();
     let mut conn = Connection::open(dir.path().join("floor.db")).expect("a database");
     conn.execute_batch(

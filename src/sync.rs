@@ -129,7 +129,11 @@ impl Driver<'_> {
             rules: 0,
         };
         let mut machine = Machine::new(inputs);
-        let mut ahead = Ahead::default();
+        let mut ahead = Ahead::new(self.transport.as_ref().ok().map(|transport| ahead::Form {
+            machine_id: held.machine_id.clone(),
+            transfer: self.transfer,
+            packer: transport.packer(),
+        }));
         let mut event = Event::Started;
         let outcome = loop {
             let effect = machine.handle(event, self.clock.now());
@@ -148,21 +152,7 @@ impl Driver<'_> {
                             begun: attempt > 1,
                         })
                     } else {
-                        let Self { stores, transport, transfer, clock, observer, .. } = &mut self;
-                        let (transport, transfer) = (transport.as_ref().copied(), *transfer);
-                        let machine_id = held.machine_id.clone();
-                        let upload = matches!(*request, Request::EventUpload(_));
-                        let mut line =
-                            Line { transport, transfer, clock: *clock, observer: *observer };
-                        let sending = interruptible.run(line.send(request, attempt, &mut held));
-                        let filling = async {
-                            if let (true, Stores::Live { events, .. }, Ok(transport)) =
-                                (upload, stores, transport)
-                            {
-                                ahead.fill(events, &machine_id, (transport, transfer)).await;
-                            }
-                        };
-                        let (sent, ()) = tokio::join!(sending, filling);
+                        let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
                         Event::Exchange(sent.unwrap_or_else(stopped_midway))
                     }
                 }
@@ -281,20 +271,12 @@ impl Driver<'_> {
     }
 }
 
-/// The way to the server and who watches.
-struct Line<'a> {
-    transport: Result<&'a Transport, &'a Failure>,
-    transfer: Transfer,
-    clock: &'a dyn Clock,
-    observer: &'a mut dyn Observer,
-}
-
-impl Line<'_> {
+impl Driver<'_> {
     async fn send(&mut self, request: Arc<Request>, attempt: u32, held: &mut Held) -> Exchange {
         let stage = request.stage();
         self.observer.progress(&Progress::Attempt { stage, attempt });
-        let transport = match self.transport {
-            Ok(transport) => transport,
+        let transport = match &self.transport {
+            Ok(transport) => *transport,
             Err(failure) => return Exchange::Failed(failure.clone(), Traffic::default()),
         };
         let made = held.packed.take().filter(|_| matches!(*request, Request::EventUpload(_)));

@@ -34,7 +34,7 @@ use tokio::time::timeout;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
-pub use encoding::{ContentEncoding, Packed, UnknownEncoding};
+pub use encoding::{ContentEncoding, Packed, Packer, UnknownEncoding};
 pub use headers::XsrfToken;
 pub use options::{
     ClientCertificate, HeaderProblem, Options, Roots, Timeouts, Transfer, header_problem,
@@ -223,7 +223,13 @@ impl Transport {
     /// Compresses a body, as the options say.
     #[must_use]
     pub fn pack(&self, body: Vec<u8>) -> Packed {
-        self.options.content_encoding.pack(body)
+        self.packer().pack(body)
+    }
+
+    /// What compresses bodies as the options say, elsewhere than here.
+    #[must_use]
+    pub const fn packer(&self) -> Packer {
+        self.options.content_encoding.packer()
     }
 
     /// [`Self::post_packed`] of a body that is not compressed yet and may be

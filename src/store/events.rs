@@ -145,6 +145,16 @@ impl EventStore {
         Ok(ReadEvents(Self::over(dir, conn)))
     }
 
+    /// The same queue to look at, over a connection of its own; `None` if
+    /// another file lies in its place by now.
+    ///
+    /// # Errors
+    /// As [`Self::open_read_only`].
+    pub fn reader(&self) -> Result<Option<ReadEvents>, StoreError> {
+        let reader = Self::open_read_only(self.path.parent().unwrap_or(Path::new(".")))?;
+        Ok(Some(reader).filter(|reader| reader.file == self.file))
+    }
+
     fn over(dir: &Path, conn: Connection) -> Self {
         conn.set_prepared_statement_cache_capacity(48);
         let path = dir.join(DATABASE.file);

@@ -89,7 +89,7 @@ impl Live<'_> {
             Some(read) => read,
             None => Read::new(self.events.read_batch(limit, None, self.now)?, &held.machine_id),
         };
-        self.ahead.handed_out(&read, limit);
+        self.ahead.handed_out(&read, limit, self.events);
         let Read { batch, bundles, body } = read;
         held.bundles = bundles;
         held.packed = body;

@@ -3,16 +3,16 @@ use super::*;
 const TEXT: &[u8] = b"{\"rules\":[{\"identifier\":\"ABCDEFGHIJ\",\"policy\":\"ALLOWLIST\"}]}";
 
 fn gzip(body: &[u8]) -> Vec<u8> {
-    ContentEncoding::Gzip.pack(body.to_owned()).bytes.into()
+    ContentEncoding::Gzip.packer().pack(body.to_owned()).bytes.into()
 }
 
 fn zlib(body: &[u8]) -> Vec<u8> {
-    ContentEncoding::Deflate.pack(body.to_owned()).bytes.into()
+    ContentEncoding::Deflate.packer().pack(body.to_owned()).bytes.into()
 }
 
 fn raw(body: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
-    flate2::bufread::DeflateEncoder::new(body, Compression::default())
+    flate2::bufread::DeflateEncoder::new(body, flate2::Compression::default())
         .read_to_end(&mut wire)
         .expect("raw deflate");
     wire
@@ -37,14 +37,14 @@ fn http_5_the_encoding_is_read_in_any_case() {
 /// HTTP-5: `deflate` is the zlib wrapper, and an empty body has no encoding.
 #[test]
 fn http_5_bodies_are_encoded_as_asked() {
-    let packed = |encoding: ContentEncoding| encoding.pack(TEXT.to_owned());
+    let packed = |encoding: ContentEncoding| encoding.packer().pack(TEXT.to_owned());
     let deflate = packed(ContentEncoding::Deflate);
     assert_eq!((deflate.bytes[0], deflate.encoding), (0x78, Some("deflate")));
     let gzip = packed(ContentEncoding::Gzip);
     assert_eq!((&gzip.bytes[..2], gzip.encoding), (&[0x1f, 0x8b][..], Some("gzip")));
     assert_eq!(packed(ContentEncoding::None), Packed::plain(TEXT.to_owned()));
     for encoding in ContentEncoding::ALL {
-        assert_eq!(encoding.pack(Vec::new()), Packed::default());
+        assert_eq!(encoding.packer().pack(Vec::new()), Packed::default());
     }
 }
 
@@ -149,7 +149,7 @@ fn http_8_endless_compressed_nothing_ends_at_the_limit() {
 
 fn gzip_of_nothing() -> Vec<u8> {
     let mut wire = Vec::new();
-    flate2::bufread::GzEncoder::new(&b""[..], Compression::default())
+    flate2::bufread::GzEncoder::new(&b""[..], flate2::Compression::default())
         .read_to_end(&mut wire)
         .expect("gzip");
     wire
