@@ -60,11 +60,8 @@ fn main() {
 fn measure(events: u32, batch: u32, count_only: bool) {
     let dir = tempfile::tempdir().expect("a directory");
     let server = FakeServer::builder().batch_size(batch);
-    let server = if count_only {
-        server.count_only()
-    } else {
-        server.forget_events().transcript_limit(0)
-    };
+    let server =
+        if count_only { server.count_only() } else { server.forget_events().transcript_limit(0) };
     let server = server.start().expect("a server");
     let bodies: Vec<Vec<u8>> = (0..10).map(|seed| body_of(batch, seed)).collect();
     let mut conn = Connection::open(dir.path().join("floor.db")).expect("a database");

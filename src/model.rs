@@ -4,6 +4,7 @@
 mod event;
 mod host;
 mod lookup;
+mod packed;
 mod plist;
 mod record;
 mod rule;
@@ -18,6 +19,7 @@ mod url;
 pub use event::{EventRow, EventSummary};
 pub use host::{HostFacts, MachineId, MachineIdError};
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
+pub use packed::Packed;
 pub use plist::{PlistError, read_plist, read_small_plist};
 pub use record::{
     ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,

@@ -13,4 +13,5 @@ pub mod postflight;
 pub mod preflight;
 pub mod rules;
 pub mod stored;
+mod upload;
 pub mod wire;

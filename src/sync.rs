@@ -33,10 +33,10 @@ use self::machine::{
 use self::progress::{Observer, Progress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
 use crate::clock::Clock;
-use crate::model::{MachineId, Settings, Stage, SyncRecord, Trigger};
+use crate::model::{MachineId, Packed, Settings, Stage, SyncRecord, Trigger};
 use crate::protocol::body::Transfer;
 use crate::store::{EventStore, ReadStore, Store};
-use crate::transport::{Packed, Transport, XsrfToken};
+use crate::transport::{Packer, Transport, XsrfToken};
 
 pub(crate) use exchange::kind_of_body_error;
 pub use prepare::{Request as SyncRequest, prepare, prepare_dry};
@@ -87,8 +87,6 @@ struct Held {
     token: Option<XsrfToken>,
     /// The request under way and its body.
     body: Option<(Arc<Request>, Packed)>,
-    /// The body of the batch read last, if that was made already.
-    packed: Option<Packed>,
     /// Settings a dry run has staged nowhere else.
     staged: Settings,
     /// Executables of bundles in the last batch: bundle hash, and how many
@@ -122,18 +120,17 @@ impl Driver<'_> {
             machine_id: inputs.machine_id.clone(),
             token: None,
             body: None,
-            packed: None,
             staged: Settings::default(),
             bundles: Vec::new(),
             uploaded: 0,
             rules: 0,
         };
         let mut machine = Machine::new(inputs);
-        let mut ahead = Ahead::new(self.transport.as_ref().ok().map(|transport| ahead::Form {
+        let mut ahead = Ahead::new(ahead::Form {
             machine_id: held.machine_id.clone(),
             transfer: self.transfer,
-            packer: transport.packer(),
-        }));
+            packer: self.transport.as_ref().map_or_else(|_| Packer::default(), |t| t.packer()),
+        });
         let mut event = Event::Started;
         let outcome = loop {
             let effect = machine.handle(event, self.clock.now());
@@ -279,12 +276,10 @@ impl Driver<'_> {
             Ok(transport) => *transport,
             Err(failure) => return Exchange::Failed(failure.clone(), Traffic::default()),
         };
-        let made = held.packed.take().filter(|_| matches!(*request, Request::EventUpload(_)));
-        let body = match (made, &held.body) {
-            (None, Some((of, body))) if Arc::ptr_eq(of, &request) => body.clone(),
-            (Some(body), _) => body,
-            (None, _) => match exchange::encode(self.transfer, &request) {
-                Ok(body) => transport.pack(body),
+        let body = match &held.body {
+            Some((of, body)) if Arc::ptr_eq(of, &request) => body.clone(),
+            _ => match exchange::encode(self.transfer, &request, transport) {
+                Ok(body) => body,
                 Err(error) => {
                     let message = format!("the request has no JSON form: {error}");
                     let failure = Failure::new(FailureKind::WrongShape, message);

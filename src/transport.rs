@@ -34,7 +34,7 @@ use tokio::time::timeout;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
-pub use encoding::{ContentEncoding, Packed, Packer, UnknownEncoding};
+pub use encoding::{ContentEncoding, Packer, UnknownEncoding};
 pub use headers::XsrfToken;
 pub use options::{
     ClientCertificate, HeaderProblem, Options, Roots, Timeouts, Transfer, header_problem,
@@ -42,7 +42,7 @@ pub use options::{
 };
 pub use proxy::{Proxy, ProxyServer, ProxySettings, Route};
 
-use crate::model::{Stage, Timestamp, shown};
+use crate::model::{Packed, Stage, Timestamp, shown};
 use crate::sync::retry::{Failure, FailureKind};
 use cookies::Jar;
 use encoding::{DecodeError, Decoder};

@@ -12,49 +12,49 @@ use serde::Deserialize as _;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use thiserror::Error;
 
+use super::body::Transfer;
 use super::json::{Message as _, Nested, read_value};
 use super::stored::{Decoded, EventError, QueuedEvent, allows, bundle_of, decode_row, summarize};
+use super::upload::Upload;
 use super::{json, wire};
 use crate::model::{EventRow, EventSummary, Settings};
 
 /// Rows of the event queue, sorted by what becomes of them.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Sorted {
-    /// The rows whose events are in `request`.
+    /// The rows whose events are in `body`.
     pub ids: Vec<i64>,
-    /// The message that carries them, without its machine id.
-    pub request: wire::EventUploadRequest,
+    /// The [`wire::EventUploadRequest`] that carries them.
+    pub body: Vec<u8>,
     /// Rows whose event version 1 of the protocol cannot carry, with its kind.
     pub dropped: Vec<(i64, String)>,
     /// Rows that cannot be read, with the reason.
     pub rejected: Vec<(i64, String)>,
-    /// For each executable in `request` of a bundle that a server asked for:
+    /// For each executable in `body` of a bundle that a server asked for:
     /// the bundle's hash, and of how many executables it is made.
     pub bundles: Vec<(String, u32)>,
 }
 
-/// Reads the payloads of rows into the message that carries them.
+/// Turns the payloads of rows into the body that carries their events.
 #[must_use]
-pub fn sort(rows: Vec<EventRow>) -> Sorted {
+pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted {
     let mut sorted = Sorted::default();
-    for row in rows {
-        match decode_row(&row.data) {
-            Decoded::Sendable(event) => {
-                sorted.ids.push(row.id);
-                let bundle = bundle_of(&event);
-                sorted.bundles.extend(bundle.map(|(hash, count)| (hash.to_owned(), count)));
-                match event {
-                    QueuedEvent::Execution(event) => sorted.request.events.push(*event),
-                    QueuedEvent::FileAccess(event) => {
-                        sorted.request.file_access_events.push(*event);
-                    }
-                    QueuedEvent::Audit(event) => sorted.request.audit_events.push(event),
+    let mut upload = Upload::new(transfer);
+    for EventRow { id, data, .. } in rows {
+        match decode_row(&data) {
+            Decoded::Sendable(event) => match upload.push(&event) {
+                Ok(()) => {
+                    sorted.ids.push(id);
+                    let bundle = bundle_of(&event);
+                    sorted.bundles.extend(bundle.map(|(hash, count)| (hash.to_owned(), count)));
                 }
-            }
-            Decoded::Unsendable { kind } => sorted.dropped.push((row.id, kind)),
-            Decoded::Undecodable { reason } => sorted.rejected.push((row.id, reason)),
+                Err(error) => sorted.rejected.push((id, error.to_string())),
+            },
+            Decoded::Unsendable { kind } => sorted.dropped.push((id, kind)),
+            Decoded::Undecodable { reason } => sorted.rejected.push((id, reason)),
         }
     }
+    sorted.body = upload.finish(machine_id);
     sorted
 }
 

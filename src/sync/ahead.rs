@@ -8,13 +8,12 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-use super::exchange;
-use super::machine::{Batch, Request};
-use crate::model::{EventRow, MachineId};
+use super::machine::Batch;
+use crate::model::{EventRow, MachineId, Packed};
 use crate::protocol::body::Transfer;
 use crate::protocol::events;
 use crate::store::{EventStore, ReadEvents};
-use crate::transport::{Packed, Packer};
+use crate::transport::Packer;
 
 /// A batch as the driver holds it.
 #[derive(Debug)]
@@ -23,17 +22,9 @@ pub(super) struct Read {
     /// Executables of bundles in it: bundle hash, and how many executables the
     /// bundle has.
     pub(super) bundles: Vec<(String, u32)>,
-    /// Its body, if that was made already.
-    pub(super) body: Option<Packed>,
 }
 
 impl Read {
-    pub(super) fn new(rows: Vec<EventRow>, machine_id: &MachineId) -> Self {
-        let events::Sorted { ids, mut request, dropped, rejected, bundles } = events::sort(rows);
-        machine_id.as_str().clone_into(&mut request.machine_id);
-        Self { batch: Batch { ids, request, dropped, rejected }, bundles, body: None }
-    }
-
     /// How many rows it is of, and the last of them.
     fn extent(&self) -> (usize, Option<i64>) {
         let Batch { ids, dropped, rejected, .. } = &self.batch;
@@ -43,17 +34,27 @@ impl Read {
     }
 }
 
-/// How bodies are made.
-#[derive(Debug)]
+/// How batches are made.
+#[derive(Clone, Debug)]
 pub(super) struct Form {
     pub(super) machine_id: MachineId,
     pub(super) transfer: Transfer,
     pub(super) packer: Packer,
 }
 
+impl Form {
+    fn made(&mut self, rows: Vec<EventRow>) -> Read {
+        let events::Sorted { ids, body, dropped, rejected, bundles } =
+            events::sort(rows, self.machine_id.as_str(), self.transfer);
+        let body = if ids.is_empty() { Packed::default() } else { self.packer.pack(body) };
+        Read { batch: Batch { ids, body, dropped, rejected }, bundles }
+    }
+}
+
 /// What is known of the batch after the one handed out last.
 #[derive(Debug)]
 pub(super) struct Ahead {
+    form: Form,
     thread: Thread,
     /// How many events the batch may have that the thread was asked for.
     asked: Option<usize>,
@@ -62,16 +63,20 @@ pub(super) struct Ahead {
 #[derive(Debug)]
 enum Thread {
     /// There has been no use for it.
-    Idle(Form),
+    Idle,
     Running(Worker),
     /// It could not be started, or has ended.
     Gone,
 }
 
 impl Ahead {
-    /// Without a form nothing is read ahead.
-    pub(super) fn new(form: Option<Form>) -> Self {
-        Self { thread: form.map_or(Thread::Gone, Thread::Idle), asked: None }
+    pub(super) const fn new(form: Form) -> Self {
+        Self { form, thread: Thread::Idle, asked: None }
+    }
+
+    /// The batch of these rows.
+    pub(super) fn made(&mut self, rows: Vec<EventRow>) -> Read {
+        self.form.made(rows)
     }
 
     /// The batch that lies ready, or will in a moment, if it was read for that
@@ -79,13 +84,11 @@ impl Ahead {
     pub(super) fn take(&mut self, limit: usize) -> Option<Read> {
         let asked = self.asked.take()?;
         let Thread::Running(worker) = &self.thread else { return None };
-        match worker.read.recv() {
-            Ok(read) => read.filter(|_| asked == limit),
-            Err(_) => {
-                self.thread = Thread::Gone;
-                None
-            }
+        if let Ok(read) = worker.read.recv() {
+            return read.filter(|_| asked == limit);
         }
+        self.thread = Thread::Gone;
+        None
     }
 
     /// Has the batch after this one made ready, if there may be one.
@@ -94,10 +97,10 @@ impl Ahead {
         if rows < limit {
             return;
         }
-        self.thread = match std::mem::replace(&mut self.thread, Thread::Gone) {
-            Thread::Idle(form) => Worker::start(events, form).map_or(Thread::Gone, Thread::Running),
-            other => other,
-        };
+        if matches!(self.thread, Thread::Idle) {
+            let worker = Worker::start(events, self.form.clone());
+            self.thread = worker.map_or(Thread::Gone, Thread::Running);
+        }
         if let Thread::Running(worker) = &self.thread
             && worker.ask.as_ref().is_some_and(|ask| ask.send(Ask { after: last, limit }).is_ok())
         {
@@ -148,19 +151,8 @@ impl Drop for Worker {
 fn work(events: &ReadEvents, mut form: Form, asked: &Receiver<Ask>, reads: &Sender<Option<Read>>) {
     while let Ok(Ask { after, limit }) = asked.recv() {
         let rows = events.read_on(limit, after).ok().flatten();
-        if reads.send(rows.map(|rows| made(rows, &mut form))).is_err() {
+        if reads.send(rows.map(|rows| form.made(rows))).is_err() {
             return;
         }
     }
-}
-
-fn made(rows: Vec<EventRow>, form: &mut Form) -> Read {
-    let mut read = Read::new(rows, &form.machine_id);
-    let request = Request::EventUpload(std::mem::take(&mut read.batch.request));
-    let body = exchange::encode(form.transfer, &request).ok();
-    read.body = body.map(|body| form.packer.pack(body));
-    if let Request::EventUpload(message) = request {
-        read.batch.request = message;
-    }
-    read
 }

@@ -3,7 +3,7 @@
 use tracing::{debug, warn};
 
 use super::Held;
-use super::ahead::{Ahead, Read};
+use super::ahead::Ahead;
 use super::machine::{Batch, Committed, Event, Settled, StoreEffect};
 use super::progress::{Observer, Progress};
 use crate::model::{SettingChange, Timestamp};
@@ -87,13 +87,11 @@ impl Live<'_> {
     fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
         let read = match self.ahead.take(limit) {
             Some(read) => read,
-            None => Read::new(self.events.read_batch(limit, None, self.now)?, &held.machine_id),
+            None => self.ahead.made(self.events.read_batch(limit, None, self.now)?),
         };
         self.ahead.handed_out(&read, limit, self.events);
-        let Read { batch, bundles, body } = read;
-        held.bundles = bundles;
-        held.packed = body;
-        Ok(batch)
+        held.bundles = read.bundles;
+        Ok(read.batch)
     }
 
     fn settle(

@@ -2,20 +2,27 @@
 
 use super::machine::{Answer, Request};
 use super::retry::{Failure, FailureKind};
+use crate::model::Packed;
 use crate::protocol::body::{self, BodyError, Transfer};
 use crate::protocol::rules;
+use crate::transport::Transport;
 
 /// The body of a request.
 ///
 /// # Errors
 /// If a message has no JSON form, which none of the schema is without.
-pub(super) fn encode(transfer: Transfer, request: &Request) -> Result<Vec<u8>, serde_json::Error> {
-    match request {
+pub(super) fn encode(
+    transfer: Transfer,
+    request: &Request,
+    transport: &Transport,
+) -> Result<Packed, serde_json::Error> {
+    let body = match request {
         Request::Preflight(message) => body::encode(transfer, &**message),
-        Request::EventUpload(message) => body::encode(transfer, message),
+        Request::EventUpload(body) => return Ok(body.clone()),
         Request::RuleDownload { message, .. } => body::encode(transfer, message),
         Request::Postflight(message) => body::encode(transfer, message),
-    }
+    };
+    body.map(|body| transport.pack(body))
 }
 
 /// The answer that a complete body of a 200 holds.

@@ -277,8 +277,8 @@ impl Machine {
         if let Some(failure) = self.past_deadline(now) {
             return self.abandon(Stage::EventUpload, &failure, 0, now);
         }
-        let message = std::mem::take(&mut batch.request);
-        let (attempting, effect) = self.begin(Request::EventUpload(message));
+        let body = std::mem::take(&mut batch.body);
+        let (attempting, effect) = self.begin(Request::EventUpload(body));
         self.go_on(State::Uploading(plan, attempting, Box::new(batch)), effect)
     }
 

@@ -11,6 +11,8 @@ use hyper::body::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use thiserror::Error;
 
+use crate::model::Packed;
+
 /// How request bodies are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum ContentEncoding {
@@ -44,6 +46,7 @@ impl ContentEncoding {
 }
 
 /// Compresses bodies one after another, in memory that is taken once.
+#[derive(Default)]
 pub struct Packer {
     encoding: ContentEncoding,
     compressor: Option<Compressor>,
@@ -53,6 +56,13 @@ pub struct Packer {
 impl fmt::Debug for Packer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packer").field("encoding", &self.encoding).finish_non_exhaustive()
+    }
+}
+
+impl Clone for Packer {
+    /// One for the same encoding, with memory of its own.
+    fn clone(&self) -> Self {
+        self.encoding.packer()
     }
 }
 
@@ -87,20 +97,6 @@ impl Packer {
             }
             None => Packed::plain(body),
         }
-    }
-}
-
-/// A request's body as it goes over the wire. A copy shares its bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Packed {
-    pub(super) bytes: Bytes,
-    /// The value of `Content-Encoding`.
-    pub(super) encoding: Option<&'static str>,
-}
-
-impl Packed {
-    fn plain(body: Vec<u8>) -> Self {
-        Self { bytes: body.into(), encoding: None }
     }
 }
 

@@ -25,20 +25,23 @@ fn ev_4_rows_are_sorted_by_what_becomes_of_them() {
         <dict><key>$class</key><dict><key>CF$UID</key><integer>2</integer></dict></dict>
         <dict><key>$classname</key><string>SNTStoredNetworkMountEvent</string></dict></array>
         </dict></plist>"#;
-    let sorted = sort(vec![
+    let rows = vec![
         row(1, encode(&execution(wire::Decision::BlockBinary))),
         row(2, archive.to_vec()),
         row(3, encode(&QueuedEvent::FileAccess(Box::new(access.clone())))),
         row(4, b"junk".to_vec()),
         row(5, encode(&QueuedEvent::Audit(wire::AuditEvent::default()))),
-    ]);
+    ];
+    let sorted = sort(rows, "host", Transfer::Json);
     assert_eq!(sorted.ids, [1, 3, 5]);
     assert_eq!(sorted.dropped, [(2, "NetworkMount".to_owned())]);
     assert_eq!(sorted.rejected.len(), 1);
     assert_eq!(sorted.rejected[0].0, 4);
-    assert_eq!(sorted.request.events.len(), 1);
-    assert_eq!(sorted.request.file_access_events, [access]);
-    assert_eq!(sorted.request.audit_events.len(), 1);
+    let request: wire::EventUploadRequest = serde_json::from_slice(&sorted.body).unwrap();
+    assert_eq!(request.machine_id, "host");
+    assert_eq!(request.events.len(), 1);
+    assert_eq!(request.file_access_events, [access]);
+    assert_eq!(request.audit_events.len(), 1);
 }
 
 /// EV-9: which bundle a delivered executable belongs to.
@@ -51,7 +54,8 @@ fn ev_9_executables_of_bundles_are_told_with_their_bundle() {
     event.file_bundle_binary_count = 2;
     let bundled = encode(&QueuedEvent::Execution(event));
     let plain = encode(&execution(wire::Decision::BlockBinary));
-    let sorted = sort(vec![row(1, bundled.clone()), row(2, plain), row(3, bundled)]);
+    let rows = vec![row(1, bundled.clone()), row(2, plain), row(3, bundled)];
+    let sorted = sort(rows, "host", Transfer::Json);
     assert_eq!(sorted.bundles, [("h".to_owned(), 2), ("h".to_owned(), 2)]);
 }
 

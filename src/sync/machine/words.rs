@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage, StageRecord,
-    SyncResult, SyncType,
+    ErrorRecord, MachineId, Packed, RejectedRule, RuleSet, SettingChange, Settings, Stage,
+    StageRecord, SyncResult, SyncType,
 };
 use crate::protocol::preflight::Facts;
 use crate::protocol::rules::Page;
@@ -40,7 +40,7 @@ pub enum Request {
     /// See [`Stage::Preflight`].
     Preflight(Box<wire::PreflightRequest>),
     /// See [`Stage::EventUpload`].
-    EventUpload(wire::EventUploadRequest),
+    EventUpload(Packed),
     /// See [`Stage::RuleDownload`]; `page` counts from 1.
     RuleDownload {
         /// The message.
@@ -92,10 +92,10 @@ pub struct Traffic {
 /// A batch of events read from the queue.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Batch {
-    /// The rows whose events are in `request`.
+    /// The rows whose events are in `body`.
     pub ids: Vec<i64>,
-    /// The message.
-    pub request: wire::EventUploadRequest,
+    /// The message, as it goes over the wire.
+    pub body: Packed,
     /// Rows whose event has no wire form, with its kind.
     pub dropped: Vec<(i64, String)>,
     /// Rows that cannot be read, with the reason.

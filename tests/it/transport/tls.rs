@@ -309,13 +309,15 @@ async fn http_2_holds_over_http2_too() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let transport = transport(options_trusting(port, &ca));
+    let sent = transport.pack(b"{}".to_vec()).bytes.len().to_string();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a connection");
         let stream = acceptor.accept(stream).await.expect("TLS");
         let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
         let mut whole = true;
         while let Some(Ok((request, mut respond))) = connection.accept().await {
-            assert_eq!(request.headers().get("content-length").expect("a length"), "10");
+            assert_eq!(request.headers().get("content-length").expect("a length"), &sent);
             let length = if whole { "12" } else { "100" };
             let head = hyper::Response::builder().header("content-length", length).body(());
             let mut body = respond.send_response(head.expect("a head"), false).expect("sent");
@@ -323,7 +325,6 @@ async fn http_2_holds_over_http2_too() {
             whole = false;
         }
     });
-    let transport = transport(options_trusting(port, &ca));
     let answer = transport.post(Stage::RuleDownload, b"{}", None, NOW).await.outcome;
     let answer = answer.expect("an answer");
     assert_eq!(
