@@ -95,7 +95,20 @@ fn message_json(
     for field in &fields {
         writeln!(code, "        {}", write(field, pool)?)?;
     }
-    writeln!(code, "        Ok(())\n    }}\n}}")?;
+    writeln!(code, "        Ok(())\n    }}")?;
+    writeln!(code, "    const FIELDS: &'static [json::Field] = &[")?;
+    for field in &fields {
+        let key = format!("{:?}:", field.json_name());
+        writeln!(
+            code,
+            "        json::Field {{ number: {}, key: {key:?}, shape: json::Shape::{}, repeated: {}, presence: {} }},",
+            field.number(),
+            shape(field, pool)?,
+            field.cardinality() == Cardinality::Repeated,
+            is_option(field)
+        )?;
+    }
+    writeln!(code, "    ];\n}}")?;
     writeln!(
         code,
         "impl serde::Serialize for {name} {{ fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {{ json::write_message(self, s) }} }}"
@@ -175,6 +188,29 @@ fn seed(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dy
         Kind::Double => "json::F64".into(),
         Kind::Enum(e) => format!("json::Enum<{}>", e.name()),
         Kind::Message(m) => format!("json::Nested<{}>", m.name()),
+        other => return Err(format!("{}: no JSON form for {other:?}", field.full_name()).into()),
+    })
+}
+
+/// What a field's values are when they are written without the message in
+/// between; `Other` for what only the message's own writer knows.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a kind without a JSON form fails the build")]
+fn shape(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+    let repeated = field.cardinality() == Cardinality::Repeated;
+    let one_of_several = field.containing_oneof().is_some_and(|oneof| oneof.fields().len() > 1);
+    if field.is_map() || one_of_several || marked(field, pool, "always_written")? {
+        return Ok("Other".into());
+    }
+    Ok(match field.kind() {
+        Kind::String => "Text".into(),
+        Kind::Message(m) => format!("Nested(<{} as json::Message>::FIELDS)", m.name()),
+        // Numbers may be packed.
+        _ if repeated => "Other".into(),
+        Kind::Bool => "Bool".into(),
+        Kind::Uint32 => "U32".into(),
+        Kind::Int32 => "I32".into(),
+        Kind::Double => "F64".into(),
+        Kind::Enum(e) => format!("Enum(<{} as json::Enumeration>::NAMES)", e.name()),
         other => return Err(format!("{}: no JSON form for {other:?}", field.full_name()).into()),
     })
 }

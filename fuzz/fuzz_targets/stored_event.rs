@@ -1,12 +1,20 @@
 //! The payload of a row of the event queue: archives of the existing daemon,
-//! binary and XML, and our own form. What can be sent must store and read back.
+//! binary and XML, and our own form. What can be sent must store and read back,
+//! and go into a body the short way as it does the long one.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use santa_sync::protocol::stored::{Decoded, decode_row, encode, summarize};
+use santa_sync::model::EventRow;
+use santa_sync::protocol::body::{self, Transfer};
+use santa_sync::protocol::events::sort;
+use santa_sync::protocol::stored::{Decoded, QueuedEvent, decode_row, encode, summarize};
+use santa_sync::protocol::wire::EventUploadRequest;
 
 fuzz_target!(|data: &[u8]| {
+    let row = EventRow { id: 1, unique_id: String::new(), data: data.to_owned() };
+    let sorted = sort(vec![row], "", Transfer::Json);
+    let mut message = EventUploadRequest::default();
     if let Decoded::Sendable(event) = decode_row(data) {
         let _ = summarize(&event, false);
         // Compared as bytes: a NaN is unlike itself.
@@ -15,5 +23,14 @@ fuzz_target!(|data: &[u8]| {
             panic!("what was stored cannot be read");
         };
         assert_eq!(encode(&again), stored);
+        match event {
+            QueuedEvent::Execution(event) => message.events.push(*event),
+            QueuedEvent::FileAccess(event) => message.file_access_events.push(*event),
+            QueuedEvent::Audit(event) => message.audit_events.push(event),
+        }
+        assert_eq!(sorted.ids, [1]);
+    } else {
+        assert!(sorted.ids.is_empty());
     }
+    assert_eq!(sorted.body, body::encode(Transfer::Json, &message).expect("a body"));
 });

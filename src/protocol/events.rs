@@ -41,6 +41,10 @@ pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted
     let mut sorted = Sorted::default();
     let mut upload = Upload::new(transfer);
     for EventRow { id, data, .. } in rows {
+        if upload.push_stored(&data) {
+            sorted.ids.push(id);
+            continue;
+        }
         match decode_row(&data) {
             Decoded::Sendable(event) => match upload.push(&event) {
                 Ok(()) => {

@@ -9,6 +9,7 @@
 //! written. It must not know any message.
 
 mod kinds;
+mod transcode;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,12 +20,17 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
+pub use transcode::{Field, Shape};
+pub(super) use transcode::{transcode, varint_field};
+
 pub use kinds::{Bool, Enum, F64, FieldKind, I32, Nested, Text, TextOrNumber, U32};
 
 /// A message of the schema. Implemented by the generated code only.
 pub trait Message: Default {
     /// The message's name in the schema.
     const NAME: &'static str;
+    /// Its fields by number.
+    const FIELDS: &'static [Field];
 
     /// Reads the value of the field of this name, in either spelling. Answers
     /// false, having read nothing, if the message has no such field.

@@ -78,6 +78,25 @@ pub fn encode(event: &QueuedEvent) -> Vec<u8> {
     bytes
 }
 
+/// The binary message in our own form of an event, if it is one of those kinds
+/// that are sent as they are; what it holds is not looked at.
+pub(super) fn message_of(data: &[u8]) -> Option<(Kind, &[u8])> {
+    match data.strip_prefix(MARK)?.split_first()? {
+        (&EXECUTION, message) => Some((Kind::Execution, message)),
+        (&FILE_ACCESS, message) => Some((Kind::FileAccess, message)),
+        (&AUDIT, message) => Some((Kind::Audit, message)),
+        _ => None,
+    }
+}
+
+/// The kinds of events the protocol has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Execution,
+    FileAccess,
+    Audit,
+}
+
 /// Reads the payload of a row, whichever producer wrote it.
 #[must_use]
 pub fn decode_row(data: &[u8]) -> Decoded {

@@ -4,7 +4,9 @@
 use prost::encoding;
 
 use super::body::Transfer;
-use super::stored::QueuedEvent;
+use super::json::{self, Message as _};
+use super::stored::{self, Kind, QueuedEvent};
+use super::wire;
 
 /// The body of an [`super::wire::EventUploadRequest`] in the making.
 #[derive(Debug)]
@@ -20,6 +22,9 @@ const EVENTS: u32 = 1;
 const MACHINE_ID: u32 = 2;
 const AUDIT_EVENTS: u32 = 3;
 const FILE_ACCESS_EVENTS: u32 = 4;
+
+/// The field number of an execution's decision.
+const DECISION: u64 = 8;
 
 impl Upload {
     pub(super) const fn new(transfer: Transfer) -> Self {
@@ -44,6 +49,36 @@ impl Upload {
                 add(*transfer, FILE_ACCESS_EVENTS, &**event, file_access_events)
             }
         }
+    }
+
+    /// Adds the event of a row's payload, if it can be had without reading the
+    /// event: in JSON, from our own stored form, unless it belongs to a bundle
+    /// that a server asked for. Answers whether it was added.
+    pub(super) fn push_stored(&mut self, data: &[u8]) -> bool {
+        if self.transfer != Transfer::Json {
+            return false;
+        }
+        let Some((kind, message)) = stored::message_of(data) else { return false };
+        let (to, fields) = match kind {
+            Kind::Execution => {
+                let decision = json::varint_field(message, DECISION);
+                if decision == Some(wire::Decision::BundleBinary as u64) {
+                    return false;
+                }
+                (&mut self.events, wire::Event::FIELDS)
+            }
+            Kind::Audit => (&mut self.audit_events, wire::AuditEvent::FIELDS),
+            Kind::FileAccess => (&mut self.file_access_events, wire::FileAccessEvent::FIELDS),
+        };
+        let before = to.len();
+        if before > 0 {
+            to.push(b',');
+        }
+        let added = json::transcode(fields, message, to).is_some();
+        if !added {
+            to.truncate(before);
+        }
+        added
     }
 
     /// The body with everything added, from this host.
@@ -109,6 +144,38 @@ where
 mod tests {
     use super::*;
     use crate::protocol::{body, wire};
+
+    /// EV-1: what programs hand us goes the short way.
+    #[test]
+    #[cfg(feature = "harness")]
+    fn ev_1_events_as_programs_queue_them_are_not_read_again() {
+        use crate::harness::fixtures;
+
+        let mut upload = Upload::new(Transfer::Json);
+        let mut message = wire::EventUploadRequest::default();
+        for event in fixtures::events(200, 7) {
+            match QueuedEvent::from(event) {
+                QueuedEvent::Execution(event) => message.events.push(*event),
+                QueuedEvent::FileAccess(event) => message.file_access_events.push(*event),
+                QueuedEvent::Audit(event) => message.audit_events.push(event),
+            }
+        }
+        for event in message.events.iter().cloned().map(Box::new).map(QueuedEvent::Execution) {
+            let bundled = stored::bundle_of(&event).is_some();
+            assert_eq!(upload.push_stored(&stored::encode(&event)), !bundled);
+            if bundled {
+                upload.push(&event).unwrap();
+            }
+        }
+        for access in message.file_access_events.iter().cloned().map(Box::new) {
+            assert!(upload.push_stored(&stored::encode(&QueuedEvent::FileAccess(access))));
+        }
+        for audit in message.audit_events.iter().cloned() {
+            assert!(upload.push_stored(&stored::encode(&QueuedEvent::Audit(audit))));
+        }
+        assert!(message.events.len() > 50 && !message.file_access_events.is_empty());
+        assert_eq!(upload.finish(""), body::encode(Transfer::Json, &message).unwrap());
+    }
 
     /// EV-1: execution and file-access events lie in one message, and the body
     /// is that message's.

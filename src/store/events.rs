@@ -152,6 +152,12 @@ impl EventStore {
     /// As [`Self::open_read_only`].
     pub fn reader(&self) -> Result<Option<ReadEvents>, StoreError> {
         let reader = Self::open_read_only(self.path.parent().unwrap_or(Path::new(".")))?;
+        // SQLite maps the file anew after every commit, which costs more than
+        // copying the pages of a batch.
+        reader
+            .conn
+            .pragma_update(None, "mmap_size", 0)
+            .map_err(|source| StoreError::from_open(&self.path, source))?;
         Ok(Some(reader).filter(|reader| reader.file == self.file))
     }
 

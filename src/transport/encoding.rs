@@ -77,9 +77,9 @@ impl Packer {
         if body.is_empty() || self.encoding == ContentEncoding::None {
             return Packed::plain(body);
         }
-        let compressor = self.compressor.get_or_insert_with(|| {
-            Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default())
-        });
+        let compressor = self
+            .compressor
+            .get_or_insert_with(|| Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default()));
         let gzip = self.encoding == ContentEncoding::Gzip;
         let most = if gzip {
             compressor.gzip_compress_bound(body.len())
