@@ -18,10 +18,11 @@ mod support;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use rusqlite::Connection;
-use santa_sync::model::{Executable, Identifier, Policy, RuleSet, SyncType, Timestamp};
-use santa_sync::store::Store;
+use santa_sync::model::{Executable, Identifier, Policy, RuleSet, RuleType, SyncType, Timestamp};
+use santa_sync::store::{ReadStore, Store};
 use support::{Watch, bare_commit, made, rule_of, set};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
@@ -49,6 +50,17 @@ fn churn(dir: &Path, size: u64) {
     let (mut store, _) = Store::open(dir, NOW).expect("a store");
     let rules = made(0..size, 10_000);
     store.commit_rules(&rules, SyncType::CleanAll, NOW).expect("committed");
+}
+
+/// What a lookup asks at the least: the state of the first rule there is.
+fn bare_lookup() -> String {
+    let probes = (1..).zip(RuleType::ALL).map(|(parameter, rule_type)| {
+        let number = rule_type.number();
+        format!(
+            "SELECT state FROM execution_rules WHERE identifier = ?{parameter} AND type = {number}"
+        )
+    });
+    probes.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
 fn measure(size: u64) -> Vec<(String, String)> {
@@ -95,6 +107,15 @@ fn measure(size: u64) -> Vec<(String, String)> {
         let (replaced, _) = commit(&spread(Policy::Blocklist), SyncType::Normal);
         row(&format!("{asked} replaced all over"), replaced.shown());
     }
+    // An authorizer's reader is there before the commit whose rules it reads.
+    let reader = Store::open_read_only(dir.path()).expect("a reader");
+    commit(&made(fresh..fresh + 1, 1), SyncType::Normal);
+    drop(store);
+    lookups(&reader, dir.path(), size, &mut row);
+    rows
+}
+
+fn lookups(reader: &ReadStore, dir: &Path, size: u64, row: &mut dyn FnMut(&str, String)) {
     let known: Vec<Executable> = (0..10_000)
         .map(|n| {
             // Half of the files have a rule; the other identifiers have none.
@@ -109,27 +130,64 @@ fn measure(size: u64) -> Vec<(String, String)> {
                 .with(Identifier::TeamId(*b"ABCDEFGHIJ"))
         })
         .collect();
-    drop(store);
-    let reader = Store::open_read_only(dir.path()).expect("a reader");
-    let look = |executable: &Executable| {
-        let watch = Watch::start();
-        black_box(reader.find_rule(executable).expect("looked up"));
-        watch.wall_only() * 1e3
+    let mut lookups = reader.lookups().expect("prepared");
+    let mut single = |executable: &Executable| {
+        timed(|| drop(black_box(lookups.find_rule(executable).expect("looked up"))))
+    };
+    // What one of a burst takes, the snapshot's beginning and end included.
+    let burst = |executables: &[Executable]| {
+        let all = timed(|| {
+            let mut snapshot = reader.snapshot().expect("begun");
+            for executable in executables {
+                drop(black_box(snapshot.find_rule(executable).expect("looked up")));
+            }
+        });
+        all / executables.len() as f64
     };
     let shown = |mut took: Vec<f64>| {
         took.sort_by(f64::total_cmp);
-        format!("{:.1}, {:.1}", took[took.len() / 2], took[took.len() / 100 * 99])
+        format!("{:.1}, {:.1}", took[took.len() / 2], took[took.len() * 99 / 100])
     };
-    let quiet = known.iter().cycle().take(50_000).map(look).collect();
-    row("lookup p50, p99 in us", shown(quiet));
+    {
+        let bare = Connection::open(dir.join("rules.db")).expect("a database");
+        bare.pragma_update(None, "mmap_size", 1_i64 << 30).expect("mapped");
+        let mut bare = bare.prepare(&bare_lookup()).expect("a statement");
+        let mut floor = |executable: &Executable| {
+            let of = |rule_type| executable.identifier(rule_type).map(ToString::to_string);
+            let texts = RuleType::ALL.map(of);
+            timed(|| {
+                let mut found = bare.query(rusqlite::params_from_iter(&texts)).expect("asked");
+                let found = found.next().expect("read").map(|row| row.get::<_, i64>(0));
+                black_box(found.transpose().expect("a state"));
+            })
+        };
+        let took = (0..5).flat_map(|_| &known).map(&mut floor).collect();
+        row("bare statement: p50, p99 in us", shown(took));
+    }
+    row("lookup", shown((0..5).flat_map(|_| &known).map(&mut single).collect()));
+    for size in [10, 100] {
+        let took = (0..5).flat_map(|_| known.chunks(size)).map(burst).collect();
+        row(&format!("  one of {size} in a snapshot"), shown(took));
+    }
     let mut writer = Command::new(std::env::current_exe().expect("this program"))
-        .args(["churn", &dir.path().display().to_string(), &size.to_string()])
+        .args(["churn", &dir.display().to_string(), &size.to_string()])
         .spawn()
         .expect("a writer");
-    let mut busy = Vec::new();
+    let (mut busy, mut busy_bursts) = (Vec::new(), Vec::new());
+    let mut turns = known.chunks(10).cycle();
     while writer.try_wait().expect("asked").is_none() {
-        busy.extend(known.iter().take(1_000).map(look));
+        busy.extend(turns.next().into_iter().flatten().map(&mut single));
+        busy_bursts.extend(turns.next().map(burst));
     }
-    row("the same while a clean commit runs", shown(busy));
-    rows
+    row("lookup while a clean commit runs", shown(busy));
+    row("  one of 10 in a snapshot", shown(busy_bursts));
+}
+
+/// Microseconds. Nothing else happens between two lookups: asking for the CPU's
+/// time is a call of the system.
+#[allow(clippy::disallowed_methods, reason = "a stopwatch")]
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64() * 1e6
 }

@@ -31,7 +31,7 @@ pub use file::{Obstacle, kind_of, regular};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{
-    RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview, RulesVerified,
+    Lookups, RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview, RulesVerified,
 };
 pub use settings::SYNC_STATE_FILE;
 

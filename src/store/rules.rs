@@ -22,7 +22,7 @@ mod xxh3;
 
 pub use commit::RulesCommitted;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
-pub use read::RuleFilter;
+pub use read::{Lookups, RuleFilter};
 pub use verify::RulesVerified;
 
 use super::db::Database;

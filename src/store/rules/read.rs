@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use rusqlite::types::Null;
-use rusqlite::{Connection, Row};
+use rusqlite::{CachedStatement, Connection, Row, Statement, Transaction};
 
 use crate::model::{
     Executable, Match, RuleDetails, RuleOrigin, RuleState, RuleType, StaticRules, StoredRule,
@@ -58,6 +58,48 @@ const LOOKUP: &str = concat!(
     " FROM execution_rules WHERE identifier = ?5 AND type = 4000"
 );
 
+const LOOKING_UP: &str = "look a rule up";
+
+/// Lookups one after another, for an authorizer: the statement is compiled and
+/// at hand. From [`Store::lookups`] each sees the newest rules; from
+/// [`Store::snapshot`] all see those of the first.
+pub struct Lookups<'a> {
+    store: &'a Store,
+    statement: CachedStatement<'a>,
+    // Last: it ends when nothing reads any more.
+    _read: Option<Transaction<'a>>,
+}
+
+impl std::fmt::Debug for Lookups<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lookups").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl Lookups<'_> {
+    /// As [`Store::find_rule`].
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn find_rule(&mut self, executable: &Executable) -> Result<Option<StoredRule>, StoreError> {
+        let found = find(&mut self.statement, executable);
+        found.map_err(|error| self.store.failed(LOOKING_UP)(error))
+    }
+
+    /// As [`Store::lookup`].
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn lookup(
+        &mut self,
+        executable: &Executable,
+        static_rules: &StaticRules,
+        transitive_enabled: bool,
+    ) -> Result<Option<Match>, StoreError> {
+        decide(executable, static_rules, transitive_enabled, || self.find_rule(executable))
+    }
+}
+
 impl Store {
     /// Shows every rule the filter takes to `visit`, in stored order, until it
     /// breaks. Rules of a type or state that this program does not know are
@@ -78,7 +120,34 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn find_rule(&self, executable: &Executable) -> Result<Option<StoredRule>, StoreError> {
-        find(&self.rules, executable).map_err(self.failed("look a rule up"))
+        let found = self.rules.prepare_cached(LOOKUP);
+        let found = found.and_then(|mut lookup| find(&mut lookup, executable));
+        found.map_err(|error| self.failed(LOOKING_UP)(error))
+    }
+
+    /// For several lookups, of which each sees the newest rules.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn lookups(&self) -> Result<Lookups<'_>, StoreError> {
+        let statement = self.rules.prepare_cached(LOOKUP).map_err(self.failed(LOOKING_UP))?;
+        Ok(Lookups { store: self, statement, _read: None })
+    }
+
+    /// For several lookups that all see the rules of one moment, the first
+    /// lookup's, whatever another process commits meanwhile.
+    ///
+    /// A lookup by itself locks the database for its reading, which takes as
+    /// long as half the search; here that is paid once. Made for a burst of
+    /// lookups and to be dropped after it: while it lives, what others commit
+    /// stays unseen and in the write-ahead log.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn snapshot(&self) -> Result<Lookups<'_>, StoreError> {
+        let lookups = self.lookups()?;
+        let read = self.rules.unchecked_transaction().map_err(self.failed(LOOKING_UP))?;
+        Ok(Lookups { _read: Some(read), ..lookups })
     }
 
     /// The rule that decides about an executable: one of the configuration's,
@@ -94,12 +163,21 @@ impl Store {
         static_rules: &StaticRules,
         transitive_enabled: bool,
     ) -> Result<Option<Match>, StoreError> {
-        let found = match static_rules.find(executable) {
-            Some(rule) => Some((rule, RuleOrigin::Configuration)),
-            None => self.find_rule(executable)?.map(|rule| (rule, RuleOrigin::Store)),
-        };
-        Ok(found.and_then(|(rule, origin)| Match::new(rule, origin, transitive_enabled)))
+        decide(executable, static_rules, transitive_enabled, || self.find_rule(executable))
     }
+}
+
+fn decide(
+    executable: &Executable,
+    static_rules: &StaticRules,
+    transitive_enabled: bool,
+    stored: impl FnOnce() -> Result<Option<StoredRule>, StoreError>,
+) -> Result<Option<Match>, StoreError> {
+    let found = match static_rules.find(executable) {
+        Some(rule) => Some((rule, RuleOrigin::Configuration)),
+        None => stored()?.map(|rule| (rule, RuleOrigin::Store)),
+    };
+    Ok(found.and_then(|(rule, origin)| Match::new(rule, origin, transitive_enabled)))
 }
 
 fn visit_all(
@@ -124,8 +202,10 @@ fn visit_all(
     Ok(())
 }
 
-fn find(conn: &Connection, executable: &Executable) -> rusqlite::Result<Option<StoredRule>> {
-    let mut statement = conn.prepare_cached(LOOKUP)?;
+fn find(
+    statement: &mut Statement<'_>,
+    executable: &Executable,
+) -> rusqlite::Result<Option<StoredRule>> {
     let mut text = String::with_capacity(64);
     for (parameter, rule_type) in (1..).zip(RuleType::ALL) {
         text.clear();

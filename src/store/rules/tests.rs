@@ -338,6 +338,31 @@ fn state_2_readers_see_before_or_after() {
     assert_eq!(reader.rules_hash().expect("a hash"), after.hash);
 }
 
+/// RULE-9, STATE-2: all lookups of a snapshot see the rules of its first one,
+/// and the commit in between is neither seen nor held up.
+#[test]
+fn rule_9_a_snapshot_sees_one_moment() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let reader = Store::open_read_only(dir.path()).expect("a reader");
+    let known = executable(&sample());
+    let alone = reader.find_rule(&known).expect("looked up");
+    let mut lookups = reader.lookups().expect("prepared");
+    assert_eq!(lookups.find_rule(&known).expect("looked up"), alone);
+    let mut snapshot = reader.snapshot().expect("begun");
+    assert_eq!(snapshot.find_rule(&known).expect("looked up"), alone);
+    store.commit_rules(&RuleSet::default(), SyncType::Clean, NOW).expect("committed");
+    assert_eq!(snapshot.find_rule(&known).expect("looked up"), alone);
+    let decided = snapshot.lookup(&known, &StaticRules::default(), true).expect("looked up");
+    assert_eq!(decided.map(|found| found.rule), alone);
+    drop(snapshot);
+    assert_eq!(lookups.find_rule(&known).expect("looked up"), None);
+    assert_eq!(reader.find_rule(&known).expect("looked up"), None);
+    let mut snapshot = reader.snapshot().expect("begun again");
+    assert_eq!(snapshot.find_rule(&known).expect("looked up"), None);
+}
+
 /// Reading creates nothing: neither a store nor a file beside one.
 #[test]
 fn a_reader_creates_nothing() {
