@@ -20,13 +20,10 @@
 #[path = "support/process.rs"]
 mod process;
 
-use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use flate2::Compression;
-use flate2::bufread::ZlibEncoder;
 use process::{Plain, run};
 use rusqlite::Connection;
 use santa_sync::harness::FakeServer;
@@ -36,6 +33,7 @@ use santa_sync::protocol::body::{self, Transfer};
 use santa_sync::protocol::stored::{self, QueuedEvent};
 use santa_sync::protocol::wire::EventUploadRequest;
 use santa_sync::store::{EventStore, Limits, NewEvent};
+use santa_sync::transport::Packer;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -132,10 +130,7 @@ fn body_of(batch: u32, seed: u64) -> Vec<u8> {
         }
     }
     let body = body::encode(Transfer::Json, &message).expect("a body");
-    let mut packed = Vec::new();
-    let mut zlib = ZlibEncoder::new(body.as_slice(), Compression::new(2));
-    zlib.read_to_end(&mut packed).expect("compressed");
-    packed
+    Packer::default().pack(body).bytes.into()
 }
 
 /// Seconds until the server has taken so many batches over one connection.

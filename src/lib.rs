@@ -12,8 +12,34 @@
 //! - [`clock`] the only reader of time;
 //! - [`daemon`] syncs by the clock and on request, for as long as the host runs;
 //! - `harness` a fake server, for tests and for people who write servers.
-//! - [`transport`] one HTTP exchange with the server;
-//! - [`clock`] the only reader of time.
+//! - [`transport`] one HTTP exchange with the server.
+//!
+//! An authorizer looks rules up beside the syncs, which never block it:
+//!
+//! ```
+//! use santa_sync::model::{Executable, Identifier, StaticRules};
+//! # use santa_sync::model::Timestamp;
+//! use santa_sync::store::Store;
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let state_dir = dir.path();
+//! # drop(Store::open(state_dir, Timestamp::from_secs(0))?);
+//! let store = Store::open_read_only(state_dir)?;
+//! let static_rules = StaticRules::default();
+//! // Kept at hand, for single files: each lookup sees the newest rules.
+//! let mut lookups = store.lookups()?;
+//! let file = Executable::default()
+//!     .with(Identifier::Binary([0x5a; 32]))
+//!     .with(Identifier::TeamId(*b"ABCDE12345"));
+//! let decided = lookups.lookup(&file, &static_rules, false)?;
+//! assert!(decided.is_none(), "no rule speaks of it");
+//! // For many at once: cheaper, and all by the rules of one moment.
+//! let mut snapshot = store.snapshot()?;
+//! for file in [&file] {
+//!     snapshot.lookup(file, &static_rules, false)?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod cli;
 pub mod clock;

@@ -149,6 +149,9 @@ impl Driver<'_> {
                             begun: attempt > 1,
                         })
                     } else {
+                        if !matches!(*request, Request::EventUpload(_)) {
+                            ahead.rest();
+                        }
                         let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
                         Event::Exchange(sent.unwrap_or_else(stopped_midway))
                     }

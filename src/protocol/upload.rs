@@ -1,4 +1,4 @@
-//! The body of an event upload, written event by event: the events of a batch
+//! The body of an event upload, written event by event: the messages of a batch
 //! never lie in memory all at once.
 
 use prost::encoding;
@@ -151,6 +151,8 @@ mod tests {
     fn ev_1_events_as_programs_queue_them_are_not_read_again() {
         use crate::harness::fixtures;
 
+        let decision = wire::Event::FIELDS.iter().find(|field| field.key == "\"decision\":");
+        assert_eq!(decision.map(|field| u64::from(field.number)), Some(DECISION));
         let mut upload = Upload::new(Transfer::Json);
         let mut message = wire::EventUploadRequest::default();
         for event in fixtures::events(200, 7) {

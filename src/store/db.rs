@@ -201,7 +201,7 @@ fn configure(conn: &Connection, dir: &Path) -> rusqlite::Result<()> {
 
 /// What keeps a database file that somebody prepared from doing more than hold
 /// data, and a statement's plan what it was: without the last setting SQLite
-/// compiles a statement again whenever a limit or a bound of a range changes.
+/// compiles a statement again whenever a limit or a bound of a range is bound.
 pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

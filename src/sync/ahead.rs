@@ -74,6 +74,11 @@ impl Ahead {
         Self { form, thread: Thread::Idle, asked: None }
     }
 
+    /// Gives the thread and its memory back, once no batch is wanted any more.
+    pub(super) fn rest(&mut self) {
+        *self = Self::new(self.form.clone());
+    }
+
     /// The batch of these rows.
     pub(super) fn made(&mut self, rows: Vec<EventRow>) -> Read {
         self.form.made(rows)

@@ -23,6 +23,13 @@ pub struct Field {
     pub presence: bool,
 }
 
+impl Field {
+    /// `None` for one that may be written although it is absent.
+    const fn may_be_absent(&self) -> Option<()> {
+        if matches!(self.shape, Shape::Other) { None } else { Some(()) }
+    }
+}
+
 /// What the values of a field are.
 #[derive(Debug)]
 pub enum Shape {
@@ -40,7 +47,7 @@ pub enum Shape {
     Enum(&'static [(&'static str, i32)]),
     /// A message: its fields by number.
     Nested(&'static [Field]),
-    /// Something that takes the long way.
+    /// Something that takes the long way, with the whole message.
     Other,
 }
 
@@ -61,7 +68,9 @@ pub(crate) fn transcode(fields: &[Field], wire: &[u8], out: &mut Vec<u8>) -> Opt
                 out.push(b']');
                 fields.next();
             }
-            while fields.next_if(|field| field.number < number).is_some() {}
+            while let Some(absent) = fields.next_if(|field| field.number < number) {
+                absent.may_be_absent()?;
+            }
         }
         let field = fields.peek().filter(|field| field.number == number)?;
         let before = out.len();
@@ -87,7 +96,9 @@ pub(crate) fn transcode(fields: &[Field], wire: &[u8], out: &mut Vec<u8>) -> Opt
     }
     if open.is_some() {
         out.push(b']');
+        fields.next();
     }
+    fields.try_for_each(Field::may_be_absent)?;
     out.push(b'}');
     Some(())
 }

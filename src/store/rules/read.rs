@@ -62,7 +62,7 @@ const LOOKING_UP: &str = "look a rule up";
 
 /// Lookups one after another, for an authorizer: the statement is compiled and
 /// at hand. From [`Store::lookups`] each sees the newest rules; from
-/// [`Store::snapshot`] all see those of the first.
+/// [`Store::snapshot`] all see those of one moment.
 pub struct Lookups<'a> {
     store: &'a Store,
     statement: CachedStatement<'a>,
@@ -140,10 +140,13 @@ impl Store {
     /// A lookup by itself locks the database for its reading, which takes as
     /// long as half the search; here that is paid once. Made for a burst of
     /// lookups and to be dropped after it: while it lives, what others commit
-    /// stays unseen and in the write-ahead log.
+    /// stays unseen and in the write-ahead log, and a sync that ends waits up
+    /// to 5 s for it. All that is read through this `Store` meanwhile sees the
+    /// same moment; whoever needs another opens another.
     ///
     /// # Errors
-    /// If the database cannot be read.
+    /// If the database cannot be read, or while another snapshot of this
+    /// `Store` lives.
     pub fn snapshot(&self) -> Result<Lookups<'_>, StoreError> {
         let lookups = self.lookups()?;
         let read = self.rules.unchecked_transaction().map_err(self.failed(LOOKING_UP))?;

@@ -356,6 +356,9 @@ fn rule_9_a_snapshot_sees_one_moment() {
     assert_eq!(snapshot.find_rule(&known).expect("looked up"), alone);
     let decided = snapshot.lookup(&known, &StaticRules::default(), true).expect("looked up");
     assert_eq!(decided.map(|found| found.rule), alone);
+    assert_eq!(lookups.find_rule(&known).expect("looked up"), alone, "the same moment");
+    reader.snapshot().expect_err("one at a time");
+    assert_eq!(snapshot.find_rule(&known).expect("looked up"), alone);
     drop(snapshot);
     assert_eq!(lookups.find_rule(&known).expect("looked up"), None);
     assert_eq!(reader.find_rule(&known).expect("looked up"), None);
