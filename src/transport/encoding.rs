@@ -67,7 +67,7 @@ impl Clone for Packer {
 }
 
 /// The lowest level that compresses. A batch of events comes to a fifth at a
-/// fifth of the work of zlib's level 6, whose output is a quarter smaller.
+/// quarter of the work of zlib's level 6, whose output is a seventh smaller.
 const LEVEL: i32 = 1;
 
 impl Packer {
