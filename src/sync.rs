@@ -33,7 +33,7 @@ use self::machine::{
 use self::progress::{Observer, Progress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
 use crate::clock::Clock;
-use crate::model::{MachineId, Packed, Settings, Stage, SyncRecord, Trigger};
+use crate::model::{Packed, Settings, Stage, SyncRecord, Trigger};
 use crate::protocol::body::Transfer;
 use crate::store::{EventStore, ReadStore, Store};
 use crate::transport::{Packer, Transport, XsrfToken};
@@ -83,7 +83,6 @@ impl std::fmt::Debug for Driver<'_> {
 /// What the driver remembers between effects.
 #[derive(Debug)]
 struct Held {
-    machine_id: MachineId,
     token: Option<XsrfToken>,
     /// The request under way and its body.
     body: Option<(Arc<Request>, Packed)>,
@@ -117,7 +116,6 @@ impl Driver<'_> {
         let deadline = inputs.deadline;
         let pending = inputs.events_pending;
         let mut held = Held {
-            machine_id: inputs.machine_id.clone(),
             token: None,
             body: None,
             staged: Settings::default(),
@@ -125,12 +123,12 @@ impl Driver<'_> {
             uploaded: 0,
             rules: 0,
         };
-        let mut machine = Machine::new(inputs);
         let mut ahead = Ahead::new(ahead::Form {
-            machine_id: held.machine_id.clone(),
+            machine_id: inputs.machine_id.clone(),
             transfer: self.transfer,
             packer: self.transport.as_ref().map_or_else(|_| Packer::default(), |t| t.packer()),
         });
+        let mut machine = Machine::new(inputs);
         let mut event = Event::Started;
         let outcome = loop {
             let effect = machine.handle(event, self.clock.now());
@@ -269,9 +267,7 @@ impl Driver<'_> {
             ..blank
         }
     }
-}
 
-impl Driver<'_> {
     async fn send(&mut self, request: Arc<Request>, attempt: u32, held: &mut Held) -> Exchange {
         let stage = request.stage();
         self.observer.progress(&Progress::Attempt { stage, attempt });

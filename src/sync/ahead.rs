@@ -161,3 +161,63 @@ fn work(events: &ReadEvents, mut form: Form, asked: &Receiver<Ask>, reads: &Send
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Now, Timestamp};
+    use crate::protocol::stored::{self, QueuedEvent};
+    use crate::protocol::wire;
+    use crate::store::{Limits, NewEvent};
+
+    fn ahead() -> Ahead {
+        let machine_id = MachineId::new("host").expect("an id");
+        Ahead::new(Form { machine_id, transfer: Transfer::Json, packer: Packer::default() })
+    }
+
+    fn queue(dir: &std::path::Path, count: u8) -> EventStore {
+        let (mut store, _) = EventStore::open(dir, Timestamp::from_secs(0)).expect("a queue");
+        let events: Vec<NewEvent> = (0..count)
+            .map(|number| {
+                let event = QueuedEvent::Execution(Box::new(wire::Event {
+                    file_sha256: format!("{number:064x}"),
+                    file_name: "x".to_owned(),
+                    execution_time: 1.0,
+                    decision: wire::Decision::BlockUnknown.into(),
+                    ..wire::Event::default()
+                }));
+                let summary = stored::summarize(&event, false).expect("a whole event");
+                NewEvent { summary, data: stored::encode(&event) }
+            })
+            .collect();
+        let now = Now { wall: Timestamp::from_secs(1), elapsed: Duration::ZERO };
+        store.queue_events(&events, now, Limits::default()).expect("queued");
+        store
+    }
+
+    /// EV-1: what is read ahead is the batch that would be read in its turn.
+    #[test]
+    fn ev_1_the_batch_made_ahead_is_the_next_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = queue(dir.path(), 5);
+        let mut read = |after| store.read_batch(2, after, Timestamp::from_secs(2)).expect("rows");
+        let rows = [read(None), read(Some(2)), read(Some(4))];
+        let [first, second, third] = rows.map(|rows| ahead().made(rows));
+
+        let mut ahead = ahead();
+        assert!(ahead.take(2).is_none(), "nothing was asked for");
+        ahead.handed_out(&first, 2, &store);
+        let made = ahead.take(2).expect("made ahead");
+        assert_eq!(made.batch, second.batch);
+        ahead.handed_out(&made, 2, &store);
+        assert!(ahead.take(1).is_none(), "it was made for another limit");
+        ahead.handed_out(&second, 2, &store);
+        assert_eq!(ahead.take(2).expect("made ahead").batch, third.batch);
+        ahead.handed_out(&third, 2, &store);
+        assert!(ahead.take(2).is_none(), "a batch that is not full is the last");
+        ahead.rest();
+        assert!(matches!(ahead.thread, Thread::Idle), "the thread has ended");
+    }
+}

@@ -393,6 +393,12 @@ fn state_3_a_queue_set_aside_under_its_writer_is_opened_anew() {
     moved("").expect("moved");
     moved("-wal").expect("moved");
     moved("-shm").expect("moved");
+    writer.reader().expect_err("no file there");
+    drop(open(dir.path()));
+    assert!(writer.reader().expect("a file").is_none(), "another file is another queue");
+    for part in ["", "-wal", "-shm"] {
+        std::fs::remove_file(dir.path().join(format!("events.db{part}"))).expect("removed");
+    }
     // The other process goes on, or has not yet made the new one.
     for name in ["second", "third"] {
         let there = dir.path().join("events.db").exists();
