@@ -13,6 +13,7 @@ mod rule_set;
 mod secret;
 mod settings;
 mod stage;
+pub mod text;
 mod time;
 mod url;
 
@@ -22,7 +23,8 @@ pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use packed::Packed;
 pub use plist::{PlistError, read_plist, read_small_plist};
 pub use record::{
-    ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, Trigger,
+    ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, SyncWarning,
+    Trigger,
 };
 pub use rule::{
     BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails,

@@ -204,6 +204,7 @@ mod tests {
                 kind: "server".to_owned(),
                 message: String::new(),
                 http_status: Some(503),
+                cause: None,
             }),
             ..SyncRecord::begun(
                 "ab".to_owned(),

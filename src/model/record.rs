@@ -147,6 +147,24 @@ pub struct ErrorRecord {
     pub message: String,
     /// The status of the answer, if there was one.
     pub http_status: Option<u16>,
+    /// What the sync was waiting to repeat when it was stopped or ran out of
+    /// time: the last attempt's error. `None` for every other error.
+    #[serde(default)]
+    pub cause: Option<Box<ErrorRecord>>,
+}
+
+/// Part of a server's response that was read as absent or zero because it
+/// could not be read or was unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncWarning {
+    /// The stage whose response it was in.
+    pub stage: Stage,
+    /// The field, as a path: `removable_media_policy.remount.flags`.
+    pub field: String,
+    /// The value as sent, cut to 64 characters.
+    pub value: String,
+    /// What was done, for people: `unknown value; treated as absent`.
+    pub action: String,
 }
 
 /// What became of one sync.
@@ -200,6 +218,9 @@ pub struct SyncRecord {
     pub settings_applied: Vec<SettingChange>,
     /// Settings that were received, but dropped because the sync failed.
     pub settings_reverted: Vec<SettingChange>,
+    /// What was odd in the server's responses and how it was read.
+    #[serde(default)]
+    pub warnings: Vec<SyncWarning>,
     /// What ended the sync early, if anything did.
     pub error: Option<ErrorRecord>,
 }
@@ -234,6 +255,7 @@ impl SyncRecord {
             rules_hash: String::new(),
             settings_applied: Vec::new(),
             settings_reverted: Vec::new(),
+            warnings: Vec::new(),
             error: None,
         }
     }
@@ -252,6 +274,7 @@ impl SyncRecord {
             kind: result.name().to_owned(),
             message,
             http_status: None,
+            cause: None,
         };
         Self {
             result,

@@ -117,6 +117,7 @@ fn interrupted(begun: SyncRecord, reverted: &[SettingChange]) -> SyncRecord {
                   rules that were already committed"
             .to_owned(),
         http_status: None,
+        cause: None,
     };
     SyncRecord {
         result: SyncResult::InternalError,

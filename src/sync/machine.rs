@@ -390,6 +390,7 @@ impl Machine {
             message: "the sync was told of something it had not asked for; please report this"
                 .to_owned(),
             http_status: None,
+            cause: None,
         };
         self.revert(SyncResult::InternalError, error)
     }
@@ -520,6 +521,7 @@ fn error_record(stage: Stage, failure: &Failure, attempts: u32) -> ErrorRecord {
         kind: failure.kind.name().to_owned(),
         message,
         http_status: failure.http_status,
+        cause: None,
     }
 }
 

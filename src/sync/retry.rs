@@ -108,6 +108,8 @@ pub enum FailureKind {
     BadEncoding,
     /// The answer is larger than we take.
     TooLarge,
+    /// Status 200 whose body reports an error instead of answering.
+    ErrorInAnswer,
     /// An empty answer to a clean sync's rule download.
     EmptyBody,
     /// A rule page came with the very cursor it was asked with.
@@ -116,6 +118,11 @@ pub enum FailureKind {
     TooManyPages,
     /// More rules than we take.
     TooManyRules,
+    /// A clean sync in which every rule the server sent was rejected.
+    NoUsableRules,
+    /// The rule download would remove or reverse more rules than
+    /// `GuardRemovedPercent` allows.
+    Guarded,
     /// The stage's URL cannot be made.
     MalformedUrl,
     /// The sync's overall deadline has passed.
@@ -128,7 +135,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 52] = [
         Self::NameNotResolved,
         Self::Refused,
         Self::Unreachable,
@@ -170,10 +177,13 @@ impl FailureKind {
         Self::NotProtobuf,
         Self::BadEncoding,
         Self::TooLarge,
+        Self::ErrorInAnswer,
         Self::EmptyBody,
         Self::CursorNotAdvancing,
         Self::TooManyPages,
         Self::TooManyRules,
+        Self::NoUsableRules,
+        Self::Guarded,
         Self::MalformedUrl,
         Self::Deadline,
         Self::Cancelled,
@@ -225,10 +235,13 @@ impl FailureKind {
             Self::NotProtobuf => "not_protobuf",
             Self::BadEncoding => "bad_encoding",
             Self::TooLarge => "too_large",
+            Self::ErrorInAnswer => "error_in_answer",
             Self::EmptyBody => "empty_body",
             Self::CursorNotAdvancing => "cursor_not_advancing",
             Self::TooManyPages => "too_many_pages",
             Self::TooManyRules => "too_many_rules",
+            Self::NoUsableRules => "no_usable_rules",
+            Self::Guarded => "guarded",
             Self::MalformedUrl => "malformed_url",
             Self::Deadline => "deadline",
             Self::Cancelled => "cancelled",
@@ -253,6 +266,7 @@ impl FailureKind {
             | Self::RequestTimeout
             | Self::TooManyRequests
             | Self::ServerError
+            | Self::ErrorInAnswer
             | Self::UnexpectedStatus => Disposition::Retry,
             Self::Forbidden => Disposition::RefreshToken,
             Self::HeaderTooLarge
@@ -285,6 +299,8 @@ impl FailureKind {
             | Self::CursorNotAdvancing
             | Self::TooManyPages
             | Self::TooManyRules
+            | Self::NoUsableRules
+            | Self::Guarded
             | Self::MalformedUrl
             | Self::Deadline
             | Self::Cancelled
