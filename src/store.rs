@@ -24,8 +24,8 @@ use thiserror::Error;
 use crate::model::Timestamp;
 
 pub use events::{
-    BundleRequest, Drops, EventStore, Limits, NewEvent, Queued, ReadEvents, Refused, Rejected,
-    Requeued, Settled,
+    BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
+    Rejected, Requeued, Settled,
 };
 pub use file::{Obstacle, kind_of, regular};
 pub use lock::{LOCK_FILE, LockError, StateLock};

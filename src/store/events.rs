@@ -15,6 +15,7 @@
 mod backoff;
 mod bundles;
 mod foreign;
+mod horizon;
 mod queue;
 mod read;
 mod refusal;
@@ -33,6 +34,7 @@ use super::{FileCheck, Notice, StoreError};
 use crate::model::Timestamp;
 
 pub use bundles::BundleRequest;
+pub use horizon::Horizon;
 pub use queue::{Limits, NewEvent, Queued};
 pub use refusal::Refused;
 pub use rejected::{Rejected, Requeued};

@@ -31,6 +31,9 @@ pub(super) struct Foreign {
     /// Rows up to this key have been sent, but could not be deleted. They are
     /// passed over until the end of the table has been reached.
     stuck: i64,
+    /// How many rows were handed out and settled since the opening, those that
+    /// could not be deleted included.
+    settled: u64,
 }
 
 impl EventStore {
@@ -92,7 +95,7 @@ impl Foreign {
         }
         conn.execute_batch("CREATE TEMP TABLE sent (idx INTEGER PRIMARY KEY, data BLOB)")
             .map_err(failed)?;
-        Ok(Self { path: path.to_owned(), conn, lent: BTreeMap::new(), stuck: -1 })
+        Ok(Self { path: path.to_owned(), conn, lent: BTreeMap::new(), stuck: -1, settled: 0 })
     }
 
     /// The next rows, about so many bytes at most; none if they cannot be read.
@@ -136,6 +139,11 @@ impl Foreign {
         self.conn.busy_timeout(patience).expect("a setting");
     }
 
+    /// How many rows were handed out and settled since the opening.
+    pub(super) const fn settled(&self) -> u64 {
+        self.settled
+    }
+
     /// Notes the rows handed out.
     pub(super) fn lend(&mut self, rows: &[EventRow]) {
         self.lent = rows.iter().map(|row| (row.id, row.clone())).collect();
@@ -151,6 +159,7 @@ impl Foreign {
     pub(super) fn delete(&mut self, ids: impl Iterator<Item = i64>) {
         let rows: Vec<EventRow> = ids.filter_map(|id| self.lent.remove(&id)).collect();
         let Some(last) = rows.iter().map(|row| row.id - FIRST_ID).max() else { return };
+        self.settled += rows.len() as u64;
         let delete = || -> rusqlite::Result<usize> {
             self.conn.execute_batch("DELETE FROM temp.sent")?;
             let mut note = self.conn.prepare_cached("INSERT INTO temp.sent VALUES (?1, ?2)")?;

@@ -3,6 +3,7 @@
 use rusqlite::OptionalExtension as _;
 use rusqlite::types::ValueRef;
 
+use super::horizon::Horizon;
 use super::{EventStore, foreign, save_state, state};
 use crate::model::{EventRow, Timestamp};
 use crate::store::StoreError;
@@ -36,10 +37,27 @@ impl EventStore {
         after: Option<i64>,
         now: Timestamp,
     ) -> Result<Vec<EventRow>, StoreError> {
+        self.read_batch_within(limit, after, Horizon::ENDLESS, now)
+    }
+
+    /// Like [`Self::read_batch`], but ends with the last event of the horizon:
+    /// its last batch may hold later events, no batch begins with one. Rows of
+    /// [`Self::drain_also`]'s database end once as many have been settled as
+    /// waited there when the horizon was taken.
+    ///
+    /// # Errors
+    /// If the queue cannot be read.
+    pub fn read_batch_within(
+        &mut self,
+        limit: usize,
+        after: Option<i64>,
+        horizon: Horizon,
+        now: Timestamp,
+    ) -> Result<Vec<EventRow>, StoreError> {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        if after.is_none_or(|after| after < foreign::FIRST_ID) {
+        if after.is_none_or(|after| after < foreign::FIRST_ID && horizon.goes_past(after)) {
             loop {
                 let rows = self.own_rows(limit, after)?;
                 let found = rows.len();
@@ -47,13 +65,16 @@ impl EventStore {
                 if !gone.is_empty() {
                     self.forget(&gone)?;
                 }
-                if !batch.is_empty() {
+                if batch.first().is_some_and(|row| horizon.covers(row.id)) {
                     return Ok(batch);
                 }
-                if found == 0 && self.adopt(now)? == 0 {
+                if !batch.is_empty() || (found == 0 && self.adopt(now)? == 0) {
                     break;
                 }
             }
+        }
+        if self.foreign.as_ref().is_some_and(|foreign| foreign.settled() >= horizon.elsewhere) {
+            return Ok(Vec::new());
         }
         self.foreign_rows(limit, after)
     }

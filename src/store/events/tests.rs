@@ -1,6 +1,8 @@
 mod model;
 mod others;
 
+pub(super) use others::elsewhere;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,53 +12,53 @@ use super::*;
 use crate::model::{EventSummary, Now};
 
 /// The time `secs` after some start.
-fn at(secs: u64) -> Now {
+pub(super) fn at(secs: u64) -> Now {
     Now {
         wall: Timestamp::from_secs(1_750_000_000).after(Duration::from_secs(secs)),
         elapsed: Duration::from_secs(1000 + secs),
     }
 }
 
-const UNBOUNDED: Limits = Limits { events: u64::MAX };
+pub(super) const UNBOUNDED: Limits = Limits { events: u64::MAX };
 
-fn open(dir: &Path) -> EventStore {
+pub(super) fn open(dir: &Path) -> EventStore {
     EventStore::open(dir, at(0).wall).expect("the queue opens").0
 }
 
-fn blocked(name: &str) -> NewEvent {
+pub(super) fn blocked(name: &str) -> NewEvent {
     let summary = EventSummary { unique_id: name.to_owned(), actionable: true };
     NewEvent { summary, data: format!("data of {name}").into_bytes() }
 }
 
-fn allowed(name: &str) -> NewEvent {
+pub(super) fn allowed(name: &str) -> NewEvent {
     let mut event = blocked(name);
     event.summary.actionable = false;
     event
 }
 
-fn queue(store: &mut EventStore, names: impl IntoIterator<Item = String>) {
+pub(super) fn queue(store: &mut EventStore, names: impl IntoIterator<Item = String>) {
     let events: Vec<_> = names.into_iter().map(|name| blocked(&name)).collect();
     let answers = store.queue_events(&events, at(0), UNBOUNDED).expect("queued");
     assert!(answers.iter().all(|answer| *answer == Queued::Added), "{answers:?}");
 }
 
-fn names(rows: &[crate::model::EventRow]) -> Vec<&str> {
+pub(super) fn names(rows: &[crate::model::EventRow]) -> Vec<&str> {
     rows.iter().map(|row| row.unique_id.as_str()).collect()
 }
 
-fn read(store: &mut EventStore, limit: usize) -> Vec<crate::model::EventRow> {
+pub(super) fn read(store: &mut EventStore, limit: usize) -> Vec<crate::model::EventRow> {
     store.read_batch(limit, None, at(0).wall).expect("a batch")
 }
 
-fn delivered(rows: &[crate::model::EventRow]) -> Settled {
+pub(super) fn delivered(rows: &[crate::model::EventRow]) -> Settled {
     Settled { delivered: rows.iter().map(|row| row.id).collect(), ..Settled::default() }
 }
 
-fn settle(store: &mut EventStore, rows: &[crate::model::EventRow]) {
+pub(super) fn settle(store: &mut EventStore, rows: &[crate::model::EventRow]) {
     store.settle(&delivered(rows), at(0).wall).expect("settled");
 }
 
-fn numbered(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+pub(super) fn numbered(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
     range.map(|n| format!("event {n:06}"))
 }
 

@@ -17,7 +17,7 @@ fn other_program(dir: &Path) -> Connection {
 }
 
 /// A database of the reference's own schema, version 6.
-fn elsewhere(dir: &Path) -> PathBuf {
+pub(in super::super) fn elsewhere(dir: &Path) -> PathBuf {
     let path = dir.join("santa-events.db");
     let conn = Connection::open(&path).expect("a database");
     conn.execute_batch(
