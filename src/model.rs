@@ -38,4 +38,4 @@ pub use settings::{
 };
 pub use stage::{Cursor, Stage};
 pub use time::{Now, Timestamp};
-pub use url::{BaseUrl, BaseUrlError, shown};
+pub use url::{BaseUrl, BaseUrlError, shown, shown_identity, start_of_secret};

@@ -42,7 +42,7 @@ pub use options::{
 };
 pub use proxy::{Proxy, ProxyServer, ProxySettings, Route};
 
-use crate::model::{Packed, Stage, Timestamp, shown};
+use crate::model::{Packed, Stage, Timestamp};
 use crate::sync::retry::{Failure, FailureKind};
 use cookies::Jar;
 use encoding::{DecodeError, Decoder};
@@ -163,6 +163,9 @@ impl Transport {
         };
         let client = builder.build().map_err(unusable)?;
         let mut redaction = Redaction::default();
+        for secret in options.base_url.secrets() {
+            redaction.add(&secret);
+        }
         let headers = headers::of_every_request(&options, &mut redaction);
         let passwords = [
             route.as_ref().and_then(|route| route.password.as_ref()),
@@ -182,10 +185,10 @@ impl Transport {
         })
     }
 
-    /// The URL of a stage as it may be shown: without credentials.
+    /// The URL of a stage as it may be shown: secrets cut (HTTP-14).
     #[must_use]
     pub fn url(&self, stage: Stage) -> String {
-        shown(&self.target(stage.segment()))
+        self.shown_target(stage.segment())
     }
 
     /// The proxy on the way to the server, if there is one.
@@ -256,7 +259,7 @@ impl Transport {
         let mut tally = Tally::default();
         let total = self.options.timeouts.total;
         let result = self.attempt(stage.segment(), body, token, now, total, &mut tally).await;
-        self.report(stage.name(), &shown(&self.target(stage.segment())), &tally, result.as_ref());
+        self.report(stage.name(), &self.shown_target(stage.segment()), &tally, result.as_ref());
         Exchange {
             outcome: result.map(|received| Answer {
                 server_date: received
@@ -283,7 +286,7 @@ impl Transport {
         let total = self.options.timeouts.xsrf;
         let result =
             self.attempt(XSRF_SEGMENT, &Packed::default(), None, now, total, &mut tally).await;
-        let url = shown(&self.target(XSRF_SEGMENT));
+        let url = self.shown_target(XSRF_SEGMENT);
         self.report(XSRF_SEGMENT, &url, &tally, result.as_ref());
         let outcome = result.map(|received| {
             let token = headers::token(&received.headers)?;
@@ -302,6 +305,10 @@ impl Transport {
         url
     }
 
+    fn shown_target(&self, segment: &str) -> String {
+        self.options.base_url.shown_join(segment, &self.options.machine_id)
+    }
+
     async fn attempt(
         &self,
         segment: &str,
@@ -315,7 +322,8 @@ impl Transport {
         let host = url.host_str().unwrap_or_default();
         let scene = Scene {
             server: format!("{host}:{}", url.port_or_known_default().unwrap_or_default()),
-            url: shown(&url),
+            url: self.shown_target(segment),
+            target: &url,
             route: self.route.as_ref(),
             witness: &self.witness,
             certificate_file: self.options.client_certificate.as_ref().map(|c| c.file.as_path()),

@@ -132,13 +132,8 @@ impl Builder<'_> {
         let text = self.values.filled_text(key)?;
         BaseUrl::parse(&text)
             .map_err(|error| {
-                // The error's text is one line for all; a finding has its parts.
-                let text = error.to_string();
-                let text = text.strip_prefix("SyncBaseURL ").unwrap_or(&text);
-                let (what, fix) =
-                    text.rsplit_once("; ").unwrap_or((text, "write it as https://host/path/"));
                 let kind = FindingKind::RejectedUrl;
-                self.report(Severity::Error, kind, key, what.to_owned(), fix);
+                self.report(Severity::Error, kind, key, error.what(), error.fix());
             })
             .ok()
     }

@@ -222,7 +222,7 @@ fn set_takes_every_kind_of_value() {
     assert_eq!(findings.len(), 1, "the data beside the file: {findings:?}");
     assert_eq!(
         config.sync_base_url.map(|u| u.to_string()).as_deref(),
-        Some("http://127.0.0.1:8080/a?b=...")
+        Some("http://127.0.0.1:8080/a?b=…")
     );
     assert_eq!(config.enable_all_event_upload, Some(true));
     assert_eq!(config.client_mode, Some(ClientMode::Lockdown));

@@ -1,58 +1,98 @@
 //! The server's base URL and the URLs made of it.
 
+mod shown;
+
 use std::fmt;
 
 use ::url::{Host, Url};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::MachineId;
+pub use shown::{shown, start_of_secret};
 
 /// A base URL that may be talked to: `https`, or `http` to a loopback host.
+///
+/// It may hold secrets. Its `Display` and `Debug` forms are [`shown`]'s; the
+/// whole text comes out only through [`Self::as_url`] and [`Self::join`].
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BaseUrl(Url);
 
-/// Why a text cannot be the base URL.
+/// Why a text cannot be the base URL. No variant holds more of the text than
+/// may be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("SyncBaseURL {}; {}", self.what(), self.fix())]
 pub enum BaseUrlError {
-    /// Not a URL.
-    #[error("SyncBaseURL {url:?} is not a URL ({reason}); write it as https://host/path/")]
+    /// Not a URL. The text is not quoted: what cannot be parsed may hold a
+    /// secret anywhere.
     Malformed {
-        /// The text, without user and password.
-        url: String,
+        /// The first characters, at most 4.
+        start: String,
+        /// How many characters the text has.
+        length: usize,
         /// What the parser says.
         reason: String,
     },
-    /// Neither `https` nor `http`.
-    #[error("SyncBaseURL {0:?} has the scheme {1:?}; only https is supported")]
-    Scheme(String, String),
+    /// Neither `https` nor `http`. A scheme nobody knows is shown by its
+    /// beginning: in `user:password@host` it is the user.
+    Scheme(String),
     /// `http` to a host that is not this one.
-    #[error(
-        "SyncBaseURL {0:?} would send everything in the clear; change http:// to https:// \
-         (http is for localhost, 127.0.0.1 and ::1 only)"
-    )]
     PlainHttp(String),
 }
+
+impl BaseUrlError {
+    /// What is wrong, as a fragment that follows the key's name.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Malformed { start, length, reason } => {
+                format!("is not a URL ({reason}); it has {length} characters and begins {start:?}")
+            }
+            Self::Scheme(scheme) => format!("has the scheme {scheme:?}, which is not supported"),
+            Self::PlainHttp(url) => format!("{url:?} would send everything in the clear"),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn fix(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } | Self::Scheme(_) => "write it as https://host/path/",
+            Self::PlainHttp(_) => {
+                "change http:// to https:// (http is for localhost, 127.0.0.1 and ::1 only)"
+            }
+        }
+    }
+}
+
+/// Schemes that are words and no secrets.
+const KNOWN_SCHEMES: [&str; 9] =
+    ["file", "ftp", "ftps", "ldap", "ldaps", "socks5", "ssh", "ws", "wss"];
+
+/// Separates the shown form and the hash of an identity. A URL holds no space.
+const HASH_MARK: &str = " #";
 
 impl BaseUrl {
     /// Checks a text and takes it as the base URL. Empty segments of the path
     /// and the fragment are dropped.
     ///
     /// # Errors
-    /// If the text is no URL, or one that must not be used.
+    /// If the text is not a URL, or one that must not be used.
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
         let text = text.trim();
         let mut url = Url::parse(text).map_err(|error| BaseUrlError::Malformed {
-            url: without_credentials(text),
+            start: start_of_secret(text),
+            length: text.chars().count(),
             reason: error.to_string(),
         })?;
         match url.scheme() {
             "https" => {}
             "http" if is_loopback(&url) => {}
             "http" => return Err(BaseUrlError::PlainHttp(shown(&url))),
-            other => {
-                let text = without_credentials(text);
-                return Err(BaseUrlError::Scheme(text, without_credentials(other)));
+            known if KNOWN_SCHEMES.contains(&known) => {
+                return Err(BaseUrlError::Scheme(known.to_owned()));
             }
+            other => return Err(BaseUrlError::Scheme(start_of_secret(other))),
         }
         let segments: Vec<String> = url
             .path_segments()
@@ -82,32 +122,50 @@ impl BaseUrl {
         &self.0
     }
 
+    /// The URL of a stage as it may be shown: [`Self::join`] with the secrets of
+    /// the base URL cut. The machine id is not one of them.
+    #[must_use]
+    pub fn shown_join(&self, segment: &str, machine_id: &MachineId) -> String {
+        let id = percent_encoding::utf8_percent_encode(machine_id.as_str(), UNRESERVED_ONLY);
+        shown::with_path_end(&self.0, &format!("/{segment}/{id}"))
+    }
+
+    /// What may be a secret in it, as written and percent-decoded: for finding
+    /// it in texts of a server, which may echo what it was sent.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        shown::secrets(&self.0)
+    }
+
+    /// What tells this server from others, for keeping on disk: the shown form
+    /// and a hash of the whole, so that two URLs that differ only in the hidden
+    /// part of a secret stay two servers. Compare with [`Self::is_named_by`].
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{self}{HASH_MARK}{}", self.hash())
+    }
+
+    /// Whether a kept identity names this server. Older versions kept only a
+    /// shown form, of another shape; that still counts.
+    #[must_use]
+    pub fn is_named_by(&self, identity: &str) -> bool {
+        match identity.rsplit_once(HASH_MARK) {
+            Some((_, hash)) => hash == self.hash(),
+            None => identity == shown::first_form(&self.0),
+        }
+    }
+
+    fn hash(&self) -> String {
+        let digest = Sha256::digest(self.0.as_str().as_bytes());
+        let start = digest.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        format!("{start:016x}")
+    }
+
     /// The host, for example to look its address up.
     #[must_use]
     pub fn host(&self) -> &str {
         self.0.host_str().unwrap_or_default()
     }
-}
-
-/// A URL as it may be shown: without user and password, and with the values of
-/// its query masked, which may be keys. Its path is shown.
-#[must_use]
-pub fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    if let Some(query) = url.query() {
-        let masked: Vec<String> = query
-            .split('&')
-            .map(|pair| match pair.split_once('=') {
-                Some((name, _)) => format!("{name}=..."),
-                None => "...".to_owned(),
-            })
-            .collect();
-        url.set_query(Some(&masked.join("&")));
-    }
-    // Both fail only for URLs that cannot have credentials.
-    let _ = url.set_password(None);
-    let _ = url.set_username("");
-    url.to_string()
 }
 
 /// Everything but RFC 3986's unreserved characters.
@@ -123,11 +181,13 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-fn without_credentials(text: &str) -> String {
-    match text.rsplit_once('@') {
-        Some((_, behind)) => format!("...@{behind}"),
-        None => text.to_owned(),
+/// A kept [`BaseUrl::identity`] as it may be shown to people.
+#[must_use]
+pub fn shown_identity(identity: &str) -> String {
+    if let Some((shown, _)) = identity.rsplit_once(HASH_MARK) {
+        return shown.to_owned();
     }
+    Url::parse(identity).map_or_else(|_| start_of_secret(identity), |url| shown(&url))
 }
 
 impl fmt::Display for BaseUrl {
@@ -188,16 +248,57 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_a_url_are_never_shown() {
-        let url = BaseUrl::parse("https://h/p?key=s3cret&x").expect("a base URL");
-        assert_eq!(url.to_string(), "https://h/p?key=...&...");
-        let url = BaseUrl::parse("https://user:s3cret@h/p").expect("a base URL");
-        assert!(!format!("{url} {url:?}").contains("s3cret"));
-        let error = BaseUrl::parse("http://user:s3cret@h/p").expect_err("plain http");
-        assert!(!error.to_string().contains("s3cret"));
-        let error = BaseUrl::parse("s3cret:s3cret@h/p").expect_err("no scheme");
-        assert!(!error.to_string().contains("s3cret@"));
-        let error = BaseUrl::parse("https://user:s3cret@h:x/p").expect_err("bad port");
-        assert!(!error.to_string().contains("s3cret"));
+    fn http_14_two_servers_that_differ_only_in_a_secret_have_two_identities() {
+        let url = |text: &str| BaseUrl::parse(text).expect("a base URL");
+        for (one, other) in [
+            ("https://h/p?key=tenant-a1", "https://h/p?key=tenant-a2"),
+            ("https://h/0123456789abcdef0/", "https://h/0123456789abcdef1/"),
+            ("https://user:password1@h/", "https://user:password2@h/"),
+        ] {
+            assert_eq!(url(one).to_string(), url(other).to_string());
+            assert_ne!(url(one).identity(), url(other).identity());
+            assert!(url(one).is_named_by(&url(one).identity()));
+            assert!(!url(one).is_named_by(&url(other).identity()));
+            assert_eq!(shown_identity(&url(one).identity()), url(one).to_string());
+        }
+        assert!(url("https://h/p/").is_named_by(&url("https://h//p#x").identity()));
+    }
+
+    #[test]
+    fn http_14_an_identity_kept_by_an_older_version_still_names_its_server() {
+        for (text, kept) in [
+            ("https://h/v1/santa/", "https://h/v1/santa"),
+            ("https://u:p@h/p?key=s3cret&x", "https://h/p?key=...&..."),
+            ("https://h/0123456789abcdef0", "https://h/0123456789abcdef0"),
+        ] {
+            assert!(BaseUrl::parse(text).expect("a base URL").is_named_by(kept), "{kept}");
+        }
+        assert!(!BaseUrl::parse("https://h/a").expect("a base URL").is_named_by("https://h/b"));
+        assert_eq!(shown_identity("https://h/0123456789abcdef0"), "https://h/0123…");
+    }
+
+    #[test]
+    fn http_14_errors_about_a_url_do_not_quote_what_may_be_a_secret() {
+        for bad in [
+            "http://user:5ecretm4rk@h/p?k=5ecretm4rk",
+            "5ecretm4rk:5ecretm4rk@h/p",
+            "https://user:5ecretm4rk@h:x/p",
+            "https://user:5ecret@m4rk@h:99999999/p",
+            "//5ecretm4rk@h/p",
+            "5ecretm4rk",
+            "h/p?token=5ecretm4rk",
+            "ftp://user:5ecretm4rk@h/",
+            "https://[5ecretm4rk]/",
+        ] {
+            let error = BaseUrl::parse(bad).expect_err(bad);
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("5ecret") && !text.contains("m4rk"), "{text}");
+        }
+        let error = BaseUrl::parse("example.com").expect_err("no scheme").to_string();
+        assert_eq!(
+            error,
+            "SyncBaseURL is not a URL (relative URL without a base); it has 11 characters and \
+             begins \"exam…\"; write it as https://host/path/"
+        );
     }
 }

@@ -38,16 +38,16 @@ impl Store {
     ) -> Result<Option<WishReason>, StoreError> {
         let failed = self.failed("note the server");
         let recreated = self.dir.join(SYNC_STATE_FILE).exists();
-        let reason =
-            identify(&mut self.rules, &server.to_string(), machine_id.as_str(), recreated, now)
-                .map_err(failed)?;
+        let reason = identify(&mut self.rules, server, machine_id.as_str(), recreated, now)
+            .map_err(failed)?;
         if reason.is_some() {
             self.write_sync_state()?;
         }
         Ok(reason)
     }
 
-    /// The server and machine id the store was last told of.
+    /// The server ([`BaseUrl::identity`]) and machine id that the store belongs
+    /// to.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -208,22 +208,30 @@ const fn mode_in_force(given: Option<ClientMode>, rules_complete: bool) -> Clien
 
 fn identify(
     conn: &mut Connection,
-    server: &str,
+    server: &BaseUrl,
     machine_id: &str,
     recreated: bool,
     now: Timestamp,
 ) -> rusqlite::Result<Option<WishReason>> {
     let known_server = get_meta(conn, SERVER)?;
     let known_machine = get_meta(conn, MACHINE)?;
+    let identity = server.identity();
+    let same_server = known_server.as_deref().is_some_and(|known| server.is_named_by(known));
     let reason = match (known_server.as_deref(), known_machine.as_deref()) {
-        (Some(s), Some(m)) if s == server && m == machine_id => return Ok(None),
-        (Some(s), Some(_)) if s == server => WishReason::MachineIdChanged,
+        (Some(known), Some(m)) if same_server && m == machine_id => {
+            if known != identity {
+                // What an older version kept, or one that shows URLs otherwise.
+                put_meta(conn, SERVER, &identity)?;
+            }
+            return Ok(None);
+        }
+        (Some(_), Some(_)) if same_server => WishReason::MachineIdChanged,
         (Some(_), Some(_)) => WishReason::ServerChanged,
         (_, _) if recreated => WishReason::RulesRecreated,
         (_, _) => WishReason::NewState,
     };
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    put_meta(&tx, SERVER, server)?;
+    put_meta(&tx, SERVER, &identity)?;
     put_meta(&tx, MACHINE, machine_id)?;
     tx.execute("DELETE FROM agent_settings", [])?;
     add_wish(&tx, SyncType::CleanAll, reason, now)?;

@@ -79,7 +79,7 @@ pub fn prepare(
 pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, StoreError> {
     let known = store.identity()?;
     let same = known.is_some_and(|(server, machine)| {
-        server == request.base_url.to_string() && machine == request.machine_id.as_str()
+        request.base_url.is_named_by(&server) && machine == request.machine_id.as_str()
     });
     let held = store.wishes()?.first().map(|wish| wish.sync_type);
     let wished = if same {

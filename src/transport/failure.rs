@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustls::pki_types::InvalidDnsNameError;
 use rustls::{AlertDescription, CertificateError};
+use url::Url;
 
 use super::proxy::Route;
 use super::tls::Witness;
@@ -21,7 +22,10 @@ use crate::sync::retry::{Failure, FailureKind};
 
 /// Where an attempt happened: all that a message may name.
 pub(super) struct Scene<'a> {
+    /// The URL as it may be shown.
     pub(super) url: String,
+    /// The URL itself, for resolving others against it; never shown.
+    pub(super) target: &'a Url,
     /// Host and port.
     pub(super) server: String,
     pub(super) route: Option<&'a Route>,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use url::Url;
 
 use super::failure::Scene;
 use super::redaction::Redaction;
@@ -76,11 +75,11 @@ fn hint(kind: FailureKind) -> &'static str {
     }
 }
 
-/// Where a redirect leads: resolved against the URL asked, without credentials.
+/// Where a redirect leads, resolved against the requested URL, secrets cut.
 fn location(scene: &Scene<'_>, headers: &HeaderMap) -> String {
     let Some(value) = headers.get(LOCATION) else { return "nowhere".to_owned() };
     let text = String::from_utf8_lossy(value.as_bytes());
-    match Url::parse(&scene.url).and_then(|base| base.join(&text)) {
+    match scene.target.join(&text) {
         Ok(url) => shown(&url),
         Err(_) => "an address that is no URL".to_owned(),
     }

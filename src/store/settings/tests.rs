@@ -32,6 +32,25 @@ fn run_sync(store: &mut Store, settings: &Settings, sync_type: SyncType) -> Vec<
     store.apply_staged(sync_type.is_clean(), Some(sync_type), T0).expect("applied")
 }
 
+/// PRE-3, HTTP-14: servers whose URLs differ only in a hidden part are two, and
+/// a name kept by an older version is no reason for a clean sync.
+#[test]
+fn pre_3_a_server_is_told_apart_by_its_whole_url_and_known_by_its_former_name() {
+    let (_dir, mut store) = store();
+    let one = "https://h/p?key=tenant-a1";
+    assert_eq!(identify(&mut store, one, "A"), Some(WishReason::NewState));
+    assert_eq!(identify(&mut store, one, "A"), None);
+    let other = identify(&mut store, "https://h/p?key=tenant-a2", "A");
+    assert_eq!(other, Some(WishReason::ServerChanged));
+    put_meta(&store.rules, SERVER, "https://h/p?key=...").expect("written");
+    assert_eq!(identify(&mut store, one, "A"), None);
+    let (kept, _) = store.identity().expect("read").expect("an identity");
+    assert_eq!(kept, BaseUrl::parse(one).expect("a URL").identity());
+    assert!(!kept.contains("tenant-a1"), "{kept}");
+    let other = identify(&mut store, "https://h/p?key=tenant-a2", "A");
+    assert_eq!(other, Some(WishReason::ServerChanged));
+}
+
 /// SYNC-4: staged settings are on disk and not in force; a restart drops them.
 #[test]
 fn sync_4_staged_settings_survive_a_restart_only_to_be_dropped() {

@@ -1,11 +1,17 @@
+use std::sync::LazyLock;
+
 use super::*;
 use crate::sync::retry::FailureKind as Kind;
 use crate::transport::ClientCertificate;
 use crate::transport::certificate::load_identity;
 
+static TARGET: LazyLock<Url> =
+    LazyLock::new(|| Url::parse("https://h/preflight/ID").expect("a URL"));
+
 fn scene<'a>(witness: &'a Witness, timeouts: &'a Timeouts, file: &'a Path) -> Scene<'a> {
     Scene {
-        url: "https://h/preflight/ID".to_owned(),
+        url: TARGET.to_string(),
+        target: &TARGET,
         server: "h:443".to_owned(),
         route: None,
         witness,

@@ -296,7 +296,7 @@ async fn http_3_redirects_are_not_followed() {
         let location = format!("Location: http://me:s3cret@localhost:{port}/preflight\r\n");
         let failure = status(code, &location, "").await;
         assert_eq!(failure.kind, FailureKind::Redirected);
-        let shown = format!("redirects to http://localhost:{port}/preflight (status {code})");
+        let shown = format!("redirects to http://m…@localhost:{port}/preflight (status {code})");
         assert!(failure.message.contains(&shown), "{failure}");
         assert_eq!(target.connections(), 0);
     }
