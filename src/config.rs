@@ -131,6 +131,9 @@ pub struct Config {
     pub events_database: Option<PathBuf>,
     /// Events kept queued at most.
     pub event_queue_limit: u64,
+    /// The largest share of the stored rules, in percent, that one download may
+    /// remove or turn from allowing to blocking or back; 1 to 100. `None`: any.
+    pub guard_removed_percent: Option<u8>,
     /// Program to run for rules with an application to name.
     pub notification_hook: Option<PathBuf>,
     /// Group that may ask the daemon for its status and for a sync.

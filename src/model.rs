@@ -27,7 +27,7 @@ pub use record::{
     Trigger,
 };
 pub use rule::{
-    BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails,
+    BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails, RuleSide,
     RuleState, RuleType,
 };
 pub use rule_dictionary::{RuleDictionaryError, parse_rule};

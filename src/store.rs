@@ -31,7 +31,8 @@ pub use file::{Obstacle, kind_of, regular};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{
-    Lookups, RuleChange, RuleChangeKind, RuleFilter, RulesCommitted, RulesPreview, RulesVerified,
+    CommitOutcome, Lookups, RuleChange, RuleChangeKind, RuleFilter, RuleGuard, RulesCommitted,
+    RulesGuarded, RulesPreview, RulesVerified,
 };
 pub use settings::SYNC_STATE_FILE;
 

@@ -78,6 +78,9 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
         sync_deadline: Duration::from_secs(builder.unsigned("SyncDeadline", 3600)),
         events_database: values.path("EventsDatabase"),
         event_queue_limit: builder.unsigned("EventQueueLimit", 1_000_000),
+        guard_removed_percent: values
+            .integer("GuardRemovedPercent")
+            .and_then(|percent| u8::try_from(percent).ok()),
         notification_hook: values.path("NotificationHook"),
         socket_group: values.filled_text("SocketGroup"),
         metrics_file: values.path("MetricsFile"),

@@ -324,6 +324,13 @@ pub const KEYS: &[Key] = &[
     )
     .own(),
     Key::new(
+        "GuardRemovedPercent",
+        Kind::Integer(1, 100),
+        "none",
+        "Largest share of at least 100 stored rules that one download may remove or reverse; `sync --clean --past-guard` lets one through",
+    )
+    .own(),
+    Key::new(
         "NotificationHook",
         Kind::Path,
         "none",

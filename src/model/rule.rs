@@ -218,6 +218,22 @@ impl RuleState {
         Self::ALL.into_iter().find(|s| s.number() == number)
     }
 
+    /// Which way a rule of this state decides.
+    #[must_use]
+    pub const fn side(self) -> RuleSide {
+        match self {
+            Self::Allow
+            | Self::AllowCompiler
+            | Self::AllowTransitive
+            | Self::AllowLocalBinary
+            | Self::AllowLocalSigningId => RuleSide::Allows,
+            Self::Block | Self::SilentBlock | Self::SilentBlockGui | Self::SilentBlockTty => {
+                RuleSide::Blocks
+            }
+            Self::Cel | Self::CelV2 | Self::Seatbelt => RuleSide::Depends,
+        }
+    }
+
     /// The name exports use: the protocol's where it has one.
     #[must_use]
     pub const fn policy_name(self) -> &'static str {
@@ -235,6 +251,17 @@ impl RuleState {
             Self::SilentBlockTty => "SILENT_TTY_BLOCKLIST",
         }
     }
+}
+
+/// Which way a stored rule decides, whatever the execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleSide {
+    /// It lets what it names run.
+    Allows,
+    /// It keeps what it names from running.
+    Blocks,
+    /// An expression decides, or what it names runs in a sandbox.
+    Depends,
 }
 
 /// What a rule names, normalised: hashes as bytes, teams in upper case.

@@ -6,21 +6,27 @@
 mod bulk;
 mod commit;
 mod digest;
+mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod insert;
 mod meta;
 #[cfg(test)]
 mod migration_tests;
 #[cfg(test)]
 mod model_test;
+mod names;
 mod preview;
 mod progress;
 mod read;
+mod row;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod xxh3;
 
-pub use commit::RulesCommitted;
+pub use commit::{CommitOutcome, RulesCommitted};
+pub use guard::{RuleGuard, RulesGuarded};
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
 pub use read::{Lookups, RuleFilter};
 pub use verify::RulesVerified;

@@ -7,13 +7,14 @@
 //! out before anything is written.
 
 use rusqlite::Transaction;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::commit::{Cleanup, RulesCommitted};
 use super::digest::{Digest, count, total};
 use super::insert::Insert;
+use super::names::{Fingerprint, Naming, fingerprint_of_row, namings};
 use super::progress::Progress;
-use crate::model::{Identifier, RuleCounts, RuleSet, RuleType};
+use super::row;
+use crate::model::{RuleCounts, RuleSet, RuleSide};
 
 /// Commits of fewer rows are done row by row: making the index anew has a price
 /// of its own.
@@ -58,8 +59,8 @@ pub(super) fn apply(
     for row in &rows {
         if plan.replaced.binary_search(&row.names).is_ok() {
             delete.execute([row.rowid])?;
-        } else {
-            count(&mut counts, row.state, row.rule_type, 1);
+        } else if let Some(state) = row.state {
+            count(&mut counts, state, row.rule_type, 1);
         }
     }
     drop((delete, rows));
@@ -85,76 +86,29 @@ pub(super) fn apply(
     Ok(Digest { hash: progress.finish()?, counts })
 }
 
-/// Stands for what a rule names, in 96 bits. Two that differ share one with a
-/// probability of 2^-96; a server that made them do so would cheat itself of
-/// one rule.
-type Fingerprint = u128;
-
-fn fingerprint(identifier: &Identifier, scratch: &mut Vec<u8>) -> Fingerprint {
-    scratch.clear();
-    scratch.extend_from_slice(&identifier.rule_type().number().to_le_bytes());
-    scratch.extend_from_slice(match identifier {
-        Identifier::Cdhash(bytes) => bytes,
-        Identifier::Binary(bytes) | Identifier::Certificate(bytes) => bytes,
-        Identifier::TeamId(bytes) => bytes,
-        Identifier::SigningId(text) => text.as_bytes(),
-    });
-    xxh3_128(scratch) >> 32
-}
-
-/// Of a row. One that holds no identifier as we write them shares its
-/// fingerprint with no rule of a download.
-fn fingerprint_of_row(text: &str, rule_type: i32, scratch: &mut Vec<u8>) -> Fingerprint {
-    let parsed = RuleType::from_number(rule_type).and_then(|t| Identifier::parse(t, text).ok());
-    match parsed {
-        Some(identifier) if identifier.to_string() == text => fingerprint(&identifier, scratch),
-        _ => xxh3_128(format!("{rule_type} {text}").as_bytes()) >> 32,
-    }
-}
-
-/// A row that the cleanup has left.
+/// A row that the cleanup has left and that a rule of a download may name.
 struct Row {
     rowid: i64,
     names: Fingerprint,
-    state: i32,
     rule_type: i32,
+    /// `None` if it is no state, so that the row does not count.
+    state: Option<i32>,
 }
 
 fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
     let mut scratch = Vec::new();
-    tx.prepare("SELECT rowid, identifier, state, type FROM execution_rules")?
-        .query_map([], |row| {
-            let rule_type = row.get(3)?;
-            let names = fingerprint_of_row(row.get_ref(1)?.as_str()?, rule_type, &mut scratch);
-            Ok(Row { rowid: row.get(0)?, names, state: row.get(2)?, rule_type })
-        })?
-        .collect()
-}
-
-/// What a rule of the download, or a row, names: the fingerprint, then the
-/// place (31 bits; 0 for a row, else 1 + the place in the download), then
-/// whether the rule removes. In one number, because a million of them are held
-/// and sorted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Naming(u128);
-
-impl Naming {
-    fn new(names: Fingerprint, place: u32, removes: bool) -> Self {
-        Self(names << 32 | u128::from(place) << 1 | u128::from(removes))
+    let mut found = Vec::new();
+    let mut statement = tx.prepare("SELECT rowid, identifier, state, type FROM execution_rules")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (identifier, state) = (row::text(row.get_ref(1)?), row::number(row.get_ref(2)?));
+        let (Some(identifier), Some(rule_type)) = (identifier, row::number(row.get_ref(3)?)) else {
+            continue;
+        };
+        let names = fingerprint_of_row(identifier, rule_type, &mut scratch);
+        found.push(Row { rowid: row.get(0)?, names, rule_type, state });
     }
-
-    const fn names(self) -> Fingerprint {
-        self.0 >> 32
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "cut to the 31 bits of the place")]
-    const fn place(self) -> usize {
-        (self.0 as u32 >> 1) as usize
-    }
-
-    const fn removes(self) -> bool {
-        self.0 & 1 == 1
-    }
+    Ok(found)
 }
 
 /// Which rules of the download are the last word on what they name, and what
@@ -170,13 +124,10 @@ impl Plan {
     /// Looks through the download, and counts into `done` what applying it rule
     /// by rule would do.
     fn new(rules: &RuleSet, rows: &[Row], done: &mut RulesCommitted) -> Self {
-        let mut namings = Vec::with_capacity(rules.len() + rows.len());
-        let mut scratch = Vec::new();
-        for (rule, place) in rules.iter().zip(1..) {
-            let names = fingerprint(&rule.identifier, &mut scratch);
-            namings.push(Naming::new(names, place, rule.policy.state().is_none()));
-        }
-        namings.extend(rows.iter().map(|row| Naming::new(row.names, 0, false)));
+        let mut namings = namings(rules, rows.len());
+        // Whichever way the rule of a row decides, it is there.
+        let is_there = Some(RuleSide::Depends);
+        namings.extend(rows.iter().map(|row| Naming::new(row.names, 0, is_there)));
         namings.sort_unstable();
 
         let mut plan = Self { last: vec![false; rules.len()], replaced: Vec::new() };

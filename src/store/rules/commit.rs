@@ -1,13 +1,14 @@
 //! Applying a download to the rules, in one transaction.
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
 
-use super::bulk;
 use super::digest::{Digest, count};
+use super::guard::{RuleGuard, RulesGuarded};
 use super::insert::Insert;
-use super::meta;
 use super::progress::Progress;
-use crate::model::{Policy, RuleCounts, RuleSet, SyncType, Timestamp};
+use super::row::Sound;
+use super::{bulk, guard, meta};
+use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
 use crate::store::{Store, StoreError};
 
 /// What a commit of rules did.
@@ -37,6 +38,15 @@ pub struct RulesCommitted {
     pub announce: Vec<(String, String)>,
 }
 
+/// What became of a download that a guard looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It was committed.
+    Committed(Box<RulesCommitted>),
+    /// It would have taken away too much. The store is as it was.
+    Guarded(RulesGuarded),
+}
+
 impl Store {
     /// Applies a complete download: deletes what the type of the sync says,
     /// then takes the rules in the order received, all in one transaction
@@ -54,6 +64,28 @@ impl Store {
         let committed = commit(&mut self.rules, rules, sync_type, true).map_err(failed)?;
         tracing::debug!(at = %now, changed = committed.changed, "rules committed");
         Ok(committed)
+    }
+
+    /// Applies a complete download as [`Self::commit_rules`] does, unless it
+    /// takes away more of the stored rules than `guard` allows.
+    ///
+    /// # Errors
+    /// If the database cannot be written; then it is as it was.
+    pub fn commit_rules_guarded(
+        &mut self,
+        rules: &RuleSet,
+        sync_type: SyncType,
+        now: Timestamp,
+        guard: Option<RuleGuard>,
+    ) -> Result<CommitOutcome, StoreError> {
+        let Some(guard) = guard else {
+            let done = self.commit_rules(rules, sync_type, now)?;
+            return Ok(CommitOutcome::Committed(Box::new(done)));
+        };
+        let failed = self.failed("commit the rules");
+        let outcome = commit_guarded(&mut self.rules, rules, sync_type, guard).map_err(failed)?;
+        tracing::debug!(at = %now, ?outcome, "rules looked at by the guard");
+        Ok(outcome)
     }
 
     /// Applies rules from another source than a server, as
@@ -77,34 +109,81 @@ fn commit(
     sync_type: SyncType,
     completes: bool,
 ) -> rusqlite::Result<RulesCommitted> {
-    if rules.is_empty()
-        && sync_type == SyncType::Normal
-        && (!completes || meta::is_complete(conn)?)
-        && let Some(digest) = meta::kept_digest(conn)?
-    {
-        return Ok(summary(RulesCommitted::default(), digest));
+    if let Some(done) = nothing_to_do(conn, rules, sync_type, completes)? {
+        return Ok(done);
     }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = meta::own_digest(&tx)?;
+    let done = apply(&tx, rules, sync_type, &before, completes)?;
+    tx.commit()?;
+    Ok(done)
+}
+
+fn commit_guarded(
+    conn: &mut Connection,
+    rules: &RuleSet,
+    sync_type: SyncType,
+    guard: RuleGuard,
+) -> rusqlite::Result<CommitOutcome> {
+    if let Some(done) = nothing_to_do(conn, rules, sync_type, true)? {
+        return Ok(CommitOutcome::Committed(Box::new(done)));
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = meta::own_digest(&tx)?;
+    let found = guard::check(&tx, guard, rules, Cleanup::of(sync_type), &before.counts)?;
+    if let Some(guarded) = found {
+        tx.rollback()?;
+        return Ok(CommitOutcome::Guarded(guarded));
+    }
+    let done = apply(&tx, rules, sync_type, &before, true)?;
+    tx.commit()?;
+    Ok(CommitOutcome::Committed(Box::new(done)))
+}
+
+/// What a commit did that has nothing to change; `None` if it has.
+fn nothing_to_do(
+    conn: &Connection,
+    rules: &RuleSet,
+    sync_type: SyncType,
+    completes: bool,
+) -> rusqlite::Result<Option<RulesCommitted>> {
+    let nothing = rules.is_empty()
+        && sync_type == SyncType::Normal
+        && (!completes || meta::is_complete(conn)?);
+    if !nothing {
+        return Ok(None);
+    }
+    let kept = meta::kept_digest(conn)?;
+    Ok(kept.map(|digest| summary(RulesCommitted::default(), digest)))
+}
+
+/// Applies a download within a transaction. `before` is the digest of the rules
+/// as they are.
+fn apply(
+    tx: &Transaction<'_>,
+    rules: &RuleSet,
+    sync_type: SyncType,
+    before: &Digest,
+    completes: bool,
+) -> rusqlite::Result<RulesCommitted> {
     let mut done = RulesCommitted { processed: rules.len() as u64, ..RulesCommitted::default() };
     let cleanup = Cleanup::of(sync_type);
     let digest = if bulk::pays(rules, cleanup, &before.counts) {
-        bulk::apply(&tx, rules, cleanup, &before.counts, &mut done)?
+        bulk::apply(tx, rules, cleanup, &before.counts, &mut done)?
     } else {
-        one_by_one(&tx, rules, cleanup, &before, &mut done)?
+        one_by_one(tx, rules, cleanup, before, &mut done)?
     };
     done.changed = any_change(&done);
     if done.changed {
-        meta::keep_digest(&tx, &digest)?;
+        meta::keep_digest(tx, &digest)?;
     }
-    done.changed |= clean_other_rules(&tx, sync_type)?;
+    done.changed |= clean_other_rules(tx, sync_type)?;
     if sync_type == SyncType::Normal {
         done.announce = announcements(rules);
     }
     if completes {
-        meta::set_complete(&tx)?;
+        meta::set_complete(tx)?;
     }
-    tx.commit()?;
     Ok(summary(done, digest))
 }
 
@@ -118,12 +197,14 @@ pub(super) enum Cleanup {
     Nothing,
     /// Those a user of the host made.
     Local,
+    /// All but the transitive ones; foreign rows that call themselves
+    /// transitive go.
     AllButTransitive,
     All,
 }
 
 impl Cleanup {
-    const fn of(sync_type: SyncType) -> Self {
+    pub(super) const fn of(sync_type: SyncType) -> Self {
         match sync_type {
             SyncType::Normal | SyncType::CleanFileAccessRules => Self::Nothing,
             SyncType::CleanStandalone => Self::Local,
@@ -137,8 +218,26 @@ impl Cleanup {
         match self {
             Self::Nothing => None,
             Self::Local => Some("state IN (7, 8)"),
-            Self::AllButTransitive => Some("state != 6"),
+            // The second length is in bytes: a text may go on behind a NUL.
+            Self::AllButTransitive => Some(
+                "state IS NOT 6 OR type IS NOT 1000 OR typeof(identifier) IS NOT 'text' \
+                 OR length(identifier) != 64 OR length(CAST(identifier AS BLOB)) != 64 \
+                 OR identifier GLOB '*[^0-9a-f]*'",
+            ),
             Self::All => Some("true"),
+        }
+    }
+
+    /// Whether a rule of that state is deleted, by what [`Self::condition`]
+    /// says of rows that are not foreign.
+    pub(super) const fn takes(self, state: Option<RuleState>) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Local => {
+                matches!(state, Some(RuleState::AllowLocalBinary | RuleState::AllowLocalSigningId))
+            }
+            Self::AllButTransitive => !matches!(state, Some(RuleState::AllowTransitive)),
+            Self::All => true,
         }
     }
 }
@@ -155,23 +254,29 @@ fn one_by_one(
 ) -> rusqlite::Result<Digest> {
     let mut counts = before.counts;
     let mut first_touched = None;
-    let mut gone = |counts: &mut RuleCounts, (row, state, rule_type): (i64, i32, i32)| {
-        count(counts, state, rule_type, -1);
-        first_touched = Some(first_touched.map_or(row, |first: i64| first.min(row)));
+    let mut gone = |counts: &mut RuleCounts, row: &Row<'_>| {
+        let number: i64 = row.get(0)?;
+        if let Some(Sound { state, rule_type, .. }) = Sound::read(row, 1)? {
+            count(counts, state, rule_type, -1);
+        }
+        first_touched = Some(first_touched.map_or(number, |first: i64| first.min(number)));
+        Ok(())
     };
     if let Some(condition) = cleanup.condition() {
-        let sql =
-            format!("DELETE FROM execution_rules WHERE {condition} RETURNING rowid, state, type");
+        let sql = format!(
+            "DELETE FROM execution_rules WHERE {condition} \
+             RETURNING rowid, identifier, state, type"
+        );
         let mut delete = tx.prepare(&sql)?;
         let mut rows = delete.query([])?;
         while let Some(row) = rows.next()? {
-            gone(&mut counts, row.try_into()?);
+            gone(&mut counts, row)?;
             done.removed_by_cleanup += 1;
         }
     }
     let mut delete = tx.prepare(
         "DELETE FROM execution_rules WHERE identifier = ?1 AND type = ?2 \
-         RETURNING rowid, state, type",
+         RETURNING rowid, identifier, state, type",
     )?;
     let mut insert = Insert::prepare(tx)?;
     let mut identifier = String::new();
@@ -180,9 +285,8 @@ fn one_by_one(
         rule.identifier.push_to(&mut identifier);
         let rule_type = rule.identifier.rule_type().number();
         let stored = delete
-            .query_row((&identifier, rule_type), |row| row.try_into())
+            .query_row((&identifier, rule_type), |row| gone(&mut counts, row))
             .optional()?
-            .map(|row| gone(&mut counts, row))
             .is_some();
         match rule.policy.state() {
             None => done.removed_by_rule += u64::from(stored),

@@ -1,9 +1,9 @@
 //! The hash and the counts of the stored rules.
 
 use rusqlite::Connection;
-use rusqlite::types::ValueRef;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::row::{self, Sound};
 use crate::model::{RuleCounts, RuleState, RuleType};
 
 /// What preflight tells of the rules.
@@ -26,26 +26,27 @@ impl Default for Digest {
 
 impl Digest {
     /// Reckons both from all rules in stored order: rowid order, which is that
-    /// of their arrival. Transitive rules are counted but not hashed. What
-    /// commits keep up to date must equal this.
+    /// of their arrival. Transitive rules are counted but not hashed, and foreign
+    /// rows are neither. What commits keep up to date must equal this.
     pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let mut hash = Xxh3Default::new();
         let mut counts = RuleCounts::default();
         let mut statement = conn.prepare(
-            "SELECT identifier, cel_expr, seatbelt_policy, state, type FROM execution_rules \
+            "SELECT identifier, state, type, cel_expr, seatbelt_policy FROM execution_rules \
              ORDER BY rowid",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let (state, rule_type): (i32, i32) = (row.get(3)?, row.get(4)?);
+            let Some(Sound { identifier, state, rule_type }) = Sound::read(row, 0)? else {
+                continue;
+            };
             count(&mut counts, state, rule_type, 1);
             if state == RuleState::AllowTransitive.number() {
                 continue;
             }
-            for column in 0..3 {
-                if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = row.get_ref(column)? {
-                    hash.update(bytes);
-                }
+            hash.update(identifier.as_bytes());
+            for column in 3..5 {
+                hash.update(row::bytes(row.get_ref(column)?));
             }
             hash.update(&state.to_le_bytes());
             hash.update(&rule_type.to_le_bytes());

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
+use super::commit::Cleanup;
+use super::row::{self, Sound};
 use crate::model::{RuleDetails, RuleRef, RuleSet, RuleState, RuleType, SyncType};
 use crate::store::{Store, StoreError};
 
@@ -101,18 +103,17 @@ fn preview(
     }
     if sync_type.deletes_execution_rules() {
         let mut all =
-            tx.prepare("SELECT identifier, type, state FROM execution_rules ORDER BY rowid")?;
+            tx.prepare("SELECT identifier, state, type FROM execution_rules ORDER BY rowid")?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
-            let (identifier, number, state): (String, i32, i32) =
-                (row.get(0)?, row.get(1)?, row.get(2)?);
-            let Some(rule_type) = RuleType::from_number(number) else { continue };
-            let key = (identifier, rule_type);
+            let Some(row) = Sound::read(row, 0)? else { continue };
+            let Some(rule_type) = RuleType::from_number(row.rule_type) else { continue };
+            let key = (row.identifier.to_owned(), rule_type);
             if last.contains_key(&key) {
                 continue;
             }
-            let state = RuleState::from_number(state);
-            if goes(sync_type, state) {
+            let state = RuleState::from_number(row.state);
+            if Cleanup::of(sync_type).takes(state) {
                 result.preview.removed += 1;
                 result.list(RuleChangeKind::Removed, key, state, None);
             } else if state == Some(RuleState::AllowTransitive) {
@@ -123,18 +124,6 @@ fn preview(
     Ok(result.preview)
 }
 
-/// Whether the type of the sync deletes a rule of that state.
-fn goes(sync_type: SyncType, state: Option<RuleState>) -> bool {
-    match sync_type {
-        SyncType::Normal | SyncType::CleanFileAccessRules => false,
-        SyncType::CleanAll => true,
-        SyncType::Clean | SyncType::CleanRules => state != Some(RuleState::AllowTransitive),
-        SyncType::CleanStandalone => {
-            matches!(state, Some(RuleState::AllowLocalBinary | RuleState::AllowLocalSigningId))
-        }
-    }
-}
-
 /// A stored rule as far as a download can say it.
 struct Stored {
     state: Option<RuleState>,
@@ -143,9 +132,9 @@ struct Stored {
 
 impl Stored {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+        let text = |column| row.get_ref(column).map(row::lossy);
         Ok(Self {
-            state: RuleState::from_number(row.get(0)?),
+            state: row::number(row.get_ref(0)?).and_then(RuleState::from_number),
             details: RuleDetails {
                 custom_msg: text(1)?,
                 custom_url: text(2)?,
