@@ -17,6 +17,7 @@ mod settings;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
@@ -336,6 +337,16 @@ impl Store {
     /// date yet, else as [`Self::open`].
     pub fn open_read_only(dir: &Path) -> Result<ReadStore, StoreError> {
         let rules = db::open_read_only(dir, &rules::DATABASE)?;
+        Ok(ReadStore(Self { dir: dir.to_owned(), rules }))
+    }
+
+    /// [`Self::open_read_only`] for a caller who is in a hurry: each read waits
+    /// at most `wait` for a program that holds the database for itself.
+    ///
+    /// # Errors
+    /// As [`Self::open_read_only`]; [`StoreError::Locked`] after the wait.
+    pub fn open_read_only_within(dir: &Path, wait: Duration) -> Result<ReadStore, StoreError> {
+        let rules = db::open_read_only_within(dir, &rules::DATABASE, wait)?;
         Ok(ReadStore(Self { dir: dir.to_owned(), rules }))
     }
 

@@ -7,9 +7,12 @@ use super::{Global, output};
 use crate::daemon::client::Client;
 use crate::daemon::message::{Answer, ErrorKind, Request};
 
-/// How long the daemon may take for what it does at once. It waits 5 s for a
-/// store that is locked.
+/// How long the daemon may take for what it does at once. It answers `busy`
+/// after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a request is made again that the daemon is too busy for. It has
+/// waited before it says so.
+const REPEATS_WHEN_BUSY: u32 = 2;
 
 /// The daemon of the state directory, unless there is none, this user may not
 /// ask it, or the command has a configuration of its own. Tells which.
@@ -61,7 +64,13 @@ pub(super) fn ask<T>(
     request: &Request,
     pick: impl FnOnce(Answer) -> Option<T>,
 ) -> Option<Result<T, String>> {
-    let why = match client.ask(request).and_then(|()| client.answer()) {
+    let mut answer = client.ask(request).and_then(|()| client.answer());
+    for _ in 0..REPEATS_WHEN_BUSY {
+        if matches!(answer, Ok(Answer::Error { kind: ErrorKind::Busy, .. })) {
+            answer = client.ask(request).and_then(|()| client.answer());
+        }
+    }
+    let why = match answer {
         Ok(Answer::Error { kind: ErrorKind::Store, message }) => return Some(Err(message)),
         Ok(Answer::Error { message, .. }) => message,
         Ok(answer) => match pick(answer) {

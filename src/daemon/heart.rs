@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use super::beat::{Doing, Incident, LastSync};
 use super::message::{Errand, Facts, Line};
 use super::network::Network;
-use super::schedule::{self, End, Schedule, Why};
+use super::schedule::{self, By, End, Schedule, Why};
 use super::socket::{self, News};
 use super::supervise::{self, Ended, Trouble};
 use super::{DaemonError, Options, level_name, manager, metrics};
@@ -41,6 +41,8 @@ const NEWS: usize = 256;
 struct Waiting {
     clean: Option<SyncType>,
     manual: bool,
+    /// Whether the owner asked, or only the group.
+    owner: bool,
     /// Who waits for its end. Empty if only a signal asked.
     askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
 }
@@ -127,7 +129,7 @@ impl Daemon {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        let (commands, mut asked) = mpsc::channel(socket::MOST);
+        let (commands, mut asked) = mpsc::channel(socket::MAX_CLIENTS);
         let socket = self.listen(commands);
         self.publish();
         info!(
@@ -147,23 +149,24 @@ impl Daemon {
                 _ = terminate.recv() => break "SIGTERM",
                 Some(()) = hang_up.recv() => {
                     if self.reload().await {
-                        self.schedule.ask();
+                        self.schedule.ask(By::Owner, self.alarm.now());
                     }
                     self.publish();
                 }
                 Some(()) = user.recv() => {
                     info!("a sync is asked for by SIGUSR1");
-                    self.schedule.ask();
+                    self.schedule.ask(By::Owner, self.alarm.now());
                     self.publish();
                 }
                 ended = ended(&mut self.running) => self.ended(ended),
+                // Before the clients: no flood of requests keeps a sync away.
+                () = ring(&self.alarm, due) => self.begin().await,
                 Some(command) = asked.recv() => self.obey(command),
                 () = self.network.changed() => {
                     debug!("the network has changed");
                     self.schedule.network_changed(self.alarm.now(), random());
                     self.publish();
                 }
-                () = ring(&self.alarm, due) => self.begin().await,
                 () = tick(&mut watchdog) => manager::alive(),
             }
         };
@@ -177,7 +180,7 @@ impl Daemon {
         self.reload().await;
         let now = self.alarm.now();
         let Some(why) = self.schedule.begin(now) else { return };
-        let Waiting { clean, manual, askers } = std::mem::take(&mut self.waiting);
+        let Waiting { clean, manual, askers, owner: _ } = std::mem::take(&mut self.waiting);
         let trigger = match (why, manual) {
             (Why::Start | Why::Interval | Why::BackOff, _) => Trigger::Timer,
             (Why::Asked, true) => Trigger::Manual,

@@ -1,10 +1,13 @@
-//! Requests that look into the stores. They run in threads of their own, a few
-//! at a time: a slow disk makes clients wait, not the daemon.
+//! Requests that look into the stores. They run in threads of their own, and
+//! each kind has places of its own: whatever waits for a writer or a slow disk,
+//! lookups go on (DAEMON-4). Every wait has a bound and ends in `busy`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::message::{Answer, ErrorKind, EventResult, Lookup};
 use crate::clock::{Clock as _, SystemClock};
@@ -14,41 +17,129 @@ use crate::protocol::events::IngestPolicy;
 use crate::store::{EventStore, Limits, Store, StoreError};
 use crate::sync::ingest::{Answer as Taken, Answered, take_in};
 
-/// How many threads may look into the stores at once.
-const AT_ONCE: usize = 4;
+/// Lookups that run at once. One takes about a millisecond.
+const LOOKUPS: usize = 4;
+/// How long a lookup waits for its place.
+const LOOKUP_PLACE: Duration = Duration::from_millis(50);
+/// How long a lookup waits for a program that holds `rules.db` for itself. The
+/// sync's own commits are not waited for.
+const LOOKUP_LOCK: Duration = Duration::from_millis(25);
+/// Other reads that run at once.
+const READS: usize = 2;
+/// How long they, and the events of a client, wait for their place. The writer
+/// before them waits up to 5 s for a lock of `events.db`.
+const PLACE: Duration = Duration::from_secs(5);
 
 /// The stores, for questions.
 pub(super) struct Queries {
     state_dir: PathBuf,
     clock: SystemClock,
-    places: Semaphore,
+    lookups: Places,
+    reads: Places,
+    /// The one place for writing events.
+    writer: Places,
     /// Kept open between requests: it remembers what it took in lately.
     events: Arc<Mutex<Option<EventStore>>>,
 }
 
-impl Queries {
-    pub(super) fn new(state_dir: PathBuf, clock: SystemClock) -> Self {
-        let places = Semaphore::new(AT_ONCE);
-        Self { state_dir, clock, places, events: Arc::default() }
+/// Threads that one kind of request may use, and how long it waits for one.
+struct Places {
+    free: Arc<Semaphore>,
+    wait: Duration,
+    /// What to say when none has become free.
+    busy: &'static str,
+}
+
+impl Places {
+    fn new(count: usize, wait: Duration, busy: &'static str) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)), wait, busy }
     }
 
-    /// Queues events. What is answered as added is on disk.
+    /// Runs `work` in a thread, once there is a place for it. The place is
+    /// taken for as long as the thread runs, whoever still waits for it.
+    async fn run<T: From<Answer> + Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> T {
+        let refused = |kind, message: String| T::from(Answer::error(kind, message));
+        let place = match timeout(self.wait, Arc::clone(&self.free).acquire_owned()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) => return refused(ErrorKind::Stopping, "the daemon ends".to_owned()),
+            Err(_) => return refused(ErrorKind::Busy, self.busy.to_owned()),
+        };
+        let running = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(place);
+            done
+        });
+        match running.await {
+            Ok(Ok(done)) => done,
+            Ok(Err(error @ StoreError::Locked { .. })) => {
+                refused(ErrorKind::Busy, error.to_string())
+            }
+            Ok(Err(error)) => refused(ErrorKind::Store, error.to_string()),
+            Err(error) => refused(ErrorKind::Internal, format!("the request failed: {error}")),
+        }
+    }
+}
+
+/// The answer to a client that hands in events.
+pub(super) struct Added {
+    pub(super) answer: Answer,
+    /// Whether something that was denied has been queued (EV-10).
+    #[expect(dead_code, reason = "the prompt upload reads it")]
+    pub(super) urgent: bool,
+}
+
+impl From<Answer> for Added {
+    fn from(answer: Answer) -> Self {
+        Self { answer, urgent: false }
+    }
+}
+
+impl Queries {
+    pub(super) fn new(state_dir: PathBuf, clock: SystemClock) -> Self {
+        Self {
+            state_dir,
+            clock,
+            lookups: Places::new(
+                LOOKUPS,
+                LOOKUP_PLACE,
+                "too many lookups at once; ask again, or read the rules with `rules check`",
+            ),
+            reads: Places::new(READS, PLACE, "the stores are busy; ask again later"),
+            writer: Places::new(
+                1,
+                PLACE,
+                "the event queue is busy with earlier events; none of these is queued, send them \
+                 again",
+            ),
+            events: Arc::default(),
+        }
+    }
+
+    /// Queues events. What is answered as added is on disk; after an error
+    /// none of them is.
     pub(super) async fn events_add(
         &self,
         loaded: &Arc<Loaded>,
         events: Vec<serde_json::Value>,
-    ) -> Answer {
+    ) -> Added {
         let (dir, now) = (self.state_dir.clone(), self.clock.now());
         let (loaded, opened) = (Arc::clone(loaded), Arc::clone(&self.events));
-        self.run(move || {
-            let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
-            let results = add(&dir, &mut opened, &loaded.config, &events, now);
-            if results.is_err() {
-                *opened = None;
-            }
-            Ok(Answer::EventsAdded { results: results? })
-        })
-        .await
+        self.writer
+            .run(move || {
+                let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+                let answers = add(&dir, &mut opened, &loaded.config, &events, now);
+                if answers.is_err() {
+                    *opened = None;
+                }
+                let answers = answers?;
+                let urgent = answers.iter().any(Answered::is_urgent);
+                let results = answers.into_iter().map(result).collect();
+                Ok(Added { answer: Answer::EventsAdded { results }, urgent })
+            })
+            .await
     }
 
     /// Looks a rule up.
@@ -58,45 +149,33 @@ impl Queries {
             Err(message) => return Answer::error(ErrorKind::BadRequest, message),
         };
         let (dir, loaded) = (self.state_dir.clone(), Arc::clone(loaded));
-        self.run(move || {
-            let config = &loaded.config;
-            let static_rules = StaticRules::new(config.static_rules.iter().cloned());
-            let store = Store::open_read_only(&dir)?;
-            let transitive = store.applied_settings()?.enable_transitive_rules;
-            let transitive = transitive.or(config.enable_transitive_rules).unwrap_or(false);
-            let found = store.lookup(&executable, &static_rules, transitive)?;
-            Ok(Answer::Rule(Box::new(found.into())))
-        })
-        .await
+        self.lookups
+            .run(move || {
+                let config = &loaded.config;
+                let static_rules = StaticRules::new(config.static_rules.iter().cloned());
+                let store = Store::open_read_only_within(&dir, LOOKUP_LOCK)?;
+                let transitive = store.applied_settings()?.enable_transitive_rules;
+                let transitive = transitive.or(config.enable_transitive_rules).unwrap_or(false);
+                let found = store.lookup(&executable, &static_rules, transitive)?;
+                Ok(Answer::Rule(Box::new(found.into())))
+            })
+            .await
     }
 
     /// The bundles the server waits for.
     pub(super) async fn bundle_requests(&self) -> Answer {
         let dir = self.state_dir.clone();
-        self.run(move || {
-            let bundles = match EventStore::open_read_only(&dir) {
-                Err(StoreError::Missing { .. }) => Vec::new(),
-                opened => opened?.open_bundle_requests()?,
-            };
-            Ok(Answer::BundleRequests { bundles: bundles.into_iter().map(Into::into).collect() })
-        })
-        .await
-    }
-
-    async fn run(
-        &self,
-        work: impl FnOnce() -> Result<Answer, StoreError> + Send + 'static,
-    ) -> Answer {
-        let Ok(_place) = self.places.acquire().await else {
-            return Answer::error(ErrorKind::Internal, "the daemon ends");
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::error(ErrorKind::Store, error.to_string()),
-            Err(error) => {
-                Answer::error(ErrorKind::Internal, format!("the request failed: {error}"))
-            }
-        }
+        self.reads
+            .run(move || {
+                let bundles = match EventStore::open_read_only(&dir) {
+                    Err(StoreError::Missing { .. }) => Vec::new(),
+                    opened => opened?.open_bundle_requests()?,
+                };
+                Ok(Answer::BundleRequests {
+                    bundles: bundles.into_iter().map(Into::into).collect(),
+                })
+            })
+            .await
     }
 }
 
@@ -106,7 +185,7 @@ fn add(
     config: &Config,
     events: &[serde_json::Value],
     now: Now,
-) -> Result<Vec<EventResult>, StoreError> {
+) -> Result<Vec<Answered>, StoreError> {
     let applied = match Store::open_read_only(dir) {
         Ok(store) => store.applied_settings()?,
         Err(error) if error.is_unused() => crate::model::Settings::default(),
@@ -123,15 +202,17 @@ fn add(
     };
     let lines: Vec<_> = events.iter().map(|event| event.to_string().into_bytes()).collect();
     let limits = Limits { events: config.event_queue_limit };
-    let answers = take_in(store, policy, limits, &lines, now)?;
-    let result = |answered: Answered| match answered.answer {
+    take_in(store, policy, limits, &lines, now)
+}
+
+fn result(answered: Answered) -> EventResult {
+    match answered.answer {
         Taken::Added => EventResult::Added,
         Taken::Duplicate => EventResult::Duplicate,
         Taken::BackedOff => EventResult::BackedOff,
         Taken::Filtered => EventResult::Filtered,
         Taken::Invalid(error) => EventResult::Rejected { reason: error.to_string() },
-    };
-    Ok(answers.into_iter().map(result).collect())
+    }
 }
 
 fn executable(lookup: &Lookup) -> Result<Executable, String> {

@@ -55,11 +55,29 @@ pub enum Why {
     Asked,
 }
 
+/// From one sync that the group asks for to the next, at least (DAEMON-4).
+const GROUP_APART: Duration = Duration::from_secs(10);
+/// From a sync that failed to the next one that the group asks for, at least
+/// (DAEMON-4).
+const GROUP_APART_FAILED: Duration = Duration::from_mins(1);
+
+/// Who asks for a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The owner of the daemon or root, also by a signal.
+    Owner,
+    /// A member of the group that the control socket is open to.
+    Group,
+}
+
 /// What becomes of a request for a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// It begins at once.
     AtOnce,
+    /// It begins after this time, because the group asks too often; or earlier,
+    /// with one that begins for another reason.
+    Later(Duration),
     /// It begins when the one that runs has ended.
     Next,
     /// One is asked for already; this request is that one.
@@ -90,7 +108,14 @@ pub struct Schedule {
     /// When that was done last.
     nudged: Option<Duration>,
     began: Option<Duration>,
+    /// The owner asks for a sync.
     asked: bool,
+    /// The group asks for a sync.
+    group_asked: bool,
+    /// When the last sync began that the group had asked for.
+    group_began: Option<Duration>,
+    /// When the last sync failed; `None` if it succeeded.
+    failed: Option<Duration>,
 }
 
 impl Schedule {
@@ -108,6 +133,9 @@ impl Schedule {
             nudged: None,
             began: None,
             asked: false,
+            group_asked: false,
+            group_began: None,
+            failed: None,
         }
     }
 
@@ -115,29 +143,41 @@ impl Schedule {
     /// runs.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
-        match (self.began, self.asked) {
-            (Some(_), _) => None,
-            (None, true) => Some(Duration::ZERO),
-            (None, false) => Some(self.nudge.map_or(self.due, |nudge| nudge.min(self.due))),
-        }
+        self.next().map(|(due, _)| due)
     }
 
     /// Why the next sync begins when it does; `None` while one runs.
     #[must_use]
     pub fn why(&self) -> Option<Why> {
-        match (self.began, self.asked, self.nudge) {
-            (Some(_), _, _) => None,
-            (None, true, _) => Some(Why::Asked),
-            (None, false, Some(nudge)) if nudge < self.due => Some(Why::Network),
-            (None, false, Some(_) | None) => Some(self.why),
-        }
+        self.next().map(|(_, why)| why)
     }
 
-    /// Answers whether a sync begins, and why. From then on it runs, until
+    /// When the next sync begins, and why.
+    fn next(&self) -> Option<(Duration, Why)> {
+        if self.began.is_some() {
+            return None;
+        }
+        if self.asked {
+            return Some((Duration::ZERO, Why::Asked));
+        }
+        let group = self.group_asked.then(|| (self.group_from(), Why::Asked));
+        let nudge = self.nudge.map(|nudge| (nudge, Why::Network));
+        // Of two reasons at the same time the first one counts.
+        [group, Some((self.due, self.why)), nudge].into_iter().flatten().min_by_key(|next| next.0)
+    }
+
+    /// From when on a sync that the group asks for may begin.
+    fn group_from(&self) -> Duration {
+        let spaced = self.group_began.map(|began| began + GROUP_APART);
+        let failed = self.failed.map(|failed| failed + GROUP_APART_FAILED);
+        spaced.max(failed).unwrap_or(Duration::ZERO)
+    }
+
+    /// Returns why a sync begins, if it does. From then on it runs, until
     /// [`Self::end`].
     pub fn begin(&mut self, now: Now) -> Option<Why> {
-        let why = self.why()?;
-        if now.elapsed < self.due()? {
+        let (due, why) = self.next()?;
+        if now.elapsed < due {
             return None;
         }
         if why == Why::Network {
@@ -146,16 +186,33 @@ impl Schedule {
         self.nudge = None;
         self.began = Some(now.elapsed);
         self.asked = false;
+        // Whatever else it begins for, the group has its sync.
+        if std::mem::take(&mut self.group_asked) {
+            self.group_began = Some(now.elapsed);
+        }
         Some(why)
     }
 
-    /// Somebody asks for a sync.
-    pub fn ask(&mut self) -> Asked {
-        match (std::mem::replace(&mut self.asked, true), self.began) {
-            (true, _) => Asked::Already,
-            (false, Some(_)) => Asked::Next,
-            (false, None) => Asked::AtOnce,
+    /// Somebody asks for a sync. The owner and root are not limited.
+    pub fn ask(&mut self, by: By, now: Now) -> Asked {
+        let known = self.is_asked();
+        let wait = self.group_wait(now);
+        match by {
+            By::Owner => self.asked = true,
+            By::Group => self.group_asked = true,
         }
+        match (known, by, self.began) {
+            (_, By::Group, None) if !self.asked && !wait.is_zero() => Asked::Later(wait),
+            (true, _, _) => Asked::Already,
+            (false, _, Some(_)) => Asked::Next,
+            (false, _, None) => Asked::AtOnce,
+        }
+    }
+
+    /// How long a sync that the group asks for now has to wait at least.
+    #[must_use]
+    pub fn group_wait(&self, now: Now) -> Duration {
+        self.group_from().saturating_sub(now.elapsed)
     }
 
     /// The network has changed: a link, an address, a route. While syncs fail,
@@ -184,8 +241,11 @@ impl Schedule {
         }
         let began = self.began.take().unwrap_or(now.elapsed);
         match end {
-            End::Success => self.failures = 0,
-            End::Failure => self.failures = self.failures.saturating_add(1),
+            End::Success => (self.failures, self.failed) = (0, None),
+            End::Failure => {
+                self.failures = self.failures.saturating_add(1);
+                self.failed = Some(now.elapsed);
+            }
             End::Nothing => {}
         }
         // A change that had settled before the end is one the sync has met.
@@ -213,7 +273,7 @@ impl Schedule {
     /// Whether a sync is asked for that has not begun.
     #[must_use]
     pub const fn is_asked(&self) -> bool {
-        self.asked
+        self.asked || self.group_asked
     }
 
     /// The interval in force.

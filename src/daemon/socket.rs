@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::beat::Beat;
 use super::message::{Answer, ErrorKind, MAX_LINE, Request, Step, Sync};
 use super::queries::Queries;
+use super::schedule::By;
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::model::SyncRecord;
@@ -27,15 +28,31 @@ use crate::model::SyncRecord;
 /// The socket in the state directory.
 pub(super) const SOCKET_FILE: &str = "agent.sock";
 /// How many may be connected at once.
-pub(super) const MOST: usize = 64;
+pub(super) const MAX_CLIENTS: usize = 64;
 /// How many of them may be of the group, so that the owner finds a place.
-const MOST_OF_GROUP: usize = 48;
-/// How long a client may take for a request.
-const ASKING: Duration = Duration::from_secs(30);
-/// How long a client may take to read a line.
-const READING: Duration = Duration::from_secs(10);
+const MAX_GROUP_CLIENTS: usize = 48;
+/// Longer lines are read in a thread: reading 256 KiB holds up everybody else
+/// for some milliseconds.
+const SHORT_LINE: usize = 8 * 1024;
+/// Threads that read long lines.
+const LINE_READERS: usize = 2;
 /// The pause after the system had no connection to give.
 const EXHAUSTED: Duration = Duration::from_secs(1);
+
+/// How long the daemon has patience with a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From the last answer to the end of the next request.
+    asking: Duration,
+    /// Until a line has been read.
+    reading: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { asking: Duration::from_secs(30), reading: Duration::from_secs(10) }
+    }
+}
 
 /// What happens in the daemon, for whoever listens.
 #[derive(Clone, Debug)]
@@ -54,7 +71,7 @@ pub(super) enum Command {
     Status(oneshot::Sender<Beat>),
     Metrics(oneshot::Sender<String>),
     LogLevel(String, oneshot::Sender<Answer>),
-    Sync(Sync, oneshot::Sender<Result<SyncReply, Answer>>),
+    Sync(Sync, By, oneshot::Sender<Result<SyncReply, Answer>>),
 }
 
 /// A sync that was granted.
@@ -141,8 +158,8 @@ pub(super) fn permit(state_dir: &Path, group: Option<u32>) -> io::Result<()> {
 enum Access {
     /// Everything.
     Owner,
-    /// Status and syncs. Nobody else than the group gets past the socket's
-    /// mode.
+    /// Status, and syncs that are not clean. Nobody else than the group gets
+    /// past the socket's mode.
     Group,
 }
 
@@ -153,16 +170,25 @@ impl Access {
 
     const fn allows(self, request: &Request) -> bool {
         match (self, request) {
-            (Self::Owner, _) | (Self::Group, Request::Status | Request::Sync(_)) => true,
+            (Self::Owner, _)
+            | (Self::Group, Request::Status | Request::Sync(Sync { clean: None, .. })) => true,
             (
                 Self::Group,
-                Request::EventsAdd { .. }
+                Request::Sync(Sync { clean: Some(_), .. })
+                | Request::EventsAdd { .. }
                 | Request::RulesLookup(_)
                 | Request::BundleRequests
                 | Request::Subscribe
                 | Request::Metrics
                 | Request::LogLevel { .. },
             ) => false,
+        }
+    }
+
+    const fn asker(self) -> By {
+        match self {
+            Self::Owner => By::Owner,
+            Self::Group => By::Group,
         }
     }
 }
@@ -174,14 +200,15 @@ pub(super) struct House {
     pub(super) news: broadcast::Sender<News>,
     pub(super) configured: watch::Receiver<Arc<Loaded>>,
     pub(super) clock: SystemClock,
+    pub(super) patience: Patience,
 }
 
 /// Answers everyone who connects.
 pub(super) async fn serve(listener: UnixListener, house: House) {
     let queries = Queries::new(house.state_dir.clone(), house.clock);
-    let room = Arc::new(Room { house, queries });
-    let places = Arc::new(Semaphore::new(MOST));
-    let group_places = Arc::new(Semaphore::new(MOST_OF_GROUP));
+    let room = Arc::new(Room { house, queries, line_readers: Semaphore::new(LINE_READERS) });
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let group_places = Arc::new(Semaphore::new(MAX_GROUP_CLIENTS));
     let owner = rustix::process::geteuid().as_raw();
     loop {
         let stream = match listener.accept().await {
@@ -207,7 +234,8 @@ pub(super) async fn serve(listener: UnixListener, house: House) {
         let room = Arc::clone(&room);
         tokio::spawn(async move {
             let (read, write) = stream.into_split();
-            let client = Client { read: BufReader::new(read), write, access };
+            let patience = room.house.patience;
+            let client = Client { read: BufReader::new(read), write, access, patience };
             if let Err(error) = client.converse(&room).await {
                 debug!(uid = peer.uid(), %error, "a client is gone");
             }
@@ -232,12 +260,27 @@ fn line(answer: &Answer) -> Vec<u8> {
 struct Room {
     house: House,
     queries: Queries,
+    line_readers: Semaphore,
+}
+
+impl Room {
+    /// Reads a request; the error says why the line is not one.
+    async fn read(&self, line: Vec<u8>) -> Result<Request, String> {
+        let read = |line: &[u8]| serde_json::from_slice(line).map_err(|error| error.to_string());
+        if line.len() <= SHORT_LINE {
+            return read(&line);
+        }
+        let _place = self.line_readers.acquire().await.map_err(|error| error.to_string())?;
+        let reading = tokio::task::spawn_blocking(move || read(&line));
+        reading.await.map_err(|error| error.to_string())?
+    }
 }
 
 struct Client {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     access: Access,
+    patience: Patience,
 }
 
 impl Client {
@@ -248,10 +291,10 @@ impl Client {
             if bytes.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let answer = match serde_json::from_slice::<Request>(&bytes) {
+            let answer = match room.read(bytes).await {
                 Ok(request) if !self.access.allows(&request) => Some(Answer::error(
                     ErrorKind::Forbidden,
-                    "only the owner of the daemon and root may ask this",
+                    "only the owner of the daemon and root may ask for this",
                 )),
                 Ok(request) => self.answer(room, request).await?,
                 Err(error) => Some(Answer::error(
@@ -271,7 +314,7 @@ impl Client {
         let most = MAX_LINE as u64 + 1;
         let mut bounded = (&mut self.read).take(most);
         let reading = bounded.read_until(b'\n', &mut line);
-        let read = timeout(ASKING, reading).await.map_err(|_| silent())??;
+        let read = timeout(self.patience.asking, reading).await.map_err(|_| silent())??;
         if read > MAX_LINE && line.last() != Some(&b'\n') {
             let message = format!("a line may have {MAX_LINE} bytes; send fewer events at a time");
             self.send(&Answer::error(ErrorKind::BadRequest, message)).await?;
@@ -281,13 +324,16 @@ impl Client {
     }
 
     async fn send(&mut self, answer: &Answer) -> io::Result<()> {
-        timeout(READING, self.write.write_all(&line(answer))).await.map_err(|_| silent())?
+        let line = line(answer);
+        let writing = self.write.write_all(&line);
+        timeout(self.patience.reading, writing).await.map_err(|_| silent())?
     }
 
     /// Answers a request; `None` if it has been answered line by line.
     async fn answer(&mut self, room: &Room, request: Request) -> io::Result<Option<Answer>> {
         let loaded = Arc::clone(&room.house.configured.borrow());
         let commands = &room.house.commands;
+        let by = self.access.asker();
         Ok(Some(match request {
             Request::Status => ask(commands, Command::Status)
                 .await
@@ -298,13 +344,15 @@ impl Client {
             Request::LogLevel { level } => ask(commands, |reply| Command::LogLevel(level, reply))
                 .await
                 .unwrap_or_else(stopping),
-            Request::Sync(sync) => match ask(commands, |reply| Command::Sync(sync, reply)).await {
-                Some(Ok(reply)) => return self.attend(reply).await,
-                Some(Err(refused)) => refused,
-                None => stopping(),
-            },
+            Request::Sync(sync) => {
+                match ask(commands, |reply| Command::Sync(sync, by, reply)).await {
+                    Some(Ok(reply)) => return self.attend(reply).await,
+                    Some(Err(refused)) => refused,
+                    None => stopping(),
+                }
+            }
             Request::Subscribe => return self.subscribe(room.house.news.subscribe()).await,
-            Request::EventsAdd { events } => room.queries.events_add(&loaded, events).await,
+            Request::EventsAdd { events } => room.queries.events_add(&loaded, events).await.answer,
             Request::RulesLookup(lookup) => room.queries.lookup(&loaded, lookup).await,
             Request::BundleRequests => room.queries.bundle_requests().await,
         }))
@@ -399,9 +447,12 @@ async fn ask<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::daemon::message::Lookup;
+    use crate::model::SyncType;
 
-    /// DAEMON-4: status and sync for the group, the rest for owner and root.
+    /// DAEMON-4: status and sync for the group, clean syncs and the rest for owner
+    /// and root.
     #[test]
     fn daemon_4_who_may_ask_what() {
         assert_eq!(Access::of(0, 77), Access::Owner);
@@ -409,6 +460,8 @@ mod tests {
         assert_eq!(Access::of(78, 77), Access::Group);
         let open = [Request::Status, Request::Sync(Sync::default())];
         let closed = [
+            Request::Sync(Sync { clean: Some(SyncType::Clean), ..Sync::default() }),
+            Request::Sync(Sync { clean: Some(SyncType::CleanAll), ..Sync::default() }),
             Request::EventsAdd { events: Vec::new() },
             Request::RulesLookup(Lookup::default()),
             Request::BundleRequests,
@@ -439,6 +492,63 @@ mod tests {
         let path = socket.0.clone();
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// A client of nobody's daemon that has run out of patience.
+    async fn stalls(access: Access, said: &[u8]) -> (io::Result<()>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (commands, mut asked) = mpsc::channel(1);
+        let (_, configured) = watch::channel(Arc::new(Config::resolve(&[])));
+        let house = House {
+            state_dir: PathBuf::from("/nowhere"),
+            commands,
+            news: broadcast::channel(1).0,
+            configured,
+            clock: SystemClock::new(),
+            patience: Patience {
+                asking: Duration::from_millis(50),
+                reading: Duration::from_millis(50),
+            },
+        };
+        let queries = Queries::new(house.state_dir.clone(), house.clock);
+        let patience = house.patience;
+        let room = Room { house, queries, line_readers: Semaphore::new(1) };
+        let (read, write) = ours.into_split();
+        let client = Client { read: BufReader::new(read), write, access, patience };
+        // A daemon whose status is long.
+        tokio::spawn(async move {
+            while let Some(command) = asked.recv().await {
+                if let Command::Metrics(reply) = command {
+                    let _ = reply.send("x".repeat(4 << 20));
+                }
+            }
+        });
+        theirs.writable().await.expect("it can be written to");
+        theirs.try_write(said).expect("written");
+        (client.converse(&room).await, theirs)
+    }
+
+    /// DAEMON-4: a client that says nothing, half a line, or reads nothing, is
+    /// ended after a while.
+    #[tokio::test]
+    async fn daemon_4_a_client_that_stalls_loses_its_place() {
+        for said in [&b" "[..], br#"{"request":"sta"#, b"{\"request\":\"metrics\"}\n"] {
+            let (ended, _theirs) = stalls(Access::Owner, said).await;
+            let error = ended.expect_err("it has stalled");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        }
+    }
+
+    /// DAEMON-4: what the group may not ask for is refused, a clean sync too.
+    #[tokio::test]
+    async fn daemon_4_the_group_is_refused_a_clean_sync() {
+        let said = b"{\"request\":\"sync\",\"clean\":\"CLEAN_ALL\"}\n";
+        let (_, theirs) = stalls(Access::Group, said).await;
+        let mut answer = [0; 1024];
+        theirs.readable().await.expect("there is an answer");
+        let read = theirs.try_read(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(answer.contains("forbidden"), "{answer}");
     }
 
     #[tokio::test]

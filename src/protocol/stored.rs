@@ -290,6 +290,22 @@ pub(super) fn allows(decision: wire::Decision) -> bool {
     }
 }
 
+/// Whether the event reports something that was denied: an execution that was
+/// blocked or a file access that was refused (EV-10). Audit records and the
+/// executables of a bundle report nothing of the kind.
+#[must_use]
+pub fn is_denial(event: &QueuedEvent) -> bool {
+    match event {
+        QueuedEvent::Execution(event) => wire::Decision::try_from(event.decision)
+            .is_ok_and(|decision| decision != wire::Decision::BundleBinary && !allows(decision)),
+        QueuedEvent::FileAccess(event) => matches!(
+            wire::FileAccessDecision::try_from(event.decision),
+            Ok(wire::FileAccessDecision::Denied | wire::FileAccessDecision::DeniedInvalidSignature)
+        ),
+        QueuedEvent::Audit(_) => false,
+    }
+}
+
 fn summarize_file_access(event: &wire::FileAccessEvent) -> Result<EventSummary, EventError> {
     use wire::FileAccessDecision as D;
     for (field, text) in [

@@ -213,6 +213,16 @@ pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
 /// Opens a database for reading only. Nothing is created, changed or waited
 /// for, and the writer does not notice.
 pub(super) fn open_read_only(dir: &Path, database: &Database) -> Result<Connection, StoreError> {
+    open_read_only_within(dir, database, BUSY_OPENING)
+}
+
+/// [`open_read_only`] that waits at most `wait` for another program's lock, at
+/// the opening and at each read.
+pub(super) fn open_read_only_within(
+    dir: &Path,
+    database: &Database,
+    wait: Duration,
+) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
     match file::regular(&path) {
         Ok(Some(_)) => {}
@@ -222,7 +232,7 @@ pub(super) fn open_read_only(dir: &Path, database: &Database) -> Result<Connecti
     let failed = |source| StoreError::from_open(&path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&path, flags).map_err(failed)?;
-    conn.busy_timeout(BUSY_OPENING).map_err(failed)?;
+    conn.busy_timeout(wait).map_err(failed)?;
     harden(&conn).map_err(failed)?;
     let mapped: rusqlite::Result<i64> =
         conn.pragma_update_and_check(None, "mmap_size", MAPPED, |row| row.get(0));

@@ -6,7 +6,7 @@
 
 use crate::model::Now;
 use crate::protocol::events::{Incoming, IngestPolicy, LineError, read_line};
-use crate::protocol::stored::encode;
+use crate::protocol::stored::{encode, is_denial};
 use crate::store::{EventStore, Limits, NewEvent, Queued, StoreError};
 
 /// The longest line read, in bytes. An event with its certificates takes 5 KB.
@@ -48,6 +48,16 @@ pub struct Answered {
     pub unique_id: String,
     /// What became of it.
     pub answer: Answer,
+    /// Whether its event reports a denial (EV-10).
+    pub denial: bool,
+}
+
+impl Answered {
+    /// Whether it is queued and the server should hear of it soon (EV-10).
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        self.denial && matches!(self.answer, Answer::Added)
+    }
 }
 
 /// Takes in the events of lines, in their order; answers each.
@@ -65,18 +75,19 @@ pub fn take_in(
     let mut events = Vec::with_capacity(lines.len());
     let mut places = Vec::with_capacity(lines.len());
     for line in lines {
-        let (unique_id, answer) = match read_line(line) {
-            Err(error) => (String::new(), Answer::Invalid(error)),
+        let (unique_id, answer, denial) = match read_line(line) {
+            Err(error) => (String::new(), Answer::Invalid(error), false),
             Ok(Incoming { event, audited, summary }) => {
                 let unique_id = summary.unique_id.clone();
+                let denial = is_denial(&event);
                 if policy.admits(&event, audited) {
                     places.push(answers.len());
                     events.push(NewEvent { summary, data: encode(&event) });
                 }
-                (unique_id, Answer::Filtered)
+                (unique_id, Answer::Filtered, denial)
             }
         };
-        answers.push(Answered { unique_id, answer });
+        answers.push(Answered { unique_id, answer, denial });
     }
     let queued = store.queue_events(&events, now, limits)?;
     for (place, queued) in places.into_iter().zip(queued) {

@@ -1,5 +1,6 @@
 //! The daemon as a process: its clock, its signals and its socket.
 
+mod busy;
 mod socket;
 mod trouble;
 

@@ -193,8 +193,8 @@ fn daemon_1_the_interval_changes_with_the_settings() {
 #[test]
 fn daemon_3_requests_while_idle_are_one_sync_at_once() {
     let mut world = World::new(0);
-    assert_eq!(world.schedule.ask(), Asked::AtOnce);
-    assert_eq!(world.schedule.ask(), Asked::Already);
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::AtOnce);
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Already);
     assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
     assert_eq!(world.next(), Why::Asked);
     world.end(End::Success, None);
@@ -207,8 +207,8 @@ fn daemon_3_requests_while_idle_are_one_sync_at_once() {
 fn daemon_3_requests_while_a_sync_runs_are_one_more_sync() {
     let mut world = World::new(0);
     world.next();
-    assert_eq!(world.schedule.ask(), Asked::Next);
-    assert_eq!(world.schedule.ask(), Asked::Already);
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Next);
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Already);
     assert_eq!(world.schedule.due(), None);
     world.end(End::Failure, None);
     assert_eq!(world.next(), Why::Asked);
@@ -221,7 +221,7 @@ fn daemon_3_requests_while_a_sync_runs_are_one_more_sync() {
 fn daemon_3_a_request_during_a_back_off_begins_at_once() {
     let mut world = World::new(0);
     world.sync(End::Failure);
-    world.schedule.ask();
+    world.schedule.ask(By::Owner, world.now);
     assert_eq!(world.next(), Why::Asked);
     world.end(End::Failure, None);
     assert_eq!(world.schedule.back_off(), Some(secs(120)));
@@ -364,7 +364,7 @@ fn daemon_3_a_request_comes_before_a_changed_network() {
     let mut world = World::new(0);
     world.long_back_off();
     world.network_changes();
-    world.schedule.ask();
+    world.schedule.ask(By::Owner, world.now);
     assert_eq!(world.next(), Why::Asked);
     world.end(End::Failure, None);
     assert_eq!(world.schedule.why(), Some(Why::BackOff));
@@ -380,7 +380,60 @@ fn daemon_1_why_the_next_sync_begins_is_known() {
     assert_eq!((world.schedule.why(), world.next()), (Some(Why::Interval), Why::Interval));
     world.end(End::Failure, None);
     assert_eq!((world.schedule.why(), world.next()), (Some(Why::BackOff), Why::BackOff));
-    world.schedule.ask();
+    world.schedule.ask(By::Owner, world.now);
     world.end(End::Failure, None);
     assert_eq!((world.schedule.why(), world.next()), (Some(Why::Asked), Why::Asked));
+}
+
+/// DAEMON-4: an hour in which the group asks all the time has a sync every ten
+/// seconds, and one a minute while syncs fail. The timer and the owner do not
+/// notice.
+#[test]
+fn daemon_4_syncs_that_the_group_asks_for_keep_their_distance() {
+    for (end, apart) in [(End::Success, 10), (End::Failure, 60)] {
+        let mut world = World::new(0);
+        world.sync(end);
+        world.began.clear();
+        let hour_ends = world.now.elapsed + secs(3600);
+        while world.now.elapsed < hour_ends {
+            // Thirty-two clients, ten times a second.
+            for _ in 0..32 {
+                world.schedule.ask(By::Group, world.now);
+            }
+            if world.schedule.due().is_some_and(|due| due <= world.now.elapsed) {
+                world.sync(end);
+            }
+            world.pass(Duration::from_millis(100));
+        }
+        let syncs = world.began.len() as u64;
+        assert!((3600 / (apart + 2)..=3600 / apart + 10).contains(&syncs), "{end:?}: {syncs}");
+        for pair in world.began.windows(2) {
+            let [(before, _), (after, _)] = pair else { panic!("a pair") };
+            // A back-off may be over earlier, which is not the group's doing.
+            let due = pair[1].1 == Why::BackOff;
+            assert!(due || *after >= *before + secs(apart), "{end:?}: {before:?} {after:?}");
+        }
+    }
+}
+
+/// DAEMON-4: a request of the group that comes too early waits for its time; the
+/// owner's does not, and takes the group's along.
+#[test]
+fn daemon_4_the_owner_does_not_wait_with_the_group() {
+    let mut world = World::new(0);
+    world.sync(End::Success);
+    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::AtOnce);
+    world.sync(End::Success);
+    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::Later(secs(9)));
+    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::Later(secs(9)));
+    assert_eq!(world.schedule.left(world.now), Some(secs(9)));
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Already);
+    assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
+    world.sync(End::Success);
+    assert!(!world.schedule.is_asked(), "both have had their sync");
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::AtOnce);
+    world.sync(End::Failure);
+    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::AtOnce, "not after a failure");
+    world.sync(End::Failure);
+    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::Later(secs(60)));
 }
