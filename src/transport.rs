@@ -7,6 +7,7 @@
 //! no host but the server and the proxy. What an attempt's failure means for the
 //! sync is decided elsewhere.
 
+mod attempt;
 mod certificate;
 mod cookies;
 mod encoding;
@@ -14,11 +15,14 @@ mod failure;
 mod headers;
 #[cfg(test)]
 mod hostile;
+mod idle;
 mod options;
 mod proxy;
 mod redaction;
 mod status;
 mod tls;
+mod unsent;
+mod upload;
 mod watch;
 mod words;
 
@@ -26,11 +30,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, HeaderMap, HeaderValue,
-    SET_COOKIE,
-};
-use tokio::time::timeout;
+use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderMap, SET_COOKIE};
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
@@ -44,21 +44,14 @@ pub use proxy::{Proxy, ProxyServer, ProxySettings, Route};
 
 use crate::model::{Packed, Stage, Timestamp};
 use crate::sync::retry::{Failure, FailureKind};
+use attempt::{Received, Tally};
 use cookies::Jar;
-use encoding::{DecodeError, Decoder};
-use failure::{Phase, Scene};
 use redaction::Redaction;
 use tls::Witness;
 
 /// Idle connections are kept this long. Servers are known to drop them after 2
 /// or 3 s, and a request that meets the drop is lost.
 const POOL_IDLE: Duration = Duration::from_secs(1);
-/// So much of the body of an error is read.
-const ERROR_BODY: usize = 16 << 10;
-/// So much of it is decoded.
-const ERROR_BODY_DECODED: usize = 1 << 20;
-/// So long it is waited for.
-const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
 /// The segment of the URL where XSRF tokens are fetched.
 const XSRF_SEGMENT: &str = "xsrf";
 /// The connection to one server, for one sync.
@@ -80,11 +73,15 @@ pub struct Exchange {
     pub outcome: Result<Answer, Failure>,
     /// The status, if an answer began.
     pub http_status: Option<u16>,
-    /// Bytes of the request's body as they go over the wire; 0 if there was no
-    /// connection.
+    /// Bytes of the request's body, as they go over the wire, that were handed
+    /// to the connection.
     pub bytes_sent: u64,
     /// Bytes of the answer's body as they came over the wire.
     pub bytes_received: u64,
+    /// Whether the failure says that the body may be too large for the way to
+    /// the server: the upload timed out, or the connection broke while more
+    /// than 64 KiB were being written.
+    pub upload_unfinished: bool,
 }
 
 /// A complete answer with status 200.
@@ -111,21 +108,6 @@ pub struct TokenExchange {
     pub bytes_received: u64,
 }
 
-/// What an attempt has seen so far, for when it is cut short.
-#[derive(Default)]
-struct Tally {
-    status: Option<u16>,
-    sent: u64,
-    received: u64,
-}
-
-/// A complete answer with status 200, headers included.
-struct Received {
-    headers: HeaderMap,
-    version: reqwest::Version,
-    body: Vec<u8>,
-}
-
 impl Transport {
     /// Reads trust roots and client certificate and prepares everything; sends
     /// nothing yet.
@@ -143,6 +125,8 @@ impl Transport {
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            // One attempt is one request: what is repeated is counted.
+            .retry(reqwest::retry::never())
             .connect_timeout(options.timeouts.connect)
             .pool_idle_timeout(POOL_IDLE)
             // Proxies of the environment are chosen here, not by the client.
@@ -277,6 +261,7 @@ impl Transport {
             http_status: tally.status,
             bytes_sent: tally.sent,
             bytes_received: tally.received,
+            upload_unfinished: tally.upload_unfinished,
         }
     }
 
@@ -307,92 +292,6 @@ impl Transport {
 
     fn shown_target(&self, segment: &str) -> String {
         self.options.base_url.shown_join(segment, &self.options.machine_id)
-    }
-
-    async fn attempt(
-        &self,
-        segment: &str,
-        body: &Packed,
-        token: Option<&XsrfToken>,
-        now: Timestamp,
-        total: Duration,
-        tally: &mut Tally,
-    ) -> Result<Received, Failure> {
-        let url = self.target(segment);
-        let host = url.host_str().unwrap_or_default();
-        let scene = Scene {
-            server: format!("{host}:{}", url.port_or_known_default().unwrap_or_default()),
-            url: self.shown_target(segment),
-            target: &url,
-            route: self.route.as_ref(),
-            witness: &self.witness,
-            certificate_file: self.options.client_certificate.as_ref().map(|c| c.file.as_path()),
-            roots: &self.options.roots,
-            timeouts: &self.options.timeouts,
-            now,
-        };
-        let Packed { bytes, encoding } = body.clone();
-        let mut headers = self.headers.clone();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        if let Some(encoding) = encoding {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        }
-        if let Some(token) = token {
-            token.add_to(&mut headers);
-        }
-        self.add_cookies(&mut headers, &url);
-        tally.sent = bytes.len() as u64;
-        let request = self.client.post(url.clone()).headers(headers).body(bytes);
-        match timeout(total, self.receive(request, &url, &scene, tally)).await {
-            Ok(result) => result,
-            Err(_) => Err(scene.total_timeout(total)),
-        }
-    }
-
-    async fn receive(
-        &self,
-        request: reqwest::RequestBuilder,
-        url: &Url,
-        scene: &Scene<'_>,
-        tally: &mut Tally,
-    ) -> Result<Received, Failure> {
-        let idle = self.options.timeouts.idle;
-        let mut response = match timeout(idle, request.send()).await {
-            Err(_) => return Err(scene.idle_timeout()),
-            Ok(Err(error)) => {
-                if error.is_connect() {
-                    tally.sent = 0;
-                }
-                return Err(scene.failure(&error, Phase::Request));
-            }
-            Ok(Ok(response)) => response,
-        };
-        let status = response.status().as_u16();
-        tally.status = Some(status);
-        self.take_cookies(response.headers(), url, scene.now);
-        if status != 200 {
-            let body = error_body(&mut response, tally).await;
-            let redaction = lock(&self.redaction).clone();
-            return Err(status::failure(scene, status, response.headers(), &body, &redaction));
-        }
-        let limit = self.options.max_body;
-        let refuse = |error| undecodable(scene, &error, limit);
-        let length = response.content_length();
-        let mut decoder = decoder(&response, length, limit).map_err(refuse)?;
-        loop {
-            match timeout(idle, response.chunk()).await {
-                Err(_) => return Err(scene.idle_timeout()),
-                Ok(Err(error)) => return Err(scene.failure(&error, Phase::Body)),
-                Ok(Ok(Some(wire))) => {
-                    tally.received += wire.len() as u64;
-                    decoder.push(&wire).map_err(refuse)?;
-                }
-                Ok(Ok(None)) => break,
-            }
-        }
-        let version = response.version();
-        let headers = std::mem::take(response.headers_mut());
-        Ok(Received { headers, version, body: decoder.finish().map_err(refuse)? })
     }
 
     fn add_cookies(&self, headers: &mut HeaderMap, url: &Url) {
@@ -452,56 +351,6 @@ impl fmt::Debug for Transport {
             .field("route", &self.route)
             .finish_non_exhaustive()
     }
-}
-
-fn decoder(
-    response: &reqwest::Response,
-    length: Option<u64>,
-    limit: usize,
-) -> Result<Decoder, DecodeError> {
-    let values: Vec<_> = response
-        .headers()
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
-    Decoder::new(values.iter().map(AsRef::as_ref), length, limit)
-}
-
-/// The beginning of the body of an error, as far as it comes without trouble
-/// and soon: the status is what matters.
-async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<u8> {
-    let Ok(mut decoder) = decoder(response, None, ERROR_BODY_DECODED) else { return Vec::new() };
-    let reading = async {
-        while let Ok(Some(wire)) = response.chunk().await {
-            tally.received += wire.len() as u64;
-            let ended = decoder.push(&wire).is_err();
-            if ended || tally.received >= ERROR_BODY as u64 {
-                break;
-            }
-        }
-    };
-    // What came in time is shown.
-    let _ = timeout(ERROR_BODY_TIME, reading).await;
-    decoder.so_far().iter().take(ERROR_BODY).copied().collect()
-}
-
-fn undecodable(scene: &Scene<'_>, error: &DecodeError, limit: usize) -> Failure {
-    let (kind, what) = match error {
-        DecodeError::Truncated => return scene.truncated("the compressed data has no end"),
-        DecodeError::TooLarge => (
-            FailureKind::TooLarge,
-            format!("the answer is larger than {limit} bytes; have the server send smaller pages"),
-        ),
-        DecodeError::Corrupt(_) | DecodeError::NotEncoded(_) | DecodeError::Unknown(_) => (
-            FailureKind::BadEncoding,
-            format!(
-                "the answer cannot be decoded ({error}); check the server's compression and any \
-                 proxy in between"
-            ),
-        ),
-    };
-    Failure { http_status: Some(200), ..scene.fail(kind, &what) }
 }
 
 /// The time of an HTTP date.

@@ -123,7 +123,8 @@ impl Scene<'_> {
         self.fail(
             FailureKind::IdleTimeout,
             &format!(
-                "nothing came from {} for {} s; check the server's load and any proxy in between",
+                "no byte moved to or from {} for {} s; check the server's load and any proxy in \
+                 between",
                 self.server,
                 seconds(self.timeouts.idle)
             ),

@@ -55,7 +55,7 @@ pub struct ClientCertificate {
 pub struct Timeouts {
     /// For the name, the connection, the proxy and TLS together.
     pub connect: Duration,
-    /// Without a byte from the server.
+    /// Without a byte in either direction.
     pub idle: Duration,
     /// For the attempt as a whole.
     pub total: Duration,

@@ -12,3 +12,4 @@ mod proxies;
 mod secrets;
 mod server;
 mod tls;
+mod uploads;

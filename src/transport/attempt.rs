@@ -1,0 +1,189 @@
+//! One attempt: the request out, the answer in, within the limits of size and
+//! time.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use tokio::time::timeout;
+use url::Url;
+
+use super::encoding::{DecodeError, Decoder};
+use super::failure::{Phase, Scene};
+use super::idle::Watch;
+use super::upload::{Upload, Uploading};
+use super::{Transport, XsrfToken, lock, status};
+use crate::model::{Packed, Timestamp};
+use crate::sync::retry::{Failure, FailureKind};
+
+/// At most this much of the body of an error is read.
+const ERROR_BODY: usize = 16 << 10;
+/// At most this much of it is decoded.
+const ERROR_BODY_DECODED: usize = 1 << 20;
+/// The body of an error is waited for no longer than this.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
+/// What an attempt has seen so far, for when it is cut short.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) status: Option<u16>,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) upload_unfinished: bool,
+}
+
+/// A complete answer with status 200, headers included.
+pub(super) struct Received {
+    pub(super) headers: HeaderMap,
+    pub(super) version: reqwest::Version,
+    pub(super) body: Vec<u8>,
+}
+
+impl Transport {
+    pub(super) async fn attempt(
+        &self,
+        segment: &str,
+        body: &Packed,
+        token: Option<&XsrfToken>,
+        now: Timestamp,
+        total: Duration,
+        tally: &mut Tally,
+    ) -> Result<Received, Failure> {
+        let url = self.target(segment);
+        let host = url.host_str().unwrap_or_default();
+        let scene = Scene {
+            server: format!("{host}:{}", url.port_or_known_default().unwrap_or_default()),
+            url: self.shown_target(segment),
+            target: &url,
+            route: self.route.as_ref(),
+            witness: &self.witness,
+            certificate_file: self.options.client_certificate.as_ref().map(|c| c.file.as_path()),
+            roots: &self.options.roots,
+            timeouts: &self.options.timeouts,
+            now,
+        };
+        let Packed { bytes, encoding } = body.clone();
+        let mut headers = self.headers.clone();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        if let Some(encoding) = encoding {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        if let Some(token) = token {
+            token.add_to(&mut headers);
+        }
+        self.add_cookies(&mut headers, &url);
+        let (upload, uploading) = Upload::new(bytes);
+        let request = self.client.post(url.clone()).headers(headers);
+        let request = request.body(reqwest::Body::wrap(upload));
+        let received = self.receive(request, &url, &scene, &uploading, tally);
+        let result = match timeout(total, received).await {
+            Ok(result) => result,
+            Err(_) => Err(scene.total_timeout(total)),
+        };
+        let meter = &uploading.0;
+        tally.sent = meter.sent();
+        if let Err(failure) = &result {
+            tally.upload_unfinished = meter.unfinished(failure.kind, tally.status);
+        }
+        result
+    }
+
+    async fn receive(
+        &self,
+        request: reqwest::RequestBuilder,
+        url: &Url,
+        scene: &Scene<'_>,
+        uploading: &Uploading,
+        tally: &mut Tally,
+    ) -> Result<Received, Failure> {
+        let peer = self.route.as_ref().map_or(url, |route| &route.url);
+        let watch = Watch {
+            meter: &uploading.0,
+            idle: self.options.timeouts.idle,
+            port: peer.port_or_known_default().unwrap_or_default(),
+        };
+        let mut response = match watch.until(request.send()).await {
+            Err(_) => return Err(scene.idle_timeout()),
+            Ok(Err(error)) => return Err(scene.failure(&error, Phase::Request)),
+            Ok(Ok(response)) => response,
+        };
+        let status = response.status().as_u16();
+        tally.status = Some(status);
+        self.take_cookies(response.headers(), url, scene.now);
+        if status != 200 {
+            // What is left of the request would be for nothing, and writing it
+            // may break the connection under the answer.
+            uploading.0.hold();
+            let body = error_body(&mut response, tally).await;
+            let redaction = lock(&self.redaction).clone();
+            return Err(status::failure(scene, status, response.headers(), &body, &redaction));
+        }
+        let limit = self.options.max_body;
+        let refuse = |error| undecodable(scene, &error, limit);
+        let length = response.content_length();
+        let mut decoder = decoder(&response, length, limit).map_err(refuse)?;
+        loop {
+            match watch.until(response.chunk()).await {
+                Err(_) => return Err(scene.idle_timeout()),
+                Ok(Err(error)) => return Err(scene.failure(&error, Phase::Body)),
+                Ok(Ok(Some(wire))) => {
+                    tally.received += wire.len() as u64;
+                    decoder.push(&wire).map_err(refuse)?;
+                }
+                Ok(Ok(None)) => break,
+            }
+        }
+        let version = response.version();
+        let headers = std::mem::take(response.headers_mut());
+        Ok(Received { headers, version, body: decoder.finish().map_err(refuse)? })
+    }
+}
+
+fn decoder(
+    response: &reqwest::Response,
+    length: Option<u64>,
+    limit: usize,
+) -> Result<Decoder, DecodeError> {
+    let values: Vec<_> = response
+        .headers()
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
+    Decoder::new(values.iter().map(AsRef::as_ref), length, limit)
+}
+
+/// The beginning of the body of an error, as far as it comes without trouble
+/// and soon: the status is what matters.
+async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<u8> {
+    let Ok(mut decoder) = decoder(response, None, ERROR_BODY_DECODED) else { return Vec::new() };
+    let reading = async {
+        while let Ok(Some(wire)) = response.chunk().await {
+            tally.received += wire.len() as u64;
+            let ended = decoder.push(&wire).is_err();
+            if ended || tally.received >= ERROR_BODY as u64 {
+                break;
+            }
+        }
+    };
+    // What came in time is shown.
+    let _ = timeout(ERROR_BODY_TIME, reading).await;
+    decoder.so_far().iter().take(ERROR_BODY).copied().collect()
+}
+
+fn undecodable(scene: &Scene<'_>, error: &DecodeError, limit: usize) -> Failure {
+    let (kind, what) = match error {
+        DecodeError::Truncated => return scene.truncated("the compressed data has no end"),
+        DecodeError::TooLarge => (
+            FailureKind::TooLarge,
+            format!("the answer is larger than {limit} bytes; have the server send smaller pages"),
+        ),
+        DecodeError::Corrupt(_) | DecodeError::NotEncoded(_) | DecodeError::Unknown(_) => (
+            FailureKind::BadEncoding,
+            format!(
+                "the answer cannot be decoded ({error}); check the server's compression and any \
+                 proxy in between"
+            ),
+        ),
+    };
+    Failure { http_status: Some(200), ..scene.fail(kind, &what) }
+}
