@@ -16,6 +16,8 @@ mod migration_tests;
 #[cfg(test)]
 mod model_test;
 mod names;
+#[cfg(test)]
+mod others_tests;
 mod preview;
 mod progress;
 mod read;

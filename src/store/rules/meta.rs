@@ -15,6 +15,10 @@ const COUNTS: &str = "rules_counts";
 /// 1 once a rule download has been committed.
 const COMPLETE: &str = "rules_complete";
 
+/// SQLite's number of the schema at the last commit. It grows with each VACUUM
+/// and each change of a table or an index, and begins anew in a new file.
+const SCHEMA: &str = "rules_schema";
+
 /// 1 after another program has written to the rules; see the migration that
 /// makes the triggers.
 const TOUCHED: &str = "rules_touched";
@@ -93,7 +97,7 @@ pub(super) fn own_digest(tx: &Transaction<'_>) -> rusqlite::Result<Digest> {
 /// Hash and counts as the last commit left them; `None` if there was none or
 /// another program has changed the rules since.
 pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>> {
-    if get(conn, TOUCHED)?.unwrap_or(false) {
+    if is_touched(conn)? {
         return Ok(None);
     }
     let Some(hash) = get(conn, HASH)? else { return Ok(None) };
@@ -107,7 +111,18 @@ pub(super) fn keep_digest(conn: &Connection, digest: &Digest) -> rusqlite::Resul
     let counts = serde_json::to_string(&digest.counts)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     put(conn, HASH, &digest.hash)?;
-    put(conn, COUNTS, &counts)
+    put(conn, COUNTS, &counts)?;
+    put(conn, SCHEMA, &schema(conn)?)
+}
+
+/// Whether the tables are where the last commit left them: not restored from a
+/// dump, and not rewritten by a VACUUM.
+pub(super) fn is_same_file(conn: &Connection) -> rusqlite::Result<bool> {
+    Ok(get(conn, SCHEMA)? == Some(schema(conn)?))
+}
+
+fn schema(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.pragma_query_value(None, "schema_version", |row| row.get(0))
 }
 
 pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
@@ -118,10 +133,18 @@ pub(super) fn set_complete(conn: &Connection) -> rusqlite::Result<()> {
     put(conn, COMPLETE, &true)
 }
 
+/// Whatever a program has left there, it has been here.
+fn is_touched(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM agent_meta WHERE key = ?1 AND value IS NOT 0")?
+        .exists([TOUCHED])
+}
+
+/// A value; `None` if there is none, or one of another type.
 fn get<T: FromSql>(conn: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
     conn.prepare_cached("SELECT value FROM agent_meta WHERE key = ?1")?
-        .query_row([key], |row| row.get(0))
+        .query_row([key], |row| Ok(T::column_result(row.get_ref(0)?).ok()))
         .optional()
+        .map(Option::flatten)
 }
 
 fn put(conn: &Connection, key: &str, value: &dyn ToSql) -> rusqlite::Result<()> {

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use rusqlite::types::Null;
+use rusqlite::types::{Null, ValueRef};
 use rusqlite::{CachedStatement, Connection, Row, Statement, Transaction};
 
+use super::row::{self, Sound};
 use crate::model::{
     Executable, Match, RuleDetails, RuleOrigin, RuleState, RuleType, StaticRules, StoredRule,
 };
@@ -35,14 +36,14 @@ impl RuleFilter {
 /// The columns of [`read`], in its order.
 macro_rules! columns {
     () => {
-        "identifier, type, state, coalesce(timestamp, 0), custommsg, customurl, comment, \
-         cel_expr, event_detail_button_text"
+        "identifier, state, type, timestamp, custommsg, customurl, comment, cel_expr, \
+         event_detail_button_text"
     };
 }
 
 /// One statement, so that every part sees the same commit. Its parts run one
 /// after another and no further than rows are asked for, which is the order of
-/// precedence (RULE-9) but for transitive rules; an identifier that is not
+/// precedence (RULE-9) except for transitive rules; an identifier that is not
 /// known is NULL and finds nothing.
 const LOOKUP: &str = concat!(
     "SELECT ",
@@ -102,8 +103,8 @@ impl Lookups<'_> {
 
 impl Store {
     /// Shows every rule the filter takes to `visit`, in stored order, until it
-    /// breaks. Rules of a type or state that this program does not know are
-    /// passed over.
+    /// breaks. Skips foreign rows, and rules of a type or state that this
+    /// program does not know.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -222,31 +223,36 @@ fn find(
     let mut rows = statement.raw_query();
     let mut transitive = None;
     while let Some(row) = rows.next()? {
-        let found = read(row)?;
-        let yields = found.as_ref().is_some_and(|rule| {
-            rule.rule_type == RuleType::Binary && rule.state == RuleState::AllowTransitive
-        });
-        if !yields {
-            return Ok(found);
+        // A row that is no rule decides nothing, and neither does it hide one.
+        let Some(rule) = read(row)? else { continue };
+        if rule.state != RuleState::AllowTransitive {
+            return Ok(Some(rule));
         }
-        transitive = found;
+        transitive = transitive.or(Some(rule));
     }
     Ok(transitive)
 }
 
-/// A row as a rule; `None` if this program does not know its type or state.
+/// A row as a rule; `None` if it is foreign, or of a type or state that this
+/// program does not know.
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<StoredRule>> {
-    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+    let Some(Sound { identifier, state, rule_type }) = Sound::read(row, 0)? else {
+        return Ok(None);
+    };
     let (Some(rule_type), Some(state)) =
-        (RuleType::from_number(row.get(1)?), RuleState::from_number(row.get(2)?))
+        (RuleType::from_number(rule_type), RuleState::from_number(state))
     else {
         return Ok(None);
     };
+    let text = |column| row.get_ref(column).map(row::lossy);
     Ok(Some(StoredRule {
-        identifier: row.get(0)?,
+        identifier: identifier.to_owned(),
         rule_type,
         state,
-        timestamp: row.get(3)?,
+        timestamp: match row.get_ref(3)? {
+            ValueRef::Integer(timestamp) => timestamp,
+            ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => 0,
+        },
         details: RuleDetails {
             custom_msg: text(4)?,
             custom_url: text(5)?,

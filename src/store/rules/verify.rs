@@ -1,11 +1,13 @@
 //! Checking the whole store against itself.
 
-use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
 use serde::Serialize;
 
 use super::digest::Digest;
 use super::meta;
-use crate::model::{Identifier, RuleCounts, RuleState, RuleType};
+use super::row::{self, Sound};
+use crate::model::{Identifier, RuleCounts, RuleState, RuleType, text};
 use crate::store::{Store, StoreError};
 
 /// How many problems of one kind are listed.
@@ -53,7 +55,7 @@ fn verify(conn: &Connection) -> rusqlite::Result<RulesVerified> {
     let rules = malformed(&tx, &mut problems)?;
     let kept = meta::kept_digest(&tx)?;
     let found = Digest::of(&tx).unwrap_or_else(|error| {
-        problems.push(format!("the hash cannot be reckoned: {error}"));
+        problems.push(format!("the hash cannot be computed: {error}"));
         Digest::default()
     });
     if let Some(kept) = &kept {
@@ -81,41 +83,85 @@ fn integrity(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
 }
 
-/// Names the rules that no download could have brought. Answers how many rules
+/// Names the rows that no download could have brought. Returns how many rows
 /// there are.
 fn malformed(conn: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<u64> {
     let mut statement =
-        conn.prepare("SELECT rowid, identifier, type, state FROM execution_rules ORDER BY rowid")?;
+        conn.prepare("SELECT rowid, identifier, state, type FROM execution_rules ORDER BY rowid")?;
     let mut rows = statement.query([])?;
     let (mut total, mut bad) = (0, 0);
     while let Some(row) = rows.next()? {
         total += 1;
-        let rowid: i64 = row.get(0)?;
-        let read = (row.get::<_, String>(1), row.get::<_, i32>(2), row.get::<_, i32>(3));
-        let (Ok(identifier), Ok(number), Ok(state)) = read else {
-            bad += 1;
-            if bad <= LISTED {
-                problems.push(format!("the rule of row {rowid} holds what no rule can hold"));
-            }
-            continue;
+        let problem = match Sound::read(row, 1)? {
+            None => Some(foreign(row)?),
+            Some(sound) => malformation(sound).map(|problem| (shown(sound.identifier), problem)),
         };
-        let problem = match (RuleType::from_number(number), RuleState::from_number(state)) {
-            (None, _) => format!("has the unknown type {number}"),
-            (_, None) => format!("has the unknown state {state}"),
-            (Some(rule_type), Some(_)) => match Identifier::parse(rule_type, &identifier) {
-                Ok(parsed) if parsed.to_string() == identifier => continue,
-                Ok(_) => format!("is not written as a {rule_type} identifier is stored"),
-                Err(error) => error.to_string(),
-            },
-        };
+        let Some((identifier, problem)) = problem else { continue };
         bad += 1;
         if bad <= LISTED {
-            let shown: String = identifier.chars().take(128).collect();
-            problems.push(format!("rule {shown:?} (row {rowid}): {problem}"));
+            let rowid: i64 = row.get(0)?;
+            problems.push(format!("rule {identifier} (row {rowid}): {problem}"));
         }
     }
     if bad > LISTED {
         problems.push(format!("and {} rules more", bad - LISTED));
     }
     Ok(total)
+}
+
+/// What is wrong with a row that is not foreign.
+fn malformation(Sound { identifier, state, rule_type }: Sound<'_>) -> Option<String> {
+    match (RuleType::from_number(rule_type), RuleState::from_number(state)) {
+        (None, _) => Some(format!("has the unknown type {rule_type}")),
+        (_, None) => Some(format!("has the unknown state {state}")),
+        (Some(rule_type), Some(_)) => match Identifier::parse(rule_type, identifier) {
+            Ok(parsed) if parsed.to_string() == identifier => None,
+            Ok(_) => Some(format!("is not written as a {rule_type} identifier is stored")),
+            Err(error) => Some(error.to_string()),
+        },
+    }
+}
+
+/// A foreign row, named by what its identifier holds, and what is wrong with it.
+fn foreign(row: &Row<'_>) -> rusqlite::Result<(String, String)> {
+    let identifier = row.get_ref(1)?;
+    let named = match row::text(identifier) {
+        Some(text) => shown(text),
+        None => kind(identifier),
+    };
+    let mut wrong = Vec::new();
+    if row::text(identifier).is_none() {
+        wrong.push("its identifier is not text".to_owned());
+    }
+    for (column, name) in [(2, "state"), (3, "type")] {
+        let value = row.get_ref(column)?;
+        if row::number(value).is_none() {
+            wrong.push(format!("its {name} is {}", kind(value)));
+        }
+    }
+    let wrong = wrong.join(" and ");
+    Ok((
+        named,
+        format!(
+            "{wrong}; another program wrote it, it decides nothing, and a clean sync deletes it"
+        ),
+    ))
+}
+
+/// A value, for people.
+fn kind(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(number) => format!("the number {number}"),
+        ValueRef::Real(number) => format!("the number {number:?}"),
+        ValueRef::Text(bytes) => match str::from_utf8(bytes) {
+            Ok(text) => format!("the text {}", shown(text)),
+            Err(_) => format!("a text of {} bytes that is not UTF-8", bytes.len()),
+        },
+        ValueRef::Blob(bytes) => format!("a BLOB of {} bytes", bytes.len()),
+    }
+}
+
+fn shown(text: &str) -> String {
+    format!("\"{}\"", text::escaped_start(text, 128))
 }
