@@ -17,7 +17,7 @@ pub mod text;
 mod time;
 mod url;
 
-pub use event::{EventRow, EventSummary};
+pub use event::{EventRow, EventSummary, UploadMemory};
 pub use host::{HostFacts, MachineId, MachineIdError};
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use packed::Packed;

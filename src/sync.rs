@@ -33,9 +33,9 @@ use self::machine::{
 use self::progress::{Observer, Progress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
 use crate::clock::Clock;
-use crate::model::{Packed, Settings, Stage, SyncRecord, Trigger};
+use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, Trigger};
 use crate::protocol::body::Transfer;
-use crate::store::{EventStore, ReadStore, Store};
+use crate::store::{EventStore, Horizon, ReadStore, Store};
 use crate::transport::{Packer, Transport, XsrfToken};
 
 pub(crate) use exchange::kind_of_body_error;
@@ -91,7 +91,13 @@ struct Held {
     /// Executables of bundles in the last batch: bundle hash, and how many
     /// executables the bundle has.
     bundles: Vec<(String, u32)>,
+    /// What those would change.
+    staged_changes: Vec<SettingChange>,
+    /// Where the event queue ended when the sync began.
+    horizon: Horizon,
     uploaded: u64,
+    /// Events set aside because the server refused them.
+    rejected: u64,
     rules: u64,
 }
 
@@ -120,7 +126,10 @@ impl Driver<'_> {
             body: None,
             staged: Settings::default(),
             bundles: Vec::new(),
+            staged_changes: Vec::new(),
+            horizon: self.horizon(),
             uploaded: 0,
+            rejected: 0,
             rules: 0,
         };
         let mut ahead = Ahead::new(ahead::Form {
@@ -134,8 +143,7 @@ impl Driver<'_> {
             let effect = machine.handle(event, self.clock.now());
             let name = checkpoint_name(&effect);
             self.observer.checkpoint(When::Before, name);
-            let left =
-                deadline.saturating_sub(self.clock.now().elapsed.saturating_sub(started.elapsed));
+            let left = machine.time_left(self.clock.now());
             let mut stop = self.stop.clone();
             let interruptible = Interruptible { stop: &mut stop, left, deadline };
             event = match effect {
@@ -170,15 +178,26 @@ impl Driver<'_> {
         };
 
         let took = self.clock.now().elapsed.saturating_sub(started.elapsed);
-        let record = self.record(blank, outcome, took);
+        let record = self.record(blank, outcome, &held, took);
         if let (Stores::Live { store, .. }, Ok(number)) = (&mut self.stores, number)
             && let Err(error) = store.end_sync(number, &record)
         {
             warn!(%error, "the record of the sync could not be written");
         }
+        log_rejected(&record);
         log_end(&record);
         self.observer.progress(&Progress::Ended(&record));
         record
+    }
+
+    /// Where the event queue ends now. If that cannot be read, the queue cannot
+    /// be uploaded either, and reading the first batch reports it.
+    fn horizon(&mut self) -> Horizon {
+        let now = self.clock.now().wall;
+        match &mut self.stores {
+            Stores::Live { events, .. } => events.horizon(now).unwrap_or(Horizon::ENDLESS),
+            Stores::Dry(_) => Horizon::ENDLESS,
+        }
     }
 
     fn tell_wait(
@@ -228,7 +247,13 @@ impl Driver<'_> {
         })
     }
 
-    fn record(&mut self, blank: SyncRecord, outcome: Outcome, took: Duration) -> SyncRecord {
+    fn record(
+        &mut self,
+        blank: SyncRecord,
+        outcome: Outcome,
+        held: &Held,
+        took: Duration,
+    ) -> SyncRecord {
         let Outcome {
             result,
             error,
@@ -237,6 +262,7 @@ impl Driver<'_> {
             tally,
             settings_applied,
             settings_reverted,
+            warnings,
         } = outcome;
         let (events_pending, rules_hash) = match &self.stores {
             Stores::Live { store, events } => {
@@ -253,7 +279,7 @@ impl Driver<'_> {
             events_uploaded: tally.events_uploaded,
             events_pending,
             events_dropped: tally.events_dropped,
-            events_rejected: tally.events_rejected,
+            events_rejected: tally.events_rejected + held.rejected,
             rules_received: tally.rules_received,
             rules_processed: tally.committed.processed,
             rules_removed: tally.committed.removed,
@@ -263,6 +289,7 @@ impl Driver<'_> {
             rules_hash,
             settings_applied,
             settings_reverted,
+            warnings,
             error,
             ..blank
         }
@@ -364,6 +391,23 @@ async fn stopped(stop: &mut Stop) -> &'static str {
 /// milliseconds, which moves on by more than one between syncs.
 fn sync_id(millis: i64) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&millis.to_le_bytes()))
+}
+
+/// RULE-6: a line for each rejected rule that the record lists, then a count.
+fn log_rejected(record: &SyncRecord) {
+    for rule in &record.rules_rejected {
+        warn!(
+            page = rule.page,
+            index = rule.index,
+            identifier = rule.identifier,
+            reason = rule.reason,
+            "rule rejected"
+        );
+    }
+    let unlisted = record.rules_rejected_total.saturating_sub(record.rules_rejected.len() as u64);
+    if unlisted > 0 {
+        warn!(rules = unlisted, "more rules rejected");
+    }
 }
 
 /// One line a sync, with what an operator asks first. Whoever started a sync by

@@ -13,6 +13,15 @@ pub struct EventRow {
     pub data: Vec<u8>,
 }
 
+/// What syncs remember about batches that the server refused (EV-6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct UploadMemory {
+    /// The largest batch that passed where a larger one was too large (413).
+    pub ceiling: Option<usize>,
+    /// How many syncs in a row had a batch refused as wrong (400, 422).
+    pub refused_syncs: u32,
+}
+
 /// What the queue must know of an event to take it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSummary {

@@ -167,6 +167,11 @@ pub struct SyncWarning {
     pub action: String,
 }
 
+impl SyncWarning {
+    /// How many characters of the value are kept.
+    pub const VALUE_MAX: usize = 64;
+}
+
 /// What became of one sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncRecord {

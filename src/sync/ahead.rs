@@ -12,7 +12,7 @@ use super::machine::Batch;
 use crate::model::{EventRow, MachineId, Packed};
 use crate::protocol::body::Transfer;
 use crate::protocol::events;
-use crate::store::{EventStore, ReadEvents};
+use crate::store::{EventStore, Horizon, ReadEvents};
 use crate::transport::Packer;
 
 /// A batch as the driver holds it.
@@ -96,10 +96,22 @@ impl Ahead {
         None
     }
 
-    /// Has the batch after this one made ready, if there may be one.
-    pub(super) fn handed_out(&mut self, read: &Read, limit: usize, events: &EventStore) {
+    /// Throws away what lies ready: the queue is read from its start again.
+    pub(super) fn discard(&mut self) {
+        self.take(0);
+    }
+
+    /// Has the batch after this one made ready, if there may be one before the
+    /// horizon.
+    pub(super) fn handed_out(
+        &mut self,
+        read: &Read,
+        limit: usize,
+        horizon: Horizon,
+        events: &EventStore,
+    ) {
         let (rows, Some(last)) = read.extent() else { return };
-        if rows < limit {
+        if rows < limit || !horizon.goes_past(last) {
             return;
         }
         if matches!(self.thread, Thread::Idle) {
@@ -202,20 +214,21 @@ mod tests {
     fn ev_1_the_batch_made_ahead_is_the_next_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut store = queue(dir.path(), 5);
+        let horizon = store.horizon(Timestamp::from_secs(2)).expect("a horizon");
         let mut read = |after| store.read_batch(2, after, Timestamp::from_secs(2)).expect("rows");
         let rows = [read(None), read(Some(2)), read(Some(4))];
         let [first, second, third] = rows.map(|rows| ahead().made(rows));
 
         let mut ahead = ahead();
         assert!(ahead.take(2).is_none(), "nothing was asked for");
-        ahead.handed_out(&first, 2, &store);
+        ahead.handed_out(&first, 2, horizon, &store);
         let made = ahead.take(2).expect("made ahead");
         assert_eq!(made.batch, second.batch);
-        ahead.handed_out(&made, 2, &store);
+        ahead.handed_out(&made, 2, horizon, &store);
         assert!(ahead.take(1).is_none(), "it was made for another limit");
-        ahead.handed_out(&second, 2, &store);
+        ahead.handed_out(&second, 2, horizon, &store);
         assert_eq!(ahead.take(2).expect("made ahead").batch, third.batch);
-        ahead.handed_out(&third, 2, &store);
+        ahead.handed_out(&third, 2, horizon, &store);
         assert!(ahead.take(2).is_none(), "a batch that is not full is the last");
         ahead.rest();
         assert!(matches!(ahead.thread, Thread::Idle), "the thread has ended");

@@ -7,7 +7,7 @@ use super::ahead::Ahead;
 use super::machine::{Batch, Committed, Event, Settled, StoreEffect};
 use super::progress::{Observer, Progress};
 use crate::model::{SettingChange, Timestamp};
-use crate::store::{self, EventStore, ReadStore, Store, StoreError};
+use crate::store::{self, EventStore, ReadStore, Refused, Store, StoreError};
 
 /// How many changed rules a dry run lists.
 const CHANGES_LISTED: usize = 1000;
@@ -32,6 +32,7 @@ impl Live<'_> {
             StoreEffect::StageSettings { settings, answered } => {
                 self.observer.progress(&Progress::Negotiated { sync_type: answered });
                 self.store.stage_settings(&settings, answered)?;
+                held.staged_changes = self.store.preview_settings(&settings, false)?;
                 Event::SettingsStaged
             }
             StoreEffect::ReadEvents { limit } => {
@@ -43,24 +44,19 @@ impl Live<'_> {
                 self.observer.progress(&Progress::Uploaded { total: held.uploaded, of: pending });
                 Event::EventsSettled
             }
-            StoreEffect::NoteRefusal { ids, words } => {
-                self.events.note_refused(&ids, &words, self.now)?;
-                Event::RefusalNoted
+            StoreEffect::NoteRefusal { ids, words, at_once, memory } => {
+                self.ahead.discard();
+                let refused = self.events.note_refused(&ids, &words, at_once, memory, self.now)?;
+                let set_aside = refused == Refused::SetAside;
+                held.rejected += u64::from(set_aside);
+                Event::RefusalNoted { set_aside }
+            }
+            StoreEffect::NoteUploads(memory) => {
+                self.ahead.discard();
+                self.events.note_upload_memory(memory)?;
+                Event::UploadsNoted
             }
             StoreEffect::CommitRules { rules, sync_type } => {
-                for rule in rules.rejected() {
-                    warn!(
-                        page = rule.page,
-                        index = rule.index,
-                        identifier = rule.identifier,
-                        reason = rule.reason,
-                        "rule rejected"
-                    );
-                }
-                let unlisted = rules.rejected_total() - rules.rejected().len() as u64;
-                if unlisted > 0 {
-                    warn!(rules = unlisted, "more rules rejected");
-                }
                 self.observer.progress(&Progress::Committing { rules: rules.len() as u64 });
                 let committed = self.store.commit_rules(&rules, sync_type, self.now)?;
                 self.observer.progress(&Progress::Committed(&committed));
@@ -77,7 +73,15 @@ impl Live<'_> {
                 Event::SettingsApplied(changes)
             }
             StoreEffect::DropStaged => {
-                let changes = self.store.drop_staged()?.unwrap_or_default();
+                let changes = match self.store.drop_staged() {
+                    Ok(changes) => changes.unwrap_or_default(),
+                    // They are not in force, and never will be: the next start
+                    // drops them.
+                    Err(error) => {
+                        warn!(%error, "the staged settings stay on disk until the next sync");
+                        std::mem::take(&mut held.staged_changes)
+                    }
+                };
                 self.observer.progress(&Progress::Reverted(&changes));
                 Event::StagedDropped(changes)
             }
@@ -87,9 +91,12 @@ impl Live<'_> {
     fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
         let read = match self.ahead.take(limit) {
             Some(read) => read,
-            None => self.ahead.made(self.events.read_batch(limit, None, self.now)?),
+            None => {
+                let horizon = held.horizon;
+                self.ahead.made(self.events.read_batch_within(limit, None, horizon, self.now)?)
+            }
         };
-        self.ahead.handed_out(&read, limit, self.events);
+        self.ahead.handed_out(&read, limit, held.horizon, self.events);
         held.bundles = read.bundles;
         Ok(read.batch)
     }
@@ -152,6 +159,7 @@ pub(super) fn act_dry(
         StoreEffect::DropStaged => Event::StagedDropped(Vec::<SettingChange>::new()),
         StoreEffect::ReadEvents { .. } => Event::EventsRead(Box::default()),
         StoreEffect::SettleEvents(_) => Event::EventsSettled,
-        StoreEffect::NoteRefusal { .. } => Event::RefusalNoted,
+        StoreEffect::NoteRefusal { .. } => Event::RefusalNoted { set_aside: false },
+        StoreEffect::NoteUploads(_) => Event::UploadsNoted,
     })
 }

@@ -14,8 +14,10 @@
 
 mod ledger;
 mod request;
+mod uploads;
 mod words;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 pub use words::{
@@ -24,10 +26,14 @@ pub use words::{
 };
 
 use self::ledger::Ledger;
-use self::request::{Attempting, Progress};
+use self::request::{Attempting, GivenUp, Progress};
+use self::uploads::{OnTooLarge, Uploads};
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
-use crate::model::{Cursor, ErrorRecord, Now, RuleSet, SettingChange, Stage, SyncResult, SyncType};
+use crate::model::{
+    Cursor, ErrorRecord, Now, RuleSet, SettingChange, Stage, SyncResult, SyncType, SyncWarning,
+    text,
+};
 use crate::protocol::rules::{self, MAX_RULES, Page};
 use crate::protocol::{events, postflight, preflight, wire};
 
@@ -35,6 +41,8 @@ use crate::protocol::{events, postflight, preflight, wire};
 pub const MAX_PAGES: usize = 10_000;
 /// Bytes of the texts of all rules of one sync at the most.
 pub const MAX_TEXT: u64 = 256 << 20;
+/// How many reasons the error of a download without a usable rule names.
+const REASONS_NAMED: usize = 3;
 
 /// One sync, from [`Event::Started`] to [`Effect::Finish`].
 #[derive(Debug)]
@@ -46,11 +54,10 @@ pub struct Machine {
     staged: bool,
     /// This sync has fetched its one token.
     token_spent: bool,
-    /// Events that may still be read: what was queued at the start and a
-    /// little more, so that a flood of new ones cannot keep the rules waiting.
-    events_left: u64,
+    uploads: Uploads,
     sync_type: Option<SyncType>,
     ledger: Ledger,
+    warnings: Vec<SyncWarning>,
 }
 
 #[derive(Debug)]
@@ -61,7 +68,9 @@ enum State {
     ReadingEvents(Plan),
     Uploading(Plan, Attempting, Box<Batch>),
     Settling(Plan),
-    NotingRefusal(Failure, u32),
+    NotingUploads(Plan),
+    NotingRefusal(Plan, GivenUp, AfterRefusal),
+    EndingUploads(Plan),
     Downloading(Plan, Attempting, Download),
     Committing(Plan),
     Postflight(Plan, Attempting),
@@ -76,6 +85,17 @@ struct Download {
     rules: RuleSet,
     text_bytes: u64,
     asked: Option<Cursor>,
+    /// Fingerprints of the cursors of this sync, 96 bits each.
+    cursors: HashSet<u128>,
+}
+
+/// What follows a refusal once it has been noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AfterRefusal {
+    /// The sync fails, unless the event has been set aside.
+    Fail,
+    /// The sync goes on to the rules: refusals have kept them away long enough.
+    GoOn,
 }
 
 impl Machine {
@@ -87,9 +107,10 @@ impl Machine {
             started: Duration::ZERO,
             staged: false,
             token_spent: false,
-            events_left: inputs.events_pending,
+            uploads: Uploads::new(inputs.upload_memory),
             sync_type: None,
             ledger: Ledger::default(),
+            warnings: Vec::new(),
             inputs,
         }
     }
@@ -111,13 +132,16 @@ impl Machine {
                         self.stage_settings(*response, now)
                     }
                     Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(failure, attempts) => {
-                        self.abandon(Stage::Preflight, &failure, attempts, now)
-                    }
+                    Progress::Failed(given_up) => self.abandon(Stage::Preflight, given_up, now),
                 }
             }
             (State::Uploading(plan, attempting, batch), Event::Exchange(exchange)) => {
                 match self.progress(attempting, exchange, now) {
+                    Progress::UnderWay(_, Effect::Wait { duration, .. })
+                        if self.past_event_time(now, duration) =>
+                    {
+                        self.leave_events(plan, now)
+                    }
                     Progress::UnderWay(attempting, effect) => {
                         self.go_on(State::Uploading(plan, attempting, batch), effect)
                     }
@@ -125,9 +149,7 @@ impl Machine {
                         self.settle(plan, *batch, events::bundle_requests(response))
                     }
                     Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(failure, attempts) => {
-                        self.upload_failed(*batch, failure, attempts, now)
-                    }
+                    Progress::Failed(given_up) => self.upload_failed(plan, *batch, given_up, now),
                 }
             }
             (State::Downloading(plan, attempting, download), Event::Exchange(exchange)) => {
@@ -139,9 +161,7 @@ impl Machine {
                         self.page(plan, download, page, now)
                     }
                     Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(failure, attempts) => {
-                        self.abandon(Stage::RuleDownload, &failure, attempts, now)
-                    }
+                    Progress::Failed(given_up) => self.abandon(Stage::RuleDownload, given_up, now),
                 }
             }
             (State::Postflight(plan, attempting), Event::Exchange(exchange)) => {
@@ -151,13 +171,16 @@ impl Machine {
                     }
                     Progress::Answered(Answer::Postflight) => self.apply(plan, None),
                     Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(failure, 0) => {
-                        self.abandon(Stage::Postflight, &failure, 0, now)
+                    // No request was made, or it is another server's settings that
+                    // stay in force until a sync has succeeded (PRE-7).
+                    Progress::Failed(given_up)
+                        if given_up.attempts == 0 || self.inputs.former_settings =>
+                    {
+                        self.abandon(Stage::Postflight, given_up, now)
                     }
                     // The request has been made: its settings take effect.
-                    Progress::Failed(failure, attempts) => {
-                        let error = error_record(Stage::Postflight, &failure, attempts);
-                        self.apply(plan, Some(error))
+                    Progress::Failed(given_up) => {
+                        self.apply(plan, Some(error_record(Stage::Postflight, &given_up)))
                     }
                 }
             }
@@ -171,11 +194,25 @@ impl Machine {
                 self.upload(plan, *batch, now)
             }
             (State::Settling(plan), Event::EventsSettled) => self.read_events(plan, now),
-            // A refusal that cannot be noted is met again in the next sync.
+            // What cannot be noted is learned again in the next sync.
+            (State::NotingUploads(plan), Event::UploadsNoted | Event::StoreFailed(_))
+            | (State::NotingRefusal(plan, ..), Event::RefusalNoted { set_aside: true }) => {
+                self.read_events(plan, now)
+            }
             (
-                State::NotingRefusal(failure, attempts),
-                Event::RefusalNoted | Event::StoreFailed(_),
-            ) => self.abandon(Stage::EventUpload, &failure, attempts, now),
+                State::NotingRefusal(plan, _, AfterRefusal::GoOn),
+                Event::RefusalNoted { set_aside: false },
+            )
+            | (State::EndingUploads(plan), Event::UploadsNoted | Event::StoreFailed(_)) => {
+                self.download(plan, now)
+            }
+            (
+                State::NotingRefusal(_, given_up, AfterRefusal::Fail),
+                Event::RefusalNoted { set_aside: false },
+            )
+            | (State::NotingRefusal(_, given_up, _), Event::StoreFailed(_)) => {
+                self.abandon(Stage::EventUpload, given_up, now)
+            }
             (State::Committing(plan), Event::RulesCommitted(committed)) => {
                 self.committed(plan, committed, now)
             }
@@ -191,16 +228,16 @@ impl Machine {
             }
 
             (State::Staging(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::Preflight, &failure, 0, now)
+                self.abandon(Stage::Preflight, failure.into(), now)
             }
             (State::ReadingEvents(_) | State::Settling(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::EventUpload, &failure, 0, now)
+                self.abandon(Stage::EventUpload, failure.into(), now)
             }
             (State::Committing(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::RuleDownload, &failure, 0, now)
+                self.abandon(Stage::RuleDownload, failure.into(), now)
             }
             (State::Applying(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::Postflight, &failure, 0, now)
+                self.abandon(Stage::Postflight, failure.into(), now)
             }
 
             (
@@ -210,7 +247,9 @@ impl Machine {
                 | State::ReadingEvents(_)
                 | State::Uploading(..)
                 | State::Settling(_)
+                | State::NotingUploads(_)
                 | State::NotingRefusal(..)
+                | State::EndingUploads(_)
                 | State::Downloading(..)
                 | State::Committing(_)
                 | State::Postflight(..)
@@ -222,7 +261,8 @@ impl Machine {
                 | Event::SettingsStaged
                 | Event::EventsRead(_)
                 | Event::EventsSettled
-                | Event::RefusalNoted
+                | Event::RefusalNoted { .. }
+                | Event::UploadsNoted
                 | Event::RulesCommitted(_)
                 | Event::SettingsApplied(_)
                 | Event::StagedDropped(_)
@@ -245,7 +285,6 @@ impl Machine {
         let hold_back = self.inputs.hold_back_events_in_clean;
         let plan = plan::plan(self.inputs.wished, &answer, hold_back);
         self.sync_type = Some(plan.sync_type);
-        self.events_left = self.events_left.saturating_add(2 * plan.batch_size as u64);
         self.ledger.end(Stage::Preflight, now.elapsed);
         let effect = Effect::Store(StoreEffect::StageSettings {
             settings: Box::new(answer.settings),
@@ -256,26 +295,25 @@ impl Machine {
 
     /// The next batch, unless this sync uploads no events or no more of them.
     fn read_events(&mut self, plan: Plan, now: Now) -> Effect {
-        if self.inputs.dry_run || !plan.upload_events || self.events_left == 0 {
+        if self.inputs.dry_run || !plan.upload_events {
             return self.download(plan, now);
         }
-        self.go_on(
-            State::ReadingEvents(plan),
-            Effect::Store(StoreEffect::ReadEvents { limit: plan.batch_size }),
-        )
+        if self.past_event_time(now, Duration::ZERO) {
+            return self.leave_events(plan, now);
+        }
+        let limit = self.uploads.limit(plan.batch_size);
+        self.go_on(State::ReadingEvents(plan), Effect::Store(StoreEffect::ReadEvents { limit }))
     }
 
     fn upload(&mut self, plan: Plan, mut batch: Batch, now: Now) -> Effect {
-        let seen = batch.ids.len() + batch.dropped.len() + batch.rejected.len();
-        if seen == 0 {
-            return self.download(plan, now);
+        if batch.ids.is_empty() && batch.dropped.is_empty() && batch.rejected.is_empty() {
+            return self.end_uploads(plan, true, now);
         }
-        self.events_left = self.events_left.saturating_sub(seen as u64);
         if batch.ids.is_empty() {
             return self.settle(plan, batch, Vec::new());
         }
         if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::EventUpload, &failure, 0, now);
+            return self.abandon(Stage::EventUpload, failure.into(), now);
         }
         let body = std::mem::take(&mut batch.body);
         let (attempting, effect) = self.begin(Request::EventUpload(body));
@@ -289,15 +327,56 @@ impl Machine {
         self.go_on(State::Settling(plan), Effect::Store(StoreEffect::SettleEvents(settled)))
     }
 
-    fn upload_failed(&mut self, batch: Batch, failure: Failure, attempts: u32, now: Now) -> Effect {
-        if matches!(failure.http_status, Some(400 | 413 | 422)) {
-            let effect = Effect::Store(StoreEffect::NoteRefusal {
-                ids: batch.ids,
-                words: failure.message.clone(),
-            });
-            return self.go_on(State::NotingRefusal(failure, attempts), effect);
+    /// EV-6: what becomes of a batch whose upload has failed permanently.
+    fn upload_failed(&mut self, plan: Plan, batch: Batch, given_up: GivenUp, now: Now) -> Effect {
+        if given_up.failure.kind == FailureKind::Deadline && self.past_deadline(now).is_none() {
+            return self.leave_events(plan, now);
         }
-        self.abandon(Stage::EventUpload, &failure, attempts, now)
+        let ids = batch.ids;
+        let words = given_up.failure.message.clone();
+        let (at_once, after) = match given_up.failure.http_status {
+            Some(413) => match self.uploads.found_too_large(&ids, plan.batch_size) {
+                OnTooLarge::Halve => {
+                    let effect = StoreEffect::NoteUploads(self.uploads.memory());
+                    return self.go_on(State::NotingUploads(plan), Effect::Store(effect));
+                }
+                OnTooLarge::SetAside => (true, AfterRefusal::Fail),
+            },
+            Some(400 | 422) => {
+                self.uploads.found_wrong();
+                let go_on = self.uploads.must_go_on();
+                if go_on {
+                    let action = format!(
+                        "a refused batch has failed {} syncs in a row; its events stay queued \
+                         and this sync goes on to the rules",
+                        uploads::MAX_REFUSED_SYNCS
+                    );
+                    self.warn(Stage::EventUpload, "events", &words, action);
+                }
+                (false, if go_on { AfterRefusal::GoOn } else { AfterRefusal::Fail })
+            }
+            _ => return self.abandon(Stage::EventUpload, given_up, now),
+        };
+        let memory = self.uploads.memory();
+        let effect = Effect::Store(StoreEffect::NoteRefusal { ids, words, at_once, memory });
+        self.go_on(State::NotingRefusal(plan, given_up, after), effect)
+    }
+
+    /// EV-1: half of the deadline has gone to events; the rules come next.
+    fn leave_events(&mut self, plan: Plan, now: Now) -> Effect {
+        let action = "half of SyncDeadline was used for events; the others stay queued".to_owned();
+        self.warn(Stage::EventUpload, "events", "", action);
+        self.end_uploads(plan, false, now)
+    }
+
+    /// The uploads of this sync are over. `drained`: all that waited has gone
+    /// through.
+    fn end_uploads(&mut self, plan: Plan, drained: bool, now: Now) -> Effect {
+        match self.uploads.ended(drained, plan.batch_size) {
+            Some(memory) => self
+                .go_on(State::EndingUploads(plan), Effect::Store(StoreEffect::NoteUploads(memory))),
+            None => self.download(plan, now),
+        }
     }
 
     fn download(&mut self, plan: Plan, now: Now) -> Effect {
@@ -307,7 +386,7 @@ impl Machine {
 
     fn ask_for_page(&mut self, plan: Plan, download: Download, now: Now) -> Effect {
         if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::RuleDownload, &failure, 0, now);
+            return self.abandon(Stage::RuleDownload, failure.into(), now);
         }
         let message = rules::request(&self.inputs.machine_id, download.asked.as_ref());
         let page = next_page(&download);
@@ -317,20 +396,49 @@ impl Machine {
 
     fn page(&mut self, plan: Plan, mut download: Download, page: Page, now: Now) -> Effect {
         if let Some(failure) = check_page(plan, &download, &page) {
-            return self.abandon(Stage::RuleDownload, &failure, 0, now);
+            return self.abandon(Stage::RuleDownload, failure.into(), now);
         }
         let Page { rules, rejected, rejected_unlisted, text_bytes, cursor, .. } = page;
         download.rules.push_page(rules, rejected);
         download.rules.count_unlisted(rejected_unlisted);
         download.text_bytes += text_bytes;
-        if cursor.is_some() {
-            download.asked = cursor;
+        if let Some(cursor) = cursor {
+            download.cursors.insert(fingerprint(&cursor));
+            download.asked = Some(cursor);
             return self.ask_for_page(plan, download, now);
         }
         self.ledger.rules(&download.rules);
+        if let Some(failure) = self.no_usable_rules(plan, &download.rules) {
+            return self.abandon(Stage::RuleDownload, failure.into(), now);
+        }
         let rules = Box::new(download.rules);
         let effect = Effect::Store(StoreEffect::CommitRules { rules, sync_type: plan.sync_type });
         self.go_on(State::Committing(plan), effect)
+    }
+
+    /// RULE-2: why the rules of a complete download must not be committed. A
+    /// clean sync would delete every stored rule for rules of which not one can
+    /// be used; a store without a complete download would pass for a complete
+    /// one.
+    fn no_usable_rules(&self, plan: Plan, rules: &RuleSet) -> Option<Failure> {
+        let matters = plan.sync_type != SyncType::Normal || !self.inputs.rules_complete;
+        if !matters || !rules.is_empty() || rules.received() == 0 {
+            return None;
+        }
+        let reasons: Vec<String> = rules
+            .rejected()
+            .iter()
+            .take(REASONS_NAMED)
+            .map(|rule| format!("{:?}: {}", text::escaped_start(&rule.identifier, 64), rule.reason))
+            .collect();
+        let message = format!(
+            "not one of the {} rules of this {} sync can be used, so nothing was deleted or \
+             changed ({}); fix the rules on the server",
+            rules.received(),
+            plan.sync_type.name(),
+            reasons.join("; ")
+        );
+        Some(Failure::new(FailureKind::NoUsableRules, message))
     }
 
     fn committed(&mut self, plan: Plan, committed: Committed, now: Now) -> Effect {
@@ -340,7 +448,7 @@ impl Machine {
             return self.apply(plan, None);
         }
         if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::Postflight, &failure, 0, now);
+            return self.abandon(Stage::Postflight, failure.into(), now);
         }
         let message = postflight::request(
             &self.inputs.machine_id,
@@ -357,7 +465,7 @@ impl Machine {
     /// successful clean sync clears what the server gave before.
     fn apply(&mut self, plan: Plan, error: Option<ErrorRecord>) -> Effect {
         let succeeded = error.is_none().then_some(plan.sync_type);
-        let clear = error.is_none() && plan.sync_type.is_clean();
+        let clear = error.is_none() && (plan.sync_type.is_clean() || self.inputs.former_settings);
         self.go_on(
             State::Applying(error),
             Effect::Store(StoreEffect::ApplySettings { clear, succeeded }),
@@ -378,9 +486,14 @@ impl Machine {
     }
 
     /// Ends the sync: what was staged is dropped, no later stage runs.
-    fn abandon(&mut self, stage: Stage, failure: &Failure, attempts: u32, now: Now) -> Effect {
+    fn abandon(&mut self, stage: Stage, given_up: GivenUp, now: Now) -> Effect {
         self.ledger.end(stage, now.elapsed);
-        self.revert(SyncResult::of_failed(stage), error_record(stage, failure, attempts))
+        self.revert(SyncResult::of_failed(stage), error_record(stage, &given_up))
+    }
+
+    fn warn(&mut self, stage: Stage, field: &str, value: &str, action: String) {
+        let value = text::escaped_start(value, SyncWarning::VALUE_MAX);
+        self.warnings.push(SyncWarning { stage, field: field.to_owned(), value, action });
     }
 
     fn out_of_step(&mut self) -> Effect {
@@ -419,6 +532,7 @@ impl Machine {
             tally,
             settings_applied,
             settings_reverted,
+            warnings: std::mem::take(&mut self.warnings),
         };
         self.go_on(State::Finished, Effect::Finish(Box::new(outcome)))
     }
@@ -442,15 +556,45 @@ impl Machine {
         }
         match (attempting.on(exchange, &mut self.token_spent), self.past_deadline(now)) {
             (Progress::UnderWay(attempting, _), Some(failure)) => {
-                Progress::Failed(failure, attempting.attempts())
+                Progress::Failed(attempting.stop(failure))
             }
             (progress, _) => progress,
         }
     }
 
+    /// How long the effect returned last may take: up to the deadline, and an
+    /// event upload no longer than up to half of it.
+    #[must_use]
+    pub fn time_left(&self, now: Now) -> Duration {
+        let all = match self.state {
+            State::Uploading(..) => self.inputs.deadline / 2,
+            State::Ready
+            | State::Preflight(_)
+            | State::Staging(_)
+            | State::ReadingEvents(_)
+            | State::Settling(_)
+            | State::NotingUploads(_)
+            | State::NotingRefusal(..)
+            | State::EndingUploads(_)
+            | State::Downloading(..)
+            | State::Committing(_)
+            | State::Postflight(..)
+            | State::Applying(_)
+            | State::Dropping(..)
+            | State::Finished => self.inputs.deadline,
+        };
+        all.saturating_sub(now.elapsed.saturating_sub(self.started))
+    }
+
     fn past_deadline(&self, now: Now) -> Option<Failure> {
         let over = now.elapsed.saturating_sub(self.started) >= self.inputs.deadline;
         over.then(|| deadline_failure(self.inputs.deadline))
+    }
+
+    /// Whether events have had their half of the deadline, or will have had it
+    /// after another `wait`.
+    fn past_event_time(&self, now: Now, wait: Duration) -> bool {
+        now.elapsed.saturating_sub(self.started) + wait >= self.inputs.deadline / 2
     }
 }
 
@@ -481,11 +625,15 @@ fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
                 plan.sync_type.name()
             ),
         )
-    } else if page.cursor.is_some() && page.cursor == download.asked {
+    } else if let Some(cursor) = &page.cursor
+        && download.cursors.contains(&fingerprint(cursor))
+    {
         (
             FailureKind::CursorNotAdvancing,
             format!(
-                "page {number} came with the cursor it was asked with; the server must move on"
+                "page {number} came with a cursor that this sync has used already ({:?}); the \
+                 server's paging does not advance",
+                text::escaped_start(cursor.as_str(), 64)
             ),
         )
     } else if page.cursor.is_some() && download.rules.pages() + 1 >= MAX_PAGES {
@@ -510,19 +658,27 @@ fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
     Some(Failure::new(kind, message))
 }
 
-fn error_record(stage: Stage, failure: &Failure, attempts: u32) -> ErrorRecord {
+fn error_record(stage: Stage, given_up: &GivenUp) -> ErrorRecord {
+    let GivenUp { failure, attempts, cause } = given_up;
     let message = match attempts {
         0 => failure.message.clone(),
         1 => format!("{} (1 attempt)", failure.message),
         n => format!("{} ({n} attempts)", failure.message),
     };
-    ErrorRecord {
+    let record = |failure: &Failure, message: String| ErrorRecord {
         stage: stage.name().to_owned(),
         kind: failure.kind.name().to_owned(),
         message,
         http_status: failure.http_status,
         cause: None,
-    }
+    };
+    let cause = cause.as_ref().map(|cause| Box::new(record(cause, cause.message.clone())));
+    ErrorRecord { cause, ..record(failure, message) }
+}
+
+/// Stands for a cursor in the set of those used, in 96 bits.
+fn fingerprint(cursor: &Cursor) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(cursor.as_str().as_bytes()) >> 32
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use tracing::{info, warn};
 use super::effects::pending_events;
 use super::machine::Inputs;
 use crate::model::{
-    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SyncType, Timestamp, WishReason,
+    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SyncType, Timestamp, UploadMemory,
+    WishReason,
 };
 use crate::protocol::preflight::Facts;
 use crate::store::{EventStore, ReadStore, Store, StoreError};
@@ -69,6 +70,7 @@ pub fn prepare(
     let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
     let mut inputs = inputs(store, request, wished)?;
     inputs.events_pending = pending_events(events);
+    inputs.upload_memory = events.upload_memory()?;
     Ok(inputs)
 }
 
@@ -116,6 +118,9 @@ fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, 
         wished,
         hold_back_events_in_clean: request.hold_back_events_in_clean,
         events_pending: 0,
+        upload_memory: UploadMemory::default(),
+        rules_complete: store.rules_complete()?,
+        former_settings: false,
         dry_run: false,
         jitter: JITTER,
         deadline: request.deadline,

@@ -111,6 +111,7 @@ pub(super) const fn checkpoint_name(effect: &Effect) -> &'static str {
         Effect::Store(StoreEffect::ReadEvents { .. }) => "read_events",
         Effect::Store(StoreEffect::SettleEvents(_)) => "settle_events",
         Effect::Store(StoreEffect::NoteRefusal { .. }) => "note_refusal",
+        Effect::Store(StoreEffect::NoteUploads(_)) => "note_uploads",
         Effect::Store(StoreEffect::CommitRules { .. }) => "commit_rules",
         Effect::Store(StoreEffect::ApplySettings { .. }) => "apply_settings",
         Effect::Store(StoreEffect::DropStaged) => "drop_staged",

@@ -17,7 +17,7 @@ pub struct Horizon {
 
 impl Horizon {
     /// A horizon that nothing lies past.
-    pub(super) const ENDLESS: Self = Self { through: i64::MAX, elsewhere: u64::MAX };
+    pub const ENDLESS: Self = Self { through: i64::MAX, elsewhere: u64::MAX };
 
     /// The highest id that our own queue had given to an event. 0 if it has
     /// never held one.

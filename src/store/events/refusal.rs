@@ -1,15 +1,22 @@
 //! Events that the server refuses: found by halving across syncs, then set
-//! aside with the server's words.
+//! aside with the server's words. And what syncs remember about refusals.
 
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
 use super::rejected::{Cause, insert as insert_rejected, keep_within_bound, set_aside};
 use super::{EventStore, foreign, save_state, state};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, UploadMemory};
 use crate::store::StoreError;
 
 /// In how many syncs an event is refused by itself before it is set aside.
 pub(super) const ALONE_MAX: u32 = 3;
+/// The largest batch after a first refusal. From here on five halvings lead to
+/// single events, so that eight syncs find a refused event in a batch of any
+/// size.
+const MAX_AFTER_REFUSAL: usize = 25;
+
+const CEILING: &str = "batch_ceiling";
+const REFUSED_SYNCS: &str = "refused_syncs";
 
 /// What a refusal led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +31,8 @@ pub enum Refused {
         /// Less than three.
         times: u32,
     },
-    /// The event was refused by itself in three syncs and has been set aside.
+    /// The event was refused by itself, in three syncs or as too large, and has
+    /// been set aside.
     SetAside,
     /// There was no event.
     Nothing,
@@ -37,13 +45,15 @@ pub(super) fn judge(events: usize, alone: u32) -> Refused {
         0 => Refused::Nothing,
         1 if alone + 1 >= ALONE_MAX => Refused::SetAside,
         1 => Refused::Alone { times: alone + 1 },
-        more => Refused::Smaller { batch_limit: more / 2 },
+        more => Refused::Smaller { batch_limit: (more / 2).min(MAX_AFTER_REFUSAL) },
     }
 }
 
 impl EventStore {
-    /// Notes that the server refused the events of a batch for good, in its
-    /// words. To be called once a sync, which a refusal ends.
+    /// Notes that the server refused the events of a batch permanently, in its
+    /// words, together with what syncs are to remember. An event that has been
+    /// refused by itself is set aside: after three syncs, or with `at_once` now.
+    /// No event's refusal may be noted twice in one sync.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.
@@ -51,6 +61,8 @@ impl EventStore {
         &mut self,
         ids: &[i64],
         words: &str,
+        at_once: bool,
+        memory: UploadMemory,
         now: Timestamp,
     ) -> Result<Refused, StoreError> {
         let Some(&first) = ids.first() else { return Ok(Refused::Nothing) };
@@ -64,7 +76,9 @@ impl EventStore {
                 .prepare_cached("SELECT alone FROM agent_refusals WHERE id = ?1")?
                 .query_row([first], |row| row.get(0))
                 .optional()?;
-            let refused = judge(ids.len(), alone.unwrap_or(0));
+            let alone = if at_once { ALONE_MAX } else { alone.unwrap_or(0) };
+            let refused = judge(ids.len(), alone);
+            remember(tx, memory)?;
             let (batch_limit, alone) = match refused {
                 Refused::Nothing => return Ok(refused),
                 Refused::Smaller { batch_limit } => (batch_limit, 0),
@@ -100,6 +114,29 @@ impl EventStore {
         Ok(refused)
     }
 
+    /// Returns what syncs have remembered about refused batches.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn upload_memory(&self) -> Result<UploadMemory, StoreError> {
+        let read = || {
+            let ceiling: Option<u32> = recall(&self.conn, CEILING)?;
+            Ok(UploadMemory {
+                ceiling: ceiling.and_then(|ceiling| usize::try_from(ceiling).ok()),
+                refused_syncs: recall(&self.conn, REFUSED_SYNCS)?.unwrap_or(0),
+            })
+        };
+        read().map_err(self.failed("read what the server refused"))
+    }
+
+    /// Remembers what a sync has learned about the size of batches.
+    ///
+    /// # Errors
+    /// If it cannot be written; then nothing has changed.
+    pub fn note_upload_memory(&mut self, memory: UploadMemory) -> Result<(), StoreError> {
+        self.commit("note the size of batches", |tx| remember(tx, memory))
+    }
+
     /// The largest batch that the oldest event may be sent in, if the server
     /// refused one with it. [`Self::read_batch`] keeps to it by itself.
     ///
@@ -112,6 +149,30 @@ impl EventStore {
     }
 }
 
+fn remember(tx: &Transaction<'_>, memory: UploadMemory) -> rusqlite::Result<()> {
+    let UploadMemory { ceiling, refused_syncs } = memory;
+    let ceiling = ceiling.map(|ceiling| u32::try_from(ceiling).unwrap_or(u32::MAX));
+    for (key, value) in [(CEILING, ceiling), (REFUSED_SYNCS, Some(refused_syncs))] {
+        match value {
+            Some(value) => tx
+                .prepare_cached("INSERT OR REPLACE INTO agent_meta (key, value) VALUES (?1, ?2)")?
+                .execute((key, value))?,
+            None => tx.prepare_cached("DELETE FROM agent_meta WHERE key = ?1")?.execute([key])?,
+        };
+    }
+    Ok(())
+}
+
+/// A number of `agent_meta`. One that cannot be read counts as never written:
+/// it is learned again.
+fn recall(conn: &Connection, key: &str) -> rusqlite::Result<Option<u32>> {
+    let value: Option<Option<u32>> = conn
+        .prepare_cached("SELECT value FROM agent_meta WHERE key = ?1")?
+        .query_row([key], |row| Ok(row.get(0).ok()))
+        .optional()?;
+    Ok(value.flatten())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,7 +181,8 @@ mod tests {
     #[test]
     fn ev_6_a_refused_batch_is_halved_and_a_lone_event_has_three_chances() {
         assert_eq!(judge(0, 0), Refused::Nothing);
-        assert_eq!(judge(500, 0), Refused::Smaller { batch_limit: 250 });
+        assert_eq!(judge(50, 0), Refused::Smaller { batch_limit: 25 });
+        assert_eq!(judge(5_000, 0), Refused::Smaller { batch_limit: 25 });
         assert_eq!(judge(3, 0), Refused::Smaller { batch_limit: 1 });
         assert_eq!(judge(2, 2), Refused::Smaller { batch_limit: 1 });
         assert_eq!(judge(1, 0), Refused::Alone { times: 1 });

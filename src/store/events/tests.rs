@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{EventSummary, Now};
+use crate::model::{EventSummary, Now, UploadMemory};
 
 /// The time `secs` after some start.
 pub(super) fn at(secs: u64) -> Now {
@@ -142,7 +142,15 @@ fn ev_6_one_refused_event_of_500_is_found_and_the_others_are_delivered() {
             }
             if batch.iter().any(|row| row.unique_id == "event 000137") {
                 let ids: Vec<_> = batch.iter().map(|row| row.id).collect();
-                store.note_refused(&ids, "422: bad event", at(0).wall).expect("noted");
+                store
+                    .note_refused(
+                        &ids,
+                        "422: bad event",
+                        false,
+                        UploadMemory::default(),
+                        at(0).wall,
+                    )
+                    .expect("noted");
                 break;
             }
             taken.extend(batch.iter().map(|row| row.unique_id.clone()));
@@ -152,8 +160,8 @@ fn ev_6_one_refused_event_of_500_is_found_and_the_others_are_delivered() {
         drop(store);
         store = open(dir.path());
     }
-    // Sizes 500, 250, 125, 62, 31, 15, 7, 3 and thrice 1, then the rest.
-    assert_eq!(syncs, 12);
+    // Sizes 500, 25, 12, 6, 3 and thrice 1, then the rest.
+    assert_eq!(syncs, 9);
     assert_eq!(taken, numbered(0..500).filter(|n| n != "event 000137").collect::<Vec<_>>());
     let rejected = store.rejected(10).expect("a list");
     assert_eq!(rejected.len(), 1);
@@ -172,7 +180,8 @@ fn ev_6_events_that_were_not_refused_keep_the_full_batch_size() {
     let mut store = open(dir.path());
     queue(&mut store, numbered(0..20));
     let ids: Vec<_> = read(&mut store, 4).iter().map(|row| row.id).collect();
-    let refused = store.note_refused(&ids, "no", at(0).wall).expect("noted");
+    let refused =
+        store.note_refused(&ids, "no", false, UploadMemory::default(), at(0).wall).expect("noted");
     assert_eq!(refused, Refused::Smaller { batch_limit: 2 });
     assert_eq!(store.batch_limit().expect("a limit"), Some(2));
     for expected in [2, 2, 10, 6] {

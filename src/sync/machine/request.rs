@@ -14,6 +14,9 @@ pub(super) struct Attempting {
     attempts: u32,
     /// The 403 that made us fetch a token; reported if that does not help.
     forbidden: Option<Failure>,
+    /// Why the last attempt failed: the cause if the sync is stopped before the
+    /// request is repeated with success.
+    last: Option<Failure>,
 }
 
 /// How a request stands after something came of it.
@@ -23,8 +26,25 @@ pub(super) enum Progress {
     UnderWay(Attempting, Effect),
     /// It was answered.
     Answered(Answer),
-    /// It has failed for good, after this many attempts; 0 if none was made.
-    Failed(Failure, u32),
+    /// It has failed permanently.
+    Failed(GivenUp),
+}
+
+/// A request that has failed permanently, or a stage that failed without one.
+#[derive(Clone, Debug)]
+pub(super) struct GivenUp {
+    pub(super) failure: Failure,
+    /// Attempts made; 0 if none was.
+    pub(super) attempts: u32,
+    /// For a stop or a deadline: the error of the last attempt.
+    pub(super) cause: Option<Failure>,
+}
+
+impl From<Failure> for GivenUp {
+    /// A failure outside any request.
+    fn from(failure: Failure) -> Self {
+        Self { failure, attempts: 0, cause: None }
+    }
 }
 
 impl Attempting {
@@ -32,15 +52,17 @@ impl Attempting {
     pub(super) fn start(request: Request, jitter: f64) -> (Self, Effect) {
         let request = Arc::new(request);
         let effect = Effect::Send { request: Arc::clone(&request), attempt: 1 };
-        (Self { request, waits: WaitSchedule::new(jitter), attempts: 1, forbidden: None }, effect)
+        let waits = WaitSchedule::new(jitter);
+        (Self { request, waits, attempts: 1, forbidden: None, last: None }, effect)
     }
 
     pub(super) fn stage(&self) -> Stage {
         self.request.stage()
     }
 
-    pub(super) const fn attempts(&self) -> u32 {
-        self.attempts
+    /// Ends the request because the sync is stopped or out of time.
+    pub(super) fn stop(self, failure: Failure) -> GivenUp {
+        GivenUp { failure, attempts: self.attempts, cause: self.last }
     }
 
     /// Something came of the request. `token_spent` tells, and remembers,
@@ -54,8 +76,8 @@ impl Attempting {
                 Some(forbidden) => self.give_up(forbidden),
                 None => self.send_again(),
             },
-            Exchange::Stopped { failure, begun: true } => self.give_up(failure),
-            Exchange::Stopped { failure, begun: false } => Progress::Failed(failure, 0),
+            Exchange::Stopped { failure, begun: true } => Progress::Failed(self.stop(failure)),
+            Exchange::Stopped { failure, begun: false } => Progress::Failed(failure.into()),
         }
     }
 
@@ -68,6 +90,7 @@ impl Attempting {
             }
             Disposition::RefreshToken => {
                 *token_spent = true;
+                self.last = Some(failure.clone());
                 self.forbidden = Some(failure);
                 let stage = self.stage();
                 Progress::UnderWay(self, Effect::FetchToken { stage })
@@ -75,6 +98,7 @@ impl Attempting {
             Disposition::Retry => match self.waits.next_wait() {
                 None => self.give_up(failure),
                 Some(scheduled) => {
+                    self.last = Some(failure.clone());
                     let effect = Effect::Wait {
                         duration: failure.retry_after.unwrap_or(scheduled),
                         stage: self.stage(),
@@ -95,6 +119,6 @@ impl Attempting {
     }
 
     fn give_up(self, failure: Failure) -> Progress {
-        Progress::Failed(failure, self.attempts)
+        Progress::Failed(GivenUp { failure, attempts: self.attempts, cause: None })
     }
 }

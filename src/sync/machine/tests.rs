@@ -2,6 +2,7 @@ use super::*;
 use crate::model::Timestamp;
 
 mod play;
+mod uploads;
 
 use play::*;
 
@@ -219,13 +220,32 @@ fn http_8_pages_past_a_limit_end_the_download_uncommitted() {
     let endless = [start(), endless].concat();
     let empty = Page { without_body: true, ..Page::default() };
     let empty = [start(), vec![answered(Answer::RuleDownload(empty))]].concat();
-    for (script, kind) in
-        [(same, "cursor_not_advancing"), (endless, "too_many_pages"), (empty, "empty_body")]
-    {
+    let alternating =
+        [start(), ["x", "y", "x"].map(|cursor| page_of(&["AAAAAAAAAA"], cursor)).to_vec()].concat();
+    for (script, kind) in [
+        (same, "cursor_not_advancing"),
+        (alternating, "cursor_not_advancing"),
+        (endless, "too_many_pages"),
+        (empty, "empty_body"),
+    ] {
         let (effects, outcome) = play(script).run();
         assert_eq!(outcome.error.map(|e| e.kind), Some(kind.to_owned()));
         assert!(!effects.iter().any(|e| e.starts_with("commit")), "{kind}");
         assert_eq!(effects[effects.len() - 2..], ["drop staged", "finish rule_download_failed"]);
+    }
+}
+
+/// PRE-7: a former server's settings stay in force until a sync with the new
+/// one has succeeded, and that sync replaces them whatever its type.
+#[test]
+fn pre_7_a_former_servers_settings_go_with_the_first_success_and_not_before() {
+    let former = |script: Vec<Exchange>| play(script).with(|i| i.former_settings = true).run();
+    let (effects, _) = former(vec![preflight_of(wire::SyncType::Normal)]);
+    assert!(effects.contains(&"apply settings clear=true succeeded=true".to_owned()));
+    for stage in Stage::ALL {
+        let (effects, outcome) = former([before(stage), vec![status(404)]].concat());
+        assert_eq!(outcome.result, SyncResult::of_failed(stage));
+        assert!(!effects.iter().any(|effect| effect.starts_with("apply")), "{effects:?}");
     }
 }
 
@@ -250,48 +270,51 @@ fn rule_2_a_clean_sync_commits_an_empty_set() {
     assert!(effects.contains(&"commit 0 rules CLEAN_ALL".to_owned()));
 }
 
-/// EV-1, EV-4, EV-5: rows without a wire form settle without a request, and
-/// new ones cannot keep the rules waiting.
+/// EV-4, EV-5: rows without a wire form settle without a request.
 #[test]
-fn ev_1_a_flood_of_events_cannot_keep_the_rules_waiting() {
+fn ev_4_rows_without_a_wire_form_settle_without_a_request() {
     let odd = Batch {
         dropped: vec![(1, "AllowTransitive".into())],
         rejected: vec![(2, "no plist".into())],
         ..Batch::default()
     };
-    let flood = std::iter::repeat_with(|| batch(&[5; 50])).take(5000);
-    let (effects, outcome) =
-        play([]).with(|i| i.events_pending = 1000).batches(std::iter::once(odd).chain(flood)).run();
+    let (effects, outcome) = play([]).batches([odd, batch(&[3])]).run();
     assert_eq!(outcome.result, SyncResult::Success);
-    assert_eq!(effects[2..5], ["read 50 events", "settle [] 1 1", "read 50 events"]);
-    assert!(
-        (1000..=1150).contains(&outcome.tally.events_uploaded),
-        "{}",
-        outcome.tally.events_uploaded
+    assert_eq!(
+        effects[2..6],
+        ["read 50 events", "settle [] 1 1", "read 50 events", "send event_upload #1"]
     );
     assert_eq!(outcome.tally.events_dropped.get("AllowTransitive"), Some(&1));
     assert_eq!(outcome.tally.events_rejected, 1);
 }
 
-/// EV-6: a batch refused for good is noted before the sync ends.
+/// RULE-2: rules of which not one can be used are no empty set.
 #[test]
-fn ev_6_a_refused_batch_is_noted() {
-    for code in [400, 413, 422] {
-        let (effects, outcome) =
-            play([before(Stage::EventUpload), vec![status(code)]].concat()).run();
-        assert_eq!(
-            effects[3..],
-            [
-                "send event_upload #1",
-                "note refusal of [7]",
-                "drop staged",
-                "finish event_upload_failed"
-            ]
-        );
-        assert_eq!(outcome.tally.events_uploaded, 0);
+fn rule_2_a_clean_sync_without_a_usable_rule_deletes_nothing() {
+    use wire::SyncType::{Clean, CleanAll, CleanRules, CleanStandalone, Normal};
+    let run = |sync_type, page, complete| {
+        let (effects, outcome) = play([preflight_of(sync_type), upload_ok(), page])
+            .with(|inputs| inputs.rules_complete = complete)
+            .run();
+        let kind = outcome.error.as_ref().map(|error| error.kind.clone()).unwrap_or_default();
+        (effects.iter().any(|effect| effect.starts_with("commit")), kind, outcome)
+    };
+    for sync_type in [Clean, CleanAll, CleanRules, CleanStandalone] {
+        let (committed, kind, outcome) = run(sync_type, page_of_rejected(5), true);
+        assert_eq!((committed, kind.as_str()), (false, "no_usable_rules"), "{sync_type:?}");
+        assert_eq!(outcome.result, SyncResult::RuleDownloadFailed);
+        assert_eq!((outcome.tally.rules_received, outcome.tally.rules_rejected_total), (5, 5));
+        let message = outcome.error.expect("an error").message;
+        assert!(message.contains("not one of the 5 rules"), "{message}");
+        assert!(message.contains("the policy is missing or unknown"), "{message}");
+        assert!(!message.contains('\u{202e}') && message.len() < 600, "{message}");
     }
-    let (effects, _) = play([before(Stage::EventUpload), vec![status(404)]].concat()).run();
-    assert!(!effects.iter().any(|e| e.starts_with("note")));
+    // A NORMAL sync with rejected rules goes on, unless it would make a store
+    // complete that has never had a rule.
+    assert!(run(Normal, page_of_rejected(5), true).0);
+    assert_eq!(run(Normal, page_of_rejected(5), false).1, "no_usable_rules");
+    assert!(run(Normal, page_of(&[], ""), false).0, "an empty set is complete");
+    assert!(run(Clean, page_of(&["AAAAAAAAAA"], ""), true).0);
 }
 
 /// EV-3: events held back in a clean sync stay queued.
@@ -331,6 +354,36 @@ fn sync_6_past_its_deadline_a_sync_is_abandoned() {
     let error = outcome.error.expect("an error");
     assert_eq!((error.kind.as_str(), error.stage.as_str()), ("deadline", "rule_download"));
     assert_eq!(effects[effects.len() - 2..], ["drop staged", "finish rule_download_failed"]);
+}
+
+/// SYNC-2: what a sync was waiting to repeat when it was stopped, or ran out of
+/// time, is recorded beside the stop.
+#[test]
+fn sync_2_a_stop_does_not_erase_the_error_it_was_waiting_for() {
+    let stop = |begun| Exchange::Stopped {
+        failure: Failure::new(FailureKind::Cancelled, "told to stop".into()),
+        begun,
+    };
+    for stage in Stage::ALL {
+        // In the wait, and in the attempt after it.
+        for repeated in [vec![], vec![Exchange::Waited]] {
+            let script = [before(stage), vec![status_saying(503, "out of order")]].concat();
+            let (_, outcome) = play(script).then(repeated, stop(true)).run();
+            let error = outcome.error.expect("an error");
+            assert_eq!((error.kind.as_str(), error.stage.as_str()), ("cancelled", stage.name()));
+            let cause = error.cause.expect("a cause");
+            assert_eq!((cause.kind.as_str(), cause.http_status), ("server_error", Some(503)));
+            assert_eq!((cause.message.as_str(), cause.cause), ("out of order", None));
+        }
+        let (_, outcome) = play([before(stage), vec![stop(true)]].concat()).run();
+        assert_eq!(outcome.error.expect("an error").cause, None);
+    }
+    let (_, outcome) = play([before(Stage::RuleDownload), times(9, &status(503))].concat())
+        .with(|i| i.deadline = Duration::from_secs(10))
+        .run();
+    let error = outcome.error.expect("an error");
+    assert_eq!(error.kind, "deadline");
+    assert_eq!(error.cause.map(|cause| cause.kind), Some("server_error".into()));
 }
 
 /// SYNC-6, SYNC-3: a sync told to stop reverts, except where the postflight

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::model::{
     ErrorRecord, MachineId, Packed, RejectedRule, RuleSet, SettingChange, Settings, Stage,
-    StageRecord, SyncResult, SyncType,
+    StageRecord, SyncResult, SyncType, SyncWarning, UploadMemory,
 };
 use crate::protocol::preflight::Facts;
 use crate::protocol::rules::Page;
@@ -26,6 +26,14 @@ pub struct Inputs {
     pub hold_back_events_in_clean: bool,
     /// Events queued when the sync begins.
     pub events_pending: u64,
+    /// What earlier syncs have learned about the size of batches.
+    pub upload_memory: UploadMemory,
+    /// The store has seen a complete rule download. Before that, its rules
+    /// cannot justify a mode that blocks what no rule allows.
+    pub rules_complete: bool,
+    /// The settings in force come from another server, or belong to another
+    /// machine id, than this sync's.
+    pub former_settings: bool,
     /// Change nothing, neither here nor there.
     pub dry_run: bool,
     /// How much waits vary, see [`crate::sync::retry::WaitSchedule::new`].
@@ -162,7 +170,12 @@ pub enum Event {
     /// The batch's rows have been seen to.
     EventsSettled,
     /// The refusal of a batch has been noted.
-    RefusalNoted,
+    RefusalNoted {
+        /// The batch was one event, which has been set aside.
+        set_aside: bool,
+    },
+    /// What was learned about the size of batches has been noted.
+    UploadsNoted,
     /// The rules are committed, or in a dry run, compared.
     RulesCommitted(Committed),
     /// The settings are in force: what they changed.
@@ -217,18 +230,25 @@ pub enum StoreEffect {
     },
     /// Read the oldest queued events.
     ReadEvents {
-        /// At most so many.
+        /// At most this many.
         limit: usize,
     },
     /// See to the rows of the last batch.
     SettleEvents(Settled),
-    /// The server refused a batch for good: remember it for the next sync.
+    /// The server refused a batch permanently: remember it for the next sync,
+    /// and set a single event aside that has been refused often enough.
     NoteRefusal {
         /// The rows of the batch.
         ids: Vec<i64>,
         /// The server's words.
         words: String,
+        /// A single event is set aside at once, because it is too large.
+        at_once: bool,
+        /// What to remember besides.
+        memory: UploadMemory,
     },
+    /// Remember what was learned about the size of batches.
+    NoteUploads(UploadMemory),
     /// Commit the rules in one transaction; in a dry run, compare them only.
     CommitRules {
         /// In the order received.
@@ -264,6 +284,8 @@ pub struct Outcome {
     pub settings_applied: Vec<SettingChange>,
     /// Settings that were received and dropped.
     pub settings_reverted: Vec<SettingChange>,
+    /// What else an operator should know about the sync.
+    pub warnings: Vec<SyncWarning>,
 }
 
 /// Counts of what a sync moved.

@@ -145,7 +145,7 @@ fn an_event_refused_elsewhere_is_found_and_set_aside_here() {
         let batch = read(&mut store, 10);
         assert_eq!(batch.len(), expected);
         let ids: Vec<_> = batch.iter().map(|row| row.id).collect();
-        store.note_refused(&ids, "no", at(0).wall).expect("noted");
+        store.note_refused(&ids, "no", false, UploadMemory::default(), at(0).wall).expect("noted");
     }
     let mut store = open(&dir.path().join("state"));
     store.drain_also(&path).expect("opens");

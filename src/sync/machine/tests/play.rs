@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::model::{
-    ClientMode, HostFacts, Identifier, MachineId, Policy, Rule, RuleCounts, RuleType, Timestamp,
+    ClientMode, HostFacts, Identifier, MachineId, Policy, RejectedRule, Rule, RuleCounts, RuleType,
+    Timestamp, UploadMemory,
 };
 use crate::protocol::preflight::Facts;
 use crate::sync::machine::*;
@@ -19,7 +20,11 @@ pub(super) struct Play {
     batches: VecDeque<Batch>,
     /// The store effect that fails, in words.
     broken: &'static str,
+    /// What comes of the waits, in order; afterwards each is sat through.
+    waits: VecDeque<Exchange>,
     pub(super) token: bool,
+    /// Whether a refused event is set aside.
+    pub(super) set_aside: bool,
     effects: Vec<String>,
 }
 
@@ -35,6 +40,9 @@ pub(super) fn inputs() -> Inputs {
         wished: SyncType::Normal,
         hold_back_events_in_clean: false,
         events_pending: 1,
+        upload_memory: UploadMemory::default(),
+        rules_complete: true,
+        former_settings: false,
         dry_run: false,
         jitter: 0.0,
         deadline: Duration::from_hours(1),
@@ -48,7 +56,9 @@ pub(super) fn play(attempts: impl IntoIterator<Item = Exchange>) -> Play {
         attempts: attempts.into_iter().collect(),
         batches: VecDeque::from([batch(&[7])]),
         broken: "",
+        waits: VecDeque::new(),
         token: true,
+        set_aside: false,
         effects: Vec::new(),
     }
 }
@@ -68,6 +78,18 @@ impl Play {
 
     pub(super) fn breaking(mut self, effect: &'static str) -> Self {
         self.broken = effect;
+        self
+    }
+
+    /// What comes of the waits and then of the attempt after them: the last
+    /// exchange comes of the wait itself if there are no others.
+    pub(super) fn then(mut self, waits: Vec<Exchange>, last: Exchange) -> Self {
+        if waits.is_empty() {
+            self.waits.push_back(last);
+        } else {
+            self.waits.extend(waits);
+            self.attempts.push_back(last);
+        }
         self
     }
 
@@ -99,14 +121,17 @@ impl Play {
             Effect::FetchToken { .. } => Event::Exchange(Exchange::TokenFetched(self.token)),
             Effect::Wait { duration, .. } => {
                 self.now += duration;
-                Event::Exchange(Exchange::Waited)
+                Event::Exchange(self.waits.pop_front().unwrap_or(Exchange::Waited))
             }
             Effect::Store(StoreEffect::StageSettings { .. }) => Event::SettingsStaged,
             Effect::Store(StoreEffect::ReadEvents { .. }) => {
                 Event::EventsRead(Box::new(self.batches.pop_front().unwrap_or_default()))
             }
             Effect::Store(StoreEffect::SettleEvents(_)) => Event::EventsSettled,
-            Effect::Store(StoreEffect::NoteRefusal { .. }) => Event::RefusalNoted,
+            Effect::Store(StoreEffect::NoteRefusal { at_once, .. }) => {
+                Event::RefusalNoted { set_aside: at_once || self.set_aside }
+            }
+            Effect::Store(StoreEffect::NoteUploads(_)) => Event::UploadsNoted,
             Effect::Store(StoreEffect::CommitRules { rules, .. }) => {
                 Event::RulesCommitted(Committed {
                     processed: rules.len() as u64,
@@ -145,6 +170,9 @@ pub(super) fn words(effect: &Effect) -> String {
             format!("settle {:?} {} {}", s.delivered, s.dropped.len(), s.rejected.len())
         }
         Effect::Store(StoreEffect::NoteRefusal { ids, .. }) => format!("note refusal of {ids:?}"),
+        Effect::Store(StoreEffect::NoteUploads(memory)) => {
+            format!("note ceiling {:?} refused {}", memory.ceiling, memory.refused_syncs)
+        }
         Effect::Store(StoreEffect::CommitRules { rules, sync_type }) => {
             format!("commit {} rules {}", rules.len(), sync_type.name())
         }
@@ -203,6 +231,17 @@ pub(super) fn page_of(teams: &[&str], cursor: &str) -> Exchange {
         .collect();
     let cursor = Cursor::new(cursor.to_owned());
     answered(Answer::RuleDownload(Page { rules, cursor, ..Page::default() }))
+}
+
+/// The last page, of rules that were all rejected.
+pub(super) fn page_of_rejected(count: usize) -> Exchange {
+    let rejected = (0..count).map(|index| RejectedRule {
+        page: 1,
+        index: u32::try_from(index).expect("few"),
+        identifier: format!("rule {index}\u{202e}"),
+        reason: "the policy is missing or unknown".to_owned(),
+    });
+    answered(Answer::RuleDownload(Page { rejected: rejected.collect(), ..Page::default() }))
 }
 
 pub(super) fn status(status: u16) -> Exchange {
