@@ -89,12 +89,11 @@ impl Live<'_> {
     }
 
     fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
-        let read = match self.ahead.take(limit) {
-            Some(read) => read,
-            None => {
-                let horizon = held.horizon;
-                self.ahead.made(self.events.read_batch_within(limit, None, horizon, self.now)?)
-            }
+        let read = if let Some(read) = self.ahead.take(limit) {
+            read
+        } else {
+            let rows = self.events.read_batch_within(limit, None, held.horizon, self.now)?;
+            self.ahead.made(rows)
         };
         self.ahead.handed_out(&read, limit, held.horizon, self.events);
         held.bundles = read.bundles;

@@ -126,13 +126,13 @@ impl Machine {
             (State::Preflight(attempting), Event::Exchange(exchange)) => {
                 match self.progress(attempting, exchange, now) {
                     Progress::UnderWay(attempting, effect) => {
-                        self.go_on(State::Preflight(attempting), effect)
+                        self.go_on(State::Preflight(*attempting), effect)
                     }
                     Progress::Answered(Answer::Preflight(response)) => {
                         self.stage_settings(*response, now)
                     }
                     Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(given_up) => self.abandon(Stage::Preflight, given_up, now),
+                    Progress::Failed(given_up) => self.abandon(Stage::Preflight, &given_up, now),
                 }
             }
             (State::Uploading(plan, attempting, batch), Event::Exchange(exchange)) => {
@@ -143,7 +143,7 @@ impl Machine {
                         self.leave_events(plan, now)
                     }
                     Progress::UnderWay(attempting, effect) => {
-                        self.go_on(State::Uploading(plan, attempting, batch), effect)
+                        self.go_on(State::Uploading(plan, *attempting, batch), effect)
                     }
                     Progress::Answered(Answer::EventUpload(response)) => {
                         self.settle(plan, *batch, events::bundle_requests(response))
@@ -155,19 +155,19 @@ impl Machine {
             (State::Downloading(plan, attempting, download), Event::Exchange(exchange)) => {
                 match self.progress(attempting, exchange, now) {
                     Progress::UnderWay(attempting, effect) => {
-                        self.go_on(State::Downloading(plan, attempting, download), effect)
+                        self.go_on(State::Downloading(plan, *attempting, download), effect)
                     }
                     Progress::Answered(Answer::RuleDownload(page)) => {
                         self.page(plan, download, page, now)
                     }
                     Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(given_up) => self.abandon(Stage::RuleDownload, given_up, now),
+                    Progress::Failed(given_up) => self.abandon(Stage::RuleDownload, &given_up, now),
                 }
             }
             (State::Postflight(plan, attempting), Event::Exchange(exchange)) => {
                 match self.progress(attempting, exchange, now) {
                     Progress::UnderWay(attempting, effect) => {
-                        self.go_on(State::Postflight(plan, attempting), effect)
+                        self.go_on(State::Postflight(plan, *attempting), effect)
                     }
                     Progress::Answered(Answer::Postflight) => self.apply(plan, None),
                     Progress::Answered(_) => self.out_of_step(),
@@ -176,7 +176,7 @@ impl Machine {
                     Progress::Failed(given_up)
                         if given_up.attempts == 0 || self.inputs.former_settings =>
                     {
-                        self.abandon(Stage::Postflight, given_up, now)
+                        self.abandon(Stage::Postflight, &given_up, now)
                     }
                     // The request has been made: its settings take effect.
                     Progress::Failed(given_up) => {
@@ -211,7 +211,7 @@ impl Machine {
                 Event::RefusalNoted { set_aside: false },
             )
             | (State::NotingRefusal(_, given_up, _), Event::StoreFailed(_)) => {
-                self.abandon(Stage::EventUpload, given_up, now)
+                self.abandon(Stage::EventUpload, &given_up, now)
             }
             (State::Committing(plan), Event::RulesCommitted(committed)) => {
                 self.committed(plan, committed, now)
@@ -228,16 +228,16 @@ impl Machine {
             }
 
             (State::Staging(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::Preflight, failure.into(), now)
+                self.abandon(Stage::Preflight, &failure.into(), now)
             }
             (State::ReadingEvents(_) | State::Settling(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::EventUpload, failure.into(), now)
+                self.abandon(Stage::EventUpload, &failure.into(), now)
             }
             (State::Committing(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::RuleDownload, failure.into(), now)
+                self.abandon(Stage::RuleDownload, &failure.into(), now)
             }
             (State::Applying(_), Event::StoreFailed(failure)) => {
-                self.abandon(Stage::Postflight, failure.into(), now)
+                self.abandon(Stage::Postflight, &failure.into(), now)
             }
 
             (
@@ -313,7 +313,7 @@ impl Machine {
             return self.settle(plan, batch, Vec::new());
         }
         if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::EventUpload, failure.into(), now);
+            return self.abandon(Stage::EventUpload, &failure.into(), now);
         }
         let body = std::mem::take(&mut batch.body);
         let (attempting, effect) = self.begin(Request::EventUpload(body));
@@ -355,7 +355,7 @@ impl Machine {
                 }
                 (false, if go_on { AfterRefusal::GoOn } else { AfterRefusal::Fail })
             }
-            _ => return self.abandon(Stage::EventUpload, given_up, now),
+            _ => return self.abandon(Stage::EventUpload, &given_up, now),
         };
         let memory = self.uploads.memory();
         let effect = Effect::Store(StoreEffect::NoteRefusal { ids, words, at_once, memory });
@@ -386,7 +386,7 @@ impl Machine {
 
     fn ask_for_page(&mut self, plan: Plan, download: Download, now: Now) -> Effect {
         if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::RuleDownload, failure.into(), now);
+            return self.abandon(Stage::RuleDownload, &failure.into(), now);
         }
         let message = rules::request(&self.inputs.machine_id, download.asked.as_ref());
         let page = next_page(&download);
@@ -396,7 +396,7 @@ impl Machine {
 
     fn page(&mut self, plan: Plan, mut download: Download, page: Page, now: Now) -> Effect {
         if let Some(failure) = check_page(plan, &download, &page) {
-            return self.abandon(Stage::RuleDownload, failure.into(), now);
+            return self.abandon(Stage::RuleDownload, &failure.into(), now);
         }
         let Page { rules, rejected, rejected_unlisted, text_bytes, cursor, .. } = page;
         download.rules.push_page(rules, rejected);
@@ -409,7 +409,7 @@ impl Machine {
         }
         self.ledger.rules(&download.rules);
         if let Some(failure) = self.no_usable_rules(plan, &download.rules) {
-            return self.abandon(Stage::RuleDownload, failure.into(), now);
+            return self.abandon(Stage::RuleDownload, &failure.into(), now);
         }
         let rules = Box::new(download.rules);
         let effect = Effect::Store(StoreEffect::CommitRules { rules, sync_type: plan.sync_type });
@@ -448,7 +448,7 @@ impl Machine {
             return self.apply(plan, None);
         }
         if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::Postflight, failure.into(), now);
+            return self.abandon(Stage::Postflight, &failure.into(), now);
         }
         let message = postflight::request(
             &self.inputs.machine_id,
@@ -486,9 +486,9 @@ impl Machine {
     }
 
     /// Ends the sync: what was staged is dropped, no later stage runs.
-    fn abandon(&mut self, stage: Stage, given_up: GivenUp, now: Now) -> Effect {
+    fn abandon(&mut self, stage: Stage, given_up: &GivenUp, now: Now) -> Effect {
         self.ledger.end(stage, now.elapsed);
-        self.revert(SyncResult::of_failed(stage), error_record(stage, &given_up))
+        self.revert(SyncResult::of_failed(stage), error_record(stage, given_up))
     }
 
     fn warn(&mut self, stage: Stage, field: &str, value: &str, action: String) {

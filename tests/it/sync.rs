@@ -291,33 +291,6 @@ fn ev_3_events_held_back_in_a_clean_sync_stay_queued() {
     assert_eq!((agent.pending(), server.events_received()), (0, 4));
 }
 
-/// EV-6: one poison event of many: the others arrive, the rules too, and it is
-/// set aside with the server's words.
-#[test]
-fn ev_6_one_refused_event_costs_neither_the_others_nor_the_rules() {
-    let server = FakeServer::builder()
-        .rules(fixtures::rules(10, 1))
-        .batch_size(20)
-        .start()
-        .expect("a server");
-    let agent = Agent::of(&server);
-    let mut events: Vec<_> = fixtures::events(40, 3).map(|event| event.to_json()).collect();
-    let poison = events.iter().position(|e| e.get("file_name").is_some()).expect("an execution");
-    events[poison]["file_name"] = json!("poisoned-by-test");
-    agent.queue(events);
-    server.refuse_event("poisoned-by-test", 413);
-    let mut syncs = 0;
-    while agent.sync(&[]).code != Some(0) {
-        syncs += 1;
-        assert!(syncs < 12, "the syncs do not converge");
-    }
-    assert_eq!((server.events_received(), agent.pending()), (39, 0));
-    let queue = santa_sync::store::EventStore::open_read_only(&agent.state_dir).expect("a queue");
-    let rejected = queue.rejected(10).expect("read");
-    assert_eq!(rejected.len(), 1);
-    assert_eq!(agent.rules(), 10);
-}
-
 /// A dry run leaves every file as it was, and tells the difference.
 #[test]
 fn a_dry_run_changes_nothing() {

@@ -23,7 +23,7 @@ pub(super) struct Attempting {
 #[derive(Debug)]
 pub(super) enum Progress {
     /// It goes on with this effect.
-    UnderWay(Attempting, Effect),
+    UnderWay(Box<Attempting>, Effect),
     /// It was answered.
     Answered(Answer),
     /// It has failed permanently.
@@ -93,7 +93,7 @@ impl Attempting {
                 self.last = Some(failure.clone());
                 self.forbidden = Some(failure);
                 let stage = self.stage();
-                Progress::UnderWay(self, Effect::FetchToken { stage })
+                Progress::UnderWay(Box::new(self), Effect::FetchToken { stage })
             }
             Disposition::Retry => match self.waits.next_wait() {
                 None => self.give_up(failure),
@@ -105,7 +105,7 @@ impl Attempting {
                         next_attempt: self.attempts + 1,
                         failure,
                     };
-                    Progress::UnderWay(self, effect)
+                    Progress::UnderWay(Box::new(self), effect)
                 }
             },
         }
@@ -115,7 +115,7 @@ impl Attempting {
         self.attempts += 1;
         let request = Arc::clone(&self.request);
         let effect = Effect::Send { request, attempt: self.attempts };
-        Progress::UnderWay(self, effect)
+        Progress::UnderWay(Box::new(self), effect)
     }
 
     fn give_up(self, failure: Failure) -> Progress {

@@ -18,6 +18,8 @@ pub(super) struct Uploads {
     any_too_large: bool,
     /// A refusal (400, 422) has been counted in this sync.
     refused: bool,
+    /// Refusals no longer end this sync.
+    going_on: bool,
     memory: UploadMemory,
 }
 
@@ -37,6 +39,7 @@ impl Uploads {
             too_large: Vec::new(),
             any_too_large: false,
             refused: false,
+            going_on: false,
             memory,
         }
     }
@@ -73,13 +76,13 @@ impl Uploads {
     }
 
     /// Whether refusals have kept rules and settings away for long enough. If
-    /// so, the count starts again.
+    /// so, no refusal ends this sync, and the count starts again.
     pub(super) const fn must_go_on(&mut self) -> bool {
-        let go_on = self.memory.refused_syncs >= MAX_REFUSED_SYNCS;
-        if go_on {
+        if self.memory.refused_syncs >= MAX_REFUSED_SYNCS {
+            self.going_on = true;
             self.memory.refused_syncs = 0;
         }
-        go_on
+        self.going_on
     }
 
     /// What to remember for the next sync.
@@ -177,6 +180,9 @@ mod tests {
         for sync in 1..=9 {
             let mut uploads = Uploads::new(memory);
             uploads.found_wrong();
+            uploads.found_wrong();
+            assert_eq!(uploads.must_go_on(), sync == 8, "{sync}");
+            // Another refusal in the same sync changes nothing.
             uploads.found_wrong();
             assert_eq!(uploads.must_go_on(), sync == 8, "{sync}");
             memory = uploads.memory();

@@ -15,6 +15,7 @@ use crate::sync::retry::Failure;
 
 /// What the machine must know before a sync begins.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own effect")]
 pub struct Inputs {
     /// The id the server knows this host by.
     pub machine_id: MachineId,
