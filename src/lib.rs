@@ -7,6 +7,7 @@
 //! - [`model`] the words of the domain, [`protocol`] their form on the wire;
 //! - [`sync`] the state machine that decides, and the driver that acts;
 //! - [`store`] rules and settings on disk;
+//! - [`files`] opening and replacing files without being led astray;
 //! - [`config`] what is configured, and where each value comes from;
 //! - [`host`] who and what this host is;
 //! - [`clock`] the only reader of time;
@@ -45,6 +46,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod files;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod host;

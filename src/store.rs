@@ -8,7 +8,6 @@
 
 mod db;
 mod events;
-mod file;
 mod lock;
 mod records;
 mod rules;
@@ -22,13 +21,13 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 
+use crate::files::{Exposed, Obstacle};
 use crate::model::Timestamp;
 
 pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
     Rejected, Requeued, Settled,
 };
-pub use file::{Obstacle, kind_of, regular};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{
@@ -117,15 +116,13 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// Others than its owner may write to the state directory.
-    #[error(
-        "the state directory {path} may be written by others (mode {mode:o}); run chmod go-w on it, or name another with --state-dir"
-    )]
-    DirectoryWritable {
+    /// Others could exchange what lies in the state directory.
+    #[error("the state directory {path} is not safe: {exposed}; {}, or name another with --state-dir", exposed.fix())]
+    DirectoryExposed {
         /// The directory.
         path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
+        /// Who could, and where.
+        exposed: Exposed,
     },
     /// A file of the store cannot be made, looked at or kept private.
     #[error("cannot open {path}: {source}; check the owner and mode of the file and its directory")]
@@ -135,8 +132,10 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// What lies at a file's place is none.
-    #[error("{path} is {what}; move it away, and the next sync makes a new one")]
+    /// Something else than a file of ours is in a file's place.
+    #[error(
+        "cannot use {path}: it is {what}; put a file of its own in its place, or name another directory with --state-dir"
+    )]
     NotAFile {
         /// The place.
         path: PathBuf,
@@ -173,6 +172,16 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
+    /// Another process creates, checks or migrates the database.
+    #[error(
+        "{path} has been prepared by another process of santa-sync for {seconds} s; try again when it is done"
+    )]
+    BeingPrepared {
+        /// The database.
+        path: PathBuf,
+        /// How long this process has waited.
+        seconds: u64,
+    },
     /// The database is of a newer program.
     #[error(
         "{path} has schema version {found}, but this program knows versions up to {supported}; install the newer program again, or name another directory with --state-dir"
@@ -181,7 +190,7 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
         /// Its version.
-        found: i32,
+        found: i64,
         /// Our newest version.
         supported: i32,
     },
@@ -191,7 +200,7 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
         /// Its version.
-        found: i32,
+        found: i64,
         /// Our newest version.
         supported: i32,
     },
@@ -205,7 +214,7 @@ pub enum StoreError {
     },
     /// A step of the schema failed; the database is as it was before the step.
     #[error(
-        "cannot bring {path} to schema version {version}: {source}; move the file away, and the next sync makes a new one"
+        "cannot bring {path} to schema version {version}: {source}; nothing was changed; install the program that wrote it last, or run `santa-sync doctor`"
     )]
     Migration {
         /// The database.
@@ -266,6 +275,7 @@ impl StoreError {
         match obstacle {
             Obstacle::Io(source) => Self::File { path, source },
             Obstacle::NotAFile(what) => Self::NotAFile { path, what },
+            Obstacle::TooLarge(_) => Self::File { path, source: obstacle.into() },
         }
     }
 
@@ -385,6 +395,12 @@ impl Store {
         let path = self.dir.join(rules::DATABASE.file);
         move |source| StoreError::from_use(&path, doing, source)
     }
+}
+
+/// What tells a file from others that bear its name; `None` if there is none.
+fn file_number(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Leaves the whole store in its one file, for whoever copies it.

@@ -1,7 +1,7 @@
 //! The sources of a configuration, read into layers: what each one sets.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use super::finding::{Finding, FindingKind, Severity, Source};
 use super::keys::{self, Key};
 use super::profile::{self, DOMAINS};
 use super::value::from_text;
+use crate::files::{self, Obstacle};
 
 /// The largest configuration file read, in bytes. Static rules in the thousands
 /// take 1 MiB.
@@ -148,7 +149,7 @@ fn not_of_type(key: &Key, fix: String) -> Finding {
 
 enum FileProblem {
     Io(io::Error),
-    NotAFile,
+    NotAFile(String),
     TooLarge,
     Content(profile::ProfileError),
 }
@@ -166,8 +167,8 @@ impl FileProblem {
                 format!("cannot be read: {error}"),
                 "check the path and its permissions",
             ),
-            Self::NotAFile => {
-                (FindingKind::Unreadable, "is not a file".to_owned(), "name a property list")
+            Self::NotAFile(what) => {
+                (FindingKind::Unreadable, format!("is {what}"), "name a property list")
             }
             Self::TooLarge => (
                 FindingKind::Malformed,
@@ -192,17 +193,12 @@ impl FileProblem {
 }
 
 fn read_file(path: &Path) -> Result<Layer, FileProblem> {
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    let bytes = files::read(path, MAX_FILE).map_err(|found| match found {
+        Obstacle::Io(error) => FileProblem::Io(error),
+        Obstacle::NotAFile(what) => FileProblem::NotAFile(what),
+        Obstacle::TooLarge(_) => FileProblem::TooLarge,
+    })?;
     let metadata = fs::metadata(path).map_err(FileProblem::Io)?;
-    if !metadata.is_file() {
-        return Err(FileProblem::NotAFile);
-    }
-    let file = File::open(path).map_err(FileProblem::Io)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FileProblem::Io)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(FileProblem::TooLarge);
-    }
     let values = profile::read_keys(&bytes).map_err(FileProblem::Content)?;
     let managed = path.starts_with(MANAGED_PREFERENCES);
     let exposed = !managed && metadata.permissions().mode() & 0o004 != 0;

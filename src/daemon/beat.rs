@@ -1,19 +1,21 @@
 //! The heartbeat: how the daemon stands, as it tells it on the socket and
 //! leaves it in `daemon.json` for whoever looks, also after its end.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::schedule::Why;
+use crate::files::{self, Replacement};
 use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
-use crate::store;
 
 /// The file in the state directory.
 pub const BEAT_FILE: &str = "daemon.json";
+
+/// No heartbeat is longer, in bytes: it holds one record of a sync.
+const MAX_BEAT: u64 = 4 << 20;
 
 /// The version of the form.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -154,18 +156,16 @@ impl Beat {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".daemon").tempfile_in(state_dir)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.persist(state_dir.join(BEAT_FILE))?;
-        Ok(())
+        let text = serde_json::to_vec_pretty(self)?;
+        let how = Replacement { mode: 0o600, durable: false };
+        Ok(files::replace(&state_dir.join(BEAT_FILE), &text, how)?)
     }
 
     /// The last heartbeat on a state directory, if there is one to be read.
     #[must_use]
     pub fn read(state_dir: &Path) -> Option<Self> {
-        let path = state_dir.join(BEAT_FILE);
-        store::regular(&path).ok()??;
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        let text = files::read_own(&state_dir.join(BEAT_FILE), MAX_BEAT).ok()??;
+        serde_json::from_slice(&text).ok()
     }
 }
 
@@ -199,6 +199,7 @@ pub(super) fn example() -> Beat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const DEADLINE: Duration = Duration::from_hours(1);
 

@@ -1,14 +1,13 @@
 //! One daemon on a state directory: the lock it holds for as long as it lives.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::store;
+use crate::files::{self, Access};
 
 /// The file in the state directory whose lock says that a daemon runs.
 const LOCK_FILE: &str = "daemon.lock";
@@ -31,10 +30,7 @@ impl Guard {
     /// Takes the place, if it is free.
     pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
         let path = state_dir.join(LOCK_FILE);
-        // Opening a FIFO would wait for its other end.
-        store::regular(&path).map_err(io::Error::other)?;
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = files::open_own(&path, Access::Write)?;
         // Whoever only looks, see [`is_taken`], is gone in an instant.
         for _ in 0..1_000 {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -53,8 +49,7 @@ impl Guard {
 #[must_use]
 pub fn is_taken(state_dir: &Path) -> bool {
     let path = state_dir.join(LOCK_FILE);
-    matches!(store::regular(&path), Ok(Some(_)))
-        && File::open(path).is_ok_and(|file| !shared(&file))
+    files::open_own(&path, Access::Read).is_ok_and(|file| !shared(&file))
 }
 
 /// Whether the lock can be shared: then nobody holds it for himself.

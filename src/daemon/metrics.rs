@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::Path;
 
 use super::beat::Beat;
 use super::message::Facts;
+use crate::files::{self, Replacement};
 use crate::model::{Stage, SyncRecord, SyncResult};
 
 /// What adds up over the life of a daemon.
@@ -133,18 +132,14 @@ fn facts_of(out: &mut Text, facts: &Facts) {
     }
 }
 
-/// Writes the file anew, whole or not at all, for everyone to read.
+/// Replaces the file whole, for everyone to read. A link, a device or anything
+/// else in its place is left alone.
 ///
 /// # Errors
 /// If it cannot be written.
 pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The collector reads files that end in `.prom`; this one does not.
-    let mut file = tempfile::Builder::new().prefix(".santa-sync").tempfile_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
+    // The collector reads files that end in `.prom`; the temporary one does not.
+    Ok(files::replace(path, text.as_bytes(), Replacement { mode: 0o644, durable: false })?)
 }
 
 /// The format. Writing to memory cannot fail.
@@ -181,6 +176,9 @@ impl Display for Labels<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
+
     use super::*;
     use crate::daemon::beat::example;
     use crate::model::{ErrorRecord, StageRecord, SyncType, Timestamp, Trigger};
@@ -272,5 +270,21 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("read"), "a 2\n");
         assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o644);
         assert!(write(&dir.path().join("no/such.prom"), "").is_err());
+    }
+
+    /// STATE-1: `MetricsFile` = /dev/null once cost the host its /dev/null.
+    #[test]
+    fn state_1_the_metrics_replace_nothing_but_a_regular_file() {
+        let error = write(Path::new("/dev/null"), "a 1\n").expect_err("a device").to_string();
+        assert_eq!(error, "it is a device, not a file");
+        let kind = fs::metadata("/dev/null").expect("there").file_type();
+        assert!(kind.is_char_device());
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, victim) = (dir.path().join("x.prom"), dir.path().join("victim"));
+        fs::write(&victim, "untouched").expect("written");
+        symlink(&victim, &path).expect("a link");
+        write(&path, "a 1\n").expect_err("a link");
+        assert_eq!(fs::read_to_string(&victim).expect("read"), "untouched");
+        assert!(fs::symlink_metadata(&path).expect("there").is_symlink());
     }
 }

@@ -1,10 +1,11 @@
 //! Where facts are read: this system, or a recording of another.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::command::{self, CommandError, TIMEOUT};
+use crate::files;
 
 /// The largest file of facts read, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -115,14 +116,5 @@ impl HostSource for RecordedHost {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("larger than 4 MiB"));
-    }
-    Ok(bytes)
+    Ok(files::read(path, MAX_FILE)?)
 }

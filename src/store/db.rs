@@ -1,6 +1,10 @@
 //! Opening a database of ours so that it can be relied on: right file modes,
 //! durable commits, the newest schema, and a corrupt file set aside.
 //!
+//! A database that is ready for use is opened at once, by any number of
+//! processes. Whatever has to be done to one first (creating, migrating,
+//! checking, setting aside) is done by one process at a time, in its [`turn`].
+//!
 //! What costs time that grows with the store happens only after a sign of
 //! trouble: a check of the whole file runs when the last writer did not close the
 //! database (its write-ahead log holds pages) or when a statement reported
@@ -11,18 +15,32 @@
 //! empty: so a reader without the right to create files can always open, and
 //! readers and the writer never wait for each other.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+mod aside;
+mod directory;
+mod migrate;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
-use rustix::fs::{FlockOperation, flock};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{FileCheck, Notice, StoreError, file};
+use self::migrate::{Version, absurd, migrate_all, newest, numberings, too_new};
+use self::turn::Turn;
+use super::{FileCheck, Notice, StoreError};
+use crate::files;
 use crate::model::Timestamp;
+
+pub(in crate::store) use aside::mark_suspect;
+pub(super) use directory::prepare_dir;
+pub(super) use migrate::Migration;
+#[cfg(test)]
+pub(super) use migrate::{Numbering, migrate};
 
 /// How long a statement waits for another program's lock. Ours hold theirs for
 /// the time of one commit.
@@ -30,6 +48,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// How long opening waits. A program that holds the file for itself holds it
 /// for as long as it runs.
 const BUSY_OPENING: Duration = Duration::from_secs(1);
+/// How often the switch to a write-ahead log is tried, with a pause in between:
+/// SQLite's own waiting does not cover it.
+const LOG_TRIES: u32 = 200;
 /// The write-ahead log is cut back to this many bytes once it has been merged.
 const LOG_KEPT: u32 = 4 << 20;
 
@@ -38,8 +59,8 @@ const LOG_KEPT: u32 = 4 << 20;
 /// then costs no call into the system.
 const MAPPED: i64 = 2 << 30;
 
-/// A step of a schema: the version it leads to, and its SQL.
-pub(super) type Migration = (i32, &'static str);
+/// The files SQLite makes beside a database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// A database file of ours and the steps of its schemas, oldest first.
 #[derive(Debug)]
@@ -52,28 +73,12 @@ pub(super) struct Database {
     /// that other programs find the version they know.
     pub(super) agent: &'static [Migration],
     /// Whether several processes use it at once. Then a write-ahead log that
-    /// holds pages is no sign of a crash, and two may create it together.
+    /// holds pages is no sign of a crash.
     pub(super) shared: bool,
 }
 
-/// Makes the state directory, or checks the one that is there.
-pub(super) fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
-    let unusable = |source| StoreError::Directory { path: dir.to_owned(), source };
-    if dir.to_str().is_none() {
-        // SQLite is told of the directory as text.
-        let reason = "the name of a state directory must be UTF-8";
-        return Err(unusable(io::Error::new(io::ErrorKind::InvalidInput, reason)));
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
-    let mode = fs::metadata(dir).map_err(unusable)?.permissions().mode();
-    if mode & 0o022 != 0 {
-        return Err(StoreError::DirectoryWritable { path: dir.to_owned(), mode: mode & 0o7777 });
-    }
-    Ok(())
-}
-
 /// Opens a database for reading and writing, at the newest schema. A missing
-/// one is created; a corrupt one is set aside, told of in `notices`, and
+/// one is created; a corrupt one is set aside, reported in `notices`, and
 /// created afresh.
 pub(super) fn open(
     dir: &Path,
@@ -82,21 +87,49 @@ pub(super) fn open(
     notices: &mut Vec<Notice>,
 ) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
-    match open_existing(dir, &path, database) {
-        Err(StoreError::Corrupt { .. }) => replace(dir, &path, database, now, notices),
-        Ok((conn, created)) => {
-            if created {
-                notices.push(Notice::Created { path });
-            }
-            Ok(conn)
-        }
-        Err(error) => Err(error),
-    }
+    // Whatever keeps it from being ready shows again in the turn.
+    let conn = match open_ready(dir, &path, database) {
+        Ok(Some(conn)) => conn,
+        Ok(None) | Err(_) => open_in_turn(dir, &path, database, now, notices)?,
+    };
+    conn.busy_timeout(BUSY).map_err(|source| StoreError::from_open(&path, source))?;
+    Ok(conn)
 }
 
-/// Sets a corrupt database aside and creates it afresh, unless another process
-/// has done so since it was found corrupt. One process at a time.
-fn replace(
+/// Opens a database that needs nothing done to it; `None` if it does.
+fn open_ready(
+    dir: &Path,
+    path: &Path,
+    database: &Database,
+) -> Result<Option<Connection>, StoreError> {
+    let identity = || super::file_number(path);
+    let before = identity();
+    if before.is_none() || must_be_checked(path, database) {
+        return Ok(None);
+    }
+    keep_private(path)?;
+    let failed = |source| StoreError::from_open(path, source);
+    let conn = connect(path).map_err(failed)?;
+    for (numbering, steps) in numberings(database) {
+        if numbering.read(&conn).map_err(failed)? != i64::from(newest(steps)) {
+            return Ok(None);
+        }
+    }
+    if !has_log(&conn).map_err(failed)? {
+        return Ok(None);
+    }
+    configure(&conn, dir).map_err(failed)?;
+    // Another process may have set it aside while this one opened it.
+    Ok((!aside::is_suspect(path) && identity() == before).then_some(conn))
+}
+
+fn must_be_checked(path: &Path, database: &Database) -> bool {
+    let log_kept = || fs::symlink_metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0);
+    aside::is_suspect(path) || (!database.shared && log_kept())
+}
+
+/// Does to a database what has to be done before it can be used.
+fn open_in_turn(
     dir: &Path,
     path: &Path,
     database: &Database,
@@ -104,65 +137,105 @@ fn replace(
     notices: &mut Vec<Notice>,
 ) -> Result<Connection, StoreError> {
     let cannot = |source| StoreError::SetAside { path: path.to_owned(), source };
-    mark_suspect(path);
-    let mark = File::open(beside(path, MARK)).map_err(cannot)?;
-    flock(&mark, FlockOperation::LockExclusive).map_err(|error| cannot(error.into()))?;
-    let reason = match open_existing(dir, path, database) {
-        Err(StoreError::Corrupt { source, .. }) => source.to_string(),
-        Ok((conn, _)) => return Ok(conn),
-        Err(error) => return Err(error),
+    let _turn = Turn::take(path)?;
+    keep_private(path)?;
+    notices.extend(aside::resume(path).map_err(cannot)?);
+    let (conn, created) = match prepare(dir, path, database) {
+        Err(StoreError::Corrupt { source, .. }) => {
+            let notice = aside::set_aside(path, now, &source.to_string()).map_err(cannot)?;
+            notices.push(notice);
+            let (conn, _) = prepare(dir, path, database)?;
+            return Ok(conn);
+        }
+        prepared => prepared?,
     };
-    let aside = set_aside(path, now).map_err(cannot)?;
-    notices.push(Notice::SetAside { path: aside, reason });
-    let (conn, _) = open_existing(dir, path, database)?;
+    if created && notices.is_empty() {
+        notices.push(Notice::Created { path: path.to_owned() });
+    }
     Ok(conn)
 }
 
-fn open_existing(
-    dir: &Path,
-    path: &Path,
-    database: &Database,
-) -> Result<(Connection, bool), StoreError> {
+/// Creates, checks and migrates a database.
+fn prepare(dir: &Path, path: &Path, database: &Database) -> Result<(Connection, bool), StoreError> {
     let cannot_open = |source| StoreError::File { path: path.to_owned(), source };
-    let obstacle = |found| StoreError::from_obstacle(path, found);
-    let created = file::regular(path).map_err(obstacle)?.is_none();
+    let created = !keep_private(path)?;
     if created {
-        let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        match new {
-            Err(error) if database.shared && error.kind() == io::ErrorKind::AlreadyExists => {}
-            new => drop(new.map_err(cannot_open)?),
-        }
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(cannot_open)?;
         // The name must be on disk before anything in the file counts.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(cannot_open)?;
-    } else {
-        file::keep_private(path).map_err(obstacle)?;
     }
-    for part in ["-wal", "-shm"] {
-        let part = beside(path, part);
-        file::keep_private(&part).map_err(|found| StoreError::from_obstacle(&part, found))?;
-    }
-    let marked = beside(path, MARK).exists();
-    let log_kept = || fs::metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0);
-    let suspect = marked || (!database.shared && log_kept());
-
+    let suspect = must_be_checked(path, database);
+    let marked = aside::is_suspect(path);
     let failed = |source| StoreError::from_open(path, source);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure(&conn, dir).map_err(failed)?;
+    let mut conn = connect(path).map_err(failed)?;
     if suspect {
         // Only the whole check compares indexes with their tables, which is
         // what a statement that reported corruption may have met.
         check(&conn, if marked { "integrity_check" } else { "quick_check" }).map_err(failed)?;
-        match fs::remove_file(beside(path, MARK)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(cannot_open(error));
-            }
-            _ => {}
-        }
+        aside::clear_mark(path).map_err(cannot_open)?;
     }
+    switch_to_log(&conn).map_err(failed)?;
+    configure(&conn, dir).map_err(failed)?;
     migrate_all(&mut conn, path, database)?;
-    conn.busy_timeout(BUSY).map_err(failed)?;
     Ok((conn, created))
+}
+
+/// Takes the rights of others away from a database and the files beside it.
+/// Returns whether the database exists.
+fn keep_private(path: &Path) -> Result<bool, StoreError> {
+    for part in BESIDE.iter().chain([&aside::MARK]).map(|part| beside(path, part)) {
+        files::keep_private(&part).map_err(|found| StoreError::from_obstacle(&part, found))?;
+    }
+    let found = files::keep_private(path);
+    Ok(found.map_err(|found| StoreError::from_obstacle(path, found))?.is_some())
+}
+
+/// Opens an existing file for reading and writing, and reads nothing of it.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(BUSY_OPENING)?;
+    harden(&conn)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(conn)
+}
+
+/// Whether the database uses a write-ahead log. Its header has been read.
+fn has_log(conn: &Connection) -> rusqlite::Result<bool> {
+    let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    Ok(mode.eq_ignore_ascii_case("wal"))
+}
+
+/// Has the database use a write-ahead log. A reader that looks at it just now
+/// is waited for.
+fn switch_to_log(conn: &Connection) -> rusqlite::Result<()> {
+    let mut tries = 0;
+    loop {
+        let switched: rusqlite::Result<String> =
+            conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
+        match switched {
+            Ok(_) => return Ok(()),
+            Err(error) if is_busy(&error) && tries < LOG_TRIES => turn::pause(),
+            Err(error) => return Err(error),
+        }
+        tries += 1;
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::FileLockingProtocolFailed
+        )
+    )
 }
 
 /// An empty database of our schema that lies in no file.
@@ -175,21 +248,11 @@ pub(super) fn in_memory(database: &Database) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-fn migrate_all(conn: &mut Connection, path: &Path, database: &Database) -> Result<(), StoreError> {
-    let newest = |steps: &[Migration]| steps.last().map_or(0, |(version, _)| *version);
-    migrate(conn, path, Numbering::UserVersion, database.tables, newest(database.tables))?;
-    migrate(conn, path, Numbering::Agent, database.agent, newest(database.agent))
-}
-
 /// Settings of a connection that writes.
 fn configure(conn: &Connection, dir: &Path) -> rusqlite::Result<()> {
-    conn.busy_timeout(BUSY_OPENING)?;
-    harden(conn)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Building an index of a million rules spills to a file. SQLite would put
     // it into /var/tmp, and its one other way to be told needs unsafe code.
     conn.pragma_update(None, "temp_store_directory", dir.to_string_lossy())?;
-    let _: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     // A commit is on disk when it returns. On macOS that takes F_FULLFSYNC.
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "fullfsync", true)?;
@@ -224,7 +287,10 @@ pub(super) fn open_read_only_within(
     wait: Duration,
 ) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
-    match file::regular(&path) {
+    for part in BESIDE.map(|part| beside(&path, part)) {
+        files::own(&part).map_err(|found| StoreError::from_obstacle(&part, found))?;
+    }
+    match files::own(&path) {
         Ok(Some(_)) => {}
         Ok(None) => return Err(StoreError::Missing { path }),
         Err(found) => return Err(StoreError::from_obstacle(&path, found)),
@@ -237,19 +303,15 @@ pub(super) fn open_read_only_within(
     let mapped: rusqlite::Result<i64> =
         conn.pragma_update_and_check(None, "mmap_size", MAPPED, |row| row.get(0));
     mapped.map_err(failed)?;
-    for (numbering, steps) in
-        [(Numbering::UserVersion, database.tables), (Numbering::Agent, database.agent)]
-    {
+    for (numbering, steps) in numberings(database) {
         let found = numbering.read(&conn).map_err(failed)?;
-        let supported = steps.last().map_or(0, |(version, _)| *version);
-        if found > supported {
-            return Err(StoreError::TooNew { path, found, supported });
-        }
-        if found == 0 {
-            return Err(StoreError::NeverFilled { path });
-        }
-        if found < supported {
-            return Err(StoreError::TooOld { path, found, supported });
+        let supported = newest(steps);
+        match Version::of(found, i64::from(supported)) {
+            Version::Current => {}
+            Version::Newer => return Err(too_new(&path, found, supported)),
+            Version::Absurd => return Err(failed(corruption(&absurd(found)))),
+            Version::Older if found == 0 => return Err(StoreError::NeverFilled { path }),
+            Version::Older => return Err(StoreError::TooOld { path, found, supported }),
         }
     }
     Ok(conn)
@@ -259,72 +321,6 @@ pub(super) fn open_read_only_within(
 /// in the way; then the next closing does it.
 pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-}
-
-/// Which version a list of migrations counts.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Numbering {
-    /// `PRAGMA user_version`.
-    UserVersion,
-    /// The key `schema_version` of `agent_meta`.
-    Agent,
-}
-
-impl Numbering {
-    fn read(self, conn: &Connection) -> rusqlite::Result<i32> {
-        match self {
-            Self::UserVersion => conn.pragma_query_value(None, "user_version", |row| row.get(0)),
-            Self::Agent if !conn.table_exists(None, "agent_meta")? => Ok(0),
-            Self::Agent => conn.query_row(
-                "SELECT max(coalesce((SELECT value FROM agent_meta WHERE key = 'schema_version'), 0), 0)",
-                [],
-                |row| row.get(0),
-            ),
-        }
-    }
-
-    fn write(self, tx: &Transaction<'_>, version: i32) -> rusqlite::Result<()> {
-        match self {
-            Self::UserVersion => tx.pragma_update(None, "user_version", version),
-            Self::Agent => tx
-                .execute(
-                    "INSERT OR REPLACE INTO agent_meta (key, value) VALUES ('schema_version', ?1)",
-                    [version],
-                )
-                .map(|_| ()),
-        }
-    }
-}
-
-/// Brings a schema up to version `to`, one transaction a step. A newer schema
-/// is refused and left alone.
-pub(super) fn migrate(
-    conn: &mut Connection,
-    path: &Path,
-    numbering: Numbering,
-    steps: &[Migration],
-    to: i32,
-) -> Result<(), StoreError> {
-    let failed = |source| StoreError::from_open(path, source);
-    let found = numbering.read(conn).map_err(failed)?;
-    let supported = steps.last().map_or(0, |(version, _)| *version);
-    if found > supported {
-        return Err(StoreError::TooNew { path: path.to_owned(), found, supported });
-    }
-    for (version, sql) in steps.iter().filter(|(version, _)| (found + 1..=to).contains(version)) {
-        let step = |conn: &mut Connection| {
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            if numbering.read(&tx)? >= *version {
-                // Another process was faster.
-                return Ok(());
-            }
-            tx.execute_batch(sql)?;
-            numbering.write(&tx, *version)?;
-            tx.commit()
-        };
-        step(conn).map_err(|source| StoreError::from_migration(path, *version, source))?;
-    }
-    Ok(())
 }
 
 fn check(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
@@ -382,49 +378,7 @@ pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// Beside a database that reported corruption, so that the next opening checks
-/// all of it.
-const MARK: &str = "-suspect";
-
-/// Notes that a statement met corruption. The next opening for writing checks
-/// the file and sets it aside if it is broken.
-pub(super) fn mark_suspect(path: &Path) {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    if let Err(error) = options.open(beside(path, MARK)) {
-        tracing::warn!(path = %path.display(), %error, "cannot mark the database as suspect");
-    }
-}
-
-/// Moves a corrupt database and its log to `<name>.corrupt-<time>`, and answers
-/// where the database is then.
-fn set_aside(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
-    let time: String = Timestamp::from_secs(now.as_secs())
-        .to_string()
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .collect();
-    let mut aside = beside(path, &format!(".corrupt-{time}"));
-    let mut further = 1;
-    while aside.try_exists()? {
-        further += 1;
-        aside = beside(path, &format!(".corrupt-{time}-{further}"));
-    }
-    for part in ["-wal", "-shm"] {
-        match fs::rename(beside(path, part), beside(&aside, part)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    fs::rename(path, &aside)?;
-    // Last, so that a crash in between leaves a file that is checked again.
-    match fs::remove_file(beside(path, MARK)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    Ok(aside)
-}
-
+/// The path with something behind its name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

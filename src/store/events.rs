@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::db::{self, Database};
-use super::{FileCheck, Notice, StoreError};
+use super::{FileCheck, Notice, StoreError, file_number};
 use crate::model::Timestamp;
 
 pub use bundles::BundleRequest;
@@ -276,12 +276,6 @@ impl EventStore {
         let path = self.path.clone();
         move |source| StoreError::from_use(&path, doing, source)
     }
-}
-
-/// What tells a file from others that bear its name; `None` if there is none.
-fn file_number(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 const QUEUE_FULL: &str = "queue_full";

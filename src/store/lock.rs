@@ -4,16 +4,15 @@
 //! that held them, however it ended. Whoever runs holds `agent.lock`; whoever
 //! waits holds the directory itself meanwhile.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::file::{self, Obstacle};
+use crate::files::{self, Access, Obstacle};
 
 /// The file in the state directory whose lock says that a sync runs.
 pub const LOCK_FILE: &str = "agent.lock";
@@ -24,7 +23,7 @@ pub enum LockError {
     /// One runs, and another waits already or waiting was not wanted.
     #[error("too many syncs are in progress on {0}; try again later")]
     TooManySyncs(PathBuf),
-    /// What lies at the lock file's place is none.
+    /// Something else than a file of ours is in the lock file's place.
     #[error("cannot lock {path}: it is {what}; move it away, and the next sync makes a new one")]
     NotAFile {
         /// The lock file.
@@ -48,6 +47,7 @@ impl LockError {
         match obstacle {
             Obstacle::Io(source) => Self::Unusable { path, source },
             Obstacle::NotAFile(what) => Self::NotAFile { path, what },
+            Obstacle::TooLarge(_) => Self::Unusable { path, source: obstacle.into() },
         }
     }
 }
@@ -81,14 +81,8 @@ impl StateLock {
             let path = path.to_owned();
             move |source: io::Error| LockError::Unusable { path, source }
         };
-        file::keep_private(&path).map_err(|found| LockError::from_obstacle(&path, found))?;
-        let running = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(unusable(&path))?;
+        let running = files::open_own(&path, Access::Write)
+            .map_err(|found| LockError::from_obstacle(&path, found))?;
         if try_lock(&running).map_err(unusable(&path))? {
             return Ok(Self::held(running));
         }
@@ -119,14 +113,9 @@ impl StateLock {
     /// The process that syncs on the directory, if one does and it is known.
     #[must_use]
     pub fn holder(dir: &Path) -> Option<u32> {
-        use std::io::Read as _;
-        let path = dir.join(LOCK_FILE);
-        // Opening a FIFO would wait for its writer.
-        file::regular(&path).ok()??;
-        let mut id = String::new();
         // The digits of a process id, and no more.
-        File::open(path).ok()?.take(20).read_to_string(&mut id).ok()?;
-        let id = id.parse().ok()?;
+        let id = files::read_own(&dir.join(LOCK_FILE), 20).ok()??;
+        let id = std::str::from_utf8(&id).ok()?.parse().ok()?;
         Self::is_held(dir).then_some(id)
     }
 
@@ -138,8 +127,8 @@ impl StateLock {
     pub fn acquire_existing(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(LOCK_FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
-        file::regular(&path).map_err(|found| LockError::from_obstacle(&path, found))?;
-        let running = File::open(&path).map_err(unusable)?;
+        let running = files::open_own(&path, Access::Read)
+            .map_err(|found| LockError::from_obstacle(&path, found))?;
         if try_lock(&running).map_err(unusable)? {
             return Ok(Self { running });
         }
@@ -152,8 +141,7 @@ impl StateLock {
     pub fn is_held(dir: &Path) -> bool {
         // The shared lock lasts for an instant; `try_lock` tells it from a sync.
         let path = dir.join(LOCK_FILE);
-        let Ok(Some(_)) = file::regular(&path) else { return false };
-        let Ok(file) = File::open(path) else { return false };
+        let Ok(file) = files::open_own(&path, Access::Read) else { return false };
         let shared = flock(&file, FlockOperation::NonBlockingLockShared);
         let _ = flock(&file, FlockOperation::Unlock);
         shared == Err(Errno::WOULDBLOCK)

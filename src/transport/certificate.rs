@@ -8,9 +8,6 @@
 )]
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -26,6 +23,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
 use super::{ClientCertificate, Roots};
+use crate::files;
 use crate::model::Timestamp;
 use crate::sync::retry::{Failure, FailureKind};
 
@@ -126,9 +124,8 @@ pub(super) fn load_roots(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, 
     let bytes = match roots {
         Roots::Platform => return Ok(Vec::new()),
         Roots::Data(bytes) => bytes.clone(),
-        Roots::File(file) => {
-            read(file).map_err(|error| fail(&format!("cannot be read ({error})")))?
-        }
+        Roots::File(file) => files::read(file, MAX_FILE)
+            .map_err(|error| fail(&format!("cannot be read ({error})")))?,
     };
     let certificates = if is_pem(&bytes) {
         CertificateDer::pem_slice_iter(&bytes)
@@ -159,7 +156,7 @@ pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<Identity,
             format!("the client certificate in {file} {what}"),
         )
     };
-    let bytes = read(&certificate.file).map_err(|error| {
+    let bytes = files::read(&certificate.file, MAX_FILE).map_err(|error| {
         unreadable(&format!(
             "cannot be read ({error}); check ClientAuthCertificateFile and that this user may \
              read it"
@@ -323,15 +320,6 @@ fn wrong_password(certificate: &ClientCertificate) -> Failure {
 
 fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(11).any(|window| window == b"-----BEGIN ")
-}
-
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(std::io::Error::other("it is larger than 4 MiB"));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

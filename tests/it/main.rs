@@ -39,6 +39,8 @@ mod service;
 #[cfg(feature = "harness")]
 mod soak;
 #[cfg(feature = "harness")]
+mod state;
+#[cfg(feature = "harness")]
 mod sync;
 mod transport;
 #[cfg(feature = "harness")]

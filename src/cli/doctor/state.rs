@@ -10,7 +10,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use super::{Layer, Line};
-use crate::store::{Obstacle, regular};
+use crate::files::{Obstacle, check_guarded, own, regular};
 
 const LAYER: Layer = Layer::StateDirectory;
 
@@ -61,6 +61,9 @@ pub(super) fn examine(dir: &Path, group: bool) -> Vec<Line> {
         let message =
             format!("{shown} can be written by others (mode {mode:o}), so nothing uses it");
         lines.push(Line::problem(LAYER, message, format!("chmod 0700 {shown}")));
+    } else if let Err(exposed) = check_guarded(dir) {
+        let message = format!("others could exchange {shown}, so nothing uses it: {exposed}");
+        lines.push(Line::problem(LAYER, message, exposed.fix()));
     } else if !private {
         let message = format!("{shown} can be entered by others (mode {mode:o})");
         lines.push(Line::warning(LAYER, message, format!("chmod 0700 {shown}")));
@@ -127,7 +130,7 @@ fn files(dir: &Path, of_dir: &Metadata) -> Vec<Line> {
     let (mut unusable, mut foreign, mut loose) = (Vec::new(), Vec::new(), Vec::new());
     for name in FILES {
         let path = dir.join(name);
-        let metadata = match regular(&path) {
+        let metadata = match own(&path) {
             Ok(Some(metadata)) => metadata,
             Ok(None) => continue,
             Err(Obstacle::NotAFile(what)) => {
@@ -139,7 +142,7 @@ fn files(dir: &Path, of_dir: &Metadata) -> Vec<Line> {
                 }
                 continue;
             }
-            Err(Obstacle::Io(_)) => {
+            Err(Obstacle::Io(_) | Obstacle::TooLarge(_)) => {
                 unusable.push(name);
                 continue;
             }

@@ -14,8 +14,9 @@ use crate::cli::{Global, by_daemon, output};
 use crate::daemon::client::Client;
 use crate::daemon::decision::Decision;
 use crate::daemon::message::{self, Lookup, Request};
+use crate::files::kind_of;
 use crate::model::{Executable, Identifier, RuleType, StaticRules};
-use crate::store::{StoreError, kind_of};
+use crate::store::StoreError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

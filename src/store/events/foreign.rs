@@ -10,8 +10,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::read::{data, text};
 use super::{DATABASE, EventStore};
+use crate::files::{self, Obstacle};
 use crate::model::EventRow;
-use crate::store::file::{self, Obstacle};
 use crate::store::{StoreError, db};
 
 /// The ids of another program's rows begin here: this and the row's key. Ours
@@ -68,11 +68,13 @@ impl EventStore {
 
 impl Foreign {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let what = match file::regular(path) {
+        let what = match files::regular(path) {
             Ok(Some(_)) => None,
             Ok(None) => Some("does not exist".to_owned()),
             Err(Obstacle::NotAFile(what)) => Some(format!("is {what}")),
-            Err(error @ Obstacle::Io(_)) => return Err(StoreError::from_obstacle(path, error)),
+            Err(error @ (Obstacle::Io(_) | Obstacle::TooLarge(_))) => {
+                return Err(StoreError::from_obstacle(path, error));
+            }
         };
         if let Some(what) = what {
             return Err(StoreError::NotElsewhere { path: path.to_owned(), what });
@@ -83,10 +85,10 @@ impl Foreign {
         conn.busy_timeout(BUSY).map_err(failed)?;
         db::harden(&conn).map_err(failed)?;
         conn.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
-        let found =
+        let found: i64 =
             conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
         let supported = DATABASE.tables.last().map_or(0, |(version, _)| *version);
-        if found > supported {
+        if found > i64::from(supported) {
             return Err(StoreError::TooNew { path: path.to_owned(), found, supported });
         }
         // Before version 5 the column of the unique id had another name.

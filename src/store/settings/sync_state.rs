@@ -1,17 +1,16 @@
 //! `sync-state.plist`: the settings in force under the reference's keys, for
 //! other programs to read. Derived from the database and never read back.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use plist::{Dictionary, Value};
 
+use crate::files::{self, Obstacle, Replacement};
 use crate::model::{
     ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp, Wish,
 };
-use crate::store::{Store, StoreError, file};
+use crate::store::{Store, StoreError};
 
 /// The file in the state directory.
 pub const SYNC_STATE_FILE: &str = "sync-state.plist";
@@ -39,19 +38,13 @@ impl Store {
         let mut text = Vec::new();
         let failed = |source: io::Error| StoreError::File { path: path.clone(), source };
         plist::to_writer_xml(&mut text, &state).map_err(|e| failed(io::Error::other(e)))?;
-        let there = matches!(file::regular(&path), Ok(Some(_)));
-        if there && fs::read(&path).is_ok_and(|old| old == text) {
-            return Ok(());
+        let obstacle = |found| StoreError::from_obstacle(&path, found);
+        match files::read_own(&path, text.len() as u64) {
+            Ok(Some(old)) if old == text => return Ok(()),
+            Ok(_) | Err(Obstacle::TooLarge(_)) => {}
+            Err(found) => return Err(obstacle(found)),
         }
-        // Always the same name: what a crash leaves is written over. The lock of
-        // the state directory keeps two writers apart.
-        let new = self.dir.join(format!("{SYNC_STATE_FILE}.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&new).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)
+        files::replace(&path, &text, Replacement { mode: 0o600, durable: true }).map_err(obstacle)
     }
 }
 

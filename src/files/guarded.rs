@@ -1,0 +1,143 @@
+//! Who may write to a directory and to those above it.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use thiserror::Error;
+
+/// More links than this in one path are a loop, as for the kernel.
+const MAX_LINKS: u32 = 40;
+
+/// Why others could exchange what lies in a directory.
+#[derive(Debug, Error)]
+pub enum Exposed {
+    /// The directory cannot be looked at.
+    #[error("cannot look at {path}: {source}")]
+    Io {
+        /// The directory or one above it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another user than root and this one owns it.
+    #[error("{path} belongs to user {owner}")]
+    Owner {
+        /// The directory or one above it.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Others may write to it.
+    #[error("others may write to {path} (mode {mode:04o})")]
+    Writable {
+        /// The directory or one above it.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl Exposed {
+    /// What to do about it.
+    #[must_use]
+    pub fn fix(&self) -> String {
+        match self {
+            Self::Io { .. } => "check the path and its permissions".to_owned(),
+            Self::Owner { path, .. } => {
+                format!("run as that user, or as root chown root {}", path.display())
+            }
+            Self::Writable { path, .. } => format!("run chmod go-w {}", path.display()),
+        }
+    }
+}
+
+/// Checks that nobody but root and this user can exchange what lies in a
+/// directory: each directory on the way to it, those that links lead through
+/// included, belongs to one of the two and is not for others to write to,
+/// unless it is sticky. The part of the path that does not exist yet passes.
+///
+/// # Errors
+/// The first directory on the way that is exposed.
+pub fn check_guarded(dir: &Path) -> Result<(), Exposed> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Exposed::Io { path, source }
+    };
+    let absolute = std::path::absolute(dir).map_err(io(dir))?;
+    let mut left = names(&absolute);
+    let mut at = PathBuf::from("/");
+    check_one(&at, &fs::symlink_metadata(&at).map_err(io(&at))?)?;
+    let mut links = 0;
+    while let Some(name) = left.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        at.push(name);
+        let metadata = match fs::symlink_metadata(&at) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(());
+            }
+            found => found.map_err(io(&at))?,
+        };
+        check_one(&at, &metadata)?;
+        if metadata.is_symlink() {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(io(&at)(io::Error::other("too many links")));
+            }
+            let target = fs::read_link(&at).map_err(io(&at))?;
+            at.pop();
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            for name in names(&target).into_iter().rev() {
+                left.push_front(name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of a path, in order, with `..` among them.
+fn names(path: &Path) -> VecDeque<OsString> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+fn check_one(path: &Path, metadata: &Metadata) -> Result<(), Exposed> {
+    let path = path.to_owned();
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(Exposed::Owner { path, owner });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    // A link has no mode of its own; in a sticky directory only its owner can
+    // exchange an entry.
+    if metadata.is_symlink() || mode & 0o022 == 0 || mode & 0o1000 != 0 {
+        return Ok(());
+    }
+    Err(Exposed::Writable { path, mode })
+}
+
+/// The owner (user, group) of a directory, or of the nearest one above it that
+/// exists. Links are followed.
+#[must_use]
+pub fn owner_of_nearest(dir: &Path) -> Option<(u32, u32)> {
+    let absolute = std::path::absolute(dir).ok()?;
+    let found = absolute.ancestors().find_map(|dir| fs::metadata(dir).ok())?;
+    Some((found.uid(), found.gid()))
+}

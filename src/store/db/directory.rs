@@ -1,0 +1,57 @@
+//! The state directory: for its owner alone, and where nobody else can exchange
+//! what lies in it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::StoreError;
+use crate::files;
+
+/// The mode of the directory.
+const PRIVATE: u32 = 0o700;
+/// The mode the daemon sets for a `SocketGroup`, which may pass through to the
+/// control socket and see nothing else.
+const FOR_SOCKET_GROUP: u32 = 0o710;
+/// A directory with one of these is a state directory.
+const OURS: [&str; 3] = ["rules.db", "events.db", crate::store::LOCK_FILE];
+
+/// Makes the state directory, or checks the one that is there and takes the
+/// rights of others away.
+pub(in crate::store) fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
+    let unusable = |source| StoreError::Directory { path: dir.to_owned(), source };
+    let refused = |reason: &str| unusable(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    if dir.to_str().is_none() {
+        // SQLite takes the directory as text.
+        return Err(refused("the name of a state directory must be UTF-8"));
+    }
+    // Before anything is created as well: a directory made where others may
+    // write could be exchanged at once.
+    for _ in 0..2 {
+        files::check_guarded(dir)
+            .map_err(|exposed| StoreError::DirectoryExposed { path: dir.to_owned(), exposed })?;
+        DirBuilder::new().recursive(true).mode(PRIVATE).create(dir).map_err(unusable)?;
+    }
+    let mode = fs::metadata(dir).map_err(unusable)?.permissions().mode() & 0o7777;
+    if mode == PRIVATE || mode == FOR_SOCKET_GROUP {
+        return Ok(());
+    }
+    // A mistyped --state-dir must not close /etc to everybody.
+    let is_ours = || OURS.iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok());
+    if !is_ours() && holds_directories(dir).map_err(unusable)? {
+        return Err(refused(&format!(
+            "others may use it (mode {mode:04o}) and it holds directories, so it is not a sync agent's"
+        )));
+    }
+    fs::set_permissions(dir, Permissions::from_mode(PRIVATE)).map_err(unusable)
+}
+
+fn holds_directories(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        if entry?.file_type()?.is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,201 @@
+//! Bringing a schema up to date, and telling a newer program's database from
+//! one whose version number is damaged.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::{Database, StoreError, corruption, in_memory};
+
+/// A step of a schema: the version it leads to, and its SQL.
+pub(in crate::store) type Migration = (i32, &'static str);
+
+/// No program will be this many versions ahead of this one; a number beyond is
+/// damage.
+const PLAUSIBLE: i64 = 1000;
+
+/// Which version a list of migrations counts.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) enum Numbering {
+    /// `PRAGMA user_version`.
+    UserVersion,
+    /// The key `schema_version` of `agent_meta`.
+    Agent,
+}
+
+/// What a version number says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// This program's newest.
+    Current,
+    /// One that this program can bring up to date.
+    Older,
+    /// One of a newer program.
+    Newer,
+    /// None at all: it was damaged.
+    Absurd,
+}
+
+impl Version {
+    pub(super) const fn of(found: i64, supported: i64) -> Self {
+        if found == supported {
+            Self::Current
+        } else if found < 0 || found > supported + PLAUSIBLE {
+            Self::Absurd
+        } else if found > supported {
+            Self::Newer
+        } else {
+            Self::Older
+        }
+    }
+}
+
+impl Numbering {
+    /// The number, or -1 if what is stored is not a number.
+    pub(super) fn read(self, conn: &Connection) -> rusqlite::Result<i64> {
+        match self {
+            Self::UserVersion => conn.pragma_query_value(None, "user_version", |row| row.get(0)),
+            Self::Agent if !conn.table_exists(None, "agent_meta")? => Ok(0),
+            Self::Agent => {
+                let sql = "SELECT value FROM agent_meta WHERE key = 'schema_version'";
+                let mut statement = conn.prepare(sql)?;
+                let mut rows = statement.query([])?;
+                let Some(row) = rows.next()? else { return Ok(0) };
+                Ok(match row.get_ref(0)? {
+                    ValueRef::Integer(number) => number,
+                    ValueRef::Text(text) => {
+                        std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(-1)
+                    }
+                    ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_) => -1,
+                })
+            }
+        }
+    }
+
+    fn write(self, conn: &Connection, version: i32) -> rusqlite::Result<()> {
+        match self {
+            Self::UserVersion => conn.pragma_update(None, "user_version", version),
+            Self::Agent => conn
+                .execute(
+                    "INSERT OR REPLACE INTO agent_meta (key, value) VALUES ('schema_version', ?1)",
+                    [version],
+                )
+                .map(|_| ()),
+        }
+    }
+}
+
+/// The two lists of migrations of a database.
+pub(super) fn numberings(database: &Database) -> [(Numbering, &'static [Migration]); 2] {
+    [(Numbering::UserVersion, database.tables), (Numbering::Agent, database.agent)]
+}
+
+/// The version a list of migrations leads to.
+pub(super) fn newest(steps: &[Migration]) -> i32 {
+    steps.last().map_or(0, |(version, _)| *version)
+}
+
+/// Brings both schemas up to date. A newer program's database is refused and
+/// left alone; a damaged version number is put right if the tables are those
+/// of the newest schema, and is corruption if they are not.
+pub(super) fn migrate_all(
+    conn: &mut Connection,
+    path: &Path,
+    database: &Database,
+) -> Result<(), StoreError> {
+    let failed = |source| StoreError::from_open(path, source);
+    for (numbering, steps) in numberings(database) {
+        let found = numbering.read(conn).map_err(failed)?;
+        let supported = newest(steps);
+        match Version::of(found, i64::from(supported)) {
+            Version::Current => {}
+            Version::Older => match migrate(conn, path, numbering, steps, supported) {
+                Err(error @ StoreError::Migration { .. }) => {
+                    super::check(conn, "integrity_check").map_err(failed)?;
+                    if !put_right(conn, path, database).map_err(failed)? {
+                        return Err(error);
+                    }
+                }
+                done => done?,
+            },
+            Version::Newer => {
+                super::check(conn, "integrity_check").map_err(failed)?;
+                return Err(too_new(path, found, supported));
+            }
+            Version::Absurd => {
+                super::check(conn, "integrity_check").map_err(failed)?;
+                if !put_right(conn, path, database).map_err(failed)? {
+                    return Err(failed(corruption(&absurd(found))));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn absurd(found: i64) -> String {
+    format!("its schema version {found} is not one of any program")
+}
+
+pub(super) fn too_new(path: &Path, found: i64, supported: i32) -> StoreError {
+    StoreError::TooNew { path: path.to_owned(), found, supported }
+}
+
+/// Sets both version numbers to the newest if the tables are those of the
+/// newest schema.
+fn put_right(conn: &Connection, path: &Path, database: &Database) -> rusqlite::Result<bool> {
+    let fresh = match in_memory(database) {
+        Ok(fresh) => fresh,
+        Err(error) => {
+            tracing::warn!(%error, "cannot compare the schema with the newest one");
+            return Ok(false);
+        }
+    };
+    if !schema(conn)?.is_superset(&schema(&fresh)?) {
+        return Ok(false);
+    }
+    for (numbering, steps) in numberings(database) {
+        numbering.write(conn, newest(steps))?;
+    }
+    tracing::warn!(path = %path.display(), "the damaged version number of the database was put right");
+    Ok(true)
+}
+
+/// Every table, index and trigger with its SQL.
+fn schema(conn: &Connection) -> rusqlite::Result<BTreeSet<(String, String, Option<String>)>> {
+    let mut statement = conn.prepare("SELECT type, name, sql FROM sqlite_schema")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+/// Brings a schema up to version `to`, one transaction a step, under the
+/// write lock. The caller has seen that the database is not a newer program's.
+pub(in crate::store) fn migrate(
+    conn: &mut Connection,
+    path: &Path,
+    numbering: Numbering,
+    steps: &[Migration],
+    to: i32,
+) -> Result<(), StoreError> {
+    let found = numbering.read(conn).map_err(|source| StoreError::from_open(path, source))?;
+    let due = |version: i32| i64::from(version) > found && version <= to;
+    for (version, sql) in steps.iter().filter(|(version, _)| due(*version)) {
+        let step = |conn: &mut Connection| {
+            let tx: Transaction<'_> =
+                conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if numbering.read(&tx)? >= i64::from(*version) {
+                // An older build, which takes no turn, was faster.
+                return Ok(());
+            }
+            tx.execute_batch(sql)?;
+            numbering.write(&tx, *version)?;
+            tx.commit()
+        };
+        step(conn).map_err(|source| StoreError::from_migration(path, *version, source))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
