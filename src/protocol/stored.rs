@@ -164,13 +164,9 @@ fn decode_archive(bytes: &[u8]) -> Decoded {
 
 fn decode_object(event: Object<'_>) -> Decoded {
     let decoded = match event.class() {
-        "SNTStoredExecutionEvent" => execution::decode(event),
+        // Before events had kinds, every event was an execution of this class.
+        "SNTStoredExecutionEvent" | "SNTStoredEvent" => execution::decode(event),
         "SNTStoredFileAccessEvent" => file_access::decode(event),
-        "SNTStoredEvent" => {
-            return undecodable(
-                "SNTStoredEvent was archived, by a Santa older than its split into kinds of events",
-            );
-        }
         class if VERSION_2_ONLY.iter().any(|known| class.starts_with(known)) => {
             let kind = class.trim_start_matches("SNTStored").trim_end_matches("Event");
             return Decoded::Unsendable { kind: Name::new(kind).to_string() };

@@ -63,9 +63,9 @@ pub(super) fn decode(event: Object<'_>) -> Result<Decoded, ArchiveError> {
         Some(Form::Sent(decision)) => decision,
         Some(Form::Unsent(kind)) => return Ok(Decoded::Unsendable { kind: kind.to_owned() }),
         None => {
-            let state = Name::new(&format!("{state:#x}"));
             return Ok(undecodable(format!(
-                "SNTStoredExecutionEvent.decision is {state}, which this version does not know"
+                "{}.decision is {state:#x}, which this version does not know",
+                Name::new(event.class())
             )));
         }
     };

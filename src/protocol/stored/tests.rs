@@ -200,8 +200,6 @@ fn ev_4_events_of_version_2_are_unsendable_and_unknown_classes_undecodable() {
         let decoded = archived(class, |a| vec![("idx", a.add(1))]);
         assert_eq!(decoded, Decoded::Unsendable { kind: kind.to_owned() });
     }
-    let old = reason(archived("SNTStoredEvent", |a| execution(a, 1)));
-    assert!(old.contains("older than its split"), "{old}");
     let unknown = reason(archived("SNTStoredNext\u{7}", |a| vec![("idx", a.add(1))]));
     assert_eq!(unknown, "SNTStoredNext\\u{7} was archived, a class this version does not know");
     let list = {
@@ -210,6 +208,41 @@ fn ev_4_events_of_version_2_are_unsendable_and_unknown_classes_undecodable() {
         reason(decode_row(&a.binary(root)))
     };
     assert_eq!(list, "a list was archived, not an event");
+}
+
+/// EV-5: the class of every event before executions had one of their own. The
+/// facts are those the reference's test of its upload expects.
+#[test]
+fn ev_5_a_row_of_the_legacy_class_is_an_execution() {
+    let bundled = |a: &mut Archiver| {
+        let mut fields = execution(a, 1);
+        fields.extend([
+            ("fileBundleID", a.add("com.luckymarmot.Paw")),
+            ("fileBundlePath", a.add("/Applications/Paw.app")),
+            ("fileBundleVersion", a.add("2003004001")),
+            ("fileBundleVersionString", a.add("2.3.4")),
+            ("quarantineTimestamp", a.date(1_464_204_868.0)),
+            ("quarantineAgentBundleID", a.add("com.google.Chrome")),
+            ("quarantineDataURL", a.add("https://example.com/Paw.zip")),
+            ("quarantineRefererURL", a.add("https://luckymarmot.com/paw")),
+        ]);
+        fields
+    };
+    let legacy = event(archived("SNTStoredEvent", bundled));
+    assert_eq!(legacy.decision(), wire::Decision::BundleBinary);
+    assert_eq!(legacy.file_bundle_id, "com.luckymarmot.Paw");
+    #[expect(deprecated, reason = "servers still read the quarantine fields")]
+    let quarantine = (legacy.quarantine_timestamp, legacy.quarantine_referer_url.as_str());
+    assert_eq!(quarantine, (1_464_204_868, "https://luckymarmot.com/paw"));
+    assert_eq!(legacy, event(archived("SNTStoredExecutionEvent", bundled)));
+
+    let unsent = archived("SNTStoredEvent", |a| execution(a, 1 << 45));
+    assert_eq!(unsent, Decoded::Unsendable { kind: "AllowTransitive".to_owned() });
+    // The bare base class of later releases has none of the fields.
+    let bare = reason(archived("SNTStoredEvent", |a| vec![("idx", a.add(1))]));
+    assert_eq!(bare, "SNTStoredEvent.fileSHA256 is missing");
+    let unknown = reason(archived("SNTStoredEvent", |a| execution(a, 3 << 20)));
+    assert_eq!(unknown, "SNTStoredEvent.decision is 0x300000, which this version does not know");
 }
 
 /// EV-5: each key an event cannot do without, and each value of a wrong kind.
