@@ -12,7 +12,7 @@ use santa_sync::protocol::stored::{Decoded, QueuedEvent, decode_row, encode, sum
 use santa_sync::protocol::wire::EventUploadRequest;
 
 fuzz_target!(|data: &[u8]| {
-    let row = EventRow { id: 1, unique_id: String::new(), data: data.to_owned() };
+    let row = EventRow { id: 1, unique_id: String::new(), data: data.to_owned(), oversize: None };
     let sorted = sort(vec![row], "", Transfer::Json);
     let mut message = EventUploadRequest::default();
     if let Decoded::Sendable(event) = decode_row(data) {

@@ -201,7 +201,7 @@ fn add(
         None => opened.insert(EventStore::open(dir, now.wall)?.0),
     };
     let lines: Vec<_> = events.iter().map(|event| event.to_string().into_bytes()).collect();
-    let limits = Limits { events: config.event_queue_limit };
+    let limits = Limits { events: config.event_queue_limit, ..Limits::default() };
     take_in(store, policy, limits, &lines, now)
 }
 

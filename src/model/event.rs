@@ -11,6 +11,9 @@ pub struct EventRow {
     pub unique_id: String,
     /// The stored form; empty if the producer left none.
     pub data: Vec<u8>,
+    /// How many bytes the stored form has, if that is more than is ever read.
+    /// Then `data` is its beginning.
+    pub oversize: Option<u64>,
 }
 
 /// What syncs remember about batches that the server refused (EV-6).

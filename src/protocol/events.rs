@@ -40,12 +40,13 @@ pub struct Sorted {
 pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted {
     let mut sorted = Sorted::default();
     let mut upload = Upload::new(transfer);
-    for EventRow { id, data, .. } in rows {
-        if upload.push_stored(&data) {
+    for row in rows {
+        let id = row.id;
+        if row.oversize.is_none() && upload.push_stored(&row.data) {
             sorted.ids.push(id);
             continue;
         }
-        match decode_row(&data) {
+        match decode(&row) {
             Decoded::Sendable(event) => match upload.push(&event) {
                 Ok(()) => {
                     sorted.ids.push(id);
@@ -60,6 +61,19 @@ pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted
     }
     sorted.body = upload.finish(machine_id);
     sorted
+}
+
+/// Reads the event of a row.
+#[must_use]
+pub fn decode(row: &EventRow) -> Decoded {
+    match row.oversize {
+        None => decode_row(&row.data),
+        Some(bytes) => Decoded::Undecodable {
+            reason: format!(
+                "the payload has {bytes} bytes, more than any event; only its beginning is kept"
+            ),
+        },
+    }
 }
 
 /// The bundle hashes a server asks for, each once, in its order.

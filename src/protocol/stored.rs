@@ -150,6 +150,17 @@ const VERSION_2_ONLY: [&str; 6] = [
     "SNTStoredUSBDeviceEvent",
 ];
 
+/// The kind of an event of version 2 by its class: one of few, whatever a
+/// producer calls its classes, because each is counted for as long as the queue
+/// exists.
+fn version_2_kind(class: &str) -> Option<&str> {
+    let split = |known: &&'static str| Some((*known, class.strip_prefix(known)?));
+    let (known, rest) = VERSION_2_ONLY.iter().find_map(split)?;
+    let class =
+        if matches!(rest, "" | "EnterAuditEvent" | "LeaveAuditEvent") { class } else { known };
+    Some(class.trim_start_matches("SNTStored").trim_end_matches("Event"))
+}
+
 fn decode_archive(bytes: &[u8]) -> Decoded {
     let archive = match Archive::read(bytes) {
         Ok(archive) => archive,
@@ -167,11 +178,10 @@ fn decode_object(event: Object<'_>) -> Decoded {
         // Before events had kinds, every event was an execution of this class.
         "SNTStoredExecutionEvent" | "SNTStoredEvent" => execution::decode(event),
         "SNTStoredFileAccessEvent" => file_access::decode(event),
-        class if VERSION_2_ONLY.iter().any(|known| class.starts_with(known)) => {
-            let kind = class.trim_start_matches("SNTStored").trim_end_matches("Event");
-            return Decoded::Unsendable { kind: Name::new(kind).to_string() };
-        }
         class => {
+            if let Some(kind) = version_2_kind(class) {
+                return Decoded::Unsendable { kind: kind.to_owned() };
+            }
             return undecodable(format!(
                 "{} was archived, a class this version does not know",
                 Name::new(class)

@@ -1,28 +1,30 @@
 //! `events.db`: the queue of events, oldest first.
 //!
-//! Table `events` is the reference's, so that rows of either producer can lie
+//! Table `events` is the reference's, so that rows of other producers can lie
 //! in it; what is ours has tables of its own. Promise: an event that
 //! [`EventStore::queue_events`] took in is on disk, and leaves the queue only by
-//! [`EventStore::settle`], by the bound of the queue (counted), or by the
+//! [`EventStore::settle`], by a bound of the queue (counted), or by the
 //! operator. Several processes may use the queue at once: no lock is held
 //! between two calls. It knows nothing of what an event says.
 //!
-//! Leaving the queue is cheap at any length of it: while it is long, a commit
-//! only moves a mark past the delivered rows, and the rows themselves go all at
-//! once when the queue is empty. Deleting each would touch a page of the unique
-//! index for every event.
+//! Leaving the queue is cheap at any length of it: our events lie in the order
+//! in which they leave, so that those of a batch are neighbours. Only what is
+//! known of their unique ids lies elsewhere, and is cleared away later.
 
 mod backoff;
 mod bundles;
+mod compact;
 mod foreign;
 mod horizon;
 mod queue;
 mod read;
 mod refusal;
 mod rejected;
+mod row;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod unique;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,11 +56,13 @@ pub(super) const DATABASE: Database = Database {
     agent: &[
         (1, include_str!("agent/001_meta.sql")),
         (2, include_str!("events_agent/002_queue.sql")),
+        (3, include_str!("events_agent/003_own_events.sql")),
     ],
     shared: true,
 };
 
-/// The first `idx` of our own rows is one more. Other producers draw 32 bits.
+/// The first `idx` that `agent_queue` has for an event of our own is one more.
+/// Other producers draw 32 bits.
 const OTHERS_END: i64 = 1 << 32;
 
 /// The event queue of a state directory.
@@ -105,7 +109,7 @@ impl ReadEvents {
 /// How many events left the queue unsent since it was created.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Drops {
-    /// The queue was full, and these were the oldest.
+    /// The queue was full, or what is set aside, and these were the oldest.
     pub queue_full: u64,
     /// Version 1 of the protocol cannot carry them; by kind.
     pub unsendable: BTreeMap<String, u64>,
@@ -312,14 +316,33 @@ fn count_drops(
     .map(|_| ())
 }
 
-/// Takes one event out of the tables; answers whether it was there.
+/// Takes one event out of the tables, wherever it stands. Returns whether it
+/// was there; the caller counts.
 fn remove(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
-    tx.prepare_cached(
-        "DELETE FROM events WHERE idx = (SELECT idx FROM agent_queue WHERE id = ?1)",
-    )?
-    .execute([id])?;
-    let gone = tx.prepare_cached("DELETE FROM agent_queue WHERE id = ?1")?.execute([id])?;
-    Ok(gone > 0)
+    let entry: Option<(i64, i64)> = tx
+        .prepare_cached("DELETE FROM agent_queue WHERE id = ?1 RETURNING idx, bytes")?
+        .query_row([id], |row| row.try_into())
+        .optional()?;
+    let Some((idx, bytes)) = entry else { return Ok(false) };
+    add_bytes(tx, -bytes)?;
+    let own: Option<String> = tx
+        .prepare_cached("DELETE FROM agent_events WHERE id = ?1 RETURNING uniqueid")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    match own {
+        Some(unique_id) => unique::forget(tx, &unique_id, id)?,
+        None => {
+            tx.prepare_cached("DELETE FROM events WHERE idx = ?1")?.execute([idx])?;
+        }
+    }
+    Ok(true)
+}
+
+/// Changes how many bytes the payloads of the queue come to.
+fn add_bytes(tx: &Transaction<'_>, bytes: i64) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE agent_queue_state SET bytes = max(0, bytes + ?1)")?
+        .execute([bytes])
+        .map(|_| ())
 }
 
 /// Leaves the whole queue in its one file, for whoever copies it.

@@ -153,7 +153,7 @@ mod stored {
         let stored = executions.chain(accesses).chain(audits).map(|event| store(&event));
         (1..)
             .zip(stored)
-            .map(|(id, data)| EventRow { id, unique_id: id.to_string(), data })
+            .map(|(id, data)| EventRow { id, unique_id: id.to_string(), data, oversize: None })
             .collect()
     }
 

@@ -9,8 +9,9 @@ use super::{Failure, SCHEMA_VERSION, look};
 use crate::cli::output;
 use crate::cli::setup::Setup;
 use crate::model::{EventRow, Timestamp};
+use crate::protocol::events::decode;
 use crate::protocol::json::enum_name;
-use crate::protocol::stored::{Decoded, QueuedEvent, decode_row};
+use crate::protocol::stored::{Decoded, QueuedEvent};
 use crate::protocol::wire;
 use crate::store::{Drops, Rejected};
 
@@ -147,7 +148,7 @@ impl List {
 
 impl EventForm {
     fn of(row: EventRow, queued_at: Timestamp) -> Self {
-        let (kind, decision, subject) = match decode_row(&row.data) {
+        let (kind, decision, subject) = match decode(&row) {
             Decoded::Unsendable { kind } => ("unsendable", kind, String::new()),
             Decoded::Undecodable { reason } => ("undecodable", reason, String::new()),
             Decoded::Sendable(event) => described(event),

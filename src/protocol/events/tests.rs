@@ -12,7 +12,7 @@ fn execution(decision: wire::Decision) -> QueuedEvent {
 }
 
 fn row(id: i64, data: Vec<u8>) -> EventRow {
-    EventRow { id, unique_id: id.to_string(), data }
+    EventRow { id, unique_id: id.to_string(), data, oversize: None }
 }
 
 /// EV-4 and EV-5: each row of a batch is sent, counted or set aside.
@@ -42,6 +42,19 @@ fn ev_4_rows_are_sorted_by_what_becomes_of_them() {
     assert_eq!(request.events.len(), 1);
     assert_eq!(request.file_access_events, [access]);
     assert_eq!(request.audit_events.len(), 1);
+}
+
+/// EV-5: the beginning of a payload is no event, even where it reads as one.
+#[test]
+fn ev_5_a_payload_too_large_to_be_an_event_is_set_aside_with_its_size() {
+    for transfer in [Transfer::Json, Transfer::Protobuf] {
+        let beginning = encode(&execution(wire::Decision::BlockBinary));
+        let row = EventRow { oversize: Some(17 << 20), ..row(1, beginning) };
+        let sorted = sort(vec![row], "host", transfer);
+        assert_eq!(sorted.ids, Vec::<i64>::new());
+        let [(1, reason)] = sorted.rejected.as_slice() else { panic!("{sorted:?}") };
+        assert!(reason.starts_with("the payload has 17825792 bytes"), "{reason}");
+    }
 }
 
 /// EV-9: which bundle a delivered executable belongs to.

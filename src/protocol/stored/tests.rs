@@ -196,6 +196,9 @@ fn ev_4_events_of_version_2_are_unsendable_and_unknown_classes_undecodable() {
         ("SNTStoredTemporaryMonitorModeEnterAuditEvent", "TemporaryMonitorModeEnterAudit"),
         ("SNTStoredTemporaryAdminModeLeaveAuditEvent", "TemporaryAdminModeLeaveAudit"),
         ("SNTStoredNetworkMountEvent", "NetworkMount"),
+        // Counted for ever, and therefore under a known word.
+        ("SNTStoredNetworkMountEventOfAnyName", "NetworkMount"),
+        ("SNTStoredTemporaryMonitorModeAnyName", "TemporaryMonitorMode"),
     ] {
         let decoded = archived(class, |a| vec![("idx", a.add(1))]);
         assert_eq!(decoded, Decoded::Unsendable { kind: kind.to_owned() });

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::read::{data, text};
-use super::{DATABASE, EventStore};
+use super::{DATABASE, EventStore, row};
 use crate::files::{self, Obstacle};
 use crate::model::EventRow;
 use crate::store::{StoreError, db};
@@ -20,6 +19,8 @@ pub(super) const FIRST_ID: i64 = 1 << 62;
 
 /// How long a statement waits for the other program's locks.
 const BUSY: Duration = Duration::from_secs(2);
+/// How long it waits once one has waited in vain.
+const BUSY_LOCKED: Duration = Duration::from_millis(50);
 
 /// An open database of another program.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Foreign {
     /// How many rows were handed out and settled since the opening, those that
     /// could not be deleted included.
     settled: u64,
+    /// Whether rows could not be deleted since the opening.
+    is_locked: bool,
 }
 
 impl EventStore {
@@ -61,7 +64,11 @@ impl EventStore {
         let Some(foreign) = &self.foreign else { return Ok(0) };
         foreign
             .conn
-            .query_row("SELECT count(*) FROM events WHERE idx >= 0", [], |row| row.get(0))
+            .query_row(
+                "SELECT count(*) FROM main.events WHERE idx >= 0 AND idx < ?1",
+                [FIRST_ID],
+                |row| row.get(0),
+            )
             .map_err(|source| StoreError::from_open(&foreign.path, source))
     }
 }
@@ -95,32 +102,42 @@ impl Foreign {
         if found < 5 {
             return Err(StoreError::TooOld { path: path.to_owned(), found, supported });
         }
-        conn.execute_batch("CREATE TEMP TABLE sent (idx INTEGER PRIMARY KEY, data BLOB)")
-            .map_err(failed)?;
-        Ok(Self { path: path.to_owned(), conn, lent: BTreeMap::new(), stuck: -1, settled: 0 })
+        conn.execute_batch(
+            "CREATE TEMP TABLE sent (idx INTEGER PRIMARY KEY, data BLOB, size INTEGER)",
+        )
+        .map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            conn,
+            lent: BTreeMap::new(),
+            stuck: -1,
+            settled: 0,
+            is_locked: false,
+        })
     }
 
     /// The next rows, about so many bytes at most; none if they cannot be read.
     pub(super) fn read(&mut self, limit: usize, after: Option<i64>, bytes: usize) -> Vec<EventRow> {
         let after = after.map_or(self.stuck, |after| self.stuck.max(after - FIRST_ID));
         let read = || -> rusqlite::Result<Vec<EventRow>> {
-            let mut statement = self.conn.prepare_cached(
-                "SELECT idx, uniqueid, eventdata FROM main.events \
-                 WHERE idx > ?1 AND idx < ?2 ORDER BY idx LIMIT ?3",
-            )?;
+            let sql = format!(
+                "SELECT e.idx, {} FROM main.events AS e \
+                 WHERE e.idx > ?1 AND e.idx < ?2 ORDER BY e.idx LIMIT ?3",
+                row::columns()
+            );
+            let mut statement = self.conn.prepare_cached(&sql)?;
             let mut rows = statement.query((after, FIRST_ID, limit as u64))?;
             let mut found = Vec::new();
             let mut held = 0;
             while let Some(row) = rows.next()?
                 && held < bytes
             {
-                let event = EventRow {
-                    id: FIRST_ID + row.get::<_, i64>(0)?,
-                    unique_id: text(row.get_ref(1)?),
-                    data: data(row.get_ref(2)?),
-                };
+                let event = row::read(row, 1, FIRST_ID + row.get::<_, i64>(0)?)?;
                 held += event.data.len();
                 found.push(event);
+            }
+            for event in &mut found {
+                row::load_head(&self.conn, event.id - FIRST_ID, event)?;
             }
             Ok(found)
         };
@@ -135,6 +152,12 @@ impl Foreign {
         rows
     }
 
+    /// Whether there is a row of this id; `None` if that cannot be read.
+    pub(super) fn holds(&self, id: i64) -> Option<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM main.events WHERE idx = ?1)";
+        self.conn.query_row(sql, [id - FIRST_ID], |row| row.get(0)).ok()
+    }
+
     /// How long a statement waits for the other program's locks.
     #[cfg(test)]
     pub(super) fn patience(&self, patience: Duration) {
@@ -144,6 +167,11 @@ impl Foreign {
     /// How many rows were handed out and settled since the opening.
     pub(super) const fn settled(&self) -> u64 {
         self.settled
+    }
+
+    #[cfg(test)]
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.conn
     }
 
     /// Notes the rows handed out.
@@ -160,31 +188,59 @@ impl Foreign {
     /// them since.
     pub(super) fn delete(&mut self, ids: impl Iterator<Item = i64>) {
         let rows: Vec<EventRow> = ids.filter_map(|id| self.lent.remove(&id)).collect();
-        let Some(last) = rows.iter().map(|row| row.id - FIRST_ID).max() else { return };
+        let Some(last) = rows.iter().map(|row| row.id).max() else { return };
         self.settled += rows.len() as u64;
-        let delete = || -> rusqlite::Result<usize> {
-            self.conn.execute_batch("DELETE FROM temp.sent")?;
-            let mut note = self.conn.prepare_cached("INSERT INTO temp.sent VALUES (?1, ?2)")?;
-            for row in &rows {
-                note.execute((row.id - FIRST_ID, &row.data))?;
-            }
-            // A payload that is no blob was handed out as an empty one.
-            self.conn.execute(
-                "DELETE FROM main.events WHERE idx IN (SELECT idx FROM temp.sent) \
-                 AND CASE WHEN typeof(eventdata) = 'blob' THEN eventdata ELSE x'' END \
-                     = (SELECT s.data FROM temp.sent AS s WHERE s.idx = events.idx)",
-                [],
-            )
-        };
-        if let Err(error) = delete() {
+        if let Err(error) = self.try_to_delete(&rows) {
             let path = self.path.display();
-            self.stuck = self.stuck.max(last);
             tracing::warn!(%path, %error, "cannot delete delivered events of EventsDatabase; they are sent again");
+            self.pass_over(last);
         }
     }
-}
 
-/// Tells one payload from another.
-pub(super) fn fingerprint(data: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(data)
+    /// Deletes rows that need not be handed out, unless the database is known
+    /// to be locked.
+    pub(super) fn discard(&mut self, rows: &[EventRow]) {
+        if rows.is_empty() || self.is_locked {
+            return;
+        }
+        self.settled += rows.len() as u64;
+        if let Err(error) = self.try_to_delete(rows) {
+            let path = self.path.display();
+            tracing::debug!(%path, %error, "cannot delete events of EventsDatabase that were set aside");
+        }
+    }
+
+    /// Has reading pass over the rows up to an id, until the end of the table
+    /// has been reached.
+    pub(super) fn pass_over(&mut self, id: i64) {
+        self.stuck = self.stuck.max(id - FIRST_ID);
+    }
+
+    fn try_to_delete(&mut self, rows: &[EventRow]) -> rusqlite::Result<()> {
+        let delete = || -> rusqlite::Result<usize> {
+            self.conn.execute_batch("DELETE FROM temp.sent")?;
+            let mut note = self.conn.prepare_cached("INSERT INTO temp.sent VALUES (?1, ?2, ?3)")?;
+            for row in rows {
+                note.execute((row.id - FIRST_ID, &row.data, row.oversize))?;
+            }
+            // A payload that is not a blob was handed out as an empty one, and
+            // one that is too large is known by its size.
+            self.conn.execute(
+                "DELETE FROM main.events WHERE idx IN (SELECT idx FROM temp.sent) \
+                 AND EXISTS (SELECT 1 FROM temp.sent AS s WHERE s.idx = events.idx AND CASE \
+                 WHEN typeof(events.eventdata) <> 'blob' THEN s.size IS NULL AND s.data = x'' \
+                 WHEN s.size IS NOT NULL OR octet_length(events.eventdata) > ?1 \
+                 THEN octet_length(events.eventdata) IS s.size \
+                 ELSE events.eventdata = s.data END)",
+                [row::LARGEST],
+            )
+        };
+        let deleted = delete();
+        if deleted.is_err() && !self.is_locked {
+            // A batch more must not wait as long again.
+            self.is_locked = true;
+            self.conn.busy_timeout(BUSY_LOCKED)?;
+        }
+        deleted.map(|_| ())
+    }
 }

@@ -1,6 +1,7 @@
 //! Where the queue ends for a sync: at what was queued when it began (EV-1).
 //! Events that come in during a sync must not prolong it without end.
 
+use super::foreign::FIRST_ID;
 use super::{EventStore, state};
 use crate::model::Timestamp;
 use crate::store::StoreError;
@@ -40,15 +41,17 @@ impl Horizon {
 }
 
 impl EventStore {
-    /// Returns where the queue ends at this moment. Costs the same however
-    /// long the queue is; rows that another producer left in our database are
-    /// entered first.
+    /// Returns where the queue ends at this moment, for a sync that begins.
+    /// Costs the same however long the queue is. Rows that another producer
+    /// left in our database are entered first, and refusals of events that
+    /// have left are forgotten.
     ///
     /// # Errors
     /// If the queue cannot be read. Another program's database that cannot be
     /// read ends at once, with a line in the log.
     pub fn horizon(&mut self, now: Timestamp) -> Result<Horizon, StoreError> {
         self.adopt(now)?;
+        self.tidy_refusals()?;
         let state = state(&self.conn).map_err(self.failed("read the end of the queue"))?;
         let waiting = self.pending_elsewhere().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot count the events of EventsDatabase; the next sync tries again");
@@ -56,6 +59,27 @@ impl EventStore {
         });
         let settled = self.foreign.as_ref().map_or(0, super::foreign::Foreign::settled);
         Ok(Horizon { through: state.last_id, elsewhere: settled.saturating_add(waiting) })
+    }
+
+    /// Forgets what the server refused of events that have left in another way:
+    /// dropped from a full queue, or deleted by their producer.
+    fn tidy_refusals(&mut self) -> Result<(), StoreError> {
+        let refused = || -> rusqlite::Result<Vec<i64>> {
+            let gone = "SELECT r.id FROM agent_refusals AS r WHERE r.id >= ?1 \
+                        OR NOT EXISTS (SELECT 1 FROM agent_queue AS q WHERE q.id = r.id)";
+            self.conn.prepare_cached(gone)?.query_map([FIRST_ID], |row| row.get(0))?.collect()
+        };
+        let mut gone = refused().map_err(self.failed("read what the server refused"))?;
+        gone.retain(|id| {
+            *id < FIRST_ID || self.foreign.as_ref().and_then(|f| f.holds(*id)) == Some(false)
+        });
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.commit("forget refusals", |tx| {
+            let mut forget = tx.prepare_cached("DELETE FROM agent_refusals WHERE id = ?1")?;
+            gone.iter().try_for_each(|id| forget.execute([id]).map(|_| ()))
+        })
     }
 }
 

@@ -1,25 +1,34 @@
 //! Taking events in: deduplication, the bound of the queue, one commit for a
 //! whole batch.
 
-use rusqlite::{OptionalExtension as _, Transaction};
+use rusqlite::Transaction;
 
-use super::{EventStore, OTHERS_END, QUEUE_FULL, State, count_drops, remove, save_state, state};
+use super::{
+    EventStore, OTHERS_END, QUEUE_FULL, State, add_bytes, count_drops, remove, save_state, state,
+    unique,
+};
 use crate::model::{EventSummary, Now, Timestamp};
 use crate::store::StoreError;
 
-/// The bound of the queue.
+/// The bounds of the queue. Beyond either, the oldest records of allowed things
+/// are dropped, and if there are none, the oldest events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most events kept queued. Beyond, the oldest records of allowed
-    /// things are dropped, and if there are none, the oldest events.
+    /// The most events kept queued.
     pub events: u64,
+    /// The most bytes that their payloads may come to.
+    pub bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events: 1_000_000 }
+        Self { events: 1_000_000, bytes: 2 << 30 }
     }
 }
+
+/// How many more events than came in are dropped in one commit, where a bound
+/// has been lowered.
+const DROPPED_AT_ONCE: usize = 10_000;
 
 /// An event to take in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +121,7 @@ impl EventStore {
                     Queued::BackedOff
                 });
             }
-            keep_within(tx, &mut state, limits, now)?;
+            keep_within(tx, &mut state, limits, events.len(), now)?;
             save_state(tx, state)?;
             Ok(answers)
         })
@@ -127,56 +136,65 @@ pub(super) fn insert(
     now: Timestamp,
 ) -> rusqlite::Result<Queued> {
     let unique_id = event.summary.unique_id.as_str();
-    let same: Option<i64> = tx
-        .prepare_cached("SELECT idx FROM events WHERE uniqueid = ?1")?
-        .query_row([unique_id], |row| row.get(0))
-        .optional()?;
-    if let Some(idx) = same {
-        let id = idx - OTHERS_END;
-        if id <= 0 || id > state.settled_through {
-            return Ok(Queued::Duplicate);
-        }
-        // It was delivered; only its row is still there.
-        remove(tx, id)?;
+    if unique::is_queued(tx, *state, unique_id)? {
+        return Ok(Queued::Duplicate);
     }
     state.last_id += 1;
     state.pending += 1;
-    let (id, idx) = (state.last_id, OTHERS_END + state.last_id);
-    tx.prepare_cached("INSERT INTO events (idx, uniqueid, eventdata) VALUES (?1, ?2, ?3)")?
-        .execute((idx, unique_id, &event.data))?;
+    let id = state.last_id;
+    let bytes = i64::try_from(event.data.len()).unwrap_or(i64::MAX);
+    tx.prepare_cached("INSERT INTO agent_events (id, uniqueid, eventdata) VALUES (?1, ?2, ?3)")?
+        .execute((id, unique_id, &event.data))?;
     tx.prepare_cached(
-        "INSERT INTO agent_queue (id, idx, arrived, allowed) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO agent_queue (id, idx, arrived, allowed, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute((id, idx, now.as_millis(), !event.summary.actionable))?;
+    .execute((id, OTHERS_END + id, now.as_millis(), !event.summary.actionable, bytes))?;
+    add_bytes(tx, bytes)?;
+    unique::note(tx, unique_id, id)?;
     Ok(Queued::Added)
 }
 
-/// Drops what is too many and counts it.
+/// Drops what is too much and counts it, having taken `added` events in.
 fn keep_within(
     tx: &Transaction<'_>,
     state: &mut State,
     limits: Limits,
+    added: usize,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let surplus = state.pending.saturating_sub(limits.events);
+    let bytes: u64 = tx
+        .prepare_cached("SELECT bytes FROM agent_queue_state")?
+        .query_row([], |row| row.get(0))?;
+    let mut surplus_events = state.pending.saturating_sub(limits.events);
+    let mut surplus_bytes = bytes.saturating_sub(limits.bytes);
+    let mut room = DROPPED_AT_ONCE.saturating_add(added);
     let mut dropped = 0;
     for sql in [
-        "SELECT id FROM agent_queue WHERE allowed = 1 AND id > ?1 ORDER BY id LIMIT ?2",
-        "SELECT id FROM agent_queue WHERE id > ?1 ORDER BY id LIMIT ?2",
+        "SELECT id, bytes FROM agent_queue WHERE allowed = 1 AND id > ?1 ORDER BY id",
+        "SELECT id, bytes FROM agent_queue WHERE id > ?1 ORDER BY id",
     ] {
-        if dropped == surplus {
+        if surplus_events == 0 && surplus_bytes == 0 {
             break;
         }
-        let oldest: Vec<i64> = tx
-            .prepare_cached(sql)?
-            .query_map((state.settled_through, surplus - dropped), |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
+        let mut oldest = Vec::new();
+        let mut statement = tx.prepare_cached(sql)?;
+        let mut rows = statement.query([state.settled_through])?;
+        while (surplus_events > 0 || surplus_bytes > 0)
+            && room > 0
+            && let Some(row) = rows.next()?
+        {
+            oldest.push(row.get(0)?);
+            surplus_events = surplus_events.saturating_sub(1);
+            surplus_bytes = surplus_bytes.saturating_sub(row.get(1)?);
+            room -= 1;
+        }
+        drop(rows);
         for id in oldest {
             dropped += u64::from(remove(tx, id)?);
         }
     }
     if dropped > 0 {
-        state.pending -= dropped;
+        state.pending = state.pending.saturating_sub(dropped);
         count_drops(tx, QUEUE_FULL, "", dropped, now)?;
     }
     Ok(())

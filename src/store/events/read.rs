@@ -1,10 +1,11 @@
 //! Reading the queue, oldest first, a batch at a time.
 
 use rusqlite::OptionalExtension as _;
-use rusqlite::types::ValueRef;
 
 use super::horizon::Horizon;
-use super::{EventStore, foreign, save_state, state};
+use super::rejected::is_set_aside;
+use super::settle::forget_entry;
+use super::{EventStore, add_bytes, foreign, row, save_state, state};
 use crate::model::{EventRow, Timestamp};
 use crate::store::StoreError;
 
@@ -95,28 +96,43 @@ impl EventStore {
         Ok(batch.filter(|batch| !batch.is_empty()))
     }
 
-    /// Rows of the other program's database, as many as fit a batch.
+    /// Rows of the other program's database, as many as fit a batch. Those that
+    /// were set aside and could not be deleted then are deleted instead.
     fn foreign_rows(
         &mut self,
         limit: usize,
-        after: Option<i64>,
+        mut after: Option<i64>,
     ) -> Result<Vec<EventRow>, StoreError> {
         let Some(foreign) = &mut self.foreign else { return Ok(Vec::new()) };
-        let mut room = Room::new(limit);
-        let mut batch = Vec::new();
-        for row in foreign.read(limit, after, BATCH_BYTES) {
-            let batch_limit = self
-                .conn
-                .prepare_cached("SELECT batch_limit FROM agent_refusals WHERE id = ?1")
-                .and_then(|mut sql| sql.query_row([row.id], |row| row.get(0)).optional())
-                .map_err(|source| StoreError::from_use(&self.path, READING, source))?;
-            if !room.take(row.data.len(), batch_limit) {
-                break;
+        let failed = |source| StoreError::from_use(&self.path, READING, source);
+        loop {
+            let mut room = Room::new(limit);
+            let (mut batch, mut known) = (Vec::new(), Vec::new());
+            let rows = foreign.read(limit, after, BATCH_BYTES);
+            let Some(last) = rows.last().map(|row| row.id) else { return Ok(Vec::new()) };
+            for row in rows {
+                if is_set_aside(&self.conn, &row).map_err(failed)? {
+                    known.push(row);
+                    continue;
+                }
+                let batch_limit = self
+                    .conn
+                    .prepare_cached("SELECT batch_limit FROM agent_refusals WHERE id = ?1")
+                    .and_then(|mut sql| sql.query_row([row.id], |row| row.get(0)).optional())
+                    .map_err(failed)?;
+                if !room.take(row.data.len(), batch_limit) {
+                    break;
+                }
+                batch.push(row);
             }
-            batch.push(row);
+            foreign.discard(&known);
+            if !batch.is_empty() {
+                foreign.lend(&batch);
+                return Ok(batch);
+            }
+            foreign.pass_over(last);
+            after = Some(last);
         }
-        foreign.lend(&batch);
-        Ok(batch)
     }
 
     /// Visits the queued events, oldest first, until told to stop; those of
@@ -128,19 +144,20 @@ impl EventStore {
         &self,
         each: &mut dyn FnMut(EventRow, Timestamp) -> std::ops::ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let sql = "SELECT q.id, e.uniqueid, e.eventdata, q.arrived \
-                   FROM agent_queue AS q JOIN events AS e ON e.idx = q.idx \
-                   WHERE q.id > (SELECT settled_through FROM agent_queue_state) ORDER BY q.id";
+        let sql = format!(
+            "SELECT {}, q.arrived FROM {} \
+             WHERE q.id > (SELECT settled_through FROM agent_queue_state) ORDER BY q.id",
+            row::queued_columns(),
+            row::QUEUED
+        );
         let mut visit = || {
-            let mut rows = self.conn.prepare(sql)?;
+            let mut rows = self.conn.prepare(&sql)?;
             let mut rows = rows.query([])?;
             while let Some(row) = rows.next()? {
-                let event = EventRow {
-                    id: row.get(0)?,
-                    unique_id: text(row.get_ref(1)?),
-                    data: data(row.get_ref(2)?),
-                };
-                if each(event, Timestamp::from_millis(row.get(3)?)).is_break() {
+                let arrived = Timestamp::from_millis(row.get("arrived")?);
+                if let Some(event) = row::read_queued(row)?
+                    && each(event, arrived).is_break()
+                {
                     break;
                 }
             }
@@ -151,31 +168,31 @@ impl EventStore {
 
     /// Rows of our own database, as many as fit a batch.
     fn own_rows(&self, limit: usize, after: Option<i64>) -> Result<Vec<Row>, StoreError> {
-        let sql = "SELECT q.id, q.idx, e.uniqueid, e.eventdata, r.batch_limit \
-                   FROM agent_queue AS q \
-                   LEFT JOIN events AS e ON e.idx = q.idx \
-                   LEFT JOIN agent_refusals AS r ON r.id = q.id \
-                   WHERE q.id > max(?1, (SELECT settled_through FROM agent_queue_state)) \
-                   ORDER BY q.id LIMIT ?2";
+        let sql = format!(
+            "SELECT {}, q.idx, r.batch_limit FROM {} LEFT JOIN agent_refusals AS r ON r.id = q.id \
+             WHERE q.id > max(?1, (SELECT settled_through FROM agent_queue_state)) \
+             ORDER BY q.id LIMIT ?2",
+            row::queued_columns(),
+            row::QUEUED
+        );
         let read = || {
-            let mut statement = self.conn.prepare_cached(sql)?;
+            let mut statement = self.conn.prepare_cached(&sql)?;
             let mut rows = statement.query((after.unwrap_or(0), limit as u64))?;
             let mut found = Vec::new();
             let mut room = Room::new(limit);
             while let Some(row) = rows.next()? {
-                let id = row.get(0)?;
-                let unique_id = row.get_ref(2)?;
-                let event = (unique_id != ValueRef::Null).then(|| {
-                    let data = data(row.get_ref(3)?);
-                    Ok::<_, rusqlite::Error>(EventRow { id, unique_id: text(unique_id), data })
-                });
-                let event = event.transpose()?;
+                let event = row::read_queued(row)?;
                 if let Some(event) = &event
-                    && !room.take(event.data.len(), row.get(4)?)
+                    && !room.take(event.data.len(), row.get("batch_limit")?)
                 {
                     break;
                 }
-                found.push(Row { id, idx: row.get(1)?, event });
+                found.push(Row { id: row.get("id")?, idx: row.get("idx")?, event });
+            }
+            for Row { idx, event, .. } in &mut found {
+                if let Some(event) = event {
+                    row::load_head(&self.conn, *idx, event)?;
+                }
             }
             Ok(found)
         };
@@ -193,7 +210,7 @@ impl EventStore {
                 None => gone.push(id),
                 Some(event) => {
                     if idx < super::OTHERS_END {
-                        self.lent.insert(id, foreign::fingerprint(&event.data));
+                        self.lent.insert(id, row::fingerprint(&event));
                     }
                     batch.push(event);
                 }
@@ -207,60 +224,69 @@ impl EventStore {
         self.commit("tidy the queue", |tx| {
             let mut state = state(tx)?;
             for id in gone {
-                let sql = "DELETE FROM agent_queue WHERE id = ?1 \
-                           AND idx NOT IN (SELECT e.idx FROM events AS e WHERE e.idx = agent_queue.idx)";
-                state.pending = state.pending.saturating_sub(tx.execute(sql, [id])? as u64);
+                let still: bool = tx
+                    .prepare_cached(
+                        "SELECT NOT EXISTS (SELECT 1 FROM agent_queue AS q JOIN events AS e \
+                         ON e.idx = q.idx WHERE q.id = ?1)",
+                    )?
+                    .query_row([id], |row| row.get(0))?;
+                if still && forget_entry(tx, *id)? {
+                    state.pending = state.pending.saturating_sub(1);
+                }
             }
             save_state(tx, state)
         })
     }
 
-    /// Enters rows that another producer left in our database; answers how
-    /// many.
+    /// Enters rows that another producer left in our database, some in each
+    /// commit; returns how many.
     pub(super) fn adopt(&mut self, now: Timestamp) -> Result<u64, StoreError> {
-        const FOUND: &str = "SELECT e.idx FROM events AS e WHERE e.idx < 4294967296 AND NOT EXISTS \
-             (SELECT 1 FROM agent_queue AS q WHERE q.idx = e.idx AND q.idx < 4294967296)";
-        let any = self
-            .conn
-            .prepare_cached(&format!("SELECT EXISTS ({FOUND})"))
-            .and_then(|mut any| any.query_row([], |row| row.get(0)));
-        if !any.map_err(self.failed(READING))? {
-            return Ok(0);
+        let (mut from, mut adopted) = (i64::MIN, 0);
+        loop {
+            let any: bool = self
+                .conn
+                .prepare_cached(&format!("SELECT EXISTS ({FOUND})"))
+                .and_then(|mut any| any.query_row((from, 1), |row| row.get(0)))
+                .map_err(self.failed(READING))?;
+            if !any {
+                return Ok(adopted);
+            }
+            let found = self.commit("enter another program's events", |tx| {
+                let found: Vec<(i64, i64)> = tx
+                    .prepare_cached(FOUND)?
+                    .query_map((from, ADOPTED_AT_ONCE), |row| row.try_into())?
+                    .collect::<Result<_, _>>()?;
+                let mut state = state(tx)?;
+                for (idx, bytes) in &found {
+                    state.last_id += 1;
+                    state.pending += 1;
+                    tx.prepare_cached(
+                        "INSERT INTO agent_queue (id, idx, arrived, allowed, bytes) \
+                         VALUES (?1, ?2, ?3, 0, ?4)",
+                    )?
+                    .execute((state.last_id, idx, now.as_millis(), bytes))?;
+                }
+                add_bytes(tx, found.iter().map(|(_, bytes)| bytes).sum())?;
+                save_state(tx, state)?;
+                Ok(found)
+            })?;
+            let Some((last, _)) = found.last() else { return Ok(adopted) };
+            (from, adopted) = (last + 1, adopted + found.len() as u64);
         }
-        self.commit("enter another program's events", |tx| {
-            let mut state = state(tx)?;
-            let sql = format!(
-                "INSERT INTO agent_queue (id, idx, arrived, allowed) \
-                 SELECT ?1 + row_number() OVER (ORDER BY idx), idx, ?2, 0 FROM ({FOUND})"
-            );
-            let adopted = tx.execute(&sql, (state.last_id, now.as_millis()))?;
-            state.last_id = state.last_id.saturating_add_unsigned(adopted as u64);
-            state.pending += adopted as u64;
-            save_state(tx, state)?;
-            Ok(adopted as u64)
-        })
     }
 }
+
+/// Rows of other producers that have not been entered.
+const FOUND: &str = "SELECT e.idx, \
+     CASE WHEN typeof(e.eventdata) = 'blob' THEN octet_length(e.eventdata) ELSE 0 END \
+     FROM events AS e WHERE e.idx >= ?1 AND e.idx < 4294967296 AND NOT EXISTS \
+     (SELECT 1 FROM agent_queue AS q WHERE q.idx = e.idx AND q.idx < 4294967296) \
+     ORDER BY e.idx LIMIT ?2";
+
+/// How many rows are entered in one commit, so that it stays short.
+const ADOPTED_AT_ONCE: u64 = 10_000;
 
 const READING: &str = "read queued events";
-
-/// The text of a column, whatever a producer wrote into it.
-pub(super) fn text(value: ValueRef<'_>) -> String {
-    match value {
-        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
-        ValueRef::Integer(number) => number.to_string(),
-        ValueRef::Real(number) => number.to_string(),
-        ValueRef::Null => String::new(),
-    }
-}
-
-/// The payload of a row; text and numbers are none.
-pub(super) fn data(value: ValueRef<'_>) -> Vec<u8> {
-    match value {
-        ValueRef::Blob(data) => data.to_owned(),
-        ValueRef::Text(_) | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Null => Vec::new(),
-    }
-}
 
 /// What a batch may still take.
 struct Room {

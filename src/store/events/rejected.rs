@@ -1,11 +1,12 @@
 //! Events that were set aside: kept with the reason until the operator sends
 //! them back or drops them.
 
-use rusqlite::{OptionalExtension as _, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::queue::{NewEvent, Queued, insert as insert_queued};
-use super::{EventStore, QUEUE_FULL, count_drops, save_state, state};
-use crate::model::{EventSummary, Timestamp};
+use super::{EventStore, QUEUE_FULL, count_drops, row, save_state, state};
+use crate::model::{EventRow, EventSummary, Timestamp};
 use crate::store::StoreError;
 
 /// Why an event was set aside.
@@ -57,9 +58,22 @@ pub enum Requeued {
     Unknown,
 }
 
-/// So many events stay set aside, as their stored forms are whatever a producer
-/// left: beyond, the oldest go and are counted like those of a full queue.
-const KEPT: u64 = 100_000;
+/// What stays set aside. Beyond, the oldest go and are counted like those of a
+/// full queue.
+const KEPT: Kept = Kept { events: 100_000, bytes: 200 << 20 };
+
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    events: u64,
+    /// The most bytes that their payloads may come to.
+    bytes: u64,
+}
+
+/// How many events go in one commit at most.
+const DROPPED_AT_ONCE: u64 = 10_000;
+
+/// How much of a reason is kept, in characters.
+const REASON_MAX: usize = 1024;
 
 impl EventStore {
     /// The events set aside, oldest first, `limit` at most.
@@ -93,7 +107,7 @@ impl EventStore {
     /// If the database cannot be read.
     pub fn rejected_count(&self) -> Result<u64, StoreError> {
         self.conn
-            .query_row("SELECT count(*) FROM rejected_events", [], |row| row.get(0))
+            .query_row("SELECT rejected FROM agent_queue_state", [], |row| row.get(0))
             .map_err(self.failed("count the events set aside"))
     }
 
@@ -124,7 +138,7 @@ impl EventStore {
                 };
                 answers.push(match insert_queued(tx, &mut state, &event, now)? {
                     Queued::Added => {
-                        tx.execute("DELETE FROM rejected_events WHERE id = ?1", [id])?;
+                        delete(tx, *id)?;
                         Requeued::Added
                     }
                     Queued::Duplicate | Queued::BackedOff => Requeued::Duplicate,
@@ -141,10 +155,10 @@ impl EventStore {
     /// # Errors
     /// If it cannot be written; then nothing has changed.
     pub fn drop_rejected(&mut self, ids: &[i64]) -> Result<Vec<bool>, StoreError> {
-        self.commit("drop events set aside", |tx| {
-            let mut delete = tx.prepare_cached("DELETE FROM rejected_events WHERE id = ?1")?;
-            ids.iter().map(|id| Ok(delete.execute([id])? > 0)).collect()
-        })
+        let dropped = self
+            .commit("drop events set aside", |tx| ids.iter().map(|id| delete(tx, *id)).collect())?;
+        self.compact();
+        Ok(dropped)
     }
 }
 
@@ -156,13 +170,18 @@ pub(super) fn set_aside(
     reason: &str,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO rejected_events (uniqueid, eventdata, allowed, cause, reason, rejected) \
-         SELECT CAST(e.uniqueid AS TEXT), CAST(e.eventdata AS BLOB), q.allowed, ?2, ?3, ?4 \
-         FROM agent_queue AS q JOIN events AS e ON e.idx = q.idx WHERE q.id = ?1",
-    )?
-    .execute((id, cause.name(), reason, now.as_millis()))
-    .map(|_| ())
+    let sql = format!(
+        "SELECT {}, q.idx, q.allowed FROM {} WHERE q.id = ?1",
+        row::queued_columns(),
+        row::QUEUED
+    );
+    let queued = tx
+        .prepare_cached(&sql)?
+        .query_row([id], |row| Ok((row::read_queued(row)?, row.get("idx")?, row.get("allowed")?)))
+        .optional()?;
+    let Some((Some(mut event), idx, allowed)) = queued else { return Ok(()) };
+    row::load_head(tx, idx, &mut event)?;
+    add(tx, &event, allowed, cause, reason, now)
 }
 
 /// Sets an event of another program's database aside.
@@ -173,38 +192,107 @@ pub(super) fn insert(
     reason: &str,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
+    let (unique_id, data) = (unique_id.to_owned(), data.to_owned());
+    add(tx, &EventRow { id: 0, unique_id, data, oversize: None }, false, cause, reason, now)
+}
+
+/// Sets an event aside, unless it is already.
+pub(super) fn add(
+    tx: &Transaction<'_>,
+    event: &EventRow,
+    allowed: bool,
+    cause: Cause,
+    reason: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    if is_set_aside(tx, event)? {
+        return Ok(());
+    }
+    let reason: String = reason.chars().take(REASON_MAX).collect();
+    let EventRow { unique_id, data, .. } = event;
     tx.prepare_cached(
-        "INSERT INTO rejected_events (uniqueid, eventdata, allowed, cause, reason, rejected) \
-         VALUES (?1, ?2, 0, ?3, ?4, ?5)",
+        "INSERT INTO rejected_events \
+         (uniqueid, eventdata, allowed, cause, reason, rejected, digest) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute((unique_id, data, cause.name(), reason, now.as_millis()))
+    .execute((
+        unique_id,
+        data,
+        allowed,
+        cause.name(),
+        reason,
+        now.as_millis(),
+        digest(event),
+    ))?;
+    count(tx, 1, i64::try_from(data.len()).unwrap_or(i64::MAX))
+}
+
+/// Whether this very event is set aside.
+pub(super) fn is_set_aside(conn: &Connection, event: &EventRow) -> rusqlite::Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM rejected_events \
+         WHERE digest = ?1 AND uniqueid = ?2 AND eventdata = ?3)",
+    )?
+    .query_row((digest(event), &event.unique_id, &event.data), |row| row.get(0))
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "any 64 bits will do")]
+fn digest(event: &EventRow) -> i64 {
+    let mut digest = Xxh3::new();
+    digest.update(event.unique_id.as_bytes());
+    digest.update(&event.unique_id.len().to_le_bytes());
+    digest.update(&event.oversize.unwrap_or_default().to_le_bytes());
+    digest.update(&event.data);
+    digest.digest() as i64
+}
+
+/// Deletes an event that was set aside; returns whether it was there.
+fn delete(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
+    let bytes: Option<i64> = tx
+        .prepare_cached(
+            "DELETE FROM rejected_events WHERE id = ?1 RETURNING coalesce(octet_length(eventdata), 0)",
+        )?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    if let Some(bytes) = bytes {
+        count(tx, -1, -bytes)?;
+    }
+    Ok(bytes.is_some())
+}
+
+/// Counts events that were set aside, or that left.
+fn count(tx: &Transaction<'_>, events: i64, bytes: i64) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "UPDATE agent_queue_state SET rejected = max(0, rejected + ?1), \
+         rejected_bytes = max(0, rejected_bytes + ?2)",
+    )?
+    .execute((events, bytes))
     .map(|_| ())
 }
 
-/// Keeps what is set aside within its bound.
+/// Keeps what is set aside within its bounds.
 pub(super) fn keep_within_bound(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
     keep_newest(tx, KEPT, now)
 }
 
-fn keep_newest(tx: &Transaction<'_>, kept: u64, now: Timestamp) -> rusqlite::Result<()> {
-    // Both ends of the index; counting would read all of it.
-    let span: u64 = tx
-        .prepare_cached(
-            "SELECT coalesce((SELECT max(id) FROM rejected_events) \
-             - (SELECT min(id) FROM rejected_events) + 1, 0)",
-        )?
-        .query_row([], |row| row.get(0))?;
-    if span <= kept {
-        return Ok(());
+fn keep_newest(tx: &Transaction<'_>, kept: Kept, now: Timestamp) -> rusqlite::Result<()> {
+    let mut dropped = 0;
+    while dropped < DROPPED_AT_ONCE {
+        let (events, bytes): (u64, u64) = tx
+            .prepare_cached("SELECT rejected, rejected_bytes FROM agent_queue_state")?
+            .query_row([], |row| row.try_into())?;
+        if events <= kept.events && bytes <= kept.bytes {
+            break;
+        }
+        let oldest: Option<i64> = tx
+            .prepare_cached("SELECT min(id) FROM rejected_events")?
+            .query_row([], |row| row.get(0))?;
+        let Some(oldest) = oldest else { break };
+        delete(tx, oldest)?;
+        dropped += 1;
     }
-    let gone = tx
-        .prepare_cached(
-            "DELETE FROM rejected_events WHERE id <= \
-             (SELECT id FROM rejected_events ORDER BY id DESC LIMIT 1 OFFSET ?1)",
-        )?
-        .execute([kept])?;
-    if gone > 0 {
-        count_drops(tx, QUEUE_FULL, "", gone as u64, now)?;
+    if dropped > 0 {
+        count_drops(tx, QUEUE_FULL, "", dropped, now)?;
     }
     Ok(())
 }
@@ -223,7 +311,7 @@ mod tests {
         let reject = |store: &mut EventStore, name: &str| {
             let add = |tx: &Transaction<'_>| {
                 insert(tx, (name, b"x"), Cause::Undecodable, "why", now)?;
-                keep_newest(tx, 3, now)
+                keep_newest(tx, Kept { events: 3, bytes: 100 }, now)
             };
             store.commit("reject", add).expect("rejected");
             let left = store.rejected(10).expect("a list").into_iter().map(|r| (r.id, r.unique_id));

@@ -1,22 +1,21 @@
 //! Leaving the queue: what the server took, what it cannot be sent, what
-//! cannot be read; and clearing away what a long queue left behind.
+//! cannot be read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
-use super::rejected::{Cause, keep_within_bound, set_aside};
+use super::rejected::{Cause, add as add_rejected, keep_within_bound, set_aside};
 use super::{
-    EventStore, OTHERS_END, State, UNSENDABLE, bundles, count_drops, foreign, remove, save_state,
-    state,
+    EventStore, OTHERS_END, State, UNSENDABLE, add_bytes, bundles, count_drops, foreign, remove,
+    row, save_state, state, unique,
 };
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
-/// In a queue longer than this, rows stay in the tables once they are settled,
-/// and then so do all others until the queue is empty. Up to here the unique
-/// index fits the page cache, and deleting is cheap.
-const LONG: u64 = 10_000;
+/// How many rows that an earlier version left behind go with each batch. Each
+/// may touch a page of the unique index.
+const LEFTOVERS_AT_ONCE: u64 = 2_000;
 
 /// What became of the rows of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -61,10 +60,7 @@ impl EventStore {
             let mut state = state(&tx)?;
             for (id, reason) in &settled.rejected {
                 match foreign.and_then(|foreign| foreign.lent_row(*id)) {
-                    Some(row) => {
-                        let row = (row.unique_id.as_str(), row.data.as_slice());
-                        super::rejected::insert(&tx, row, Cause::Undecodable, reason, now)?;
-                    }
+                    Some(row) => add_rejected(&tx, row, false, Cause::Undecodable, reason, now)?,
                     None => set_aside(&tx, *id, Cause::Undecodable, reason, now)?,
                 }
             }
@@ -78,61 +74,52 @@ impl EventStore {
             bundles::note_requests(&tx, &settled.bundle_requests, now)?;
             forget_refusals(&tx, settled.ids())?;
 
-            let taken = take_out(&tx, &mut state, &own, &lent)?;
+            let taken = take_out(&tx, state, &own, &lent)?;
             state.pending = state.pending.saturating_sub(taken);
-            let cleared = state.pending == 0 && clear_away(&tx, state)?;
             save_state(&tx, state)?;
-            tx.commit()?;
-            Ok(cleared)
+            unique::sweep(&tx, taken)?;
+            clear_leftovers(&tx, state)?;
+            tx.commit()
         };
-        let cleared = run(&mut self.conn)
+        run(&mut self.conn)
             .map_err(|source| StoreError::from_use(&self.path, "take events out", source))?;
-        if cleared {
-            self.give_room_back();
-        }
+        self.compact();
         if let Some(foreign) = &mut self.foreign {
             foreign.delete(settled.ids().filter(|id| *id >= foreign::FIRST_ID));
         }
         Ok(())
     }
-
-    /// Makes the file small again after many rows went at once. What is left is
-    /// little, so this is cheap; another program's lock is no reason to wait.
-    fn give_room_back(&self) {
-        let made = self
-            .conn
-            .execute_batch("VACUUM")
-            .and_then(|()| crate::store::db::checkpoint(&self.conn));
-        if let Err(error) = made {
-            tracing::debug!(%error, "events.db keeps its size");
-        }
-    }
 }
 
-/// Takes rows out of the queue and answers how many there were.
+/// Takes rows out of the queue and returns how many there were.
 fn take_out(
     tx: &Transaction<'_>,
-    state: &mut State,
+    state: State,
     ids: &BTreeSet<i64>,
-    lent: &std::collections::BTreeMap<i64, u64>,
+    lent: &BTreeMap<i64, u64>,
 ) -> rusqlite::Result<u64> {
-    let Some(last) = ids.last() else { return Ok(0) };
     let mut taken = 0;
     for (id, fingerprint) in lent.iter().filter(|(id, _)| ids.contains(id)) {
         taken += u64::from(remove_unchanged(tx, *id, *fingerprint)?);
     }
-    let queued: Vec<(i64, i64)> = tx
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(taken) };
+    let range = (*first.max(&(state.settled_through + 1)), *last);
+    let queued: Vec<(i64, i64, i64)> = tx
         .prepare_cached(
-            "SELECT id, idx FROM agent_queue WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+            "SELECT id, idx, bytes FROM agent_queue WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
         )?
-        .query_map((state.settled_through, last, ids.len() as u64 + 1), |row| row.try_into())?
+        .query_map((range.0, range.1, ids.len() as u64 + 1), |row| row.try_into())?
         .collect::<Result<_, _>>()?;
-    let ours = |(id, idx): &(i64, i64)| ids.contains(id) && *idx >= OTHERS_END;
-    let begun: bool = tx
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM agent_queue WHERE id <= ?1)")?
-        .query_row([state.settled_through], |row| row.get(0))?;
-    if (begun || state.pending > LONG) && !queued.is_empty() && queued.iter().all(ours) {
-        state.settled_through = *last;
+    if queued.iter().all(|(id, idx, _)| ids.contains(id) && *idx >= OTHERS_END) {
+        // The whole range goes, which costs less than each of its rows.
+        for sql in [
+            "DELETE FROM agent_events WHERE id BETWEEN ?1 AND ?2",
+            "DELETE FROM events WHERE idx BETWEEN 4294967296 + ?1 AND 4294967296 + ?2",
+            "DELETE FROM agent_queue WHERE id BETWEEN ?1 AND ?2",
+        ] {
+            tx.prepare_cached(sql)?.execute(range)?;
+        }
+        add_bytes(tx, -queued.iter().map(|(_, _, bytes)| bytes).sum::<i64>())?;
         return Ok(taken + queued.len() as u64);
     }
     for id in ids.iter().filter(|id| **id > state.settled_through && !lent.contains_key(id)) {
@@ -144,21 +131,28 @@ fn take_out(
 /// Takes another producer's row out, unless it has been replaced since it was
 /// read: then it keeps its place behind those that came before it.
 fn remove_unchanged(tx: &Transaction<'_>, id: i64, fingerprint: u64) -> rusqlite::Result<bool> {
-    let mut select = tx.prepare_cached(
-        "SELECT e.eventdata FROM agent_queue AS q JOIN events AS e ON e.idx = q.idx WHERE q.id = ?1",
-    )?;
-    let mut rows = select.query([id])?;
-    let same = match rows.next()? {
-        Some(row) => foreign::fingerprint(&super::read::data(row.get_ref(0)?)) == fingerprint,
-        None => true,
-    };
-    drop(rows);
+    let sql = format!(
+        "SELECT {} FROM agent_queue AS q JOIN events AS e ON e.idx = q.idx WHERE q.id = ?1",
+        row::columns()
+    );
+    let lies = tx.prepare_cached(&sql)?.query_row([id], |row| row::read(row, 0, id)).optional()?;
+    let same = lies.is_none_or(|lies| row::fingerprint(&lies) == fingerprint);
     if same {
         return remove(tx, id);
     }
     // Without its entry it counts as new and is entered again.
-    let gone = tx.prepare_cached("DELETE FROM agent_queue WHERE id = ?1")?.execute([id])?;
-    Ok(gone > 0)
+    forget_entry(tx, id)
+}
+
+/// Takes the entry of another producer's row out and leaves the row. Returns
+/// whether there was one.
+pub(super) fn forget_entry(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
+    let bytes: Option<i64> = tx
+        .prepare_cached("DELETE FROM agent_queue WHERE id = ?1 RETURNING bytes")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    add_bytes(tx, -bytes.unwrap_or(0))?;
+    Ok(bytes.is_some())
 }
 
 fn forget_refusals(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> rusqlite::Result<()> {
@@ -174,28 +168,15 @@ fn forget_refusals(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> rusq
     Ok(())
 }
 
-/// Deletes the rows of settled events once nothing is queued; answers whether
-/// they were many.
-fn clear_away(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool> {
-    let left: bool = tx
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM agent_queue)")?
-        .query_row([], |row| row.get(0))?;
-    if !left {
-        return Ok(false);
-    }
-    // Without a condition SQLite frees whole pages; with one it looks each row
-    // up in the unique index.
-    let others: bool = tx
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM events WHERE idx < 4294967296)")?
-        .query_row([], |row| row.get(0))?;
-    if others {
-        tx.execute(
-            "DELETE FROM events WHERE idx >= 4294967296 AND idx <= 4294967296 + ?1",
-            [state.settled_through],
-        )?;
-        tx.execute("DELETE FROM agent_queue WHERE id <= ?1", [state.settled_through])?;
-    } else {
-        tx.execute_batch("DELETE FROM events; DELETE FROM agent_queue;")?;
-    }
-    Ok(true)
+/// Deletes rows that an earlier version left behind when their events had been
+/// delivered, so many in one commit that it stays short.
+fn clear_leftovers(tx: &Transaction<'_>, state: State) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "DELETE FROM events WHERE idx IN (SELECT idx FROM events \
+         WHERE idx > 4294967296 AND idx <= 4294967296 + ?1 ORDER BY idx LIMIT ?2)",
+    )?
+    .execute((state.settled_through, LEFTOVERS_AT_ONCE))?;
+    tx.prepare_cached("DELETE FROM agent_queue WHERE id <= ?1")?
+        .execute([state.settled_through])?;
+    Ok(())
 }

@@ -60,7 +60,7 @@ impl<'a> Intake<'a> {
             Some(own) => own,
             None => self.own.insert(own(self.setup)?),
         };
-        let limits = Limits { events: self.setup.config.event_queue_limit };
+        let limits = Limits { events: self.setup.config.event_queue_limit, ..Limits::default() };
         let answers = take_in(store, *policy, limits, left, SystemClock::new().now())?;
         told.extend(answers.into_iter().map(|answered| Told {
             unique_id: answered.unique_id,

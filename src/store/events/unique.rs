@@ -1,0 +1,137 @@
+//! Which unique ids are queued (EV-7).
+//!
+//! The table of their hashes is in no order of arrival. Deleting an entry when
+//! its event leaves would cost a page for each; entries are left behind, and a
+//! sweep deletes them in the table's own order, many from each page.
+
+use rusqlite::{OptionalExtension as _, Transaction};
+
+use super::{OTHERS_END, State};
+
+/// How many entries the sweep looks at for each event that leaves. So at most
+/// about a third as many are left behind as events are queued.
+const SWEPT_EACH: u64 = 4;
+/// How many it looks at besides.
+const SWEPT_ALWAYS: u64 = 100;
+
+/// Whether an event of this unique id is queued.
+pub(super) fn is_queued(
+    tx: &Transaction<'_>,
+    state: State,
+    unique_id: &str,
+) -> rusqlite::Result<bool> {
+    let other: Option<i64> = tx
+        .prepare_cached("SELECT idx FROM events WHERE uniqueid = ?1")?
+        .query_row([unique_id], |row| row.get(0))
+        .optional()?;
+    if other.is_some_and(|idx| idx <= OTHERS_END || idx - OTHERS_END > state.settled_through) {
+        return Ok(true);
+    }
+    // Two unique ids may have one hash.
+    let same: Option<bool> = tx
+        .prepare_cached(
+            "SELECT e.uniqueid = ?2 FROM agent_unique AS u JOIN agent_events AS e ON e.id = u.id \
+             WHERE u.hash = ?1",
+        )?
+        .query_row((hash(unique_id), unique_id), |row| row.get(0))
+        .optional()?;
+    Ok(same == Some(true))
+}
+
+/// Notes that an event of this unique id is queued.
+pub(super) fn note(tx: &Transaction<'_>, unique_id: &str, id: i64) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO agent_unique (hash, id) VALUES (?1, ?2)")?
+        .execute((hash(unique_id), id))
+        .map(|_| ())
+}
+
+/// Forgets the unique id of an event that leaves out of its turn.
+pub(super) fn forget(tx: &Transaction<'_>, unique_id: &str, id: i64) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM agent_unique WHERE hash = ?1 AND id = ?2")?
+        .execute((hash(unique_id), id))
+        .map(|_| ())
+}
+
+/// Deletes entries that events which left in their turn have left behind, after
+/// `left` more of these have.
+pub(super) fn sweep(tx: &Transaction<'_>, left: u64) -> rusqlite::Result<()> {
+    let oldest: Option<i64> =
+        tx.prepare_cached("SELECT min(id) FROM agent_queue")?.query_row([], |row| row.get(0))?;
+    let Some(oldest) = oldest else {
+        tx.prepare_cached("DELETE FROM agent_unique")?.execute([])?;
+        return Ok(());
+    };
+    let swept: i64 = tx
+        .prepare_cached("SELECT swept FROM agent_queue_state")?
+        .query_row([], |row| row.get(0))?;
+    let through: Option<i64> = tx
+        .prepare_cached(
+            "SELECT hash FROM agent_unique WHERE hash > ?1 ORDER BY hash LIMIT 1 OFFSET ?2",
+        )?
+        .query_row((swept, SWEPT_ALWAYS + SWEPT_EACH * left), |row| row.get(0))
+        .optional()?;
+    tx.prepare_cached("DELETE FROM agent_unique WHERE hash > ?1 AND hash <= ?2 AND id < ?3")?
+        .execute((swept, through.unwrap_or(i64::MAX), oldest))?;
+    tx.prepare_cached("UPDATE agent_queue_state SET swept = ?1")?
+        .execute([through.unwrap_or(i64::MIN)])?;
+    Ok(())
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "any 64 bits will do")]
+fn hash(unique_id: &str) -> i64 {
+    xxhash_rust::xxh3::xxh3_64(unique_id.as_bytes()) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{at, blocked, names, numbered, open, queue, read, settle};
+    use super::super::{Limits, Queued};
+    use super::*;
+
+    /// Two texts of one hash cannot be had here; a wrong entry does as well.
+    #[test]
+    fn ev_7_an_event_is_not_taken_for_another_of_the_same_hash() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = open(dir.path());
+        queue(&mut store, ["a".to_owned()]);
+        store
+            .commit("collide", |tx| {
+                tx.execute("INSERT INTO agent_unique VALUES (?1, 1)", [hash("b")]).map(|_| ())
+            })
+            .expect("collided");
+        let mut one = |name| {
+            let answers = store.queue_events(&[blocked(name)], at(0), Limits::default());
+            answers.expect("an answer")[0]
+        };
+        assert_eq!(one("b"), Queued::Added);
+        assert_eq!(one("b"), Queued::Duplicate);
+        assert_eq!(one("a"), Queued::Duplicate);
+        assert_eq!(names(&read(&mut store, 9)), ["a", "b"]);
+    }
+
+    #[test]
+    fn ev_8_what_is_known_of_events_that_left_is_a_third_of_those_that_wait() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = open(dir.path());
+        queue(&mut store, numbered(0..3000));
+        for round in 0..300 {
+            let batch = read(&mut store, 50);
+            settle(&mut store, &batch);
+            queue(&mut store, numbered(3000 + round * 50..3050 + round * 50));
+        }
+        let known: u64 = store
+            .conn
+            .query_row("SELECT count(*) FROM agent_unique", [], |row| row.get(0))
+            .expect("a count");
+        assert!((3000..=4200).contains(&known), "{known}");
+        while !read(&mut store, 500).is_empty() {
+            let batch = read(&mut store, 500);
+            settle(&mut store, &batch);
+        }
+        let left: bool = store
+            .conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM agent_unique)", [], |row| row.get(0))
+            .expect("an answer");
+        assert!(!left, "an empty queue knows none");
+    }
+}
