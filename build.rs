@@ -70,7 +70,7 @@ fn message_json(
     writeln!(code, "    const NAME: &'static str = {name:?};")?;
     writeln!(
         code,
-        "    fn read_field<'de, A: serde::de::MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {{"
+        "    fn read_field<'de, A: serde::de::MapAccess<'de>>(&mut self, name: &str, map: &mut A, notes: &mut json::Notes) -> Result<bool, A::Error> {{"
     )?;
     writeln!(code, "        match name {{")?;
     for field in message.fields() {
@@ -101,9 +101,11 @@ fn message_json(
         let key = format!("{:?}:", field.json_name());
         writeln!(
             code,
-            "        json::Field {{ number: {}, key: {key:?}, shape: json::Shape::{}, repeated: {}, presence: {} }},",
+            "        json::Field {{ number: {}, name: {:?}, key: {key:?}, shape: json::Shape::{}, direct: {}, repeated: {}, presence: {} }},",
             field.number(),
-            shape(field, pool)?,
+            setting_name(field),
+            shape(field)?,
+            is_direct(field, pool)?,
             field.cardinality() == Cardinality::Repeated,
             is_option(field)
         )?;
@@ -123,14 +125,17 @@ fn message_json(
 /// The statement that reads a field's value from the map.
 fn read(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let place = field.name();
+    let name = setting_name(field);
     if field.is_map() {
-        return Ok(format!("json::read_map(&mut self.{place}, map)?,"));
+        return Ok(format!("json::read_map({name:?}, &mut self.{place}, map, notes)?,"));
     }
     let kind = seed(field, pool)?;
     if field.cardinality() == Cardinality::Repeated {
-        return Ok(format!("json::read_repeated::<{kind}, A>(&mut self.{place}, map)?,"));
+        return Ok(format!(
+            "json::read_repeated::<{kind}, A>({name:?}, &mut self.{place}, map, notes)?,"
+        ));
     }
-    let value = format!("json::read_value::<{kind}, A>(map)?");
+    let value = format!("json::read_value::<{kind}, A>({name:?}, map, notes)?");
     if let Some((oneof, variant)) = oneof_variant(field) {
         return Ok(format!(
             "if let Some(value) = {value} {{ self.{oneof} = Some({variant}(value)); }},"
@@ -192,20 +197,13 @@ fn seed(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dy
     })
 }
 
-/// What a field's values are when they are written without the message in
-/// between; `Other` for what only the message's own writer knows.
+/// What a field's values are.
 #[expect(clippy::wildcard_enum_match_arm, reason = "a kind without a JSON form fails the build")]
-fn shape(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let repeated = field.cardinality() == Cardinality::Repeated;
-    let one_of_several = field.containing_oneof().is_some_and(|oneof| oneof.fields().len() > 1);
-    if field.is_map() || one_of_several || marked(field, pool, "always_written")? {
-        return Ok("Other".into());
-    }
+fn shape(field: &FieldDescriptor) -> Result<String, Box<dyn Error>> {
     Ok(match field.kind() {
+        Kind::Message(_) if field.is_map() => "Map".into(),
         Kind::String => "Text".into(),
         Kind::Message(m) => format!("Nested(<{} as json::Message>::FIELDS)", m.name()),
-        // Numbers may be packed.
-        _ if repeated => "Other".into(),
         Kind::Bool => "Bool".into(),
         Kind::Uint32 => "U32".into(),
         Kind::Int32 => "I32".into(),
@@ -213,6 +211,25 @@ fn shape(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<d
         Kind::Enum(e) => format!("Enum(<{} as json::Enumeration>::NAMES)", e.name()),
         other => return Err(format!("{}: no JSON form for {other:?}", field.full_name()).into()),
     })
+}
+
+/// Whether a field's values can be written without the message in between.
+fn is_direct(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<bool, Box<dyn Error>> {
+    let one_of_several = field.containing_oneof().is_some_and(|oneof| oneof.fields().len() > 1);
+    // Numbers may be packed.
+    let packed = field.cardinality() == Cardinality::Repeated
+        && !matches!(field.kind(), Kind::String | Kind::Message(_));
+    Ok(!field.is_map() && !one_of_several && !packed && !marked(field, pool, "always_written")?)
+}
+
+/// The name of a field in settings, warnings and documentation: the JSON name
+/// where that is one of its own, else the field's.
+fn setting_name(field: &FieldDescriptor) -> String {
+    if field.json_name() == lower_camel(field.name()) {
+        field.name().to_owned()
+    } else {
+        field.json_name().to_owned()
+    }
 }
 
 fn is_option(field: &FieldDescriptor) -> bool {

@@ -55,7 +55,7 @@ fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode a page of 10,000 rules");
     group.throughput(Throughput::Elements(PAGE));
     group.bench_function("JSON", |b| {
-        b.iter(|| rules::read_page(Transfer::Json, black_box(&json), 1).expect("a page"));
+        b.iter(|| rules::page_of(Transfer::Json, black_box(&json)).expect("a page"));
     });
     group.bench_function("JSON, floor: three borrowed fields", |b| {
         b.iter(|| {
@@ -67,7 +67,7 @@ fn decode(c: &mut Criterion) {
         });
     });
     group.bench_function("protobuf", |b| {
-        b.iter(|| rules::read_page(Transfer::Protobuf, black_box(&proto), 1).expect("a page"));
+        b.iter(|| rules::page_of(Transfer::Protobuf, black_box(&proto)).expect("a page"));
     });
     group.bench_function("protobuf, floor: prost alone", |b| {
         b.iter(|| wire::RuleDownloadResponse::decode(black_box(proto.as_slice())).expect("a page"));

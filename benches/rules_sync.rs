@@ -27,7 +27,7 @@ use std::process::Command;
 use process::{Plain, Ran, run};
 use rusqlite::Connection;
 use santa_sync::harness::{AnswerEncoding, FakeServer};
-use santa_sync::model::{Identifier, Policy, Rule, RuleSet, RuleType};
+use santa_sync::model::{Identifier, Policy, Rule, RulePage, RuleSet, RuleType};
 use santa_sync::protocol::wire;
 use serde::Deserialize;
 use support::{bare_commit, rule_of};
@@ -147,7 +147,7 @@ fn floor(url: &str, dir: &Path) {
             policy: Policy::Allowlist,
             details: None,
         });
-        rules.push_page(checked.collect(), Vec::new());
+        rules.push_page(checked.collect::<RulePage>(), Vec::new());
         cursor = page.cursor;
         if cursor.is_empty() {
             break;

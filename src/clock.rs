@@ -66,6 +66,14 @@ impl Clock for SystemClock {
     }
 }
 
+/// The time for which this thread has computed: it stands still while the
+/// machine sleeps or does something else.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// Time since boot, sleep included. On Linux that is `CLOCK_BOOTTIME`; on macOS
 /// `CLOCK_MONOTONIC` keeps running while the machine sleeps.
 fn elapsed() -> Duration {

@@ -31,7 +31,7 @@ pub use rule::{
     RuleState, RuleType,
 };
 pub use rule_dictionary::{RuleDictionaryError, parse_rule};
-pub use rule_set::{DetailsRef, RuleRef, RuleSet};
+pub use rule_set::{DetailsRef, RulePage, RuleRef, RuleSet};
 pub use secret::Secret;
 pub use settings::{
     ClientMode, FileAccessAction, MediaPolicy, SettingChange, Settings, SyncType, Wish, WishReason,

@@ -5,10 +5,12 @@
 //! turns messages into the words of [`crate::model`] and back.
 
 pub mod archive;
+mod binary;
 pub mod body;
 pub mod cel;
 pub mod events;
 pub mod json;
+pub mod notes;
 pub mod postflight;
 pub mod preflight;
 pub mod rules;

@@ -32,9 +32,10 @@ use self::machine::{
 };
 use self::progress::{Observer, Progress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
-use crate::clock::Clock;
-use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, Trigger};
+use crate::clock::{self, Clock};
+use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
 use crate::protocol::body::Transfer;
+use crate::protocol::cel::CelBudget;
 use crate::store::{EventStore, Horizon, ReadStore, Store};
 use crate::transport::{Packer, Transport, XsrfToken};
 
@@ -99,7 +100,14 @@ struct Held {
     /// Events set aside because the server refused them.
     rejected: u64,
     rules: u64,
+    /// What was odd in the responses so far.
+    warnings: Vec<SyncWarning>,
+    /// The time that the expressions of CEL rules have taken.
+    expressions: CelBudget,
 }
+
+/// Warnings that a record keeps at the most.
+const MAX_WARNINGS: usize = 100;
 
 impl Driver<'_> {
     /// Runs one sync to its end and leaves its record.
@@ -131,6 +139,8 @@ impl Driver<'_> {
             uploaded: 0,
             rejected: 0,
             rules: 0,
+            warnings: Vec::new(),
+            expressions: CelBudget::new(clock::thread_time),
         };
         let mut ahead = Ahead::new(ahead::Form {
             machine_id: inputs.machine_id.clone(),
@@ -178,6 +188,8 @@ impl Driver<'_> {
         };
 
         let took = self.clock.now().elapsed.saturating_sub(started.elapsed);
+        let warnings = std::mem::take(&mut held.warnings);
+        let blank = SyncRecord { warnings, ..blank };
         let record = self.record(blank, outcome, &held, took);
         if let (Stores::Live { store, .. }, Ok(number)) = (&mut self.stores, number)
             && let Err(error) = store.end_sync(number, &record)
@@ -321,13 +333,15 @@ impl Driver<'_> {
             bytes_sent: exchanged.bytes_sent,
             bytes_received: exchanged.bytes_received,
         };
+        let url = transport.url(stage);
         let decoded = exchanged.outcome.and_then(|answer| {
-            exchange::decode(self.transfer, &request, &answer.body, &transport.url(stage))
+            exchange::decode(self.transfer, &request, answer, &url, &mut held.expressions)
         });
         // What could not be read may be an echo of what was sent.
         let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
         match decoded {
-            Ok(answer) => {
+            Ok(exchange::Decoded { answer, warnings }) => {
+                hold_warnings(held, warnings, |text| transport.redact(text));
                 self.tell_page(&request, &answer, held);
                 Exchange::Answered(answer, traffic)
             }
@@ -346,6 +360,18 @@ impl Driver<'_> {
                 rejected: &answer.rejected,
             });
         }
+    }
+}
+
+/// Logs warnings and keeps them for the record: the first [`MAX_WARNINGS`] of
+/// a sync, however many pages bring some.
+fn hold_warnings(held: &mut Held, warnings: Vec<SyncWarning>, redact: impl Fn(&str) -> String) {
+    let room = MAX_WARNINGS.saturating_sub(held.warnings.len());
+    for warning in warnings.into_iter().take(room) {
+        let warning = SyncWarning { value: redact(&warning.value), ..warning };
+        let SyncWarning { stage, field, value, action } = &warning;
+        warn!(%stage, field, value, action, "the server's response was not read as sent");
+        held.warnings.push(warning);
     }
 }
 

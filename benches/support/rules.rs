@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rusqlite::{Connection, params};
-use santa_sync::model::{Identifier, Policy, Rule, RuleSet};
+use santa_sync::model::{Identifier, Policy, Rule, RulePage, RuleSet};
 
 /// The rule of a number: a file hash that looks random and is always the same.
 pub(crate) fn rule_of(number: u64, policy: Policy) -> Rule {
@@ -33,7 +33,10 @@ pub(crate) fn made(numbers: Range<u64>, page: usize) -> RuleSet {
     let mut rest = numbers;
     while !rest.is_empty() {
         let end = rest.end.min(rest.start + page as u64);
-        rules.push_page((rest.start..end).map(|n| rule_of(n, Policy::Allowlist)).collect(), vec![]);
+        rules.push_page(
+            (rest.start..end).map(|n| rule_of(n, Policy::Allowlist)).collect::<RulePage>(),
+            vec![],
+        );
         rest.start = end;
     }
     rules

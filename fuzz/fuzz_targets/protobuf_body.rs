@@ -3,23 +3,25 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use santa_sync::protocol::body::{Transfer, decode};
+use santa_sync::protocol::body::{Decoded, Received, Transfer, decode};
+use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, preflight, rules, wire};
 
 fuzz_target!(|data: &[u8]| {
     let Some((stage, body)) = data.split_first() else { return };
+    let received = Received::new(Transfer::Protobuf, body);
     match stage % 4 {
         0 => {
-            if let Ok(response) = decode::<wire::PreflightResponse>(Transfer::Protobuf, body) {
+            if let Ok(Decoded { message: response, .. }) = decode::<wire::PreflightResponse>(received) {
                 let _ = preflight::read(response);
             }
         }
         1 => {
-            if let Ok(response) = decode::<wire::EventUploadResponse>(Transfer::Protobuf, body) {
+            if let Ok(Decoded { message: response, .. }) = decode::<wire::EventUploadResponse>(received) {
                 let _ = events::bundle_requests(response);
             }
         }
-        2 => drop(rules::read_page(Transfer::Protobuf, body, 1)),
-        _ => drop(decode::<wire::PostflightResponse>(Transfer::Protobuf, body)),
+        2 => drop(rules::read_page(received, 1, &mut CelBudget::default())),
+        _ => drop(decode::<wire::PostflightResponse>(received)),
     }
 });

@@ -1,28 +1,46 @@
 //! The rules of one download, small enough to hold a million of them.
 
-use std::collections::HashMap;
 use std::fmt;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Identifier, Policy, RejectedRule, Rule, RuleDetails, RuleType};
 
 /// The rules of one download in the order received, page by page.
 ///
-/// A rule takes one byte and its identifier (33 bytes for a hash), and four
-/// bytes more for each text it has; a text that several rules of a page share
-/// is kept once.
+/// A rule takes one byte and its identifier (33 bytes for a hash), and eight
+/// bytes more for each text it has, beside the text. A text that the rules
+/// shortly before have, too, is kept once.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct RuleSet {
-    pages: Vec<Page>,
+    pages: Vec<Packed>,
     len: usize,
+    text_bytes: u64,
     rejected_total: u64,
     rejected: Vec<RejectedRule>,
 }
 
-/// The rules of one page, packed by [`pack`].
+/// Packed rules and their texts.
 #[derive(Clone, PartialEq, Eq)]
-struct Page {
+struct Packed {
     rules: Box<[u8]>,
-    texts: Box<[Box<str>]>,
+    texts: Box<[u8]>,
+}
+
+/// The rules of one page while they are read: packed at once, so that many
+/// small rules take little more memory than their texts.
+#[derive(Clone, Default)]
+pub struct RulePage {
+    /// For each rule: a byte, the identifier (a signing id with its length
+    /// before it), and if there are texts, a byte with a bit for each field and
+    /// the places of the texts. Numbers are of 32 bits.
+    rules: Vec<u8>,
+    /// Texts, each with its length before it.
+    texts: Vec<u8>,
+    len: usize,
+    text_bytes: u64,
+    /// Places of texts by their hash.
+    recent: Vec<u32>,
 }
 
 /// A rule of a [`RuleSet`].
@@ -53,12 +71,17 @@ impl RuleSet {
     pub const REJECTED_KEPT: usize = 100;
 
     /// Adds a page: its accepted rules and the rejected ones.
-    pub fn push_page(&mut self, rules: Vec<Rule>, rejected: Vec<RejectedRule>) {
-        self.len += rules.len();
+    pub fn push_page(&mut self, rules: impl Into<RulePage>, rejected: Vec<RejectedRule>) {
+        let page = rules.into();
+        self.len += page.len;
+        self.text_bytes += page.text_bytes;
         self.rejected_total += rejected.len() as u64;
         let room = Self::REJECTED_KEPT.saturating_sub(self.rejected.len());
         self.rejected.extend(rejected.into_iter().take(room));
-        self.pages.push(pack(rules));
+        self.pages.push(Packed {
+            rules: page.rules.into_boxed_slice(),
+            texts: page.texts.into_boxed_slice(),
+        });
     }
 
     /// Counts rejected rules that are not listed.
@@ -69,6 +92,13 @@ impl RuleSet {
     /// The accepted rules in the order received.
     pub fn iter(&self) -> impl Iterator<Item = RuleRef<'_>> {
         self.pages.iter().flat_map(|page| Unpack { packed: &page.rules, texts: &page.texts })
+    }
+
+    /// Bytes of all identifiers and texts, each as often as it was sent; hashes
+    /// in their binary form.
+    #[must_use]
+    pub const fn text_bytes(&self) -> u64 {
+        self.text_bytes
     }
 
     /// How many rules were accepted.
@@ -143,54 +173,128 @@ impl From<DetailsRef<'_>> for RuleDetails {
 /// are the places in [`Policy::ALL`] (4 bits) and [`RuleType::ALL`] (3 bits).
 const HAS_TEXTS: u8 = 0x80;
 
-/// Packs rules: the first byte, the identifier (a signing id with its length
-/// before it), and if there are texts, a byte with a bit for each field and the
-/// places of the texts. Numbers are of 32 bits.
-fn pack(rules: Vec<Rule>) -> Page {
-    let mut packed = Vec::with_capacity(rules.len() * 33);
-    let mut texts: Vec<Box<str>> = Vec::new();
-    let mut places: HashMap<Box<str>, u32> = HashMap::new();
-    for rule in rules {
+impl RulePage {
+    /// How many texts are looked for before another one is kept.
+    const RECENT: usize = 4096;
+    /// The place of no text.
+    const NOWHERE: u32 = u32::MAX;
+
+    /// How many rules there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no rule.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of all identifiers and texts, see [`RuleSet::text_bytes`].
+    #[must_use]
+    pub const fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
+    /// The rules in the order received.
+    pub fn iter(&self) -> impl Iterator<Item = RuleRef<'_>> {
+        Unpack { packed: &self.rules, texts: &self.texts }
+    }
+
+    /// Adds a rule.
+    pub fn push(&mut self, rule: Rule) {
         let rule_type = rule.identifier.rule_type();
         let type_place = RuleType::ALL.into_iter().zip(0..).find(|(t, _)| *t == rule_type);
         let policy_place = Policy::ALL.into_iter().zip(0..).find(|(p, _)| *p == rule.policy);
         let first = type_place.map_or(0, |(_, n): (_, u8)| n << 4)
             | policy_place.map_or(0, |(_, n): (_, u8)| n)
             | if rule.details.is_some() { HAS_TEXTS } else { 0 };
-        packed.push(first);
-        match &rule.identifier {
-            Identifier::Cdhash(bytes) => packed.extend_from_slice(bytes),
-            Identifier::Binary(bytes) | Identifier::Certificate(bytes) => {
-                packed.extend_from_slice(bytes);
-            }
-            Identifier::TeamId(bytes) => packed.extend_from_slice(bytes),
+        self.len += 1;
+        self.rules.push(first);
+        let identifier: &[u8] = match &rule.identifier {
+            Identifier::Cdhash(bytes) => bytes,
+            Identifier::Binary(bytes) | Identifier::Certificate(bytes) => bytes,
+            Identifier::TeamId(bytes) => bytes,
             Identifier::SigningId(text) => {
-                packed.extend_from_slice(&number(text.len()));
-                packed.extend_from_slice(text.as_bytes());
+                self.rules.extend_from_slice(&number(text.len()));
+                text.as_bytes()
             }
-        }
-        let Some(details) = rule.details else { continue };
+        };
+        self.rules.extend_from_slice(identifier);
+        self.text_bytes += identifier.len() as u64;
+        let Some(details) = rule.details else { return };
         let fields = fields_of(*details);
-        packed.push(
+        self.rules.push(
             (0..)
                 .zip(&fields)
                 .fold(0, |mask, (bit, text)| mask | (u8::from(!text.is_empty()) << bit)),
         );
-        for text in fields.into_iter().filter(|text| !text.is_empty()) {
-            let text = text.into_boxed_str();
-            let place = *places.entry(text.clone()).or_insert_with(|| {
-                texts.push(text);
-                u32::try_from(texts.len() - 1).unwrap_or(u32::MAX)
-            });
-            packed.extend_from_slice(&place.to_le_bytes());
+        for text in fields.iter().filter(|text| !text.is_empty()) {
+            self.text_bytes += text.len() as u64;
+            let place = self.keep_text(text);
+            self.rules.extend_from_slice(&place.to_le_bytes());
         }
     }
-    Page { rules: packed.into_boxed_slice(), texts: texts.into_boxed_slice() }
+
+    /// The place of a text, which is kept unless a recent one is the same.
+    fn keep_text(&mut self, text: &str) -> u32 {
+        if self.recent.is_empty() {
+            self.recent = vec![Self::NOWHERE; Self::RECENT];
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
+        let slot = xxh3_64(text.as_bytes()) as usize % Self::RECENT;
+        let known = self.recent.get(slot).copied().unwrap_or(Self::NOWHERE);
+        if text_at(&self.texts, known) == Some(text.as_bytes()) {
+            return known;
+        }
+        let place = u32::try_from(self.texts.len()).unwrap_or(Self::NOWHERE);
+        self.texts.extend_from_slice(&number(text.len()));
+        self.texts.extend_from_slice(text.as_bytes());
+        if let Some(recent) = self.recent.get_mut(slot) {
+            *recent = place;
+        }
+        place
+    }
+}
+
+impl From<Vec<Rule>> for RulePage {
+    fn from(rules: Vec<Rule>) -> Self {
+        rules.into_iter().collect()
+    }
+}
+
+impl FromIterator<Rule> for RulePage {
+    fn from_iter<I: IntoIterator<Item = Rule>>(rules: I) -> Self {
+        let mut page = Self::default();
+        rules.into_iter().for_each(|rule| page.push(rule));
+        page
+    }
+}
+
+impl PartialEq for RulePage {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for RulePage {}
+
+impl fmt::Debug for RulePage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 fn number(n: usize) -> [u8; 4] {
     // A text comes out of a response, and those are bounded far below 4 GiB.
     u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+fn text_at(texts: &[u8], place: u32) -> Option<&[u8]> {
+    let text = texts.get(usize::try_from(place).ok()?..)?;
+    let (length, text) = text.split_first_chunk()?;
+    text.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)
 }
 
 fn fields_of(details: RuleDetails) -> [String; 6] {
@@ -205,11 +309,11 @@ fn fields_of(details: RuleDetails) -> [String; 6] {
     [custom_msg, custom_url, cel_expr, event_detail_button_label, comment, notification_app_name]
 }
 
-/// Reads back what [`pack`] wrote. What it could not have written ends the
+/// Reads back what [`RulePage::push`] wrote. What it could not have written ends the
 /// reading; nothing else makes these bytes.
 struct Unpack<'a> {
     packed: &'a [u8],
-    texts: &'a [Box<str>],
+    texts: &'a [u8],
 }
 
 impl<'a> Unpack<'a> {
@@ -221,7 +325,7 @@ impl<'a> Unpack<'a> {
 
     fn text(&mut self) -> Option<&'a str> {
         let place = u32::from_le_bytes(self.take()?);
-        self.texts.get(usize::try_from(place).ok()?).map(AsRef::as_ref)
+        str::from_utf8(text_at(self.texts, place)?).ok()
     }
 
     fn signing_id(&mut self) -> Option<Identifier> {
@@ -312,14 +416,36 @@ mod tests {
 
     #[test]
     fn a_hash_rule_takes_33_bytes() {
-        let rules = (0..100)
-            .map(|n| Rule {
-                identifier: Identifier::Binary([n; 32]),
-                policy: Policy::Allowlist,
-                details: None,
-            })
-            .collect();
-        assert_eq!(pack(rules).rules.len(), 3300);
+        let rules = (0..100).map(|n| Rule {
+            identifier: Identifier::Binary([n; 32]),
+            policy: Policy::Allowlist,
+            details: None,
+        });
+        let page: RulePage = rules.collect();
+        assert_eq!((page.rules.len(), page.text_bytes()), (3300, 3200));
+    }
+
+    /// HTTP-8: what a rule takes beside its texts.
+    #[test]
+    fn http_8_a_rule_takes_64_bytes_beside_its_texts_and_shared_ones_are_kept_once() {
+        let rule = |n: u32, message: String| Rule {
+            identifier: Identifier::SigningId(format!("platform:{n}").into_boxed_str()),
+            policy: Policy::Cel,
+            details: Some(Box::new(RuleDetails {
+                custom_msg: message,
+                custom_url: format!("u{n}"),
+                cel_expr: format!("{n}"),
+                event_detail_button_label: format!("l{n}"),
+                notification_app_name: format!("a{n}"),
+                ..RuleDetails::default()
+            })),
+        };
+        let size = |page: &RulePage| (page.rules.len() + page.texts.len()) as u64;
+        let own: RulePage = (0..1000).map(|n| rule(n, format!("m{n}"))).collect();
+        assert!(size(&own) <= own.text_bytes() + 64 * 1000, "{}", size(&own));
+        let shared: RulePage = (0..1000).map(|n| rule(n, "m".repeat(5000))).collect();
+        assert!(size(&shared) <= 100_000, "{}", size(&shared));
+        assert!(shared.text_bytes() > 5_000_000);
     }
 
     #[test]

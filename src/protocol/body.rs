@@ -3,10 +3,21 @@
 //! Whether a body may be empty, and what a rule page needs beyond its message,
 //! is for the stage modules beside this one.
 
-use serde::de::DeserializeOwned;
+mod received;
+#[cfg(test)]
+mod tests;
+
+use serde::de::DeserializeSeed as _;
 use thiserror::Error;
 
-use super::json;
+use super::binary;
+use super::json::{self, ErrorReport, MessageSeed};
+use super::notes::{Notes, Warning};
+use crate::model::text;
+
+use received::JsonText;
+pub(super) use received::MARK;
+pub use received::Received;
 
 /// How messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -16,6 +27,15 @@ pub enum Transfer {
     Json,
     /// Binary protobuf.
     Protobuf,
+}
+
+/// What a body held.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Decoded<M> {
+    /// The message.
+    pub message: M,
+    /// Parts of the body that were read as absent or zero.
+    pub warnings: Vec<Warning>,
 }
 
 /// Why a complete body is not the message it should be.
@@ -48,6 +68,19 @@ pub enum BodyError {
         /// What is wrong there.
         reason: String,
     },
+    /// The object reports an error and holds no field of the message.
+    #[error("the server answered 200 with an error instead of a {message}: {words}")]
+    ErrorInAnswer {
+        /// The message's name in the schema.
+        message: &'static str,
+        /// The member that reports it, in lower case.
+        member: &'static str,
+        /// What the server says, cut and safe to show.
+        words: String,
+    },
+    /// A cursor that no server needs.
+    #[error("the cursor is {0} bytes long; at most {MAX_CURSOR} are taken")]
+    CursorTooLong(usize),
     /// More rules than one sync may bring.
     #[error("the server sent more than {0} rules; it must send fewer")]
     TooManyRules(u64),
@@ -64,12 +97,11 @@ pub enum BodyError {
     },
 }
 
+/// Bytes of a cursor at the most.
+pub const MAX_CURSOR: usize = 64 << 10;
+
 /// The prefixes servers put before JSON so that a script tag cannot load it.
 const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
-
-/// The longest binary message but rule pages, which are read rule by rule:
-/// two bytes may make an element of 24 in memory.
-const MAX_BINARY: usize = 16 << 20;
 
 /// What some servers put before UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -95,27 +127,50 @@ where
 ///
 /// # Errors
 /// If the body is not the message.
-pub fn decode<M>(transfer: Transfer, body: &[u8]) -> Result<M, BodyError>
+pub fn decode<M>(received: Received<'_>) -> Result<Decoded<M>, BodyError>
 where
-    M: prost::Message + json::Message + DeserializeOwned,
+    M: prost::Message + json::Message,
 {
-    match transfer {
-        Transfer::Protobuf if body.len() > MAX_BINARY => Err(BodyError::NotProtobuf {
-            message: M::NAME,
-            reason: format!("it is longer than {MAX_BINARY} bytes"),
-        }),
-        Transfer::Protobuf => M::decode(body).map_err(|error| BodyError::NotProtobuf {
-            message: M::NAME,
-            reason: shown(&error.to_string()),
-        }),
-        Transfer::Json => {
-            let text = without_xssi_prefix(body);
-            if text.iter().all(u8::is_ascii_whitespace) {
-                return Ok(M::default());
-            }
-            serde_json::from_slice(text).map_err(|error| json_error::<M>(text, &error))
-        }
+    match received.transfer() {
+        Transfer::Protobuf => binary::decode(received.binary(M::NAME)?),
+        Transfer::Json => decode_json(&received.into_json()?),
     }
+}
+
+fn decode_json<M: json::Message>(text: &JsonText<'_>) -> Result<Decoded<M>, BodyError> {
+    let (marked, text) = (text.is_marked(), text.as_str());
+    if text.is_empty() {
+        return Ok(Decoded { message: M::default(), warnings: Vec::new() });
+    }
+    let mut notes = Notes::response(marked);
+    let mut report = ErrorReport::default();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let message = MessageSeed::new(&mut notes, Some(&mut report))
+        .deserialize(&mut reader)
+        .and_then(|message| reader.end().map(|()| message))
+        .map_err(|error| json_error(M::NAME, ".", text, &error))?;
+    check_report(M::NAME, report, &mut notes)?;
+    Ok(Decoded { message, warnings: notes.into_warnings() })
+}
+
+/// Decides what an error that a response reports is worth: beside an answer, a
+/// warning.
+///
+/// # Errors
+/// If there is no answer beside it.
+pub(super) fn check_report(
+    message: &'static str,
+    report: ErrorReport,
+    notes: &mut Notes,
+) -> Result<(), BodyError> {
+    let Some((member, words)) = report.into_words() else { return Ok(()) };
+    if !notes.has_field() {
+        return Err(BodyError::ErrorInAnswer { message, member, words });
+    }
+    notes.enter(member);
+    notes.warn(&words, "an error reported beside an answer; the answer counts");
+    notes.leave();
+    Ok(())
 }
 
 /// The body without a byte order mark and the first XSSI prefix it begins with.
@@ -125,11 +180,14 @@ pub fn without_xssi_prefix(body: &[u8]) -> &[u8] {
     XSSI_PREFIXES.iter().find_map(|prefix| body.strip_prefix(*prefix)).unwrap_or(body)
 }
 
-/// Says what is wrong with a body that the JSON reader did not take.
-pub(super) fn json_error<M>(text: &[u8], error: &serde_json::Error) -> BodyError
-where
-    M: json::Message + DeserializeOwned,
-{
+/// Says what is wrong with a body that the JSON reader did not take; `path` is
+/// where it was.
+pub(super) fn json_error(
+    message: &'static str,
+    path: &str,
+    text: &str,
+    error: &serde_json::Error,
+) -> BodyError {
     use serde_json::error::Category;
     if looks_like_html(text) {
         return BodyError::Html(start_of(text));
@@ -139,104 +197,24 @@ where
         Category::Syntax | Category::Io => {
             BodyError::NotJson { reason: shown(&error.to_string()), start: start_of(text) }
         }
-        Category::Data => wrong_shape::<M>(text, error),
+        Category::Data => BodyError::WrongShape {
+            message,
+            path: path.to_owned(),
+            reason: shown(&error.to_string()),
+        },
     }
 }
 
-/// Reads the body once more, this time keeping track of the path.
-fn wrong_shape<M>(text: &[u8], error: &serde_json::Error) -> BodyError
-where
-    M: json::Message + DeserializeOwned,
-{
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let (path, reason) = match serde_path_to_error::deserialize::<_, M>(&mut reader) {
-        Ok(_) => (".".to_owned(), error.to_string()),
-        Err(error) => (error.path().to_string(), error.inner().to_string()),
-    };
-    BodyError::WrongShape { message: M::NAME, path: shown(&path), reason: shown(&reason) }
-}
-
-/// A text in which the server may have had a say, for an error: cut, and
-/// without anything that a log or a terminal could take for more than text.
+/// The start of a text in which the server may have had a say, safe to show.
 pub(super) fn shown(text: &str) -> String {
-    text.chars()
-        .take(SHOWN)
-        .flat_map(|c| {
-            let control = c.is_control().then(|| c.escape_default());
-            let plain = (!c.is_control()).then_some(c);
-            control.into_iter().flatten().chain(plain)
-        })
-        .collect()
+    text::escaped_start(text, SHOWN)
 }
 
-fn looks_like_html(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    let head = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text).trim_ascii_start();
-    head.first() == Some(&b'<')
+fn looks_like_html(text: &str) -> bool {
+    text.trim_start_matches(|c: char| c == '\u{feff}' || c.is_ascii_whitespace()).starts_with('<')
 }
 
 /// The first characters of a body, for an error.
-fn start_of(text: &[u8]) -> String {
-    String::from_utf8_lossy(&text[..text.len().min(4 * SHOWN)]).chars().take(SHOWN).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::wire;
-
-    fn preflight(body: &str) -> Result<wire::PreflightResponse, BodyError> {
-        decode(Transfer::Json, body.as_bytes())
-    }
-
-    /// HTTP-6; cases 1 to 5.
-    #[test]
-    fn http_6_an_xssi_prefix_is_stripped_once() {
-        assert_eq!(without_xssi_prefix(b")]}'\n\"a\""), b"\"a\"");
-        assert_eq!(without_xssi_prefix(b"])}\"a\""), b"\"a\"");
-        assert_eq!(without_xssi_prefix(b"])}"), b"");
-        assert_eq!(without_xssi_prefix(b"\"a\""), b"\"a\"");
-        assert_eq!(without_xssi_prefix(b"])}])}1"), b"])}1");
-        assert_eq!(without_xssi_prefix(b"\xef\xbb\xbf)]}'\n{}"), b"{}");
-        assert_eq!(preflight(")]}'\n{\"batch_size\":7}").map(|p| p.batch_size), Ok(7));
-    }
-
-    /// HTTP-7.
-    #[test]
-    fn http_7_an_empty_body_is_every_field_absent() {
-        for empty in ["", "  \n", ")]}'\n", "])}"] {
-            assert_eq!(preflight(empty), Ok(wire::PreflightResponse::default()), "{empty:?}");
-        }
-    }
-
-    /// HTTP-6.
-    #[test]
-    fn http_6_html_is_called_html_and_its_start_is_shown_escaped() {
-        let error = preflight("\n<html>\u{1b}[31m<title>Sign in</title>").expect_err("HTML");
-        assert!(matches!(error, BodyError::Html(_)));
-        let shown = error.to_string();
-        assert!(shown.contains("captive portal") && shown.contains("\\u{1b}"), "{shown}");
-    }
-
-    #[test]
-    fn a_body_of_another_shape_is_named_with_its_path() {
-        let body = r#"{"removable_media_policy":{"remount":{"flags":[1]}}}"#;
-        let error = preflight(body).expect_err("a number for a flag").to_string();
-        assert!(error.contains("at removable_media_policy.remount.flags[0]: "), "{error}");
-        assert!(matches!(preflight("[1]"), Err(BodyError::WrongShape { .. })));
-        assert!(matches!(preflight("Service Unavailable"), Err(BodyError::NotJson { .. })));
-        assert!(matches!(preflight("{\"batch_size\":"), Err(BodyError::CutShort(_))));
-        let long = "x".repeat(10_000);
-        assert!(preflight(&long).expect_err("not JSON").to_string().len() < 400);
-    }
-
-    /// JSON-3.
-    #[test]
-    fn json_3_binary_protobuf_goes_both_ways() {
-        let sent = wire::PreflightResponse { batch_size: 7, ..Default::default() };
-        let body = encode(Transfer::Protobuf, &sent).expect("encodes");
-        assert_eq!(decode(Transfer::Protobuf, &body), Ok(sent));
-        let error = decode::<wire::PreflightResponse>(Transfer::Protobuf, b"{\"a\":1}");
-        assert!(matches!(error, Err(BodyError::NotProtobuf { .. })));
-    }
+fn start_of(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::body::Transfer;
 use super::json::{Message as _, Nested, read_value};
+use super::notes::Notes;
 use super::stored::{Decoded, EventError, QueuedEvent, allows, bundle_of, decode_row, summarize};
 use super::upload::Upload;
 use super::{json, wire};
@@ -222,21 +223,30 @@ impl<'de> de::Deserialize<'de> for Line {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Line, A::Error> {
                 let mut line = Line::default();
                 let mut event = Box::<wire::Event>::default();
+                let notes = &mut Notes::strict();
                 while let Some(key) = map.next_key::<String>()? {
                     match key.as_str() {
                         "file_access_event" | "fileAccessEvent" => {
-                            line.file_access =
-                                read_value::<Nested<wire::FileAccessEvent>, A>(&mut map)?
-                                    .map(Box::new);
+                            line.file_access = read_value::<Nested<wire::FileAccessEvent>, A>(
+                                "file_access_event",
+                                &mut map,
+                                notes,
+                            )?
+                            .map(Box::new);
                         }
                         "audit_event" | "auditEvent" => {
-                            line.audit = read_value::<Nested<wire::AuditEvent>, A>(&mut map)?;
+                            line.audit = read_value::<Nested<wire::AuditEvent>, A>(
+                                "audit_event",
+                                &mut map,
+                                notes,
+                            )?;
                         }
                         "audit_return" | "auditReturn" => {
                             line.audited =
-                                read_value::<json::Bool, A>(&mut map)?.unwrap_or_default();
+                                read_value::<json::Bool, A>("audit_return", &mut map, notes)?
+                                    .unwrap_or_default();
                         }
-                        name if event.read_field(name, &mut map)? => {}
+                        name if event.read_field(name, &mut map, notes)? => {}
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                         }

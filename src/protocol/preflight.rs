@@ -189,10 +189,11 @@ fn old_media_policy(block: bool, remount_flags: Vec<String>) -> MediaPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::body::{self, Transfer};
+    use crate::protocol::body::{self, Received, Transfer};
 
     fn answer(body: &str) -> Answer {
-        read(body::decode(Transfer::Json, body.as_bytes()).expect(body))
+        let received = Received::new(Transfer::Json, body.as_bytes());
+        read(body::decode(received).expect(body).message)
     }
 
     /// JSON-2, PRE-1: case 11's request, with the keys that are always written.

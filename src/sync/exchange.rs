@@ -2,10 +2,12 @@
 
 use super::machine::{Answer, Request};
 use super::retry::{Failure, FailureKind};
-use crate::model::Packed;
-use crate::protocol::body::{self, BodyError, Transfer};
-use crate::protocol::rules;
-use crate::transport::Transport;
+use crate::model::{Packed, SyncWarning};
+use crate::protocol::body::{self, BodyError, Received, Transfer};
+use crate::protocol::cel::CelBudget;
+use crate::protocol::notes::Warning;
+use crate::protocol::{rules, wire};
+use crate::transport::{self, Transport};
 
 /// The body of a request.
 ///
@@ -25,37 +27,74 @@ pub(super) fn encode(
     body.map(|body| transport.pack(body))
 }
 
-/// The answer that a complete body of a 200 holds.
+/// What the body of a 200 holds.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// The answer.
+    pub(super) answer: Answer,
+    /// Parts of it that were read as absent or zero.
+    pub(super) warnings: Vec<SyncWarning>,
+}
+
+/// Decodes a complete body of a 200. `expressions` spans the pages of a sync.
 ///
 /// # Errors
 /// If the body is not the stage's message; the failure names the URL.
 pub(super) fn decode(
     transfer: Transfer,
     request: &Request,
-    bytes: &[u8],
+    response: transport::Answer,
     url: &str,
-) -> Result<Answer, Failure> {
-    let answer = match request {
+    expressions: &mut CelBudget,
+) -> Result<Decoded, Failure> {
+    let stage = request.stage();
+    let transport::Answer { body, content_type, .. } = response;
+    let received = Received::new(transfer, body).under(content_type.as_deref());
+    let decoded = match request {
         Request::Preflight(_) => {
-            body::decode(transfer, bytes).map(|message| Answer::Preflight(Box::new(message)))
+            split(body::decode(received), |message| Answer::Preflight(Box::new(message)))
         }
-        Request::EventUpload(_) => body::decode(transfer, bytes).map(Answer::EventUpload),
+        Request::EventUpload(_) => split(body::decode(received), Answer::EventUpload),
         Request::RuleDownload { page, .. } => {
-            rules::read_page(transfer, bytes, *page).map(Answer::RuleDownload)
+            split(rules::read_page(received, *page, expressions), Answer::RuleDownload)
         }
-        Request::Postflight(_) => {
-            body::decode::<crate::protocol::wire::PostflightResponse>(transfer, bytes)
-                .map(|_| Answer::Postflight)
-        }
+        Request::Postflight(_) => postflight(body::decode(received)),
     };
-    answer.map_err(|error| Failure {
+    let (answer, warnings) = decoded.map_err(|error| Failure {
         kind: kind_of_body_error(&error),
         message: format!("{url}: {error}"),
         http_status: Some(200),
         retry_after: None,
-    })
+    })?;
+    let warnings = warnings.into_iter().map(|warning| {
+        let Warning { field, value, action } = warning;
+        SyncWarning { stage, field, value, action }
+    });
+    Ok(Decoded { answer, warnings: warnings.collect() })
 }
 
+type Split = Result<(Answer, Vec<Warning>), BodyError>;
+
+fn split<M>(
+    decoded: Result<body::Decoded<M>, BodyError>,
+    answer: impl FnOnce(M) -> Answer,
+) -> Split {
+    decoded.map(|body::Decoded { message, warnings }| (answer(message), warnings))
+}
+
+/// Nothing hangs on the answer to a postflight, so an error that it reports is
+/// a warning.
+fn postflight(decoded: Result<body::Decoded<wire::PostflightResponse>, BodyError>) -> Split {
+    match decoded {
+        Err(BodyError::ErrorInAnswer { member, words, .. }) => {
+            let warning = Warning::of_error(member, &words);
+            Ok((Answer::Postflight, vec![warning]))
+        }
+        other => split(other, |_| Answer::Postflight),
+    }
+}
+
+/// The kind of failure that a body which cannot be read is.
 pub(crate) const fn kind_of_body_error(error: &BodyError) -> FailureKind {
     match error {
         BodyError::TooManyRules(_) => FailureKind::TooManyRules,
@@ -64,5 +103,7 @@ pub(crate) const fn kind_of_body_error(error: &BodyError) -> FailureKind {
         BodyError::NotJson { .. } => FailureKind::NotJson,
         BodyError::WrongShape { .. } => FailureKind::WrongShape,
         BodyError::NotProtobuf { .. } => FailureKind::NotProtobuf,
+        BodyError::ErrorInAnswer { .. } => FailureKind::ErrorInAnswer,
+        BodyError::CursorTooLong(_) => FailureKind::TooLarge,
     }
 }

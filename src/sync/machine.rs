@@ -83,7 +83,6 @@ enum State {
 #[derive(Debug, Default)]
 struct Download {
     rules: RuleSet,
-    text_bytes: u64,
     asked: Option<Cursor>,
     /// Fingerprints of the cursors of this sync, 96 bits each.
     cursors: HashSet<u128>,
@@ -398,10 +397,9 @@ impl Machine {
         if let Some(failure) = check_page(plan, &download, &page) {
             return self.abandon(Stage::RuleDownload, &failure.into(), now);
         }
-        let Page { rules, rejected, rejected_unlisted, text_bytes, cursor, .. } = page;
+        let Page { rules, rejected, rejected_unlisted, cursor, .. } = page;
         download.rules.push_page(rules, rejected);
         download.rules.count_unlisted(rejected_unlisted);
-        download.text_bytes += text_bytes;
         if let Some(cursor) = cursor {
             download.cursors.insert(fingerprint(&cursor));
             download.asked = Some(cursor);
@@ -620,8 +618,8 @@ fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
         (
             FailureKind::EmptyBody,
             format!(
-                "page {number} of a {} sync has no body; for an empty set of rules \
-                 the server must send {{}}",
+                "page {number} of a {} sync has no body; for an empty set of rules the server \
+                 must send {{}}, or in protobuf the Content-Type application/x-protobuf",
                 plan.sync_type.name()
             ),
         )
@@ -643,7 +641,7 @@ fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
                 "the server has more than {MAX_PAGES} pages of rules; it must send larger ones"
             ),
         )
-    } else if download.text_bytes + page.text_bytes > MAX_TEXT {
+    } else if download.rules.text_bytes() + page.rules.text_bytes() > MAX_TEXT {
         let message =
             format!("the rules' texts are longer than {MAX_TEXT} bytes; they must be shorter");
         (FailureKind::TooLarge, message)

@@ -144,8 +144,8 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
                 FindingKind::BadRule,
                 "StaticRules",
                 format!(
-                    "the expression of {} does not parse, and the rule still stands before every \
-                     rule of the server: {reason}",
+                    "the expression of {} {reason}; the rule still stands before every rule of \
+                     the server",
                     rule.identifier
                 ),
                 "mend the expression or remove the rule",

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::HostReport;
 use crate::model::{ClientMode, RuleCounts, Stage};
-use crate::protocol::body::{self, BodyError, Transfer};
+use crate::protocol::body::{self, BodyError, Received, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
 use crate::sync::retry::{Failure, FailureKind};
@@ -78,7 +78,10 @@ impl Probe {
 
 /// What the answer says.
 pub(super) fn read(options: &Options, answer: &Answer) -> Result<preflight::Answer, BodyError> {
-    body::decode::<wire::PreflightResponse>(transfer(options), &answer.body).map(preflight::read)
+    let received = Received::new(transfer(options), answer.body.as_slice())
+        .under(answer.content_type.as_deref());
+    body::decode::<wire::PreflightResponse>(received)
+        .map(|decoded| preflight::read(decoded.message))
 }
 
 fn transfer(options: &Options) -> Transfer {

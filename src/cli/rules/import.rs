@@ -243,8 +243,7 @@ impl Reading {
             if expression.is_empty() {
                 return Ok(rule);
             }
-            cel::check(expression)
-                .map_err(|error| format!("the CEL expression does not parse: {error}"))?;
+            cel::check(expression).map_err(|error| format!("the CEL expression {error}"))?;
             Ok(rule)
         });
         match rule {

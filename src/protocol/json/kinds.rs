@@ -3,11 +3,21 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, DeserializeSeed as _, Deserializer, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::{Enumeration, Message, enum_name, enum_number};
+use super::read::MessageSeed;
+use super::{Enumeration, Message, enum_name, find_number};
+use crate::protocol::notes::Notes;
+
+/// Bytes of the JSON of a number, a bool or an enum value at the most.
+const MAX_SCALAR: usize = 1 << 10;
+/// Bytes of JSON that one byte of text may take: `\u0041`.
+const MAX_ESCAPE: usize = 6;
+
+/// What becomes of an enum value that is not one of the enum's.
+pub(crate) const UNKNOWN_ENUM_VALUE: &str = "unknown value; treated as unspecified";
 
 /// How values of one kind of field are read and written.
 pub trait FieldKind {
@@ -19,6 +29,18 @@ pub trait FieldKind {
     /// # Errors
     /// If the value is not of this kind.
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self::Value>, D::Error>;
+
+    /// Reads one value of a response, not null. `None`, with a warning, if it
+    /// cannot be read.
+    fn read_raw(raw: &str, notes: &mut Notes) -> Option<Self::Value> {
+        let short = raw.len() <= MAX_SCALAR;
+        let read = short.then(|| Self::read(&mut serde_json::Deserializer::from_str(raw)).ok());
+        let value = read.flatten().flatten();
+        if value.is_none() {
+            notes.unreadable(raw);
+        }
+        value
+    }
 
     /// Writes a value.
     ///
@@ -80,6 +102,28 @@ impl FieldKind for Text {
         deserializer.deserialize_any(TextVisitor)
     }
 
+    fn read_raw(raw: &str, notes: &mut Notes) -> Option<String> {
+        if !raw.starts_with('"') {
+            notes.unreadable(raw);
+            return None;
+        }
+        if notes.is_marked(raw) {
+            notes.refuse_text(raw, "is not UTF-8");
+            return None;
+        }
+        let limit = notes.text_limit();
+        let short = raw.len() <= limit.saturating_mul(MAX_ESCAPE).saturating_add(2);
+        let read = short.then(|| serde_json::from_str::<String>(raw));
+        match read {
+            Some(Ok(text)) if text.len() <= limit => return Some(text),
+            Some(Err(_)) => notes.refuse_text(raw, "is not Unicode"),
+            Some(Ok(_)) | None => {
+                notes.refuse_text(raw, &format!("is longer than {limit} bytes"));
+            }
+        }
+        None
+    }
+
     fn write<S: Serializer>(value: &String, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(value)
     }
@@ -100,6 +144,14 @@ impl FieldKind for TextOrNumber {
         }
         serde_json::from_str::<Option<String>>(text)
             .map_err(|_| de::Error::custom("invalid type, expected a string, a number or null"))
+    }
+
+    fn read_raw(raw: &str, notes: &mut Notes) -> Option<String> {
+        let number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        if number && raw.len() <= notes.text_limit() {
+            return Some(raw.to_owned());
+        }
+        Text::read_raw(raw, notes)
     }
 
     fn write<S: Serializer>(value: &String, serializer: S) -> Result<S::Ok, S::Error> {
@@ -298,43 +350,84 @@ impl FieldKind for F64 {
     }
 }
 
-impl<E: Enumeration> FieldKind for Enum<E> {
-    type Value = i32;
+/// What the value of an enum field stands for.
+enum Found {
+    Null,
+    Known(i32),
+    Unknown,
+}
 
-    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+impl From<Option<i32>> for Found {
+    fn from(number: Option<i32>) -> Self {
+        number.map_or(Self::Unknown, Self::Known)
+    }
+}
+
+impl<E: Enumeration> Enum<E> {
+    fn find<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Found, D::Error> {
         struct EnumVisitor<E>(PhantomData<E>);
         impl<E: Enumeration> EnumVisitor<E> {
-            fn known(number: i64) -> i32 {
-                let number = i32::try_from(number).unwrap_or(0);
-                enum_name::<E>(number).map_or(0, |_| number)
+            fn known(number: i64) -> Option<i32> {
+                i32::try_from(number).ok().filter(|number| enum_name::<E>(*number).is_some())
             }
         }
         impl<E: Enumeration> Visitor<'_> for EnumVisitor<E> {
-            type Value = Option<i32>;
+            type Value = Found;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the name or number of an enum value, or null")
             }
             fn visit_str<F: de::Error>(self, v: &str) -> Result<Self::Value, F> {
-                Ok(Some(match v.parse::<i64>() {
-                    Ok(number) => Self::known(number),
-                    Err(_) => enum_number::<E>(v),
-                }))
+                let number = v.parse().map_or_else(|_| find_number::<E>(v), Self::known);
+                Ok(number.into())
             }
             fn visit_u64<F: de::Error>(self, v: u64) -> Result<Self::Value, F> {
-                Ok(Some(i64::try_from(v).map_or(0, Self::known)))
+                Ok(i64::try_from(v).ok().and_then(Self::known).into())
             }
             fn visit_i64<F: de::Error>(self, v: i64) -> Result<Self::Value, F> {
-                Ok(Some(Self::known(v)))
+                Ok(Self::known(v).into())
             }
             fn visit_f64<F: de::Error>(self, v: f64) -> Result<Self::Value, F> {
-                Ok(Some(Number::Fraction(v).whole().map_or(0, Self::known)))
+                Ok(Number::Fraction(v).whole().and_then(Self::known).into())
             }
             fn visit_unit<F: de::Error>(self) -> Result<Self::Value, F> {
-                Ok(None)
+                Ok(Found::Null)
             }
         }
         deserializer.deserialize_any(EnumVisitor::<E>(PhantomData))
+    }
+}
+
+impl<E: Enumeration> FieldKind for Enum<E> {
+    type Value = i32;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+        Ok(match Self::find(deserializer)? {
+            Found::Null => None,
+            Found::Known(number) => Some(number),
+            Found::Unknown => Some(0),
+        })
+    }
+
+    fn read_raw(raw: &str, notes: &mut Notes) -> Option<i32> {
+        let found = if raw.len() <= MAX_SCALAR {
+            Self::find(&mut serde_json::Deserializer::from_str(raw)).unwrap_or(Found::Null)
+        } else if raw.starts_with('"') {
+            Found::Unknown
+        } else {
+            Found::Null
+        };
+        match found {
+            Found::Known(number) => Some(number),
+            Found::Unknown => {
+                notes.warn(raw, UNKNOWN_ENUM_VALUE);
+                Some(0)
+            }
+            Found::Null => {
+                notes.unreadable(raw);
+                None
+            }
+        }
     }
 
     /// A number without a name is written as the number.
@@ -358,6 +451,18 @@ where
 
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<M>, D::Error> {
         Option::<M>::deserialize(deserializer)
+    }
+
+    fn read_raw(raw: &str, notes: &mut Notes) -> Option<M> {
+        let mut object = serde_json::Deserializer::from_str(raw);
+        let read = raw
+            .starts_with('{')
+            .then(|| MessageSeed::new(notes, None).deserialize(&mut object).ok())
+            .flatten();
+        if read.is_none() {
+            notes.unreadable(raw);
+        }
+        read
     }
 
     fn write<S: Serializer>(value: &M, serializer: S) -> Result<S::Ok, S::Error> {

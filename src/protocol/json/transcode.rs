@@ -13,10 +13,15 @@ use super::{FieldKind, Write};
 pub struct Field {
     /// Its number.
     pub number: u32,
+    /// Its name in settings and warnings.
+    pub name: &'static str,
     /// Its JSON name in quotation marks, and a colon.
     pub key: &'static str,
     /// What its values are.
     pub shape: Shape,
+    /// Whether its values can be written without the message in between. A
+    /// message with any other field takes the long way.
+    pub direct: bool,
     /// Whether there may be several.
     pub repeated: bool,
     /// Whether a value is written even if it is what an absent one stands for.
@@ -26,7 +31,7 @@ pub struct Field {
 impl Field {
     /// `None` for one that may be written although it is absent.
     const fn may_be_absent(&self) -> Option<()> {
-        if matches!(self.shape, Shape::Other) { None } else { Some(()) }
+        if self.direct { Some(()) } else { None }
     }
 }
 
@@ -47,8 +52,8 @@ pub enum Shape {
     Enum(&'static [(&'static str, i32)]),
     /// A message: its fields by number.
     Nested(&'static [Field]),
-    /// Something that takes the long way, with the whole message.
-    Other,
+    /// An object of strings.
+    Map,
 }
 
 /// Writes the JSON form of a message. `None` if the message is to be read the
@@ -72,7 +77,7 @@ pub(crate) fn transcode(fields: &[Field], wire: &[u8], out: &mut Vec<u8>) -> Opt
                 absent.may_be_absent()?;
             }
         }
-        let field = fields.peek().filter(|field| field.number == number)?;
+        let field = fields.peek().filter(|field| field.number == number && field.direct)?;
         let before = out.len();
         if open.is_some() {
             out.push(b',');

@@ -13,7 +13,7 @@ fn rule(n: u16, policy: Policy) -> Rule {
 
 fn set(rules: impl IntoIterator<Item = Rule>) -> RuleSet {
     let mut set = RuleSet::default();
-    set.push_page(rules.into_iter().collect(), Vec::new());
+    set.push_page(rules.into_iter().collect::<Vec<_>>(), Vec::new());
     set
 }
 
@@ -139,7 +139,8 @@ fn rule_11_without_a_guard_everything_goes_through() {
 #[test]
 fn rule_11_the_message_says_what_would_have_gone() {
     let (_dir, mut store) = store_of(100);
-    let sent = stored(30..100).iter().map(Rule::from).chain([rule(1, Policy::Allowlist)]).collect();
+    let sent: Vec<_> =
+        stored(30..100).iter().map(Rule::from).chain([rule(1, Policy::Allowlist)]).collect();
     let mut download = RuleSet::default();
     download.push_page(sent, Vec::new());
     let found = guarded(&mut store, &download, SyncType::Clean).expect("guarded");

@@ -21,7 +21,7 @@ fn rule(n: u16, policy: Policy) -> Rule {
 
 fn set(numbers: std::ops::Range<u16>, policy: Policy) -> RuleSet {
     let mut set = RuleSet::default();
-    set.push_page(numbers.map(|n| rule(n, policy)).collect(), Vec::new());
+    set.push_page(numbers.map(|n| rule(n, policy)).collect::<Vec<_>>(), Vec::new());
     set
 }
 

@@ -9,9 +9,10 @@ use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use prost::Message as _;
 use santa_sync::model::{
-    BaseUrl, ClientMode, Cursor, HostFacts, MachineId, RuleCounts, Secret, Stage, SyncType,
+    BaseUrl, ClientMode, Cursor, HostFacts, MachineId, Rule, RuleCounts, Secret, Stage, SyncType,
 };
-use santa_sync::protocol::body::{self, Transfer as Form};
+use santa_sync::protocol::body::{self, Received, Transfer as Form};
+use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, postflight, preflight, rules, wire};
 use santa_sync::transport::{Options, Proxy, Transfer, Transport};
 
@@ -112,7 +113,7 @@ impl Exchange {
         let mut wire = text.strip_suffix('\n').unwrap_or(text).as_bytes().to_vec();
         if self.is_protobuf() {
             let page: wire::RuleDownloadResponse =
-                body::decode(Form::Json, &wire).expect("the answer as JSON");
+                serde_json::from_slice(&wire).expect("the answer as JSON");
             wire = page.encode_to_vec();
         }
         for encoding in self.values("answer") {
@@ -184,15 +185,16 @@ impl Exchange {
 
     /// What a body means, in words.
     fn meaning(&self, answer: &[u8]) -> String {
-        let form = self.form();
+        let received = Received::new(self.form(), answer);
         let meaning = match self.stage().expect("a stage") {
-            Stage::Preflight => body::decode(form, answer)
-                .map(|response| format!("{:#?}", preflight::read(response))),
-            Stage::EventUpload => body::decode(form, answer)
-                .map(|response| format!("bundles: {:?}", events::bundle_requests(response))),
-            Stage::RuleDownload => rules::read_page(form, answer, 1).map(|page| page_words(&page)),
+            Stage::Preflight => body::decode(received)
+                .map(|decoded| format!("{:#?}", preflight::read(decoded.message))),
+            Stage::EventUpload => body::decode(received)
+                .map(|decoded| format!("bundles: {:?}", events::bundle_requests(decoded.message))),
+            Stage::RuleDownload => rules::read_page(received, 1, &mut CelBudget::default())
+                .map(|decoded| page_words(&decoded.message)),
             Stage::Postflight => {
-                body::decode::<wire::PostflightResponse>(form, answer).map(|_| "done".to_owned())
+                body::decode::<wire::PostflightResponse>(received).map(|_| "done".to_owned())
             }
         };
         meaning.unwrap_or_else(|error| format!("error: {error}"))
@@ -201,7 +203,7 @@ impl Exchange {
 
 fn page_words(page: &rules::Page) -> String {
     let mut words = String::new();
-    for rule in &page.rules {
+    for rule in page.rules.iter().map(Rule::from) {
         let identifier = &rule.identifier;
         let _ = write!(words, "{} {} {identifier}", rule.policy.name(), identifier.rule_type());
         let details = rule.details.as_ref().map(|details| format!(" {details:?}"));

@@ -1,0 +1,254 @@
+//! Rule pages in JSON.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{MAX_RULE, MAX_RULES, Reader, RuleError, policy, rule_type};
+use crate::model::{Cursor, Identifier, Policy, Rule};
+use crate::protocol::body::{self, BodyError, MAX_CURSOR, Received};
+use crate::protocol::json::{ErrorReport, Key, MessageSeed};
+use crate::protocol::notes::{MAX_IDENTIFIER, Notes};
+use crate::protocol::wire;
+
+const MESSAGE: &str = "RuleDownloadResponse";
+/// Bytes of the JSON of a plain rule at the most: one with a longer identifier
+/// is read the long way.
+const MAX_PLAIN: usize = 2 << 10;
+
+pub(super) fn read(reader: &mut Reader<'_>, received: Received<'_>) -> Result<(), BodyError> {
+    let json = received.into_json()?;
+    let text = json.as_str();
+    reader.page.without_body = text.is_empty();
+    if text.is_empty() {
+        return Ok(());
+    }
+    reader.notes = Notes::response(json.is_marked());
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut object = PageObject {
+        reader,
+        marked: json.is_marked(),
+        known: false,
+        others: Vec::new(),
+        report: ErrorReport::default(),
+        at: ".",
+        cursor: Ok(None),
+    };
+    let read = deserializer.deserialize_map(&mut object).and_then(|()| deserializer.end());
+    let PageObject { known, others, report, at, cursor, .. } = object;
+    if let Err(error) = read {
+        if reader.seen > MAX_RULES {
+            return Err(BodyError::TooManyRules(MAX_RULES));
+        }
+        return Err(body::json_error(MESSAGE, at, text, &error));
+    }
+    reader.page.cursor = cursor?;
+    body::check_report(MESSAGE, report, &mut reader.notes)?;
+    if known || others.is_empty() {
+        return Ok(());
+    }
+    Err(BodyError::WrongShape {
+        message: MESSAGE,
+        path: ".".to_owned(),
+        reason: format!(
+            "neither `rules` nor `cursor` is there, but {} (an error report?)",
+            others.join(", ")
+        ),
+    })
+}
+
+/// The object of a page. An array is not one, though it could be empty.
+struct PageObject<'a, 'b> {
+    reader: &'a mut Reader<'b>,
+    marked: bool,
+    /// A field of a page was there.
+    known: bool,
+    /// Names of the first other fields, to show.
+    others: Vec<String>,
+    report: ErrorReport,
+    /// The field that is being read.
+    at: &'static str,
+    cursor: Result<Option<Cursor>, BodyError>,
+}
+
+impl<'de> Visitor<'de> for &mut PageObject<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object (RuleDownloadResponse)")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Key(key)) = map.next_key()? {
+            match &*key {
+                "rules" => {
+                    self.at = "rules";
+                    let rules = Rules { reader: &mut *self.reader, marked: self.marked };
+                    map.next_value_seed(rules)?;
+                }
+                "cursor" => {
+                    let raw = map.next_value::<&'de RawValue>()?.get();
+                    if raw != "null" {
+                        self.reader.notes.found_field();
+                    }
+                    self.cursor = cursor(raw, self.marked);
+                }
+                other => {
+                    if self.others.len() < 5 {
+                        self.others.push(format!("{:?}", body::shown(other)));
+                    }
+                    match ErrorReport::member(other) {
+                        Some(member) => {
+                            self.report.take(member, map.next_value::<&'de RawValue>()?.get());
+                        }
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                    continue;
+                }
+            }
+            self.at = ".";
+            self.known = true;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a cursor: a text, or a number as its decimal text, to the digit. One
+/// that cannot be read is an error: without it the page would pass for the
+/// last.
+fn cursor(raw: &str, marked: bool) -> Result<Option<Cursor>, BodyError> {
+    let wrong = |reason: &str| {
+        let (path, reason) = ("cursor".to_owned(), reason.to_owned());
+        Err(BodyError::WrongShape { message: MESSAGE, path, reason })
+    };
+    if raw == "null" {
+        return Ok(None);
+    }
+    let is_number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    if is_number && raw.len() <= MAX_CURSOR {
+        return Ok(Cursor::new(raw.to_owned()));
+    }
+    if !is_number && !raw.starts_with('"') {
+        return wrong("neither a text nor a number");
+    }
+    if is_number || raw.len() > 6 * MAX_CURSOR + 2 {
+        return Err(BodyError::CursorTooLong(raw.len()));
+    }
+    if marked && raw.contains(body::MARK) {
+        return wrong("it is not UTF-8");
+    }
+    match serde_json::from_str::<String>(raw) {
+        Ok(text) if text.len() > MAX_CURSOR => Err(BodyError::CursorTooLong(text.len())),
+        Ok(text) => Ok(Cursor::new(text)),
+        Err(_) => wrong("it is not Unicode"),
+    }
+}
+
+/// The array of a page's rules, or null.
+struct Rules<'a, 'b> {
+    reader: &'a mut Reader<'b>,
+    marked: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Rules<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Rules<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of rules or null")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
+        let Self { reader, marked } = self;
+        reader.notes.found_field();
+        while let Some(raw) = seq.next_element::<&RawValue>()? {
+            if !reader.count() {
+                return Err(de::Error::custom("too many rules"));
+            }
+            let raw = raw.get();
+            match plain(raw, marked) {
+                Some(rule) => reader.page.rules.push(rule),
+                None => any_rule(reader, raw, marked),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A rule as nearly all are: an identifier, a type and a policy by their first
+/// names, and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    identifier: &'a str,
+    policy: &'a str,
+    #[serde(alias = "ruleType")]
+    rule_type: &'a str,
+}
+
+/// The rule, if it is a plain one that can be taken. Pages have up to millions
+/// of them, and the whole message costs several times as much to read; whatever
+/// is not found here is read that way.
+pub(super) fn plain(raw: &str, marked: bool) -> Option<Rule> {
+    // A list of the three texts would pass for a rule, too.
+    if !raw.starts_with('{') || raw.len() > MAX_PLAIN || (marked && raw.contains(body::MARK)) {
+        return None;
+    }
+    let Plain { identifier, policy: policy_name, rule_type: type_name } =
+        serde_json::from_str(raw).ok()?;
+    let rule_type = rule_type(wire::RuleType::from_str_name(type_name)?)?;
+    let policy = policy(wire::Policy::from_str_name(policy_name)?)?;
+    if policy == Policy::Cel || identifier.len() > MAX_IDENTIFIER {
+        return None;
+    }
+    let identifier = Identifier::parse(rule_type, identifier).ok()?;
+    Some(Rule { identifier, policy, details: None })
+}
+
+fn any_rule(reader: &mut Reader<'_>, raw: &str, marked: bool) {
+    if raw == "null" {
+        reader.seen -= 1;
+        return;
+    }
+    if !raw.starts_with('{') {
+        return reader.reject_shape("", "it is not an object");
+    }
+    if raw.len() > MAX_RULE {
+        return reader.reject(&named(raw), RuleError::TooLarge.to_string());
+    }
+    let mut notes = Notes::rule(marked);
+    let mut object = serde_json::Deserializer::from_str(raw);
+    match MessageSeed::<wire::Rule>::new(&mut notes, None).deserialize(&mut object) {
+        Ok(rule) => reader.take(rule, notes),
+        Err(error) => reader.reject_shape(&named(raw), &error.to_string()),
+    }
+}
+
+/// The identifier of a rule that is too large to read.
+fn named(raw: &str) -> String {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow, default, alias = "sha256")]
+        identifier: Option<&'a RawValue>,
+    }
+    let Ok(Named { identifier: Some(raw) }) = serde_json::from_str(raw) else {
+        return String::new();
+    };
+    let raw = raw.get();
+    let short = raw.len() <= 6 * MAX_IDENTIFIER;
+    let decoded = short.then(|| serde_json::from_str::<String>(raw).ok()).flatten();
+    decoded.unwrap_or_else(|| body::shown(raw.trim_matches('"')))
+}
