@@ -301,7 +301,7 @@ impl Driver<'_> {
             rules_hash,
             settings_applied,
             settings_reverted,
-            warnings,
+            warnings: [&blank.warnings[..], &warnings[..]].concat(),
             error,
             ..blank
         }

@@ -34,6 +34,8 @@ mod contract;
 mod json;
 mod layers;
 #[cfg(feature = "harness")]
+mod responses;
+#[cfg(feature = "harness")]
 mod servers;
 mod service;
 #[cfg(feature = "harness")]

@@ -209,15 +209,17 @@ fn pre_7_another_server_replaces_rules_only_once_its_own_are_there() {
     assert_eq!(agent.rules(), 20);
 }
 
-/// HTTP-6, HTTP-7, HTTP-8, RULE-6, JSON-1: answers that are wrong, each with
-/// its own kind; rules are never applied in part.
+/// HTTP-6, HTTP-7, HTTP-8, HTTP-15, RULE-6, JSON-1: answers that are wrong,
+/// each with its own kind; rules are never applied in part.
 #[test]
 fn wrong_answers_are_named_and_nothing_of_them_is_applied() {
-    let wrong_shape = Fault::WrongShape(json!({"error": "no such host"}));
+    let wrong_shape = Fault::WrongShape(json!({"reason": "no such host"}));
+    let error = Fault::WrongShape(json!({"error": "no such host"}));
     for (fault, kind, code) in [
         (Fault::Html, "html", 3),
         (Fault::NotJson, "not_json", 3),
         (wrong_shape, "wrong_shape", 3),
+        (error, "error_in_answer", 3),
         (Fault::EmptyBody, "empty_body", 3),
         (Fault::Truncate, "truncated", 3),
         (Fault::RepeatCursor, "cursor_not_advancing", 3),

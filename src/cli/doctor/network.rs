@@ -13,6 +13,8 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::host::HostReport;
 use crate::model::{Stage, Timestamp};
+use crate::protocol::body::Decoded;
+use crate::protocol::notes::Warning;
 use crate::store::ReadStore;
 use crate::sync::job::transport_options;
 use crate::sync::kind_of_body_error;
@@ -356,12 +358,16 @@ fn body(options: &Options, answer: &Answer, lines: &mut Lines) {
             let message = "the answer is empty, which stands for the defaults";
             lines.add(Line::warning(layer, message, "check that the URL is the sync server's"));
         }
-        Ok(read) => {
+        Ok(Decoded { message: read, warnings }) => {
             let mode = read.settings.client_mode.map_or("no client mode", |mode| mode.name());
             let sync_type = read.sync_type.map_or("no sync type", |t| t.name());
             let message =
                 format!("a preflight answer: {mode}, {sync_type}, batch size {}", read.batch_size);
             lines.add(Line::ok(layer, message));
+            for Warning { field, value, action } in warnings {
+                let fix = "correct it on the server";
+                lines.add(Line::warning(layer, format!("{field} {value:?}: {action}"), fix));
+            }
         }
         Err(error) => {
             let fix = "check SyncBaseURL and SyncEnableProtoTransfer with whoever runs the server";

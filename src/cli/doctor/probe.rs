@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::HostReport;
 use crate::model::{ClientMode, RuleCounts, Stage};
-use crate::protocol::body::{self, BodyError, Received, Transfer};
+use crate::protocol::body::{self, BodyError, Decoded, Received, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
 use crate::sync::retry::{Failure, FailureKind};
@@ -76,12 +76,17 @@ impl Probe {
     }
 }
 
-/// What the answer says.
-pub(super) fn read(options: &Options, answer: &Answer) -> Result<preflight::Answer, BodyError> {
+/// What the answer says, and what of it could not be read.
+pub(super) fn read(
+    options: &Options,
+    answer: &Answer,
+) -> Result<Decoded<preflight::Answer>, BodyError> {
     let received = Received::new(transfer(options), answer.body.as_slice())
         .under(answer.content_type.as_deref());
-    body::decode::<wire::PreflightResponse>(received)
-        .map(|decoded| preflight::read(decoded.message))
+    body::decode::<wire::PreflightResponse>(received).map(|decoded| Decoded {
+        message: preflight::read(decoded.message),
+        warnings: decoded.warnings,
+    })
 }
 
 fn transfer(options: &Options) -> Transfer {

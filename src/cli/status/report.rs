@@ -11,7 +11,7 @@ use crate::daemon::schedule::Why;
 use crate::host::MachineIdProblem;
 use crate::model::{
     ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
-    SyncType, Timestamp, Trigger, Wish,
+    SyncType, SyncWarning, Timestamp, Trigger, Wish,
 };
 use crate::store::{EventStore, ReadStore, Store, StoreError};
 use crate::transport::{ClientCertificate, inspect_client_certificate};
@@ -54,6 +54,8 @@ struct Attempt {
     result: SyncResult,
     sync_type: Option<SyncType>,
     duration_ms: u64,
+    /// What its responses held that was not read as sent.
+    warnings: Vec<SyncWarning>,
     error: Option<ErrorRecord>,
 }
 
@@ -354,6 +356,7 @@ impl Attempt {
             result: record.result,
             sync_type: record.sync_type,
             duration_ms: record.duration_ms,
+            warnings: record.warnings.clone(),
             error: record.error.clone(),
         }
     }
@@ -416,6 +419,12 @@ impl Status {
                 row("Last Error", &format!("{}: {} [{}]", error.stage, error.message, error.kind));
                 row("Failures In A Row", &self.failures_in_a_row.to_string());
             }
+        }
+        if let Some(warning) = self.last_attempt.as_ref().and_then(|a| a.warnings.first()) {
+            let SyncWarning { stage, field, value, action } = warning;
+            let more = self.last_attempt.as_ref().map_or(0, |a| a.warnings.len()) - 1;
+            let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+            row("Last Warning", &format!("{stage}: {field} = {value}: {action}{more}"));
         }
         let Interval { seconds, origin } = &self.full_sync_interval;
         row("Full Sync Interval", &format!("{seconds} s ({origin})"));

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output::{self, brief, line, printable};
 use crate::daemon::message::Step;
-use crate::model::{SettingChange, SyncRecord, SyncType};
+use crate::model::{SettingChange, SyncRecord, SyncType, SyncWarning};
 use crate::store::{RuleChangeKind, RulesPreview};
 use crate::sync::progress::{Observer, Progress};
 
@@ -161,6 +161,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
         ));
     }
     rejected(record);
+    warnings("  warning        ", record);
     settings("  setting       ", &record.settings_applied);
     settings("  reverted      ", &record.settings_reverted);
     if !record.rules_hash.is_empty() {
@@ -196,6 +197,18 @@ fn rejected(record: &SyncRecord) {
     let more = record.rules_rejected_total.saturating_sub(REJECTED_SHOWN as u64);
     if more > 0 {
         line(format!("  rejected       {more} more; see `santa-sync history --json`"));
+    }
+}
+
+/// Prints what the server's responses held that was not read as sent.
+pub(crate) fn warnings(label: &str, record: &SyncRecord) {
+    for SyncWarning { stage, field, value, action } in &record.warnings {
+        let (field, action) = (printable(field), printable(action));
+        line(match (field.is_empty(), value.is_empty()) {
+            (true, _) => format!("{label}{stage}: {action}"),
+            (false, true) => format!("{label}{stage}: {field}: {action}"),
+            (false, false) => format!("{label}{stage}: {field} = {}: {action}", printable(value)),
+        });
     }
 }
 
@@ -243,6 +256,7 @@ fn compared(record: &SyncRecord, preview: &RulesPreview) {
         preview.kept_transitive
     ));
     rejected(record);
+    warnings("  warning        ", record);
     settings("  setting       ", &record.settings_applied);
     line("  nothing was changed; the server saw a preflight and a rule download");
 }

@@ -42,7 +42,7 @@ fn rule_4_what_does_not_parse_is_reported_with_its_place() {
         ("", "an operand is missing, at byte 0"),
         ("a ? b", "it breaks off"),
         ("a ? b ? c : d : e", "? is not expected there, at byte 6"),
-        ("a == \u{0}", "a character that no expression has outside a string, at byte 4"),
+        ("a == \u{0}", "a character that no expression has outside a string, at byte 5"),
         ("a = 1", "a character that no expression has outside a string, at byte 2"),
         ("ä", "a character that no expression has outside a string, at byte 0"),
         ("while", "while is a reserved word, at byte 5"),
