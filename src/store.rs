@@ -12,6 +12,7 @@ mod lock;
 mod records;
 mod rules;
 mod settings;
+mod space;
 
 use std::io;
 use std::ops::Deref;
@@ -409,8 +410,6 @@ impl Drop for Store {
         if self.rules.is_readonly("main").unwrap_or(true) {
             return;
         }
-        if let Err(error) = db::checkpoint(&self.rules) {
-            tracing::debug!(%error, "the log of rules.db stays for the next opening to merge");
-        }
+        space::close(&self.rules, rules::DATABASE.file);
     }
 }

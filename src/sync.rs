@@ -199,6 +199,10 @@ impl Driver<'_> {
         log_rejected(&record);
         log_end(&record);
         self.observer.progress(&Progress::Ended(&record));
+        if let Stores::Live { store, .. } = &mut self.stores {
+            let stop = self.stop.clone();
+            store.compact_rules(move || stop.borrow().is_some());
+        }
         record
     }
 

@@ -317,12 +317,6 @@ pub(super) fn open_read_only_within(
     Ok(conn)
 }
 
-/// Merges the write-ahead log into the file and empties it, unless a reader is
-/// in the way; then the next closing does it.
-pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<()> {
-    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-}
-
 fn check(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
     let found: String = conn.query_row(&format!("PRAGMA {pragma}(1)"), [], |row| row.get(0))?;
     if found == "ok" { Ok(()) } else { Err(corruption(&found)) }

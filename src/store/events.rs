@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::db::{self, Database};
-use super::{FileCheck, Notice, StoreError, file_number};
+use super::{FileCheck, Notice, StoreError, file_number, space};
 use crate::model::Timestamp;
 
 pub use bundles::BundleRequest;
@@ -351,8 +351,6 @@ impl Drop for EventStore {
         if self.conn.is_readonly("main").unwrap_or(true) {
             return;
         }
-        if let Err(error) = db::checkpoint(&self.conn) {
-            tracing::debug!(%error, "the log of events.db stays for the next opening to merge");
-        }
+        space::close(&self.conn, DATABASE.file);
     }
 }

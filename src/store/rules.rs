@@ -5,6 +5,7 @@
 
 mod bulk;
 mod commit;
+mod compact;
 mod digest;
 mod guard;
 #[cfg(test)]

@@ -109,6 +109,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         }
     }
     let done = store.import_rules(&rules, args.sync_type())?;
+    store.compact_rules(|| false);
     let answer = Answer {
         schema_version: SCHEMA_VERSION,
         dry_run: false,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::UploadMemory;
-use crate::store::db;
+use crate::store::space;
 
 fn number(store: &EventStore, sql: &str) -> u64 {
     store.conn.query_row(sql, [], |row| row.get(0)).expect("a number")
@@ -14,7 +14,7 @@ fn rows(store: &EventStore) -> u64 {
 }
 
 fn file_size(store: &EventStore) -> u64 {
-    db::checkpoint(&store.conn).expect("a checkpoint");
+    space::checkpoint(&store.conn).expect("a checkpoint");
     std::fs::metadata(store.path()).expect("the file").len()
 }
 

@@ -1,0 +1,183 @@
+//! What a database takes on disk: its log is merged and cut, and pages that
+//! hold nothing are given back.
+//!
+//! Neither is worth a wait: readers and other writers go first, and what could
+//! not be done is done at the next closing or after the next commit.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+use rustix::fs::statvfs;
+
+/// How long cutting the log waits for readers of its end. Ours read for less.
+const BUSY: Duration = Duration::from_millis(50);
+/// A log of more bytes that cannot be merged is worth a warning.
+const LOG_LARGE: u64 = 64 << 20;
+/// What a frame of the log takes besides its page, in bytes.
+const FRAME_HEADER: u64 = 24;
+/// Free pages of fewer bytes stay for the next rules or events.
+const FREE_KEPT: u64 = 8 << 20;
+/// What rewriting a database leaves free on its volume for others, in bytes.
+const ROOM_LEFT: u64 = 64 << 20;
+/// SQLite asks whether to give up every this many steps of its machine, which
+/// take well under a millisecond.
+const STEPS: i32 = 10_000;
+
+/// Merges the write-ahead log into the file and empties it, as far as readers
+/// let it. Returns the bytes of the log that another program's snapshot keeps
+/// from being merged.
+pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<u64> {
+    // This one never waits, and merges what can be merged.
+    let passive = Merged::by(conn, "PASSIVE")?;
+    if passive.frames > passive.merged {
+        let page_size: u64 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        return Ok(passive.frames.saturating_mul(page_size + FRAME_HEADER));
+    }
+    // All is in the file. Emptying the log waits for whoever reads from it; if
+    // that takes too long, the log is used again from its beginning.
+    within(conn, BUSY, |conn| Merged::by(conn, "TRUNCATE")).map(|_| 0)
+}
+
+/// Merges the log of a database that is about to be closed, so that all of it
+/// is in one file for whoever copies it. Logs what keeps it from that; `file`
+/// is its name.
+pub(super) fn close(conn: &Connection, file: &str) {
+    match checkpoint(conn) {
+        Ok(bytes) if bytes > LOG_LARGE => tracing::warn!(
+            file,
+            bytes,
+            "the write-ahead log grows because another program keeps an old state of the database \
+             open; end that program's read transaction, or the log takes more of the disk with \
+             every sync"
+        ),
+        Ok(0) => {}
+        Ok(bytes) => tracing::debug!(file, bytes, "a reader keeps the log from being merged"),
+        Err(error) => tracing::debug!(file, %error, "the log stays for the next opening to merge"),
+    }
+}
+
+/// What a checkpoint says of the log.
+struct Merged {
+    /// Pages in the log.
+    frames: u64,
+    /// Pages of them that are in the file as well.
+    merged: u64,
+}
+
+impl Merged {
+    /// Runs a checkpoint. One that readers stopped halfway says so by its
+    /// numbers, and one that they kept from cutting the log by `busy`; neither
+    /// is an error.
+    fn by(conn: &Connection, mode: &str) -> rusqlite::Result<Self> {
+        conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+            // Without a log, as in memory, the numbers are -1.
+            let number = |column| row.get(column).map(|n: i64| u64::try_from(n).unwrap_or(0));
+            let (busy, frames, merged): (bool, _, _) = (row.get(0)?, number(1)?, number(2)?);
+            tracing::trace!(mode, busy, frames, merged, "checkpoint");
+            Ok(Self { frames, merged })
+        })
+    }
+}
+
+/// Runs statements that wait at most `busy` for other programs.
+fn within<T>(
+    conn: &Connection,
+    busy: Duration,
+    run: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let before: u64 = conn.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
+    conn.busy_timeout(busy)?;
+    let done = run(conn);
+    conn.busy_timeout(Duration::from_millis(before))?;
+    done
+}
+
+/// What became of a database with free pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compacted {
+    /// Most of it is in use, or what is free is little.
+    NotWorthIt,
+    /// Rewriting it would leave too little room on its volume.
+    NoRoom,
+    /// It was rewritten: its bytes before and after.
+    From(u64, u64),
+}
+
+/// Rewrites a database in `dir` whose pages are mostly free. One transaction,
+/// so readers go on with what they see and a crash changes nothing. Gives up
+/// when `give_up` returns true, and when another program is writing.
+///
+/// # Errors
+/// If it was given up or could not be written; the database is as it was.
+pub(super) fn compact(
+    conn: &mut Connection,
+    dir: &Path,
+    give_up: impl FnMut() -> bool + Send + 'static,
+) -> rusqlite::Result<Compacted> {
+    let pages = Pages::of(conn)?;
+    if !pages.are_mostly_free() {
+        return Ok(Compacted::NotWorthIt);
+    }
+    // What is in use goes to a file of its own, then into the log.
+    let needed = pages.used().saturating_mul(2).saturating_add(ROOM_LEFT);
+    let room = statvfs(dir).map(|volume| volume.f_bavail.saturating_mul(volume.f_frsize));
+    if room.is_ok_and(|room| room < needed) {
+        return Ok(Compacted::NoRoom);
+    }
+    conn.progress_handler(STEPS, Some(give_up))?;
+    let done = within(conn, BUSY, |conn| conn.execute_batch("VACUUM"));
+    conn.progress_handler(STEPS, None::<fn() -> bool>)?;
+    done?;
+    // The file gets small only when the log is merged.
+    checkpoint(conn)?;
+    Ok(Compacted::From(pages.all(), Pages::of(conn)?.all()))
+}
+
+/// Whether an attempt to compact failed for a reason that passes.
+pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::OperationInterrupted
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+        )
+    )
+}
+
+/// The pages of a database.
+#[derive(Clone, Copy, Debug)]
+struct Pages {
+    size: u64,
+    count: u64,
+    free: u64,
+}
+
+impl Pages {
+    fn of(conn: &Connection) -> rusqlite::Result<Self> {
+        let number = |name| conn.pragma_query_value(None, name, |row| row.get(0));
+        Ok(Self {
+            size: number("page_size")?,
+            count: number("page_count")?,
+            free: number("freelist_count")?,
+        })
+    }
+
+    const fn are_mostly_free(self) -> bool {
+        self.free > self.count.saturating_sub(self.free)
+            && self.free.saturating_mul(self.size) > FREE_KEPT
+    }
+
+    const fn used(self) -> u64 {
+        self.count.saturating_sub(self.free).saturating_mul(self.size)
+    }
+
+    const fn all(self) -> u64 {
+        self.count.saturating_mul(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests;
