@@ -35,7 +35,7 @@ pub use rules::{
     CommitOutcome, Lookups, RuleChange, RuleChangeKind, RuleFilter, RuleGuard, RulesCommitted,
     RulesGuarded, RulesPreview, RulesVerified,
 };
-pub use settings::SYNC_STATE_FILE;
+pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
 
 /// The rules and settings of a state directory.
 #[derive(Debug)]
@@ -89,6 +89,12 @@ pub enum Notice {
         path: PathBuf,
         /// What was wrong with it.
         reason: String,
+    },
+    /// The settings in force cannot be read: none count, and a clean sync is
+    /// requested.
+    SettingsUnreadable {
+        /// The database.
+        path: PathBuf,
     },
 }
 
@@ -336,6 +342,8 @@ impl Store {
         let rules = db::open(dir, &rules::DATABASE, now, &mut notices)?;
         let mut store = Self { dir: dir.to_owned(), rules };
         store.adopt_rules()?;
+        let recreated = notices.iter().any(|notice| matches!(notice, Notice::SetAside { .. }));
+        notices.extend(store.check_settings(recreated, now)?);
         Ok((store, notices))
     }
 

@@ -36,7 +36,7 @@ use crate::clock::{self, Clock};
 use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
 use crate::protocol::body::Transfer;
 use crate::protocol::cel::CelBudget;
-use crate::store::{EventStore, Horizon, ReadStore, Store};
+use crate::store::{EventStore, Horizon, ReadStore, Store, StoreError};
 use crate::transport::{Packer, Transport, XsrfToken};
 
 pub(crate) use exchange::kind_of_body_error;
@@ -100,10 +100,32 @@ struct Held {
     /// Events set aside because the server refused them.
     rejected: u64,
     rules: u64,
-    /// What was odd in the responses so far.
+    /// What was odd in the responses so far, and what went wrong without
+    /// stopping the sync.
     warnings: Vec<SyncWarning>,
     /// The time that the expressions of CEL rules have taken.
     expressions: CelBudget,
+    /// The event queue cannot be used any more: the sync goes on without it.
+    events_unusable: bool,
+}
+
+impl Held {
+    /// Goes on without events: what cannot be used stops only what needs it.
+    fn give_events_up(&mut self, error: &StoreError) {
+        warn!(%error, "the sync goes on without events");
+        self.events_unusable = true;
+        self.warnings.push(events_warning(error));
+    }
+}
+
+/// What the record says of an event queue that cannot be used.
+fn events_warning(error: &StoreError) -> SyncWarning {
+    SyncWarning {
+        stage: Stage::EventUpload,
+        field: "events.db".to_owned(),
+        value: error.to_string().chars().take(SyncWarning::VALUE_MAX).collect(),
+        action: "the sync goes on without events; they stay queued".to_owned(),
+    }
 }
 
 /// Warnings that a record keeps at the most.
@@ -141,6 +163,7 @@ impl Driver<'_> {
             rules: 0,
             warnings: Vec::new(),
             expressions: CelBudget::new(clock::thread_time),
+            events_unusable: false,
         };
         let mut ahead = Ahead::new(ahead::Form {
             machine_id: inputs.machine_id.clone(),

@@ -97,6 +97,8 @@ fn open(setup: &Setup) -> Result<EventStore, Failure> {
                 "the event queue was corrupt ({reason}); it was moved to {} and a new one made",
                 path.display()
             )),
+            // The queue holds no settings.
+            Notice::SettingsUnreadable { .. } => {}
         }
     }
     Ok(store)

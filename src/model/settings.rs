@@ -331,6 +331,10 @@ pub enum WishReason {
     MachineIdChanged,
     /// The operator asked for it.
     Operator,
+    /// The stored settings in force could not be read.
+    SettingsUnreadable,
+    /// A reason that this version does not know; another one stored it.
+    Other,
 }
 
 impl WishReason {
@@ -343,6 +347,8 @@ impl WishReason {
             Self::ServerChanged => "server changed",
             Self::MachineIdChanged => "machine id changed",
             Self::Operator => "asked for",
+            Self::SettingsUnreadable => "stored settings unreadable",
+            Self::Other => "requested by another version",
         }
     }
 }

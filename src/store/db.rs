@@ -48,8 +48,8 @@ const BUSY: Duration = Duration::from_secs(5);
 /// How long opening waits. A program that holds the file for itself holds it
 /// for as long as it runs.
 const BUSY_OPENING: Duration = Duration::from_secs(1);
-/// How often the switch to a write-ahead log is tried, with a pause in between:
-/// SQLite's own waiting does not cover it.
+/// How often the switch to a write-ahead log is tried, with a pause of 5 ms in
+/// between: SQLite's own waiting does not cover all of it.
 const LOG_TRIES: u32 = 200;
 /// The write-ahead log is cut back to this many bytes once it has been merged.
 const LOG_KEPT: u32 = 4 << 20;
@@ -214,12 +214,14 @@ fn has_log(conn: &Connection) -> rusqlite::Result<bool> {
 /// Has the database use a write-ahead log. A reader that looks at it just now
 /// is waited for.
 fn switch_to_log(conn: &Connection) -> rusqlite::Result<()> {
+    // Here SQLite waits for some locks and not for others.
+    conn.busy_timeout(Duration::ZERO)?;
     let mut tries = 0;
     loop {
         let switched: rusqlite::Result<String> =
             conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
         match switched {
-            Ok(_) => return Ok(()),
+            Ok(_) => return conn.busy_timeout(BUSY_OPENING),
             Err(error) if is_busy(&error) && tries < LOG_TRIES => turn::pause(),
             Err(error) => return Err(error),
         }

@@ -139,6 +139,18 @@ impl EventStore {
         Ok((store, notices))
     }
 
+    /// An empty queue in memory, for a sync that must do without the one of its
+    /// state directory.
+    ///
+    /// # Errors
+    /// If SQLite cannot make one.
+    pub fn unavailable(dir: &Path) -> Result<Self, StoreError> {
+        let conn = db::in_memory(&DATABASE)?;
+        let mut queue = Self::over(dir, conn);
+        queue.file = None;
+        Ok(queue)
+    }
+
     /// Opens the queue of a state directory to look at, at any time. Nothing
     /// is created or changed.
     ///

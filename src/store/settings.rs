@@ -4,17 +4,22 @@
 //! other programs to read, and made good at the next start if a crash came
 //! between.
 
+mod held_back;
+mod stored;
 mod sync_state;
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use stored::{end_wishes, note_answer, read_slot, read_wishes, write_slot, write_wish};
+
+pub use held_back::ModeHeldBack;
 pub use sync_state::SYNC_STATE_FILE;
 
-use super::{Store, StoreError};
+use super::{Notice, Store, StoreError};
 use crate::model::{
-    BaseUrl, ClientMode, MachineId, SettingChange, Settings, SyncType, Timestamp, Wish, WishReason,
+    BaseUrl, MachineId, SettingChange, Settings, SyncType, Timestamp, Wish, WishReason,
 };
 
 const SERVER: &str = "server_url";
@@ -37,12 +42,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<WishReason>, StoreError> {
         let failed = self.failed("note the server");
-        let recreated = self.dir.join(SYNC_STATE_FILE).exists();
+        let recreated = self.dir.join(SYNC_STATE_FILE).exists()
+            || self.wishes()?.iter().any(|wish| wish.reason == WishReason::RulesRecreated);
         let reason = identify(&mut self.rules, server, machine_id.as_str(), recreated, now)
             .map_err(failed)?;
-        if reason.is_some() {
-            self.write_sync_state()?;
-        }
         Ok(reason)
     }
 
@@ -65,16 +68,6 @@ impl Store {
         Ok(read.map_err(self.failed("read the settings"))?.unwrap_or_default())
     }
 
-    /// The mode in force: the server's, else `configured`, else MONITOR. It is
-    /// never LOCKDOWN before the first complete set of rules.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn client_mode(&self, configured: Option<ClientMode>) -> Result<ClientMode, StoreError> {
-        let given = self.applied_settings()?.client_mode.or(configured);
-        Ok(mode_in_force(given, self.rules_complete()?))
-    }
-
     /// Puts settings on disk without putting them in force, and notes the type
     /// of sync the server answered on every wish held.
     ///
@@ -88,11 +81,8 @@ impl Store {
         let failed = self.failed("stage the settings");
         let stage = |conn: &mut Connection| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            write_slot(&tx, "staged", settings)?;
-            for mut wish in read_wishes(&tx)? {
-                wish.last_answer = Some(answered);
-                write_wish(&tx, &wish)?;
-            }
+            write_slot(&tx, "staged", settings, true)?;
+            note_answer(&tx, answered)?;
             tx.commit()
         };
         stage(&mut self.rules).map_err(failed)
@@ -112,8 +102,8 @@ impl Store {
         Ok(base.overlaid(settings).changes_from(&before))
     }
 
-    /// Throws staged settings away. `None` if there were none, else what they
-    /// would have changed.
+    /// Throws staged settings away, readable or not. `None` if there were none,
+    /// else what they would have changed.
     ///
     /// # Errors
     /// If the database cannot be written; then they are still there, and the
@@ -121,7 +111,10 @@ impl Store {
     pub fn drop_staged(&mut self) -> Result<Option<Vec<SettingChange>>, StoreError> {
         let failed = self.failed("drop the staged settings");
         let drop_staged = |conn: &mut Connection| {
-            let Some(staged) = read_slot(conn, "staged")? else { return Ok(None) };
+            if !stored::is_filled(conn, "staged")? {
+                return Ok(None);
+            }
+            let staged = read_slot(conn, "staged")?.unwrap_or_default();
             let before = read_slot(conn, "applied")?.unwrap_or_default();
             conn.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
             Ok(Some(before.overlaid(&staged).changes_from(&before)))
@@ -171,8 +164,32 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let failed = self.failed("note the wish for a clean sync");
-        add_wish(&self.rules, sync_type, reason, now).map_err(failed)?;
-        self.write_sync_state()
+        add_wish(&self.rules, sync_type, reason, now).map_err(failed)
+    }
+
+    /// Requests a `CLEAN_ALL` sync if what an opening did to the database calls
+    /// for one. Returns what is wrong with the settings in force.
+    pub(super) fn check_settings(
+        &mut self,
+        recreated: bool,
+        now: Timestamp,
+    ) -> Result<Option<Notice>, StoreError> {
+        let failed = self.failed("check the settings");
+        let check = |conn: &Connection| {
+            let unreadable = stored::is_unreadable(conn, "applied")?;
+            for (due, reason) in [
+                (recreated, WishReason::RulesRecreated),
+                (unreadable, WishReason::SettingsUnreadable),
+            ] {
+                if due {
+                    add_wish(conn, SyncType::CleanAll, reason, now)?;
+                }
+            }
+            Ok(unreadable)
+        };
+        let path = self.dir.join(super::rules::DATABASE.file);
+        let unreadable = check(&self.rules).map_err(failed)?;
+        Ok(unreadable.then_some(Notice::SettingsUnreadable { path }))
     }
 
     /// When the last full sync succeeded.
@@ -193,16 +210,6 @@ impl Store {
         let read =
             get_meta(&self.rules, RULE_SYNC).map_err(self.failed("read the last success"))?;
         Ok(read.as_deref().and_then(Timestamp::parse))
-    }
-}
-
-/// STATE-5's gate: without a complete set of rules LOCKDOWN would block the
-/// host's way out.
-const fn mode_in_force(given: Option<ClientMode>, rules_complete: bool) -> ClientMode {
-    match given {
-        Some(ClientMode::Lockdown) if !rules_complete => ClientMode::Monitor,
-        Some(mode) => mode,
-        None => ClientMode::Monitor,
     }
 }
 
@@ -250,14 +257,12 @@ fn apply(
     let staged = read_slot(&tx, "staged")?.unwrap_or_default();
     let base = if clear { Settings::default() } else { before.clone() };
     let after = base.overlaid(&staged);
-    write_slot(&tx, "applied", &after)?;
+    write_slot(&tx, "applied", &after, clear)?;
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
     put_meta(&tx, RULE_SYNC, &now.to_string())?;
     if let Some(done) = succeeded {
         put_meta(&tx, FULL_SYNC, &now.to_string())?;
-        for wish in read_wishes(&tx)?.into_iter().filter(|wish| wish.is_ended_by(done)) {
-            tx.execute("DELETE FROM agent_wishes WHERE reason = ?1", [key_of(wish.reason)?])?;
-        }
+        end_wishes(&tx, done)?;
     }
     tx.commit()?;
     Ok(after.changes_from(&before))
@@ -287,46 +292,12 @@ const fn strength(sync_type: SyncType) -> u8 {
     }
 }
 
-fn read_wishes(conn: &Connection) -> rusqlite::Result<Vec<Wish>> {
-    let mut statement = conn.prepare_cached("SELECT wish FROM agent_wishes ORDER BY reason")?;
-    let texts = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let mut wishes = texts.map(|text| from_json(&text?)).collect::<Result<Vec<Wish>, _>>()?;
-    wishes.sort_by_key(|wish| (std::cmp::Reverse(strength(wish.sync_type)), wish.since));
-    Ok(wishes)
-}
-
-fn write_wish(conn: &Connection, wish: &Wish) -> rusqlite::Result<()> {
-    conn.execute(
-        "INSERT OR REPLACE INTO agent_wishes (reason, wish) VALUES (?1, ?2)",
-        params![key_of(wish.reason)?, to_json(wish)?],
-    )
-    .map(|_| ())
-}
-
-fn key_of(reason: WishReason) -> rusqlite::Result<String> {
-    to_json(&reason)
-}
-
-fn read_slot(conn: &Connection, slot: &str) -> rusqlite::Result<Option<Settings>> {
-    let text: Option<String> = conn
-        .prepare_cached("SELECT settings FROM agent_settings WHERE slot = ?1")?
-        .query_row([slot], |row| row.get(0))
-        .optional()?;
-    text.as_deref().map(from_json).transpose()
-}
-
-fn write_slot(tx: &Transaction<'_>, slot: &str, settings: &Settings) -> rusqlite::Result<()> {
-    tx.execute(
-        "INSERT OR REPLACE INTO agent_settings (slot, settings) VALUES (?1, ?2)",
-        params![slot, to_json(settings)?],
-    )
-    .map(|_| ())
-}
-
+/// The text of a key; what is not a text counts as missing.
 fn get_meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.prepare_cached("SELECT value FROM agent_meta WHERE key = ?1")?
-        .query_row([key], |row| row.get(0))
+        .query_row([key], |row| Ok(row.get_ref(0)?.as_str().ok().map(str::to_owned)))
         .optional()
+        .map(Option::flatten)
 }
 
 fn put_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {

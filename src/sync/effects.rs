@@ -36,24 +36,36 @@ impl Live<'_> {
                 Event::SettingsStaged
             }
             StoreEffect::ReadEvents { limit } => {
-                Event::EventsRead(Box::new(self.read(limit, held)?))
+                Event::EventsRead(Box::new(self.read(limit, held)))
             }
             StoreEffect::SettleEvents(settled) => {
                 held.uploaded += settled.delivered.len() as u64;
-                self.settle(settled, std::mem::take(&mut held.bundles))?;
+                if let Err(error) = self.settle(settled, std::mem::take(&mut held.bundles)) {
+                    // The batch is on the server. What is still queued is sent
+                    // again by the next sync.
+                    held.give_events_up(&error);
+                }
                 self.observer.progress(&Progress::Uploaded { total: held.uploaded, of: pending });
                 Event::EventsSettled
             }
             StoreEffect::NoteRefusal { ids, words, at_once, memory } => {
                 self.ahead.discard();
-                let refused = self.events.note_refused(&ids, &words, at_once, memory, self.now)?;
-                let set_aside = refused == Refused::SetAside;
+                let noted = self.events.note_refused(&ids, &words, at_once, memory, self.now);
+                let set_aside = match noted {
+                    Ok(refused) => refused == Refused::SetAside,
+                    Err(error) => {
+                        held.give_events_up(&error);
+                        false
+                    }
+                };
                 held.rejected += u64::from(set_aside);
                 Event::RefusalNoted { set_aside }
             }
             StoreEffect::NoteUploads(memory) => {
                 self.ahead.discard();
-                self.events.note_upload_memory(memory)?;
+                if let Err(error) = self.events.note_upload_memory(memory) {
+                    held.give_events_up(&error);
+                }
                 Event::UploadsNoted
             }
             StoreEffect::CommitRules { rules, sync_type } => {
@@ -88,16 +100,25 @@ impl Live<'_> {
         })
     }
 
-    fn read(&mut self, limit: usize, held: &mut Held) -> Result<Batch, StoreError> {
+    /// The next batch; an empty one if the queue cannot be used any more.
+    fn read(&mut self, limit: usize, held: &mut Held) -> Batch {
+        if held.events_unusable {
+            return Batch::default();
+        }
         let read = if let Some(read) = self.ahead.take(limit) {
             read
         } else {
-            let rows = self.events.read_batch_within(limit, None, held.horizon, self.now)?;
-            self.ahead.made(rows)
+            match self.events.read_batch_within(limit, None, held.horizon, self.now) {
+                Ok(rows) => self.ahead.made(rows),
+                Err(error) => {
+                    held.give_events_up(&error);
+                    return Batch::default();
+                }
+            }
         };
         self.ahead.handed_out(&read, limit, held.horizon, self.events);
         held.bundles = read.bundles;
-        Ok(read.batch)
+        read.batch
     }
 
     fn settle(

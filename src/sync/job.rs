@@ -9,12 +9,12 @@ use tracing::warn;
 
 use super::progress::{Observer, Progress, When};
 use super::retry::Failure;
-use super::{Driver, Stop, Stores, SyncRequest, notify, prepare, prepare_dry};
+use super::{Driver, Stop, Stores, SyncRequest, events_warning, notify, prepare, prepare_dry};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::model::{
-    BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, SyncRecord, SyncResult,
-    SyncType, Trigger,
+    BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage, SyncRecord,
+    SyncResult, SyncType, SyncWarning, Trigger,
 };
 use crate::protocol::body::Transfer;
 use crate::store::{EventStore, LockError, Notice, StateLock, Store, StoreError};
@@ -108,12 +108,24 @@ pub async fn run(
     } else {
         let _lock = lock(host.state_dir, wanted.wait, stop.clone(), clock, &mut announced).await?;
         let now = clock.now().wall;
-        let (mut store, notices) = Store::open(host.state_dir, now)?;
+        let (mut store, mut notices) = Store::open(host.state_dir, now)?;
+        let mut warnings = Vec::new();
+        let mut events = match EventStore::open(host.state_dir, now) {
+            Ok((mut events, more)) => {
+                notices.extend(more);
+                drain_also(&mut events, host.config);
+                events
+            }
+            Err(error) => {
+                warn!(%error, "the sync runs without events");
+                warnings.push(events_warning(&error));
+                EventStore::unavailable(host.state_dir)?
+            }
+        };
         report(&notices);
-        let (mut events, notices) = EventStore::open(host.state_dir, now)?;
-        report(&notices);
-        drain_also(&mut events, host.config);
-        let inputs = prepare(&mut store, &events, &request, now)?;
+        warnings.extend(notices.iter().filter_map(warning));
+        let mut inputs = prepare(&mut store, &events, &request, now)?;
+        inputs.warnings.extend(warnings);
         let transport = transport(host, base_url);
         let driver = Driver {
             stores: Stores::Live { store: &mut store, events: &mut events },
@@ -216,8 +228,29 @@ fn report(notices: &[Notice]) {
             Notice::SetAside { path, reason } => {
                 warn!(path = %path.display(), reason, "a corrupt database was set aside");
             }
+            Notice::SettingsUnreadable { path } => {
+                warn!(path = %path.display(), "the settings in force cannot be read; none count until the clean sync that is requested now");
+            }
         }
     }
+}
+
+/// What the record of the sync says of it.
+fn warning(notice: &Notice) -> Option<SyncWarning> {
+    let (field, value, action) = match notice {
+        Notice::Created { .. } => return None,
+        Notice::SetAside { path, reason } => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let database = name.split(".corrupt-").next().unwrap_or_default().to_owned();
+            (database, reason.as_str(), format!("damaged; set aside as {name} and created afresh"))
+        }
+        Notice::SettingsUnreadable { .. } => {
+            let action = "none count; a CLEAN_ALL sync is requested".to_owned();
+            ("settings in force".to_owned(), "cannot be read", action)
+        }
+    };
+    let value = value.chars().take(SyncWarning::VALUE_MAX).collect();
+    Some(SyncWarning { stage: Stage::Preflight, field, value, action })
 }
 
 fn request(host: &Host<'_>, base_url: &BaseUrl, wanted: Wanted) -> SyncRequest {

@@ -100,7 +100,8 @@ enum AfterRefusal {
 impl Machine {
     /// A machine for one sync.
     #[must_use]
-    pub fn new(inputs: Inputs) -> Self {
+    pub fn new(mut inputs: Inputs) -> Self {
+        let warnings = std::mem::take(&mut inputs.warnings);
         Self {
             state: State::Ready,
             started: Duration::ZERO,
@@ -109,7 +110,7 @@ impl Machine {
             uploads: Uploads::new(inputs.upload_memory),
             sync_type: None,
             ledger: Ledger::default(),
-            warnings: Vec::new(),
+            warnings,
             inputs,
         }
     }

@@ -7,11 +7,11 @@ use tracing::{info, warn};
 use super::effects::pending_events;
 use super::machine::Inputs;
 use crate::model::{
-    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, SyncType, Timestamp, UploadMemory,
-    WishReason,
+    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType, SyncWarning, Timestamp,
+    UploadMemory, WishReason,
 };
 use crate::protocol::preflight::Facts;
-use crate::store::{EventStore, ReadStore, Store, StoreError};
+use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
 
 /// How much waits vary: a quarter.
 const JITTER: f64 = 0.25;
@@ -66,11 +66,23 @@ pub fn prepare(
     if let Some(sync_type) = request.operator_wish {
         store.add_wish(sync_type, WishReason::Operator, now)?;
     }
-    store.write_sync_state()?;
+    let unwritten = store.write_sync_state().err().map(|error| {
+        warn!(%error, "other programs do not see the settings in force");
+        SyncWarning {
+            stage: Stage::Preflight,
+            field: SYNC_STATE_FILE.to_owned(),
+            value: error.to_string().chars().take(SyncWarning::VALUE_MAX).collect(),
+            action: "not written; other programs do not see the settings in force".to_owned(),
+        }
+    });
     let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
     let mut inputs = inputs(store, request, wished)?;
     inputs.events_pending = pending_events(events);
-    inputs.upload_memory = events.upload_memory()?;
+    inputs.upload_memory = events.upload_memory().unwrap_or_else(|error| {
+        warn!(%error, "what earlier syncs have learned about batches cannot be read");
+        UploadMemory::default()
+    });
+    inputs.warnings.extend(unwritten);
     Ok(inputs)
 }
 
@@ -124,5 +136,6 @@ fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, 
         dry_run: false,
         jitter: JITTER,
         deadline: request.deadline,
+        warnings: Vec::new(),
     })
 }

@@ -3,8 +3,9 @@
 use std::io::Write as _;
 use std::process::{Child, Stdio};
 
-use santa_sync::harness::FakeServer;
 use santa_sync::harness::fixtures::{self, AnyEvent};
+use santa_sync::harness::{FakeServer, SyncTypePolicy};
+use santa_sync::protocol::wire;
 
 use crate::agent::Agent;
 
@@ -60,4 +61,93 @@ fn name_of(event: &AnyEvent) -> Option<String> {
         AnyEvent::Execution(event) => Some(event.file_name.clone()),
         AnyEvent::FileAccess(_) => None,
     }
+}
+
+/// STATE-6: rules come although events cannot be sent, and the record says so.
+#[test]
+fn state_6_a_queue_that_cannot_be_used_stops_only_the_events() {
+    let server = FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server");
+    for obstacle in ["too new", "locked", "a FIFO"] {
+        let agent = Agent::of(&server);
+        assert_eq!(agent.sync(&[]).code, Some(0));
+        let queue = agent.state_dir.join("events.db");
+        let other = rusqlite::Connection::open(&queue).expect("open");
+        let words = match obstacle {
+            "too new" => {
+                other.execute_batch("PRAGMA user_version = 99").expect("set");
+                "has schema version 99"
+            }
+            "locked" => {
+                other
+                    .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
+                    .expect("locked");
+                "is locked by another program"
+            }
+            _ => {
+                std::fs::remove_file(&queue).expect("removed");
+                let made = std::process::Command::new("mkfifo").arg(&queue).status();
+                assert!(made.expect("it ran").success());
+                "it is a FIFO"
+            }
+        };
+        let synced = agent.sync(&["--clean"]);
+        assert_eq!((synced.code, synced.result()), (Some(0), "success"), "{}", synced.stderr);
+        assert!(synced.stderr.contains(words), "{obstacle}: {}", synced.stderr);
+        let store = agent.store();
+        let history = store.history(1).expect("read");
+        let warning = &history[0].warnings[0];
+        assert_eq!((warning.field.as_str(), warning.stage.name()), ("events.db", "event_upload"));
+        assert!(warning.action.contains("without events"), "{warning:?}");
+        assert_eq!(history[0].rules_received, 10);
+    }
+}
+
+/// STATE-6: nor does the file for other programs stop anything.
+#[test]
+fn state_6_a_settings_file_that_cannot_be_written_is_a_warning() {
+    let server = FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server");
+    let agent = Agent::of(&server);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    let file = agent.state_dir.join("sync-state.plist");
+    std::fs::remove_file(&file).expect("removed");
+    let victim = agent.state_dir.join("victim");
+    std::fs::write(&victim, "untouched").expect("written");
+    std::os::unix::fs::symlink(&victim, &file).expect("a link");
+    let synced = agent.sync(&["--clean-all"]);
+    assert_eq!((synced.code, synced.result()), (Some(0), "success"), "{}", synced.stderr);
+    assert!(synced.stderr.contains("it is a link to"), "{}", synced.stderr);
+    let history = agent.store().history(1).expect("read");
+    assert_eq!(history[0].warnings[0].field, "sync-state.plist");
+    assert_eq!(std::fs::read_to_string(&victim).expect("there"), "untouched");
+}
+
+/// STATE-3, STATE-5: a rebuilt rule store is in the record, and holds LOCKDOWN
+/// back until the clean sync that refills it.
+#[test]
+fn state_5_an_empty_normal_answer_after_a_rebuild_does_not_bring_lockdown() {
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(10, 1))
+        .client_mode(wire::ClientMode::Lockdown)
+        .sync_type(SyncTypePolicy::Always(wire::SyncType::Normal))
+        .hosts_up_to_date()
+        .start()
+        .expect("a server");
+    let agent = Agent::of(&server);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    std::fs::write(agent.state_dir.join("rules.db"), "garbage").expect("written");
+    let synced = agent.sync(&[]);
+    assert_eq!(synced.code, Some(0), "{}", synced.stderr);
+    let history = agent.store().history(1).expect("read");
+    assert_eq!(history[0].warnings[0].field, "rules.db");
+    assert_eq!(agent.store().client_mode(None).expect("read").name(), "MONITOR");
+    let status = agent.run(&["status"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        status.contains("waits for a clean sync, because the rule store was recreated"),
+        "{status}"
+    );
+    let preflights = server.requests(santa_sync::model::Stage::Preflight).len();
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    assert_eq!(server.requests(santa_sync::model::Stage::Preflight).len(), preflights + 1);
+    assert_eq!(agent.store().client_mode(None).expect("read").name(), "MONITOR");
 }

@@ -193,7 +193,7 @@ fn what_lies_in_a_files_place_and_is_none_is_named() {
     let syncing: &[&[&str]] = &[&["sync"]];
     let rules: &[&[&str]] =
         &[&["sync"], &["status"], &["history"], &["rules", "list"], &["rules", "verify"]];
-    let events: &[&[&str]] = &[&["sync"], &["status"], &["events", "list"], &["events", "add"]];
+    let events: &[&[&str]] = &[&["status"], &["events", "list"], &["events", "add"]];
     for (name, commands) in [("rules.db", rules), ("events.db", events), ("agent.lock", syncing)] {
         for (what, words) in [("fifo", "is a FIFO"), ("link", "is a link to /nowhere/file")] {
             let agent = Agent::at("http://127.0.0.1:1/");

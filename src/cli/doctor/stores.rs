@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Layer, Line, Status};
 use crate::clock::{Clock as _, SystemClock};
-use crate::store::{EventStore, FileCheck, ReadStore, StateLock, Store, StoreError};
+use crate::store::{EventStore, FileCheck, ModeHeldBack, ReadStore, StateLock, Store, StoreError};
 
 const LAYER: Layer = Layer::Stores;
 
@@ -73,19 +73,24 @@ fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
             return Rules::Unusable;
         }
     }
-    let read = || Ok((store.rule_counts()?, store.rules_hash()?, store.rules_complete()?));
+    let read = || Ok((store.rule_counts()?, store.rules_hash()?, store.lockdown_held_back()?));
     lines.push(match read() {
-        Ok((counts, hash, true)) => {
+        Ok((counts, hash, None)) => {
             let rules =
                 [counts.binary, counts.certificate, counts.teamid, counts.signingid, counts.cdhash]
                     .map(u64::from);
             let rules: u64 = rules.iter().sum();
             Line::ok(LAYER, format!("rules.db holds {rules} rules, hash {hash}"))
         }
-        Ok((_, _, false)) => {
+        Ok((_, _, Some(ModeHeldBack::NoRuleDownload))) => {
             let message =
                 "rules.db has not seen a complete rule download, so LOCKDOWN is held back";
             Line::warning(LAYER, message, "let one sync succeed: `santa-sync sync`")
+        }
+        Ok((_, _, Some(ModeHeldBack::RulesRecreated))) => {
+            let message = "rules.db was recreated and not refilled yet, so LOCKDOWN is held back";
+            let fix = "have the server answer a clean sync, and let it succeed: `santa-sync sync`";
+            Line::warning(LAYER, message, fix)
         }
         Err(error) => {
             lines.push(unopened("rules.db", &error));

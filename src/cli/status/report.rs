@@ -308,9 +308,9 @@ impl Read {
         let applied = store.applied_settings()?;
         let set = applied.client_mode.or(config.client_mode);
         let mode = store.client_mode(config.client_mode)?;
-        let held = set.filter(|set| *set != mode).map(|set| {
-            format!("{} waits for the first complete rule download into this store", set.name())
-        });
+        let held =
+            if set.is_some_and(|set| set != mode) { store.lockdown_held_back()? } else { None };
+        let held = held.map(|held| held.words().to_owned());
         let interval = applied
             .full_sync_interval
             .map_or_else(Interval::default, |seconds| Interval { seconds, origin: "server" });

@@ -48,7 +48,7 @@ fn state_2_any_number_of_openings_at_once_create_both_stores_once() {
             .into_iter()
             .map(|notice| match notice {
                 Notice::Created { path } => path,
-                Notice::SetAside { .. } => panic!("{notice:?}"),
+                Notice::SetAside { .. } | Notice::SettingsUnreadable { .. } => panic!("{notice:?}"),
             })
             .collect();
         created.sort();
@@ -86,7 +86,7 @@ fn state_3_a_corrupt_database_is_set_aside_once_by_any_number_of_openings() {
         .into_iter()
         .filter_map(|notice| match notice {
             Notice::SetAside { path, .. } => Some(path),
-            Notice::Created { .. } => None,
+            Notice::Created { .. } | Notice::SettingsUnreadable { .. } => None,
         })
         .collect();
     aside.sort();

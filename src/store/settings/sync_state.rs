@@ -24,12 +24,10 @@ impl Store {
     pub fn write_sync_state(&self) -> Result<(), StoreError> {
         let settings = self.applied_settings()?;
         let wishes = self.wishes()?;
-        let mode = settings.client_mode.map(|given| {
-            Ok::<_, StoreError>(super::mode_in_force(Some(given), self.rules_complete()?))
-        });
+        let mode = settings.client_mode.map(|given| self.client_mode(Some(given))).transpose()?;
         let state = to_plist(
             &settings,
-            mode.transpose()?,
+            mode,
             &wishes,
             self.full_sync_last_success()?,
             self.rule_sync_last_success()?,

@@ -1,7 +1,7 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{MediaPolicy, RuleSet};
+use crate::model::{ClientMode, MediaPolicy, RuleSet};
 
 const T0: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -152,6 +152,7 @@ fn state_1_the_settings_in_force_are_written_under_the_references_keys() {
         ..mode(ClientMode::Standalone)
     };
     store.add_wish(SyncType::Clean, WishReason::Operator, T0).expect("added");
+    store.write_sync_state().expect("written");
     assert_eq!(plist(&dir)["SyncTypeRequired"].as_signed_integer(), Some(1));
     run_sync(&mut store, &settings, SyncType::CleanAll);
     let state = plist(&dir);
@@ -192,4 +193,43 @@ fn sync_7_the_last_fifty_syncs_leave_a_record() {
     assert_eq!(history.len(), 51);
     assert_eq!(history[0].error.as_ref().map(|e| e.kind.as_str()), Some("interrupted"));
     assert_eq!((history[1].id.as_str(), history[50].id.as_str()), ("59", "10"));
+}
+
+/// STATE-5: a rebuilt rule store holds LOCKDOWN back until its clean sync has
+/// succeeded: an empty NORMAL answer fills nothing.
+#[test]
+fn state_5_lockdown_waits_for_the_clean_sync_of_a_rebuilt_rule_store() {
+    let (dir, mut store) = store();
+    identify(&mut store, "https://a/", "m");
+    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::CleanAll);
+    store.write_sync_state().expect("written");
+    assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown);
+    drop(store);
+    let _ = std::fs::remove_file(dir.path().join("rules.db-wal"));
+    std::fs::write(dir.path().join("rules.db"), "garbage").expect("written");
+
+    let (mut store, _) = Store::open(dir.path(), T0).expect("rebuilt");
+    assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::RulesRecreated));
+    for sync_type in [SyncType::Normal, SyncType::Clean] {
+        run_sync(&mut store, &mode(ClientMode::Lockdown), sync_type);
+        assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor, "{sync_type:?}");
+        assert_eq!(store.lockdown_held_back().expect("read"), Some(ModeHeldBack::RulesRecreated));
+        assert_eq!(plist(&dir)["ClientMode"].as_signed_integer(), Some(1));
+    }
+    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::CleanAll);
+    assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown);
+    assert_eq!(store.lockdown_held_back().expect("read"), None);
+    assert_eq!(plist(&dir)["ClientMode"].as_signed_integer(), Some(2));
+}
+
+/// STATE-5: the same if `sync-state.plist`, which tells a rebuilt store from a
+/// new one, could never be written.
+#[test]
+fn state_5_a_rebuilt_store_is_known_without_the_file_for_other_programs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("rules.db"), "garbage").expect("written");
+    let (mut store, _) = Store::open(dir.path(), T0).expect("rebuilt");
+    assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::RulesRecreated));
+    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::Normal);
+    assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor);
 }

@@ -41,6 +41,8 @@ pub struct Inputs {
     pub jitter: f64,
     /// How long the whole sync may take.
     pub deadline: Duration,
+    /// What was wrong with the stores when the sync began, for its record.
+    pub warnings: Vec<SyncWarning>,
 }
 
 /// One logical exchange of a stage.

@@ -46,6 +46,7 @@ pub(super) fn inputs() -> Inputs {
         dry_run: false,
         jitter: 0.0,
         deadline: Duration::from_hours(1),
+        warnings: Vec::new(),
     }
 }
 

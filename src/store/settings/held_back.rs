@@ -1,0 +1,59 @@
+//! LOCKDOWN is held back while the rules cannot justify it: it would block what
+//! the server allows, the host's way out included (STATE-5).
+
+use crate::model::{ClientMode, WishReason};
+use crate::store::{Store, StoreError};
+
+/// Why LOCKDOWN is not in force although it is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModeHeldBack {
+    /// No rule download has been completed since the store was created.
+    NoRuleDownload,
+    /// The rule store was rebuilt, and the clean sync that refills it has not
+    /// succeeded yet.
+    RulesRecreated,
+}
+
+impl ModeHeldBack {
+    /// The reason in words, for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NoRuleDownload => {
+                "LOCKDOWN waits for the first complete rule download into this store"
+            }
+            Self::RulesRecreated => {
+                "LOCKDOWN waits for a clean sync, because the rule store was recreated"
+            }
+        }
+    }
+}
+
+impl Store {
+    /// What would keep LOCKDOWN from being in force.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn lockdown_held_back(&self) -> Result<Option<ModeHeldBack>, StoreError> {
+        if !self.rules_complete()? {
+            return Ok(Some(ModeHeldBack::NoRuleDownload));
+        }
+        let recreated = self.wishes()?.iter().any(|wish| wish.reason == WishReason::RulesRecreated);
+        Ok(recreated.then_some(ModeHeldBack::RulesRecreated))
+    }
+
+    /// The mode in force: the server's, else `configured`, else MONITOR. It is
+    /// MONITOR instead of LOCKDOWN while that is held back.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn client_mode(&self, configured: Option<ClientMode>) -> Result<ClientMode, StoreError> {
+        match self.applied_settings()?.client_mode.or(configured) {
+            Some(ClientMode::Lockdown) if self.lockdown_held_back()?.is_some() => {
+                Ok(ClientMode::Monitor)
+            }
+            Some(mode) => Ok(mode),
+            None => Ok(ClientMode::Monitor),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Settings and requests for a clean sync as they are stored, read so that
+//! neither a newer program nor damage stops this one.
+//!
+//! Each key of a stored object is read by itself. One that this program does
+//! not know, or whose value it cannot read, is kept in the object for the
+//! program that wrote it and otherwise ignored.
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{strength, to_json};
+use crate::model::{Settings, SyncType, Wish, WishReason};
+
+type Object = Map<String, Value>;
+
+/// The content of a slot of `agent_settings`.
+#[derive(Debug)]
+enum Slot {
+    Empty,
+    /// Not a JSON object.
+    Unreadable,
+    Settings {
+        known: Box<Settings>,
+        /// Keys that this program cannot read.
+        kept: Object,
+    },
+}
+
+/// The settings of a slot, if there are any to be read.
+pub(super) fn read_slot(conn: &Connection, slot: &str) -> rusqlite::Result<Option<Settings>> {
+    Ok(match load(conn, slot)? {
+        Slot::Settings { known, .. } => Some(*known),
+        Slot::Empty | Slot::Unreadable => None,
+    })
+}
+
+/// Whether there is something in a slot that cannot be read.
+pub(super) fn is_unreadable(conn: &Connection, slot: &str) -> rusqlite::Result<bool> {
+    Ok(matches!(load(conn, slot)?, Slot::Unreadable))
+}
+
+/// Whether there is anything in a slot.
+pub(super) fn is_filled(conn: &Connection, slot: &str) -> rusqlite::Result<bool> {
+    Ok(!matches!(load(conn, slot)?, Slot::Empty))
+}
+
+/// Fills a slot. Unless `clear`, keys there that this program cannot read stay.
+pub(super) fn write_slot(
+    conn: &Connection,
+    slot: &str,
+    settings: &Settings,
+    clear: bool,
+) -> rusqlite::Result<()> {
+    let mut object = to_object(settings)?;
+    if let (false, Slot::Settings { kept, .. }) = (clear, load(conn, slot)?) {
+        for (key, value) in kept {
+            let set = object.entry(key).or_insert(Value::Null);
+            if set.is_null() {
+                *set = value;
+            }
+        }
+    }
+    conn.execute(
+        "INSERT OR REPLACE INTO agent_settings (slot, settings) VALUES (?1, ?2)",
+        params![slot, to_json(&object)?],
+    )
+    .map(|_| ())
+}
+
+fn load(conn: &Connection, slot: &str) -> rusqlite::Result<Slot> {
+    let object = conn
+        .prepare_cached("SELECT settings FROM agent_settings WHERE slot = ?1")?
+        .query_row([slot], |row| row.get_ref(0).map(object_of))
+        .optional()?;
+    Ok(match object {
+        None => Slot::Empty,
+        Some(None) => Slot::Unreadable,
+        Some(Some(object)) => {
+            let (known, kept) = object
+                .into_iter()
+                .partition(|(key, value)| read::<Settings>(one(key, value)).is_some());
+            match read(Value::Object(known)) {
+                Some(known) => Slot::Settings { known: Box::new(known), kept },
+                None => Slot::Unreadable,
+            }
+        }
+    })
+}
+
+/// A row of `agent_wishes` that this program understands.
+#[derive(Debug)]
+struct Row {
+    key: String,
+    object: Object,
+    wish: Wish,
+}
+
+/// The requests for a clean sync that this program understands, strongest
+/// first.
+pub(super) fn read_wishes(conn: &Connection) -> rusqlite::Result<Vec<Wish>> {
+    let mut wishes: Vec<Wish> = rows(conn)?.into_iter().map(|row| row.wish).collect();
+    wishes.sort_by_key(|wish| (std::cmp::Reverse(strength(wish.sync_type)), wish.since));
+    Ok(wishes)
+}
+
+/// Adds a request, or replaces the one of the same reason.
+pub(super) fn write_wish(conn: &Connection, wish: &Wish) -> rusqlite::Result<()> {
+    write_row(conn, &to_json(&wish.reason)?, &to_object(wish)?)
+}
+
+/// Notes the type of sync the server answered on every request.
+pub(super) fn note_answer(conn: &Connection, answered: SyncType) -> rusqlite::Result<()> {
+    for mut row in rows(conn)? {
+        row.object.insert("last_answer".to_owned(), Value::String(answered.name().to_owned()));
+        write_row(conn, &row.key, &row.object)?;
+    }
+    Ok(())
+}
+
+/// Ends the requests that a successful sync of that type fulfils.
+pub(super) fn end_wishes(conn: &Connection, done: SyncType) -> rusqlite::Result<()> {
+    for row in rows(conn)?.into_iter().filter(|row| row.wish.is_ended_by(done)) {
+        conn.execute("DELETE FROM agent_wishes WHERE reason = ?1", [row.key])?;
+    }
+    Ok(())
+}
+
+fn write_row(conn: &Connection, key: &str, object: &Object) -> rusqlite::Result<()> {
+    conn.execute(
+        "INSERT OR REPLACE INTO agent_wishes (reason, wish) VALUES (?1, ?2)",
+        params![key, to_json(object)?],
+    )
+    .map(|_| ())
+}
+
+fn rows(conn: &Connection) -> rusqlite::Result<Vec<Row>> {
+    let mut statement =
+        conn.prepare_cached("SELECT reason, wish FROM agent_wishes ORDER BY reason")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key = row.get_ref(0)?.as_str().ok().map(str::to_owned);
+        let object = object_of(row.get_ref(1)?);
+        let Some((key, object)) = key.zip(object) else { continue };
+        let Some(wish) = wish_of(&object) else { continue };
+        found.push(Row { key, object, wish });
+    }
+    Ok(found)
+}
+
+/// A request for a type of sync that this program does not know is none.
+fn wish_of(object: &Object) -> Option<Wish> {
+    let get = |key: &str| object.get(key).cloned();
+    Some(Wish {
+        sync_type: get("sync_type").and_then(read)?,
+        reason: get("reason").and_then(read).unwrap_or(WishReason::Other),
+        since: get("since").and_then(read)?,
+        last_answer: get("last_answer").and_then(read),
+    })
+}
+
+fn object_of(value: ValueRef<'_>) -> Option<Object> {
+    serde_json::from_str(value.as_str().ok()?).ok()
+}
+
+fn to_object(value: &impl serde::Serialize) -> rusqlite::Result<Object> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Ok(Object::new()),
+        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(error.into())),
+    }
+}
+
+fn one(key: &str, value: &Value) -> Value {
+    Value::Object(Object::from_iter([(key.to_owned(), value.clone())]))
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
+    serde_json::from_value(value).ok()
+}
+
+#[cfg(test)]
+mod tests;
