@@ -11,6 +11,8 @@ use thiserror::Error;
 pub const RETRIES: u32 = 5;
 /// The longest wait a server's `Retry-After` can ask for.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
+/// The shortest wait a server's `Retry-After` can ask for.
+pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// What to do after an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -128,6 +128,11 @@ impl Transport {
                 Ok(Ok(Some(wire))) => {
                     tally.received += wire.len() as u64;
                     decoder.push(&wire).map_err(refuse)?;
+                    // Much may come of little. In between, the time limits and
+                    // whoever wants to stop have their turn.
+                    while decoder.step().map_err(refuse)? {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Ok(Ok(None)) => break,
             }
@@ -159,8 +164,14 @@ async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<
     let reading = async {
         while let Ok(Some(wire)) = response.chunk().await {
             tally.received += wire.len() as u64;
-            let ended = decoder.push(&wire).is_err();
-            if ended || tally.received >= ERROR_BODY as u64 {
+            if decoder.push(&wire).is_err() {
+                break;
+            }
+            let mut step = decoder.step();
+            while step == Ok(true) {
+                step = decoder.step();
+            }
+            if step.is_err() || tally.received >= ERROR_BODY as u64 {
                 break;
             }
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use url::Url;
 
 use super::cookies::Jar;
-use super::encoding::Decoder;
+use super::encoding::{DecodeError, Decoder};
 use super::words;
 use crate::model::Timestamp;
 
@@ -31,7 +31,11 @@ proptest! {
     ) {
         let limit = 100;
         if let Ok(mut decoder) = Decoder::new([encoding.as_str()].into_iter(), None, limit) {
-            let pushed = body.chunks(step).try_for_each(|piece| decoder.push(piece));
+            let pushed = body.chunks(step).try_for_each(|piece| {
+                decoder.push(piece)?;
+                while decoder.step()? {}
+                Ok::<_, DecodeError>(())
+            });
             prop_assert!(decoder.so_far().len() <= limit);
             if pushed.is_ok() && let Ok(decoded) = decoder.finish() {
                 prop_assert!(decoded.len() <= limit);

@@ -1,3 +1,5 @@
+use std::io::Read as _;
+
 use super::*;
 
 const TEXT: &[u8] = b"{\"rules\":[{\"identifier\":\"ABCDEFGHIJ\",\"policy\":\"ALLOWLIST\"}]}";
@@ -28,6 +30,7 @@ fn decode(encoding: &str, wire: &[u8], step: usize, limit: usize) -> Result<Vec<
     let mut decoder = Decoder::new([encoding].into_iter(), None, limit)?;
     for piece in wire.chunks(step) {
         decoder.push(piece)?;
+        while decoder.step()? {}
     }
     decoder.finish()
 }
@@ -151,19 +154,79 @@ fn http_6_no_bytes_are_an_empty_body_in_every_encoding() {
 /// HTTP-8: the limit holds after decoding, and memory within it.
 #[test]
 fn http_8_a_bomb_ends_at_the_limit() {
-    let zeros = vec![0; 8 << 20];
+    let zeros = vec![0; 2 << 20];
     let limit = 1 << 20;
     for (encoding, wire) in [("gzip", gzip(&zeros)), ("deflate", zlib(&zeros))] {
         assert!(wire.len() < 16 << 10);
         let mut decoder = Decoder::new([encoding].into_iter(), None, limit).expect("known");
-        assert_eq!(decoder.push(&wire), Err(DecodeError::TooLarge));
-        assert!(decoder.decoded.capacity() <= limit);
+        assert_eq!(decoder.push(&wire), Ok(()));
+        let end = std::iter::repeat_with(|| decoder.step()).find(|step| *step != Ok(true));
+        assert_eq!(end, Some(Err(DecodeError::TooLarge)));
+        assert!(decoder.capacity() <= limit);
     }
     assert_eq!(decode("identity", &zeros, 1000, limit), Err(DecodeError::TooLarge));
     assert!(matches!(
         Decoder::new([].into_iter(), Some(limit as u64 + 1), limit),
         Err(DecodeError::TooLarge)
     ));
+}
+
+/// HTTP-9: however much a few bytes decode to, a step is short, and an answer of
+/// 128 MiB is one of many steps.
+#[test]
+fn http_9_what_a_few_bytes_decode_to_comes_in_short_steps() {
+    let zeros = vec![0; 3 << 20];
+    for (encoding, wire) in [("gzip", gzip(&zeros)), ("deflate", zlib(&zeros))] {
+        let mut decoder = Decoder::new([encoding].into_iter(), None, zeros.len()).expect("known");
+        decoder.push(&wire).expect("taken");
+        let mut before = 0;
+        while decoder.step().expect("decoded") {
+            let now = decoder.so_far().len();
+            assert!(now - before < 1100 << 10, "{encoding}: {} bytes", now - before);
+            before = now;
+        }
+        assert_eq!(decoder.finish().map(|body| body.len()), Ok(zeros.len()));
+    }
+    // Members that hold nothing cost time as well.
+    let nothing: Vec<u8> = std::iter::repeat_n(gzip_of_nothing(), 100).flatten().collect();
+    let mut decoder = Decoder::new(["gzip"].into_iter(), None, 1 << 20).expect("known");
+    decoder.push(&nothing).expect("taken");
+    let steps = std::iter::repeat_with(|| decoder.step()).take_while(|step| *step == Ok(true));
+    assert!(steps.count() >= 100);
+}
+
+/// HTTP-6: line ends, padding and junk behind a complete gzip member or zlib
+/// stream. Another gzip member is data.
+#[test]
+fn http_6_what_follows_the_end_of_compressed_data_is_ignored() {
+    for rest in
+        [&b"\n"[..], b"\r\n", b"\0\0\0\0\0\0\0\0", b"-- \x1f\x8b\x08", b"\x1f\x8b\x07 no member"]
+    {
+        for (encoding, wire) in
+            [("gzip", gzip(TEXT)), ("deflate", zlib(TEXT)), ("deflate", raw(TEXT))]
+        {
+            let wire = [&wire, rest].concat();
+            for step in 1..=wire.len() {
+                assert_eq!(
+                    decode(encoding, &wire, step, TEXT.len()).as_deref(),
+                    Ok(TEXT),
+                    "{encoding} and {rest:?} in pieces of {step}"
+                );
+            }
+        }
+    }
+    let junk_between = [&gzip(TEXT)[..], b"\n", &gzip(TEXT)].concat();
+    assert_eq!(decode("gzip", &junk_between, 7, 1000).as_deref(), Ok(TEXT));
+}
+
+/// HTTP-2: a second gzip member that breaks off is no complete answer.
+#[test]
+fn http_2_a_later_gzip_member_cut_anywhere_is_truncated() {
+    let (one, two) = (gzip(&TEXT[..9]), gzip(&TEXT[9..]));
+    for length in 1..two.len() {
+        let wire = [&one, &two[..length]].concat();
+        assert_eq!(decode("gzip", &wire, 7, 1 << 20), Err(DecodeError::Truncated), "{length}");
+    }
 }
 
 /// HTTP-8: gzip members that hold nothing, without end.
