@@ -71,6 +71,8 @@ pub struct Config {
     pub content_encoding: ContentEncoding,
     /// Headers added to every request, without the restricted ones.
     pub extra_headers: Vec<(String, Secret)>,
+    /// HTTP/1.1 even where the server offers HTTP/2.
+    pub disable_http2: bool,
     /// Proxy; `None` means what the environment says.
     pub proxy: Option<Proxy>,
     /// `Some(false)` holds events back during clean syncs.

@@ -16,9 +16,11 @@ mod headers;
 #[cfg(test)]
 mod hostile;
 mod idle;
+mod legs;
 mod options;
 mod proxy;
 mod redaction;
+mod roots;
 mod status;
 mod tls;
 mod unsent;
@@ -31,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderMap, SET_COOKIE};
+use rustls::ClientConfig;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
@@ -46,6 +49,7 @@ use crate::model::{Packed, Stage, Timestamp};
 use crate::sync::retry::{Failure, FailureKind};
 use attempt::{Received, Tally};
 use cookies::Jar;
+use legs::{Legs, Tracking};
 use redaction::Redaction;
 use tls::Witness;
 
@@ -56,7 +60,9 @@ const POOL_IDLE: Duration = Duration::from_secs(1);
 const XSRF_SEGMENT: &str = "xsrf";
 /// The connection to one server, for one sync.
 pub struct Transport {
-    client: reqwest::Client,
+    /// Replaced by one that speaks HTTP/1.1 only if the server wants that.
+    client: Mutex<reqwest::Client>,
+    tls: ClientConfig,
     options: Options,
     route: Option<Route>,
     witness: Arc<Witness>,
@@ -117,35 +123,13 @@ impl Transport {
     pub fn new(options: Options) -> Result<Self, Failure> {
         let server = options.base_url.as_url();
         let route = options.proxy.route(server, |name| std::env::var(name).ok())?;
-        let tls_used = server.scheme() == "https"
-            || route.as_ref().is_some_and(|route| route.url.scheme() == "https");
-        let (tls, witness) =
-            tls::configure(&options.roots, options.client_certificate.as_ref(), tls_used)?;
-        let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            // One attempt is one request: what is repeated is counted.
-            .retry(reqwest::retry::never())
-            .connect_timeout(options.timeouts.connect)
-            .pool_idle_timeout(POOL_IDLE)
-            // Proxies of the environment are chosen here, not by the client.
-            .no_proxy();
-        let unusable = |error: reqwest::Error| {
-            Failure::new(
-                FailureKind::MalformedUrl,
-                format!(
-                    "{}: no HTTP client can be made: {}",
-                    options.base_url,
-                    error.without_url()
-                ),
-            )
-        };
-        let builder = match &route {
-            Some(route) => builder.proxy(route.to_reqwest().map_err(unusable)?),
-            None => builder,
-        };
-        let client = builder.build().map_err(unusable)?;
+        let (tls, witness) = tls::configure(
+            &options.roots,
+            options.client_certificate.as_ref(),
+            server.scheme() == "https",
+            route.as_ref().is_some_and(|route| route.url.scheme() == "https"),
+        )?;
+        let client = client(&options, route.as_ref(), &tls, &witness.legs, options.disable_http2)?;
         let mut redaction = Redaction::default();
         for secret in options.base_url.secrets() {
             redaction.add(&secret);
@@ -159,7 +143,8 @@ impl Transport {
             redaction.add(password.expose());
         }
         Ok(Self {
-            client,
+            client: Mutex::new(client),
+            tls,
             route,
             witness,
             headers,
@@ -269,8 +254,11 @@ impl Transport {
     pub async fn fetch_token(&self, now: Timestamp) -> TokenExchange {
         let mut tally = Tally::default();
         let total = self.options.timeouts.xsrf;
-        let result =
-            self.attempt(XSRF_SEGMENT, &Packed::default(), None, now, total, &mut tally).await;
+        let body = Packed::default();
+        let mut result = self.attempt(XSRF_SEGMENT, &body, None, now, total, &mut tally).await;
+        if result.as_ref().is_err_and(|failure| failure.kind == FailureKind::Http11Required) {
+            result = self.attempt(XSRF_SEGMENT, &body, None, now, total, &mut tally).await;
+        }
         let url = self.shown_target(XSRF_SEGMENT);
         self.report(XSRF_SEGMENT, &url, &tally, result.as_ref());
         let outcome = result.map(|received| {
@@ -292,6 +280,14 @@ impl Transport {
 
     fn shown_target(&self, segment: &str) -> String {
         self.options.base_url.shown_join(segment, &self.options.machine_id)
+    }
+
+    /// Speaks HTTP/1.1 from here on.
+    fn leave_http2(&self) {
+        let legs = &self.witness.legs;
+        if let Ok(client) = client(&self.options, self.route.as_ref(), &self.tls, legs, true) {
+            *lock(&self.client) = client;
+        }
     }
 
     fn add_cookies(&self, headers: &mut HeaderMap, url: &Url) {
@@ -351,6 +347,47 @@ impl fmt::Debug for Transport {
             .field("route", &self.route)
             .finish_non_exhaustive()
     }
+}
+
+/// The HTTP client behind a transport.
+fn client(
+    options: &Options,
+    route: Option<&Route>,
+    tls: &ClientConfig,
+    legs: &Arc<Legs>,
+    http1_only: bool,
+) -> Result<reqwest::Client, Failure> {
+    let unusable = |error: reqwest::Error| {
+        let why = error.without_url();
+        let what = format!("{}: no HTTP client can be made: {why}", options.base_url);
+        Failure::new(FailureKind::MalformedUrl, what)
+    };
+    let mut tls = tls.clone();
+    let mut builder = reqwest::Client::builder();
+    if http1_only {
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        builder = builder.http1_only();
+    }
+    if let Some(route) = route {
+        builder = builder
+            .proxy(route.to_reqwest().map_err(unusable)?)
+            .connector_layer(Tracking(Arc::clone(legs)));
+    } else {
+        // Proxies of the environment are chosen here, not by the client.
+        builder = builder.no_proxy();
+    }
+    builder
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // One attempt is one request: what is repeated is counted. The client
+        // still connects anew, at once, where a kept connection turns out to be
+        // closed before a byte of the request was written to it.
+        .retry(reqwest::retry::never())
+        .connect_timeout(options.timeouts.connect)
+        .pool_idle_timeout(POOL_IDLE)
+        .build()
+        .map_err(unusable)
 }
 
 /// The time of an HTTP date.

@@ -31,6 +31,7 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
             _ => ContentEncoding::Deflate,
         },
         extra_headers: builder.extra_headers(),
+        disable_http2: values.flag("SyncDisableHTTP2").unwrap_or_default(),
         proxy: builder.proxy(),
         enable_clean_sync_event_upload: values.flag("SyncEnableCleanSyncEventUpload"),
         server_auth_roots_file: values.path("ServerAuthRootsFile"),

@@ -180,7 +180,7 @@ pub const KEYS: &[Key] = &[
         "ServerAuthRootsFile",
         Kind::Path,
         "the platform's roots",
-        "PEM file of the only roots a server may chain to",
+        "PEM file of the only certificates a server may have or chain to",
     )
     .strict(),
     Key::new(
@@ -307,6 +307,13 @@ pub const KEYS: &[Key] = &[
         Kind::Integer(60, DAY),
         "3600",
         "Seconds after which a sync is given up",
+    )
+    .own(),
+    Key::new(
+        "SyncDisableHTTP2",
+        Kind::Bool,
+        "false",
+        "HTTP/1.1 even where the server offers HTTP/2",
     )
     .own(),
     Key::new(

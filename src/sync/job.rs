@@ -334,6 +334,7 @@ pub fn transport_options(
         roots,
         client_certificate,
         proxy: config.proxy.as_ref().map_or(transport::Proxy::Environment, proxy),
+        disable_http2: config.disable_http2,
         ..transport::Options::new(base_url, machine_id)
     }
 }

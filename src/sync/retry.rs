@@ -44,6 +44,8 @@ pub enum FailureKind {
     ConnectionLost,
     /// The answer broke off in its middle.
     Truncated,
+    /// The server takes this request by HTTP/1.1 only.
+    Http11Required,
     /// Bytes came that are not an HTTP answer.
     NotHttp,
     /// The header of the answer is longer than we read.
@@ -137,7 +139,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::NameNotResolved,
         Self::Refused,
         Self::Unreachable,
@@ -146,6 +148,7 @@ impl FailureKind {
         Self::TotalTimeout,
         Self::ConnectionLost,
         Self::Truncated,
+        Self::Http11Required,
         Self::NotHttp,
         Self::HeaderTooLarge,
         Self::ProxyRefused,
@@ -204,6 +207,7 @@ impl FailureKind {
             Self::TotalTimeout => "total_timeout",
             Self::ConnectionLost => "connection_lost",
             Self::Truncated => "truncated",
+            Self::Http11Required => "http_1_1_required",
             Self::NotHttp => "not_http",
             Self::HeaderTooLarge => "header_too_large",
             Self::ProxyRefused => "proxy_refused",
@@ -263,6 +267,7 @@ impl FailureKind {
             | Self::TotalTimeout
             | Self::ConnectionLost
             | Self::Truncated
+            | Self::Http11Required
             | Self::NotHttp
             | Self::ProxyRefused
             | Self::RequestTimeout
@@ -350,7 +355,8 @@ pub struct Failure {
     pub message: String,
     /// The status of the answer, if there was one.
     pub http_status: Option<u16>,
-    /// The wait the server asked for on 429 or 503, already capped.
+    /// The wait before the next attempt if it is not the usual one: what the
+    /// server asked for on 429 or 503, within its bounds, or none at all.
     pub retry_after: Option<Duration>,
 }
 

@@ -15,6 +15,8 @@ use super::{Transport, XsrfToken, lock, status};
 use crate::model::{Packed, Timestamp};
 use crate::sync::retry::{Failure, FailureKind};
 
+/// The port of a SOCKS proxy that names none; no other peer is without one.
+const SOCKS_PORT: u16 = 1080;
 /// At most this much of the body of an error is read.
 const ERROR_BODY: usize = 16 << 10;
 /// At most this much of it is decoded.
@@ -72,7 +74,8 @@ impl Transport {
         }
         self.add_cookies(&mut headers, &url);
         let (upload, uploading) = Upload::new(bytes);
-        let request = self.client.post(url.clone()).headers(headers);
+        let client = lock(&self.client).clone();
+        let request = client.post(url.clone()).headers(headers);
         let request = request.body(reqwest::Body::wrap(upload));
         let received = self.receive(request, &url, &scene, &uploading, tally);
         let result = match timeout(total, received).await {
@@ -83,6 +86,9 @@ impl Transport {
         tally.sent = meter.sent();
         if let Err(failure) = &result {
             tally.upload_unfinished = meter.unfinished(failure.kind, tally.status);
+            if failure.kind == FailureKind::Http11Required {
+                self.leave_http2();
+            }
         }
         result
     }
@@ -99,7 +105,7 @@ impl Transport {
         let watch = Watch {
             meter: &uploading.0,
             idle: self.options.timeouts.idle,
-            port: peer.port_or_known_default().unwrap_or_default(),
+            port: peer.port_or_known_default().unwrap_or(SOCKS_PORT),
         };
         let mut response = match watch.until(request.send()).await {
             Err(_) => return Err(scene.idle_timeout()),

@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate, X509Error};
 use x509_parser::x509::X509Name;
 
 use super::{ClientCertificate, Roots};
@@ -27,8 +27,8 @@ use crate::files;
 use crate::model::Timestamp;
 use crate::sync::retry::{Failure, FailureKind};
 
-/// Larger files are no certificates; the largest trust bundles have 300 KiB.
-const MAX_FILE: u64 = 4 << 20;
+/// Larger files are not certificates; the largest trust bundles have 300 KiB.
+const MAX_FILE: u64 = 16 << 20;
 
 /// What there is to say of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,8 +216,7 @@ fn chain(
     let issuer_of = |der: &CertificateDer<'_>| {
         let (_, below) = X509Certificate::from_der(der).ok()?;
         certificates.iter().find(|candidate| {
-            X509Certificate::from_der(candidate)
-                .is_ok_and(|(_, above)| above.subject() == below.issuer())
+            X509Certificate::from_der(candidate).is_ok_and(|(_, above)| issued(&above, &below))
         })
     };
     let mut chain = vec![leaf.clone()];
@@ -229,6 +228,31 @@ fn chain(
         chain.push(issuer.clone());
     }
     chain
+}
+
+/// Whether one certificate was issued by another: a CA that was renewed or has
+/// several keys has several certificates of one name. Key ids decide where both
+/// have them, else the signature, if it is of a kind that can be verified.
+fn issued(above: &X509Certificate<'_>, below: &X509Certificate<'_>) -> bool {
+    if above.subject() != below.issuer() {
+        return false;
+    }
+    let key = above.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+        _ => None,
+    });
+    let key_of_issuer =
+        below.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(ids) => ids.key_identifier.as_ref()?.0.into(),
+            _ => None,
+        });
+    match (key, key_of_issuer) {
+        (Some(key), Some(key_of_issuer)) => key == key_of_issuer,
+        (None, _) | (_, None) => matches!(
+            below.verify_signature(Some(above.public_key())),
+            Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm)
+        ),
+    }
 }
 
 struct Contents {

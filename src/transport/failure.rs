@@ -9,6 +9,7 @@
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustls::pki_types::InvalidDnsNameError;
 use rustls::{AlertDescription, CertificateError};
@@ -49,6 +50,10 @@ impl Scene<'_> {
     /// The failure that an error of the HTTP client stands for.
     pub(super) fn failure(&self, error: &reqwest::Error, phase: Phase) -> Failure {
         let causes = causes(error);
+        let h2 = causes.iter().find_map(|cause| cause.downcast_ref::<h2::Error>());
+        if h2.and_then(h2::Error::reason) == Some(h2::Reason::HTTP_1_1_REQUIRED) {
+            return self.http_1_1_required();
+        }
         if let Some(tls) = causes.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
             return self.tls(tls);
         }
@@ -131,7 +136,7 @@ impl Scene<'_> {
         )
     }
 
-    pub(super) fn total_timeout(&self, limit: std::time::Duration) -> Failure {
+    pub(super) fn total_timeout(&self, limit: Duration) -> Failure {
         self.fail(
             FailureKind::TotalTimeout,
             &format!(
@@ -140,6 +145,20 @@ impl Scene<'_> {
                 seconds(limit)
             ),
         )
+    }
+
+    /// The failed attempt has told what the next one needs, so that one does not
+    /// wait.
+    fn http_1_1_required(&self) -> Failure {
+        let what = format!(
+            "{} takes this request by HTTP/1.1 only, which is used for the rest of the sync; set \
+             SyncDisableHTTP2 to spare this attempt",
+            self.server
+        );
+        Failure {
+            retry_after: Some(Duration::ZERO),
+            ..self.fail(FailureKind::Http11Required, &what)
+        }
     }
 
     fn header_too_large(&self) -> Failure {
@@ -207,7 +226,10 @@ impl Scene<'_> {
         causes: &[&(dyn Error + 'static)],
         io: Option<&io::Error>,
     ) -> Option<Failure> {
-        let proxy = format!("the proxy {} ({})", route.shown(), route.origin);
+        if self.witness.legs.server_reached() {
+            return None;
+        }
+        let proxy = named(route);
         let refused = |what: String| {
             self.fail(
                 FailureKind::ProxyRefused,
@@ -250,13 +272,20 @@ impl Scene<'_> {
         if error.is_timeout() {
             return Some(self.connect_timeout(&format!("{} by {proxy}", self.server)));
         }
-        // Behind CONNECT and SOCKS, connection errors of the server come as the
-        // proxy's words; what is left is the way to the proxy.
+        // The server's own connection errors come as the proxy's words; what is
+        // left is the way to the proxy.
         io.filter(|io| io.kind() != io::ErrorKind::UnexpectedEof)
             .map(|io| refused(format!("{proxy} does not answer ({io})")))
     }
 
     fn tls(&self, error: &rustls::Error) -> Failure {
+        let legs = &self.witness.legs;
+        if let Some(route) = self.route
+            && legs.tls_proxy()
+            && !legs.server_reached()
+        {
+            return self.tls_of_proxy(route, error);
+        }
         match error {
             rustls::Error::InvalidCertificate(reason) => self.server_certificate(reason),
             rustls::Error::AlertReceived(alert) => self.alert(*alert),
@@ -284,6 +313,32 @@ impl Scene<'_> {
                 ),
             ),
         }
+    }
+
+    fn tls_of_proxy(&self, route: &Route, error: &rustls::Error) -> Failure {
+        let kind = match error {
+            rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            ) => FailureKind::CertificateExpired,
+            rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => FailureKind::CertificateWrongName,
+            rustls::Error::InvalidCertificate(_) => FailureKind::CertificateUntrusted,
+            _ => FailureKind::TlsHandshake,
+        };
+        let reason = words::clean(&error.to_string(), words::MAX_WORDS);
+        self.fail(
+            kind,
+            &format!(
+                "the TLS handshake with {} failed ({reason}); check its certificate: a proxy is \
+                 verified by the system's trust store and shown no client certificate, whatever \
+                 is configured for the server",
+                named(route)
+            ),
+        )
     }
 
     fn server_certificate(&self, reason: &CertificateError) -> Failure {
@@ -341,7 +396,8 @@ impl Scene<'_> {
                 };
                 // A certificate made by `openssl req -x509` is one of a CA.
                 let hint = if reason.contains("CaUsedAsEndEntity") {
-                    "it is a CA's own certificate: issue one for the server from it"
+                    "it is a CA's own certificate: have the server use one issued by that CA, or \
+                     put this one into ServerAuthRootsFile"
                 } else {
                     "check the server's certificate chain"
                 };
@@ -431,6 +487,10 @@ impl Scene<'_> {
     }
 }
 
+fn named(route: &Route) -> String {
+    format!("the proxy {} ({})", route.shown(), route.origin)
+}
+
 /// Every cause of an error, itself first. An `io::Error` hides the error it was
 /// made of from `source`, so that one is asked for separately.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)> {
@@ -462,14 +522,14 @@ fn bare(name: &str) -> &str {
 fn names(names: &[String]) -> String {
     let shown: Vec<_> = names.iter().take(5).map(|name| words::clean(name, 100)).collect();
     match (shown.is_empty(), names.len() > shown.len()) {
-        (true, _) => "no name".to_owned(),
+        (true, _) => "no host name (subjectAltName)".to_owned(),
         (false, true) => format!("{}, …", shown.join(", ")),
         (false, false) => shown.join(", "),
     }
 }
 
 /// Seconds, with a fraction only if there is one.
-fn seconds(duration: std::time::Duration) -> String {
+fn seconds(duration: Duration) -> String {
     let text = format!("{:.1}", duration.as_secs_f64());
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }

@@ -95,6 +95,8 @@ pub struct Options {
     pub client_certificate: Option<ClientCertificate>,
     /// The way to the server.
     pub proxy: Proxy,
+    /// Whether HTTP/1.1 is spoken to servers that offer HTTP/2 as well.
+    pub disable_http2: bool,
     /// How long an attempt may take.
     pub timeouts: Timeouts,
     /// The largest answer in bytes, after decoding.
@@ -118,6 +120,7 @@ impl Options {
             roots: Roots::default(),
             client_certificate: None,
             proxy: Proxy::default(),
+            disable_http2: false,
             timeouts: Timeouts::default(),
             max_body: Self::MAX_BODY,
         }

@@ -1,17 +1,21 @@
 //! The TLS configuration: TLS 1.2 or later with ring, the trust roots, the
-//! client certificate, and a witness of what the server asked for.
+//! client certificate, and a witness of what the server asked for. Roots and
+//! client certificate are for the server alone. A proxy that is spoken to in
+//! TLS is verified by the platform's roots and shown no certificate.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
 use super::certificate::{self, Identity};
+use super::legs::{Leg, Legs};
+use super::roots::ConfiguredRoots;
 use super::watch::{Chain, Watched};
 use super::{CertificateFacts, ClientCertificate, Roots};
 use crate::sync::retry::{Failure, FailureKind};
@@ -27,13 +31,21 @@ pub(super) struct Witness {
     asked: AtomicBool,
     authorities: Mutex<Vec<String>>,
     chain: Chain,
+    /// The way that connections take.
+    pub(super) legs: Arc<Legs>,
 }
 
 impl Witness {
     #[cfg(test)]
     pub(super) fn new(identity: Option<Identity>, asked: bool) -> Self {
         let asked = AtomicBool::new(asked);
-        Self { identity, asked, authorities: Mutex::default(), chain: Chain::default() }
+        Self {
+            identity,
+            asked,
+            authorities: Mutex::default(),
+            chain: Chain::default(),
+            legs: Arc::default(),
+        }
     }
 
     /// The certificates the server showed in the last handshake, its own first.
@@ -59,6 +71,9 @@ impl ResolvesClientCert for Witness {
         root_hint_subjects: &[&[u8]],
         _schemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
+        if self.legs.current() != Some(Leg::Server) {
+            return None;
+        }
         self.asked.store(true, Ordering::Relaxed);
         *self.authorities.lock().unwrap_or_else(PoisonError::into_inner) = root_hint_subjects
             .iter()
@@ -75,19 +90,22 @@ impl ResolvesClientCert for Witness {
 }
 
 /// Reads roots and client certificate and makes a TLS configuration of them.
-/// `used` says whether TLS is spoken at all; if not, the platform's roots are
-/// not looked for, since a host may have none.
+/// `server` says whether the server is spoken to in TLS; if not, the platform's
+/// roots are not looked for, since a host may have none.
 pub(super) fn configure(
     roots: &Roots,
     client_certificate: Option<&ClientCertificate>,
-    used: bool,
+    server: bool,
+    tls_proxy: bool,
 ) -> Result<(ClientConfig, Arc<Witness>), Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let legs = Arc::new(Legs::new(tls_proxy));
     let witness = Arc::new(Witness {
         identity: client_certificate.map(certificate::load_identity).transpose()?,
         asked: AtomicBool::new(false),
         authorities: Mutex::default(),
         chain: Chain::default(),
+        legs: Arc::clone(&legs),
     });
     let unusable = |what: String| {
         Failure::new(
@@ -98,28 +116,32 @@ pub(super) fn configure(
             ),
         )
     };
+    let platform = || {
+        let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(&provider));
+        let verifier = verifier.map_err(|error| unusable(error.to_string()))?;
+        Ok::<Arc<dyn ServerCertVerifier>, Failure>(Arc::new(verifier))
+    };
+    let of_server: Option<Arc<dyn ServerCertVerifier>> = match roots {
+        Roots::Platform if !server => None,
+        Roots::Platform => Some(platform()?),
+        Roots::File(_) | Roots::Data(_) => {
+            let roots = certificate::load_roots(roots)?;
+            let roots = ConfiguredRoots::new(roots, Arc::clone(&provider)).map_err(unusable)?;
+            Some(Arc::new(roots))
+        }
+    };
+    let of_proxy = match (&of_server, roots) {
+        _ if !tls_proxy => None,
+        (Some(verifier), Roots::Platform) => Some(Arc::clone(verifier)),
+        _ => Some(platform()?),
+    };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| unusable(error.to_string()))?;
-    let verifier: Option<Arc<dyn ServerCertVerifier>> = match roots {
-        Roots::Platform if !used => None,
-        Roots::Platform => {
-            let verifier = rustls_platform_verifier::Verifier::new(provider);
-            Some(Arc::new(verifier.map_err(|error| unusable(error.to_string()))?))
-        }
-        Roots::File(_) | Roots::Data(_) => {
-            let mut store = RootCertStore::empty();
-            for der in certificate::load_roots(roots)? {
-                store.add(der).map_err(|error| unusable(error.to_string()))?;
-            }
-            let verifier =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build();
-            Some(verifier.map_err(|error| unusable(error.to_string()))?)
-        }
-    };
-    let builder = match verifier {
-        Some(verifier) => {
-            let watched = Watched::new(verifier, Arc::clone(&witness.chain));
+    let builder = match of_server.or_else(|| of_proxy.clone()) {
+        Some(server) => {
+            let chain = Arc::clone(&witness.chain);
+            let watched = Watched::new(server, of_proxy, legs, chain);
             builder.dangerous().with_custom_certificate_verifier(Arc::new(watched))
         }
         // Nothing is trusted, should TLS be spoken all the same.
@@ -127,5 +149,9 @@ pub(super) fn configure(
     };
     let mut config = builder.with_client_cert_resolver(Arc::clone(&witness) as _);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if tls_proxy {
+        // A resumed session is not verified, and the legs are told apart by that.
+        config.resumption = Resumption::disabled();
+    }
     Ok((config, witness))
 }

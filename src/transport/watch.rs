@@ -1,13 +1,14 @@
 //! A look at the certificates a server shows, for `doctor`: who they name, who
 //! signed them and how long they last, also where they are not accepted.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::CertificateFacts;
+use super::legs::{Leg, Legs};
+use super::{CertificateFacts, lock};
 
 /// How many certificates of a chain are kept; real chains have up to four.
 const CHAIN_KEPT: usize = 8;
@@ -15,17 +16,25 @@ const CHAIN_KEPT: usize = 8;
 /// The certificates of the last handshake, the server's own first.
 pub(super) type Chain = Arc<Mutex<Vec<CertificateFacts>>>;
 
-/// Passes every question on to the verifier that decides and keeps what it was
-/// asked about. The answers are the verifier's alone.
+/// Has each certificate verified by whoever decides on that leg of the
+/// connection, and keeps what the server showed. The answers are the verifiers'
+/// alone.
 #[derive(Debug)]
 pub(super) struct Watched {
-    verifier: Arc<dyn ServerCertVerifier>,
+    server: Arc<dyn ServerCertVerifier>,
+    proxy: Option<Arc<dyn ServerCertVerifier>>,
+    legs: Arc<Legs>,
     chain: Chain,
 }
 
 impl Watched {
-    pub(super) fn new(verifier: Arc<dyn ServerCertVerifier>, chain: Chain) -> Self {
-        Self { verifier, chain }
+    pub(super) fn new(
+        server: Arc<dyn ServerCertVerifier>,
+        proxy: Option<Arc<dyn ServerCertVerifier>>,
+        legs: Arc<Legs>,
+        chain: Chain,
+    ) -> Self {
+        Self { server, proxy, legs, chain }
     }
 }
 
@@ -38,12 +47,31 @@ impl ServerCertVerifier for Watched {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = std::iter::once(end_entity)
-            .chain(intermediates)
-            .take(CHAIN_KEPT)
-            .filter_map(|der| CertificateFacts::of(der))
-            .collect();
-        self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verifier = match (self.legs.current(), &self.proxy) {
+            (Some(Leg::Server), _) => {
+                *lock(&self.chain) = std::iter::once(end_entity)
+                    .chain(intermediates)
+                    .take(CHAIN_KEPT)
+                    .filter_map(|der| CertificateFacts::of(der))
+                    .collect();
+                &self.server
+            }
+            (Some(Leg::Proxy), Some(proxy)) => proxy,
+            (Some(Leg::Proxy) | None, _) => {
+                return Err(Error::General("whose certificate this is cannot be told".to_owned()));
+            }
+        };
+        let accepted = verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )?;
+        if self.legs.current() == Some(Leg::Proxy) {
+            Legs::pass_proxy();
+        }
+        Ok(accepted)
     }
 
     fn verify_tls12_signature(
@@ -52,7 +80,7 @@ impl ServerCertVerifier for Watched {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
+        self.server.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -61,18 +89,20 @@ impl ServerCertVerifier for Watched {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
+        self.server.verify_tls13_signature(message, cert, dss)
     }
 
+    /// Asked for at the beginning of each handshake.
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
+        self.legs.begin();
+        self.server.supported_verify_schemes()
     }
 
     fn requires_raw_public_keys(&self) -> bool {
-        self.verifier.requires_raw_public_keys()
+        self.server.requires_raw_public_keys()
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        self.verifier.root_hint_subjects()
+        self.server.root_hint_subjects()
     }
 }

@@ -5,6 +5,7 @@ mod exchange;
 mod exchanges;
 mod failures;
 mod faults;
+mod http2;
 #[cfg(target_os = "linux")]
 mod memory;
 pub(crate) mod pki;
@@ -12,4 +13,6 @@ mod proxies;
 mod secrets;
 mod server;
 mod tls;
+#[cfg(target_os = "linux")]
+mod tls_proxies;
 mod uploads;

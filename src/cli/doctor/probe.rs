@@ -56,7 +56,10 @@ impl Probe {
                 return Outcome { answer: Err(failure), http_status: None, token_fetched: false };
             }
         };
-        let first = transport.post(Stage::Preflight, &body, None, clock.now().wall).await;
+        let mut first = transport.post(Stage::Preflight, &body, None, clock.now().wall).await;
+        if first.outcome.as_ref().is_err_and(|f| f.kind == FailureKind::Http11Required) {
+            first = transport.post(Stage::Preflight, &body, None, clock.now().wall).await;
+        }
         let mut outcome =
             Outcome { answer: first.outcome, http_status: first.http_status, token_fetched: false };
         if outcome.http_status != Some(403) {

@@ -65,6 +65,34 @@ fn http_12_a_pem_file_is_read_whatever_the_order_of_its_parts() {
     }
 }
 
+/// HTTP-12: a CA that was renewed with a new key has two certificates of one
+/// name, and the older one comes first.
+#[test]
+fn http_12_the_chain_follows_the_issuer_s_key_and_not_its_name_alone() {
+    let ca = |with_id: bool| {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, "Test CA");
+        // Only a CA's certificate has a key id.
+        if with_id {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().expect("a key");
+        (params.self_signed(&key).expect("a CA"), Issuer::new(params, key))
+    };
+    for with_id in [true, false] {
+        let (older, newer) = (ca(with_id), ca(with_id));
+        let key = KeyPair::generate().expect("a key");
+        let mut leaf = CertificateParams::new(Vec::new()).expect("parameters");
+        leaf.use_authority_key_identifier_extension = with_id;
+        let leaf = leaf.signed_by(&key, &newer.1).expect("a certificate");
+        let files = files();
+        let content = [older.0.pem(), newer.0.pem(), leaf.pem(), key.serialize_pem()].concat();
+        let identity = load_identity(&files.with(content, None)).expect("an identity");
+        let chain: Vec<_> = identity.key.cert.iter().map(|der| der.to_vec()).collect();
+        assert_eq!(chain, [leaf.der().to_vec(), newer.0.der().to_vec()], "ids: {with_id}");
+    }
+}
+
 #[test]
 fn http_12_both_ends_of_the_validity_belong_to_it() {
     let files = files();

@@ -154,9 +154,8 @@ impl Decoder {
         // A body of no bytes is no body, whatever encoding is announced for it.
         if self.received > 0 {
             let ended = match &mut self.coding {
-                Coding::Identity => Ok(()),
                 Coding::Gzip(gzip) => gzip.finish(&mut self.piece, &mut self.decoded),
-                Coding::Deflate(Deflate { ended: true, .. }) => Ok(()),
+                Coding::Identity | Coding::Deflate(Deflate { ended: true, .. }) => Ok(()),
                 Coding::Deflate(_) => Err(DecodeError::Truncated),
             };
             ended.map_err(|error| self.explained(error))?;
@@ -273,17 +272,17 @@ impl Gzip {
                 }
                 Ok(more)
             }
-            Self::Member(mut decoder) => {
+            Self::Member(mut member) => {
                 let start = decoded.bytes.len();
                 while decoded.bytes.len() - start < STEP {
-                    match decoder.read(piece) {
+                    match member.read(piece) {
                         Ok(0) => {
-                            *self = Self::Between(decoder.into_inner());
+                            *self = Self::Between(member.into_inner());
                             return Ok(true);
                         }
                         Ok(length) => decoded.append(piece.get(..length).unwrap_or_default())?,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            *self = Self::Member(decoder);
+                            *self = Self::Member(member);
                             return Ok(false);
                         }
                         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -292,7 +291,7 @@ impl Gzip {
                         Err(_) => return Err(DecodeError::Corrupt("gzip")),
                     }
                 }
-                *self = Self::Member(decoder);
+                *self = Self::Member(member);
                 Ok(true)
             }
         }

@@ -10,6 +10,7 @@ use santa_sync::transport::{
 };
 use tokio::net::TcpListener;
 
+use super::http2::http_1_1_required;
 use super::pki::{Ca, Clients, Leaf, VERSIONS, listen_tls, options_trusting, server_config};
 use super::server::{NOW, Reply, Script, answer, ok, options, options_for};
 
@@ -213,6 +214,7 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
         ("501", Kind::NotImplemented, status(501, "", "").await),
         ("503", Kind::ServerError, status(503, "", &"words ".repeat(100)).await),
         ("204", Kind::UnexpectedStatus, status(204, "", "").await),
+        ("HTTP/1.1 required", Kind::Http11Required, http_1_1_required().await),
         ("wrong encoding", Kind::BadEncoding, status(200, "Content-Encoding: br\r\n", "???").await),
         ("too large", Kind::TooLarge, status(200, "", &" ".repeat(1001)).await),
         (

@@ -76,3 +76,60 @@ async fn http_8_a_header_without_end_costs_next_to_nothing() {
     println!("peak above the start: {} KiB", peak >> 10);
     assert!(peak < ALLOWANCE, "{} MiB", peak >> 20);
 }
+
+fn of_header(name: &str, value: &str) -> String {
+    format!("HTTP/1.1 500 No\r\n{name}: {value}\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// HTTP-8: what comes beside the body of an answer costs next to nothing, each
+/// of it many times in one sync.
+#[tokio::test]
+async fn http_8_what_comes_beside_a_body_costs_next_to_nothing() {
+    if !alone("memory::http_8_what_comes_beside_a_body_costs_next_to_nothing") {
+        return;
+    }
+    let once = |text: String| Reply::Close(text.into_bytes());
+    let long = "x".repeat(300 << 10);
+    let endless = |head: &str, piece: Vec<u8>| Reply::Endless(head.as_bytes().to_vec(), piece);
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut bomb, &vec![b' '; 4 << 20]).expect("gzip");
+    let bomb = bomb.finish().expect("gzip");
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (what, reply) in [
+        ("cookies", once(of_header("Set-Cookie", &format!("a={}", "x".repeat(8000))))),
+        ("a long cookie", once(of_header("Set-Cookie", &format!("a={long}")))),
+        ("a long token", once(of_header("X-XSRF-TOKEN", &long))),
+        ("a long way", once(of_header("Location", &long).replace("500 No", "301 Away"))),
+        ("a long wait", once(of_header("Retry-After", &long).replace("500 No", "503 Wait"))),
+        ("a long encoding", once(of_header("Content-Encoding", &long).replace("500 No", "200 OK"))),
+        ("a bomb in an error", endless("HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\n\r\n", bomb)),
+        ("an error without end", endless("HTTP/1.1 500 No\r\n\r\n", vec![b'x'; 4096])),
+        ("interim answers", endless("", b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100))),
+        (
+            "interim answers with headers",
+            endless(
+                "",
+                format!("HTTP/1.1 103 Hints\r\nLink: {}\r\n\r\n", "x".repeat(4000)).into_bytes(),
+            ),
+        ),
+        ("trailers", endless(&format!("{chunked}0\r\n"), b"X: x\r\n".repeat(100))),
+        ("a chunk's extension", endless(&format!("{chunked}1;"), vec![b'x'; 4096])),
+    ] {
+        let peak = peak_of(async {
+            let script = Script::new([reply]);
+            let mut options = options(script.listen().await);
+            options.timeouts.total = std::time::Duration::from_millis(500);
+            let transport = transport(options);
+            for _ in 0..3 {
+                let began = tokio::time::Instant::now();
+                let exchange = transport.post(Stage::Preflight, b"{}", None, NOW).await;
+                exchange.outcome.expect_err("no answer");
+                let took = began.elapsed();
+                assert!(took < std::time::Duration::from_secs(2), "{what}: {took:?}");
+            }
+        })
+        .await;
+        println!("{what}: peak above the start {} KiB", peak >> 10);
+        assert!(peak < ALLOWANCE, "{what}: {} MiB", peak >> 20);
+    }
+}

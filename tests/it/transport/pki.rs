@@ -49,6 +49,16 @@ impl Ca {
         }
     }
 
+    /// Whoever holds that key, as an authority, whatever its certificate says.
+    pub(crate) fn issuing(params: CertificateParams, key: KeyPair) -> Self {
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
     /// A certificate for these hosts, or for a client of that name.
     pub(crate) fn issue(&self, name: &str, hosts: &[&str]) -> Leaf {
         self.issue_between(name, hosts, 2020, 2100)
@@ -86,6 +96,28 @@ impl Ca {
 }
 
 impl Leaf {
+    /// A server's certificate for `localhost` that it signed itself, with or
+    /// without `CA:TRUE`, valid from and to New Year of these years.
+    pub(crate) fn self_signed(is_ca: IsCa, hosts: &[&str], from: i32, to: i32) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = named("a server of its own", hosts);
+        params.is_ca = is_ca;
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Self {
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            der: certificate.der().clone(),
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        }
+    }
+
+    /// The certificate alone, as trust roots.
+    pub(crate) fn roots(&self) -> Roots {
+        Roots::Data(self.pem.clone().into_bytes())
+    }
+
     /// Writes certificate and key into one PEM file.
     pub(crate) fn write(&self, directory: &Path) -> ClientCertificate {
         let file: PathBuf = directory.join("client.pem");

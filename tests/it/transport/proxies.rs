@@ -258,3 +258,28 @@ async fn http_13_a_certificate_behind_a_proxy_is_verified() {
         assert_eq!(failure.kind, FailureKind::CertificateUntrusted, "{kind:?}: {failure}");
     }
 }
+
+/// A proxy that lets everyone pass and resets the connection in the middle of
+/// what comes then.
+async fn resetting_proxy() -> u16 {
+    let (listener, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_request(&mut stream, &mut Vec::new()).await.expect("CONNECT");
+            stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.expect("sent");
+            stream.readable().await.expect("a hello");
+            stream.set_zero_linger().expect("a reset");
+        }
+    });
+    port
+}
+
+/// HTTP-13: who cannot know which of the two it was does not blame the proxy.
+#[tokio::test]
+async fn http_13_a_reset_behind_connect_is_not_called_the_proxy_s() {
+    let mut options = options_trusting(1, &Ca::new("Test CA"));
+    options.proxy = configured(Kind::Connect, resetting_proxy().await, None);
+    let failure = post(options).await.expect_err("reset");
+    assert_eq!(failure.kind, FailureKind::ConnectionLost, "{failure}");
+    assert!(failure.message.contains("localhost:1 closed the connection"), "{failure}");
+}

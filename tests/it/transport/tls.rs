@@ -1,5 +1,6 @@
 //! TLS on loopback, with certificates of every kind.
 
+use rcgen::IsCa;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use santa_sync::model::Stage;
@@ -52,30 +53,91 @@ async fn http_12_a_server_of_nobody_s_is_untrusted() {
     assert!(failure.message.starts_with(&format!("https://localhost:{port}/preflight/")));
 }
 
+/// HTTP-12: as `openssl req -x509` makes it, with `CA:TRUE`, and as others do.
+#[tokio::test]
+async fn http_12_a_server_whose_own_certificate_is_among_the_roots_is_trusted() {
+    let unused = Ca::new("Test CA");
+    let constraints = rcgen::BasicConstraints::Unconstrained;
+    for is_ca in [IsCa::Ca(constraints), IsCa::ExplicitNoCa, IsCa::NoCa] {
+        for versions in EACH {
+            let own = Leaf::self_signed(is_ca, &["localhost"], 2020, 2100);
+            let config = server_config(&unused, &own, Clients::Anyone, versions);
+            let port = listen_tls(&Script::new([ok("{}")]), config).await;
+            let mut options = options_trusting(port, &unused);
+            options.roots = own.roots();
+            post(options).await.expect("trusted");
+        }
+    }
+    // Pinned: issued by a CA that is not among the roots.
+    let leaf = unused.issue("server", &["localhost"]);
+    let port = serve(&unused, &leaf, Clients::Anyone).await;
+    let mut options = options_trusting(port, &unused);
+    options.roots = leaf.roots();
+    post(options).await.expect("trusted");
+}
+
+#[tokio::test]
+async fn http_12_a_certificate_among_the_roots_is_checked_for_validity_and_name() {
+    let unused = Ca::new("Test CA");
+    for (hosts, from, to, kind, words) in [
+        (&["localhost"][..], 2001, 2002, FailureKind::CertificateExpired, "expired on 2002-01-01"),
+        (&["localhost"], 2098, 2099, FailureKind::CertificateExpired, "not valid before 2098-01"),
+        (&["other"], 2020, 2100, FailureKind::CertificateWrongName, "is for other only"),
+        (&[], 2020, 2100, FailureKind::CertificateWrongName, "no host name (subjectAltName)"),
+    ] {
+        let own = Leaf::self_signed(IsCa::NoCa, hosts, from, to);
+        let port = serve(&unused, &own, Clients::Anyone).await;
+        let mut options = options_trusting(port, &unused);
+        options.roots = own.roots();
+        let failure = post(options).await.expect_err("refused");
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(failure.message.contains(words), "{failure}");
+    }
+}
+
+/// HTTP-12: or whoever has a pinned server's key could be any server.
+#[tokio::test]
+async fn http_12_a_pinned_certificate_vouches_for_no_other() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["pinned".to_owned()]).expect("params");
+    params.is_ca = IsCa::ExplicitNoCa;
+    let pinned = params.self_signed(&key).expect("a certificate").pem();
+    let impostor = Ca::issuing(params, key).issue("server", &["localhost"]);
+    let port = serve(&Ca::new("unused"), &impostor, Clients::Anyone).await;
+    let mut options = options_for(&format!("https://localhost:{port}/"));
+    options.roots = Roots::Data(pinned.into_bytes());
+    let failure = post(options).await.expect_err("untrusted");
+    assert_eq!(failure.kind, FailureKind::CertificateUntrusted, "{failure}");
+}
+
 #[tokio::test]
 async fn http_12_a_ca_as_a_server_is_untrusted_and_the_reason_given() {
     let ca = Ca::new("localhost");
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("params");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let own = params.self_signed(&key).expect("a certificate");
-    let config = rustls::ServerConfig::builder_with_provider(
-        rustls::crypto::ring::default_provider().into(),
-    )
-    .with_protocol_versions(VERSIONS)
-    .expect("versions")
-    .with_no_client_auth()
-    .with_single_cert(
-        vec![own.der().clone()],
-        rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-    )
-    .expect("a certificate");
-    let port = listen_tls(&Script::new([ok("{}")]), config).await;
-    let mut options = options_trusting(port, &ca);
-    options.roots = Roots::Data(own.pem().into_bytes());
-    let failure = post(options).await.expect_err("untrusted");
+    let constraints = rcgen::BasicConstraints::Unconstrained;
+    let own = Leaf::self_signed(IsCa::Ca(constraints), &["localhost"], 2020, 2100);
+    let port = serve(&ca, &own, Clients::Anyone).await;
+    let failure = post(options_trusting(port, &ca)).await.expect_err("untrusted");
     assert_eq!(failure.kind, FailureKind::CertificateUntrusted);
     assert!(failure.message.contains("it is a CA's own certificate"), "{failure}");
+}
+
+/// HTTP-12: what is not a file could hold up a sync for ever.
+#[tokio::test]
+async fn http_12_a_fifo_in_the_place_of_a_certificate_is_refused_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fifo = directory.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("it ran").success());
+    let mut options = options_for("https://localhost:1/");
+    options.roots = Roots::File(fifo.clone());
+    let failure = Transport::new(options.clone()).expect_err("a FIFO");
+    assert_eq!(failure.kind, FailureKind::RootsUnreadable);
+    assert!(failure.message.contains("FIFO"), "{failure}");
+    options.roots = Roots::Platform;
+    options.client_certificate = Some(ClientCertificate { file: fifo, password: None });
+    let failure = Transport::new(options).expect_err("a FIFO");
+    assert_eq!(failure.kind, FailureKind::ClientCertificateUnreadable);
+    assert!(failure.message.contains("FIFO"), "{failure}");
 }
 
 #[tokio::test]
@@ -297,40 +359,4 @@ async fn http_9_a_server_that_stalls_in_the_handshake_ends_in_the_connect_timeou
     let failure = post(options).await.expect_err("stalled");
     assert_eq!(failure.kind, FailureKind::ConnectTimeout);
     assert!(failure.message.contains("within 0.3 s"), "{failure}");
-}
-
-/// HTTP/2: spoken where the server offers it, with the same care for the end.
-#[tokio::test]
-async fn http_2_holds_over_http2_too() {
-    let ca = Ca::new("Test CA");
-    let leaf = ca.issue("server", &["localhost"]);
-    let mut config = server_config(&ca, &leaf, Clients::Anyone, VERSIONS);
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
-    let transport = transport(options_trusting(port, &ca));
-    let sent = transport.pack(b"{}".to_vec()).bytes.len().to_string();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.expect("a connection");
-        let stream = acceptor.accept(stream).await.expect("TLS");
-        let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
-        let mut whole = true;
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            assert_eq!(request.headers().get("content-length").expect("a length"), &sent);
-            let length = if whole { "12" } else { "100" };
-            let head = hyper::Response::builder().header("content-length", length).body(());
-            let mut body = respond.send_response(head.expect("a head"), false).expect("sent");
-            body.send_data("{\"rules\":[]}".into(), true).expect("sent");
-            whole = false;
-        }
-    });
-    let answer = transport.post(Stage::RuleDownload, b"{}", None, NOW).await.outcome;
-    let answer = answer.expect("an answer");
-    assert_eq!(
-        (answer.version.as_str(), answer.body.as_slice()),
-        ("HTTP/2.0", &b"{\"rules\":[]}"[..])
-    );
-    let failure = transport.post(Stage::RuleDownload, b"{}", None, NOW).await.outcome;
-    assert_eq!(failure.expect_err("cut").kind, FailureKind::Truncated);
 }
