@@ -13,6 +13,7 @@ mod records;
 mod rules;
 mod settings;
 mod space;
+mod standing;
 
 use std::io;
 use std::ops::Deref;
@@ -36,6 +37,7 @@ pub use rules::{
     RulesGuarded, RulesPreview, RulesVerified,
 };
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
+pub use standing::{Former, Standing};
 
 /// The rules and settings of a state directory.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ use crate::clock::{self, Clock};
 use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
 use crate::protocol::body::Transfer;
 use crate::protocol::cel::CelBudget;
-use crate::store::{EventStore, Horizon, ReadStore, Store, StoreError};
+use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError};
 use crate::transport::{Packer, Transport, XsrfToken};
 
 pub(crate) use exchange::kind_of_body_error;
@@ -51,6 +51,8 @@ pub enum Stores<'a> {
         store: &'a mut Store,
         /// The event queue.
         events: &'a mut EventStore,
+        /// How much of the rules a download may take away.
+        guard: Option<RuleGuard>,
     },
     /// Rules and settings that a dry run compares with.
     Dry(&'a ReadStore),
@@ -275,9 +277,10 @@ impl Driver<'_> {
     ) -> Event {
         let done = match &mut self.stores {
             Stores::Dry(store) => act_dry(store, effect, held, self.observer),
-            Stores::Live { store, events } => {
+            Stores::Live { store, events, guard } => {
+                let guard = *guard;
                 let now = self.clock.now().wall;
-                let mut live = Live { store, events, ahead, observer: self.observer, now };
+                let mut live = Live { store, events, guard, ahead, observer: self.observer, now };
                 live.act(effect, held, pending)
             }
         };
@@ -304,7 +307,7 @@ impl Driver<'_> {
             warnings,
         } = outcome;
         let (events_pending, rules_hash) = match &self.stores {
-            Stores::Live { store, events } => {
+            Stores::Live { store, events, .. } => {
                 (pending_events(events), store.rules_hash().unwrap_or_default())
             }
             Stores::Dry(store) => (blank.events_pending, store.rules_hash().unwrap_or_default()),
@@ -359,6 +362,7 @@ impl Driver<'_> {
             http_status: exchanged.http_status,
             bytes_sent: exchanged.bytes_sent,
             bytes_received: exchanged.bytes_received,
+            upload_unfinished: exchanged.upload_unfinished,
         };
         let url = transport.url(stage);
         let decoded = exchanged.outcome.and_then(|answer| {

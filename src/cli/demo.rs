@@ -101,7 +101,7 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
     };
     let config = Config::load(&sources)?.config;
     let sync = |rate: u32| {
-        let wanted = Wanted { trigger: Trigger::Manual, clean: None, dry_run: false, wait: false };
+        let wanted = Wanted { wait: false, ..Wanted::of(Trigger::Manual) };
         let mut reporter = Reporter::new(true);
         let clock = SystemClock::with_rate(rate.max(global.clock_rate));
         let record = sync_once(&config, &state_dir, wanted, clock, &mut reporter);

@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// Asks the server for a clean sync of everything; wins over --clean
     #[arg(long)]
     clean_all: bool,
+    /// Lets this one sync past the guard on how many rules a download may remove
+    #[arg(long)]
+    past_guard: bool,
     /// Shows what would change, and changes nothing; the server sees a preflight and a rule
     /// download
     #[arg(long)]
@@ -75,7 +78,13 @@ impl Args {
             (false, true) => Some(SyncType::Clean),
             (false, false) => None,
         };
-        Wanted { trigger: Trigger::Manual, clean, dry_run: self.dry_run, wait: !self.no_wait }
+        Wanted {
+            clean,
+            dry_run: self.dry_run,
+            wait: !self.no_wait,
+            past_guard: self.past_guard,
+            ..Wanted::of(Trigger::Manual)
+        }
     }
 }
 

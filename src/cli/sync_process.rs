@@ -49,8 +49,7 @@ pub(super) fn run(
     let layer = Layer { source: Source::CommandLine, values, exposed: false };
     let config = Config::resolve(&[layer]).config;
     let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
-    let wanted =
-        Wanted { trigger: errand.trigger, clean: errand.clean, dry_run: false, wait: true };
+    let wanted = Wanted { clean: errand.clean, ..Wanted::of(errand.trigger) };
     let mut teller = Teller;
     #[cfg(feature = "harness")]
     let mut teller = super::sync::Killing::new(&mut teller, args.misbehave.clone());

@@ -30,6 +30,7 @@ mod xxh3;
 
 pub use commit::{CommitOutcome, RulesCommitted};
 pub use guard::{RuleGuard, RulesGuarded};
+pub(super) use meta::any_allowing;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
 pub use read::{Lookups, RuleFilter};
 pub use verify::RulesVerified;

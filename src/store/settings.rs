@@ -4,6 +4,7 @@
 //! other programs to read, and made good at the next start if a crash came
 //! between.
 
+mod former;
 mod held_back;
 mod stored;
 mod sync_state;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use stored::{end_wishes, note_answer, read_slot, read_wishes, write_slot, write_wish};
 
+pub(super) use former::{former_rules, former_settings, rules_replaced};
 pub use held_back::ModeHeldBack;
 pub use sync_state::SYNC_STATE_FILE;
 
@@ -28,10 +30,11 @@ const FULL_SYNC: &str = "full_sync_last_success";
 const RULE_SYNC: &str = "rule_sync_last_success";
 
 impl Store {
-    /// Tells the store whose settings and rules it holds. The first server and
-    /// machine id make a wish for a clean sync, and so does every other one,
-    /// which also clears the settings of the one before. Its rules stay until
-    /// the new ones are committed.
+    /// Notes the configured server and machine id. The first ones, and every
+    /// change, request a `CLEAN_ALL` sync. On a change the settings and rules of
+    /// the former server stay in force: the settings until a sync with the new
+    /// one has succeeded, the rules until a clean one has (PRE-7).
+    /// Returns why a clean sync is requested, if this is a change.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -240,7 +243,10 @@ fn identify(
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     put_meta(&tx, SERVER, &identity)?;
     put_meta(&tx, MACHINE, machine_id)?;
-    tx.execute("DELETE FROM agent_settings", [])?;
+    tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
+    if let (Some(server), Some(machine)) = (known_server, known_machine) {
+        former::changed(&tx, &(server, machine), &(identity, machine_id.to_owned()))?;
+    }
     add_wish(&tx, SyncType::CleanAll, reason, now)?;
     tx.commit()?;
     Ok(Some(reason))
@@ -261,6 +267,7 @@ fn apply(
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
     put_meta(&tx, RULE_SYNC, &now.to_string())?;
     if let Some(done) = succeeded {
+        former::settings_replaced(&tx)?;
         put_meta(&tx, FULL_SYNC, &now.to_string())?;
         end_wishes(&tx, done)?;
     }

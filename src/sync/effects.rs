@@ -6,8 +6,11 @@ use super::Held;
 use super::ahead::Ahead;
 use super::machine::{Batch, Committed, Event, Settled, StoreEffect};
 use super::progress::{Observer, Progress};
+use super::retry::{Failure, FailureKind};
 use crate::model::{SettingChange, Timestamp};
-use crate::store::{self, EventStore, ReadStore, Refused, Store, StoreError};
+use crate::store::{
+    self, CommitOutcome, EventStore, ReadStore, Refused, RuleGuard, Store, StoreError,
+};
 
 /// How many changed rules a dry run lists.
 const CHANGES_LISTED: usize = 1000;
@@ -16,6 +19,7 @@ const CHANGES_LISTED: usize = 1000;
 pub(super) struct Live<'a> {
     pub(super) store: &'a mut Store,
     pub(super) events: &'a mut EventStore,
+    pub(super) guard: Option<RuleGuard>,
     pub(super) ahead: &'a mut Ahead,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) now: Timestamp,
@@ -70,7 +74,19 @@ impl Live<'_> {
             }
             StoreEffect::CommitRules { rules, sync_type } => {
                 self.observer.progress(&Progress::Committing { rules: rules.len() as u64 });
-                let committed = self.store.commit_rules(&rules, sync_type, self.now)?;
+                let committed =
+                    self.store.commit_rules_guarded(&rules, sync_type, self.now, self.guard)?;
+                let committed = match committed {
+                    CommitOutcome::Committed(committed) => committed,
+                    CommitOutcome::Guarded(guarded) => {
+                        let message = format!(
+                            "nothing was changed: {guarded}; if that is intended, run \
+                             `santa-sync sync --clean --past-guard`"
+                        );
+                        let failure = Failure::new(FailureKind::Guarded, message);
+                        return Ok(Event::StoreFailed(failure));
+                    }
+                };
                 self.observer.progress(&Progress::Committed(&committed));
                 Event::RulesCommitted(Committed {
                     processed: committed.processed,

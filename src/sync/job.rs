@@ -17,7 +17,7 @@ use crate::model::{
     SyncResult, SyncType, SyncWarning, Trigger,
 };
 use crate::protocol::body::Transfer;
-use crate::store::{EventStore, LockError, Notice, StateLock, Store, StoreError};
+use crate::store::{EventStore, LockError, Notice, RuleGuard, StateLock, Store, StoreError};
 use crate::transport::{self, Transport};
 
 /// How long a sync waits for its place before it says so.
@@ -47,6 +47,16 @@ pub struct Wanted {
     pub dry_run: bool,
     /// Wait for a sync that runs, instead of being one too many.
     pub wait: bool,
+    /// Commit the rules even if `GuardRemovedPercent` stops them (RULE-11).
+    pub past_guard: bool,
+}
+
+impl Wanted {
+    /// An ordinary sync, which waits for one that runs.
+    #[must_use]
+    pub const fn of(trigger: Trigger) -> Self {
+        Self { trigger, clean: None, dry_run: false, wait: true, past_guard: false }
+    }
 }
 
 /// Why a sync did not begin.
@@ -128,19 +138,63 @@ pub async fn run(
         inputs.warnings.extend(warnings);
         let transport = transport(host, base_url);
         let driver = Driver {
-            stores: Stores::Live { store: &mut store, events: &mut events },
+            stores: Stores::Live {
+                store: &mut store,
+                events: &mut events,
+                guard: guard(host.config, wanted),
+            },
             transport: transport.as_ref().map_err(Failure::clone),
             transfer: transfer(host.config),
             clock,
             observer: &mut announced,
             stop: stop.clone(),
         };
-        driver.run(inputs, wanted.trigger).await
+        let record = driver.run(inputs, wanted.trigger).await;
+        warn_of_standing(&store, host.config);
+        record
     };
     if let Some(hook) = &host.config.notification_hook {
         notify::run_hook(hook, &announced.announcements, stop).await;
     }
     Ok(record)
+}
+
+/// RULE-11: the guard of the configuration, unless this sync may pass it.
+fn guard(config: &Config, wanted: Wanted) -> Option<RuleGuard> {
+    config.guard_removed_percent.filter(|_| !wanted.past_guard).map(RuleGuard::new)
+}
+
+/// Logs what stands in the store and deserves a warning, once a sync.
+fn warn_of_standing(store: &Store, config: &Config) {
+    let read = || {
+        let mode = store.client_mode(config.client_mode)?;
+        store.standing(mode, config.static_rules.iter().any(allows))
+    };
+    match read() {
+        Ok(standing) => {
+            for warning in standing {
+                warn!(fix = warning.fix(), "{warning}");
+            }
+        }
+        Err(error) => warn!(%error, "cannot read whose settings and rules are in force"),
+    }
+}
+
+/// Whether a rule may allow an execution.
+#[must_use]
+pub const fn allows(rule: &Rule) -> bool {
+    match rule.policy {
+        Policy::Allowlist
+        | Policy::AllowlistCompiler
+        | Policy::AllowlistLocalBinary
+        | Policy::AllowlistLocalSigningId
+        | Policy::Cel => true,
+        Policy::Blocklist
+        | Policy::SilentBlocklist
+        | Policy::SilentGuiBlocklist
+        | Policy::SilentTtyBlocklist
+        | Policy::Remove => false,
+    }
 }
 
 async fn dry_run(

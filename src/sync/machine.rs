@@ -27,7 +27,7 @@ pub use words::{
 
 use self::ledger::Ledger;
 use self::request::{Attempting, GivenUp, Progress};
-use self::uploads::{OnTooLarge, Uploads};
+use self::uploads::Uploads;
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
 use crate::model::{
@@ -41,6 +41,8 @@ use crate::protocol::{events, postflight, preflight, wire};
 pub const MAX_PAGES: usize = 10_000;
 /// Bytes of the texts of all rules of one sync at the most.
 pub const MAX_TEXT: u64 = 256 << 20;
+/// So many unfinished uploads in a row make the batch smaller.
+const UNFINISHED_MAX: u32 = 2;
 /// How many reasons the error of a download without a usable rule names.
 const REASONS_NAMED: usize = 3;
 
@@ -141,6 +143,12 @@ impl Machine {
                         if self.past_event_time(now, duration) =>
                     {
                         self.leave_events(plan, now)
+                    }
+                    // Smaller batches may fit the way to the server (HTTP-9).
+                    Progress::UnderWay(attempting, Effect::Wait { .. })
+                        if attempting.unfinished() >= UNFINISHED_MAX && batch.ids.len() > 1 =>
+                    {
+                        self.halve(plan, &batch.ids)
                     }
                     Progress::UnderWay(attempting, effect) => {
                         self.go_on(State::Uploading(plan, *attempting, batch), effect)
@@ -335,13 +343,11 @@ impl Machine {
         let ids = batch.ids;
         let words = given_up.failure.message.clone();
         let (at_once, after) = match given_up.failure.http_status {
-            Some(413) => match self.uploads.found_too_large(&ids, plan.batch_size) {
-                OnTooLarge::Halve => {
-                    let effect = StoreEffect::NoteUploads(self.uploads.memory());
-                    return self.go_on(State::NotingUploads(plan), Effect::Store(effect));
-                }
-                OnTooLarge::SetAside => (true, AfterRefusal::Fail),
-            },
+            Some(413) if ids.len() > 1 => return self.halve(plan, &ids),
+            Some(413) => {
+                self.uploads.found_too_large(&ids, plan.batch_size);
+                (true, AfterRefusal::Fail)
+            }
             Some(400 | 422) => {
                 self.uploads.found_wrong();
                 let go_on = self.uploads.must_go_on();
@@ -360,6 +366,13 @@ impl Machine {
         let memory = self.uploads.memory();
         let effect = Effect::Store(StoreEffect::NoteRefusal { ids, words, at_once, memory });
         self.go_on(State::NotingRefusal(plan, given_up, after), effect)
+    }
+
+    /// Sends the events of a batch again in smaller ones.
+    fn halve(&mut self, plan: Plan, ids: &[i64]) -> Effect {
+        self.uploads.found_too_large(ids, plan.batch_size);
+        let effect = StoreEffect::NoteUploads(self.uploads.memory());
+        self.go_on(State::NotingUploads(plan), Effect::Store(effect))
     }
 
     /// EV-1: half of the deadline has gone to events; the rules come next.

@@ -104,7 +104,9 @@ pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, Store
     } else {
         SyncType::CleanAll
     };
-    Ok(Inputs { dry_run: true, ..inputs(store, request, wished)? })
+    let inputs = inputs(store, request, wished)?;
+    let former_settings = inputs.former_settings || !same;
+    Ok(Inputs { dry_run: true, former_settings, ..inputs })
 }
 
 fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, StoreError> {
@@ -132,7 +134,7 @@ fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, 
         events_pending: 0,
         upload_memory: UploadMemory::default(),
         rules_complete: store.rules_complete()?,
-        former_settings: false,
+        former_settings: store.has_former_settings()?,
         dry_run: false,
         jitter: JITTER,
         deadline: request.deadline,

@@ -39,7 +39,7 @@ impl Bench {
             machine_id: MachineId::new("driver-test").expect("an id"),
             facts: HostFacts::default(),
         };
-        let wanted = Wanted { trigger: Trigger::Timer, clean: None, dry_run: false, wait: false };
+        let wanted = Wanted { wait: false, ..Wanted::of(Trigger::Timer) };
         let (_tell, stop) = watch::channel(None);
         let clock = SystemClock::with_rate(10_000);
         runtime.block_on(job::run(&host, wanted, &clock, observer, stop)).expect("a record")

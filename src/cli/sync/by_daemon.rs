@@ -12,9 +12,10 @@ use crate::model::{SyncRecord, SyncResult, SyncType};
 use crate::sync::job::Wanted;
 
 /// The daemon that is to make the sync, if there is one and it can. With a
-/// configuration of its own, or to be looked at closely, a sync is made here.
+/// configuration of its own, past the guard, or to be looked at closely, a sync is
+/// made here.
 pub(super) fn find(global: &Global, args: &Args, state_dir: &Path) -> Option<Client> {
-    if args.dry_run || args.debug || global.clock_rate != 1 {
+    if args.dry_run || args.debug || args.past_guard || global.clock_rate != 1 {
         return None;
     }
     #[cfg(feature = "harness")]

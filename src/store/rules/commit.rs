@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::row::Sound;
 use super::{bulk, guard, meta};
 use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
+use crate::store::settings::rules_replaced;
 use crate::store::{Store, StoreError};
 
 /// What a commit of rules did.
@@ -183,6 +184,9 @@ fn apply(
     }
     if completes {
         meta::set_complete(tx)?;
+    }
+    if completes && sync_type.is_clean() {
+        rules_replaced(tx)?;
     }
     Ok(summary(done, digest))
 }

@@ -129,6 +129,17 @@ pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(get(conn, COMPLETE)?.unwrap_or(false))
 }
 
+/// Whether any rule can allow an execution: one that allows, or an expression.
+/// Stops at the first one found.
+pub(in crate::store) fn any_allowing(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row(
+        "SELECT EXISTS (SELECT 1 FROM execution_rules \
+         WHERE state IN (1, 5, 6, 7, 8, 9, 10) AND typeof(identifier) = 'text')",
+        [],
+        |row| row.get(0),
+    )
+}
+
 pub(super) fn set_complete(conn: &Connection) -> rusqlite::Result<()> {
     put(conn, COMPLETE, &true)
 }

@@ -1,7 +1,7 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{ClientMode, MediaPolicy, RuleSet};
+use crate::model::{ClientMode, Identifier, MediaPolicy, Policy, Rule, RuleSet, RuleType};
 
 const T0: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -27,8 +27,25 @@ fn plist(dir: &TempDir) -> plist::Dictionary {
 }
 
 fn run_sync(store: &mut Store, settings: &Settings, sync_type: SyncType) -> Vec<SettingChange> {
+    run_sync_with(store, settings, &RuleSet::default(), sync_type)
+}
+
+fn one_rule() -> RuleSet {
+    let identifier = Identifier::parse(RuleType::TeamId, "ABCDE12345").expect("a team");
+    let mut rules = RuleSet::default();
+    rules
+        .push_page(vec![Rule { identifier, policy: Policy::Allowlist, details: None }], Vec::new());
+    rules
+}
+
+fn run_sync_with(
+    store: &mut Store,
+    settings: &Settings,
+    rules: &RuleSet,
+    sync_type: SyncType,
+) -> Vec<SettingChange> {
     store.stage_settings(settings, sync_type).expect("staged");
-    store.commit_rules(&RuleSet::default(), sync_type, T0).expect("committed");
+    store.commit_rules(rules, sync_type, T0).expect("committed");
     store.apply_staged(sync_type.is_clean(), Some(sync_type), T0).expect("applied")
 }
 
@@ -82,23 +99,57 @@ fn sync_5_a_clean_sync_forgets_what_the_server_does_not_repeat() {
     assert_eq!((changes[0].setting.as_str(), &changes[0].after), ("enable_bundles", &None));
 }
 
-/// PRE-3, PRE-7: a new state, another server and another id each wish for
-/// everything anew, and the last two clear the settings.
+fn standing(store: &Store) -> Vec<String> {
+    let mode = store.client_mode(None).expect("read");
+    let standing = store.standing(mode, false).expect("read");
+    standing.iter().map(ToString::to_string).collect()
+}
+
+/// PRE-3, PRE-7: a new state, another server and another id each request
+/// everything anew. The former server's settings and rules stay in force: a
+/// mistyped URL does not lift LOCKDOWN.
 #[test]
-fn pre_7_another_server_or_machine_id_clears_settings_and_wishes_for_a_clean_sync() {
+fn pre_7_a_former_servers_settings_and_rules_stay_until_the_new_one_replaces_them() {
     let (_dir, mut store) = store();
+    let lockdown = mode(ClientMode::Lockdown);
     assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::NewState));
     assert_eq!(identify(&mut store, "https://a", "m"), None);
-    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::Normal);
+    run_sync_with(&mut store, &lockdown, &one_rule(), SyncType::Normal);
     assert_eq!(store.wishes().expect("read"), []);
+    assert_eq!(standing(&store), [""; 0]);
 
-    assert_eq!(identify(&mut store, "https://b/", "m"), Some(WishReason::ServerChanged));
-    assert_eq!(store.applied_settings().expect("read"), Settings::default());
-    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::Clean);
+    assert_eq!(identify(&mut store, "https://a/typo/", "m"), Some(WishReason::ServerChanged));
+    assert_eq!(store.applied_settings().expect("read"), lockdown);
+    assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown);
+    let told = standing(&store);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().all(|text| text.contains("https://a/ for machine id m")), "{told:?}");
+    // Put right, or mistyped again: it stays clear whose settings those are.
+    identify(&mut store, "https://a/typ0/", "m");
+    assert!(standing(&store)[0].contains("https://a/ for"), "{:?}", standing(&store));
+    identify(&mut store, "https://a/", "m");
+    assert_eq!(standing(&store), [""; 0]);
+
+    // A NORMAL sync with the new server replaces the settings, not the rules.
+    identify(&mut store, "https://b/", "m");
+    assert!(store.has_former_settings().expect("read"));
+    let changes = {
+        store.stage_settings(&Settings::default(), SyncType::Normal).expect("staged");
+        store.commit_rules(&RuleSet::default(), SyncType::Normal, T0).expect("committed");
+        store.apply_staged(true, Some(SyncType::Normal), T0).expect("applied")
+    };
+    assert_eq!(changes.len(), 1);
+    assert!(!store.has_former_settings().expect("read"));
+    let told = standing(&store);
+    assert!(told.len() == 1 && told[0].starts_with("rules of https://a/"), "{told:?}");
+    run_sync(&mut store, &lockdown, SyncType::Clean);
+    let told = standing(&store);
+    assert!(told.len() == 1 && told[0].contains("no rule allows anything"), "{told:?}");
     assert_eq!(store.wishes().expect("read").len(), 1, "CLEAN is weaker than CLEAN_ALL");
+
     assert_eq!(identify(&mut store, "https://b/", "n"), Some(WishReason::MachineIdChanged));
     assert_eq!(store.wishes().expect("read").len(), 2);
-    run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::CleanAll);
+    run_sync(&mut store, &lockdown, SyncType::CleanAll);
     assert_eq!(store.wishes().expect("read"), []);
 }
 

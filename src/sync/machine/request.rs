@@ -17,6 +17,8 @@ pub(super) struct Attempting {
     /// Why the last attempt failed: the cause if the sync is stopped before the
     /// request is repeated with success.
     last: Option<Failure>,
+    /// How many attempts in a row have left their upload unfinished.
+    unfinished: u32,
 }
 
 /// How a request stands after something came of it.
@@ -53,11 +55,16 @@ impl Attempting {
         let request = Arc::new(request);
         let effect = Effect::Send { request: Arc::clone(&request), attempt: 1 };
         let waits = WaitSchedule::new(jitter);
-        (Self { request, waits, attempts: 1, forbidden: None, last: None }, effect)
+        (Self { request, waits, attempts: 1, forbidden: None, last: None, unfinished: 0 }, effect)
     }
 
     pub(super) fn stage(&self) -> Stage {
         self.request.stage()
+    }
+
+    /// How many attempts in a row have left their upload unfinished.
+    pub(super) const fn unfinished(&self) -> u32 {
+        self.unfinished
     }
 
     /// Ends the request because the sync is stopped or out of time.
@@ -70,7 +77,10 @@ impl Attempting {
     pub(super) fn on(mut self, exchange: Exchange, token_spent: &mut bool) -> Progress {
         match exchange {
             Exchange::Answered(answer, _) => Progress::Answered(answer),
-            Exchange::Failed(failure, _) => self.on_failure(failure, token_spent),
+            Exchange::Failed(failure, traffic) => {
+                self.unfinished = if traffic.upload_unfinished { self.unfinished + 1 } else { 0 };
+                self.on_failure(failure, token_spent)
+            }
             Exchange::Waited | Exchange::TokenFetched(true) => self.send_again(),
             Exchange::TokenFetched(false) => match self.forbidden.take() {
                 Some(forbidden) => self.give_up(forbidden),

@@ -23,15 +23,6 @@ pub(super) struct Uploads {
     memory: UploadMemory,
 }
 
-/// What to do about a batch that is too large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OnTooLarge {
-    /// Read and send its events again in smaller batches.
-    Halve,
-    /// It is one event: set that aside.
-    SetAside,
-}
-
 impl Uploads {
     pub(super) const fn new(memory: UploadMemory) -> Self {
         Self {
@@ -51,20 +42,17 @@ impl Uploads {
         halves.chain(self.ceiling).fold(batch_size, usize::min).max(1)
     }
 
-    /// The server answered 413 to these events: too large, not wrong.
-    pub(super) fn found_too_large(&mut self, ids: &[i64], batch_size: usize) -> OnTooLarge {
+    /// These events are too many for one request. If it is one event, it is
+    /// too large by itself and explains every refusal of a batch that it was in.
+    pub(super) fn found_too_large(&mut self, ids: &[i64], batch_size: usize) {
         self.any_too_large = true;
-        let step = if let [alone] = ids {
-            // It explains every refusal of a batch that it was in.
+        if let [alone] = ids {
             self.too_large.retain(|events| !events.contains(alone));
-            OnTooLarge::SetAside
         } else {
             self.too_large.push(ids.to_vec());
-            OnTooLarge::Halve
-        };
+        }
         let limit = self.limit(batch_size);
         self.memory.ceiling = (limit < batch_size).then_some(limit);
-        step
     }
 
     /// The server refused events as wrong (400, 422). Counts the sync once.
@@ -125,8 +113,11 @@ mod tests {
             sizes.push((sent.len(), taken));
             if taken {
                 ids.drain(..sent.len());
-            } else if uploads.found_too_large(&sent, 50) == OnTooLarge::SetAside {
-                aside.push(ids.remove(0));
+            } else {
+                uploads.found_too_large(&sent, 50);
+                if sent.len() == 1 {
+                    aside.push(ids.remove(0));
+                }
             }
             assert!(sizes.len() < 10_000);
         }

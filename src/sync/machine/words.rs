@@ -98,6 +98,9 @@ pub struct Traffic {
     pub bytes_sent: u64,
     /// Body bytes received.
     pub bytes_received: u64,
+    /// The body may be too large for the way to the server: its upload timed
+    /// out, or the connection broke under it.
+    pub upload_unfinished: bool,
 }
 
 /// A batch of events read from the queue.

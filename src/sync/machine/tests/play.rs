@@ -190,7 +190,7 @@ pub(super) fn batch(ids: &[i64]) -> Batch {
 }
 
 pub(super) fn traffic() -> Traffic {
-    Traffic { http_status: Some(200), bytes_sent: 10, bytes_received: 20 }
+    Traffic { http_status: Some(200), bytes_sent: 10, bytes_received: 20, ..Traffic::default() }
 }
 
 pub(super) fn answered(answer: Answer) -> Exchange {

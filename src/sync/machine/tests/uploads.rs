@@ -113,3 +113,30 @@ fn ev_1_events_leave_half_of_the_deadline_to_the_rules() {
     let (_, outcome) = play([before(Stage::EventUpload), vec![cut]].concat()).with(short).run();
     assert_eq!(outcome.result, SyncResult::Success);
 }
+
+/// HTTP-9: an upload that twice in a row did not get through is made smaller,
+/// and only then.
+#[test]
+fn http_9_a_batch_that_does_not_get_through_twice_is_halved() {
+    let lost = |upload_unfinished| {
+        let failure = Failure::new(FailureKind::ConnectionLost, "reset".into());
+        Exchange::Failed(failure, Traffic { upload_unfinished, ..Traffic::default() })
+    };
+    let run = |lost: Vec<Exchange>, ids: &[i64]| {
+        play([before(Stage::EventUpload), lost].concat())
+            .batches([batch(ids), batch(&[1]), batch(&[2]), Batch::default()])
+            .run()
+            .0
+    };
+    let halved =
+        |effects: &[String]| effects.contains(&"note ceiling Some(1) refused 0".to_owned());
+    let effects = run(vec![lost(true), lost(true)], &[1, 2]);
+    assert!(halved(&effects), "{effects:?}");
+    let waits = effects.iter().filter(|effect| effect.starts_with("wait")).count();
+    assert_eq!(waits, 1, "the smaller batch is sent at once");
+    assert!(!halved(&run(vec![lost(true), lost(false), lost(true)], &[1, 2])));
+    assert!(!halved(&run(vec![lost(false), lost(false)], &[1, 2])));
+    // A single event is repeated like any request; nothing says that it is wrong.
+    let effects = run(vec![lost(true), lost(true), lost(true)], &[1]);
+    assert!(!effects.iter().any(|effect| effect.starts_with("note")), "{effects:?}");
+}

@@ -1,0 +1,66 @@
+//! Whose settings and rules are in force while the configured server is
+//! another one (PRE-7).
+
+use rusqlite::Connection;
+
+use super::{get_meta, put_meta};
+
+/// Server and machine id whose settings are in force, if not the current ones;
+/// as JSON.
+const SETTINGS: &str = "former_settings";
+/// The same for rules.
+const RULES: &str = "former_rules";
+
+type Owner = (String, String);
+
+/// The store has come to belong to `new`; what is in force belongs to `old`,
+/// or to whom it belonged before.
+pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::Result<()> {
+    let settings: bool = conn.query_row(
+        "SELECT EXISTS (SELECT 1 FROM agent_settings WHERE slot = 'applied')",
+        [],
+        |row| row.get(0),
+    )?;
+    let rules: bool =
+        conn.query_row("SELECT EXISTS (SELECT 1 FROM execution_rules)", [], |row| row.get(0))?;
+    for (key, any) in [(SETTINGS, settings), (RULES, rules)] {
+        let owner = read(conn, key)?.unwrap_or_else(|| old.clone());
+        if any && owner != *new {
+            put_meta(conn, key, &super::to_json(&owner)?)?;
+        } else {
+            forget(conn, key)?;
+        }
+    }
+    Ok(())
+}
+
+/// The settings in force are the current server's.
+pub(super) fn settings_replaced(conn: &Connection) -> rusqlite::Result<()> {
+    forget(conn, SETTINGS)
+}
+
+/// The rules in force are the current server's.
+pub(in crate::store) fn rules_replaced(conn: &Connection) -> rusqlite::Result<()> {
+    forget(conn, RULES)
+}
+
+/// Whose settings are in force, if not the current server's.
+pub(in crate::store) fn former_settings(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
+    read(conn, SETTINGS)
+}
+
+/// Whose rules are in force, if not the current server's.
+pub(in crate::store) fn former_rules(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
+    read(conn, RULES)
+}
+
+/// An owner that cannot be read is still not the current one.
+fn read(conn: &Connection, key: &str) -> rusqlite::Result<Option<Owner>> {
+    let unreadable = || ("an unknown server".to_owned(), "unknown".to_owned());
+    let text = get_meta(conn, key)?;
+    Ok(text.map(|text| super::from_json(&text).unwrap_or_else(|_| unreadable())))
+}
+
+fn forget(conn: &Connection, key: &str) -> rusqlite::Result<()> {
+    conn.execute("DELETE FROM agent_meta WHERE key = ?1", [key]).map(|_| ())
+}
