@@ -498,7 +498,7 @@ fn log_end(record: &SyncRecord) {
                 duration_ms = record.duration_ms,
                 stage = error.stage,
                 kind = error.kind,
-                error = error.message,
+                error = %error,
                 reverted,
                 "sync ends"
             )

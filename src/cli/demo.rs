@@ -207,7 +207,7 @@ fn show(record: &SyncRecord) {
     let sync_type = record.sync_type.map_or("no", SyncType::name);
     line(format!("   {}: a {sync_type} sync in {} ms", record.result.name(), record.duration_ms));
     if let Some(error) = &record.error {
-        line(format!("   {}: {} [{}]", error.stage, printable(&error.message), error.kind));
+        line(format!("   {}: {} [{}]", error.stage, printable(&error.to_string()), error.kind));
     }
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
     for SettingChange { setting, before, after } in &record.settings_applied {

@@ -266,6 +266,7 @@ async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
     let mut found = Vec::new();
     let rules = stores::examine(&dir, clock, &mut found);
     lines.extend(found);
+    lines.extend(stores::standing(&rules, &loaded.config));
     lines.add(local::service(&host));
     network::examine(args, &loaded, &report, rules.open(), &clock, lines).await;
     lines.extend(local::history(&rules, &clock));

@@ -66,7 +66,7 @@ fn show(syncs: &[SyncRecord]) {
             let place = if error.stage.is_empty() { "" } else { &error.stage };
             lines.line(format!(
                 "    {place}: {} [{}]",
-                output::printable(&error.message),
+                output::printable(&error.to_string()),
                 error.kind
             ));
         }

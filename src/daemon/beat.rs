@@ -106,7 +106,7 @@ impl LastSync {
             at: record.started_at,
             trigger: record.trigger,
             result: record.result,
-            error: record.error.as_ref().map(|error| error.message.clone()),
+            error: record.error.as_ref().map(ToString::to_string),
         }
     }
 }

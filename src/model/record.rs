@@ -2,6 +2,7 @@
 //! show.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +152,19 @@ pub struct ErrorRecord {
     /// time: the last attempt's error. `None` for every other error.
     #[serde(default)]
     pub cause: Option<Box<ErrorRecord>>,
+}
+
+/// The message, and the cause of a stop behind it.
+impl fmt::Display for ErrorRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.cause {
+            Some(cause) => {
+                write!(f, " (the attempt before that failed: {} [{}])", cause.message, cause.kind)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Part of a server's response that was read as absent or zero because it

@@ -27,6 +27,7 @@ mod harness;
 mod harness_faults;
 #[cfg(feature = "harness")]
 mod harness_serve;
+mod policy;
 mod refusals;
 mod rules;
 

@@ -160,15 +160,19 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         )),
     }
     if let Some(last) = records.first().filter(|record| record.result != SyncResult::Success) {
-        let why = last.error.as_ref().map_or("no reason was kept", |error| error.message.as_str());
-        let (why, fix) = why.rsplit_once("; ").unwrap_or((why, "see the log of that sync"));
+        let error = last.error.as_ref().map_or("no reason was kept", |error| &error.message);
+        let (why, fix) = error.rsplit_once("; ").unwrap_or((error, "see the log of that sync"));
         // An error ends in how often it was tried.
         let fix = match fix.rsplit_once(" (") {
             Some((fix, tries)) if tries.contains("attempt") => fix,
             _ => fix,
         };
         let (at, result) = (last.started_at, last.result.name());
-        let message = format!("the last sync, at {at}, ended in {result}: {why}");
+        let cause = last.error.as_ref().and_then(|error| error.cause.as_ref());
+        let cause = cause.map_or_else(String::new, |cause| {
+            format!(" (the attempt before that failed: {} [{}])", cause.message, cause.kind)
+        });
+        let message = format!("the last sync, at {at}, ended in {result}: {why}{cause}");
         lines.push(Line::warning(layer, message, fix));
     }
     if let Some(wish) = wishes.first() {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::{Layer, Line, Status};
 use crate::clock::{Clock as _, SystemClock};
+use crate::config::Config;
 use crate::store::{EventStore, FileCheck, ModeHeldBack, ReadStore, StateLock, Store, StoreError};
+use crate::sync::job;
 
 const LAYER: Layer = Layer::Stores;
 
@@ -98,6 +100,22 @@ fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
         }
     });
     Rules::Open(store)
+}
+
+/// What stands in the rule store and deserves a warning.
+pub(super) fn standing(rules: &Rules, config: &Config) -> Vec<Line> {
+    let Some(store) = rules.open() else { return Vec::new() };
+    let read = || {
+        let mode = store.client_mode(config.client_mode)?;
+        store.standing(mode, config.static_rules.iter().any(job::allows))
+    };
+    match read() {
+        Ok(standing) => standing
+            .iter()
+            .map(|standing| Line::warning(LAYER, standing.to_string(), standing.fix()))
+            .collect(),
+        Err(error) => vec![unopened("rules.db", &error)],
+    }
 }
 
 fn events(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) {

@@ -13,7 +13,8 @@ use crate::model::{
     ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
     SyncType, SyncWarning, Timestamp, Trigger, Wish,
 };
-use crate::store::{EventStore, ReadStore, Store, StoreError};
+use crate::store::{EventStore, ReadStore, Standing, Store, StoreError};
+use crate::sync::job;
 use crate::transport::{ClientCertificate, inspect_client_certificate};
 
 /// Seconds between syncs if nobody said otherwise.
@@ -35,6 +36,8 @@ pub(super) struct Status {
     last_rule_sync: Option<Timestamp>,
     /// Syncs that failed since the last success.
     failures_in_a_row: usize,
+    /// What stands in the store and deserves a warning.
+    warnings: Vec<StandingWarning>,
     full_sync_interval: Interval,
     clean_sync_wishes: Vec<Wish>,
     rules: Rules,
@@ -57,6 +60,21 @@ struct Attempt {
     /// What its responses held that was not read as sent.
     warnings: Vec<SyncWarning>,
     error: Option<ErrorRecord>,
+}
+
+/// What stands in the store and deserves a warning.
+#[derive(Debug, Serialize)]
+struct StandingWarning {
+    #[serde(flatten)]
+    standing: Standing,
+    message: String,
+    fix: &'static str,
+}
+
+impl StandingWarning {
+    fn of(standing: &Standing) -> Self {
+        Self { standing: standing.clone(), message: standing.to_string(), fix: standing.fix() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -250,6 +268,7 @@ impl Status {
             client_mode: read.mode.name(),
             client_mode_held: read.mode_held,
             failures_in_a_row: failures.count(),
+            warnings: read.standing.iter().map(StandingWarning::of).collect(),
             last_attempt: read.history.first().map(Attempt::of),
             last_success: read.last_success.map(|at| Success::new(at, now)),
             last_rule_sync: read.last_rule_sync,
@@ -273,6 +292,7 @@ impl Status {
 struct Read {
     mode: Mode,
     mode_held: Option<String>,
+    standing: Vec<Standing>,
     history: Vec<SyncRecord>,
     last_success: Option<Timestamp>,
     last_rule_sync: Option<Timestamp>,
@@ -319,6 +339,7 @@ impl Read {
         Ok(Self {
             mode: Mode(mode),
             mode_held: held,
+            standing: store.standing(mode, config.static_rules.iter().any(job::allows))?,
             history: store.history(crate::store::RECORDS_KEPT)?,
             last_success: store.full_sync_last_success()?,
             last_rule_sync: store.rule_sync_last_success()?,
@@ -408,6 +429,10 @@ impl Status {
         if let Some(held) = &self.client_mode_held {
             row("Mode held back", held);
         }
+        for StandingWarning { message, fix, .. } in &self.warnings {
+            whole_row("Warning", message);
+            whole_row("", fix);
+        }
         row("Last Successful Full Sync", &words_of(self.last_success.as_ref(), "Never"));
         row(
             "Last Successful Rule Sync",
@@ -416,7 +441,8 @@ impl Status {
         if let Some(attempt) = &self.last_attempt {
             row("Last Attempt", &format!("{} {}", attempt.at, attempt.result.name()));
             if let Some(error) = &attempt.error {
-                row("Last Error", &format!("{}: {} [{}]", error.stage, error.message, error.kind));
+                let text = format!("{}: {error} [{}]", error.stage, error.kind);
+                whole_row("Last Error", &text);
                 row("Failures In A Row", &self.failures_in_a_row.to_string());
             }
         }
@@ -497,6 +523,11 @@ const fn why_words(why: Why) -> &'static str {
 
 fn heading(text: &str) {
     output::line(format!(">>> {text}"));
+}
+
+/// A value that must not be cut: records bound it.
+fn whole_row(name: &str, value: &str) {
+    output::line(format!("  {name:<26} | {}", output::printable(value)));
 }
 
 fn row(name: &str, value: &str) {

@@ -143,7 +143,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
             line(format!("{kind} failed after {seconds:.2} s: {}", record.result.name()));
             let place =
                 if error.stage.is_empty() { String::new() } else { format!("{}: ", error.stage) };
-            line(format!("  {place}{} [{}]", printable(&error.message), error.kind));
+            line(format!("  {place}{} [{}]", printable(&error.to_string()), error.kind));
         }
     }
     stages("  ", record);
