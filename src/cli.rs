@@ -25,6 +25,7 @@ mod rules;
 mod service;
 mod setup;
 mod status;
+mod stderr;
 mod sync;
 mod sync_process;
 mod whoami;
@@ -151,13 +152,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         cli.global.log_level = Some(args.log_level(level));
     }
     // The daemon's configuration has a say in its log lines.
-    if !matches!(cli.command, Command::Daemon(_)) {
-        logging::start(&cli.global);
-    }
+    let of_daemon = matches!(cli.command, Command::SyncProcess(_));
+    let log = (!matches!(cli.command, Command::Daemon(_)))
+        .then(|| logging::start(&cli.global, of_daemon));
     // A panic is a fault of this program; its message has gone to standard
     // error by the time it arrives here.
     let code =
         catch_unwind(AssertUnwindSafe(|| dispatch(cli))).unwrap_or(ExitCode::from(EXIT_INTERNAL));
+    log.into_iter().for_each(logging::Log::end);
     // An answer that has not arrived is none.
     if output::was_lost() && code == ExitCode::SUCCESS {
         return ExitCode::from(EXIT_INTERNAL);

@@ -14,6 +14,7 @@ mod identity;
 mod linux;
 mod macos;
 mod source;
+pub mod trusted_path;
 
 pub use command::{CommandError, TIMEOUT};
 pub use identity::MachineIdProblem;

@@ -45,6 +45,7 @@ pub use options::{
 };
 pub use proxy::{Proxy, ProxyServer, ProxySettings, Route};
 
+use crate::model::text::on_one_line;
 use crate::model::{Packed, Stage, Timestamp};
 use crate::sync::retry::{Failure, FailureKind};
 use attempt::{Received, Tally};
@@ -239,7 +240,7 @@ impl Transport {
                 content_type: received
                     .headers
                     .get(CONTENT_TYPE)
-                    .map(|value| words::clean(&String::from_utf8_lossy(value.as_bytes()), 100)),
+                    .map(|value| on_one_line(&String::from_utf8_lossy(value.as_bytes()), 100)),
                 version: format!("{:?}", received.version),
                 body: received.body,
             }),

@@ -76,7 +76,8 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     let configured = if loaded.config.log_json { LogFormat::Json } else { LogFormat::Text };
     let format = global.log_format.unwrap_or(configured);
     let level = global.log_level.map(config::LogLevel::from);
-    let set_level = logging::start_adjustable(format, level.unwrap_or(loaded.config.log_level));
+    let (log, set_level) =
+        logging::start_adjustable(format, level.unwrap_or(loaded.config.log_level));
     setup::warn_of(&loaded.findings);
 
     let Ok(path) = program() else {
@@ -105,13 +106,15 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         set_level,
         level,
     };
-    match daemon::run(options) {
+    let code = match daemon::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    log.end();
+    code
 }
 
 /// This very program: on Linux also after its file has been replaced by another

@@ -199,7 +199,7 @@ fn expect(record: &SyncRecord, to: &'static str, result: SyncResult) -> Result<(
 }
 
 fn heading(text: &str) {
-    line(format!("\n{text}"));
+    output::lines(format!("\n{text}"));
 }
 
 fn show(record: &SyncRecord) {

@@ -244,7 +244,7 @@ struct Lines {
 impl Lines {
     fn add(&mut self, line: Line) {
         if self.shown {
-            output::line(line.text());
+            output::lines(line.text());
         }
         self.all.push(line);
     }

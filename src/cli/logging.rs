@@ -1,36 +1,143 @@
 //! Log lines on standard error, as text or JSON.
+//!
+//! Every line passes through [`Writer`], wherever it comes from: there it is
+//! made safe to show, cut, and counted, so that no call site can forget it.
 
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Metadata;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use super::{Global, LogFormat, LogLevel};
+use self::flood::Flood;
+use super::{Global, LogFormat, LogLevel, stderr};
+use crate::clock::{Clock as _, SystemClock};
 use crate::{config, daemon};
 
-/// Sends log lines of the chosen level and form to standard error.
-pub(super) fn start(global: &Global) {
-    let layer = stderr(global.log_format.unwrap_or(LogFormat::Text));
+mod flood;
+mod safe;
+
+/// How long the last lines of the daemon or of a sync of its may take: DAEMON-3
+/// leaves 5 s for everything.
+const LAST_LINES_OF_A_SERVICE: Duration = Duration::from_millis(500);
+
+/// How long the last lines of a command may take.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// The end of a command's log.
+#[derive(Debug)]
+pub(super) struct Log {
+    flood: Option<Arc<Flood>>,
+    format: LogFormat,
+    last_lines: Duration,
+}
+
+impl Log {
+    /// Reports what was left out, and waits until all has been written, but not
+    /// for ever.
+    pub(super) fn end(self) {
+        for (place, lines) in self.flood.iter().flat_map(|flood| flood.left_out()) {
+            let message = format!("log lines like an earlier one were left out, from {place}");
+            stderr::line(&safe::own_line(self.format, &message, lines, now()));
+        }
+        stderr::flush(self.last_lines);
+    }
+}
+
+/// Sends log lines of the chosen level and form to standard error. One command
+/// makes one sync, so that the lines of each place in the program are bounded:
+/// a server can have no more written than that.
+pub(super) fn start(global: &Global, of_daemon: bool) -> Log {
+    let format = global.log_format.unwrap_or(LogFormat::Text);
+    let flood = Arc::new(Flood::default());
+    let layer = lines(format, Some(Arc::clone(&flood)));
     let level = global.log_level.unwrap_or(LogLevel::Warn);
     // A second start in one process, as in tests, keeps the first.
     let _ = Registry::default().with(layer.with_filter(filter(level.into()))).try_init();
+    let last_lines = if of_daemon { LAST_LINES_OF_A_SERVICE } else { LAST_LINES };
+    Log { flood: Some(flood), format, last_lines }
 }
 
-/// The same with a level that can be changed.
-pub(super) fn start_adjustable(format: LogFormat, level: config::LogLevel) -> daemon::SetLevel {
+/// The same for the daemon: with a level that can be changed, and without a
+/// bound, since it lives for long and makes no sync itself.
+pub(super) fn start_adjustable(
+    format: LogFormat,
+    level: config::LogLevel,
+) -> (Log, daemon::SetLevel) {
     let (level, handle) = reload::Layer::new(filter(level));
-    let _ = Registry::default().with(stderr(format).with_filter(level)).try_init();
-    Box::new(move |level| {
+    let _ = Registry::default().with(lines(format, None).with_filter(level)).try_init();
+    let set_level = Box::new(move |level| {
         // Fails only once there is no subscriber.
         let _ = handle.reload(filter(level));
-    })
+    });
+    (Log { flood: None, format, last_lines: LAST_LINES_OF_A_SERVICE }, set_level)
 }
 
-fn stderr(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let stderr = fmt::layer().with_writer(std::io::stderr);
+fn lines(format: LogFormat, flood: Option<Arc<Flood>>) -> Box<dyn Layer<Registry> + Send + Sync> {
+    stderr::start(move |dropped| {
+        let message = "log lines were dropped, because nobody read the earlier ones";
+        safe::own_line(format, message, dropped, now())
+    });
+    let lines = fmt::layer().with_writer(Lines { format, flood });
     match format {
-        LogFormat::Text => stderr.with_target(false).with_ansi(false).boxed(),
-        LogFormat::Json => stderr.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_target(false).with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    }
+}
+
+fn now() -> crate::model::Timestamp {
+    SystemClock::new().now().wall
+}
+
+/// Makes the writer of each line.
+struct Lines {
+    format: LogFormat,
+    /// Counts lines by the place they come from.
+    flood: Option<Arc<Flood>>,
+}
+
+/// Takes one formatted line.
+struct Writer {
+    format: LogFormat,
+    admitted: flood::Admitted,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Writer;
+
+    fn make_writer(&'a self) -> Writer {
+        Writer { format: self.format, admitted: flood::Admitted::Yes }
+    }
+
+    fn make_writer_for(&'a self, of: &Metadata<'_>) -> Writer {
+        let flood = self.flood.as_ref();
+        let admitted = flood.map_or(flood::Admitted::Yes, |flood| flood.admit(of));
+        Writer { format: self.format, admitted }
+    }
+}
+
+impl io::Write for Writer {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        match self.admitted {
+            flood::Admitted::Yes => stderr::line(&safe::line(self.format, &text)),
+            flood::Admitted::Last => {
+                stderr::line(&safe::line(self.format, &text));
+                let message = "further lines like this one are left out and counted";
+                stderr::line(&safe::own_line(self.format, message, flood::MAX_LINES, now()));
+            }
+            flood::Admitted::No => {}
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

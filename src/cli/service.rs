@@ -139,7 +139,7 @@ fn act(installer: &Installer<'_>, action: Action) -> Result<u8, ServiceError> {
     match action {
         Action::Install { print: true } => {
             output::line(format_args!("# {}", installer.path().display()));
-            output::line(installer.text().trim_end());
+            output::bytes(format!("{}\n", installer.text().trim_end()).as_bytes());
         }
         Action::Install { print: false } => output::line(match installer.install()? {
             Outcome::Changed => format!("installed {} and running", installer.path().display()),

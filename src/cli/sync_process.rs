@@ -84,8 +84,7 @@ fn end_with_the_daemon() {
 }
 
 fn tell(line: &Line) {
-    // Every line has a JSON form.
-    output::line(serde_json::to_string(line).unwrap_or_default());
+    output::json_line(line);
 }
 
 /// Tells the daemon what happens.

@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     if args.json {
         output::json(&report);
     } else {
-        output::line(report.text());
+        output::lines(report.text());
     }
     ExitCode::from(report.exit_code())
 }
@@ -101,7 +101,7 @@ impl Report {
             lines.insert(0, format!("error: {}", output::printable(error)));
         }
         lines.extend(self.problems.iter().map(|p| format!("note: {}", output::printable(p))));
-        lines.join("\n")
+        output::joined(&lines)
     }
 
     fn exit_code(&self) -> u8 {

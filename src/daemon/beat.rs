@@ -156,7 +156,8 @@ impl Beat {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(self)?;
+        let mut text = Vec::new();
+        crate::model::text::write_json_pretty(&mut text, self)?;
         let how = Replacement { mode: 0o600, durable: false };
         Ok(files::replace(&state_dir.join(BEAT_FILE), &text, how)?)
     }

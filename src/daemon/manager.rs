@@ -5,14 +5,18 @@ use std::time::Duration;
 /// The daemon is ready, and what it does.
 pub(super) fn ready(status: &str) {
     #[cfg(target_os = "linux")]
-    tell(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(status)]);
+    tell(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&crate::model::text::escaped(status)),
+    ]);
     let _ = status;
 }
 
 /// What the daemon does.
 pub(super) fn status(status: &str) {
     #[cfg(target_os = "linux")]
-    tell(&[sd_notify::NotifyState::Status(status)]);
+    // A line feed would begin another variable of the message.
+    tell(&[sd_notify::NotifyState::Status(&crate::model::text::escaped(status))]);
     let _ = status;
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::beat::Beat;
 use super::message::Facts;
 use crate::files::{self, Replacement};
+use crate::model::text::escaped;
 use crate::model::{Stage, SyncRecord, SyncResult};
 
 /// What adds up over the life of a daemon.
@@ -167,6 +168,9 @@ struct Labels<'a>(&'a [(&'a str, &'a str)]);
 impl Display for Labels<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (name, value)) in self.0.iter().enumerate() {
+            // The format has escapes for these three alone; what else is unsafe to
+            // show stands there as the text of its escape.
+            let value = value.split('\n').map(escaped).collect::<Vec<_>>().join("\n");
             let value = value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', "\\n");
             write!(f, "{}{name}=\"{value}\"", if i == 0 { "{" } else { "," })?;
         }
@@ -259,6 +263,7 @@ mod tests {
             }
         }
         assert_eq!(Labels(&[("a", "q\"\\\n")]).to_string(), r#"{a="q\"\\\n"}"#);
+        assert_eq!(Labels(&[("a", "\u{202e}\0")]).to_string(), r#"{a="\\u{202e}\\u{0}"}"#);
     }
 
     #[test]

@@ -1,8 +1,15 @@
-//! Making text from elsewhere safe to show: in a log line, on a terminal, in a
-//! record. Servers, files and other programs choose this text; it must not be
-//! able to move the cursor, reorder what surrounds it, or fake another line.
+//! Text from elsewhere made fit for where it goes: a log line, a terminal, JSON,
+//! XML, the argument of a program. Servers, files and other programs choose this
+//! text; it must not be able to move the cursor, reorder what surrounds it, fake
+//! another line, or make a file unreadable.
+//!
+//! This is the one place that knows what each of them can take.
+
+mod json;
 
 use std::borrow::Cow;
+
+pub use json::{escaped_json, to_json, write_json, write_json_pretty};
 
 /// Whether a character must not reach a log, a terminal or a record as it is:
 /// control characters (C0, DEL, C1), line and paragraph separators, and the
@@ -44,6 +51,49 @@ pub fn escaped_start(text: &str, max_chars: usize) -> String {
     start
 }
 
+/// The text on one line: each run of white space is one space, and what is
+/// unsafe to show is escaped. At most `max_chars` characters, escapes included;
+/// a text that is cut ends in an ellipsis.
+#[must_use]
+pub fn on_one_line(text: &str, max_chars: usize) -> String {
+    let words = text.split_whitespace().enumerate();
+    let chars = words.flat_map(|(n, word)| (n > 0).then_some(' ').into_iter().chain(word.chars()));
+    let (mut line, mut length) = (String::new(), 0);
+    for c in chars {
+        let piece = escape(std::iter::once(c));
+        length += piece.chars().count();
+        if length > max_chars {
+            line.push('…');
+            break;
+        }
+        line.push_str(&piece);
+    }
+    line
+}
+
+/// The text without the characters that XML 1.0 cannot hold, not even as
+/// references. Borrowed if it can hold all of them.
+#[must_use]
+pub fn fit_for_xml(text: &str) -> Cow<'_, str> {
+    let unfit = |c: char| {
+        let control = c < ' ' && !matches!(c, '\t' | '\n' | '\r');
+        control || matches!(c, '\u{fffe}' | '\u{ffff}')
+    };
+    if text.contains(unfit) { Cow::Owned(text.replace(unfit, "")) } else { Cow::Borrowed(text) }
+}
+
+/// The text as an argument of another program: at most `max_chars` characters,
+/// without those that are unsafe to show (NUL among them, which no argument can
+/// hold), and not to be taken for an option.
+#[must_use]
+pub fn fit_for_argument(text: &str, max_chars: usize) -> String {
+    text.chars()
+        .filter(|c| !is_unsafe_to_show(*c))
+        .skip_while(|c| *c == '-' || c.is_whitespace())
+        .take(max_chars)
+        .collect()
+}
+
 fn escape(chars: impl Iterator<Item = char>) -> String {
     let mut escaped = String::new();
     for c in chars {
@@ -55,6 +105,11 @@ fn escape(chars: impl Iterator<Item = char>) -> String {
     }
     escaped
 }
+
+/// A text with each kind of trouble in it, for tests.
+#[cfg(test)]
+pub(crate) const HOSTILE: &str = "-a\0b\u{1b}[31mc\u{9b}2Jd\u{85}\u{202e}e\u{2066}f\u{2028}g\
+     \u{feff}h\u{200b}\u{7f}\ni\r\tj\u{fffe}\u{ffff}\u{10ffff}k\"<&>'\\";
 
 #[cfg(test)]
 mod tests {
@@ -73,5 +128,38 @@ mod tests {
         assert_eq!(escaped_start("äöü", 3), "äöü");
         assert_eq!(escaped_start("äöü!", 3), "äöü…");
         assert_eq!(escaped_start("\n\n", 1), r"\n…");
+    }
+
+    #[test]
+    fn a_text_on_one_line_keeps_its_words_and_loses_its_line_ends() {
+        assert_eq!(
+            on_one_line("a\u{1b}[31mred\r\n  b\t\u{202e}c", 200),
+            r"a\u{1b}[31mred b \u{202e}c"
+        );
+        assert_eq!(on_one_line(&"y ".repeat(300), 10), "y y y y y …");
+        assert_eq!(on_one_line(" \n ", 10), "");
+        assert_eq!(on_one_line(&"x".repeat(1 << 20), 200).chars().count(), 201);
+    }
+
+    #[test]
+    fn what_xml_cannot_hold_is_left_out_of_it() {
+        assert!(matches!(fit_for_xml("a\t\n\r<&>\u{85}\u{202e}"), Cow::Borrowed(_)));
+        assert_eq!(fit_for_xml("a\0b\u{1b}c\u{fffe}d"), "abcd");
+    }
+
+    #[test]
+    fn rule_10_an_argument_holds_nothing_but_the_text_itself() {
+        assert_eq!(fit_for_argument("Notes 2", 200), "Notes 2");
+        assert_eq!(fit_for_argument("--exec=x\0\u{1b}[31m", 200), "exec=x[31m");
+        assert_eq!(fit_for_argument("\u{202e}- -x", 200), "x");
+        assert_eq!(fit_for_argument(&"ä".repeat(1000), 200).chars().count(), 200);
+        assert!(!fit_for_argument(HOSTILE, 200).contains(is_unsafe_to_show));
+    }
+
+    #[test]
+    fn a_text_with_every_kind_of_trouble_is_escaped() {
+        assert!(!escaped(HOSTILE).contains(is_unsafe_to_show));
+        assert!(!escaped_start(HOSTILE, 30).contains(is_unsafe_to_show));
+        assert!(!on_one_line(HOSTILE, 30).contains(is_unsafe_to_show));
     }
 }

@@ -23,6 +23,7 @@ use std::fmt;
 use plist::{Dictionary, Value};
 use thiserror::Error;
 
+use crate::model::text::escaped_start;
 use crate::model::{PlistError, read_small_plist};
 
 /// The largest archive read, in bytes. An execution with its certificates and
@@ -101,7 +102,7 @@ impl Name {
     /// Takes a name as it came.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self(name.chars().take(64).flat_map(char::escape_debug).collect())
+        Self(escaped_start(name, 64))
     }
 }
 

@@ -47,11 +47,11 @@ pub enum BodyError {
     /// Most often a captive portal, a login page or a wrong URL.
     #[error(
         "the answer is HTML, not JSON (a captive portal, a login page or a wrong SyncBaseURL?); \
-         it begins {0:?}"
+         it begins \"{0}\""
     )]
     Html(String),
     /// Something else than JSON.
-    #[error("the answer is not JSON ({reason}); it begins {start:?}")]
+    #[error("the answer is not JSON ({reason}); it begins \"{start}\"")]
     NotJson {
         /// What the parser says, with line and column.
         reason: String,
@@ -216,5 +216,5 @@ fn looks_like_html(text: &str) -> bool {
 
 /// The first characters of a body, for an error.
 fn start_of(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
+    text::escaped_start(text, SHOWN)
 }

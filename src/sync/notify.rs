@@ -1,13 +1,23 @@
-//! The notification hook: tells a program of rules that users wait for.
+//! The notification hook: runs a program for each rule that users wait for.
 
+use std::io;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use tokio::process::Command;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid,
+};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Stop, stopped};
+use crate::host::trusted_path::{self, Expected};
+use crate::model::text::fit_for_argument;
 
 /// How long one call of the hook may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,19 +25,47 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANNOUNCED: usize = 100;
 /// Characters of an application's name that are passed on.
 const MAX_NAME: usize = 200;
+/// Characters of an identifier that are passed on; valid ones are shorter.
+const MAX_IDENTIFIER: usize = 1024;
+/// Where the hook finds programs, whatever our own environment says.
+const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// Runs `<hook> <application name> <identifier>` for each announcement, one
 /// after the other, until told to stop. A hook that fails or hangs is reported
 /// and costs the sync nothing else.
-pub(super) async fn run_hook(hook: &Path, announcements: &[(String, String)], mut stop: Stop) {
+///
+/// The hook gets no input, no environment but `PATH`, and `/` as its directory.
+/// What it has started ends with its call.
+pub(super) async fn run_hook(hook: &Path, announcements: &[(String, String)], stop: Stop) {
+    run_within(TIMEOUT, hook, announcements, stop).await;
+}
+
+async fn run_within(
+    limit: Duration,
+    hook: &Path,
+    announcements: &[(String, String)],
+    mut stop: Stop,
+) {
+    if announcements.is_empty() {
+        return;
+    }
+    let hook = match trusted_path::check(hook, Expected::Program) {
+        Ok(hook) => hook,
+        Err(error) => {
+            warn!(%error, "NotificationHook is refused; users are not notified");
+            return;
+        }
+    };
     for (application, identifier) in announcements.iter().take(MAX_ANNOUNCED) {
+        let application = fit_for_argument(application, MAX_NAME);
+        let identifier = fit_for_argument(identifier, MAX_IDENTIFIER);
         let called = tokio::select! {
             biased;
             reason = stopped(&mut stop) => {
-                warn!(reason, "the other announcements are left out");
+                warn!(reason, "the remaining notifications are left out");
                 return;
             }
-            called = tokio::time::timeout(TIMEOUT, call(hook, application, identifier)) => called,
+            called = timeout(limit, call(&hook, &application, &identifier)) => called,
         };
         match called {
             Ok(Ok(status)) if status.success() => {
@@ -42,47 +80,76 @@ pub(super) async fn run_hook(hook: &Path, announcements: &[(String, String)], mu
                 return;
             }
             Err(_) => {
-                warn!(hook = %hook.display(), "the notification hook did not end within 5 s");
+                let (hook, limit_s) = (hook.display(), limit.as_secs());
+                warn!(%hook, limit_s, "the notification hook did not end in its time and was killed");
                 return;
             }
         }
     }
     if announcements.len() > MAX_ANNOUNCED {
-        warn!(rules = announcements.len() - MAX_ANNOUNCED, "more rules than are announced");
+        let rules = announcements.len() - MAX_ANNOUNCED;
+        warn!(rules, "these notifications are left out; a sync makes at most {MAX_ANNOUNCED}");
     }
 }
 
-async fn call(
-    hook: &Path,
-    application: &str,
-    identifier: &str,
-) -> std::io::Result<std::process::ExitStatus> {
-    Command::new(hook)
-        .args([&*plain(application), identifier])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
+/// Runs the hook once. Dropping the future ends the call.
+async fn call(hook: &Path, application: &str, identifier: &str) -> io::Result<ExitStatus> {
+    let mut command = Command::new(hook);
+    command.args([application, identifier]).env_clear().env("PATH", PATH).current_dir("/");
+    let (group, ended) = Group::start(command)?;
+    let status = ended.await;
+    drop(group);
+    status.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
 }
 
-/// A name as a program's argument: no control characters, no end of the text
-/// in its middle, and nothing that could be taken for an option.
-fn plain(name: &str) -> String {
-    let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
-    name.trim_start_matches(['-', ' ']).to_owned()
+/// A process and all it starts; killed when dropped.
+struct Group {
+    leader: Pid,
+    /// Dropped once the group has been killed: until then the leader is not
+    /// reaped, and its id cannot become another group's.
+    _reap: mpsc::Sender<()>,
+}
+
+impl Group {
+    /// Starts a command without input and output. Its status comes as soon as
+    /// it ends, whatever still runs in its group.
+    fn start(
+        mut command: Command,
+    ) -> io::Result<(Self, oneshot::Receiver<io::Result<ExitStatus>>)> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.process_group(0).spawn()?;
+        let leader = Pid::from_child(&child);
+        let (ended, end) = oneshot::channel();
+        let (reap, reaped) = mpsc::channel();
+        let group = Self { leader, _reap: reap };
+        thread::Builder::new().name("hook".to_owned()).stack_size(64 * 1024).spawn(move || {
+            let status = waitid(WaitId::Pid(leader), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            let status = match status {
+                Ok(Some(status)) => Ok(as_exit_status(&status)),
+                Ok(None) => Err(io::ErrorKind::NotFound.into()),
+                Err(error) => Err(error.into()),
+            };
+            // Nobody waits for it after a timeout.
+            let _ = ended.send(status);
+            let _ = reaped.recv();
+            let _ = child.wait();
+        })?;
+        Ok((group, end))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The leader's process is there until it is reaped, so this fails only
+        // where nothing of the group is left to kill.
+        let _ = kill_process_group(self.leader, Signal::KILL);
+    }
+}
+
+fn as_exit_status(status: &WaitIdStatus) -> ExitStatus {
+    let code = status.exit_status().map(|code| code << 8);
+    ExitStatus::from_raw(code.or(status.terminating_signal()).unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// RULE-10: the name is the server's text and goes to a program of ours.
-    #[test]
-    fn rule_10_a_name_reaches_the_hook_as_text_and_nothing_else() {
-        assert_eq!(plain("Notes 2"), "Notes 2");
-        assert_eq!(plain("--exec=x\0\u{1b}[31m"), "exec=x[31m");
-        assert_eq!(plain(&"ä".repeat(1000)).chars().count(), MAX_NAME);
-    }
-}
+mod tests;

@@ -76,7 +76,7 @@ fn hex(bytes: &[u8]) -> String {
 /// A distinguished name as people know it.
 pub(super) fn name(name: &X509Name<'_>) -> String {
     let common = name.iter_common_name().next().and_then(|cn| cn.as_str().ok());
-    super::words::clean(&common.map_or_else(|| name.to_string(), str::to_owned), 100)
+    crate::model::text::on_one_line(&common.map_or_else(|| name.to_string(), str::to_owned), 100)
 }
 
 /// A client certificate ready for use.

@@ -19,6 +19,7 @@ use super::proxy::Route;
 use super::tls::Witness;
 use super::{Roots, Timeouts, words};
 use crate::model::Timestamp;
+use crate::model::text::on_one_line;
 use crate::sync::retry::{Failure, FailureKind};
 
 /// Where an attempt happened: all that a message may name.
@@ -405,7 +406,7 @@ impl Scene<'_> {
                     FailureKind::CertificateUntrusted,
                     &format!(
                         "the certificate of {server} cannot be trusted by {roots} ({}); {hint}",
-                        words::clean(&reason, words::MAX_WORDS)
+                        on_one_line(&reason, words::MAX_WORDS)
                     ),
                 )
             }
@@ -510,7 +511,7 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)
 /// The cause of all causes, in words.
 fn innermost(causes: &[&(dyn Error + 'static)]) -> String {
     let reason = causes.last().map(ToString::to_string).unwrap_or_default();
-    words::clean(&reason, words::MAX_WORDS)
+    on_one_line(&reason, words::MAX_WORDS)
 }
 
 /// A name of a certificate, which comes as `DnsName("host")` or the like.
@@ -520,7 +521,7 @@ fn bare(name: &str) -> &str {
 }
 
 fn names(names: &[String]) -> String {
-    let shown: Vec<_> = names.iter().take(5).map(|name| words::clean(name, 100)).collect();
+    let shown: Vec<_> = names.iter().take(5).map(|name| on_one_line(name, 100)).collect();
     match (shown.is_empty(), names.len() > shown.len()) {
         (true, _) => "no host name (subjectAltName)".to_owned(),
         (false, true) => format!("{}, …", shown.join(", ")),

@@ -7,6 +7,7 @@ use reqwest::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use super::failure::Scene;
 use super::redaction::Redaction;
 use super::{timestamp, words};
+use crate::model::text::on_one_line;
 use crate::model::{Timestamp, shown};
 use crate::sync::retry::{Failure, FailureKind, RETRY_AFTER_MAX, RETRY_AFTER_MIN};
 
@@ -26,7 +27,7 @@ pub(super) fn failure(
     };
     let what = if kind == FailureKind::Redirected {
         let target = location(scene, headers);
-        let target = words::clean(&redaction.apply(&target), words::MAX_WORDS);
+        let target = on_one_line(&redaction.apply(&target), words::MAX_WORDS);
         format!(
             "the server redirects to {target} (status {status}), which is never followed; put the \
              address that answers into SyncBaseURL"

@@ -1,35 +1,9 @@
-//! A server's own words, made fit to be shown.
+//! A server's own words, made fit to show.
+
+use crate::model::text::on_one_line;
 
 /// The most characters of them that are shown.
 pub(super) const MAX_WORDS: usize = 200;
-
-/// The text on one line, with control and direction characters escaped, cut to
-/// `max` characters.
-pub(super) fn clean(text: &str, max: usize) -> String {
-    let mut cleaned = String::new();
-    for (place, word) in text.split_whitespace().enumerate() {
-        if place > 0 {
-            cleaned.push(' ');
-        }
-        for character in word.chars() {
-            // Direction marks could make a message read as another one.
-            let unseen = matches!(character,
-                '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
-                | '\u{feff}');
-            if character.is_control() || unseen {
-                cleaned.extend(character.escape_default());
-            } else {
-                cleaned.push(character);
-            }
-        }
-        if cleaned.chars().count() > max {
-            cleaned = cleaned.chars().take(max).collect();
-            cleaned.push('…');
-            break;
-        }
-    }
-    cleaned
-}
 
 /// What the body of an error says: the title of an HTML page, or the text.
 pub(super) fn of_body(body: &[u8]) -> String {
@@ -38,16 +12,16 @@ pub(super) fn of_body(body: &[u8]) -> String {
     let html = lower.trim_start().starts_with('<') && lower.contains("<html")
         || lower.trim_start().starts_with("<!doctype");
     if !html {
-        return clean(&text, MAX_WORDS);
+        return on_one_line(&text, MAX_WORDS);
     }
     let title = lower.find("<title").and_then(|at| {
         let start = at + lower.get(at..)?.find('>')? + 1;
         let end = start + lower.get(start..)?.find("</title")?;
         text.get(start..end)
     });
-    match title.map(|title| clean(title, MAX_WORDS)) {
+    match title.map(|title| on_one_line(title, MAX_WORDS)) {
         Some(title) if !title.is_empty() => title,
-        _ => clean(&without_tags(&text), MAX_WORDS),
+        _ => on_one_line(&without_tags(&text), MAX_WORDS),
     }
 }
 
@@ -71,13 +45,6 @@ fn without_tags(html: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_are_escaped_and_long_texts_cut() {
-        assert_eq!(clean("a\u{1b}[31mred\r\n  b\t\u{202e}c", 200), "a\\u{1b}[31mred b \\u{202e}c");
-        assert_eq!(clean(&"x".repeat(300), 200).chars().count(), 201);
-        assert_eq!(clean(&"y ".repeat(300), 10), "y y y y y …");
-    }
 
     #[test]
     fn an_html_page_is_shown_by_its_title() {

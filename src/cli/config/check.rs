@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     if args.json {
         output::json(&report);
     } else {
-        output::line(report.text());
+        output::lines(report.text());
     }
     ExitCode::from(report.exit_code)
 }
@@ -103,7 +103,7 @@ impl Report {
                 format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"))
             }
         });
-        lines.join("\n")
+        output::joined(&lines)
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     if args.json {
         output::json(&report);
     } else {
-        output::line(report.text(args.origin));
+        output::lines(report.text(args.origin));
     }
     let code = setup::exit_code(&loaded.findings);
     if code != 0 {
@@ -119,7 +119,7 @@ impl Report {
         if lines.is_empty() {
             lines.push("Nothing is configured; --all shows the defaults.".to_owned());
         }
-        lines.join("\n")
+        output::joined(&lines)
     }
 }
 

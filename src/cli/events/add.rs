@@ -115,10 +115,7 @@ fn tell(numbers: &[u64], answers: &[Told], json: bool) {
         }
         if json {
             let form = LineForm { schema_version: SCHEMA_VERSION, line, result, unique_id, reason };
-            match serde_json::to_string(&form) {
-                Ok(text) => drop(lines.line(text)),
-                Err(error) => tracing::error!(%error, "the answer has no JSON form"),
-            }
+            lines.json(&form);
         }
     }
 }

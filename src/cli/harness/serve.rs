@@ -227,7 +227,7 @@ fn serve(args: &Args) -> Result<(), ServeError> {
         let server = start(args)?;
         let url = server.url();
         if args.json {
-            output::line(json!({ "schema_version": SCHEMA_VERSION, "url": url }));
+            output::json_line(&json!({ "schema_version": SCHEMA_VERSION, "url": url }));
         } else {
             output::line(format_args!("serving {url}"));
         }
@@ -351,7 +351,7 @@ fn report(args: &Args) -> Result<impl Fn(&Exchange) + Send + Sync + 'static, Ser
     let (quiet, as_json) = (args.quiet, args.json);
     Ok(move |exchange: &Exchange| {
         if !quiet && as_json {
-            output::line(json!({
+            output::json_line(&json!({
                 "number": exchange.number,
                 "route": exchange.route,
                 "machine_id": exchange.machine_id,
@@ -362,7 +362,7 @@ fn report(args: &Args) -> Result<impl Fn(&Exchange) + Send + Sync + 'static, Ser
                 "note": exchange.note,
             }));
         } else if !quiet {
-            output::line(output::printable(&exchange.to_string()));
+            output::line(exchange);
         }
         if let Some(Ok(mut file)) = transcript.as_ref().map(Mutex::lock)
             && let Err(error) = writeln!(file, "{}", json!(exchange))
@@ -379,7 +379,7 @@ fn summary(args: &Args, server: &FakeServer) {
     if args.json {
         let requests: serde_json::Map<_, _> =
             counts.into_iter().map(|(name, n)| (name.to_owned(), n.into())).collect();
-        output::line(json!({"requests": requests, "hosts": hosts, "events": events}));
+        output::json_line(&json!({"requests": requests, "hosts": hosts, "events": events}));
     } else {
         let counts = counts.map(|(name, n)| format!("{name} {n}")).join(", ");
         output::line(format_args!("stopped: hosts {hosts}, events {events}, {counts}"));

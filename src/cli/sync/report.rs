@@ -46,14 +46,14 @@ impl Reporter {
     /// elsewhere.
     fn moving(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
-            bar.set_message(text());
+            bar.set_message(printable(&text()));
         }
     }
 
     /// Something worth a line everywhere.
     fn lasting(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
-            bar.println(text());
+            bar.println(printable(&text()));
         } else if self.lines {
             line(text());
         }

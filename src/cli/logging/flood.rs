@@ -1,0 +1,66 @@
+//! A bound on the log lines of one sync.
+//!
+//! What makes lines at the word of a server bounds them itself, with a summary
+//! that names what it left out. This is the bound behind those: whatever a
+//! server sends, one place in the program writes no more than this.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
+
+/// Lines of one place that are written. Whoever asks for DEBUG or TRACE gets all
+/// of those.
+pub(super) const MAX_LINES: u64 = 200;
+
+/// How many lines each place has made.
+#[derive(Debug, Default)]
+pub(super) struct Flood(Mutex<HashMap<Identifier, Place>>);
+
+#[derive(Debug)]
+struct Place {
+    name: String,
+    lines: u64,
+}
+
+/// Whether a line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    Yes,
+    /// As the last of its place.
+    Last,
+    No,
+}
+
+impl Flood {
+    pub(super) fn admit(&self, of: &Metadata<'_>) -> Admitted {
+        // More detailed levels compare as greater.
+        if *of.level() > Level::INFO {
+            return Admitted::Yes;
+        }
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = places.entry(of.callsite()).or_insert_with(|| {
+            let (file, line) = (of.file().unwrap_or(of.target()), of.line().unwrap_or_default());
+            Place { name: format!("{file}:{line}"), lines: 0 }
+        });
+        place.lines += 1;
+        match place.lines {
+            ..MAX_LINES => Admitted::Yes,
+            MAX_LINES => Admitted::Last,
+            _ => Admitted::No,
+        }
+    }
+
+    /// The places whose lines were left out, with how many.
+    pub(super) fn left_out(&self) -> Vec<(String, u64)> {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left_out: Vec<_> = places
+            .values()
+            .filter(|place| place.lines > MAX_LINES)
+            .map(|place| (place.name.clone(), place.lines - MAX_LINES))
+            .collect();
+        left_out.sort();
+        left_out
+    }
+}
