@@ -18,13 +18,15 @@ mod finding;
 pub mod keys;
 mod profile;
 mod proxy;
+mod shown;
 mod source;
 mod value;
 
-pub use effective::{Chosen, Effective, shown};
+pub use effective::{Chosen, Effective};
 pub use finding::{Finding, FindingKind, Severity, Source};
 pub use profile::{DOMAINS, ProfileError, read_keys};
 pub use proxy::{Proxy, ProxyEndpoint};
+pub use shown::{revealed, shown};
 pub use source::{Layer, MANAGED_PREFERENCES, MAX_FILE, Sources, system_files};
 
 use crate::model::{BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Rule, Secret, Settings};

@@ -7,6 +7,7 @@ use plist::Value;
 use super::effective::Effective;
 use super::finding::{Finding, FindingKind, Severity};
 use super::keys::RESTRICTED_HEADERS;
+use super::shown::header_name;
 use super::value::type_name;
 use super::{Config, ContentEncoding, LogLevel, proxy};
 use crate::model::{
@@ -147,7 +148,7 @@ impl Builder<'_> {
         let values = self.values;
         let mut headers = Vec::new();
         for (name, value) in values.dictionary(key).into_iter().flatten() {
-            let shown: String = name.chars().take(64).collect();
+            let shown = header_name(name);
             let Some(text) = value.as_string() else {
                 let message = format!("the header {shown:?} is {}", type_name(value));
                 self.warn(FindingKind::WrongType, key, message, "write its value as a string");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use plist::{Dictionary, Value};
 
 use super::finding::{Finding, FindingKind, Severity, Source};
-use super::keys::{self, KEYS, Key, Kind, Origin};
+use super::keys::{self, KEYS, Key, Origin};
 use super::source::Layer;
 use super::value;
 use crate::model::Secret;
@@ -25,35 +25,6 @@ pub struct Chosen {
 /// The values that hold, by key.
 #[derive(Clone, PartialEq, Default)]
 pub struct Effective(BTreeMap<&'static str, Chosen>);
-
-/// A value as it may be shown: secrets masked, URLs without credentials.
-#[must_use]
-pub fn shown(key: &Key, value: &Value) -> serde_json::Value {
-    let mask = || serde_json::Value::from(Secret::MASK);
-    let json = value::to_json(value);
-    match (key.kind, json) {
-        (Kind::Headers, serde_json::Value::Object(headers)) => {
-            headers.into_iter().map(|(name, _)| (name, mask())).collect()
-        }
-        (Kind::Proxy, serde_json::Value::Object(entries)) => entries
-            .into_iter()
-            .map(|(name, value)| {
-                let secret = name.to_ascii_lowercase().contains("password");
-                (name, if secret { mask() } else { value })
-            })
-            .collect(),
-        (Kind::Text, serde_json::Value::String(text)) if !key.secret => {
-            match url::Url::parse(&text) {
-                Ok(url) if url.password().is_some() || !url.username().is_empty() => {
-                    crate::model::shown(&url).into()
-                }
-                _ => text.into(),
-            }
-        }
-        (_, json) if !key.secret => json,
-        _ => mask(),
-    }
-}
 
 impl Effective {
     /// Chooses among the layers, the strongest first. A value that cannot stand

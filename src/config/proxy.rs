@@ -1,6 +1,7 @@
 //! `SyncProxyConfiguration`: Apple's proxy dictionary, as far as one server can
 //! be reached by it.
 
+use percent_encoding::percent_decode_str;
 use plist::{Dictionary, Value};
 
 use super::value::type_name;
@@ -167,10 +168,32 @@ impl<'a> Reader<'a> {
                 port
             }
         };
+        let (host, inline) = self.split_credentials(protocol, host);
         let user =
             self.first_text(&[&format!("{protocol}User"), &format!("{protocol}Username"), USER]);
         let password = self.first_text(&[&format!("{protocol}Password"), PASSWORD]);
-        Some(ProxyEndpoint { host, port, user, password: password.map(Secret::new) })
+        let (inline_user, inline_password) = inline.unzip();
+        let user = user.or(inline_user);
+        let password = password.or(inline_password).map(Secret::new);
+        Some(ProxyEndpoint { host, port, user, password })
+    }
+
+    /// Takes user and password out of `user:password@host`, as other programs
+    /// accept it, so that they are not taken for parts of the name.
+    fn split_credentials(
+        &mut self,
+        protocol: &str,
+        host: String,
+    ) -> (String, Option<(String, String)>) {
+        let Some((before, host)) = host.rsplit_once('@') else { return (host, None) };
+        self.problem(
+            format!("{protocol}Proxy holds a user or password"),
+            "write them as HTTPSUser and HTTPSPassword, or the like of the protocol",
+        );
+        let before = before.rsplit_once("://").map_or(before, |(_, credentials)| credentials);
+        let (user, password) = before.split_once(':').unwrap_or((before, ""));
+        let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        (host.to_owned(), Some((decoded(user), decoded(password))))
     }
 
     fn first_text(&mut self, names: &[&str]) -> Option<String> {
@@ -226,6 +249,19 @@ mod tests {
         assert_eq!((proxy.http.is_none(), proxy.socks.is_none()), (true, true));
         assert_eq!(proxy.exceptions, ["*.local"]);
         assert!(proxy.exclude_simple_hostnames && !format!("{proxy:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn http_14_user_and_password_in_a_proxys_name_are_taken_out_of_it() {
+        for name in ["agent:p%40ss@proxy.example.com", "http://agent:p%40ss@proxy.example.com"] {
+            let (proxy, problems) =
+                one(&[("HTTPSEnable", Value::Boolean(true)), ("HTTPSProxy", Value::from(name))]);
+            assert_eq!(problems, ["HTTPSProxy holds a user or password"]);
+            assert!(!format!("{proxy:?}").contains("p%40ss"), "{proxy:?}");
+            let https = proxy.https.expect("an endpoint");
+            assert_eq!((&*https.host, https.user.as_deref()), ("proxy.example.com", Some("agent")));
+            assert_eq!(https.password.as_ref().map(Secret::expose), Some("p@ss"));
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn http_10_restricted_headers_are_dropped_and_named() {
              transport's own and is dropped; remove it",
             "Warning: /etc/p.plist: SyncExtraHeaders: the header \"X-N\" is an integer; \
              write its value as a string",
-            "Warning: /etc/p.plist: SyncExtraHeaders: \"X Y\" is no header name and is dropped; \
+            "Warning: /etc/p.plist: SyncExtraHeaders: \"X…\" is no header name and is dropped; \
              use letters, digits and -",
             "Warning: /etc/p.plist: SyncExtraHeaders: the value of \"X-L\" holds control \
              characters; write it on one line",

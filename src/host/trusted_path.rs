@@ -31,10 +31,10 @@ pub enum Expected {
 #[derive(Debug, Error)]
 pub enum Distrust {
     /// It depends on the current directory.
-    #[error("{0} is not an absolute path; write it from the root, with a /")]
+    #[error("{0} is not an absolute path")]
     Relative(PathBuf),
     /// It cannot be looked at.
-    #[error("{path} cannot be looked at: {source}; check the path")]
+    #[error("{path} cannot be looked at: {source}")]
     Io {
         /// Which step.
         path: PathBuf,
@@ -42,10 +42,10 @@ pub enum Distrust {
         source: io::Error,
     },
     /// Links lead in a circle, or nearly so.
-    #[error("{0} leads through more than {MAX_LINKS} links; name the file itself")]
+    #[error("{0} leads through more than {MAX_LINKS} links")]
     TooManyLinks(PathBuf),
     /// Something else lies there.
-    #[error("{path} is not {expected}; name one")]
+    #[error("{path} is not {expected}")]
     Kind {
         /// The path.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum Distrust {
         expected: &'static str,
     },
     /// A user other than root and this one owns a step, and can change it.
-    #[error("{path} belongs to user {owner}, who could replace it; make it root's (chown root)")]
+    #[error("{path} belongs to user {owner}, who could replace it")]
     Owner {
         /// Which step.
         path: PathBuf,
@@ -61,13 +61,27 @@ pub enum Distrust {
         owner: u32,
     },
     /// A step's mode lets others change it.
-    #[error("{path} can be written by others (mode {mode:04o}); take that away (chmod go-w)")]
+    #[error("{path} can be written by others (mode {mode:04o})")]
     Writable {
         /// Which step.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
+}
+
+impl Distrust {
+    /// What to do about it.
+    #[must_use]
+    pub const fn fix(&self) -> &'static str {
+        match self {
+            Self::Relative(_) => "write the path from the root, with a /",
+            Self::Io { .. } | Self::Kind { .. } => "check the path, or remove the key",
+            Self::TooManyLinks(_) => "name the file itself",
+            Self::Owner { .. } => "make it root's (chown root)",
+            Self::Writable { .. } => "make it writable by its owner alone (chmod go-w)",
+        }
+    }
 }
 
 /// Checks a path, and returns where it leads, without links.
@@ -199,8 +213,7 @@ mod tests {
     fn conf_1_a_program_that_others_can_change_is_not_trusted() {
         let place = Place::new();
         place.mode("bin/program", 0o775);
-        let said = "DIR/bin/program can be written by others (mode 0775); \
-                    take that away (chmod go-w)";
+        let said = "DIR/bin/program can be written by others (mode 0775)";
         assert_eq!(place.distrust("link"), said);
         place.mode("bin/program", 0o755);
         place.mode("bin", 0o757);
@@ -222,8 +235,8 @@ mod tests {
     #[test]
     fn conf_1_what_cannot_be_run_is_said() {
         let place = Place::new();
-        assert_eq!(place.distrust("plain"), "DIR/plain is not an executable file; name one");
-        assert_eq!(place.distrust("bin"), "DIR/bin is not an executable file; name one");
+        assert_eq!(place.distrust("plain"), "DIR/plain is not an executable file");
+        assert_eq!(place.distrust("bin"), "DIR/bin is not an executable file");
         assert!(place.distrust("gone").starts_with("DIR/gone cannot be looked at: "));
         symlink("circle", place.at("circle")).expect("a link");
         assert!(place.distrust("circle").contains("more than 40 links"));

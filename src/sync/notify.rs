@@ -52,7 +52,7 @@ async fn run_within(
     let hook = match trusted_path::check(hook, Expected::Program) {
         Ok(hook) => hook,
         Err(error) => {
-            warn!(%error, "NotificationHook is refused; users are not notified");
+            warn!(%error, fix = error.fix(), "NotificationHook is refused; users are not notified");
             return;
         }
     };

@@ -330,7 +330,7 @@ impl Scene<'_> {
             rustls::Error::InvalidCertificate(_) => FailureKind::CertificateUntrusted,
             _ => FailureKind::TlsHandshake,
         };
-        let reason = words::clean(&error.to_string(), words::MAX_WORDS);
+        let reason = on_one_line(&error.to_string(), words::MAX_WORDS);
         self.fail(
             kind,
             &format!(

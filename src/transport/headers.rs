@@ -12,8 +12,8 @@ use reqwest::header::{
 };
 
 use super::redaction::Redaction;
-use super::{Options, header_problem};
-use crate::model::Secret;
+use super::{HeaderProblem, Options, header_problem};
+use crate::model::{Secret, start_of_secret};
 
 /// The header an XSRF token comes in, and goes in unless the server names
 /// another one.
@@ -67,6 +67,9 @@ pub(super) fn of_every_request(options: &Options, redaction: &mut Redaction) -> 
     for (name, value) in &options.extra_headers {
         let value = value.expose();
         if let Some(problem) = header_problem(name, value) {
+            // What is not a name may be a header and its value in one text.
+            let cut = matches!(problem, HeaderProblem::Name).then(|| start_of_secret(name));
+            let name = cut.as_deref().unwrap_or(name);
             tracing::warn!(header = ?name, "extra header left out: it {}", problem.words());
             continue;
         }

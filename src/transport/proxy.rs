@@ -137,7 +137,7 @@ fn from_environment(
     let text = if value.contains("://") { value } else { format!("http://{value}") };
     let mut url = Url::parse(&text).map_err(|error| malformed(origin, &error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h" | "socks4" | "socks4a") {
-        return Err(malformed(origin, &format!("{} is no kind of proxy", url.scheme())));
+        return Err(malformed(origin, "it is of another kind than http, https and socks"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(malformed(origin, "it names no host"));
@@ -373,6 +373,6 @@ mod tests {
         assert!(!error.message.contains("s3cret"), "{error}");
         assert!(error.message.contains("HTTPS_PROXY"), "{error}");
         let error = environment("https://h/", &[("HTTPS_PROXY", "ftp://p")]).expect_err("no proxy");
-        assert!(error.message.contains("ftp is no kind of proxy"), "{error}");
+        assert!(error.message.contains("another kind than http, https and socks"), "{error}");
     }
 }

@@ -49,10 +49,31 @@ impl Redaction {
         let mut secrets: Vec<_> = self.secrets.iter().chain(&self.passing).collect();
         // The longest first, so that no secret hides in the rest of another.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets
-            .into_iter()
-            .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), Secret::MASK))
+        let text = secrets
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), Secret::MASK));
+        strike_cut(&text, &secrets)
     }
+}
+
+/// Strikes out the beginning of a secret where a text was cut in its middle: at
+/// the text's end, or before an ellipsis.
+fn strike_cut(text: &str, secrets: &[&String]) -> String {
+    const CUT: char = '…';
+    let pieces: Vec<_> = text
+        .split(CUT)
+        .map(|piece| {
+            let cut = secrets.iter().find_map(|secret| {
+                let starts = secret.char_indices().map(|(end, _)| &secret[..end]).rev();
+                starts.take_while(|start| start.len() >= SHORTEST).find(|s| piece.ends_with(*s))
+            });
+            match cut.and_then(|start| piece.strip_suffix(start)) {
+                Some(rest) => format!("{rest}{}", Secret::MASK),
+                None => piece.to_owned(),
+            }
+        })
+        .collect();
+    pieces.join("…")
 }
 
 impl fmt::Debug for Redaction {
@@ -77,6 +98,15 @@ mod tests {
             "(secret), then (secret), then (secret), no (secret)"
         );
         assert!(!format!("{redaction:?}").contains("abc123"));
+    }
+
+    #[test]
+    fn a_secret_that_a_cut_divides_is_struck_out_as_well() {
+        let mut redaction = Redaction::default();
+        redaction.add("t0ken-of-the-host");
+        assert_eq!(redaction.apply("it begins \"t0ken-of…\""), "it begins \"(secret)…\"");
+        assert_eq!(redaction.apply("t0ken-of-the-host t0ken-o"), "(secret) (secret)");
+        assert_eq!(redaction.apply("t0ke… token…"), "t0ke… token…");
     }
 
     #[test]

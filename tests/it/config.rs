@@ -224,7 +224,7 @@ fn files_that_keys_name_and_nobody_can_use_are_named() {
         "{text}"
     );
     assert!(
-        text.contains("warning: NotificationHook: ") && text.contains("cannot be run"),
+        text.contains("NotificationHook: is not run: ") && text.contains("not an executable file"),
         "{text}"
     );
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o700)).expect("a mode");

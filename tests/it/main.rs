@@ -35,6 +35,8 @@ mod contract;
 mod json;
 mod layers;
 #[cfg(feature = "harness")]
+mod logs;
+#[cfg(feature = "harness")]
 mod responses;
 #[cfg(feature = "harness")]
 mod servers;

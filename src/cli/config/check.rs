@@ -9,6 +9,7 @@ use super::super::{EXIT_CONFIG, Global, output, setup};
 use super::SCHEMA_VERSION;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
+use crate::host::trusted_path::{self, Expected};
 use crate::model::{MachineId, Timestamp};
 use crate::protocol::cel;
 use crate::transport::{
@@ -209,20 +210,24 @@ impl InUse<'_> {
     /// Files that a key names and that this user cannot use.
     fn files(&mut self) {
         let config = &self.loaded.config;
-        let read = (Access::READ_OK, "cannot be read");
-        let run = (Access::EXEC_OK, "cannot be run");
-        for (key, file, (access, what)) in [
-            ("MachineIDPlist", &config.machine_id_plist, read),
-            ("MachineOwnerPlist", &config.machine_owner_plist, read),
-            ("EventsDatabase", &config.events_database, read),
-            ("NotificationHook", &config.notification_hook, run),
+        for (key, file) in [
+            ("MachineIDPlist", &config.machine_id_plist),
+            ("MachineOwnerPlist", &config.machine_owner_plist),
+            ("EventsDatabase", &config.events_database),
         ] {
             let Some(file) = file else { continue };
-            if let Err(error) = rustix::fs::access(file, access) {
-                let message = format!("{} {what}: {error}", file.display());
+            if let Err(error) = rustix::fs::access(file, Access::READ_OK) {
+                let message = format!("{} cannot be read: {error}", file.display());
                 let fix = "check the path and its permissions, or remove the key";
                 self.add(Severity::Warning, FindingKind::Unreadable, key, message, fix);
             }
+        }
+        if let Some(hook) = &config.notification_hook
+            && let Err(error) = trusted_path::check(hook, Expected::Program)
+        {
+            let message = format!("is not run: {error}");
+            let key = "NotificationHook";
+            self.add(Severity::Warning, FindingKind::BadValue, key, message, error.fix());
         }
     }
 

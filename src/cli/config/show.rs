@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::super::{Global, output, setup};
 use super::SCHEMA_VERSION;
 use crate::config::keys::{self, KEYS};
-use crate::config::{Config, Effective, Source, shown};
+use crate::config::{Config, Effective, Source, revealed, shown};
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
     /// Prints one JSON object
     #[arg(long)]
@@ -20,6 +21,9 @@ pub(super) struct Args {
     /// Shows the keys that are not set, with their defaults
     #[arg(long)]
     all: bool,
+    /// Shows SyncBaseURL whole, with what may be a secret in it
+    #[arg(long)]
+    reveal: bool,
 }
 
 /// The values that hold.
@@ -49,7 +53,8 @@ struct Overridden {
 
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     let loaded = Config::examine(&setup::sources(global));
-    let report = Report::new(&loaded.effective, args.all);
+    let shown = if args.reveal { revealed } else { shown };
+    let report = Report::new(&loaded.effective, args.all, shown);
     if args.json {
         output::json(&report);
     } else {
@@ -64,7 +69,11 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
 }
 
 impl Report {
-    pub(crate) fn new(effective: &Effective, all: bool) -> Self {
+    pub(crate) fn new(
+        effective: &Effective,
+        all: bool,
+        shown: fn(&keys::Key, &plist::Value) -> serde_json::Value,
+    ) -> Self {
         let form = |key: &'static keys::Key| match effective.get(key.name) {
             Some(chosen) => Some(KeyForm {
                 key: key.name,

@@ -1,6 +1,7 @@
 //! `sync-state.plist`: the settings in force under the reference's keys, for
 //! other programs to read. Derived from the database and never read back.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +9,7 @@ use plist::{Dictionary, Value};
 
 use crate::files::{self, Obstacle, Replacement};
 use crate::model::{
-    ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp, Wish,
+    ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp, Wish, text,
 };
 use crate::store::{Store, StoreError};
 
@@ -25,13 +26,14 @@ impl Store {
         let settings = self.applied_settings()?;
         let wishes = self.wishes()?;
         let mode = settings.client_mode.map(|given| self.client_mode(Some(given))).transpose()?;
-        let state = to_plist(
+        let mut state = to_plist(
             &settings,
             mode,
             &wishes,
             self.full_sync_last_success()?,
             self.rule_sync_last_success()?,
         );
+        let shortened = fit_for_xml(&mut state);
         let path = self.dir.join(SYNC_STATE_FILE);
         let mut text = Vec::new();
         let failed = |source: io::Error| StoreError::File { path: path.clone(), source };
@@ -41,6 +43,13 @@ impl Store {
             Ok(Some(old)) if old == text => return Ok(()),
             Ok(_) | Err(Obstacle::TooLarge(_)) => {}
             Err(found) => return Err(obstacle(found)),
+        }
+        for key in shortened {
+            tracing::warn!(
+                key,
+                "a setting of the server has characters that XML cannot hold; \
+                 sync-state.plist has it without them"
+            );
         }
         files::replace(&path, &text, Replacement { mode: 0o600, durable: true }).map_err(obstacle)
     }
@@ -104,6 +113,30 @@ fn to_plist(
     put("full_sync_interval", number(settings.full_sync_interval));
     put("fcm_full_sync_interval", number(settings.push_notification_full_sync_interval));
     Value::Dictionary(state)
+}
+
+/// Leaves out what XML cannot hold, and returns the keys it was left out of. A
+/// file with such characters could not be read at all.
+fn fit_for_xml(state: &mut Value) -> Vec<String> {
+    let Some(state) = state.as_dictionary_mut() else { return Vec::new() };
+    let mut shortened = Vec::new();
+    for (key, value) in state.iter_mut() {
+        let mut changed = false;
+        let mut fit = |value: &mut Value| {
+            if let Value::String(text) = value
+                && let Cow::Owned(fit) = text::fit_for_xml(text)
+            {
+                *text = fit;
+                changed = true;
+            }
+        };
+        fit(value);
+        value.as_array_mut().into_iter().flatten().for_each(&mut fit);
+        if changed {
+            shortened.push(key.clone());
+        }
+    }
+    shortened
 }
 
 /// The reference's number for the clean sync wished for.

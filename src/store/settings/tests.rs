@@ -49,6 +49,31 @@ fn run_sync_with(
     store.apply_staged(sync_type.is_clean(), Some(sync_type), T0).expect("applied")
 }
 
+/// STATE-1: whatever texts a server sends, other programs can read the file.
+#[test]
+fn state_1_sync_state_is_xml_whatever_the_settings_hold() {
+    use crate::model::text::{HOSTILE, fit_for_xml};
+    let (dir, mut store) = store();
+    let settings = Settings {
+        allowed_path_regex: Some(HOSTILE.to_owned()),
+        event_detail_text: Some("a\0b".to_owned()),
+        event_detail_url: Some("x\u{b}".repeat(1 << 18)),
+        push_token_chain: Some(["t".to_owned(), HOSTILE.to_owned()]),
+        removable_media: Some(MediaPolicy::Remount(vec![HOSTILE.to_owned()])),
+        ..Settings::default()
+    };
+    run_sync(&mut store, &settings, SyncType::Normal);
+    let state = plist(&dir);
+    assert_eq!(state["EventDetailText"], "ab".into());
+    assert_eq!(state["EventDetailURL"], "x".repeat(1 << 18).into());
+    // XML has one form for all line ends.
+    let fit = fit_for_xml(HOSTILE).replace('\r', "\n");
+    let read = state["AllowedPathRegex"].as_string().expect("a text").replace('\r', "\n");
+    assert_eq!(read, fit);
+    assert_eq!(state["PushTokenChain"].as_array().map(Vec::len), Some(2));
+    assert_eq!(store.applied_settings().expect("read"), settings, "the database has all of it");
+}
+
 /// PRE-3, HTTP-14: servers whose URLs differ only in a hidden part are two, and
 /// a name kept by an older version is no reason for a clean sync.
 #[test]
