@@ -36,6 +36,8 @@ mod json;
 mod layers;
 #[cfg(feature = "harness")]
 mod logs;
+#[cfg(all(feature = "harness", target_os = "linux"))]
+mod memory;
 #[cfg(feature = "harness")]
 mod responses;
 #[cfg(feature = "harness")]
