@@ -45,8 +45,8 @@ enum Coding {
 
 /// Decoded bytes are taken in pieces of this size.
 const PIECE: usize = 32 * 1024;
-/// A step ends after this much: some milliseconds.
-const STEP: usize = 1 << 20;
+/// A step ends after this much: a millisecond, or some in a debug build.
+const STEP: usize = 256 << 10;
 /// Compressed data may be longer by this much than the limit for what it
 /// decodes to.
 const OVERHEAD: usize = 64 * 1024;
@@ -107,8 +107,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes some of what was pushed, a megabyte at most; `true` while there
-    /// is more to do.
+    /// Decodes some of what was pushed, 256 KiB or a little more; `true` while
+    /// there is more to do.
     pub(in crate::transport) fn step(&mut self) -> Result<bool, DecodeError> {
         let more = match &mut self.coding {
             Coding::Identity => Ok(false),

@@ -182,7 +182,7 @@ fn http_9_what_a_few_bytes_decode_to_comes_in_short_steps() {
         let mut before = 0;
         while decoder.step().expect("decoded") {
             let now = decoder.so_far().len();
-            assert!(now - before < 1100 << 10, "{encoding}: {} bytes", now - before);
+            assert!(now - before < 300 << 10, "{encoding}: {} bytes", now - before);
             before = now;
         }
         assert_eq!(decoder.finish().map(|body| body.len()), Ok(zeros.len()));

@@ -92,6 +92,23 @@ async fn http_9_a_server_that_drips_ends_in_the_total_timeout() {
     assert!(failure.message.contains("after 1 s"), "{failure}");
 }
 
+/// HTTP-9: 128 MiB that arrive as 128 KiB take a while to decode. The limit is
+/// kept in between.
+#[tokio::test]
+async fn http_9_decoding_does_not_hold_up_the_total_timeout() {
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for _ in 0..128 {
+        bomb.write_all(&vec![b' '; 1 << 20]).expect("gzip");
+    }
+    let bomb = bomb.finish().expect("gzip");
+    let reply = Reply::Keep(answer(200, "Content-Encoding: gzip\r\n", bomb));
+    let limit = Duration::from_millis(20);
+    let began = tokio::time::Instant::now();
+    let failure = failure(reply, |options| options.timeouts.total = limit).await;
+    assert_eq!(failure.kind, FailureKind::TotalTimeout, "{failure}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn http_9_a_stalled_token_request_ends_in_its_own_timeout() {
     let script = Script::new([Reply::Stall(Vec::new())]);

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::pki::{Ca, Clients, VERSIONS, options_trusting, server_config};
 use super::server::{NOW, Script, ok, transport};
+use crate::agent::Agent;
 
 /// What came to a server, and how.
 type Came = Arc<Mutex<Vec<&'static str>>>;
@@ -120,6 +121,32 @@ async fn http_3_a_server_that_requires_http_1_1_gets_it_for_the_rest_of_the_sync
         assert_eq!(answer.version, "HTTP/1.1");
     }
     assert_eq!(versions(&came), ["HTTP/2", "HTTP/1.1"], "one kept connection");
+}
+
+/// HTTP-3: the record of a whole sync says as many attempts as the server saw.
+#[tokio::test]
+async fn http_3_the_attempts_of_a_record_are_those_the_server_saw() {
+    let ca = Ca::new("Test CA");
+    let directory = tempfile::tempdir().expect("a directory");
+    let roots = directory.path().join("roots.pem");
+    std::fs::write(&roots, &ca.pem).expect("write");
+    let roots = format!("ServerAuthRootsFile={}", roots.display());
+    for (disabled, attempts, seen) in
+        [("false", 2, &["HTTP/2", "HTTP/1.1"][..]), ("true", 1, &["HTTP/1.1"])]
+    {
+        let (port, came) = listen(&ca, |_, mut response| {
+            response.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+        })
+        .await;
+        let agent = Agent::at(&format!("https://localhost:{port}/"));
+        let disabled = format!("SyncDisableHTTP2={disabled}");
+        let roots = roots.clone();
+        let sync = move || agent.sync(&["--set", &roots, "--set", &disabled]);
+        let synced = tokio::task::spawn_blocking(sync).await.expect("no panic");
+        assert_eq!(synced.result(), "success", "{}", synced.stderr);
+        assert_eq!(synced.json["stages"][0]["attempts"], attempts, "{}", synced.json);
+        assert_eq!(versions(&came), seen);
+    }
 }
 
 /// HTTP-4: a request for a token is no attempt of a stage, so it is repeated here.
