@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Match, RuleOrigin, StoredRule};
+use crate::model::{Match, RuleOrigin, StoredRule, Timestamp};
 
 /// A rule as every JSON form shows it; a text that is not there is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +26,15 @@ pub struct RuleForm {
     pub comment: String,
     /// The CEL expression.
     pub cel_expr: String,
+    /// When a transitive rule was made or last used; absent for every other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
 }
 
 impl From<StoredRule> for RuleForm {
     fn from(rule: StoredRule) -> Self {
         Self {
+            last_used: rule.last_used(),
             identifier: rule.identifier,
             policy: rule.state.policy_name().into(),
             rule_type: rule.rule_type.name().into(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Identifier, Rule, RuleDetails, RuleState, RuleType};
+use super::{Identifier, Rule, RuleDetails, RuleState, RuleType, Timestamp};
 
 /// What is known of an executable; at most one identifier of each type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -60,7 +60,19 @@ pub struct StoredRule {
     pub details: RuleDetails,
 }
 
+/// Seconds from 1970-01-01 to 2001-01-01, both UTC.
+const REFERENCE_EPOCH: i64 = 978_307_200;
+
 impl StoredRule {
+    /// When a transitive rule was made or last used; `None` for every other
+    /// rule, and if the store does not say.
+    #[must_use]
+    pub fn last_used(&self) -> Option<Timestamp> {
+        let known = self.state == RuleState::AllowTransitive && self.timestamp > 0;
+        let secs = self.timestamp.checked_add(REFERENCE_EPOCH)?;
+        known.then(|| Timestamp::from_secs(secs))
+    }
+
     /// The rule as `santactl` words it: `Allowed (Binary)`.
     #[must_use]
     pub fn wording(&self) -> String {

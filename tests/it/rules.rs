@@ -163,6 +163,94 @@ fn rule_4_a_file_with_a_fault_imports_nothing() {
 }
 
 #[test]
+fn rule_9_an_import_of_no_rules_is_an_error_unless_it_is_clean() {
+    let dir = state();
+    let before = stdout(dir.path(), &["list"]);
+    let file = dir.path().join("rules.json");
+    fs::write(&file, r#"{"rules":[]}"#).expect("written");
+    let file = file.to_str().expect("a path");
+    for more in [&[][..], &["--dry-run"], &["--strict"]] {
+        let output = run(dir.path(), &[&["import", file][..], more].concat());
+        assert_eq!(output.status.code(), Some(64), "{more:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("there is nothing to import"), "{said}");
+    }
+    assert_eq!(stdout(dir.path(), &["list"]), before);
+    let done = stdout(dir.path(), &["import", "--clean", file]);
+    assert_eq!(done, "Imported: 0 added, 0 replaced, 5 removed\n");
+}
+
+#[test]
+fn rule_9_a_cel_rule_that_does_not_parse_is_left_out_alone() {
+    let dir = state();
+    let before = stdout(dir.path(), &["list"]);
+    let file = dir.path().join("rules.json");
+    let bad = r#"{"identifier":"ABCDEFGHIK","policy":"CEL","rule_type":"TEAMID","cel_expr":"1 +"}"#;
+    let good = r#"{"identifier":"ABCDEFGHIL","policy":"ALLOWLIST","rule_type":"TEAMID"}"#;
+    let import = |rules: &str, more: &[&str]| {
+        fs::write(&file, format!(r#"{{"rules":[{rules}]}}"#)).expect("written");
+        let args = [&["import", file.to_str().expect("a path")][..], more].concat();
+        let output = run(dir.path(), &args);
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let both = format!("{bad},{good}");
+    let named = "rule 0 \"ABCDEFGHIK\": the CEL expression does not parse";
+
+    // With --strict the file is taken as a whole or not at all.
+    let (code, _, stderr) = import(&both, &["--strict"]);
+    assert_eq!((code, stdout(dir.path(), &["list"])), (Some(64), before.clone()));
+    assert!(stderr.contains(named), "{stderr}");
+    // A file of which nothing is left must not empty the store.
+    for more in [&[][..], &["--clean"], &["--clean-all"]] {
+        let (code, _, stderr) = import(bad, more);
+        assert_eq!((code, stdout(dir.path(), &["list"])), (Some(64), before.clone()));
+        assert!(stderr.contains("has no rule that can be stored"), "{stderr}");
+        assert!(stderr.contains(named), "{stderr}");
+    }
+
+    let (code, told, stderr) = import(&both, &[]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains(named) && stderr.contains("is left out"), "{stderr}");
+    assert_eq!(told, "Imported: 1 added, 0 replaced, 0 removed\n1 left out\n");
+    let list = stdout(dir.path(), &["list"]);
+    assert!(list.contains("ABCDEFGHIL") && !list.contains("ABCDEFGHIK"), "{list}");
+    let (code, told, _) = import(&both, &["--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((code, told["refused"].as_u64()), (Some(0), Some(1)));
+    assert_eq!(told["refused_rules"][0]["identifier"], "ABCDEFGHIK");
+}
+
+#[test]
+fn rule_9_a_check_shows_when_a_transitive_rule_was_last_used() {
+    let dir = state();
+    let file = "a".repeat(64);
+    rusqlite::Connection::open(dir.path().join("rules.db"))
+        .and_then(|conn| {
+            conn.execute(
+                "INSERT INTO execution_rules (identifier, state, type, timestamp) \
+                 VALUES (?1, 6, 1000, 776692800)",
+                [&file],
+            )
+        })
+        .expect("written");
+    let check = |enabled: &str, more: &[&str]| {
+        let enabled = format!("EnableTransitiveRules={enabled}");
+        let args = ["check", "--sha256", &file, "--set", &enabled];
+        stdout(dir.path(), &[&args[..], more].concat())
+    };
+    let told = check("true", &[]);
+    assert!(told.starts_with("Allowed (Binary, Transitive)\n"), "{told}");
+    assert!(told.contains("\n  last used   2025-08-12T12:00:00Z\n"), "{told}");
+    let told: serde_json::Value = serde_json::from_str(&check("true", &["--json"])).expect("JSON");
+    assert_eq!(told["rule"]["last_used"], "2025-08-12T12:00:00Z");
+    // It decides only while transitive rules are enabled.
+    assert_eq!(check("false", &[]), "No matching rule exists\n");
+    let binary = stdout(dir.path(), &["check", "--sha256", BINARY]);
+    assert!(!binary.contains("last used"), "{binary}");
+}
+
+#[test]
 fn an_import_is_refused_while_a_server_is_configured() {
     let dir = state();
     let file = dir.path().join("rules.json");

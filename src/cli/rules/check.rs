@@ -75,6 +75,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             output::line(format_args!("  {name:<10}  {}", output::printable(text)));
         }
     }
+    if let Some(last_used) = rule.last_used {
+        output::line(format_args!("  last used   {last_used}"));
+    }
     Ok(())
 }
 

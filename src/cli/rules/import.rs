@@ -1,32 +1,24 @@
 //! `rules import`: rules from a file, for hosts that no server manages.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+mod reading;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
-use serde::de::{
-    self, DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use self::reading::{Reading, Refused};
 use super::{EXIT_TOO_MANY_SYNCS, Failure, SCHEMA_VERSION, setup, usage};
 use crate::cli::sync::in_line;
 use crate::cli::{Global, output};
 use crate::clock::{Clock as _, SystemClock};
-use crate::model::{Rule, RuleSet, SyncType, parse_rule};
-use crate::protocol::cel;
+use crate::model::SyncType;
 use crate::store::{LockError, Notice, RuleChange, RuleChangeKind, StateLock, Store, StoreError};
 use crate::sync::job::SILENT;
 
-/// How many faults of a file are told.
-const FAULTS_TOLD: usize = 20;
 /// How many changes of a dry run are listed.
 const LISTED: usize = 1_000;
-/// Rules of a file that are packed at once.
-const PAGE: usize = 10_000;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -43,6 +35,10 @@ pub(super) struct Args {
     /// Only tells what would change
     #[arg(long)]
     dry_run: bool,
+    /// Imports nothing if the expression of a CEL rule cannot be used, instead
+    /// of leaving that rule out
+    #[arg(long)]
+    strict: bool,
     /// Imports although a server or the configuration manages the rules
     #[arg(long)]
     force: bool,
@@ -71,7 +67,28 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
              may undo an import; --force imports anyway, --dry-run tells what would change",
         ));
     }
-    let rules = read(args)?;
+    let name = args.file.display();
+    let Reading { rules, refused, refused_total, .. } = reading::read(&args.file, args.strict)?;
+    if !args.json {
+        for rule in &refused {
+            output::note(format_args!("{rule} is left out"));
+        }
+        if refused_total > refused.len() {
+            output::note(format_args!("{} more rules are left out", refused_total - refused.len()));
+        }
+    }
+    if rules.is_empty() && refused_total > 0 {
+        let first = refused.first().map(ToString::to_string).unwrap_or_default();
+        return Err(usage(format!(
+            "{name} has no rule that can be stored ({first}); nothing is imported or deleted"
+        )));
+    }
+    if rules.is_empty() && args.sync_type() == SyncType::Normal {
+        return Err(usage(format!(
+            "{name} has no rules, so there is nothing to import; with --clean it deletes the \
+             stored rules"
+        )));
+    }
     if args.dry_run {
         let preview = match Store::open_read_only(&setup.state_dir) {
             Ok(store) => store.preview_rules(&rules, args.sync_type(), LISTED)?,
@@ -87,6 +104,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             replaced: preview.replaced,
             unchanged: Some(preview.unchanged),
             removed: preview.removed,
+            refused: refused_total,
+            refused_rules: refused,
             rules_hash: None,
             changes: Some(preview.changes),
             truncated: Some(preview.truncated),
@@ -117,6 +136,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         replaced: done.replaced,
         unchanged: None,
         removed: done.removed_by_rule + done.removed_by_cleanup,
+        refused: refused_total,
+        refused_rules: refused,
         rules_hash: Some(done.hash),
         changes: None,
         truncated: None,
@@ -149,6 +170,10 @@ struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     unchanged: Option<u64>,
     removed: u64,
+    /// CEL rules left out, because their expression cannot be used.
+    refused: usize,
+    /// The first of them.
+    refused_rules: Vec<Refused>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rules_hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,164 +217,8 @@ impl Answer {
             self.replaced,
             self.removed
         ));
-    }
-}
-
-fn read(args: &Args) -> Result<RuleSet, Failure> {
-    let name = args.file.display();
-    let input: Box<dyn Read> = if args.file.as_os_str() == "-" {
-        Box::new(io::stdin().lock())
-    } else {
-        let file = File::open(&args.file);
-        Box::new(file.map_err(|error| usage(format!("cannot read {name}: {error}")))?)
-    };
-    let mut reading = Reading::default();
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(input));
-    let read = json.deserialize_map(FileVisitor(&mut reading)).and_then(|()| json.end());
-    read.map_err(|error| {
-        usage(format!(
-            "{name} is no rule file ({{\"rules\":[{{...}}]}}): {error}; nothing is imported"
-        ))
-    })?;
-    if !reading.found {
-        return Err(usage(format!("{name} has no \"rules\"; nothing is imported")));
-    }
-    reading.pack();
-    if reading.faults_total > 0 {
-        let more = reading.faults_total - reading.faults.len();
-        let mut told = reading.faults.join("\n  ");
-        if more > 0 {
-            told = format!("{told}\n  and {more} more");
+        if self.refused > 0 {
+            lines.line(format_args!("{} left out", self.refused));
         }
-        return Err(usage(format!("nothing is imported, {name} has faults:\n  {told}")));
-    }
-    Ok(reading.rules)
-}
-
-/// The rules of a file, and what is wrong with it.
-#[derive(Default)]
-struct Reading {
-    found: bool,
-    rules: RuleSet,
-    page: Vec<Rule>,
-    faults: Vec<String>,
-    faults_total: usize,
-}
-
-impl Reading {
-    fn take(&mut self, index: usize, entries: &Entries) {
-        let pairs = entries.0.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let rule = parse_rule(pairs).map_err(|error| error.to_string()).and_then(|rule| {
-            let expression = rule.details.as_ref().map_or("", |d| &d.cel_expr);
-            if expression.is_empty() {
-                return Ok(rule);
-            }
-            cel::check(expression).map_err(|error| format!("the CEL expression {error}"))?;
-            Ok(rule)
-        });
-        match rule {
-            Ok(rule) => self.page.push(rule),
-            Err(fault) => {
-                self.faults_total += 1;
-                if self.faults.len() < FAULTS_TOLD {
-                    let named =
-                        entries.0.iter().find(|(k, _)| k.eq_ignore_ascii_case("identifier"));
-                    let named: String =
-                        named.map(|(_, v)| v.chars().take(80).collect()).unwrap_or_default();
-                    self.faults.push(format!("rule {index} {named:?}: {fault}"));
-                }
-            }
-        }
-        if self.page.len() == PAGE {
-            self.pack();
-        }
-    }
-
-    fn pack(&mut self) {
-        self.rules.push_page(std::mem::take(&mut self.page), Vec::new());
-    }
-}
-
-/// A dictionary of text. `null` counts as absent.
-struct Entries(Vec<(String, String)>);
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor;
-        impl<'de> Visitor<'de> for EntriesVisitor {
-            type Value = Entries;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a rule, which is an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    match map.next_value::<serde_json::Value>()? {
-                        serde_json::Value::String(text) => entries.push((key, text)),
-                        // Keys this program does not know may hold anything.
-                        serde_json::Value::Null
-                        | serde_json::Value::Bool(_)
-                        | serde_json::Value::Number(_)
-                        | serde_json::Value::Array(_)
-                        | serde_json::Value::Object(_) => {}
-                    }
-                }
-                Ok(Entries(entries))
-            }
-        }
-        deserializer.deserialize_map(EntriesVisitor)
-    }
-}
-
-/// Takes the rules in one by one, so that the file is never in memory.
-struct FileVisitor<'a>(&'a mut Reading);
-
-impl<'de> Visitor<'de> for FileVisitor<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            if key != "rules" {
-                map.next_value::<IgnoredAny>()?;
-            } else if std::mem::replace(&mut self.0.found, true) {
-                return Err(de::Error::duplicate_field("rules"));
-            } else {
-                map.next_value_seed(RulesSeed(&mut *self.0))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-struct RulesSeed<'a>(&'a mut Reading);
-
-impl<'de> DeserializeSeed<'de> for RulesSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RulesSeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of rules")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let mut index = 0;
-        while let Some(entries) = seq.next_element::<Entries>()? {
-            self.0.take(index, &entries);
-            index += 1;
-        }
-        Ok(())
     }
 }
