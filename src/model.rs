@@ -23,8 +23,8 @@ pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use packed::Packed;
 pub use plist::{PlistError, read_plist, read_small_plist};
 pub use record::{
-    ErrorRecord, RejectedRule, SCHEMA_VERSION, StageRecord, SyncRecord, SyncResult, SyncWarning,
-    Trigger,
+    ErrorRecord, RECORD_MAX, RECORD_TEXT_MAX, RejectedRule, SCHEMA_VERSION, StageRecord,
+    SyncRecord, SyncResult, SyncWarning, Trigger,
 };
 pub use rule::{
     BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails, RuleSide,

@@ -215,7 +215,7 @@ impl Driver<'_> {
         let took = self.clock.now().elapsed.saturating_sub(started.elapsed);
         let warnings = std::mem::take(&mut held.warnings);
         let blank = SyncRecord { warnings, ..blank };
-        let record = self.record(blank, outcome, &held, took);
+        let record = self.record(blank, outcome, &held, took).bounded();
         if let (Stores::Live { store, .. }, Ok(number)) = (&mut self.stores, number)
             && let Err(error) = store.end_sync(number, &record)
         {

@@ -1,10 +1,14 @@
 //! The record a sync leaves behind: what `status`, `history` and `sync --json`
 //! show.
 
+mod bounds;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use bounds::{RECORD_MAX, RECORD_TEXT_MAX};
 
 use super::{SettingChange, Stage, SyncType, Timestamp};
 
@@ -242,6 +246,10 @@ pub struct SyncRecord {
     pub warnings: Vec<SyncWarning>,
     /// What ended the sync early, if anything did.
     pub error: Option<ErrorRecord>,
+    /// How many entries of which list are missing, because the record would
+    /// have been too large with them; see [`Self::bounded`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, u64>,
 }
 
 impl SyncRecord {
@@ -276,6 +284,7 @@ impl SyncRecord {
             settings_reverted: Vec::new(),
             warnings: Vec::new(),
             error: None,
+            left_out: BTreeMap::new(),
         }
     }
 
@@ -301,5 +310,6 @@ impl SyncRecord {
             error: Some(error),
             ..Self::begun(String::new(), trigger, at, wished)
         }
+        .bounded()
     }
 }

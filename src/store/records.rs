@@ -1,31 +1,41 @@
 //! What became of the last syncs.
 
-use rusqlite::{Connection, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, Transaction, params};
 
 use super::settings::{from_json, to_json};
 use super::{Store, StoreError};
-use crate::model::{ErrorRecord, SettingChange, SyncRecord, SyncResult};
+use crate::model::{ErrorRecord, SettingChange, SyncRecord, SyncResult, Trigger};
 
 /// How many syncs are remembered.
 pub const RECORDS_KEPT: u32 = 50;
 
+/// How many of them are kept in any case, if there are as many: the last that
+/// the schedule began, and the last that somebody asked for. Neither kind can
+/// push out the other.
+const KEPT_OF_A_KIND: u32 = RECORDS_KEPT / 2;
+
 impl Store {
     /// Notes that a sync begins; `begun` is its record as far as it is known.
-    /// Answers its number for [`Self::end_sync`].
+    /// Returns its number for [`Self::end_sync`]. Forgets all but the last
+    /// [`RECORDS_KEPT`], those that never ended included.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
     pub fn begin_sync(&mut self, begun: &SyncRecord) -> Result<i64, StoreError> {
         let failed = self.failed("note that a sync begins");
-        let insert = |conn: &Connection| {
-            conn.execute("INSERT INTO agent_syncs (begun) VALUES (?1)", [to_json(begun)?])?;
-            Ok(conn.last_insert_rowid())
+        let insert = |conn: &mut Connection| {
+            let tx = conn.transaction()?;
+            tx.execute("INSERT INTO agent_syncs (begun) VALUES (?1)", [record_json(begun)?])?;
+            let number = tx.last_insert_rowid();
+            prune(&tx)?;
+            tx.commit()?;
+            Ok(number)
         };
-        insert(&self.rules).map_err(failed)
+        insert(&mut self.rules).map_err(failed)
     }
 
-    /// Notes what became of a sync, and forgets all but the last
-    /// [`RECORDS_KEPT`].
+    /// Notes what became of a sync.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -35,13 +45,9 @@ impl Store {
             let tx = conn.transaction()?;
             tx.execute(
                 "UPDATE agent_syncs SET record = ?2 WHERE number = ?1",
-                params![number, to_json(record)?],
+                params![number, record_json(record)?],
             )?;
-            tx.execute(
-                "DELETE FROM agent_syncs WHERE number NOT IN \
-                 (SELECT number FROM agent_syncs ORDER BY number DESC LIMIT ?1)",
-                [RECORDS_KEPT],
-            )?;
+            prune(&tx)?;
             tx.commit()
         };
         update(&mut self.rules).map_err(failed)
@@ -49,7 +55,7 @@ impl Store {
 
     /// Gives syncs whose process died a record that says so; `reverted` is what
     /// the last of them had left staged. Whoever calls this holds the lock of
-    /// the state directory, so none of them runs. Answers how many there were.
+    /// the state directory, so none of them runs. Returns how many there were.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -59,24 +65,27 @@ impl Store {
     ) -> Result<usize, StoreError> {
         let failed = self.failed("note the interrupted syncs");
         let close = |conn: &mut Connection| {
-            let open: Vec<(i64, String)> = conn
+            let tx = conn.transaction()?;
+            prune(&tx)?;
+            let open: Vec<(i64, String)> = tx
                 .prepare_cached(
                     "SELECT number, begun FROM agent_syncs WHERE record IS NULL ORDER BY number",
                 )?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .query_map([], |row| Ok((row.get(0)?, text_of(row, 1)?)))?
                 .collect::<Result<_, _>>()?;
             for (place, (number, begun)) in (1..).zip(&open) {
                 let Some(begun) = readable(begun) else {
-                    conn.execute("DELETE FROM agent_syncs WHERE number = ?1", [number])?;
+                    tx.execute("DELETE FROM agent_syncs WHERE number = ?1", [number])?;
                     continue;
                 };
                 let last = place == open.len();
                 let record = interrupted(begun, if last { reverted } else { &[] });
-                conn.execute(
+                tx.execute(
                     "UPDATE agent_syncs SET record = ?2 WHERE number = ?1",
-                    params![number, to_json(&record)?],
+                    params![number, record_json(&record)?],
                 )?;
             }
+            tx.commit()?;
             Ok(open.len())
         };
         close(&mut self.rules).map_err(failed)
@@ -93,12 +102,48 @@ impl Store {
                     "SELECT record FROM agent_syncs WHERE record IS NOT NULL \
                      ORDER BY number DESC LIMIT ?1",
                 )?
-                .query_map([limit], |row| row.get::<_, String>(0))?
+                .query_map([limit], |row| text_of(row, 0))?
                 .filter_map(|text| text.map(|text| readable(&text)).transpose())
                 .collect::<rusqlite::Result<Vec<SyncRecord>>>()
         };
         read().map_err(self.failed("read the history"))
     }
+}
+
+/// Forgets syncs beyond [`RECORDS_KEPT`], the oldest first, but of either kind
+/// [`KEPT_OF_A_KIND`] stay. A record that cannot be read counts as one that
+/// somebody asked for.
+fn prune(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    let trigger = to_json(&Trigger::Timer)?;
+    tx.prepare_cached(
+        "DELETE FROM agent_syncs WHERE number NOT IN (
+            SELECT number FROM (
+                SELECT number, row_number() OVER (PARTITION BY timer ORDER BY number DESC) AS place
+                FROM (
+                    SELECT number, CASE WHEN typeof(begun) = 'text' AND json_valid(begun)
+                        THEN begun -> '$.trigger' END IS ?3 AS timer
+                    FROM agent_syncs
+                )
+            ) ORDER BY place > ?2, number DESC LIMIT ?1
+        )",
+    )?
+    .execute(params![RECORDS_KEPT, KEPT_OF_A_KIND, trigger])
+    .map(|_| ())
+}
+
+/// The JSON of a record, within the bounds of one.
+fn record_json(record: &SyncRecord) -> rusqlite::Result<String> {
+    to_json(&record.clone().bounded())
+}
+
+/// A text, whatever another program has left there.
+fn text_of(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => String::new(),
+    })
 }
 
 /// A record, unless another version of this program wrote it in a form of its
@@ -127,3 +172,6 @@ fn interrupted(begun: SyncRecord, reverted: &[SettingChange]) -> SyncRecord {
         ..begun
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -266,9 +266,9 @@ fn sync_7_the_last_fifty_syncs_leave_a_record() {
     store.begin_sync(&record(60)).expect("begun");
     assert_eq!(store.close_interrupted_syncs(&[]).expect("closed"), 1);
     let history = store.history(100).expect("read");
-    assert_eq!(history.len(), 51);
+    assert_eq!(history.len(), 50);
     assert_eq!(history[0].error.as_ref().map(|e| e.kind.as_str()), Some("interrupted"));
-    assert_eq!((history[1].id.as_str(), history[50].id.as_str()), ("59", "10"));
+    assert_eq!((history[1].id.as_str(), history[49].id.as_str()), ("59", "11"));
 }
 
 /// STATE-5: a rebuilt rule store holds LOCKDOWN back until its clean sync has
