@@ -70,8 +70,18 @@ impl Clock for SystemClock {
 /// machine sleeps or does something else.
 #[must_use]
 pub fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    read(rustix::time::ClockId::ThreadCPUTime)
+}
+
+/// Time since boot that the machine was awake; `None` where no clock of this
+/// kind can be read. Macs have one (`CLOCK_UPTIME_RAW`), but reading it takes
+/// unsafe code.
+#[must_use]
+pub fn awake() -> Option<Duration> {
+    #[cfg(target_os = "linux")]
+    return Some(read(rustix::time::ClockId::Monotonic));
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Time since boot, sleep included. On Linux that is `CLOCK_BOOTTIME`; on macOS
@@ -81,6 +91,10 @@ fn elapsed() -> Duration {
     let id = rustix::time::ClockId::Boottime;
     #[cfg(not(target_os = "linux"))]
     let id = rustix::time::ClockId::Monotonic;
+    read(id)
+}
+
+fn read(id: rustix::time::ClockId) -> Duration {
     let time = rustix::time::clock_gettime(id);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -135,6 +135,8 @@ pub struct Config {
     pub events_database: Option<PathBuf>,
     /// Events kept queued at most.
     pub event_queue_limit: u64,
+    /// Events are uploaded soon after something was denied, not only in syncs.
+    pub prompt_event_upload: bool,
     /// The largest share of the stored rules, in percent, that one download may
     /// remove or turn from allowing to blocking or back; 1 to 100. `None`: any.
     pub guard_removed_percent: Option<u8>,

@@ -16,9 +16,11 @@ mod heart;
 mod manager;
 pub mod message;
 mod metrics;
+pub mod moment;
 pub mod network;
 mod queries;
 pub mod schedule;
+pub mod signals;
 mod socket;
 mod supervise;
 

@@ -9,15 +9,19 @@
 
 use std::path::Path;
 
+mod boot;
 mod command;
 mod identity;
 mod linux;
 mod macos;
+mod signals;
 mod source;
 pub mod trusted_path;
 
+pub use boot::{boot_id, woke_at};
 pub use command::{CommandError, TIMEOUT};
 pub use identity::MachineIdProblem;
+pub use signals::{Ignored, ignored_signals};
 pub use source::{HostSource, RecordedHost, SystemHost, Uname};
 
 use crate::config::Config;

@@ -17,6 +17,7 @@ pub mod plan;
 mod prepare;
 pub mod progress;
 pub mod retry;
+pub mod upload;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -109,6 +110,8 @@ struct Held {
     expressions: CelBudget,
     /// The event queue cannot be used any more: the sync goes on without it.
     events_unusable: bool,
+    /// The batch size that the server gave; 0 if it gave none.
+    batch_size: u32,
 }
 
 impl Held {
@@ -166,6 +169,7 @@ impl Driver<'_> {
             warnings: Vec::new(),
             expressions: CelBudget::new(clock::thread_time),
             events_unusable: false,
+            batch_size: 0,
         };
         let mut ahead = Ahead::new(ahead::Form {
             machine_id: inputs.machine_id.clone(),
@@ -373,6 +377,9 @@ impl Driver<'_> {
         match decoded {
             Ok(exchange::Decoded { answer, warnings }) => {
                 hold_warnings(held, warnings, |text| transport.redact(text));
+                if let machine::Answer::Preflight(response) = &answer {
+                    held.batch_size = response.batch_size;
+                }
                 self.tell_page(&request, &answer, held);
                 Exchange::Answered(answer, traffic)
             }

@@ -10,6 +10,8 @@ use crate::daemon::message::{Answer, ErrorKind, Request};
 /// How long the daemon may take for what it does at once. It answers `busy`
 /// after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the daemon may take to hear that events were queued.
+const TELLING: Duration = Duration::from_secs(1);
 /// How often a request is made again that the daemon is too busy for. It has
 /// waited before it says so.
 const REPEATS_WHEN_BUSY: u32 = 2;
@@ -54,6 +56,19 @@ pub(super) fn again(state_dir: &Path) -> Option<Client> {
         output::note("the daemon is gone; this is done here from here on");
     }
     client
+}
+
+/// Tells the daemon, if there is one, that something that was denied has been
+/// queued (EV-10). It loses nothing if it does not hear of it.
+pub(super) fn upload_events(state_dir: &Path) {
+    let Some(mut client) = Client::connect(state_dir) else { return };
+    let told = client
+        .wait_at_most(TELLING)
+        .and_then(|()| client.ask(&Request::UploadEvents))
+        .and_then(|()| client.answer());
+    if let Err(error) = told {
+        tracing::debug!(%error, "the daemon has not heard of the events");
+    }
 }
 
 /// Asks for something that is answered by one line, and picks from it. `None`,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::output::{self, line, printable};
-use super::sync::{Reporter, stages, sync_once};
+use super::sync::{Heeded, Reporter, stages, sync_once};
 use super::{EXIT_INTERNAL, Global};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
@@ -100,11 +100,12 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
         system: Vec::new(),
     };
     let config = Config::load(&sources)?.config;
+    let heeded = Heeded::inherited();
     let sync = |rate: u32| {
         let wanted = Wanted { wait: false, ..Wanted::of(Trigger::Manual) };
         let mut reporter = Reporter::new(true);
         let clock = SystemClock::with_rate(rate.max(global.clock_rate));
-        let record = sync_once(&config, &state_dir, wanted, clock, &mut reporter);
+        let record = sync_once(&config, &state_dir, wanted, clock, heeded, &mut reporter);
         reporter.finish();
         record
     };

@@ -9,11 +9,13 @@ use tokio::sync::watch;
 use super::{Global, LogLevel, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::host::{self, SystemHost};
+use crate::daemon::signals::Caught;
+use crate::host::{self, Ignored, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
 use crate::store::RulesPreview;
 use crate::sync::job::{self, Host, JobError, Wanted};
 use crate::sync::progress::Observer;
+use crate::sync::upload::{self, Report};
 
 mod by_daemon;
 mod checkpoint;
@@ -108,7 +110,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         let observer: &mut dyn Observer = &mut observer;
         #[cfg(not(feature = "harness"))]
         let observer: &mut dyn Observer = &mut reporter;
-        sync_once(&setup.config, &setup.state_dir, wanted, clock, observer)
+        sync_once(&setup.config, &setup.state_dir, wanted, clock, Heeded::inherited(), observer)
     };
     finish(args, reporter, &record)
 }
@@ -130,6 +132,7 @@ pub(super) fn sync_once(
     state_dir: &Path,
     wanted: Wanted,
     clock: SystemClock,
+    heeded: Heeded,
     observer: &mut dyn Observer,
 ) -> SyncRecord {
     let began = clock.now().wall;
@@ -157,7 +160,7 @@ pub(super) fn sync_once(
     };
     let record = runtime.block_on(async {
         let (tell, stop) = watch::channel(None);
-        let signals = tokio::spawn(stop_on_signal(tell));
+        let signals = tokio::spawn(stop_on_signal(heeded, tell));
         let record = job::run(&host, wanted, &clock, observer, stop).await;
         signals.abort();
         record
@@ -167,20 +170,64 @@ pub(super) fn sync_once(
     record.unwrap_or_else(|error| not_begun(error.result(), error.to_string()))
 }
 
-async fn stop_on_signal(tell: watch::Sender<Option<&'static str>>) {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Uploads the queued events on this thread (EV-10).
+pub(super) fn upload_once(
+    config: &Config,
+    state_dir: &Path,
+    clock: SystemClock,
+    heeded: Heeded,
+) -> Report {
+    let report = host::facts(config, &SystemHost);
+    let machine_id = match report.machine_id {
+        Ok((machine_id, _)) => machine_id,
+        Err(problem) => return Report::failed(problem.to_string()),
+    };
+    let host = Host { config, state_dir, machine_id, facts: report.facts };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Report::failed(format!("cannot start the runtime: {error}")),
+    };
+    runtime.block_on(async {
+        let (tell, stop) = watch::channel(None);
+        let signals = tokio::spawn(stop_on_signal(heeded, tell));
+        let report = upload::run(&host, &clock, stop).await;
+        signals.abort();
+        report
+    })
+}
+
+/// Signals that end a sync in good order: those that this process was not
+/// started to ignore.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heeded(Ignored);
+
+impl Heeded {
+    /// All but those ignored by whoever started this process.
+    pub(super) fn inherited() -> Self {
+        Self(host::ignored_signals(&SystemHost))
+    }
+
+    /// SIGTERM, too: it is how the daemon tells its sync to stop.
+    pub(super) fn with_terminate(self) -> Self {
+        Self(Ignored { terminate: false, ..self.0 })
+    }
+}
+
+async fn stop_on_signal(heeded: Heeded, tell: watch::Sender<Option<&'static str>>) {
+    use tokio::signal::unix::SignalKind;
+    let Heeded(Ignored { hang_up, interrupt, terminate }) = heeded;
     let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-        signal(SignalKind::hangup()),
+        Caught::unless(interrupt, SignalKind::interrupt()),
+        Caught::unless(terminate, SignalKind::terminate()),
+        Caught::unless(hang_up, SignalKind::hangup()),
     ) else {
         tracing::warn!("signals cannot be caught; the sync ends only by itself");
         return;
     };
     let reason = tokio::select! {
-        _ = interrupt.recv() => "interrupted (SIGINT)",
-        _ = terminate.recv() => "told to terminate (SIGTERM)",
-        _ = hang_up.recv() => "its terminal went away (SIGHUP)",
+        () = interrupt.came() => "interrupted (SIGINT)",
+        () = terminate.came() => "told to terminate (SIGTERM)",
+        () = hang_up.came() => "its terminal went away (SIGHUP)",
     };
     // Nobody listens once the sync is over.
     let _ = tell.send(Some(reason));

@@ -3,15 +3,16 @@
 //! standard output, a line of JSON for each thing.
 
 use std::io::{self, Read as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::sync::sync_once;
+use super::sync::{Heeded, sync_once, upload_once};
 use super::{EXIT_USAGE, Global, output};
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Layer, Source};
-use crate::daemon::message::{Facts, Line, Step};
+use crate::daemon::message::{Facts, Line, Order, Step};
 use crate::daemon::read_order;
 use crate::sync::job::Wanted;
 use crate::sync::progress::{Observer, Progress};
@@ -34,7 +35,7 @@ pub(super) fn run(
     args: &Args,
 ) -> ExitCode {
     let order = read().ok().as_deref().and_then(read_order);
-    let Some((errand, values)) = order else {
+    let Some((order, values)) = order else {
         output::error("there is no order on standard input; only the daemon starts this command");
         return ExitCode::from(EXIT_USAGE);
     };
@@ -49,17 +50,30 @@ pub(super) fn run(
     let layer = Layer { source: Source::CommandLine, values, exposed: false };
     let config = Config::resolve(&[layer]).config;
     let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
+    let clock = SystemClock::with_rate(global.clock_rate);
+    let heeded = Heeded::inherited().with_terminate();
+    let errand = match order {
+        Order::Sync(errand) => errand,
+        Order::Upload => {
+            let report = upload_once(&config, &state_dir, clock, heeded);
+            tell(&Line::Uploaded { report, facts: facts(&config, &state_dir) });
+            return ExitCode::SUCCESS;
+        }
+    };
     let wanted = Wanted { clean: errand.clean, ..Wanted::of(errand.trigger) };
     let mut teller = Teller;
     #[cfg(feature = "harness")]
     let mut teller = super::sync::Killing::new(&mut teller, args.misbehave.clone());
-    let clock = SystemClock::with_rate(global.clock_rate);
-    let record = sync_once(&config, &state_dir, wanted, clock, &mut teller);
+    let record = sync_once(&config, &state_dir, wanted, clock, heeded, &mut teller);
     let exit_code = record.exit_code;
-    let facts = Facts::read(&config, &state_dir)
-        .map_err(|error| tracing::debug!(%error, "the stores cannot be read"));
-    tell(&Line::Ended { record: Box::new(record), facts: facts.ok().map(Box::new) });
+    tell(&Line::Ended { record: Box::new(record), facts: facts(&config, &state_dir) });
     ExitCode::from(exit_code)
+}
+
+fn facts(config: &Config, state_dir: &Path) -> Option<Box<Facts>> {
+    let facts = Facts::read(config, state_dir)
+        .map_err(|error| tracing::debug!(%error, "the stores cannot be read"));
+    facts.ok().map(Box::new)
 }
 
 fn read() -> io::Result<Vec<u8>> {
@@ -94,6 +108,12 @@ impl Observer for Teller {
     fn progress(&mut self, progress: &Progress<'_>) {
         if let Some(step) = Step::of(progress) {
             tell(&Line::Step(step));
+        }
+        if let Progress::InLine { behind } = progress {
+            tell(&Line::InLine { behind: *behind });
+        }
+        if let Progress::Begun = progress {
+            tell(&Line::Begun);
         }
         if let Progress::Committed(committed) = progress {
             for (application, identifier) in &committed.announce {

@@ -80,6 +80,7 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
         sync_deadline: Duration::from_secs(builder.unsigned("SyncDeadline", 3600)),
         events_database: values.path("EventsDatabase"),
         event_queue_limit: builder.unsigned("EventQueueLimit", 1_000_000),
+        prompt_event_upload: values.flag("PromptEventUpload").unwrap_or(true),
         guard_removed_percent: values
             .integer("GuardRemovedPercent")
             .and_then(|percent| u8::try_from(percent).ok()),

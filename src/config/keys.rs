@@ -331,6 +331,13 @@ pub const KEYS: &[Key] = &[
     )
     .own(),
     Key::new(
+        "PromptEventUpload",
+        Kind::Bool,
+        "true",
+        "The daemon uploads events soon after something was denied, not only in syncs",
+    )
+    .own(),
+    Key::new(
         "GuardRemovedPercent",
         Kind::Integer(1, 100),
         "none",

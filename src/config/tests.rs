@@ -265,6 +265,7 @@ fn every_key_of_the_table_is_followed() {
         let value = match (key.name, key.kind) {
             ("SyncBaseURL", _) => "https://h/".into(),
             ("RemountUSBMode", _) => strings(&["rdonly"]),
+            ("PromptEventUpload", _) => Value::Boolean(false),
             (_, Kind::Bool) => Value::Boolean(true),
             (_, Kind::Integer(low, _)) => Value::Integer(low.into()),
             (_, Kind::Text) => "text".into(),

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::moment::{Boot, Moment};
 use super::schedule::Why;
 use crate::files::{self, Replacement};
 use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
+use crate::sync::upload::Report;
 
 /// The file in the state directory.
 pub const BEAT_FILE: &str = "daemon.json";
@@ -20,7 +22,8 @@ const MAX_BEAT: u64 = 4 << 20;
 /// The version of the form.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// How much later than it says a healthy daemon may begin a sync.
+/// How much later than it says a healthy daemon may begin a sync, in time that
+/// the machine is awake.
 const LATE: Duration = Duration::from_mins(2);
 
 /// What the daemon does.
@@ -31,6 +34,8 @@ pub enum Doing {
     Idle,
     /// A sync runs.
     Syncing,
+    /// A sync is to run, and waits for one of another process to end.
+    Waiting,
     /// It has ended in good order.
     Stopped,
 }
@@ -50,7 +55,7 @@ pub struct Beat {
     pub beat_at: Timestamp,
     /// What it does.
     pub doing: Doing,
-    /// When the sync that runs began.
+    /// When the sync that runs began, or began to wait.
     pub sync_began_at: Option<Timestamp>,
     /// Whether another sync is asked for already.
     pub sync_waiting: bool,
@@ -76,10 +81,30 @@ pub struct Beat {
     pub last_panic: Option<Incident>,
     /// The last sync that did not end by itself.
     pub last_hang: Option<Incident>,
+    /// The last upload between syncs.
+    #[serde(default)]
+    pub prompt_upload: Option<PromptUpload>,
     /// Why the configuration on disk is not the one in force.
     pub configuration_refused: Option<String>,
     /// Least severe log lines.
     pub log_level: String,
+    /// How long the sync that runs may take, or wait, in seconds.
+    #[serde(default)]
+    pub sync_limit: Option<u64>,
+    /// The same times by clocks that nobody sets; `None` if the boot has no
+    /// name.
+    #[serde(default)]
+    pub boot: Option<Boot>,
+}
+
+/// An upload between syncs (EV-10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptUpload {
+    /// When it ended.
+    pub at: Timestamp,
+    /// What came of it.
+    #[serde(flatten)]
+    pub report: Report,
 }
 
 /// A sync that ended.
@@ -135,19 +160,45 @@ pub enum Liveness {
 }
 
 impl Beat {
-    /// Judges at a time; `process` is whether a daemon holds the state
-    /// directory.
+    /// Judges at a moment; `process` is whether a daemon holds the state
+    /// directory, and `sync_deadline` how long a sync may take if the heartbeat
+    /// does not say. By the wall clock only if there is nothing better.
     #[must_use]
-    pub fn liveness(&self, process: bool, now: Timestamp, sync_deadline: Duration) -> Liveness {
+    pub fn liveness(&self, process: bool, seen: &Moment, sync_deadline: Duration) -> Liveness {
         if !process {
             return if self.doing == Doing::Stopped { Liveness::Stopped } else { Liveness::Dead };
         }
-        let overdue = match (self.next_sync_at, self.sync_began_at) {
-            (Some(next), _) => now.since(next) > LATE,
-            (None, Some(began)) => now.since(began) > sync_deadline + LATE,
-            (None, None) => false,
+        let limit = self.sync_limit.map_or(sync_deadline, Duration::from_secs);
+        let by_boot = self.boot.as_ref().and_then(|boot| Some((boot, boot.is_of(seen)?)));
+        let overdue = match by_boot {
+            Some((boot, true)) => boot.overdue(seen, limit),
+            // The daemon that runs has not written a heartbeat yet.
+            Some((_, false)) => Duration::ZERO,
+            None => match (self.next_sync_at, self.sync_began_at) {
+                (Some(next), _) => seen.now.wall.since(next),
+                (None, Some(began)) => seen.now.wall.since(began).saturating_sub(limit),
+                (None, None) => Duration::ZERO,
+            },
         };
-        if overdue { Liveness::Stuck } else { Liveness::Alive }
+        if overdue > LATE { Liveness::Stuck } else { Liveness::Alive }
+    }
+
+    /// How long the daemon has been running.
+    #[must_use]
+    pub fn uptime(&self, seen: &Moment) -> Duration {
+        match &self.boot {
+            Some(boot) if boot.is_of(seen) == Some(true) => boot.uptime(seen),
+            Some(_) | None => seen.now.wall.since(self.started_at),
+        }
+    }
+
+    /// How long ago the heartbeat was written.
+    #[must_use]
+    pub fn age(&self, seen: &Moment) -> Duration {
+        match &self.boot {
+            Some(boot) if boot.is_of(seen) == Some(true) => boot.age(seen),
+            Some(_) | None => seen.now.wall.since(self.beat_at),
+        }
     }
 
     /// Writes the file anew, whole or not at all. Not forced to the disk: after
@@ -192,47 +243,13 @@ pub(super) fn example() -> Beat {
         last_success: None,
         last_panic: None,
         last_hang: None,
+        prompt_upload: None,
         configuration_refused: None,
         log_level: "info".to_owned(),
+        sync_limit: None,
+        boot: None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    const DEADLINE: Duration = Duration::from_hours(1);
-
-    #[test]
-    fn what_is_written_is_read_and_private() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(Beat::read(dir.path()), None);
-        let beat = example();
-        beat.write(dir.path()).expect("written");
-        beat.write(dir.path()).expect("written over");
-        assert_eq!(Beat::read(dir.path()), Some(beat));
-        let mode = fs::metadata(dir.path().join(BEAT_FILE)).expect("the file").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 1);
-    }
-
-    /// DAEMON-6: a daemon that does not do what it announced is not taken for
-    /// one that waits.
-    #[test]
-    fn daemon_6_an_overdue_sync_tells_a_stuck_daemon() {
-        let beat = example();
-        let next = beat.next_sync_at.expect("a time");
-        let live = |beat: &Beat, process, at| beat.liveness(process, at, DEADLINE);
-        assert_eq!(live(&beat, true, next.after(LATE)), Liveness::Alive);
-        assert_eq!(live(&beat, true, next.after(LATE * 2)), Liveness::Stuck);
-        assert_eq!(live(&beat, false, next), Liveness::Dead);
-        let syncing =
-            Beat { doing: Doing::Syncing, next_sync_at: None, sync_began_at: Some(next), ..beat };
-        assert_eq!(live(&syncing, true, next.after(DEADLINE)), Liveness::Alive);
-        assert_eq!(live(&syncing, true, next.after(DEADLINE * 2)), Liveness::Stuck);
-        let stopped = Beat { doing: Doing::Stopped, sync_began_at: None, ..syncing };
-        assert_eq!(live(&stopped, false, next), Liveness::Stopped);
-    }
-}
+mod tests;

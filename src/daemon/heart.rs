@@ -3,6 +3,7 @@
 
 mod clients;
 mod configuration;
+mod upload;
 mod word;
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -16,14 +17,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::beat::{Doing, Incident, LastSync};
-use super::message::{Errand, Facts, Line};
+use super::beat::{Doing, Incident, LastSync, PromptUpload};
+use super::message::{Errand, Facts, Line, Order};
+use super::moment::Stamp;
 use super::network::Network;
-use super::schedule::{self, By, End, Schedule, Why};
+use super::schedule::{self, By, End, Prompt, Schedule, Why};
+use super::signals::Caught;
 use super::socket::{self, News};
-use super::supervise::{self, Ended, Trouble};
+use super::supervise::{self, Ended, Phase, Trouble, Watch};
 use super::{DaemonError, Options, level_name, manager, metrics};
-use crate::clock::Alarm;
+use crate::clock::{Alarm, Clock as _};
 use crate::config::{Loaded, LogLevel};
 use crate::host::{self, SystemHost};
 use crate::model::{Now, SyncRecord, SyncResult, SyncType, Trigger};
@@ -50,8 +53,14 @@ struct Waiting {
 /// The sync that runs.
 struct Running {
     task: JoinHandle<Ended>,
+    phases: watch::Receiver<Phase>,
+    phase: Phase,
     errand: Errand,
+    /// When it entered its phase.
     began: Now,
+    stamp: Stamp,
+    /// How long it may take from its begin.
+    limit: Duration,
     askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
 }
 
@@ -65,8 +74,14 @@ pub(super) struct Daemon {
     /// The level that a client asked for, which wins until the end.
     asked_level: Option<LogLevel>,
     schedule: Schedule,
+    prompt: Prompt,
+    uploading: Option<JoinHandle<Ended>>,
+    prompt_upload: Option<PromptUpload>,
     network: Network,
+    /// The name of this boot, if it has one.
+    boot_id: Option<String>,
     started: Now,
+    started_stamp: Stamp,
     syncs: u64,
     waiting: Waiting,
     running: Option<Running>,
@@ -100,8 +115,13 @@ impl Daemon {
             level,
             asked_level: None,
             schedule: Schedule::new(now, host),
+            prompt: Prompt::default(),
+            uploading: None,
+            prompt_upload: None,
             network: Network::new(network),
+            boot_id: host::boot_id(&SystemHost),
             started: now,
+            started_stamp: Stamp::now(options.clock.now()),
             syncs: 0,
             waiting: Waiting::default(),
             running: None,
@@ -120,9 +140,12 @@ impl Daemon {
     }
 
     pub(super) async fn serve(mut self) -> Result<(), DaemonError> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
+        // Catching a signal would undo that it is ignored, and whoever started
+        // this process meant that: nohup, or the shell of a background job.
+        let ignored = host::ignored_signals(&SystemHost);
+        let mut interrupt = Caught::unless(ignored.interrupt, SignalKind::interrupt())?;
+        let mut terminate = Caught::unless(ignored.terminate, SignalKind::terminate())?;
+        let mut hang_up = Caught::unless(ignored.hang_up, SignalKind::hangup())?;
         let mut user = signal(SignalKind::user_defined1())?;
         let mut watchdog = manager::watchdog().map(|every| {
             let mut ticks = interval(every);
@@ -142,12 +165,12 @@ impl Daemon {
         manager::ready("waiting for the first sync");
 
         let reason = loop {
-            let due = self.schedule.due();
+            let due = self.due();
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => break "SIGINT",
-                _ = terminate.recv() => break "SIGTERM",
-                Some(()) = hang_up.recv() => {
+                () = interrupt.came() => break "SIGINT",
+                () = terminate.came() => break "SIGTERM",
+                () = hang_up.came() => {
                     if self.reload().await {
                         self.schedule.ask(By::Owner, self.alarm.now());
                     }
@@ -158,7 +181,11 @@ impl Daemon {
                     self.schedule.ask(By::Owner, self.alarm.now());
                     self.publish();
                 }
-                ended = ended(&mut self.running) => self.ended(ended),
+                happened = happened(&mut self.running) => match happened {
+                    Happened::Phase(phase) => self.entered(phase),
+                    Happened::Ended(ended) => self.ended(*ended),
+                },
+                ended = upload_ended(&mut self.uploading) => self.upload_ended(ended),
                 // Before the clients: no flood of requests keeps a sync away.
                 () = ring(&self.alarm, due) => self.begin().await,
                 Some(command) = asked.recv() => self.obey(command),
@@ -176,7 +203,7 @@ impl Daemon {
     }
 
     /// Begins a sync, if its time has come.
-    async fn begin(&mut self) {
+    async fn begin_sync(&mut self) {
         self.reload().await;
         let now = self.alarm.now();
         let Some(why) = self.schedule.begin(now) else { return };
@@ -203,8 +230,12 @@ impl Daemon {
         self.network.listen(true);
         self.syncs += 1;
         let program = (self.options.program)(self.syncs, level_name(self.level));
-        let order = supervise::order(errand, &self.loaded.effective);
-        let limit = (self.options.clock, self.loaded.config.sync_deadline + GRACE);
+        let order = supervise::order(Order::Sync(errand), &self.loaded.effective);
+        let limit = self.loaded.config.sync_deadline + GRACE;
+        let phase = watch::channel(Phase::Starting).0;
+        let phases = phase.subscribe();
+        let clock = Arc::new(self.options.clock);
+        let watch = Watch { clock, limit, stop: self.stop.subscribe(), phase };
         let (number, news) = (self.syncs, self.news.clone());
         // Nobody may listen.
         let tell = move |line| {
@@ -213,19 +244,38 @@ impl Daemon {
                 Line::Notification { application, identifier } => {
                     news.send(News::Notification { application, identifier })
                 }
-                Line::Panicked { .. } | Line::Ended { .. } => return,
+                Line::Panicked { .. }
+                | Line::Uploaded { .. }
+                | Line::Ended { .. }
+                | Line::InLine { .. }
+                | Line::Begun => return,
             };
         };
         debug!(number, ?trigger, program = %program.path.display(), "a sync's process starts");
-        let task = tokio::spawn(supervise::run(program, order, limit, self.stop.subscribe(), tell));
-        self.running = Some(Running { task, errand, began: now, askers });
+        let task = tokio::spawn(supervise::run(program, order, watch, tell));
+        let (phase, stamp) = (Phase::Starting, self.stamp());
+        self.running =
+            Some(Running { task, phases, phase, errand, began: now, stamp, limit, askers });
         self.publish();
         manager::status("a sync runs");
     }
 
+    /// The sync's process has come further.
+    fn entered(&mut self, phase: Phase) {
+        let (now, stamp) = (self.alarm.now(), self.stamp());
+        if let Some(running) = &mut self.running {
+            (running.phase, running.began, running.stamp) = (phase, now, stamp);
+        }
+        self.publish();
+        manager::status(match phase {
+            Phase::InLine => "a sync waits for one of another process to end",
+            Phase::Starting | Phase::Begun => "a sync runs",
+        });
+    }
+
     fn ended(&mut self, (running, ended): (Running, Ended)) {
         let now = self.alarm.now();
-        let Ended { record, facts, trouble } = ended;
+        let Ended { record, facts, trouble, uploaded: _ } = ended;
         if let Some(trouble) = &trouble {
             let incident = Incident { at: now.wall, message: trouble.message().to_owned() };
             error!(error = incident.message, "a sync did not end by itself");
@@ -250,6 +300,7 @@ impl Daemon {
             given.unwrap_or(schedule::DEFAULT_INTERVAL)
         });
         self.schedule.end(now, end, interval, random());
+        self.prompt.sync_ended(running.began.elapsed, record.events_pending);
         self.network.listen(self.schedule.heeds_network());
         debug!(
             next_sync_s = self.schedule.left(now).map(|left| left.as_secs()),
@@ -285,6 +336,10 @@ impl Daemon {
         {
             warn!("the sync's process does not end; it is left alone");
         }
+        if let Some(uploading) = self.uploading.take() {
+            // It was told to stop at the same time.
+            let _ = timeout(Duration::from_millis(200), uploading).await;
+        }
         if let Err(error) = self.beat(Doing::Stopped).write(&self.state_dir) {
             warn!(%error, "daemon.json cannot be written");
         }
@@ -292,15 +347,39 @@ impl Daemon {
     }
 }
 
-/// The end of the sync that runs; never, if none does.
-async fn ended(running: &mut Option<Running>) -> (Running, Ended) {
+/// The end of the upload that runs; never, if none does.
+async fn upload_ended(uploading: &mut Option<JoinHandle<Ended>>) -> Ended {
+    let Some(task) = uploading else { return std::future::pending().await };
+    let ended = task.await.unwrap_or_else(|error| Ended {
+        trouble: Some(Trouble::Died(format!("watching its process failed: {error}"))),
+        ..Ended::default()
+    });
+    *uploading = None;
+    ended
+}
+
+/// What the sync that runs has come to.
+enum Happened {
+    Phase(Phase),
+    Ended(Box<(Running, Ended)>),
+}
+
+/// What the sync that runs comes to next; never, if none does.
+async fn happened(running: &mut Option<Running>) -> Happened {
     let Some(of) = running else { return std::future::pending().await };
-    let ended = (&mut of.task).await.unwrap_or_else(|error| Ended {
+    let ended = tokio::select! {
+        biased;
+        Ok(()) = of.phases.changed() => {
+            return Happened::Phase(*of.phases.borrow_and_update());
+        }
+        ended = &mut of.task => ended,
+    };
+    let ended = ended.unwrap_or_else(|error| Ended {
         trouble: Some(Trouble::Died(format!("watching the process of the sync failed: {error}"))),
         ..Ended::default()
     });
     match running.take() {
-        Some(of) => (of, ended),
+        Some(of) => Happened::Ended(Box::new((of, ended))),
         // It was there a moment ago.
         None => std::future::pending().await,
     }

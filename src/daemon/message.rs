@@ -10,6 +10,7 @@ use super::decision::Decision;
 use crate::model::{RuleCounts, Stage, SyncRecord, SyncType, Timestamp, Trigger};
 use crate::store::BundleRequest;
 use crate::sync::progress::Progress;
+use crate::sync::upload::Report;
 
 /// The longest line either side takes, in bytes. An event with its signing
 /// chain has about 10 KiB.
@@ -30,6 +31,9 @@ pub enum Request {
         /// The events.
         events: Vec<serde_json::Value>,
     },
+    /// Something that was denied has been queued by another process: the daemon
+    /// uploads what waits soon (EV-10).
+    UploadEvents,
     /// Which rule decides about an executable.
     RulesLookup(Lookup),
     /// The bundles whose executables the server waits for.
@@ -293,6 +297,7 @@ impl Step {
                 kept_transitive: committed.kept_transitive,
             },
             Progress::InLine { .. }
+            | Progress::Begun
             | Progress::Compared(_)
             | Progress::Applied(_)
             | Progress::Reverted(_)
@@ -314,10 +319,24 @@ pub enum Line {
         /// The identifier of the rule.
         identifier: String,
     },
+    /// It waits for a sync of another process to end.
+    InLine {
+        /// That process, if it is known.
+        behind: Option<u32>,
+    },
+    /// It holds the state directory: the sync begins.
+    Begun,
     /// The process panics.
     Panicked {
         /// The panic's words and place.
         message: String,
+    },
+    /// The upload has ended.
+    Uploaded {
+        /// What came of it.
+        report: Report,
+        /// How the stores stand, if they could be read.
+        facts: Option<Box<Facts>>,
     },
     /// The sync has ended.
     Ended {
@@ -352,6 +371,15 @@ pub struct Facts {
     pub events_rejected: u64,
     /// When the client certificate expires.
     pub certificate_expires: Option<Timestamp>,
+}
+
+/// What a process is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A sync.
+    Sync(Errand),
+    /// An upload of what waits in the event queue (EV-10).
+    Upload,
 }
 
 /// The sync a process is to make.

@@ -87,7 +87,6 @@ impl Places {
 pub(super) struct Added {
     pub(super) answer: Answer,
     /// Whether something that was denied has been queued (EV-10).
-    #[expect(dead_code, reason = "the prompt upload reads it")]
     pub(super) urgent: bool,
 }
 

@@ -4,11 +4,15 @@
 //! does not jump when somebody sets the clock. Promise: there is always a next
 //! time unless a sync runs, and then the end of that sync gives one.
 
+mod prompt;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Now;
+
+pub use prompt::Prompt;
 
 /// From the start of the daemon to its first sync, at least (DAEMON-1).
 pub const FIRST: Duration = Duration::from_secs(15);

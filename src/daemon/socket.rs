@@ -71,6 +71,8 @@ pub(super) enum Command {
     Status(oneshot::Sender<Beat>),
     Metrics(oneshot::Sender<String>),
     LogLevel(String, oneshot::Sender<Answer>),
+    /// Something that was denied has been queued.
+    Denial,
     Sync(Sync, By, oneshot::Sender<Result<SyncReply, Answer>>),
 }
 
@@ -176,6 +178,7 @@ impl Access {
                 Self::Group,
                 Request::Sync(Sync { clean: Some(_), .. })
                 | Request::EventsAdd { .. }
+                | Request::UploadEvents
                 | Request::RulesLookup(_)
                 | Request::BundleRequests
                 | Request::Subscribe
@@ -352,7 +355,18 @@ impl Client {
                 }
             }
             Request::Subscribe => return self.subscribe(room.house.news.subscribe()).await,
-            Request::EventsAdd { events } => room.queries.events_add(&loaded, events).await.answer,
+            Request::EventsAdd { events } => {
+                let added = room.queries.events_add(&loaded, events).await;
+                if added.urgent {
+                    // The events are on disk, whether the loop still runs or not.
+                    let _ = commands.send(Command::Denial).await;
+                }
+                added.answer
+            }
+            Request::UploadEvents => match commands.send(Command::Denial).await {
+                Ok(()) => Answer::Done,
+                Err(_) => stopping(),
+            },
             Request::RulesLookup(lookup) => room.queries.lookup(&loaded, lookup).await,
             Request::BundleRequests => room.queries.bundle_requests().await,
         }))
@@ -463,6 +477,7 @@ mod tests {
             Request::Sync(Sync { clean: Some(SyncType::Clean), ..Sync::default() }),
             Request::Sync(Sync { clean: Some(SyncType::CleanAll), ..Sync::default() }),
             Request::EventsAdd { events: Vec::new() },
+            Request::UploadEvents,
             Request::RulesLookup(Lookup::default()),
             Request::BundleRequests,
             Request::Subscribe,

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use plist::{Dictionary, Value};
@@ -18,14 +19,17 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::message::{Errand, Facts, Line};
-use crate::clock::{Alarm, SystemClock};
+use super::message::{Errand, Facts, Line, Order};
+use crate::clock::Clock;
 use crate::config::Effective;
 use crate::model::{SyncRecord, SyncType, Trigger};
+use crate::sync::upload::Report;
 
 /// How long a process that was told to stop may take: DAEMON-3 leaves 5 s for
 /// everything.
 const STOPPING: Duration = Duration::from_secs(3);
+/// How long a sync may wait for one of another process, which may have a day.
+pub(super) const IN_LINE: Duration = Duration::from_hours(25);
 /// How long the kernel may take to end a killed process.
 const KILLING: Duration = Duration::from_secs(1);
 /// The longest line read: a record with 100 rejected rules and every setting
@@ -41,11 +45,46 @@ pub struct Program {
     pub args: Vec<OsString>,
 }
 
+/// How far a process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has not said anything.
+    Starting,
+    /// It waits for a sync of another process to end.
+    InLine,
+    /// It holds the state directory.
+    Begun,
+}
+
+/// What a process is held to.
+pub(super) struct Watch {
+    /// Tells the time. Its waits stand still while the machine sleeps, so that
+    /// a process has its time awake.
+    pub(super) clock: Arc<dyn Clock>,
+    /// How long it may take from its begin, and how long until then.
+    pub(super) limit: Duration,
+    /// Tells it to stop.
+    pub(super) stop: watch::Receiver<bool>,
+    /// Where it is.
+    pub(super) phase: watch::Sender<Phase>,
+}
+
+impl Watch {
+    const fn limit(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Starting | Phase::Begun => self.limit,
+            Phase::InLine => IN_LINE,
+        }
+    }
+}
+
 /// How the process ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     /// What it told of its sync.
     pub(super) record: Option<Box<SyncRecord>>,
+    /// What it told of its upload.
+    pub(super) uploaded: Option<Report>,
     /// What it told of the stores.
     pub(super) facts: Option<Box<Facts>>,
     /// What went wrong with the process itself.
@@ -79,77 +118,104 @@ impl Trouble {
     }
 }
 
-/// What a process is told: the errand and the configuration in force, in this
+/// What a process is told: its order and the configuration in force, in this
 /// order of bytes: a length of four bytes, and a property list of that length.
 #[must_use]
-pub(super) fn order(errand: Errand, config: &Effective) -> Vec<u8> {
+pub(super) fn order(order: Order, config: &Effective) -> Vec<u8> {
     let mut values = Dictionary::new();
     for (key, chosen) in config.iter() {
         values.insert(key.name.to_owned(), chosen.value.clone());
     }
-    let mut order = Dictionary::new();
-    let trigger = match errand.trigger {
-        Trigger::Timer => "timer",
-        Trigger::Manual => "manual",
-        Trigger::Trigger => "trigger",
-    };
-    order.insert("trigger".to_owned(), Value::from(trigger));
-    if let Some(clean) = errand.clean {
-        order.insert("clean".to_owned(), Value::from(clean.name()));
+    let mut list = Dictionary::new();
+    match order {
+        Order::Sync(errand) => {
+            let trigger = match errand.trigger {
+                Trigger::Timer => "timer",
+                Trigger::Manual => "manual",
+                Trigger::Trigger => "trigger",
+            };
+            list.insert("trigger".to_owned(), Value::from(trigger));
+            if let Some(clean) = errand.clean {
+                list.insert("clean".to_owned(), Value::from(clean.name()));
+            }
+        }
+        Order::Upload => {
+            list.insert("upload".to_owned(), Value::from(true));
+        }
     }
-    order.insert("config".to_owned(), Value::Dictionary(values));
+    list.insert("config".to_owned(), Value::Dictionary(values));
     let mut bytes = vec![0; 4];
     // Writing values to memory cannot fail; a short order is refused.
-    let _ = Value::Dictionary(order).to_writer_binary(&mut bytes);
+    let _ = Value::Dictionary(list).to_writer_binary(&mut bytes);
     let length = u32::try_from(bytes.len() - 4).unwrap_or(0).to_be_bytes();
     bytes.splice(..4, length);
     bytes
 }
 
-/// What `order` says, without the length; `None` if it is none.
+/// What `order` says, without the length; `None` if the bytes are not an order.
 #[must_use]
-pub fn read_order(bytes: &[u8]) -> Option<(Errand, Dictionary)> {
-    let Value::Dictionary(mut order) = crate::model::read_plist(bytes).ok()? else { return None };
-    let trigger = match order.get("trigger")?.as_string()? {
+pub fn read_order(bytes: &[u8]) -> Option<(Order, Dictionary)> {
+    let Value::Dictionary(mut list) = crate::model::read_plist(bytes).ok()? else { return None };
+    let Value::Dictionary(config) = list.remove("config")? else { return None };
+    if list.get("upload").and_then(Value::as_boolean) == Some(true) {
+        return Some((Order::Upload, config));
+    }
+    let trigger = match list.get("trigger")?.as_string()? {
         "timer" => Trigger::Timer,
         "manual" => Trigger::Manual,
         "trigger" => Trigger::Trigger,
         _ => return None,
     };
-    let clean = match order.get("clean").map(|clean| clean.as_string()) {
+    let clean = match list.get("clean").map(|clean| clean.as_string()) {
         None => None,
         Some(Some("CLEAN")) => Some(SyncType::Clean),
         Some(Some("CLEAN_ALL")) => Some(SyncType::CleanAll),
         Some(_) => return None,
     };
-    let Value::Dictionary(config) = order.remove("config")? else { return None };
-    Some((Errand { trigger, clean }, config))
+    Some((Order::Sync(Errand { trigger, clean }), config))
 }
 
 /// Runs a process to its end, however that comes about, and hands on what it
-/// tells. It is told to stop after `limit` by the clock, and when `stop`
-/// becomes true; if that is of no use, it is killed with all it started.
+/// tells. It is told to stop when its time is up, and when `stop` becomes true;
+/// if that is of no use, it is killed with all it started. Its time begins anew
+/// when it says that it waits in line, and when it begins.
 pub(super) async fn run(
     program: Program,
     order: Vec<u8>,
-    (clock, limit): (SystemClock, Duration),
-    mut stop: watch::Receiver<bool>,
+    mut watch: Watch,
     tell: impl Fn(Line) + Send,
 ) -> Ended {
-    let (alarm, mut child) = match (Alarm::new(clock), start(&program)) {
-        (Ok(alarm), Ok(child)) => (alarm, child),
-        (Err(error), _) | (_, Err(error)) => {
+    let mut child = match start(&program) {
+        Ok(child) => child,
+        Err(error) => {
             return Ended::in_trouble(Trouble::died(&format!("cannot be started: {error}")));
         }
     };
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let deadline = alarm.now().elapsed + limit;
-    let listening = listen(&mut child, order, tell);
+    let mut phase = watch.phase.subscribe();
+    let listening = listen(&mut child, order, |line| match line {
+        Line::InLine { .. } => {
+            watch.phase.send_replace(Phase::InLine);
+        }
+        Line::Begun => {
+            watch.phase.send_replace(Phase::Begun);
+        }
+        line @ (Line::Step(_)
+        | Line::Notification { .. }
+        | Line::Panicked { .. }
+        | Line::Uploaded { .. }
+        | Line::Ended { .. }) => tell(line),
+    });
     tokio::pin!(listening);
-    let hung = tokio::select! {
-        told = &mut listening => return told.conclude(),
-        () = alarm.ring(deadline) => true,
-        _ = stop.wait_for(|stop| *stop) => false,
+    let overrun = loop {
+        let now = *phase.borrow_and_update();
+        let limit = watch.limit(now);
+        tokio::select! {
+            told = &mut listening => return told.conclude(),
+            () = watch.clock.sleep(limit) => break Some((now, limit)),
+            _ = watch.stop.wait_for(|stop| *stop) => break None,
+            Ok(()) = phase.changed() => {}
+        }
     };
     // It may end by itself at any time; then there is nobody to signal.
     let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
@@ -162,7 +228,10 @@ pub(super) async fn run(
         (told, how)
     };
     let mut ended = told.map(Told::conclude).unwrap_or_default();
-    if hung {
+    // What has waited in line for too long says so itself.
+    if let Some((phase, limit)) = overrun
+        && (phase != Phase::InLine || ended.record.is_none())
+    {
         let limit = limit.as_secs();
         ended.trouble = Some(Trouble::Hung(format!(
             "the process of the sync had not ended after {limit} s and {how}"
@@ -174,6 +243,7 @@ pub(super) async fn run(
 /// What a process that has ended had told.
 struct Told {
     record: Option<Box<SyncRecord>>,
+    uploaded: Option<Report>,
     facts: Option<Box<Facts>>,
     panicked: Option<String>,
     status: io::Result<ExitStatus>,
@@ -183,12 +253,13 @@ impl Told {
     fn conclude(self) -> Ended {
         let trouble = match (self.panicked, self.status) {
             (Some(message), _) => Some(format!("panicked: {message}")),
-            (None, Ok(_)) if self.record.is_some() => None,
+            (None, Ok(_)) if self.record.is_some() || self.uploaded.is_some() => None,
             (None, Ok(status)) => Some(format!("ended without a record ({status})")),
             (None, Err(error)) => Some(format!("cannot be waited for: {error}")),
         };
         let trouble = trouble.map(|what| Trouble::died(&what));
-        Ended { record: self.record, facts: self.facts, trouble }
+        let Self { record, uploaded, facts, .. } = self;
+        Ended { record, uploaded, facts, trouble }
     }
 }
 
@@ -212,7 +283,7 @@ async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(Line)) -> Told 
         // A process that does not read has ended, or the deadline ends it.
         let _ = stdin.write_all(&order).await;
     }
-    let (mut record, mut facts, mut panicked) = (None, None, None);
+    let (mut record, mut uploaded, mut facts, mut panicked) = (None, None, None, None);
     if let Some(stdout) = child.stdout.take() {
         let mut stdout = BufReader::new(stdout);
         let mut line = Vec::new();
@@ -224,89 +295,24 @@ async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(Line)) -> Told 
             }
             match serde_json::from_slice(&line) {
                 Ok(Line::Ended { record: of, facts: seen }) => (record, facts) = (Some(of), seen),
+                Ok(Line::Uploaded { report, facts: seen }) => {
+                    (uploaded, facts) = (Some(report), seen);
+                }
                 Ok(Line::Panicked { message }) => panicked = Some(message),
-                Ok(line @ (Line::Step(_) | Line::Notification { .. })) => tell(line),
+                Ok(
+                    line @ (Line::Step(_)
+                    | Line::Notification { .. }
+                    | Line::InLine { .. }
+                    | Line::Begun),
+                ) => tell(line),
                 Err(error) => tracing::debug!(%error, "not a line of a sync's process"),
             }
         }
     }
     let status = child.wait().await;
     drop(stdin);
-    Told { record, facts, panicked, status }
+    Told { record, uploaded, facts, panicked, status }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-    use crate::config::{Config, Layer, Source};
-
-    fn shell(script: &str) -> Program {
-        Program { path: "/bin/sh".into(), args: vec!["-c".into(), script.into()] }
-    }
-
-    async fn ended(script: &str, limit: u64) -> Ended {
-        let (_stop, stopped) = watch::channel(false);
-        let limit = (SystemClock::with_rate(1000), Duration::from_secs(limit));
-        run(shell(script), Vec::new(), limit, stopped, |_| {}).await
-    }
-
-    #[test]
-    fn an_order_arrives_as_it_was_given() {
-        let mut values = Dictionary::new();
-        values.insert("SyncBaseURL".to_owned(), Value::from("https://host/"));
-        values.insert("ServerAuthRootsData".to_owned(), Value::Data(vec![1, 2, 3]));
-        values.insert("SyncDeadline".to_owned(), Value::from(90));
-        let layer = Layer { source: Source::CommandLine, values: values.clone(), exposed: false };
-        let effective = Config::resolve(&[layer]).effective;
-        let errand = Errand { trigger: Trigger::Trigger, clean: Some(SyncType::CleanAll) };
-        let order = order(errand, &effective);
-        let (length, order) = order.split_at(4);
-        assert_eq!(u32::from_be_bytes(length.try_into().expect("4")) as usize, order.len());
-        assert_eq!(read_order(order), Some((errand, values)));
-        assert_eq!(read_order(b"<plist/>"), None);
-    }
-
-    /// DAEMON-6: what does not end is killed with all it started.
-    #[tokio::test]
-    async fn daemon_6_a_process_that_hangs_is_killed() {
-        let said = r#"{"line":"notification","application":"","identifier":""}"#;
-        let script = format!("trap '' TERM; echo '{said}'; sleep 600 & sleep 600; sleep 600");
-        // A busy machine may end the shell's time before it has set its trap.
-        for seconds in [1, 1000, 10_000, 60_000] {
-            let (_stop, stopped) = watch::channel(false);
-            let limit = (SystemClock::with_rate(1000), Duration::from_secs(seconds));
-            let deaf = AtomicBool::new(false);
-            let tell = |_| deaf.store(true, Ordering::Relaxed);
-            let ended = run(shell(&script), Vec::new(), limit, stopped, tell).await;
-            let trouble = ended.trouble.expect("trouble");
-            assert!(matches!(&trouble, Trouble::Hung(_)), "{trouble:?}");
-            if deaf.load(Ordering::Relaxed) {
-                assert!(trouble.message().contains("was killed"), "{trouble:?}");
-                return;
-            }
-        }
-        panic!("the shell never set its trap");
-    }
-
-    /// DAEMON-6: a process may end in any way.
-    #[tokio::test]
-    async fn daemon_6_a_process_that_dies_is_told_of() {
-        for (script, words) in [
-            ("exit 70", "ended without a record (exit status: 70)"),
-            ("kill -KILL $$", "ended without a record (signal: 9"),
-            (r#"echo '{"line":"panicked","message":"at x.rs"}'; exit 70"#, "panicked: at x.rs"),
-            ("head -c 5000000 /dev/zero; echo; exit 3", "(exit status: 3)"),
-        ] {
-            let trouble = ended(script, 60_000).await.trouble.expect("trouble");
-            assert!(trouble.message().contains(words), "{trouble:?}");
-        }
-        let program = Program { path: "/no/such/program".into(), args: Vec::new() };
-        let (_stop, stopped) = watch::channel(false);
-        let limit = (SystemClock::new(), Duration::from_mins(1));
-        let ended = run(program, Vec::new(), limit, stopped, |_| {}).await;
-        let trouble = ended.trouble.expect("trouble");
-        assert!(trouble.message().contains("cannot be started"), "{trouble:?}");
-    }
-}
+mod tests;

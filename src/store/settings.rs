@@ -4,6 +4,7 @@
 //! other programs to read, and made good at the next start if a crash came
 //! between.
 
+mod batch_size;
 mod former;
 mod held_back;
 mod stored;

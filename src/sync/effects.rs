@@ -35,6 +35,7 @@ impl Live<'_> {
         Ok(match effect {
             StoreEffect::StageSettings { settings, answered } => {
                 self.observer.progress(&Progress::Negotiated { sync_type: answered });
+                self.store.keep_batch_size(held.batch_size)?;
                 self.store.stage_settings(&settings, answered)?;
                 held.staged_changes = self.store.preview_settings(&settings, false)?;
                 Event::SettingsStaged

@@ -117,6 +117,7 @@ pub async fn run(
         dry_run(host, &base_url, &request, wanted, clock, &mut announced, stop.clone()).await?
     } else {
         let _lock = lock(host.state_dir, wanted.wait, stop.clone(), clock, &mut announced).await?;
+        announced.progress(&Progress::Begun);
         let now = clock.now().wall;
         let (mut store, mut notices) = Store::open(host.state_dir, now)?;
         let mut warnings = Vec::new();
@@ -339,11 +340,11 @@ fn counts(rules: &[Rule]) -> RuleCounts {
     }
 }
 
-const fn transfer(config: &Config) -> Transfer {
+pub(super) const fn transfer(config: &Config) -> Transfer {
     if config.enable_proto_transfer { Transfer::Protobuf } else { Transfer::Json }
 }
 
-fn transport(host: &Host<'_>, base_url: BaseUrl) -> Result<Transport, Failure> {
+pub(super) fn transport(host: &Host<'_>, base_url: BaseUrl) -> Result<Transport, Failure> {
     Transport::new(transport_options(
         host.config,
         base_url,

@@ -16,6 +16,8 @@ pub enum Progress<'a> {
         /// Its process, if it is known.
         behind: Option<u32>,
     },
+    /// The state directory is this sync's.
+    Begun,
     /// An attempt is about to be made.
     Attempt {
         /// Its stage.

@@ -1,6 +1,8 @@
 //! The daemon as a process: its clock, its signals and its socket.
 
 mod busy;
+mod prompt;
+mod signals;
 mod socket;
 mod trouble;
 
@@ -35,6 +37,29 @@ impl Drop for Daemon {
     }
 }
 
+/// Has what the tests start not ignore what whoever started the tests ignores,
+/// as the shell of a background job does: what is caught here is not inherited.
+pub(crate) fn heed_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    static DONE: std::sync::Once = std::sync::Once::new();
+    DONE.call_once(|| {
+        let host = santa_sync::host::SystemHost;
+        let ignored = santa_sync::host::ignored_signals(&host);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let _entered = runtime.enter();
+        for (ignored, kind) in [
+            (ignored.hang_up, SignalKind::hangup()),
+            (ignored.interrupt, SignalKind::interrupt()),
+            (ignored.terminate, SignalKind::terminate()),
+        ] {
+            if ignored {
+                drop(signal(kind).expect("it can be caught"));
+            }
+        }
+    });
+}
+
 impl Daemon {
     /// Starts one for this host, whose clock runs `rate` times as fast.
     pub(crate) fn start(agent: &Agent, rate: u32, more: &[&str]) -> Self {
@@ -50,6 +75,7 @@ impl Daemon {
 
     /// The same in an environment.
     pub(crate) fn with(agent: &Agent, rate: u32, more: &[&str], env: &[(&str, &str)]) -> Self {
+        heed_signals();
         let mut child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
             .arg("daemon")
             .args(["--clock-rate", &rate.to_string(), "--log-level", "info"])

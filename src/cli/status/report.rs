@@ -6,15 +6,17 @@ use serde::Serialize;
 
 use crate::cli::output::{self, brief};
 use crate::config::Config;
-use crate::daemon::beat::{Beat, Liveness};
+use crate::daemon::beat::{Beat, Doing, Liveness, PromptUpload};
+use crate::daemon::moment::Moment;
 use crate::daemon::schedule::Why;
-use crate::host::MachineIdProblem;
+use crate::host::{MachineIdProblem, SystemHost};
 use crate::model::{
     ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
     SyncType, SyncWarning, Timestamp, Trigger, Wish,
 };
 use crate::store::{EventStore, ReadStore, Standing, Store, StoreError};
 use crate::sync::job;
+use crate::sync::upload::Ending;
 use crate::transport::{ClientCertificate, inspect_client_certificate};
 
 /// Seconds between syncs if nobody said otherwise.
@@ -132,16 +134,17 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn read(config: &Config, state_dir: &Path, now: Timestamp) -> Option<Self> {
+    fn read(config: &Config, state_dir: &Path) -> Option<Self> {
         let beat = Beat::read(state_dir)?;
-        Some(Self::of(beat, crate::daemon::is_taken(state_dir), config, now))
+        Some(Self::of(beat, crate::daemon::is_taken(state_dir), config))
     }
 
-    fn of(beat: Beat, runs: bool, config: &Config, now: Timestamp) -> Self {
+    fn of(beat: Beat, runs: bool, config: &Config) -> Self {
+        let seen = Moment::read(&SystemHost);
         Self {
-            liveness: beat.liveness(runs, now, config.sync_deadline),
-            uptime_seconds: runs.then(|| now.since(beat.started_at).as_secs()),
-            heartbeat_age_seconds: now.since(beat.beat_at).as_secs(),
+            liveness: beat.liveness(runs, &seen, config.sync_deadline),
+            uptime_seconds: runs.then(|| beat.uptime(&seen).as_secs()),
+            heartbeat_age_seconds: beat.age(&seen).as_secs(),
             beat,
         }
     }
@@ -164,6 +167,9 @@ impl Daemon {
         }
         row("Heartbeat", &format!("{} ago", age(self.heartbeat_age_seconds)));
         match (beat.sync_began_at, beat.next_sync_at) {
+            (Some(began), _) if beat.doing == Doing::Waiting => {
+                row("Sync Waiting Since", &format!("{began} (for one of another process)"));
+            }
             (Some(began), _) => row("Sync Running Since", &began.to_string()),
             (None, Some(next)) => {
                 let why = beat
@@ -175,6 +181,18 @@ impl Daemon {
         }
         if let Some(wait) = beat.back_off {
             row("Back-off", &format!("{wait} s after {} failures", beat.failures_in_a_row));
+        }
+        if let Some(PromptUpload { at, report }) = &beat.prompt_upload {
+            let words = match (report.result, &report.error) {
+                (Ending::Uploaded, _) => format!("{at} {} events", report.events),
+                (Ending::NotYet, _) => format!("{at} left to the next sync, the first one"),
+                (Ending::Busy, _) => format!("{at} put off: another process syncs"),
+                (Ending::Failed, error) => {
+                    let error = error.as_deref().unwrap_or("for no reason that it told");
+                    format!("{at} failed, left to the next sync: {error}")
+                }
+            };
+            row("Prompt Upload", &words);
         }
         for (name, incident) in [("Last Panic", &beat.last_panic), ("Last Hang", &beat.last_hang)] {
             if let Some(incident) = incident {
@@ -204,7 +222,7 @@ impl Told {
             state_dir: state_dir.display().to_string(),
             server: config.sync_base_url.as_ref().map(ToString::to_string),
             last_success: beat.last_success.map(|at| Success::new(at, now)),
-            daemon: Daemon::of(beat, true, config, now),
+            daemon: Daemon::of(beat, true, config),
         }
     }
 
@@ -277,7 +295,7 @@ impl Status {
             rules: read.rules,
             events,
             client_certificate: certificate(config, now),
-            daemon: Daemon::read(config, state_dir, now),
+            daemon: Daemon::read(config, state_dir),
             settings: read.settings,
         })
     }

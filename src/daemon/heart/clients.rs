@@ -60,6 +60,7 @@ impl Daemon {
                     ),
                 });
             }
+            Command::Denial => self.denial_queued(),
             Command::Sync(sync, by, reply) => {
                 let answer = self.asked(&sync, by);
                 let _ = reply.send(answer);

@@ -6,21 +6,42 @@ use std::path::Path;
 use tracing::warn;
 
 use super::Daemon;
+use crate::clock::Clock as _;
 use crate::daemon::beat::{self, Beat, Doing};
+use crate::daemon::moment::{Boot, Stamp};
+use crate::daemon::supervise::{IN_LINE, Phase};
 use crate::daemon::{level_name, metrics};
 
 impl Daemon {
     pub(super) fn beat(&self, otherwise: Doing) -> Beat {
         let now = self.alarm.now();
         let left = self.schedule.left(now).filter(|_| otherwise != Doing::Stopped);
+        let running = self.running.as_ref();
+        let doing = match running.map(|running| running.phase) {
+            None => otherwise,
+            Some(Phase::InLine) => Doing::Waiting,
+            Some(Phase::Starting | Phase::Begun) => Doing::Syncing,
+        };
+        let limit = running.map(|running| match running.phase {
+            Phase::InLine => IN_LINE,
+            Phase::Starting | Phase::Begun => running.limit,
+        });
+        let written = self.stamp();
+        let boot = self.boot_id.clone().map(|id| Boot {
+            id,
+            started: self.started_stamp,
+            written,
+            sync_began: running.map(|running| running.stamp),
+            next_sync: left.map(|left| written.after(left)),
+        });
         Beat {
             schema_version: beat::SCHEMA_VERSION,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started.wall,
             beat_at: now.wall,
-            doing: if self.running.is_some() { Doing::Syncing } else { otherwise },
-            sync_began_at: self.running.as_ref().map(|running| running.began.wall),
+            doing,
+            sync_began_at: running.map(|running| running.began.wall),
             sync_waiting: self.schedule.is_asked(),
             next_sync_at: left.map(|left| now.wall.after(left)),
             next_sync_why: left.and(self.schedule.why()),
@@ -32,9 +53,17 @@ impl Daemon {
             last_success: self.facts.as_ref().and_then(|facts| facts.last_success),
             last_panic: self.last_panic.clone(),
             last_hang: self.last_hang.clone(),
+            prompt_upload: self.prompt_upload.clone(),
             configuration_refused: self.refused.clone(),
             log_level: level_name(self.level).to_owned(),
+            sync_limit: limit.map(|limit| limit.as_secs()),
+            boot,
         }
+    }
+
+    /// The stamp of now. The machine's own time, whatever the daemon's rate.
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp::now(self.options.clock.now())
     }
 
     /// Leaves word of how the daemon stands.

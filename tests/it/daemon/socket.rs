@@ -12,7 +12,8 @@ use super::*;
 fn idle() -> (FakeServer, Agent, Daemon) {
     let server = FakeServer::builder().rules(fixtures::rules(20, 1)).start().unwrap();
     let agent = Agent::of(&server);
-    let daemon = Daemon::start(&agent, 1, &[]);
+    // What is added stays until the next sync.
+    let daemon = Daemon::start(&agent, 1, &["--set", "PromptEventUpload=false"]);
     (server, agent, daemon)
 }
 
@@ -160,7 +161,7 @@ fn daemon_4_a_producer_outlives_a_daemon() {
     let mut events = fixtures::events(2, 1).map(|event| event.to_json());
     add(events.next().unwrap());
     assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
-    let _daemon = Daemon::start(&agent, 1, &[]);
+    let _daemon = Daemon::start(&agent, 1, &["--set", "PromptEventUpload=false"]);
     add(events.next().unwrap());
     drop(input);
     let output = producer.wait_with_output().unwrap();

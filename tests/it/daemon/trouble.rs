@@ -59,6 +59,36 @@ fn daemon_6_a_sync_does_not_outlive_its_daemon() {
     assert_eq!(history[1].error.as_ref().unwrap().kind, "cancelled");
 }
 
+/// DAEMON-6: a daemon's sync that waits for one of another process says so, and
+/// begins when that has ended.
+#[test]
+fn daemon_6_a_sync_that_waits_in_line_is_waiting() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let _daemon = Daemon::start(&agent, 1, &[]);
+    server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
+    let own = agent.spawn(&["sync", "--json"]);
+    assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
+    let mut client = client(&agent);
+    client.ask(&Request::Subscribe).unwrap();
+    assert_eq!(client.answer().unwrap(), Answer::Subscribed);
+    let mut asker = super::client(&agent);
+    asker.ask(&Request::Sync(Sync::default())).unwrap();
+    let waiting = loop {
+        let beat = status(&agent)["daemon"].clone();
+        if beat["doing"] == "waiting" {
+            break beat;
+        }
+        assert!(beat["last_sync"].is_null(), "{beat}");
+    };
+    assert_eq!((&waiting["liveness"], &waiting["sync_limit"]), (&"alive".into(), &90_000.into()));
+    assert!(waiting["boot"]["sync_began"]["elapsed_ms"].is_u64(), "{waiting}");
+    server.release();
+    assert_eq!(synced(&mut asker).result, SyncResult::Success);
+    let own = crate::agent::synced(&own.wait_with_output().unwrap());
+    assert_eq!(own.result(), "success", "{own:?}");
+}
+
 /// DAEMON-2: a network that changes during a long back-off is tried at once,
 /// and `status` says why.
 #[test]

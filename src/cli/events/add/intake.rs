@@ -9,7 +9,7 @@ use crate::daemon::message::{Answer, EventResult, MAX_LINE, Request};
 use crate::model::Settings;
 use crate::protocol::events::{IngestPolicy, read_line};
 use crate::store::{EventStore, Limits, Store, StoreError};
-use crate::sync::ingest::{self, take_in};
+use crate::sync::ingest::{self, Answered, take_in};
 
 /// What a request has around its events, in bytes; rather more than less.
 const AROUND: usize = 64;
@@ -62,6 +62,9 @@ impl<'a> Intake<'a> {
         };
         let limits = Limits { events: self.setup.config.event_queue_limit, ..Limits::default() };
         let answers = take_in(store, *policy, limits, left, SystemClock::new().now())?;
+        if answers.iter().any(Answered::is_urgent) {
+            by_daemon::upload_events(&self.setup.state_dir);
+        }
         told.extend(answers.into_iter().map(|answered| Told {
             unique_id: answered.unique_id,
             result: answered.answer.name(),

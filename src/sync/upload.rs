@@ -1,0 +1,235 @@
+//! Prompt upload (EV-10): what waits in the event queue goes up by
+//! `event_upload` requests alone, because something was denied and the server
+//! should hear of it before the next sync.
+//!
+//! It makes one attempt of each request and leaves whatever fails to the next
+//! sync, events that a server refuses included. It holds the lock of the state
+//! directory, never waits for it, and leaves no record in the history. Promise:
+//! an event leaves the queue after its 200 and not before (EV-2).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::exchange::{self, Decoded};
+use super::job::{self, Host};
+use super::machine::{Answer, Request};
+use super::retry::{Failure, FailureKind};
+use super::{Interruptible, Stop};
+use crate::clock::{self, Clock};
+use crate::model::{MachineId, Stage, SyncWarning};
+use crate::protocol::body::Transfer;
+use crate::protocol::cel::CelBudget;
+use crate::protocol::events::{self, Sorted};
+use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
+use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError};
+use crate::transport::{Transport, XsrfToken};
+
+/// How long an upload takes at most. A sync that is due waits for its end.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// What came of an upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// How it ended.
+    pub result: Ending,
+    /// How many events the server took.
+    pub events: u64,
+    /// Why it ended early.
+    pub error: Option<String>,
+}
+
+/// How an upload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// What waited has gone up, or as much of it as fits into [`LIMIT`].
+    Uploaded,
+    /// No sync with this server has succeeded yet, so that the next one has to
+    /// come first.
+    NotYet,
+    /// A sync of another process runs. It may take the events.
+    Busy,
+    /// It is left to the next sync.
+    Failed,
+}
+
+impl Report {
+    fn new(result: Ending) -> Self {
+        Self { result, events: 0, error: None }
+    }
+
+    /// The report of an upload that could not even begin.
+    #[must_use]
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), ..Self::new(Ending::Failed) }
+    }
+}
+
+impl From<StoreError> for Report {
+    fn from(error: StoreError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// Uploads what waits.
+pub async fn run(host: &Host<'_>, clock: &dyn Clock, stop: Stop) -> Report {
+    match prepare(host, clock) {
+        Ok(Ready { transport, mut events, batch_size, _lock }) => {
+            let mut upload = Upload {
+                events: &mut events,
+                transport: &transport,
+                transfer: job::transfer(host.config),
+                machine_id: &host.machine_id,
+                batch_size,
+                clock,
+                stop,
+                token: None,
+                token_spent: false,
+                uploaded: 0,
+            };
+            let done = upload.run().await;
+            let uploaded = upload.uploaded;
+            match done {
+                Ok(()) => Report { events: uploaded, ..Report::new(Ending::Uploaded) },
+                Err(error) => Report { events: uploaded, ..Report::failed(error) },
+            }
+        }
+        Err(report) => report,
+    }
+}
+
+/// Everything an upload needs.
+struct Ready {
+    transport: Transport,
+    events: EventStore,
+    batch_size: usize,
+    _lock: StateLock,
+}
+
+fn prepare(host: &Host<'_>, clock: &dyn Clock) -> Result<Ready, Report> {
+    let base_url = host.config.sync_base_url.clone().ok_or_else(|| Report::new(Ending::NotYet))?;
+    let lock = StateLock::acquire(host.state_dir, false).map_err(|error| match error {
+        LockError::TooManySyncs(_) => Report::new(Ending::Busy),
+        error @ (LockError::NotAFile { .. } | LockError::Unusable { .. }) => {
+            Report::failed(error.to_string())
+        }
+    })?;
+    let store = match Store::open_read_only(host.state_dir) {
+        Err(error) if error.is_unused() => return Err(Report::new(Ending::NotYet)),
+        opened => opened?,
+    };
+    let known = store.identity()?.is_some_and(|(server, machine)| {
+        base_url.is_named_by(&server) && machine == host.machine_id.as_str()
+    });
+    if !known || store.full_sync_last_success()?.is_none() {
+        return Err(Report::new(Ending::NotYet));
+    }
+    let batch_size = store.batch_size()?.unwrap_or(DEFAULT_BATCH_SIZE as usize);
+    let (events, _) = EventStore::open(host.state_dir, clock.now().wall)?;
+    // A size that the server has refused is not tried here (EV-6).
+    let ceiling = events.upload_memory()?.ceiling;
+    let batch_size = batch_size.min(ceiling.unwrap_or(usize::MAX)).max(1);
+    let transport =
+        job::transport(host, base_url).map_err(|failure| Report::failed(failure.to_string()))?;
+    Ok(Ready { transport, events, batch_size, _lock: lock })
+}
+
+struct Upload<'a> {
+    events: &'a mut EventStore,
+    transport: &'a Transport,
+    transfer: Transfer,
+    machine_id: &'a MachineId,
+    batch_size: usize,
+    clock: &'a dyn Clock,
+    stop: Stop,
+    token: Option<XsrfToken>,
+    token_spent: bool,
+    uploaded: u64,
+}
+
+impl Upload<'_> {
+    /// Sends batch after batch, oldest first, until the queue is empty or the
+    /// time is up. The error says why it ended early.
+    async fn run(&mut self) -> Result<(), String> {
+        let told = |error: StoreError| error.to_string();
+        let began = self.clock.now().elapsed;
+        loop {
+            let now = self.clock.now();
+            let left = LIMIT.saturating_sub(now.elapsed.saturating_sub(began));
+            let rows = self.events.read_batch(self.batch_size, None, now.wall).map_err(told)?;
+            if rows.is_empty() || left.is_zero() {
+                return Ok(());
+            }
+            let Sorted { ids, body, dropped, rejected, bundles } =
+                events::sort(rows, self.machine_id.as_str(), self.transfer);
+            let bundle_requests = if ids.is_empty() {
+                Vec::new()
+            } else {
+                let request = Request::EventUpload(self.transport.pack(body));
+                self.send(&request, left).await.map_err(|failure| failure.to_string())?
+            };
+            self.uploaded += ids.len() as u64;
+            let settled = Settled {
+                delivered: ids,
+                dropped,
+                rejected,
+                bundle_requests,
+                bundles_delivered: bundles,
+            };
+            self.events.settle(&settled, now.wall).map_err(told)?;
+        }
+    }
+
+    /// Makes one attempt, and a second with a fresh token if the server demands
+    /// one (HTTP-4). Returns the bundles that the server asks for.
+    async fn send(&mut self, request: &Request, left: Duration) -> Result<Vec<String>, Failure> {
+        let mut stop = self.stop.clone();
+        let bounds = Interruptible { stop: &mut stop, left, deadline: LIMIT };
+        bounds
+            .run(async {
+                match self.attempt(request).await {
+                    Err(refused) if refused.http_status == Some(403) && !self.token_spent => {
+                        self.token_spent = true;
+                        let fetched = self.transport.fetch_token(self.clock.now().wall).await;
+                        match fetched.outcome {
+                            Ok(token) => self.token = token,
+                            Err(_) => return Err(refused),
+                        }
+                        self.attempt(request).await
+                    }
+                    done => done,
+                }
+            })
+            .await?
+    }
+
+    async fn attempt(&self, request: &Request) -> Result<Vec<String>, Failure> {
+        let Request::EventUpload(body) = request else {
+            return Err(Failure::new(FailureKind::WrongShape, "not an event upload".to_owned()));
+        };
+        let (stage, now) = (Stage::EventUpload, self.clock.now().wall);
+        let exchanged = self.transport.post_packed(stage, body, self.token.as_ref(), now).await;
+        let decoded = exchanged.outcome.and_then(|answer| {
+            // No rules come here, so no expressions are parsed.
+            let mut expressions = CelBudget::new(clock::thread_time);
+            let url = self.transport.url(stage);
+            exchange::decode(self.transfer, request, answer, &url, &mut expressions)
+        });
+        let answer = decoded.map(|Decoded { answer, warnings }| {
+            for SyncWarning { field, value, action, .. } in warnings {
+                tracing::warn!(%stage, field, value = self.transport.redact(&value), action, "odd answer");
+            }
+            answer
+        });
+        match answer {
+            Ok(Answer::EventUpload(response)) => Ok(events::bundle_requests(response)),
+            Ok(Answer::Preflight(_) | Answer::RuleDownload(_) | Answer::Postflight) => {
+                Err(Failure::new(FailureKind::WrongShape, "the answer of another stage".to_owned()))
+            }
+            Err(failure) => {
+                Err(Failure { message: self.transport.redact(&failure.message), ..failure })
+            }
+        }
+    }
+}
