@@ -30,7 +30,6 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use self::beat::Beat;
 use crate::clock::SystemClock;
 use crate::config::{self, Loaded, LogLevel, Sources};
 use crate::store::{Store, StoreError};
@@ -133,14 +132,10 @@ fn level_of(name: &str) -> Option<LogLevel> {
 pub fn run(options: Options) -> Result<(), DaemonError> {
     let state_dir = config::state_dir(options.state_dir.as_deref(), &options.loaded.config);
     Store::prepare_dir(&state_dir)?;
-    let guard = guard::Guard::take(&state_dir)
-        .map_err(|source| DaemonError::Guard { path: state_dir.clone(), source })?;
-    let Some(_guard) = guard else {
-        let pid = Beat::read(&state_dir).map(|beat| beat.pid);
-        return Err(DaemonError::Taken { path: state_dir, pid });
-    };
+    let guard = guard::Guard::take_or_say_who(&state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(async { heart::Daemon::new(options, state_dir)?.serve().await });
+    let done =
+        runtime.block_on(async { heart::Daemon::new(options, state_dir, guard)?.serve().await });
     // A thread that a file system holds must not hold the process.
     runtime.shutdown_background();
     done

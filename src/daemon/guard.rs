@@ -1,12 +1,15 @@
 //! One daemon on a state directory: the lock it holds for as long as it lives.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::DaemonError;
+use super::beat::Beat;
 use crate::files::{self, Access};
 
 /// The file in the state directory whose lock says that a daemon runs.
@@ -27,6 +30,28 @@ impl Drop for Guard {
 }
 
 impl Guard {
+    /// Takes the place.
+    ///
+    /// # Errors
+    /// If it cannot be locked, or another daemon holds it.
+    pub(super) fn take_or_say_who(state_dir: &Path) -> Result<Self, DaemonError> {
+        let path = || state_dir.to_owned();
+        Self::take(state_dir)
+            .map_err(|source| DaemonError::Guard { path: path(), source })?
+            .ok_or_else(|| DaemonError::Taken {
+                path: path(),
+                pid: Beat::read(state_dir).map(|beat| beat.pid),
+            })
+    }
+
+    /// Whether this is the lock of the state directory that lies at this path:
+    /// that directory may have been removed or replaced.
+    pub(super) fn holds(&self, state_dir: &Path) -> bool {
+        let number = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let there = fs::symlink_metadata(state_dir.join(LOCK_FILE)).ok().map(number);
+        there.is_some() && there == self.file.metadata().ok().map(number)
+    }
+
     /// Takes the place, if it is free.
     pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
         let path = state_dir.join(LOCK_FILE);
@@ -72,6 +97,12 @@ mod tests {
         let guard = Guard::take(dir.path()).expect("no error").expect("the place");
         assert!(is_taken(dir.path()));
         assert!(Guard::take(dir.path()).expect("no error").is_none());
+        assert!(guard.holds(dir.path()));
+        std::fs::remove_file(dir.path().join(LOCK_FILE)).expect("removed");
+        assert!(!guard.holds(dir.path()), "it is gone");
+        let another = Guard::take(dir.path()).expect("no error").expect("the new place");
+        assert!(another.holds(dir.path()) && !guard.holds(dir.path()), "it is another one");
+        drop(another);
         drop(guard);
         assert!(!is_taken(dir.path()));
         assert!(Guard::take(dir.path()).expect("no error").is_some());

@@ -3,6 +3,7 @@
 
 mod clients;
 mod configuration;
+mod place;
 mod upload;
 mod word;
 
@@ -18,12 +19,13 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::beat::{Doing, Incident, LastSync, PromptUpload};
+use super::guard::Guard;
 use super::message::{Errand, Facts, Line, Order};
 use super::moment::Stamp;
 use super::network::Network;
 use super::schedule::{self, By, End, Prompt, Schedule, Why};
 use super::signals::Caught;
-use super::socket::{self, News};
+use super::socket::{self, Command, News, Socket};
 use super::supervise::{self, Ended, Phase, Trouble, Watch};
 use super::{DaemonError, Options, level_name, manager, metrics};
 use crate::clock::{Alarm, Clock as _};
@@ -67,6 +69,12 @@ struct Running {
 pub(super) struct Daemon {
     options: Options,
     state_dir: PathBuf,
+    guard: Guard,
+    /// The state directory is not there, which has been told.
+    lost: bool,
+    socket: Option<Socket>,
+    commands: mpsc::Sender<Command>,
+    asked: Option<mpsc::Receiver<Command>>,
     alarm: Alarm,
     loaded: Arc<Loaded>,
     refused: Option<String>,
@@ -98,7 +106,12 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn new(mut options: Options, state_dir: PathBuf) -> Result<Self, DaemonError> {
+    pub(super) fn new(
+        mut options: Options,
+        state_dir: PathBuf,
+        guard: Guard,
+    ) -> Result<Self, DaemonError> {
+        let (commands, asked) = mpsc::channel(socket::MAX_CLIENTS);
         let alarm = Alarm::new(options.clock)?;
         let now = alarm.now();
         let loaded = Arc::new(options.loaded.clone());
@@ -110,6 +123,11 @@ impl Daemon {
         let network = std::mem::replace(&mut options.network, Box::new(super::network::source));
         Ok(Self {
             state_dir,
+            guard,
+            lost: false,
+            socket: None,
+            commands,
+            asked: Some(asked),
             alarm,
             refused: None,
             level,
@@ -152,8 +170,8 @@ impl Daemon {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        let (commands, mut asked) = mpsc::channel(socket::MAX_CLIENTS);
-        let socket = self.listen(commands);
+        let Some(mut asked) = self.asked.take() else { return Ok(()) };
+        self.socket = self.listen();
         self.publish();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -198,7 +216,6 @@ impl Daemon {
             }
         };
         self.end(reason).await;
-        drop(socket);
         Ok(())
     }
 
@@ -225,6 +242,14 @@ impl Daemon {
         }
         if why == Why::Network {
             info!("the network has changed since the last sync failed; it is tried again");
+        }
+        if let Err(error) = self.keep_place() {
+            warn!(%error, "no sync, because the state directory cannot be used");
+            let record = not_begun(SyncResult::StateUnusable, error.to_string(), errand, now);
+            self.schedule.end(now, End::Failure, None, random());
+            self.tell_end(record, askers);
+            self.publish();
+            return;
         }
         // What changes while a sync runs counts, should it fail.
         self.network.listen(true);
@@ -339,6 +364,10 @@ impl Daemon {
         if let Some(uploading) = self.uploading.take() {
             // It was told to stop at the same time.
             let _ = timeout(Duration::from_millis(200), uploading).await;
+        }
+        if !self.guard.holds(&self.state_dir) {
+            info!("daemon stopped; the state directory is not there");
+            return;
         }
         if let Err(error) = self.beat(Doing::Stopped).write(&self.state_dir) {
             warn!(%error, "daemon.json cannot be written");

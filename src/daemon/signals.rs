@@ -26,6 +26,6 @@ impl Caught {
         {
             return;
         }
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }

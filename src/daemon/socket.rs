@@ -4,7 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -100,12 +101,25 @@ pub(super) struct SocketError {
 
 /// The socket's file, which goes with it.
 #[derive(Debug)]
-pub(super) struct Socket(PathBuf);
+pub(super) struct Socket {
+    path: PathBuf,
+    /// Which file it is: another daemon's may have come into its place.
+    number: Option<(u64, u64)>,
+    /// Who answers on it.
+    serving: Option<JoinHandle<()>>,
+}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if self.number.is_some() && self.number == number(&self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// What tells a file from others that bear its name.
+fn number(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Socket {
@@ -129,9 +143,21 @@ impl Socket {
         let listener = UnixListener::bind(&path).map_err(failed(
             "the path of a socket may have about 100 bytes; shorten StateDirectory",
         ))?;
-        let socket = Self(path.clone());
+        let socket = Self { number: number(&path), path: path.clone(), serving: None };
         permit(state_dir, group).map_err(failed("check the owner of the state directory"))?;
         Ok((socket, listener))
+    }
+
+    /// Answers on the socket from here on.
+    pub(super) fn serve(&mut self, listener: UnixListener, house: House) {
+        self.serving = Some(tokio::spawn(serve(listener, house)));
+    }
+
+    /// Takes no more connections.
+    pub(super) fn close(mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
     }
 }
 
@@ -207,7 +233,7 @@ pub(super) struct House {
 }
 
 /// Answers everyone who connects.
-pub(super) async fn serve(listener: UnixListener, house: House) {
+async fn serve(listener: UnixListener, house: House) {
     let queries = Queries::new(house.state_dir.clone(), house.clock);
     let room = Arc::new(Room { house, queries, line_readers: Semaphore::new(LINE_READERS) });
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
@@ -498,13 +524,13 @@ mod tests {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("ours");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         let (socket, _listener) = Socket::open(dir.path(), None).expect("a socket");
-        assert_eq!((mode(dir.path()), mode(&socket.0)), (0o700, 0o600));
+        assert_eq!((mode(dir.path()), mode(&socket.path)), (0o700, 0o600));
         let own = rustix::process::getegid().as_raw();
         permit(dir.path(), Some(own)).expect("permitted");
-        assert_eq!((mode(dir.path()), mode(&socket.0)), (0o710, 0o660));
+        assert_eq!((mode(dir.path()), mode(&socket.path)), (0o710, 0o660));
         permit(dir.path(), None).expect("permitted");
-        assert_eq!((mode(dir.path()), mode(&socket.0)), (0o700, 0o600));
-        let path = socket.0.clone();
+        assert_eq!((mode(dir.path()), mode(&socket.path)), (0o700, 0o600));
+        let path = socket.path.clone();
         drop(socket);
         assert!(!path.exists());
     }

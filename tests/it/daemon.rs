@@ -75,8 +75,14 @@ impl Daemon {
 
     /// The same in an environment.
     pub(crate) fn with(agent: &Agent, rate: u32, more: &[&str], env: &[(&str, &str)]) -> Self {
-        heed_signals();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+        let mut command = Self::command(agent, rate, more);
+        Self::of(command.envs(env.iter().copied()))
+    }
+
+    /// The command that starts one.
+    pub(crate) fn command(agent: &Agent, rate: u32, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+        command
             .arg("daemon")
             .args(["--clock-rate", &rate.to_string(), "--log-level", "info"])
             .args(["--set", &format!("MachineID={}", agent.machine_id)])
@@ -84,12 +90,15 @@ impl Daemon {
             .args(["--set", "SyncDeadline=86400", "--state-dir"])
             .arg(&agent.state_dir)
             .args(more)
-            .env_clear()
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program runs");
+            .env_clear();
+        command
+    }
+
+    /// The one that this command starts.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        heed_signals();
+        let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program runs");
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut daemon = Self { child, lines };
         daemon.says("daemon started");

@@ -1,6 +1,6 @@
 //! What clients of the control socket ask the loop.
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::Daemon;
@@ -12,19 +12,19 @@ use crate::daemon::socket::{self, Command, SyncReply};
 
 impl Daemon {
     /// Opens the control socket and answers on it. A daemon without one syncs.
-    pub(super) fn listen(&self, commands: mpsc::Sender<Command>) -> Option<socket::Socket> {
+    pub(super) fn listen(&self) -> Option<socket::Socket> {
         let gid = self.group();
         match socket::Socket::open(&self.state_dir, gid) {
-            Ok((socket, listener)) => {
+            Ok((mut socket, listener)) => {
                 let house = socket::House {
                     state_dir: self.state_dir.clone(),
-                    commands,
+                    commands: self.commands.clone(),
                     news: self.news.clone(),
                     configured: self.configured.subscribe(),
                     clock: self.options.clock,
                     patience: socket::Patience::default(),
                 };
-                tokio::spawn(socket::serve(listener, house));
+                socket.serve(listener, house);
                 Some(socket)
             }
             Err(error) => {
@@ -116,16 +116,17 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
     use super::*;
     use crate::clock::SystemClock;
     use crate::config::{Config, Sources};
+    use crate::daemon::guard::Guard;
     use crate::daemon::{Options, Program};
     use crate::model::SyncType;
 
-    fn daemon() -> Daemon {
+    fn daemon(dir: &Path) -> Daemon {
         let options = Options {
             sources: Arc::new(Sources::default),
             loaded: Config::resolve(&[]),
@@ -136,7 +137,8 @@ mod tests {
             set_level: Box::new(|_| {}),
             level: None,
         };
-        Daemon::new(options, PathBuf::from("/nowhere")).expect("a daemon")
+        let guard = Guard::take(dir).expect("no error").expect("the place");
+        Daemon::new(options, dir.to_owned(), guard).expect("a daemon")
     }
 
     /// DAEMON-4: thirty-two clients of the group are one sync, and the next of
@@ -144,7 +146,8 @@ mod tests {
     /// to try again. The owner is never refused because of the group.
     #[tokio::test]
     async fn daemon_4_a_storm_of_the_group_is_one_sync() {
-        let mut daemon = daemon();
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut daemon = daemon(dir.path());
         let normal = message::Sync::default();
         let clean = message::Sync { clean: Some(SyncType::Clean), ..message::Sync::default() };
         for _ in 0..32 {

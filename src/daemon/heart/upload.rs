@@ -43,6 +43,10 @@ impl Daemon {
     }
 
     fn begin_upload(&mut self) {
+        if !self.guard.holds(&self.state_dir) {
+            // The next sync makes it anew.
+            return;
+        }
         // No number: those are of syncs, and so is misbehaviour.
         let program = (self.options.program)(0, level_name(self.level));
         let order = supervise::order(Order::Upload, &self.loaded.effective);

@@ -68,6 +68,10 @@ impl Daemon {
 
     /// Leaves word of how the daemon stands.
     pub(super) fn publish(&mut self) {
+        if !self.guard.holds(&self.state_dir) {
+            // Another daemon's heartbeat may lie there.
+            return;
+        }
         let beat = self.beat(Doing::Idle);
         self.written(&self.state_dir.join(beat::BEAT_FILE), beat.write(&self.state_dir));
     }

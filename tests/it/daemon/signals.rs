@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use super::*;
 
 /// The command with these signals ignored from its start.
-fn ignoring(command: &Command, signals: &str) -> Command {
+pub(super) fn ignoring(command: &Command, signals: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", &format!("trap '' {signals}; exec \"$@\""), "sh"]);
     shell.arg(command.get_program()).args(command.get_args());
@@ -54,12 +54,9 @@ fn daemon_3_the_daemon_leaves_ignored_signals_alone() {
     let server =
         FakeServer::builder().fault(Stage::RuleDownload, nth(1), Fault::Hold).start().unwrap();
     let agent = Agent::of(&server);
-    let command = agent.command(&["daemon", "--log-level", "info"]);
-    let mut command = ignoring(&command, "HUP TERM");
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut daemon = Daemon { child, lines };
-    daemon.says("daemon started");
+    let url = format!("SyncBaseURL={}", agent.base_url);
+    let command = Daemon::command(&agent, 100, &["--set", &url]);
+    let daemon = Daemon::of(&mut ignoring(&command, "HUP TERM"));
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();

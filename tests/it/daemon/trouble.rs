@@ -3,6 +3,8 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use santa_sync::daemon::message::Step;
+
 use super::*;
 
 /// DAEMON-6: a sync that panics costs one sync; the next one runs on time.
@@ -87,6 +89,94 @@ fn daemon_6_a_sync_that_waits_in_line_is_waiting() {
     assert_eq!(synced(&mut asker).result, SyncResult::Success);
     let own = crate::agent::synced(&own.wait_with_output().unwrap());
     assert_eq!(own.result(), "success", "{own:?}");
+}
+
+/// DAEMON-6: the state directory is removed under the daemon: it says so, makes
+/// it anew with the next sync, and can be asked there.
+#[test]
+fn daemon_6_a_state_directory_that_is_removed_is_made_anew() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
+    let agent = Agent::of(&server);
+    let mut daemon = Daemon::start(&agent, 1, &[]);
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    std::fs::remove_dir_all(&agent.state_dir).unwrap();
+    daemon.signal(Signal::USR1);
+    daemon.says("was removed or replaced");
+    daemon.says("is there again");
+    assert!(server.wait_for(Stage::Postflight, 2, PATIENCE));
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    assert_eq!((agent.rules(), status(&agent)["daemon"]["liveness"].clone()), (5, "alive".into()));
+    assert_eq!(agent.run(&["daemon"]).status.code(), Some(73), "its place is taken");
+
+    // What cannot be made anew costs syncs, and nothing else.
+    std::fs::remove_dir_all(&agent.state_dir).unwrap();
+    std::fs::write(&agent.state_dir, "in the way").unwrap();
+    daemon.signal(Signal::USR1);
+    daemon.says("the state directory cannot be used");
+    std::fs::remove_file(&agent.state_dir).unwrap();
+    daemon.signal(Signal::USR1);
+    daemon.says("is there again");
+    assert!(server.wait_for(Stage::Postflight, 4, PATIENCE));
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
+}
+
+/// DAEMON-6: a disk that takes nothing more costs syncs; the daemon runs on, and
+/// syncs again once there is room.
+#[test]
+#[cfg(target_os = "linux")]
+fn daemon_6_a_full_disk_does_not_end_the_daemon() {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
+    let agent = Agent::of(&server);
+    // A process that may write no byte to a file stands for a full disk; with
+    // the signal ignored it is told so by an error.
+    let url = format!("SyncBaseURL={}", agent.base_url);
+    let command = Daemon::command(&agent, 1, &["--set", &url]);
+    let mut daemon = Daemon::of(&mut signals::ignoring(&command, "XFSZ"));
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    let pid = Pid::from_raw(daemon.pid().cast_signed());
+    let all = prlimit(pid, Resource::Fsize, Rlimit { current: Some(0), maximum: None }).unwrap();
+    let record = sync(&agent);
+    assert_ne!(record.result, SyncResult::Success, "{record:?}");
+    daemon.says("a file cannot be written");
+    assert!(matches!(ask(&agent, &Request::Status), Answer::Status(_)));
+    prlimit(pid, Resource::Fsize, all).unwrap();
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    assert_eq!(agent.rules(), 5);
+    assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
+}
+
+/// SYNC-2: the daemon is told to stop while its sync waits to repeat a request:
+/// the record has both, the stop and what the server had answered.
+#[test]
+fn sync_2_a_stop_of_the_daemon_keeps_the_cause() {
+    let server = FakeServer::builder()
+        .fault(Stage::RuleDownload, santa_sync::harness::every(), Fault::status(503))
+        .start()
+        .unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    let mut client = client(&agent);
+    client.ask(&Request::Sync(Sync::default())).unwrap();
+    loop {
+        let answer = client.answer().unwrap();
+        if matches!(answer, Answer::Progress(Step::Retry { .. })) {
+            break;
+        }
+    }
+    let (code, took) = daemon.stop(Signal::TERM);
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let record = &agent.store().history(1).unwrap()[0];
+    let error = record.error.as_ref().unwrap();
+    let cause = error.cause.as_ref().expect("a cause");
+    assert_eq!((error.kind.as_str(), cause.http_status), ("cancelled", Some(503)), "{error:?}");
+    for command in ["status", "history"] {
+        let shown = agent.run(&[command]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("503"), "{command}: {shown}");
+    }
 }
 
 /// DAEMON-2: a network that changes during a long back-off is tried at once,
