@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use crate::store::StoreError;
+
 mod by_daemon;
 mod config;
 mod daemon;
@@ -22,6 +24,7 @@ mod history;
 mod logging;
 pub mod output;
 mod rules;
+mod run_as;
 mod service;
 mod setup;
 mod status;
@@ -147,6 +150,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Err(error) = run_as::take_on_owner(&cli.global, &cli.command) {
+        output::error(format_args!(
+            "cannot take on the user who owns the state directory: {error}; run as that user"
+        ));
+        return ExitCode::from(StoreError::EXIT_CODE);
+    }
     if let Command::Sync(args) = &cli.command {
         let level = cli.global.log_level.unwrap_or(LogLevel::Warn);
         cli.global.log_level = Some(args.log_level(level));

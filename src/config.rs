@@ -251,9 +251,14 @@ impl Default for Config {
 /// configured one, else the system's.
 #[must_use]
 pub fn state_dir(flag: Option<&Path>, config: &Config) -> PathBuf {
-    let system =
-        if cfg!(target_os = "macos") { "/var/db/santa-sync" } else { "/var/lib/santa-sync" };
-    flag.or(config.state_directory.as_deref()).unwrap_or(Path::new(system)).to_owned()
+    let configured = config.state_directory.as_deref();
+    flag.or(configured).unwrap_or(default_state_dir()).to_owned()
+}
+
+/// The system's state directory.
+#[must_use]
+pub fn default_state_dir() -> &'static Path {
+    Path::new(if cfg!(target_os = "macos") { "/var/db/santa-sync" } else { "/var/lib/santa-sync" })
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use thiserror::Error;
 
-pub use guarded::{Exposed, check_guarded, owner_of_nearest};
+pub use guarded::{Exposed, check_guarded, check_program, owner_of_nearest};
 
 /// Why a path cannot be used as a file.
 #[derive(Debug, Error)]
@@ -291,6 +291,30 @@ fn temporary(new: &Path) -> Result<File, Obstacle> {
             return Ok(file);
         }
     }
+}
+
+/// Makes the directories of `relative` below `root`, mode 0755, and follows no
+/// link on the way: in an image it would lead out of it.
+///
+/// # Errors
+/// If one cannot be made, or something else is in its place.
+pub fn create_below(root: &Path, relative: &Path) -> io::Result<()> {
+    let mut at = root.to_owned();
+    for name in relative {
+        at.push(name);
+        match fs::symlink_metadata(&at) {
+            Ok(metadata) if metadata.is_dir() => continue,
+            Ok(metadata) => {
+                let kind = kind_of(metadata.file_type());
+                let found = format!("{} is {kind}, not a directory", at.display());
+                return Err(io::Error::other(found));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&at)?,
+            Err(error) => return Err(error),
+        }
+        fs::set_permissions(&at, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 /// The directory a path lies in.

@@ -34,6 +34,13 @@ pub(super) struct Args {
     keep: Option<PathBuf>,
 }
 
+impl Args {
+    /// The directory to keep.
+    pub(super) fn keep(&self) -> Option<&std::path::Path> {
+        self.keep.as_deref()
+    }
+}
+
 /// As many as one sync may bring (HTTP-8).
 pub(super) fn at_most_5_million(text: &str) -> Result<usize, String> {
     match text.parse() {

@@ -133,6 +133,17 @@ fn check_one(path: &Path, metadata: &Metadata) -> Result<(), Exposed> {
     Err(Exposed::Writable { path, mode })
 }
 
+/// Checks a program that configuration has this process run: a file that
+/// nobody but root and this user can exchange or change.
+///
+/// # Errors
+/// The first directory on the way, or the program, that is exposed.
+pub fn check_program(path: &Path) -> Result<(), Exposed> {
+    check_guarded(path)?;
+    let io = |source| Exposed::Io { path: path.to_owned(), source };
+    super::must_be_regular(&fs::metadata(path).map_err(io)?).map_err(|found| io(found.into()))
+}
+
 /// The owner (user, group) of a directory, or of the nearest one above it that
 /// exists. Links are followed.
 #[must_use]

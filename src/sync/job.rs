@@ -12,6 +12,7 @@ use super::retry::Failure;
 use super::{Driver, Stop, Stores, SyncRequest, events_warning, notify, prepare, prepare_dry};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::files;
 use crate::model::{
     BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage, SyncRecord,
     SyncResult, SyncType, SyncWarning, Trigger,
@@ -154,7 +155,10 @@ pub async fn run(
         warn_of_standing(&store, host.config);
         record
     };
-    if let Some(hook) = &host.config.notification_hook {
+    if let Some(hook) = &host.config.notification_hook
+        && !announced.announcements.is_empty()
+        && may_run(hook)
+    {
         notify::run_hook(hook, &announced.announcements, stop).await;
     }
     Ok(record)
@@ -196,6 +200,16 @@ pub const fn allows(rule: &Rule) -> bool {
         | Policy::SilentTtyBlocklist
         | Policy::Remove => false,
     }
+}
+
+/// Whether nobody else can exchange the hook, which runs with this user's rights.
+fn may_run(hook: &Path) -> bool {
+    files::check_program(hook)
+        .inspect_err(|exposed| {
+            let (hook, fix) = (hook.display(), exposed.fix());
+            warn!(%hook, %exposed, fix, "NotificationHook is not run");
+        })
+        .is_ok()
 }
 
 async fn dry_run(

@@ -151,3 +151,98 @@ fn state_5_an_empty_normal_answer_after_a_rebuild_does_not_bring_lockdown() {
     assert_eq!(server.requests(santa_sync::model::Stage::Preflight).len(), preflights + 1);
     assert_eq!(agent.store().client_mode(None).expect("read").name(), "MONITOR");
 }
+
+/// STATE-1: root works in the directory of a service user only as that user: so
+/// all it makes there belongs to it, and nothing that only root may change is
+/// changed.
+#[test]
+fn state_1_root_works_in_another_users_directory_as_that_user() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    let server = FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server");
+    let agent = Agent::of(&server);
+    let dir = &agent.state_dir;
+    std::fs::create_dir(dir).expect("made");
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).expect("set");
+    let me = rustix::process::geteuid().as_raw();
+    // Only root can give a directory away; whoever else runs this keeps it.
+    let user = if me == 0 { 54_321 } else { me };
+    chown(dir, Some(user), (me == 0).then_some(54_322)).expect("given away");
+    let home = dir.parent().expect("a directory");
+    std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o755)).expect("set");
+
+    let added = producer(&agent, 1).wait_with_output().expect("ended");
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let synced = agent.sync(&[]);
+    assert_eq!(synced.code, Some(0), "{}", synced.stderr);
+    for command in [&["status"][..], &["history"], &["rules", "list"], &["rules", "verify"]] {
+        assert!(agent.run(command).status.success(), "{command:?}");
+    }
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir).expect("listed") {
+        let entry = entry.expect("an entry");
+        assert_eq!(entry.metadata().expect("there").uid(), user, "{:?}", entry.file_name());
+        files += 1;
+    }
+    assert!(files >= 5, "{files} files");
+
+    // What the user may not touch, root does not touch for it.
+    let secret = home.join("secret");
+    std::fs::write(&secret, "root's").expect("written");
+    for name in ["rules.db", "agent.lock", "sync-state.plist", "events.db", "daemon.json"] {
+        let _ = std::fs::remove_file(dir.join(name));
+        symlink(&secret, dir.join(name)).expect("a link");
+    }
+    for command in [&["sync"][..], &["status"], &["doctor"], &["events", "add"]] {
+        agent.run(command);
+    }
+    assert_eq!(std::fs::read_to_string(&secret).expect("there"), "root's");
+    assert_eq!(std::fs::metadata(&secret).expect("there").uid(), me);
+}
+
+/// STATE-1, SYNC-6: roots and certificates that are FIFOs or have no end stop a
+/// sync at once, not at its deadline.
+#[test]
+fn state_1_a_certificate_path_that_is_no_file_stops_the_sync_at_once() {
+    let agent = Agent::at("https://127.0.0.1:1/");
+    let fifo = agent.state_dir.parent().expect("a directory").join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("it ran").success());
+    for key in ["ServerAuthRootsFile", "ClientAuthCertificateFile"] {
+        for (path, words) in
+            [(fifo.to_str().expect("UTF-8"), "it is a FIFO"), ("/dev/zero", "it is a device")]
+        {
+            let mut command = agent.command(&["sync", "--set", &format!("{key}={path}")]);
+            let output = command.output().expect("ended");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && said.contains(words), "{key} {path}: {said}");
+        }
+    }
+}
+
+/// STATE-1: of files of any size no more is read than makes sense.
+#[test]
+fn state_1_huge_state_files_are_not_read_whole() {
+    let server = FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server");
+    let agent = Agent::of(&server);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    for name in ["sync-state.plist", "daemon.json", "agent.lock", "rules.db-suspect"] {
+        let path = agent.state_dir.join(name);
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        file.and_then(|file| file.set_len(3 << 30)).expect("a sparse file");
+    }
+    // Within 1 GiB of addresses a read of 3 GiB fails.
+    for command in ["status", "doctor", "sync --no-wait"] {
+        let program = agent.command(&command.split(' ').collect::<Vec<_>>());
+        let mut limited = std::process::Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -v 1048576; exec \"$0\" \"$@\""]).arg(program.get_program());
+        limited.args(program.get_args()).env_clear();
+        let output = limited.output().expect("ended");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !said.contains("memory") && output.status.code().is_some_and(|code| code < 70),
+            "{command}: {:?} {said}",
+            output.status
+        );
+    }
+}

@@ -1,11 +1,11 @@
 //! The files of the service and the commands that put them in force.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Manager, Runner, ServiceError};
+use crate::files::{self, Replacement};
 
 /// The label of the launchd job.
 const LABEL: &str = "com.santa-sync.daemon";
@@ -31,6 +31,8 @@ pub(super) enum Outcome {
 /// Installs the service, or takes it away. Doing either twice is doing it once.
 pub(super) struct Installer<'a> {
     manager: Manager,
+    /// The root of an image, or `/`.
+    root: PathBuf,
     path: PathBuf,
     text: String,
     runner: &'a dyn Runner,
@@ -54,7 +56,7 @@ impl<'a> Installer<'a> {
             Manager::Systemd => (format!("etc/systemd/system/{UNIT}"), UNIT_FILE),
         };
         let text = text.replace(TEMPLATE_PROGRAM, shown);
-        Ok(Self { manager, path: root.join(path), text, runner })
+        Ok(Self { manager, root: root.to_owned(), path: root.join(path), text, runner })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -68,7 +70,8 @@ impl<'a> Installer<'a> {
     /// Writes the file, has the manager start the service, and checks that it
     /// runs.
     pub(super) fn install(&self) -> Result<Outcome, ServiceError> {
-        let same = fs::read(&self.path).is_ok_and(|old| old == self.text.as_bytes());
+        let old = files::read_own(&self.path, self.text.len() as u64);
+        let same = old.is_ok_and(|old| old.is_some_and(|old| old == self.text.as_bytes()));
         if same && self.running()?.0 {
             return Ok(Outcome::Unchanged);
         }
@@ -99,6 +102,7 @@ impl<'a> Installer<'a> {
         if !self.installed() {
             return Ok(Outcome::Unchanged);
         }
+        self.check_way().map_err(|source| self.file_error(source))?;
         match self.manager {
             Manager::Launchd => self.ask(&["bootout", TARGET])?,
             Manager::Systemd => self.must(&["disable", "--now", UNIT])?,
@@ -162,15 +166,18 @@ impl<'a> Installer<'a> {
     }
 
     fn write(&self) -> io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new().prefix(".santa-sync").tempfile_in(dir)?;
-        file.write_all(self.text.as_bytes())?;
+        self.check_way()?;
         // launchd refuses a job that others may write, and both read it as root.
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        Ok(())
+        let how = Replacement { mode: 0o644, durable: true };
+        Ok(files::replace(&self.path, self.text.as_bytes(), how)?)
+    }
+
+    /// Makes the directories on the way to the file. No link may lead out of
+    /// the root.
+    fn check_way(&self) -> io::Result<()> {
+        let dir = files::directory_of(&self.path);
+        let below = dir.strip_prefix(&self.root).map_err(io::Error::other)?;
+        files::create_below(&self.root, below)
     }
 
     fn file_error(&self, source: io::Error) -> ServiceError {

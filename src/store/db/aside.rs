@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Notice, beside};
-use crate::files::{self, Access, Replacement};
+use crate::files::{self, Access, Obstacle, Replacement};
 use crate::model::Timestamp;
 
 /// Behind the name of a database: the mark.
@@ -65,7 +65,11 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, reason: &str) -> io::Result
 
 /// Ends a move that a crash interrupted.
 pub(super) fn resume(path: &Path) -> io::Result<Option<Notice>> {
-    let Some(mark) = files::read_own(&beside(path, MARK), MAX_MARK)? else { return Ok(None) };
+    let mark = match files::read_own(&beside(path, MARK), MAX_MARK) {
+        Ok(Some(mark)) => mark,
+        Ok(None) | Err(Obstacle::TooLarge(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let mark = String::from_utf8_lossy(&mark);
     let mut lines = mark.lines();
     let Some(name) = lines.next().and_then(|line| line.strip_prefix(MOVING)) else {

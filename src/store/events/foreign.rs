@@ -75,14 +75,26 @@ impl EventStore {
 
 impl Foreign {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let what = match files::regular(path) {
-            Ok(Some(_)) => None,
+        let beside = |part: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(part);
+            files::own(Path::new(&name))
+        };
+        let what = match files::own(path) {
+            Ok(Some(_)) => ["-wal", "-shm", "-journal"].into_iter().find_map(|part| {
+                beside(part)
+                    .err()
+                    .map(|found| format!("has a {part} file that cannot be used: {found}"))
+            }),
             Ok(None) => Some("does not exist".to_owned()),
             Err(Obstacle::NotAFile(what)) => Some(format!("is {what}")),
             Err(error @ (Obstacle::Io(_) | Obstacle::TooLarge(_))) => {
                 return Err(StoreError::from_obstacle(path, error));
             }
         };
+        // This program writes to the file and those beside it.
+        let exposed = || files::check_guarded(&files::directory_of(path)).err();
+        let what = what.or_else(|| exposed().map(|exposed| format!("is not safe: {exposed}")));
         if let Some(what) = what {
             return Err(StoreError::NotElsewhere { path: path.to_owned(), what });
         }

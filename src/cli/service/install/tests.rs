@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use plist::Value;
 
@@ -170,4 +171,32 @@ fn daemon_5_the_unit_notifies_watches_and_is_hardened() {
     ] {
         assert!(UNIT_FILE.lines().any(|l| l == line), "{line}");
     }
+}
+
+/// STATE-1: in an image no link leads out of it, and nothing but a regular file
+/// is replaced.
+#[test]
+fn state_1_nothing_is_installed_through_a_link_or_over_a_fifo() {
+    let outer = tempfile::tempdir().expect("a directory");
+    let (root, host) = (outer.path().join("image"), outer.path().join("host"));
+    fs::create_dir_all(root.join("etc")).expect("made");
+    fs::create_dir_all(host.join("system")).expect("made");
+    symlink(&host, root.join("etc/systemd")).expect("a link");
+    let manager = FakeManager::default();
+    let installer =
+        || Installer::new(Manager::Systemd, &program(), &root, &manager).expect("an installer");
+    let error = installer().install().expect_err("refused").to_string();
+    assert!(error.contains("etc/systemd is a link, not a directory"), "{error}");
+    assert_eq!(fs::read_dir(host.join("system")).expect("listed").count(), 0);
+    fs::write(host.join("system").join(UNIT), "the host's").expect("written");
+    installer().uninstall().expect_err("refused");
+    assert!(host.join("system").join(UNIT).exists());
+
+    fs::remove_file(root.join("etc/systemd")).expect("removed");
+    fs::create_dir_all(root.join("etc/systemd/system")).expect("made");
+    let unit = root.join("etc/systemd/system").join(UNIT);
+    let made = std::process::Command::new("mkfifo").arg(&unit).status().expect("it ran");
+    assert!(made.success());
+    let error = installer().install().expect_err("refused").to_string();
+    assert!(error.contains("a FIFO, not a file"), "{error}");
 }
