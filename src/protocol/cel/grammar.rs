@@ -81,7 +81,6 @@ impl<'a> Parser<'a> {
         let what = match self.next {
             Token::End => return CelError::Syntax("it breaks off".to_owned()),
             Token::Name(name) => text::escaped_start(name, 32),
-            Token::QuotedName => "a name in backquotes".to_owned(),
             Token::Literal => "a literal".to_owned(),
             Token::Int(_) | Token::Uint | Token::Float => "a number".to_owned(),
             Token::In => "in".to_owned(),
@@ -146,6 +145,7 @@ impl<'a> Parser<'a> {
         let mut is = Operand::Other;
         // Whether it can be the name of a message: names and dots only.
         let mut is_path = false;
+        let mut first = "";
         let start = self.tokens.start();
         match self.advance()? {
             Token::Literal | Token::Int(_) | Token::Uint | Token::Float => {}
@@ -163,25 +163,36 @@ impl<'a> Parser<'a> {
                 let Token::Name(name) = self.next else { return Err(self.unexpected()) };
                 self.advance()?;
                 is_path = self.name(name)?;
+                first = name;
             }
             Token::Name(name) => {
                 is_path = self.name(name)?;
+                first = name;
                 if is_path {
                     is = Operand::Name;
                 }
             }
-            Token::QuotedName | Token::In | Token::Operator | Token::Sign(_) | Token::End => {
+            Token::In | Token::Operator | Token::Sign(_) | Token::End => {
                 return Err(CelError::Syntax(format!("an operand is missing, at byte {start}")));
             }
         }
-        self.suffixes(is, is_path)
+        let (is, is_message) = self.suffixes(is, is_path)?;
+        if is_path && !is_message {
+            self.refuse_reserved(first)?;
+        }
+        Ok(is)
+    }
+
+    /// Only a message can have the name of a reserved word.
+    fn refuse_reserved(&self, name: &str) -> Result<(), CelError> {
+        if RESERVED.contains(&name) {
+            return Err(self.fault(&format!("{name} is a reserved word")));
+        }
+        Ok(())
     }
 
     /// A name, and the arguments if it is a call. Returns whether it is none.
     fn name(&mut self, name: &str) -> Result<bool, CelError> {
-        if RESERVED.contains(&name) {
-            return Err(self.fault(&format!("{name} is a reserved word")));
-        }
         let start = name.get(..TOUCH_ID.len()).unwrap_or_default();
         if start.eq_ignore_ascii_case(TOUCH_ID) {
             return Err(CelError::TouchId(text::escaped_start(name, 64)));
@@ -189,6 +200,7 @@ impl<'a> Parser<'a> {
         if !self.took(b'(')? {
             return Ok(true);
         }
+        self.refuse_reserved(name)?;
         let arguments = self.arguments()?;
         if name == "has" && arguments.count == 1 && arguments.first != Operand::Field {
             return Err(self.fault("the argument of has() is not a field"));
@@ -196,16 +208,21 @@ impl<'a> Parser<'a> {
         Ok(false)
     }
 
-    /// Fields, calls, indices, and the fields of a message.
+    /// Fields, calls, indices, and the fields of a message. Returns whether
+    /// there was a message of the path's name.
     #[expect(clippy::wildcard_enum_match_arm, reason = "any other token ends or breaks it")]
-    fn suffixes(&mut self, mut is: Operand, mut is_path: bool) -> Result<Operand, CelError> {
+    fn suffixes(
+        &mut self,
+        mut is: Operand,
+        mut is_path: bool,
+    ) -> Result<(Operand, bool), CelError> {
+        let mut is_message = false;
         loop {
             match self.next {
                 Token::Sign(b'.') => {
                     self.advance()?;
                     is = Operand::Field;
                     match self.advance()? {
-                        Token::QuotedName => is_path = false,
                         Token::Name(name) if self.took(b'(')? => {
                             let arguments = self.arguments()?;
                             if !arguments.fit_macro(name) {
@@ -229,17 +246,17 @@ impl<'a> Parser<'a> {
                 Token::Sign(b'{') if is_path => {
                     self.advance()?;
                     self.list(b'}', &mut |parser| {
-                        match parser.advance()? {
-                            Token::Name(_) | Token::QuotedName => {}
-                            _ => return Err(parser.fault("a field name is missing")),
-                        }
+                        let Token::Name(_) = parser.advance()? else {
+                            return Err(parser.fault("a field name is missing"));
+                        };
                         parser.expect(b':')?;
                         parser.expression().map(drop)
                     })?;
                     is = Operand::Other;
                     is_path = false;
+                    is_message = true;
                 }
-                _ => return Ok(is),
+                _ => return Ok((is, is_message)),
             }
         }
     }

@@ -19,11 +19,12 @@ fn rule_4_expressions_as_people_write_them_parse() {
         "!('--flag' in args) && envs['PATH'].startsWith(\"/usr\")",
         "true",
         "  // why\n a ? b : c ? d : e // at the end",
-        "santa.Target{signing_time: 1, `a-b`: 2,}.x[-9223372036854775808]",
+        "santa.Target{signing_time: 1, b: 2,}.x[-9223372036854775808]",
         r#"[r'\d', b"\x00", '''a
             'b' \u00e4''', """"x""", 0x1Fu, .5, 1e-3, -.5e1]"#,
         "has(a.b) && [1,].all(x, x > 0) || {'a': {}}.map(k, true, k).size() == - -1",
         "a\u{0c}==\r\n\tnull",
+        "as.while{a: 1}",
     ] {
         assert_eq!(check(good), Ok(()), "{good}");
     }
@@ -55,7 +56,21 @@ fn rule_4_what_does_not_parse_is_reported_with_its_place() {
     ] {
         assert_eq!(syntax(bad), reason, "{bad:?}");
     }
-    for bad in ["[,1]", "[1,,]", "f(1,)", "a.b{c}", "f(){a: 1}", "!-a", "-!a", "a.", "a..b", "1x"] {
+    for bad in [
+        "[,1]",
+        "[1,,]",
+        "f(1,)",
+        "a.b{c}",
+        "f(){a: 1}",
+        "!-a",
+        "-!a",
+        "a.",
+        "a..b",
+        "1x",
+        "as.b",
+        "as(1)",
+        "as[0]",
+    ] {
         let reason = syntax(bad);
         assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
     }

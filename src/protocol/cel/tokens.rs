@@ -5,8 +5,6 @@
 pub(super) enum Token<'a> {
     /// A name that is not a keyword.
     Name(&'a str),
-    /// A name in backquotes, which only a field can have.
-    QuotedName,
     /// `true`, `false`, `null`, a string or bytes.
     Literal,
     /// A whole number without a sign; `None` for `9223372036854775808`, which
@@ -75,7 +73,6 @@ impl<'a> Tokens<'a> {
             b'0'..=b'9' => self.number(),
             b'.' if self.byte(1).is_ascii_digit() => self.number(),
             b'"' | b'\'' => self.string(false),
-            b'`' => self.quoted_name(),
             _ if first.is_ascii_alphabetic() || first == b'_' => self.word(),
             _ => self.sign(first),
         }
@@ -110,19 +107,6 @@ impl<'a> Tokens<'a> {
             "in" => Token::In,
             name => Token::Name(name),
         })
-    }
-
-    fn quoted_name(&mut self) -> Result<Token<'a>, Fault> {
-        self.at += 1;
-        let inner = |byte: u8| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/' | b' ')
-        };
-        let length = self.skip_while(inner);
-        if length == 0 || self.byte(0) != b'`' {
-            return Err("a name in backquotes that does not end");
-        }
-        self.at += 1;
-        Ok(Token::QuotedName)
     }
 
     fn number(&mut self) -> Result<Token<'a>, Fault> {
