@@ -81,10 +81,32 @@ fn ev_8_a_file_in_use_is_not_made_small() {
     store.compact();
     assert_eq!(number(&store, "SELECT page_count FROM pragma_page_count") * 4096, size);
     producer.execute_batch("COMMIT").expect("done");
+    store.compact_up_to(50_000);
+    assert_eq!(file_size(&store), size, "so much in use is not written anew");
     store.compact();
     assert!(file_size(&store) < 200_000);
     let patience = number(&store, "SELECT timeout FROM pragma_busy_timeout");
     assert_eq!(patience, 3_600_000, "later statements wait as before");
+}
+
+/// EV-8: a reader that keeps what it sees delays neither the next batch nor the
+/// closing, and producers neither.
+#[test]
+fn ev_8_a_slow_reader_holds_nobody_up() {
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    queue(&mut store, numbered(0..100));
+    let reader = EventStore::open_read_only(dir.path()).expect("a reader");
+    reader.conn.execute_batch("BEGIN").expect("begun");
+    assert_eq!(reader.pending().expect("a count"), 100);
+    // Were any of these to wait for it, they would for an hour.
+    store.conn.busy_timeout(Duration::from_hours(1)).expect("a setting");
+    let batch = read(&mut store, 50);
+    settle(&mut store, &batch);
+    drop(store);
+    assert_eq!(reader.pending().expect("a count"), 100);
+    drop(reader);
+    assert_eq!(open(dir.path()).pending().expect("a count"), 50);
 }
 
 /// EV-8: the bound by bytes; the oldest records of allowed things go first.
