@@ -7,7 +7,7 @@ use santa_sync::model::Stage;
 use santa_sync::sync::retry::FailureKind;
 use santa_sync::transport::{ContentEncoding, Exchange, Options, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::server::{NOW, answer, options, read_request, transport};
 
@@ -15,7 +15,8 @@ use super::server::{NOW, answer, options, read_request, transport};
 const LARGE: usize = 8 << 20;
 
 /// Serves every connection by `serve`, with little room for what it does not
-/// read.
+/// read. The server has a thread of its own: one that only runs while the client
+/// waits never answers in the middle of a write.
 fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
@@ -25,10 +26,15 @@ where
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let listener = socket.listen(16).expect("a listener");
     let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream));
-        }
+    let listener = listener.into_std().expect("a listener");
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async move {
+            let listener = TcpListener::from_std(listener).expect("a listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream));
+            }
+        });
     });
     port
 }
@@ -138,19 +144,25 @@ async fn refuse(mut stream: TcpStream, leaves: Leaves) {
     }
 }
 
+/// HTTP-3: the answer of a server that resets the connection is lost only if it
+/// comes in the middle of a write, as on a machine too busy to answer in time.
+/// Then the upload counts as unfinished, which has the same remedy.
 #[tokio::test]
 async fn http_3_an_answer_before_the_request_is_sent_whole_is_read() {
-    for leaves in [Leaves::AtOnce, Leaves::Lingering, Leaves::Never] {
+    for (leaves, may_be_lost) in [(Leaves::AtOnce, 4), (Leaves::Lingering, 0), (Leaves::Never, 0)] {
         let port = listen(move |stream| refuse(stream, leaves));
         let transport = patient(port, Duration::from_secs(30));
+        let mut lost = 0;
         for length in [100, 65 << 10, 1 << 20, LARGE].repeat(10) {
             let exchange = upload(&transport, length).await;
             let failure = exchange.outcome.expect_err("refused");
-            assert_eq!(
-                failure.kind,
-                FailureKind::PayloadTooLarge,
-                "{leaves:?}, {length} bytes: {failure}"
-            );
+            if failure.kind == FailureKind::ConnectionLost {
+                assert!(exchange.upload_unfinished, "{leaves:?}, {length} bytes: {failure}");
+                lost += 1;
+            } else {
+                assert_eq!(failure.kind, FailureKind::PayloadTooLarge, "{leaves:?}: {failure}");
+            }
         }
+        assert!(lost <= may_be_lost, "{leaves:?}: {lost} of 40 answers lost");
     }
 }
