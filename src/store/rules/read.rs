@@ -141,8 +141,7 @@ impl Store {
     /// A lookup by itself locks the database for its reading, which takes as
     /// long as half the search; here that is paid once. Made for a burst of
     /// lookups and to be dropped after it: while it lives, what others commit
-    /// stays unseen and in the write-ahead log, and a sync that ends waits up
-    /// to 5 s for it. All that is read through this `Store` meanwhile sees the
+    /// stays unseen and in the write-ahead log, which grows. All that is read through this `Store` meanwhile sees the
     /// same moment; whoever needs another opens another.
     ///
     /// # Errors
