@@ -164,6 +164,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let of_daemon = matches!(cli.command, Command::SyncProcess(_));
     let log = (!matches!(cli.command, Command::Daemon(_)))
         .then(|| logging::start(&cli.global, of_daemon));
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        // By the way of all other lines, which blocks nobody.
+        std::panic::set_hook(Box::new(|panic| output::error(panic)));
+    }
     // A panic is a fault of this program; its message has gone to standard
     // error by the time it arrives here.
     let code =

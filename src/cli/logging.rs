@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Metadata;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -141,7 +141,16 @@ impl io::Write for Writer {
     }
 }
 
-const fn filter(level: config::LogLevel) -> LevelFilter {
+/// Lines of that level from this program, and from its libraries those that an
+/// operator should see: they do not know what is a secret in the URLs and
+/// headers that they handle.
+fn filter(level: config::LogLevel) -> Targets {
+    let level = level_filter(level);
+    let own = env!("CARGO_CRATE_NAME");
+    Targets::new().with_target(own, level).with_default(level.min(LevelFilter::WARN))
+}
+
+const fn level_filter(level: config::LogLevel) -> LevelFilter {
     match level {
         config::LogLevel::Off => LevelFilter::OFF,
         config::LogLevel::Error => LevelFilter::ERROR,

@@ -86,7 +86,7 @@ fn proxy_value(name: &str, value: Json) -> Json {
                 Ok(_) | Err(_) => NOT_A_URL.into(),
             }
         }
-        _ if name.ends_with("port") => text.into(),
+        _ if name.ends_with("port") && text.chars().all(|c| c.is_ascii_digit()) => text.into(),
         _ if name.ends_with("user") || name.contains("username") => start_of_secret(&text).into(),
         _ => mask(),
     }
@@ -134,6 +134,8 @@ mod tests {
             ("ProxyAutoConfigURLString", "https://h/?token=5ecretm4rk", "https://h/?token=5ecr…"),
             ("ProxyAutoConfigJavaScript", "5ecretm4rk", Secret::MASK),
             ("HTTPSPasword", "5ecretm4rk", Secret::MASK),
+            ("HTTPSPort", "3128", "3128"),
+            ("HTTPSPort", "5ecretm4rk", Secret::MASK),
         ] {
             let dictionary = plist::Dictionary::from_iter([(name, value)]);
             let expected = serde_json::json!({ name: expected }).to_string();

@@ -65,10 +65,6 @@ impl BaseUrlError {
     }
 }
 
-/// Schemes that are words and no secrets.
-const KNOWN_SCHEMES: [&str; 9] =
-    ["file", "ftp", "ftps", "ldap", "ldaps", "socks5", "ssh", "ws", "wss"];
-
 /// Separates the shown form and the hash of an identity. A URL holds no space.
 const HASH_MARK: &str = " #";
 
@@ -89,10 +85,7 @@ impl BaseUrl {
             "https" => {}
             "http" if is_loopback(&url) => {}
             "http" => return Err(BaseUrlError::PlainHttp(shown(&url))),
-            known if KNOWN_SCHEMES.contains(&known) => {
-                return Err(BaseUrlError::Scheme(known.to_owned()));
-            }
-            other => return Err(BaseUrlError::Scheme(start_of_secret(other))),
+            _ => return Err(BaseUrlError::Scheme(shown::scheme(&url))),
         }
         let segments: Vec<String> = url
             .path_segments()

@@ -10,6 +10,9 @@ use crate::model::Secret;
 /// that mean something else.
 const SHORTEST: usize = 5;
 
+/// The same for values inside of a secret, which may be flags and words.
+const SHORTEST_VALUE: usize = 8;
+
 /// How many secrets that come and go are remembered: servers may set a new
 /// cookie with every answer.
 const PASSING_KEPT: usize = 64;
@@ -22,11 +25,14 @@ pub(super) struct Redaction {
 }
 
 impl Redaction {
-    /// Strikes this text out from here on, and what follows a scheme word such
-    /// as `Bearer` in it.
+    /// Strikes this text out from here on, what follows a scheme word such as
+    /// `Bearer` in it, and the value of each `name=value`.
     pub(super) fn add(&mut self, secret: &str) {
         let after_scheme = secret.split_once(' ').map(|(_, rest)| rest.trim());
-        for part in [Some(secret), after_scheme].into_iter().flatten() {
+        let pairs = secret.split([';', ',', ' ']).filter_map(|pair| pair.split_once('='));
+        let values = pairs.map(|(_, value)| value.trim_matches('"'));
+        let values = values.filter(|value| value.len() >= SHORTEST_VALUE);
+        for part in std::iter::once(secret).chain(after_scheme).chain(values) {
             if part.len() >= SHORTEST && !self.secrets.iter().any(|known| known == part) {
                 self.secrets.push(part.to_owned());
             }
@@ -91,11 +97,14 @@ mod tests {
         let mut redaction = Redaction::default();
         redaction.add("Bearer abc123");
         redaction.add("abc123-and-more");
+        redaction.add("session=s3ss10n-id; theme=dark");
         redaction.add("no");
         redaction.add_passing("c00kie");
         assert_eq!(
-            redaction.apply("Bearer abc123, then abc123, then abc123-and-more, no c00kie"),
-            "(secret), then (secret), then (secret), no (secret)"
+            redaction.apply(
+                "Bearer abc123, then abc123, then abc123-and-more, no c00kie, s3ss10n-id is dark"
+            ),
+            "(secret), then (secret), then (secret), no (secret), (secret) is dark"
         );
         assert!(!format!("{redaction:?}").contains("abc123"));
     }

@@ -22,6 +22,8 @@ mod doctor;
 mod driver;
 mod events;
 #[cfg(feature = "harness")]
+mod everything;
+#[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]
 mod harness_faults;

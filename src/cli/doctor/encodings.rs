@@ -92,7 +92,7 @@ async fn attempt(
     match (answer, http_status) {
         (Ok(answer), _) => match probe::read(&options, &answer) {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(transport.redact(&error.to_string())),
         },
         (Err(_), Some(status)) => Err(format!("status {status}")),
         (Err(failure), None) => Err(failure.kind.name().replace('_', " ")),

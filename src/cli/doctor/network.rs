@@ -85,7 +85,7 @@ pub(super) async fn examine(
         lines.add(Line::skipped(Layer::ClientCertificate, why));
     }
     if let Some(answer) = http(&transport, &outcome, lines) {
-        body(&options, answer, lines);
+        body(&transport, &options, answer, lines);
         clock_skew(answer.server_date, now, lines);
     } else {
         skip_from(Layer::Body, "there is no answer", lines);
@@ -351,7 +351,7 @@ fn http<'a>(transport: &Transport, outcome: &'a Outcome, lines: &mut Lines) -> O
     }
 }
 
-fn body(options: &Options, answer: &Answer, lines: &mut Lines) {
+fn body(transport: &Transport, options: &Options, answer: &Answer, lines: &mut Lines) {
     let layer = Layer::Body;
     match probe::read(options, answer) {
         Ok(_) if answer.body.is_empty() => {
@@ -366,12 +366,13 @@ fn body(options: &Options, answer: &Answer, lines: &mut Lines) {
             lines.add(Line::ok(layer, message));
             for Warning { field, value, action } in warnings {
                 let fix = "correct it on the server";
+                let value = transport.redact(&value);
                 lines.add(Line::warning(layer, format!("{field} {value:?}: {action}"), fix));
             }
         }
         Err(error) => {
             let fix = "check SyncBaseURL and SyncEnableProtoTransfer with whoever runs the server";
-            let line = Line::problem(layer, error.to_string(), fix);
+            let line = Line::problem(layer, transport.redact(&error.to_string()), fix);
             lines.add(Line { kind: Some(kind_of_body_error(&error).name()), ..line });
         }
     }

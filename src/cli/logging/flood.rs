@@ -64,3 +64,46 @@ impl Flood {
         left_out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Counting(Arc<Flood>, Arc<Mutex<Vec<Admitted>>>);
+
+    impl<S: Subscriber> Layer<S> for Counting {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.1.lock().expect("unpoisoned").push(self.0.admit(event.metadata()));
+        }
+    }
+
+    /// RULE-6 and its like: whatever a server multiplies, one place writes so
+    /// many lines in a sync, and the rest is counted.
+    #[test]
+    fn rule_6_no_place_writes_more_lines_than_a_person_reads() {
+        let counting = Counting::default();
+        let subscriber = tracing_subscriber::registry().with(counting.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..400_000 {
+                tracing::warn!(number, "one of many");
+            }
+            tracing::warn!("another");
+            (0..1000).for_each(|number| tracing::debug!(number, "asked for"));
+        });
+        let admitted = counting.1.lock().expect("unpoisoned").clone();
+        let count = |what| admitted.iter().filter(|admitted| **admitted == what).count();
+        assert_eq!(count(Admitted::Yes), 199 + 1 + 1000);
+        assert_eq!((count(Admitted::Last), count(Admitted::No)), (1, 400_000 - 200));
+        let left_out = counting.0.left_out();
+        assert_eq!(left_out.len(), 1);
+        assert!(left_out[0].0.contains("flood.rs:"), "{left_out:?}");
+        assert_eq!(left_out[0].1, 400_000 - 200);
+    }
+}

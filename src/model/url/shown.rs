@@ -20,13 +20,26 @@ pub fn shown(url: &Url) -> String {
     with_path_end(url, "")
 }
 
+/// Schemes that are words and no secrets.
+const KNOWN_SCHEMES: [&str; 16] = [
+    "data", "file", "ftp", "ftps", "http", "https", "ldap", "ldaps", "mailto", "socks4", "socks4a",
+    "socks5", "socks5h", "ssh", "ws", "wss",
+];
+
+/// The scheme. One that nobody knows is cut: in `user:password@host` it is the
+/// user.
+pub(super) fn scheme(url: &Url) -> String {
+    let scheme = url.scheme();
+    if KNOWN_SCHEMES.contains(&scheme) { scheme.to_owned() } else { start_of_secret(scheme) }
+}
+
 /// [`shown`] with a text behind the path, which is shown as it is.
 pub(super) fn with_path_end(url: &Url, end: &str) -> String {
     let Some(host) = url.host_str() else {
         // `mailto:` and the like: what follows the scheme has no parts.
-        return format!("{}:…", url.scheme());
+        return format!("{}:…", scheme(url));
     };
-    let mut text = format!("{}://", url.scheme());
+    let mut text = format!("{}://", scheme(url));
     if !url.username().is_empty() || url.password().is_some() {
         let _ = write!(text, "{}@", start_of_secret(url.username()));
     }
@@ -146,6 +159,8 @@ mod tests {
             ("https://h/p#s3cret", "https://h/p"),
             ("data:text/plain,s3cret", "data:…"),
             ("mailto:s3cret@h", "mailto:…"),
+            ("s3cret-user:s3cret@h", "s3cr…:…"),
+            ("s3cret-token://h/", "s3cr…://h/"),
         ] {
             assert_eq!(of(url), expected, "{url}");
         }
