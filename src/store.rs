@@ -10,6 +10,7 @@ mod db;
 mod events;
 mod lock;
 mod records;
+mod reserve;
 mod rules;
 mod settings;
 mod space;
@@ -341,6 +342,7 @@ impl Store {
     pub fn open(dir: &Path, now: Timestamp) -> Result<(Self, Vec<Notice>), StoreError> {
         let mut notices = Vec::new();
         db::prepare_dir(dir)?;
+        reserve::keep(dir);
         let rules = db::open(dir, &rules::DATABASE, now, &mut notices)?;
         let mut store = Self { dir: dir.to_owned(), rules };
         store.adopt_rules()?;

@@ -246,3 +246,54 @@ fn state_1_huge_state_files_are_not_read_whole() {
         );
     }
 }
+
+/// A volume of its own, if this user may mount one.
+struct Volume<'a>(&'a std::path::Path);
+
+impl<'a> Volume<'a> {
+    fn mount(at: &'a std::path::Path) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=80m,mode=0700", "tmpfs"]).arg(at);
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then_some(Self(at))
+    }
+
+    /// Leaves not one page.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).expect("made");
+        let mut size = 1 << 20;
+        while size > 0 {
+            if file.write_all(&vec![1; size]).is_err() {
+                size /= 2;
+            }
+        }
+    }
+}
+
+impl Drop for Volume<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// STATE-6: the sync uploads the events that fill the disk, and makes room.
+#[test]
+fn state_6_on_a_full_disk_the_events_that_fill_it_are_uploaded() {
+    let server = FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server");
+    let agent = Agent::of(&server);
+    std::fs::create_dir(&agent.state_dir).expect("made");
+    let volume = Volume::mount(&agent.state_dir);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    let reserve = agent.state_dir.join("rules.db-reserve");
+    assert_eq!(std::fs::metadata(&reserve).expect("kept").len(), 8 << 20);
+    agent.queue(fixtures::events(500, 1).map(|event| event.to_json()));
+    // Only root may mount a volume; for others the disk has room left.
+    if let Some(volume) = &volume {
+        volume.fill();
+    }
+    let synced = agent.sync(&[]);
+    assert_eq!((synced.code, agent.pending()), (Some(0), 0), "{}", synced.stderr);
+    assert_eq!(reserve.exists(), volume.is_none());
+    let record = agent.store().history(1).expect("read").remove(0);
+    assert_eq!((record.events_uploaded, record.warnings), (500, vec![]));
+}
