@@ -66,6 +66,13 @@ impl Clock for SystemClock {
     }
 }
 
+/// Returns what tells whether `left` has passed since now, by the machine's own
+/// clock: for work that no await interrupts.
+pub fn timer(left: Duration) -> impl Fn() -> bool + Clone + Send + Sync + 'static {
+    let end = elapsed().saturating_add(left);
+    move || elapsed() >= end
+}
+
 /// The time for which this thread has computed: it stands still while the
 /// machine sleeps or does something else.
 #[must_use]

@@ -8,6 +8,7 @@
 
 mod db;
 mod events;
+mod left_records;
 mod lock;
 mod records;
 mod reserve;
@@ -31,6 +32,7 @@ pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
     Rejected, Requeued, Settled,
 };
+pub use left_records::{LEFT_RECORDS_FILE, leave_record};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{

@@ -37,7 +37,7 @@ use crate::clock::{self, Clock};
 use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
 use crate::protocol::body::Transfer;
 use crate::protocol::cel::CelBudget;
-use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError};
+use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError, leave_record};
 use crate::transport::{Packer, Transport, XsrfToken};
 
 pub(crate) use exchange::kind_of_body_error;
@@ -148,7 +148,7 @@ impl Driver<'_> {
         };
         let number = match &mut self.stores {
             Stores::Live { store, .. } => store.begin_sync(&blank).map_err(|error| {
-                warn!(%error, "the sync leaves no record");
+                warn!(%error, "cannot note in rules.db that a sync begins");
             }),
             Stores::Dry(_) => Err(()),
         };
@@ -185,6 +185,7 @@ impl Driver<'_> {
             let left = machine.time_left(self.clock.now());
             let mut stop = self.stop.clone();
             let interruptible = Interruptible { stop: &mut stop, left, deadline };
+            let over = self.over(left);
             event = match effect {
                 Effect::Send { request, attempt } => {
                     let reason = *self.stop.borrow();
@@ -197,8 +198,17 @@ impl Driver<'_> {
                         if !matches!(*request, Request::EventUpload(_)) {
                             ahead.rest();
                         }
-                        let sent = interruptible.run(self.send(request, attempt, &mut held)).await;
-                        Event::Exchange(sent.unwrap_or_else(stopped_midway))
+                        let sending = self.send(request, attempt, &mut held, &over);
+                        let sent = interruptible.run(sending).await;
+                        Event::Exchange(match sent {
+                            // The reading of its answer was given up.
+                            Ok(Exchange::Failed(failure, _))
+                                if failure.kind == FailureKind::Cancelled =>
+                            {
+                                stopped_midway(self.ended_early(deadline))
+                            }
+                            sent => sent.unwrap_or_else(stopped_midway),
+                        })
                     }
                 }
                 Effect::FetchToken { .. } => {
@@ -210,7 +220,16 @@ impl Driver<'_> {
                     let waited = interruptible.run(self.clock.sleep(duration)).await;
                     Event::Exchange(waited.map_or_else(stopped_midway, |()| Exchange::Waited))
                 }
-                Effect::Store(effect) => self.act_on_stores(effect, &mut held, &mut ahead, pending),
+                Effect::Store(effect) => {
+                    let done =
+                        self.act_on_stores(effect, &mut held, &mut ahead, pending, over.clone());
+                    match done {
+                        Event::StoreFailed(_) if over() => {
+                            Event::StoreFailed(self.ended_early(deadline))
+                        }
+                        done => done,
+                    }
+                }
                 Effect::Finish(outcome) => break *outcome,
             };
             self.observer.checkpoint(When::After, name);
@@ -220,11 +239,7 @@ impl Driver<'_> {
         let warnings = std::mem::take(&mut held.warnings);
         let blank = SyncRecord { warnings, ..blank };
         let record = self.record(blank, outcome, &held, took).bounded();
-        if let (Stores::Live { store, .. }, Ok(number)) = (&mut self.stores, number)
-            && let Err(error) = store.end_sync(number, &record)
-        {
-            warn!(%error, "the record of the sync could not be written");
-        }
+        self.leave_record(number.ok(), &record);
         log_rejected(&record);
         log_end(&record);
         self.observer.progress(&Progress::Ended(&record));
@@ -235,6 +250,21 @@ impl Driver<'_> {
         record
     }
 
+    /// Writes the record; one that `rules.db` cannot take waits beside it.
+    fn leave_record(&mut self, number: Option<i64>, record: &SyncRecord) {
+        let Stores::Live { store, .. } = &mut self.stores else { return };
+        let ended = number.map(|number| store.end_sync(number, record));
+        if matches!(ended, Some(Ok(()))) {
+            return;
+        }
+        if let Some(Err(error)) = ended {
+            warn!(%error, "the record of the sync waits for the next one to enter it");
+        }
+        if let Err(error) = leave_record(store.dir(), number, record) {
+            warn!(%error, "the record of the sync could not be kept");
+        }
+    }
+
     /// Where the event queue ends now. If that cannot be read, the queue cannot
     /// be uploaded either, and reading the first batch reports it.
     fn horizon(&mut self) -> Horizon {
@@ -243,6 +273,20 @@ impl Driver<'_> {
             Stores::Live { events, .. } => events.horizon(now).unwrap_or(Horizon::ENDLESS),
             Stores::Dry(_) => Horizon::ENDLESS,
         }
+    }
+
+    /// Returns what tells whether the sync has been told to stop or `left` has
+    /// passed: for work on this thread that no await interrupts.
+    fn over(&self, left: Duration) -> impl Fn() -> bool + Clone + Send + 'static + use<> {
+        let stop = self.stop.clone();
+        let timer = clock::timer(left);
+        move || stop.borrow().is_some() || timer()
+    }
+
+    /// Why the sync ends early: the stop, or else the deadline.
+    fn ended_early(&self, deadline: Duration) -> Failure {
+        let reason = *self.stop.borrow();
+        reason.map_or_else(|| machine::deadline_failure(deadline), stop_failure)
     }
 
     fn tell_wait(
@@ -278,18 +322,32 @@ impl Driver<'_> {
         held: &mut Held,
         ahead: &mut Ahead,
         pending: u64,
+        over: impl Fn() -> bool + Send + 'static,
     ) -> Event {
         let done = match &mut self.stores {
             Stores::Dry(store) => act_dry(store, effect, held, self.observer),
             Stores::Live { store, events, guard } => {
                 let guard = *guard;
                 let now = self.clock.now().wall;
+                // The one effect whose time grows with what a server sends.
+                let long = matches!(effect, StoreEffect::CommitRules { .. });
+                if long {
+                    store.give_up_when(over);
+                }
                 let mut live = Live { store, events, guard, ahead, observer: self.observer, now };
-                live.act(effect, held, pending)
+                let done = live.act(effect, held, pending);
+                if long {
+                    live.store.never_give_up();
+                }
+                done
             }
         };
         done.unwrap_or_else(|error| {
-            Event::StoreFailed(Failure::new(FailureKind::Store, error.to_string()))
+            let kind = match error {
+                StoreError::Full { .. } => FailureKind::DiskFull,
+                _ => FailureKind::Store,
+            };
+            Event::StoreFailed(Failure::new(kind, error.to_string()))
         })
     }
 
@@ -341,7 +399,13 @@ impl Driver<'_> {
         }
     }
 
-    async fn send(&mut self, request: Arc<Request>, attempt: u32, held: &mut Held) -> Exchange {
+    async fn send(
+        &mut self,
+        request: Arc<Request>,
+        attempt: u32,
+        held: &mut Held,
+        over: &dyn Fn() -> bool,
+    ) -> Exchange {
         let stage = request.stage();
         self.observer.progress(&Progress::Attempt { stage, attempt });
         let transport = match &self.transport {
@@ -370,7 +434,7 @@ impl Driver<'_> {
         };
         let url = transport.url(stage);
         let decoded = exchanged.outcome.and_then(|answer| {
-            exchange::decode(self.transfer, &request, answer, &url, &mut held.expressions)
+            exchange::decode(self.transfer, &request, answer, &url, &mut held.expressions, over)
         });
         // What could not be read may be an echo of what was sent.
         let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });

@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
                 let _ = events::bundle_requests(response);
             }
         }
-        2 => drop(rules::read_page(received, 1, &mut CelBudget::default())),
+        2 => drop(rules::read_page(received, 1, &mut CelBudget::default(), &|| false)),
         _ => drop(decode::<wire::PostflightResponse>(received)),
     }
 });

@@ -81,6 +81,9 @@ pub enum BodyError {
     /// A cursor that no server needs.
     #[error("the cursor is {0} bytes long; at most {MAX_CURSOR} are taken")]
     CursorTooLong(usize),
+    /// Whoever wanted it read told the reader to give up.
+    #[error("reading the answer was given up")]
+    GivenUp,
     /// More rules than one sync may bring.
     #[error("the server sent more than {0} rules; it must send fewer")]
     TooManyRules(u64),

@@ -80,7 +80,8 @@ pub fn request(machine_id: &MachineId, cursor: Option<&Cursor>) -> wire::RuleDow
 }
 
 /// Reads the body of a page; `number` is its place in the download, from 1, and
-/// `expressions` spans the pages of a sync.
+/// `expressions` spans the pages of a sync. `give_up` is asked every
+/// [`RULES_BETWEEN_QUESTIONS`] rules whether to end the reading there.
 ///
 /// # Errors
 /// If the body is not a page of rules. An object that has keys, but neither
@@ -90,6 +91,7 @@ pub fn read_page(
     received: Received<'_>,
     number: u32,
     expressions: &mut CelBudget,
+    give_up: &dyn Fn() -> bool,
 ) -> Result<Decoded<Page>, BodyError> {
     let mut reader = Reader {
         number,
@@ -97,6 +99,7 @@ pub fn read_page(
         page: Page::default(),
         notes: Notes::response(false),
         expressions,
+        give_up,
     };
     match received.transfer() {
         Transfer::Json => json::read(&mut reader, received)?,
@@ -111,8 +114,12 @@ pub fn read_page(
 /// As [`read_page`].
 pub fn page_of(transfer: Transfer, body: &[u8]) -> Result<Page, BodyError> {
     let received = Received::new(transfer, body);
-    read_page(received, 1, &mut CelBudget::default()).map(|decoded| decoded.message)
+    read_page(received, 1, &mut CelBudget::default(), &|| false).map(|decoded| decoded.message)
 }
+
+/// How many rules are read between two questions whether to give up: with the
+/// longest expressions they take some tens of milliseconds.
+pub const RULES_BETWEEN_QUESTIONS: u64 = 64;
 
 /// Takes a page in rule by rule: nothing is held that is not kept, so that a
 /// page of empty rules costs no more than its bytes.
@@ -122,13 +129,24 @@ struct Reader<'a> {
     page: Page,
     notes: Notes,
     expressions: &'a mut CelBudget,
+    give_up: &'a dyn Fn() -> bool,
 }
 
 impl Reader<'_> {
-    /// Counts a rule; false if the page has more of them than a sync may bring.
-    fn count(&mut self) -> bool {
+    /// Counts a rule.
+    ///
+    /// # Errors
+    /// If the page has more of them than a sync may bring, or its reading is to
+    /// end.
+    fn count(&mut self) -> Result<(), BodyError> {
         self.seen += 1;
-        self.seen <= MAX_RULES
+        if self.seen > MAX_RULES {
+            return Err(BodyError::TooManyRules(MAX_RULES));
+        }
+        if self.seen.is_multiple_of(RULES_BETWEEN_QUESTIONS) && (self.give_up)() {
+            return Err(BodyError::GivenUp);
+        }
+        Ok(())
     }
 
     /// Takes a rule that was read with these notes.

@@ -106,7 +106,9 @@ impl Store {
                 .filter_map(|text| text.map(|text| readable(&text)).transpose())
                 .collect::<rusqlite::Result<Vec<SyncRecord>>>()
         };
-        read().map_err(self.failed("read the history"))
+        let kept = read().map_err(self.failed("read the history"))?;
+        let left = self.left_records();
+        Ok(left.into_iter().chain(kept).take(limit as usize).collect())
     }
 }
 

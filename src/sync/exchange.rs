@@ -36,7 +36,8 @@ pub(super) struct Decoded {
     pub(super) warnings: Vec<SyncWarning>,
 }
 
-/// Decodes a complete body of a 200. `expressions` spans the pages of a sync.
+/// Decodes a complete body of a 200. `expressions` spans the pages of a sync;
+/// `give_up` ends the reading of a page.
 ///
 /// # Errors
 /// If the body is not the stage's message; the failure names the URL.
@@ -46,6 +47,7 @@ pub(super) fn decode(
     response: transport::Answer,
     url: &str,
     expressions: &mut CelBudget,
+    give_up: &dyn Fn() -> bool,
 ) -> Result<Decoded, Failure> {
     let stage = request.stage();
     let transport::Answer { body, content_type, .. } = response;
@@ -56,7 +58,7 @@ pub(super) fn decode(
         }
         Request::EventUpload(_) => split(body::decode(received), Answer::EventUpload),
         Request::RuleDownload { page, .. } => {
-            split(rules::read_page(received, *page, expressions), Answer::RuleDownload)
+            split(rules::read_page(received, *page, expressions, give_up), Answer::RuleDownload)
         }
         Request::Postflight(_) => postflight(body::decode(received)),
     };
@@ -97,6 +99,7 @@ fn postflight(decoded: Result<body::Decoded<wire::PostflightResponse>, BodyError
 /// The kind of failure that a body which cannot be read is.
 pub(crate) const fn kind_of_body_error(error: &BodyError) -> FailureKind {
     match error {
+        BodyError::GivenUp => FailureKind::Cancelled,
         BodyError::TooManyRules(_) => FailureKind::TooManyRules,
         BodyError::CutShort(_) => FailureKind::Truncated,
         BodyError::Html(_) => FailureKind::Html,

@@ -31,8 +31,8 @@ use self::uploads::Uploads;
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
 use crate::model::{
-    Cursor, ErrorRecord, Now, RuleSet, SettingChange, Stage, SyncResult, SyncType, SyncWarning,
-    text,
+    Cursor, ErrorRecord, Now, RuleSet, SettingChange, Settings, Stage, SyncResult, SyncType,
+    SyncWarning, text,
 };
 use crate::protocol::rules::{self, MAX_RULES, Page};
 use crate::protocol::{events, postflight, preflight, wire};
@@ -60,13 +60,17 @@ pub struct Machine {
     sync_type: Option<SyncType>,
     ledger: Ledger,
     warnings: Vec<SyncWarning>,
+    /// Settings for which the disk had no room: they are staged once the events
+    /// that may fill it have gone up.
+    unstaged: Option<Box<Settings>>,
 }
 
 #[derive(Debug)]
 enum State {
     Ready,
     Preflight(Attempting),
-    Staging(Plan),
+    Staging(Plan, Box<Settings>),
+    StagingAgain(Plan),
     ReadingEvents(Plan),
     Uploading(Plan, Attempting, Box<Batch>),
     Settling(Plan),
@@ -112,6 +116,7 @@ impl Machine {
             uploads: Uploads::new(inputs.upload_memory),
             sync_type: None,
             ledger: Ledger::default(),
+            unstaged: None,
             warnings,
             inputs,
         }
@@ -193,9 +198,20 @@ impl Machine {
                 }
             }
 
-            (State::Staging(plan), Event::SettingsStaged) => {
+            (State::Staging(plan, _), Event::SettingsStaged) => {
                 self.staged = true;
                 self.ledger.end(Stage::Preflight, now.elapsed);
+                self.read_events(plan, now)
+            }
+            (State::StagingAgain(plan), Event::SettingsStaged) => {
+                self.staged = true;
+                self.download(plan, now)
+            }
+            // Uploading events needs no room, and may make some.
+            (State::Staging(plan, settings), Event::StoreFailed(failure))
+                if failure.kind == FailureKind::DiskFull =>
+            {
+                self.unstaged = Some(settings);
                 self.read_events(plan, now)
             }
             (State::ReadingEvents(plan), Event::EventsRead(batch)) => {
@@ -235,7 +251,7 @@ impl Machine {
                 self.finish(result, Some(error), Vec::new(), Vec::new())
             }
 
-            (State::Staging(_), Event::StoreFailed(failure)) => {
+            (State::Staging(..) | State::StagingAgain(_), Event::StoreFailed(failure)) => {
                 self.abandon(Stage::Preflight, &failure.into(), now)
             }
             (State::ReadingEvents(_) | State::Settling(_), Event::StoreFailed(failure)) => {
@@ -251,7 +267,8 @@ impl Machine {
             (
                 State::Ready
                 | State::Preflight(_)
-                | State::Staging(_)
+                | State::Staging(..)
+                | State::StagingAgain(_)
                 | State::ReadingEvents(_)
                 | State::Uploading(..)
                 | State::Settling(_)
@@ -294,11 +311,12 @@ impl Machine {
         let plan = plan::plan(self.inputs.wished, &answer, hold_back);
         self.sync_type = Some(plan.sync_type);
         self.ledger.end(Stage::Preflight, now.elapsed);
+        let settings = Box::new(answer.settings);
         let effect = Effect::Store(StoreEffect::StageSettings {
-            settings: Box::new(answer.settings),
+            settings: settings.clone(),
             answered: plan.sync_type,
         });
-        self.go_on(State::Staging(plan), effect)
+        self.go_on(State::Staging(plan, settings), effect)
     }
 
     /// The next batch, unless this sync uploads no events or no more of them.
@@ -393,6 +411,10 @@ impl Machine {
     }
 
     fn download(&mut self, plan: Plan, now: Now) -> Effect {
+        if let Some(settings) = self.unstaged.take() {
+            let effect = StoreEffect::StageSettings { settings, answered: plan.sync_type };
+            return self.go_on(State::StagingAgain(plan), Effect::Store(effect));
+        }
         self.ledger.end(Stage::EventUpload, now.elapsed);
         self.ask_for_page(plan, Download::default(), now)
     }
@@ -582,7 +604,8 @@ impl Machine {
             State::Uploading(..) => self.inputs.deadline / 2,
             State::Ready
             | State::Preflight(_)
-            | State::Staging(_)
+            | State::Staging(..)
+            | State::StagingAgain(_)
             | State::ReadingEvents(_)
             | State::Settling(_)
             | State::NotingUploads(_)

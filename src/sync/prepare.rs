@@ -50,8 +50,9 @@ pub fn prepare(
     request: &Request,
     now: Timestamp,
 ) -> Result<Inputs, StoreError> {
-    let reverted = store.drop_staged()?.unwrap_or_default();
-    let interrupted = store.close_interrupted_syncs(&reverted)?;
+    let reverted = unless_full(store.drop_staged())?.flatten().unwrap_or_default();
+    unless_full(store.enter_left_records())?;
+    let interrupted = unless_full(store.close_interrupted_syncs(&reverted))?.unwrap_or_default();
     if interrupted > 0 || !reverted.is_empty() {
         let settings: Vec<_> = reverted.iter().map(|c| c.setting.as_str()).collect();
         warn!(
@@ -84,6 +85,19 @@ pub fn prepare(
     });
     inputs.warnings.extend(unwritten);
     Ok(inputs)
+}
+
+/// What was done, or `None` where the disk has no room for it: then the sync
+/// goes on, for the events that it uploads may be what fills the disk.
+fn unless_full<T>(done: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error @ StoreError::Full { .. }) => {
+            warn!(%error, "the sync goes on as far as that needs no room");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What [`prepare`] would answer, for a dry run: changes nothing.

@@ -133,13 +133,15 @@ pub enum FailureKind {
     Deadline,
     /// The sync was told to stop.
     Cancelled,
+    /// There is no room left to write a store of this host.
+    DiskFull,
     /// A store of this host failed.
     Store,
 }
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 54] = [
         Self::NameNotResolved,
         Self::Refused,
         Self::Unreachable,
@@ -192,6 +194,7 @@ impl FailureKind {
         Self::MalformedUrl,
         Self::Deadline,
         Self::Cancelled,
+        Self::DiskFull,
         Self::Store,
     ];
 
@@ -251,6 +254,7 @@ impl FailureKind {
             Self::MalformedUrl => "malformed_url",
             Self::Deadline => "deadline",
             Self::Cancelled => "cancelled",
+            Self::DiskFull => "disk_full",
             Self::Store => "store",
         }
     }
@@ -311,6 +315,7 @@ impl FailureKind {
             | Self::MalformedUrl
             | Self::Deadline
             | Self::Cancelled
+            | Self::DiskFull
             | Self::Store => Disposition::Final,
         }
     }

@@ -15,7 +15,7 @@ use crate::files::{Obstacle, check_guarded, own, regular};
 const LAYER: Layer = Layer::StateDirectory;
 
 /// Our files there; those that a database has beside it begin with its name.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "rules.db",
     "rules.db-wal",
     "rules.db-shm",
@@ -24,6 +24,7 @@ const FILES: [&str; 10] = [
     "events.db-shm",
     "sync-state.plist",
     "agent.lock",
+    "left-records.json",
     "daemon.lock",
     "daemon.json",
 ];

@@ -2,7 +2,7 @@
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::{MAX_RULE, MAX_RULES, Reader, RuleError};
+use super::{MAX_RULE, Reader, RuleError};
 use crate::model::Cursor;
 use crate::protocol::binary;
 use crate::protocol::body::{self, BodyError, MAX_CURSOR, Received};
@@ -40,10 +40,9 @@ pub(super) fn read(reader: &mut Reader<'_>, received: &Received<'_>) -> Result<(
         body = rest;
         if number == CURSOR {
             reader.page.cursor = cursor(field)?;
-        } else if reader.count() {
-            rule(reader, field);
         } else {
-            return Err(BodyError::TooManyRules(MAX_RULES));
+            reader.count()?;
+            rule(reader, field);
         }
     }
     if found { Ok(()) } else { Err(not_protobuf("it has none of its fields")) }

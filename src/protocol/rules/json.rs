@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{MAX_RULE, MAX_RULES, Reader, RuleError, policy, rule_type};
+use super::{MAX_RULE, Reader, RuleError, policy, rule_type};
 use crate::model::{Cursor, Identifier, Policy, Rule};
 use crate::protocol::body::{self, BodyError, MAX_CURSOR, Received};
 use crate::protocol::json::{ErrorReport, Key, MessageSeed};
@@ -35,12 +35,13 @@ pub(super) fn read(reader: &mut Reader<'_>, received: Received<'_>) -> Result<()
         report: ErrorReport::default(),
         at: ".",
         cursor: Ok(None),
+        ended: None,
     };
     let read = deserializer.deserialize_map(&mut object).and_then(|()| deserializer.end());
-    let PageObject { known, others, report, at, cursor, .. } = object;
+    let PageObject { known, others, report, at, cursor, ended, .. } = object;
     if let Err(error) = read {
-        if reader.seen > MAX_RULES {
-            return Err(BodyError::TooManyRules(MAX_RULES));
+        if let Some(ended) = ended {
+            return Err(ended);
         }
         return Err(body::json_error(MESSAGE, at, text, &error));
     }
@@ -71,6 +72,8 @@ struct PageObject<'a, 'b> {
     /// The field that is being read.
     at: &'static str,
     cursor: Result<Option<Cursor>, BodyError>,
+    /// Why the reading ended before the end of the page.
+    ended: Option<BodyError>,
 }
 
 impl<'de> Visitor<'de> for &mut PageObject<'_, '_> {
@@ -85,7 +88,11 @@ impl<'de> Visitor<'de> for &mut PageObject<'_, '_> {
             match &*key {
                 "rules" => {
                     self.at = "rules";
-                    let rules = Rules { reader: &mut *self.reader, marked: self.marked };
+                    let rules = Rules {
+                        reader: &mut *self.reader,
+                        marked: self.marked,
+                        ended: &mut self.ended,
+                    };
                     map.next_value_seed(rules)?;
                 }
                 "cursor" => {
@@ -150,6 +157,7 @@ fn cursor(raw: &str, marked: bool) -> Result<Option<Cursor>, BodyError> {
 struct Rules<'a, 'b> {
     reader: &'a mut Reader<'b>,
     marked: bool,
+    ended: &'a mut Option<BodyError>,
 }
 
 impl<'de> DeserializeSeed<'de> for Rules<'_, '_> {
@@ -172,11 +180,12 @@ impl<'de> Visitor<'de> for Rules<'_, '_> {
     }
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
-        let Self { reader, marked } = self;
+        let Self { reader, marked, ended } = self;
         reader.notes.found_field();
         while let Some(raw) = seq.next_element::<&RawValue>()? {
-            if !reader.count() {
-                return Err(de::Error::custom("too many rules"));
+            if let Err(error) = reader.count() {
+                *ended = Some(error);
+                return Err(de::Error::custom("the reading ends here"));
             }
             let raw = raw.get();
             match plain(raw, marked) {

@@ -199,7 +199,7 @@ fn json_1_a_plain_rule_is_read_like_any_other() {
 }
 
 fn read(received: Received<'_>) -> Result<Decoded<Page>, BodyError> {
-    read_page(received, 1, &mut CelBudget::default())
+    read_page(received, 1, &mut CelBudget::default(), &|| false)
 }
 
 /// HTTP-15, RULE-2: an error report is a failed attempt; beside an answer it is

@@ -89,6 +89,25 @@ impl Store {
         Ok(outcome)
     }
 
+    /// Has every statement on the rules end early, and its transaction roll
+    /// back, once `give_up` returns true: a commit takes time that grows with
+    /// what a server sends. [`Self::never_give_up`] ends this.
+    pub fn give_up_when(&mut self, give_up: impl FnMut() -> bool + Send + 'static) {
+        /// Steps of SQLite's machine between two questions: well under a
+        /// millisecond.
+        const STEPS: i32 = 10_000;
+        if let Err(error) = self.rules.progress_handler(STEPS, Some(give_up)) {
+            tracing::warn!(%error, "a commit of rules cannot be interrupted");
+        }
+    }
+
+    /// Lets statements on the rules run to their end.
+    pub fn never_give_up(&mut self) {
+        if let Err(error) = self.rules.progress_handler(0, None::<fn() -> bool>) {
+            tracing::warn!(%error, "a commit of rules may be interrupted");
+        }
+    }
+
     /// Applies rules from another source than a server, as
     /// [`Self::commit_rules`] does but that it makes no store complete.
     ///

@@ -345,6 +345,32 @@ fn sync_2_a_store_that_fails_ends_the_sync() {
     assert_eq!(outcome.error.map(|e| e.kind), Some("not_found".into()));
 }
 
+/// A full disk: the events that may fill it go up before anything that needs
+/// room, and no setting is in force that is not staged.
+#[test]
+fn sync_4_a_full_disk_does_not_keep_the_events_from_going_up() {
+    let full = |repeats| play([]).full(repeats).run();
+    let (effects, outcome) = full(1);
+    assert_eq!(
+        effects[1..8],
+        [
+            "stage settings",
+            "read 50 events",
+            "send event_upload #1",
+            "settle [7] 0 0",
+            "read 50 events",
+            "stage settings",
+            "send rule_download page 1 \"\" #1",
+        ]
+    );
+    assert_eq!(outcome.result, SyncResult::Success);
+    let (effects, outcome) = full(2);
+    assert_eq!(outcome.result, SyncResult::PreflightFailed);
+    assert_eq!(outcome.error.map(|error| error.kind), Some("disk_full".into()));
+    assert!(effects.contains(&"settle [7] 0 0".to_owned()));
+    assert!(!effects.iter().any(|effect| effect.starts_with("send rule")), "{effects:?}");
+}
+
 /// SYNC-6: past its deadline a sync starts nothing new.
 #[test]
 fn sync_6_past_its_deadline_a_sync_is_abandoned() {

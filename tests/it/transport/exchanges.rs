@@ -191,8 +191,10 @@ impl Exchange {
                 .map(|decoded| format!("{:#?}", preflight::read(decoded.message))),
             Stage::EventUpload => body::decode(received)
                 .map(|decoded| format!("bundles: {:?}", events::bundle_requests(decoded.message))),
-            Stage::RuleDownload => rules::read_page(received, 1, &mut CelBudget::default())
-                .map(|decoded| page_words(&decoded.message)),
+            Stage::RuleDownload => {
+                rules::read_page(received, 1, &mut CelBudget::default(), &|| false)
+                    .map(|decoded| page_words(&decoded.message))
+            }
             Stage::Postflight => {
                 body::decode::<wire::PostflightResponse>(received).map(|_| "done".to_owned())
             }

@@ -268,6 +268,7 @@ async fn http_3_every_kind_of_the_transport_has_a_cause() {
         FailureKind::Guarded,
         FailureKind::Deadline,
         FailureKind::Cancelled,
+        FailureKind::DiskFull,
         FailureKind::Store,
     ];
     for kind in FailureKind::ALL {

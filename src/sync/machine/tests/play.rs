@@ -20,6 +20,8 @@ pub(super) struct Play {
     batches: VecDeque<Batch>,
     /// The store effect that fails, in words.
     broken: &'static str,
+    /// How many times the disk has no room for settings.
+    full: u32,
     /// What comes of the waits, in order; afterwards each is sat through.
     waits: VecDeque<Exchange>,
     pub(super) token: bool,
@@ -57,6 +59,7 @@ pub(super) fn play(attempts: impl IntoIterator<Item = Exchange>) -> Play {
         attempts: attempts.into_iter().collect(),
         batches: VecDeque::from([batch(&[7])]),
         broken: "",
+        full: 0,
         waits: VecDeque::new(),
         token: true,
         set_aside: false,
@@ -82,6 +85,11 @@ impl Play {
         self
     }
 
+    pub(super) fn full(mut self, times: u32) -> Self {
+        self.full = times;
+        self
+    }
+
     /// What comes of the waits and then of the attempt after them: the last
     /// exchange comes of the wait itself if there are no others.
     pub(super) fn then(mut self, waits: Vec<Exchange>, last: Exchange) -> Self {
@@ -104,7 +112,10 @@ impl Play {
             if let Effect::Finish(outcome) = effect {
                 return (self.effects, *outcome);
             }
-            event = if !self.broken.is_empty() && words.starts_with(self.broken) {
+            event = if self.full > 0 && words == "stage settings" {
+                self.full -= 1;
+                Event::StoreFailed(Failure::new(FailureKind::DiskFull, "no room left".into()))
+            } else if !self.broken.is_empty() && words.starts_with(self.broken) {
                 Event::StoreFailed(Failure::new(FailureKind::Store, "disk full".into()))
             } else {
                 self.act(effect)
