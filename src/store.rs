@@ -32,7 +32,7 @@ pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
     Rejected, Requeued, Settled,
 };
-pub use left_records::{LEFT_RECORDS_FILE, leave_record};
+pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Global, output, setup};
 use crate::model::{SCHEMA_VERSION, SyncRecord, SyncType, Trigger};
-use crate::store::{RECORDS_KEPT, Store, StoreError};
+use crate::store::{self, RECORDS_KEPT, Store, StoreError};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     };
     let syncs = match Store::open_read_only(&setup.state_dir) {
         Ok(store) => store.history(args.limit),
-        Err(StoreError::Missing { .. }) => Ok(Vec::new()),
+        Err(StoreError::Missing { .. }) => Ok(store::left_records(&setup.state_dir)),
         Err(error) => Err(error),
     };
     match syncs {

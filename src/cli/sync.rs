@@ -4,15 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use tokio::sync::watch;
 
 use super::{Global, LogLevel, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::daemon::signals::Caught;
-use crate::host::{self, Ignored, SystemHost};
+use crate::host::{self, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
-use crate::store::RulesPreview;
+use crate::store::{self, RulesPreview, Store};
 use crate::sync::job::{self, Host, JobError, Wanted};
 use crate::sync::progress::Observer;
 use crate::sync::upload::{self, Report};
@@ -20,12 +18,15 @@ use crate::sync::upload::{self, Report};
 mod by_daemon;
 mod checkpoint;
 mod report;
+mod signals;
 
 #[cfg(feature = "harness")]
 pub(super) use checkpoint::{KillAt, Killing};
 #[cfg(feature = "harness")]
 pub(super) use report::stages;
 pub(super) use report::{Reporter, in_line};
+pub(super) use signals::Heeded;
+use signals::Signals;
 
 #[derive(Debug, Clone, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one a flag of the command line")]
@@ -138,7 +139,11 @@ pub(super) fn sync_once(
     let began = clock.now().wall;
     let wished = wanted.clean.unwrap_or(SyncType::Normal);
     let not_begun = |result: SyncResult, message: String| {
-        SyncRecord::not_begun(result, message, wanted.trigger, began, wished)
+        let record = SyncRecord::not_begun(result, message, wanted.trigger, began, wished);
+        if !wanted.dry_run && result != SyncResult::TooManySyncs {
+            leave(state_dir, &record);
+        }
+        record
     };
     if config.sync_base_url.is_none() {
         let error = JobError::MissingSyncBaseUrl;
@@ -158,13 +163,8 @@ pub(super) fn sync_once(
             return not_begun(SyncResult::InternalError, message);
         }
     };
-    let record = runtime.block_on(async {
-        let (tell, stop) = watch::channel(None);
-        let signals = tokio::spawn(stop_on_signal(heeded, tell));
-        let record = job::run(&host, wanted, &clock, observer, stop).await;
-        signals.abort();
-        record
-    });
+    let signals = Signals::catch(heeded);
+    let record = runtime.block_on(job::run(&host, wanted, &clock, observer, signals.stop()));
     // A thread that still waits for the lock must not hold the process back.
     runtime.shutdown_background();
     record.unwrap_or_else(|error| not_begun(error.result(), error.to_string()))
@@ -187,50 +187,18 @@ pub(super) fn upload_once(
         Ok(runtime) => runtime,
         Err(error) => return Report::failed(format!("cannot start the runtime: {error}")),
     };
-    runtime.block_on(async {
-        let (tell, stop) = watch::channel(None);
-        let signals = tokio::spawn(stop_on_signal(heeded, tell));
-        let report = upload::run(&host, &clock, stop).await;
-        signals.abort();
-        report
-    })
+    let signals = Signals::catch(heeded);
+    let report = runtime.block_on(upload::run(&host, &clock, signals.stop()));
+    // A look-up of a name that hangs must not hold the process back.
+    runtime.shutdown_background();
+    report
 }
 
-/// Signals that end a sync in good order: those that this process was not
-/// started to ignore.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Heeded(Ignored);
-
-impl Heeded {
-    /// All but those ignored by whoever started this process.
-    pub(super) fn inherited() -> Self {
-        Self(host::ignored_signals(&SystemHost))
+/// Keeps the record of a sync that could not begin, where one can be written.
+fn leave(state_dir: &Path, record: &SyncRecord) {
+    let left =
+        Store::prepare_dir(state_dir).and_then(|()| store::leave_record(state_dir, None, record));
+    if let Err(error) = left {
+        tracing::debug!(%error, "the sync leaves no record");
     }
-
-    /// SIGTERM, too: it is how the daemon tells its sync to stop.
-    pub(super) fn with_terminate(self) -> Self {
-        Self(Ignored { terminate: false, ..self.0 })
-    }
-}
-
-async fn stop_on_signal(heeded: Heeded, tell: watch::Sender<Option<&'static str>>) {
-    use tokio::signal::unix::SignalKind;
-    let Heeded(Ignored { hang_up, interrupt, terminate }) = heeded;
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = (
-        Caught::unless(interrupt, SignalKind::interrupt()),
-        Caught::unless(terminate, SignalKind::terminate()),
-        Caught::unless(hang_up, SignalKind::hangup()),
-    ) else {
-        tracing::warn!("signals cannot be caught; the sync ends only by itself");
-        return;
-    };
-    let reason = tokio::select! {
-        () = interrupt.came() => "interrupted (SIGINT)",
-        () = terminate.came() => "told to terminate (SIGTERM)",
-        () = hang_up.came() => "its terminal went away (SIGHUP)",
-    };
-    // Nobody listens once the sync is over.
-    let _ = tell.send(Some(reason));
-    // The sender is kept: a closed channel would say nothing.
-    std::future::pending::<()>().await;
 }

@@ -71,11 +71,14 @@ impl Store {
         }
         Ok(left.len())
     }
+}
 
-    /// The records that wait in the file, newest first.
-    pub(super) fn left_records(&self) -> Vec<SyncRecord> {
-        read(&self.dir).into_iter().rev().map(|left| left.record).collect()
-    }
+/// Returns the records of a state directory that wait to be entered, newest
+/// first. [`Store::history`] has them as well; this is for a directory that has
+/// no store yet.
+#[must_use]
+pub fn left_records(dir: &Path) -> Vec<SyncRecord> {
+    read(dir).into_iter().rev().map(|left| left.record).collect()
 }
 
 fn enter(conn: &mut Connection, left: &[Left]) -> rusqlite::Result<()> {

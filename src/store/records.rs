@@ -107,7 +107,7 @@ impl Store {
                 .collect::<rusqlite::Result<Vec<SyncRecord>>>()
         };
         let kept = read().map_err(self.failed("read the history"))?;
-        let left = self.left_records();
+        let left = super::left_records(&self.dir);
         Ok(left.into_iter().chain(kept).take(limit as usize).collect())
     }
 }

@@ -214,7 +214,7 @@ impl Upload<'_> {
             // No rules come here, so no expressions are parsed.
             let mut expressions = CelBudget::new(clock::thread_time);
             let url = self.transport.url(stage);
-            exchange::decode(self.transfer, request, answer, &url, &mut expressions)
+            exchange::decode(self.transfer, request, answer, &url, &mut expressions, &|| false)
         });
         let answer = decoded.map(|Decoded { answer, warnings }| {
             for SyncWarning { field, value, action, .. } in warnings {

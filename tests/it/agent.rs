@@ -57,10 +57,15 @@ impl Agent {
     /// `santa-sync` with the options that every command of this host takes.
     /// Nothing of the environment or the system's configuration counts.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.command_at_rate(10_000, args)
+    }
+
+    /// [`Self::command`] with waits that pass so many times as fast.
+    pub(crate) fn command_at_rate(&self, rate: u32, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
         command
+            .args(["--clock-rate", &rate.to_string()])
             .args(args)
-            .args(["--clock-rate", "10000"])
             .args(["--set", &format!("MachineID={}", self.machine_id)])
             .args(["--set", &format!("SyncBaseURL={}", self.base_url)])
             .arg("--state-dir")

@@ -61,6 +61,26 @@ fn sync_6_the_deadline_ends_a_sync_in_the_middle_of_a_request() {
     assert_eq!(record.settings_reverted.len(), 2, "{:?}", record.settings_reverted);
 }
 
+/// SYNC-6: what a server sends does not hold the deadline up: here a page whose
+/// expressions take far longer to check.
+#[test]
+fn sync_6_a_page_of_costly_rules_does_not_hold_the_deadline_up() {
+    let server = FakeServer::builder().start().expect("a server");
+    let rule = |n: usize| {
+        let terms: Vec<_> = (0..200).map(|term| format!("path == \"/{n}/{term}\"")).collect();
+        serde_json::json!({"identifier": "ABCDE12345", "rule_type": "TEAMID", "policy": "CEL",
+                           "cel_expr": terms.join(" || ")})
+    };
+    let page = serde_json::json!({"rules": (0..5_000).map(rule).collect::<Vec<_>>()});
+    server.fault(Stage::RuleDownload, every(), Fault::WrongShape(page));
+    let mut bench = Bench::of(&server, &[]);
+    // It is spent on the way to the rules already.
+    bench.config.sync_deadline = Duration::from_secs(1);
+    let record = bench.sync(&mut Unobserved);
+    assert_eq!(record.error.expect("an error").kind, "deadline");
+    assert!(record.duration_ms < 6_000, "{} ms", record.duration_ms);
+}
+
 /// SYNC-3: the order in which a sync touches the stores, and that no request
 /// is under way meanwhile (RULE-1).
 #[test]

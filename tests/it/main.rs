@@ -30,6 +30,7 @@ mod harness_faults;
 #[cfg(feature = "harness")]
 mod harness_serve;
 mod policy;
+mod records;
 mod refusals;
 mod rules;
 

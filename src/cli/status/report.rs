@@ -14,7 +14,7 @@ use crate::model::{
     ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
     SyncType, SyncWarning, Timestamp, Trigger, Wish,
 };
-use crate::store::{EventStore, ReadStore, Standing, Store, StoreError};
+use crate::store::{EventStore, ReadStore, Standing, Store, StoreError, left_records};
 use crate::sync::job;
 use crate::sync::upload::Ending;
 use crate::transport::{ClientCertificate, inspect_client_certificate};
@@ -271,7 +271,10 @@ impl Status {
         let events =
             events.as_ref().map_or_else(|| Ok(Events::default()), |events| Events::read(events))?;
         let store = store.as_ref();
-        let read = store.map(|store| Read::of(store, config)).transpose()?.unwrap_or_default();
+        let read = match store {
+            Some(store) => Read::of(store, config)?,
+            None => Read { history: left_records(state_dir), ..Read::default() },
+        };
         let (machine_id, machine_id_error) = match machine_id {
             Ok((id, _)) => (Some(id.as_str().to_owned()), None),
             Err(problem) => (None, Some(problem.to_string())),

@@ -447,3 +447,39 @@ fn json_3_a_binary_rule_that_cannot_be_read_is_rejected_alone() {
     assert_eq!(warnings.len(), 1);
     assert_eq!(warnings[0].field, "rules[4].file_bundle_binary_count");
 }
+
+/// SYNC-6: whoever waits for a page can end its reading within a few rules.
+#[test]
+fn sync_6_the_reading_of_a_page_ends_when_told_to() {
+    use std::cell::Cell;
+    let rule = r#"{"identifier":"ABCDE12345","policy":"ALLOWLIST","rule_type":"TEAMID"}"#;
+    let json = format!(r#"{{"rules":[{}]}}"#, vec![rule; 10_000].join(",")).into_bytes();
+    let wire = wire::RuleDownloadResponse {
+        rules: vec![
+            wire::Rule {
+                identifier: "ABCDE12345".into(),
+                policy: wire::Policy::Allowlist.into(),
+                rule_type: wire::RuleType::Teamid.into(),
+                ..Default::default()
+            };
+            10_000
+        ],
+        ..Default::default()
+    };
+    for (transfer, body) in
+        [(Transfer::Json, json), (Transfer::Protobuf, prost::Message::encode_to_vec(&wire))]
+    {
+        let asked = Cell::new(0_u64);
+        let third = || {
+            asked.set(asked.get() + 1);
+            asked.get() == 3
+        };
+        let received = Received::new(transfer, body.clone());
+        let read = read_page(received, 1, &mut CelBudget::default(), &third);
+        assert_eq!(read.map(|page| page.message.rules.len()), Err(BodyError::GivenUp));
+        assert_eq!(asked.get(), 3);
+        let received = Received::new(transfer, body);
+        let read = read_page(received, 1, &mut CelBudget::default(), &|| false).expect("a page");
+        assert_eq!(read.message.rules.len(), 10_000);
+    }
+}

@@ -407,3 +407,36 @@ fn rule_10_arrived_rules_with_an_application_name_are_announced() {
     assert_eq!(announced(Policy::Remove, SyncType::Normal), []);
     assert_eq!(announced(Policy::Allowlist, SyncType::Clean), []);
 }
+
+/// SYNC-6: a commit ends when it is told to, and has changed nothing.
+#[test]
+fn sync_6_a_commit_that_is_told_to_end_is_rolled_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    let rules = |count: u32| {
+        let mut set = RuleSet::default();
+        let rule = |n: u32| {
+            let mut hash = [0; 32];
+            hash[..4].copy_from_slice(&n.to_le_bytes());
+            Rule { identifier: Identifier::Binary(hash), policy: Policy::Allowlist, details: None }
+        };
+        set.push_page((0..count).map(rule).collect::<Vec<_>>(), Vec::new());
+        set
+    };
+    let now = Timestamp::from_secs(1);
+    store.commit_rules(&rules(5), SyncType::CleanAll, now).expect("committed");
+    let before = store.rules_hash().expect("read");
+    for sync_type in [SyncType::CleanAll, SyncType::Normal] {
+        let mut asked = 0;
+        store.give_up_when(move || {
+            asked += 1;
+            asked > 2
+        });
+        assert!(store.commit_rules(&rules(20_000), sync_type, now).is_err(), "{sync_type:?}");
+        store.never_give_up();
+        assert_eq!(store.rules_hash().expect("read"), before);
+        assert_eq!(store.rule_counts().expect("read").binary, 5);
+    }
+    store.commit_rules(&rules(20_000), SyncType::CleanAll, now).expect("committed");
+    assert_eq!(store.rule_counts().expect("read").binary, 20_000);
+}

@@ -1,0 +1,121 @@
+//! The signals that end a sync in good order.
+
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
+
+use tokio::signal::unix::SignalKind;
+use tokio::sync::{oneshot, watch};
+
+use crate::daemon::signals::Caught;
+use crate::host::{self, Ignored, SystemHost};
+use crate::sync::Stop;
+
+/// Signals that end a sync in good order: those that this process was not
+/// started to ignore.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heeded(Ignored);
+
+impl Heeded {
+    /// All but those ignored by whoever started this process.
+    pub(crate) fn inherited() -> Self {
+        Self(host::ignored_signals(&SystemHost))
+    }
+
+    /// SIGTERM, too: it is how the daemon tells its sync to stop.
+    pub(crate) fn with_terminate(self) -> Self {
+        Self(Ignored { terminate: false, ..self.0 })
+    }
+}
+
+/// Catches signals on a thread of its own: reading a large answer or committing
+/// many rules keeps the sync's thread busy, and a signal must not wait for that.
+#[derive(Debug)]
+pub(super) struct Signals {
+    stop: Stop,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    /// Kept if there is no thread: nobody sends on it.
+    _tell: Option<watch::Sender<Option<&'static str>>>,
+}
+
+impl Signals {
+    /// Catches the signals from here on, until this is dropped.
+    pub(super) fn catch(heeded: Heeded) -> Self {
+        let (tell, stop) = watch::channel(None);
+        let (end, ended) = oneshot::channel();
+        let (ready, caught) = mpsc::channel();
+        let telling = tell.clone();
+        let started = Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || wait_for_signals(heeded, &telling, &ready, ended));
+        match started {
+            Ok(thread) => {
+                // An error says that the thread has ended, and why is logged.
+                let _ = caught.recv();
+                Self { stop, end: Some(end), thread: Some(thread), _tell: Some(tell) }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "signals cannot be caught; they end the process at once");
+                Self { stop, end: None, thread: None, _tell: Some(tell) }
+            }
+        }
+    }
+
+    /// What tells the sync to stop.
+    pub(super) fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn wait_for_signals(
+    heeded: Heeded,
+    tell: &watch::Sender<Option<&'static str>>,
+    ready: &mpsc::Sender<()>,
+    ended: oneshot::Receiver<()>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::warn!(%error, "signals cannot be caught; they end the process at once");
+            return;
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            reason = signal(heeded, ready) => {
+                // Nobody listens once the sync is over.
+                let _ = tell.send(reason);
+            }
+            _ = ended => {}
+        }
+    });
+}
+
+/// Waits for a signal and returns what it says; `None` if none can be caught.
+async fn signal(heeded: Heeded, ready: &mpsc::Sender<()>) -> Option<&'static str> {
+    let Heeded(Ignored { hang_up, interrupt, terminate }) = heeded;
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = (
+        Caught::unless(interrupt, SignalKind::interrupt()),
+        Caught::unless(terminate, SignalKind::terminate()),
+        Caught::unless(hang_up, SignalKind::hangup()),
+    ) else {
+        tracing::warn!("signals cannot be caught; the sync ends only by itself");
+        return None;
+    };
+    let _ = ready.send(());
+    Some(tokio::select! {
+        () = interrupt.came() => "interrupted (SIGINT)",
+        () = terminate.came() => "told to terminate (SIGTERM)",
+        () = hang_up.came() => "its terminal went away (SIGHUP)",
+    })
+}
