@@ -7,9 +7,10 @@
 //! operator. Several processes may use the queue at once: no lock is held
 //! between two calls. It knows nothing of what an event says.
 //!
-//! Leaving the queue is cheap at any length of it: our events lie in the order
-//! in which they leave, so that those of a batch are neighbours. Only what is
-//! known of their unique ids lies elsewhere, and is cleared away later.
+//! Leaving the queue is cheap at any length of it: a commit moves a mark past
+//! the delivered events, and these are deleted some at a time. They are
+//! neighbours, because our events lie in the order in which they leave. Only
+//! what is known of their unique ids lies elsewhere, and is swept up later.
 
 mod backoff;
 mod bundles;
@@ -298,7 +299,7 @@ const QUEUE_FULL: &str = "queue_full";
 const UNSENDABLE: &str = "unsendable";
 
 fn state(conn: &Connection) -> rusqlite::Result<State> {
-    conn.prepare_cached("SELECT last_id, settled_through, pending FROM agent_queue_state")?
+    conn.prepare_cached("SELECT last_id, settled_through, queued FROM agent_queue_state")?
         .query_row([], |row| {
             Ok(State { last_id: row.get(0)?, settled_through: row.get(1)?, pending: row.get(2)? })
         })
@@ -306,7 +307,7 @@ fn state(conn: &Connection) -> rusqlite::Result<State> {
 
 fn save_state(tx: &Transaction<'_>, state: State) -> rusqlite::Result<()> {
     tx.prepare_cached(
-        "UPDATE agent_queue_state SET last_id = ?1, settled_through = ?2, pending = ?3",
+        "UPDATE agent_queue_state SET last_id = ?1, settled_through = ?2, queued = ?3",
     )?
     .execute((state.last_id, state.settled_through, state.pending))
     .map(|_| ())

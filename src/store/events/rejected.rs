@@ -171,7 +171,8 @@ pub(super) fn set_aside(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let sql = format!(
-        "SELECT {}, q.idx, q.allowed FROM {} WHERE q.id = ?1",
+        "SELECT {}, q.idx, q.allowed FROM {} \
+         WHERE q.id = ?1 AND q.id > (SELECT settled_through FROM agent_queue_state)",
         row::queued_columns(),
         row::QUEUED
     );

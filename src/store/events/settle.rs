@@ -13,6 +13,11 @@ use super::{
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
+/// So many delivered events may stay in the file, though not more than wait.
+/// Deleting this many at once costs half of deleting them batch by batch.
+const MANY: i64 = 2_000;
+/// How many of them one commit deletes, which takes some 10 ms.
+const CLEARED_AT_ONCE: i64 = 2 * MANY;
 /// How many rows that an earlier version left behind go with each batch. Each
 /// may touch a page of the unique index.
 const LEFTOVERS_AT_ONCE: u64 = 2_000;
@@ -74,16 +79,18 @@ impl EventStore {
             bundles::note_requests(&tx, &settled.bundle_requests, now)?;
             forget_refusals(&tx, settled.ids())?;
 
-            let taken = take_out(&tx, state, &own, &lent)?;
+            let taken = take_out(&tx, &mut state, &own, &lent)?;
             state.pending = state.pending.saturating_sub(taken);
             save_state(&tx, state)?;
-            unique::sweep(&tx, taken)?;
-            clear_leftovers(&tx, state)?;
-            tx.commit()
+            let cleared = clear_delivered(&tx, state)? | clear_leftovers(&tx, state)?;
+            tx.commit()?;
+            Ok(cleared)
         };
-        run(&mut self.conn)
+        let cleared = run(&mut self.conn)
             .map_err(|source| StoreError::from_use(&self.path, "take events out", source))?;
-        self.compact();
+        if cleared {
+            self.compact();
+        }
         if let Some(foreign) = &mut self.foreign {
             foreign.delete(settled.ids().filter(|id| *id >= foreign::FIRST_ID));
         }
@@ -94,7 +101,7 @@ impl EventStore {
 /// Takes rows out of the queue and returns how many there were.
 fn take_out(
     tx: &Transaction<'_>,
-    state: State,
+    state: &mut State,
     ids: &BTreeSet<i64>,
     lent: &BTreeMap<i64, u64>,
 ) -> rusqlite::Result<u64> {
@@ -102,23 +109,16 @@ fn take_out(
     for (id, fingerprint) in lent.iter().filter(|(id, _)| ids.contains(id)) {
         taken += u64::from(remove_unchanged(tx, *id, *fingerprint)?);
     }
-    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(taken) };
-    let range = (*first.max(&(state.settled_through + 1)), *last);
+    let Some(last) = ids.last() else { return Ok(taken) };
     let queued: Vec<(i64, i64, i64)> = tx
         .prepare_cached(
-            "SELECT id, idx, bytes FROM agent_queue WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
+            "SELECT id, idx, bytes FROM agent_queue WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
         )?
-        .query_map((range.0, range.1, ids.len() as u64 + 1), |row| row.try_into())?
+        .query_map((state.settled_through, last, ids.len() as u64 + 1), |row| row.try_into())?
         .collect::<Result<_, _>>()?;
     if queued.iter().all(|(id, idx, _)| ids.contains(id) && *idx >= OTHERS_END) {
-        // The whole range goes, which costs less than each of its rows.
-        for sql in [
-            "DELETE FROM agent_events WHERE id BETWEEN ?1 AND ?2",
-            "DELETE FROM events WHERE idx BETWEEN 4294967296 + ?1 AND 4294967296 + ?2",
-            "DELETE FROM agent_queue WHERE id BETWEEN ?1 AND ?2",
-        ] {
-            tx.prepare_cached(sql)?.execute(range)?;
-        }
+        // Nothing else waits up to there, so that moving the mark will do.
+        state.settled_through = state.settled_through.max(*last);
         add_bytes(tx, -queued.iter().map(|(_, _, bytes)| bytes).sum::<i64>())?;
         return Ok(taken + queued.len() as u64);
     }
@@ -168,15 +168,36 @@ fn forget_refusals(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> rusq
     Ok(())
 }
 
-/// Deletes rows that an earlier version left behind when their events had been
-/// delivered, so many in one commit that it stays short.
-fn clear_leftovers(tx: &Transaction<'_>, state: State) -> rusqlite::Result<()> {
-    tx.prepare_cached(
-        "DELETE FROM events WHERE idx IN (SELECT idx FROM events \
-         WHERE idx > 4294967296 AND idx <= 4294967296 + ?1 ORDER BY idx LIMIT ?2)",
-    )?
-    .execute((state.settled_through, LEFTOVERS_AT_ONCE))?;
-    tx.prepare_cached("DELETE FROM agent_queue WHERE id <= ?1")?
-        .execute([state.settled_through])?;
-    Ok(())
+/// Deletes delivered events, once they are more than those that wait, or many.
+/// Returns whether it did.
+fn clear_delivered(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool> {
+    let oldest: Option<i64> =
+        tx.prepare_cached("SELECT min(id) FROM agent_queue")?.query_row([], |row| row.get(0))?;
+    let Some(oldest) = oldest.filter(|oldest| *oldest <= state.settled_through) else {
+        return Ok(false);
+    };
+    if state.settled_through - oldest < i64::try_from(state.pending).unwrap_or(MANY).min(MANY) {
+        return Ok(false);
+    }
+    let last = state.settled_through.min(oldest + CLEARED_AT_ONCE - 1);
+    for sql in [
+        "DELETE FROM agent_events WHERE id BETWEEN ?1 AND ?2",
+        "DELETE FROM agent_queue WHERE id BETWEEN ?1 AND ?2",
+    ] {
+        tx.prepare_cached(sql)?.execute((oldest, last))?;
+    }
+    unique::sweep(tx, state, last.abs_diff(oldest) + 1)?;
+    Ok(true)
+}
+
+/// Deletes rows of delivered events from table events, where earlier versions
+/// queued them. Returns whether there were any.
+fn clear_leftovers(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool> {
+    let cleared = tx
+        .prepare_cached(
+            "DELETE FROM events WHERE idx IN (SELECT idx FROM events \
+             WHERE idx > 4294967296 AND idx <= 4294967296 + ?1 ORDER BY idx LIMIT ?2)",
+        )?
+        .execute((state.settled_through, LEFTOVERS_AT_ONCE))?;
+    Ok(cleared > 0)
 }

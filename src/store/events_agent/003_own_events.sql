@@ -1,6 +1,6 @@
 -- Events that were handed to us lie in a table of their own, in the order of
--- arrival: taking a batch out then touches few pages, however long the queue
--- is. In table events each of them would touch a page of the unique index.
+-- arrival: deleting those that were delivered then touches few pages, however
+-- long the queue is. In table events each of them would touch a page of the unique index.
 -- Those that came before this version stay there until they are sent.
 CREATE TABLE agent_events (
     id INTEGER PRIMARY KEY,
@@ -21,8 +21,12 @@ ALTER TABLE agent_queue_state ADD COLUMN swept INTEGER NOT NULL DEFAULT -9223372
 -- together. Those that came before this version count as common ones.
 ALTER TABLE agent_queue ADD COLUMN bytes INTEGER NOT NULL DEFAULT 2048;
 ALTER TABLE agent_queue_state ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
-DELETE FROM agent_queue WHERE id <= (SELECT settled_through FROM agent_queue_state);
 UPDATE agent_queue_state SET bytes = 2048 * pending;
+
+-- A program of before this version that has the database open must not go on:
+-- it would take an event whose row is not in table events for one that its
+-- producer took back.
+ALTER TABLE agent_queue_state RENAME COLUMN pending TO queued;
 
 -- What an event that was set aside is known by when it is met again. NULL for
 -- those of before this version.
