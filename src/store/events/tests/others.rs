@@ -203,6 +203,31 @@ fn our_own_queue_is_not_drained_twice() {
     assert_eq!(read(&mut store, 9), []);
 }
 
+/// STATE-1: neither through a link nor where others could exchange the file.
+#[test]
+fn state_1_another_programs_database_is_opened_with_care() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().expect("a directory");
+    let mut store = open(dir.path());
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).expect("made");
+    let path = elsewhere(&other);
+    let link = dir.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    let error = store.drain_also(&link).expect_err("a link").to_string();
+    assert!(error.contains("is a link to"), "{error}");
+    let log = other.join("santa-events.db-wal");
+    std::os::unix::fs::symlink(dir.path().join("victim"), &log).expect("a link");
+    let error = store.drain_also(&path).expect_err("a link").to_string();
+    assert!(error.contains("-wal file that cannot be used"), "{error}");
+    std::fs::remove_file(&log).expect("removed");
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o777)).expect("set");
+    let error = store.drain_also(&path).expect_err("exposed").to_string();
+    assert!(error.contains("others may write to"), "{error}");
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o755)).expect("set");
+    store.drain_also(&path).expect("opens");
+}
+
 /// Every earlier version, as text, comes to the newest with its events kept.
 #[test]
 fn a_database_of_every_earlier_version_keeps_its_events() {
