@@ -12,12 +12,13 @@
 //! - a batch of events leaves the queue only after its 200 (EV-2);
 //! - rules are committed once, after the last page (RULE-1).
 
+mod download;
+mod event_stage;
 mod ledger;
 mod request;
 mod uploads;
 mod words;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 pub use words::{
@@ -25,16 +26,16 @@ pub use words::{
     StoreEffect, Tally, Traffic,
 };
 
+use self::download::{Download, check_page, fingerprint, next_page};
 use self::ledger::Ledger;
 use self::request::{Attempting, GivenUp, Progress};
 use self::uploads::Uploads;
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
 use crate::model::{
-    Cursor, ErrorRecord, Now, RuleSet, SettingChange, Settings, Stage, SyncResult, SyncType,
-    SyncWarning, text,
+    ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType, SyncWarning, text,
 };
-use crate::protocol::rules::{self, MAX_RULES, Page};
+use crate::protocol::rules::{self, Page};
 use crate::protocol::{events, postflight, preflight, wire};
 
 /// Rule pages of one sync at the most.
@@ -43,8 +44,6 @@ pub const MAX_PAGES: usize = 10_000;
 pub const MAX_TEXT: u64 = 256 << 20;
 /// So many unfinished uploads in a row make the batch smaller.
 const UNFINISHED_MAX: u32 = 2;
-/// How many reasons the error of a download without a usable rule names.
-const REASONS_NAMED: usize = 3;
 
 /// One sync, from [`Event::Started`] to [`Effect::Finish`].
 #[derive(Debug)]
@@ -83,15 +82,6 @@ enum State {
     Applying(Option<ErrorRecord>),
     Dropping(SyncResult, ErrorRecord),
     Finished,
-}
-
-/// A rule download under way.
-#[derive(Debug, Default)]
-struct Download {
-    rules: RuleSet,
-    asked: Option<Cursor>,
-    /// Fingerprints of the cursors of this sync, 96 bits each.
-    cursors: HashSet<u128>,
 }
 
 /// What follows a refusal once it has been noted.
@@ -319,97 +309,6 @@ impl Machine {
         self.go_on(State::Staging(plan, settings), effect)
     }
 
-    /// The next batch, unless this sync uploads no events or no more of them.
-    fn read_events(&mut self, plan: Plan, now: Now) -> Effect {
-        if self.inputs.dry_run || !plan.upload_events {
-            return self.download(plan, now);
-        }
-        if self.past_event_time(now, Duration::ZERO) {
-            return self.leave_events(plan, now);
-        }
-        let limit = self.uploads.limit(plan.batch_size);
-        self.go_on(State::ReadingEvents(plan), Effect::Store(StoreEffect::ReadEvents { limit }))
-    }
-
-    fn upload(&mut self, plan: Plan, mut batch: Batch, now: Now) -> Effect {
-        if batch.ids.is_empty() && batch.dropped.is_empty() && batch.rejected.is_empty() {
-            return self.end_uploads(plan, true, now);
-        }
-        if batch.ids.is_empty() {
-            return self.settle(plan, batch, Vec::new());
-        }
-        if let Some(failure) = self.past_deadline(now) {
-            return self.abandon(Stage::EventUpload, &failure.into(), now);
-        }
-        let body = std::mem::take(&mut batch.body);
-        let (attempting, effect) = self.begin(Request::EventUpload(body));
-        self.go_on(State::Uploading(plan, attempting, Box::new(batch)), effect)
-    }
-
-    fn settle(&mut self, plan: Plan, batch: Batch, bundle_requests: Vec<String>) -> Effect {
-        self.ledger.batch(&batch);
-        let Batch { ids: delivered, dropped, rejected, .. } = batch;
-        let settled = Settled { delivered, dropped, rejected, bundle_requests };
-        self.go_on(State::Settling(plan), Effect::Store(StoreEffect::SettleEvents(settled)))
-    }
-
-    /// EV-6: what becomes of a batch whose upload has failed permanently.
-    fn upload_failed(&mut self, plan: Plan, batch: Batch, given_up: GivenUp, now: Now) -> Effect {
-        if given_up.failure.kind == FailureKind::Deadline && self.past_deadline(now).is_none() {
-            return self.leave_events(plan, now);
-        }
-        let ids = batch.ids;
-        let words = given_up.failure.message.clone();
-        let (at_once, after) = match given_up.failure.http_status {
-            Some(413) if ids.len() > 1 => return self.halve(plan, &ids),
-            Some(413) => {
-                self.uploads.found_too_large(&ids, plan.batch_size);
-                (true, AfterRefusal::Fail)
-            }
-            Some(400 | 422) => {
-                self.uploads.found_wrong();
-                let go_on = self.uploads.must_go_on();
-                if go_on {
-                    let action = format!(
-                        "a refused batch has failed {} syncs in a row; its events stay queued \
-                         and this sync goes on to the rules",
-                        uploads::MAX_REFUSED_SYNCS
-                    );
-                    self.warn(Stage::EventUpload, "events", &words, action);
-                }
-                (false, if go_on { AfterRefusal::GoOn } else { AfterRefusal::Fail })
-            }
-            _ => return self.abandon(Stage::EventUpload, &given_up, now),
-        };
-        let memory = self.uploads.memory();
-        let effect = Effect::Store(StoreEffect::NoteRefusal { ids, words, at_once, memory });
-        self.go_on(State::NotingRefusal(plan, given_up, after), effect)
-    }
-
-    /// Sends the events of a batch again in smaller ones.
-    fn halve(&mut self, plan: Plan, ids: &[i64]) -> Effect {
-        self.uploads.found_too_large(ids, plan.batch_size);
-        let effect = StoreEffect::NoteUploads(self.uploads.memory());
-        self.go_on(State::NotingUploads(plan), Effect::Store(effect))
-    }
-
-    /// EV-1: half of the deadline has gone to events; the rules come next.
-    fn leave_events(&mut self, plan: Plan, now: Now) -> Effect {
-        let action = "half of SyncDeadline was used for events; the others stay queued".to_owned();
-        self.warn(Stage::EventUpload, "events", "", action);
-        self.end_uploads(plan, false, now)
-    }
-
-    /// The uploads of this sync are over. `drained`: all that waited has gone
-    /// through.
-    fn end_uploads(&mut self, plan: Plan, drained: bool, now: Now) -> Effect {
-        match self.uploads.ended(drained, plan.batch_size) {
-            Some(memory) => self
-                .go_on(State::EndingUploads(plan), Effect::Store(StoreEffect::NoteUploads(memory))),
-            None => self.download(plan, now),
-        }
-    }
-
     fn download(&mut self, plan: Plan, now: Now) -> Effect {
         if let Some(settings) = self.unstaged.take() {
             let effect = StoreEffect::StageSettings { settings, answered: plan.sync_type };
@@ -448,31 +347,6 @@ impl Machine {
         let rules = Box::new(download.rules);
         let effect = Effect::Store(StoreEffect::CommitRules { rules, sync_type: plan.sync_type });
         self.go_on(State::Committing(plan), effect)
-    }
-
-    /// RULE-2: why the rules of a complete download must not be committed. A
-    /// clean sync would delete every stored rule for rules of which not one can
-    /// be used; a store without a complete download would pass for a complete
-    /// one.
-    fn no_usable_rules(&self, plan: Plan, rules: &RuleSet) -> Option<Failure> {
-        let matters = plan.sync_type != SyncType::Normal || !self.inputs.rules_complete;
-        if !matters || !rules.is_empty() || rules.received() == 0 {
-            return None;
-        }
-        let reasons: Vec<String> = rules
-            .rejected()
-            .iter()
-            .take(REASONS_NAMED)
-            .map(|rule| format!("{:?}: {}", text::escaped_start(&rule.identifier, 64), rule.reason))
-            .collect();
-        let message = format!(
-            "not one of the {} rules of this {} sync can be used, so nothing was deleted or \
-             changed ({}); fix the rules on the server",
-            rules.received(),
-            plan.sync_type.name(),
-            reasons.join("; ")
-        );
-        Some(Failure::new(FailureKind::NoUsableRules, message))
     }
 
     fn committed(&mut self, plan: Plan, committed: Committed, now: Now) -> Effect {
@@ -625,12 +499,6 @@ impl Machine {
         let over = now.elapsed.saturating_sub(self.started) >= self.inputs.deadline;
         over.then(|| deadline_failure(self.inputs.deadline))
     }
-
-    /// Whether events have had their half of the deadline, or will have had it
-    /// after another `wait`.
-    fn past_event_time(&self, now: Now, wait: Duration) -> bool {
-        now.elapsed.saturating_sub(self.started) + wait >= self.inputs.deadline / 2
-    }
 }
 
 /// The failure of a sync that took too long.
@@ -641,56 +509,6 @@ pub fn deadline_failure(deadline: Duration) -> Failure {
         deadline.as_secs()
     );
     Failure::new(FailureKind::Deadline, message)
-}
-
-fn next_page(download: &Download) -> u32 {
-    u32::try_from(download.rules.pages()).map_or(u32::MAX, |pages| pages.saturating_add(1))
-}
-
-/// Why a page must not be taken, if so.
-fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
-    let number = next_page(download);
-    let received = download.rules.received() + page.rules.len() as u64 + page.rejected.len() as u64;
-    let (kind, message) = if page.without_body && plan.sync_type != SyncType::Normal {
-        (
-            FailureKind::EmptyBody,
-            format!(
-                "page {number} of a {} sync has no body; for an empty set of rules the server \
-                 must send {{}}, or in protobuf the Content-Type application/x-protobuf",
-                plan.sync_type.name()
-            ),
-        )
-    } else if let Some(cursor) = &page.cursor
-        && download.cursors.contains(&fingerprint(cursor))
-    {
-        (
-            FailureKind::CursorNotAdvancing,
-            format!(
-                "page {number} came with a cursor that this sync has used already ({:?}); the \
-                 server's paging does not advance",
-                text::escaped_start(cursor.as_str(), 64)
-            ),
-        )
-    } else if page.cursor.is_some() && download.rules.pages() + 1 >= MAX_PAGES {
-        (
-            FailureKind::TooManyPages,
-            format!(
-                "the server has more than {MAX_PAGES} pages of rules; it must send larger ones"
-            ),
-        )
-    } else if download.rules.text_bytes() + page.rules.text_bytes() > MAX_TEXT {
-        let message =
-            format!("the rules' texts are longer than {MAX_TEXT} bytes; they must be shorter");
-        (FailureKind::TooLarge, message)
-    } else if received > MAX_RULES {
-        (
-            FailureKind::TooManyRules,
-            format!("the server sent more than {MAX_RULES} rules; it must send fewer"),
-        )
-    } else {
-        return None;
-    };
-    Some(Failure::new(kind, message))
 }
 
 fn error_record(stage: Stage, given_up: &GivenUp) -> ErrorRecord {
@@ -709,11 +527,6 @@ fn error_record(stage: Stage, given_up: &GivenUp) -> ErrorRecord {
     };
     let cause = cause.as_ref().map(|cause| Box::new(record(cause, cause.message.clone())));
     ErrorRecord { cause, ..record(failure, message) }
-}
-
-/// Stands for a cursor in the set of those used, in 96 bits.
-fn fingerprint(cursor: &Cursor) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(cursor.as_str().as_bytes()) >> 32
 }
 
 #[cfg(test)]

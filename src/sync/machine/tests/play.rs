@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::model::{
-    ClientMode, HostFacts, Identifier, MachineId, Policy, RejectedRule, Rule, RuleCounts, RuleType,
-    Timestamp, UploadMemory,
+    ClientMode, Cursor, HostFacts, Identifier, MachineId, Policy, RejectedRule, Rule, RuleCounts,
+    RuleType, Timestamp, UploadMemory,
 };
 use crate::protocol::preflight::Facts;
 use crate::sync::machine::*;
