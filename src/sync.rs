@@ -115,6 +115,24 @@ struct Held {
 }
 
 impl Held {
+    fn new(horizon: Horizon) -> Self {
+        Self {
+            token: None,
+            body: None,
+            staged: Settings::default(),
+            bundles: Vec::new(),
+            staged_changes: Vec::new(),
+            horizon,
+            uploaded: 0,
+            rejected: 0,
+            rules: 0,
+            warnings: Vec::new(),
+            expressions: CelBudget::new(clock::thread_time),
+            events_unusable: false,
+            batch_size: 0,
+        }
+    }
+
     /// Goes on without events: what cannot be used stops only what needs it.
     fn give_events_up(&mut self, error: &StoreError) {
         warn!(%error, "the sync goes on without events");
@@ -156,21 +174,9 @@ impl Driver<'_> {
 
         let deadline = inputs.deadline;
         let pending = inputs.events_pending;
-        let mut held = Held {
-            token: None,
-            body: None,
-            staged: Settings::default(),
-            bundles: Vec::new(),
-            staged_changes: Vec::new(),
-            horizon: self.horizon(),
-            uploaded: 0,
-            rejected: 0,
-            rules: 0,
-            warnings: Vec::new(),
-            expressions: CelBudget::new(clock::thread_time),
-            events_unusable: false,
-            batch_size: 0,
-        };
+        // Those have been logged where they were met.
+        let logged = inputs.warnings.len();
+        let mut held = Held::new(self.horizon());
         let mut ahead = Ahead::new(ahead::Form {
             machine_id: inputs.machine_id.clone(),
             transfer: self.transfer,
@@ -223,11 +229,10 @@ impl Driver<'_> {
                 Effect::Store(effect) => {
                     let done =
                         self.act_on_stores(effect, &mut held, &mut ahead, pending, over.clone());
-                    match done {
-                        Event::StoreFailed(_) if over() => {
-                            Event::StoreFailed(self.ended_early(deadline))
-                        }
-                        done => done,
+                    if matches!(done, Event::StoreFailed(_)) && over() {
+                        Event::StoreFailed(self.ended_early(deadline))
+                    } else {
+                        done
                     }
                 }
                 Effect::Finish(outcome) => break *outcome,
@@ -235,6 +240,7 @@ impl Driver<'_> {
             self.observer.checkpoint(When::After, name);
         };
 
+        outcome.warnings.iter().skip(logged).for_each(log_warning);
         let took = self.clock.now().elapsed.saturating_sub(started.elapsed);
         let warnings = std::mem::take(&mut held.warnings);
         let blank = SyncRecord { warnings, ..blank };
@@ -343,10 +349,8 @@ impl Driver<'_> {
             }
         };
         done.unwrap_or_else(|error| {
-            let kind = match error {
-                StoreError::Full { .. } => FailureKind::DiskFull,
-                _ => FailureKind::Store,
-            };
+            let full = matches!(error, StoreError::Full { .. });
+            let kind = if full { FailureKind::DiskFull } else { FailureKind::Store };
             Event::StoreFailed(Failure::new(kind, error.to_string()))
         })
     }
@@ -475,6 +479,11 @@ fn hold_warnings(held: &mut Held, warnings: Vec<SyncWarning>, redact: impl Fn(&s
         warn!(%stage, field, value, action, "the server's response was not read as sent");
         held.warnings.push(warning);
     }
+}
+
+/// Logs what the machine warns of.
+fn log_warning(SyncWarning { stage, field, value, action }: &SyncWarning) {
+    warn!(%stage, field, value, action, "the sync went on");
 }
 
 /// Bounds work on the network.

@@ -29,8 +29,11 @@ mod harness;
 mod harness_faults;
 #[cfg(feature = "harness")]
 mod harness_serve;
+#[cfg(feature = "harness")]
 mod policy;
+#[cfg(feature = "harness")]
 mod records;
+#[cfg(feature = "harness")]
 mod refusals;
 mod rules;
 

@@ -202,7 +202,6 @@ fn check(cases: &[Case]) {
             if full() || gzip == (n % 2 == 1) {
                 let (peak, end) = peak(case, gzip);
                 let (name, stage, limit) = (case.name, case.stage, case.limit(any_sync));
-                println!("{stage} {name} gzip={gzip}: {peak} KiB of {limit}, {end}");
                 assert!(peak <= limit, "{stage} {name} gzip={gzip}: {peak} > {limit} KiB; {end}");
             }
         }
