@@ -13,6 +13,6 @@ mod proxies;
 mod secrets;
 mod server;
 mod tls;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "harness", target_os = "linux"))]
 mod tls_proxies;
 mod uploads;

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::pki::{Ca, Clients, VERSIONS, options_trusting, server_config};
 use super::server::{NOW, Script, ok, transport};
+#[cfg(feature = "harness")]
 use crate::agent::Agent;
 
 /// What came to a server, and how.
@@ -124,6 +125,7 @@ async fn http_3_a_server_that_requires_http_1_1_gets_it_for_the_rest_of_the_sync
 }
 
 /// HTTP-3: the record of a whole sync says as many attempts as the server saw.
+#[cfg(feature = "harness")]
 #[tokio::test]
 async fn http_3_the_attempts_of_a_record_are_those_the_server_saw() {
     let ca = Ca::new("Test CA");
