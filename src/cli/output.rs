@@ -1,7 +1,7 @@
 //! Writing to standard output, and what a user should know to standard error. A
 //! closed pipe ends the output, not the command.
 //!
-//! Everything passes through [`Showable`] or [`crate::model::text`]'s JSON: no
+//! Everything passes through `Showable` or [`crate::model::text`]'s JSON: no
 //! command can send a terminal what a server, a file or another program chose
 //! to be more than text.
 
@@ -141,7 +141,7 @@ impl Lines {
         Self { out: BufWriter::new(std::io::stdout().lock()) }
     }
 
-    /// Writes one line, as [`line`] does. Returns false once the reader has
+    /// Writes one line, as [`line()`] does. Returns false once the reader has
     /// gone away.
     pub fn line(&mut self, text: impl Display) -> bool {
         note_written(write_line(&mut self.out, text, LineFeeds::Escape))

@@ -3,7 +3,7 @@
 //!
 //! An expression comes from a server, so reading one takes time in proportion
 //! to its length, memory in proportion to its depth, which is bounded, and no
-//! thread. [`tokens`] splits it, [`grammar`] decides.
+//! thread. `tokens` splits it, `grammar` decides.
 
 mod grammar;
 #[cfg(test)]
