@@ -92,11 +92,11 @@ struct Held {
     body: Option<(Arc<Request>, Packed)>,
     /// Settings a dry run has staged nowhere else.
     staged: Settings,
+    /// What the staged settings would change.
+    staged_changes: Vec<SettingChange>,
     /// Executables of bundles in the last batch: bundle hash, and how many
     /// executables the bundle has.
     bundles: Vec<(String, u32)>,
-    /// What those would change.
-    staged_changes: Vec<SettingChange>,
     /// Where the event queue ended when the sync began.
     horizon: Horizon,
     uploaded: u64,
@@ -143,15 +143,11 @@ impl Held {
 
 /// What the record says of an event queue that cannot be used.
 fn events_warning(error: &StoreError) -> SyncWarning {
-    SyncWarning {
-        stage: Stage::EventUpload,
-        field: "events.db".to_owned(),
-        value: error.to_string().chars().take(SyncWarning::VALUE_MAX).collect(),
-        action: "the sync goes on without events; they stay queued".to_owned(),
-    }
+    let action = "the sync goes on without events; they stay queued";
+    SyncWarning::new(Stage::EventUpload, "events.db", &error.to_string(), action)
 }
 
-/// Warnings that a record keeps at the most.
+/// How many warnings about responses a record keeps.
 const MAX_WARNINGS: usize = 100;
 
 impl Driver<'_> {
@@ -242,8 +238,6 @@ impl Driver<'_> {
 
         outcome.warnings.iter().skip(logged).for_each(log_warning);
         let took = self.clock.now().elapsed.saturating_sub(started.elapsed);
-        let warnings = std::mem::take(&mut held.warnings);
-        let blank = SyncRecord { warnings, ..blank };
         let record = self.record(blank, outcome, &held, took).bounded();
         self.leave_record(number.ok(), &record);
         log_rejected(&record);
@@ -397,7 +391,7 @@ impl Driver<'_> {
             rules_hash,
             settings_applied,
             settings_reverted,
-            warnings: [&blank.warnings[..], &warnings[..]].concat(),
+            warnings: [&held.warnings[..], &warnings[..]].concat(),
             error,
             ..blank
         }
@@ -444,7 +438,7 @@ impl Driver<'_> {
         let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
         match decoded {
             Ok(exchange::Decoded { answer, warnings }) => {
-                hold_warnings(held, warnings, |text| transport.redact(text));
+                hold_warnings(held, warnings, transport);
                 if let machine::Answer::Preflight(response) = &answer {
                     held.batch_size = response.batch_size;
                 }
@@ -471,14 +465,22 @@ impl Driver<'_> {
 
 /// Logs warnings and keeps them for the record: the first [`MAX_WARNINGS`] of
 /// a sync, however many pages bring some.
-fn hold_warnings(held: &mut Held, warnings: Vec<SyncWarning>, redact: impl Fn(&str) -> String) {
+fn hold_warnings(held: &mut Held, warnings: Vec<SyncWarning>, transport: &Transport) {
     let room = MAX_WARNINGS.saturating_sub(held.warnings.len());
     for warning in warnings.into_iter().take(room) {
-        let warning = SyncWarning { value: redact(&warning.value), ..warning };
-        let SyncWarning { stage, field, value, action } = &warning;
-        warn!(%stage, field, value, action, "the server's response was not read as sent");
+        let warning = redacted(warning, transport);
+        log_response_warning(&warning);
         held.warnings.push(warning);
     }
+}
+
+/// The warning without secrets: its value may be an echo of what was sent.
+fn redacted(warning: SyncWarning, transport: &Transport) -> SyncWarning {
+    SyncWarning { value: transport.redact(&warning.value), ..warning }
+}
+
+fn log_response_warning(SyncWarning { stage, field, value, action }: &SyncWarning) {
+    warn!(%stage, field, value, action, "the server's response was not read as sent");
 }
 
 /// Logs what the machine warns of.

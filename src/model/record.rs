@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bounds::{RECORD_MAX, RECORD_TEXT_MAX};
 
-use super::{SettingChange, Stage, SyncType, Timestamp};
+use super::{SettingChange, Stage, SyncType, Timestamp, text};
 
 /// The version of every `--json` form in this module.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -162,24 +162,31 @@ pub struct ErrorRecord {
 impl fmt::Display for ErrorRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        match &self.cause {
-            Some(cause) => {
-                write!(f, " (the attempt before that failed: {} [{}])", cause.message, cause.kind)
-            }
-            None => Ok(()),
-        }
+        f.write_str(&self.cause_in_brackets())
     }
 }
 
-/// Part of a server's response that was read as absent or zero because it
-/// could not be read or was unknown.
+impl ErrorRecord {
+    /// The cause as text that follows the message; empty without one.
+    #[must_use]
+    pub fn cause_in_brackets(&self) -> String {
+        self.cause.as_ref().map_or_else(String::new, |cause| {
+            format!(" (the attempt before that failed: {} [{}])", cause.message, cause.kind)
+        })
+    }
+}
+
+/// Something that did not stop a sync and that an operator should know: part of
+/// a response that was read as absent or zero because it could not be read or
+/// was unknown, or a file of this host that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncWarning {
-    /// The stage whose response it was in.
+    /// The stage it belongs to.
     pub stage: Stage,
-    /// The field, as a path: `removable_media_policy.remount.flags`.
+    /// The field of the response, as a path
+    /// (`removable_media_policy.remount.flags`), or the file.
     pub field: String,
-    /// The value as sent, cut to 64 characters.
+    /// The value as sent, or the error; cut to 64 characters.
     pub value: String,
     /// What was done, for people: `unknown value; treated as absent`.
     pub action: String,
@@ -188,6 +195,17 @@ pub struct SyncWarning {
 impl SyncWarning {
     /// How many characters of the value are kept.
     pub const VALUE_MAX: usize = 64;
+
+    /// A warning; the value is cut and made safe to show.
+    #[must_use]
+    pub fn new(stage: Stage, field: &str, value: &str, action: impl Into<String>) -> Self {
+        Self {
+            stage,
+            field: field.to_owned(),
+            value: text::escaped_start(value, Self::VALUE_MAX),
+            action: action.into(),
+        }
+    }
 }
 
 /// What became of one sync.

@@ -425,6 +425,15 @@ pub struct Rule {
     pub details: Option<Box<RuleDetails>>,
 }
 
+impl Rule {
+    /// Whether it may let what it names run: it allows, or an expression or a
+    /// sandbox decides.
+    #[must_use]
+    pub fn may_allow(&self) -> bool {
+        self.policy.state().is_some_and(|state| state.side() != RuleSide::Blocks)
+    }
+}
+
 /// How many rules the store holds, as preflight tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RuleCounts {

@@ -66,7 +66,7 @@ impl Store {
         let failed = self.failed("enter the records of earlier syncs");
         enter(&mut self.rules, &left).map_err(failed)?;
         if let Err(error) = fs::remove_file(path(&self.dir)) {
-            // They would be entered twice, but for the identity of each.
+            // The next sync finds each of them entered already.
             tracing::warn!(%error, "{LEFT_RECORDS_FILE} cannot be removed");
         }
         Ok(left.len())
@@ -109,19 +109,14 @@ fn path(dir: &Path) -> PathBuf {
 /// is about the past, and must cost no sync.
 fn read(dir: &Path) -> Vec<Left> {
     let path = path(dir);
-    let parsed = files::read_own(&path, MAX_BYTES)
-        .map(|text| text.map_or_else(|| Ok(Vec::new()), |text| serde_json::from_slice(&text)));
-    match parsed {
-        Ok(Ok(left)) => left,
-        Ok(Err(error)) => {
-            tracing::warn!(path = %path.display(), %error, "records of earlier syncs cannot be read");
-            Vec::new()
-        }
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "records of earlier syncs cannot be read");
-            Vec::new()
-        }
-    }
+    let read = || -> Result<Vec<Left>, Obstacle> {
+        let Some(text) = files::read_own(&path, MAX_BYTES)? else { return Ok(Vec::new()) };
+        Ok(serde_json::from_slice(&text).map_err(std::io::Error::from)?)
+    };
+    read().unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "records of earlier syncs cannot be read");
+        Vec::new()
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::machine::{Answer, Request};
 use super::retry::{Failure, FailureKind};
-use crate::model::{Packed, SyncWarning};
+use crate::model::{Packed, Stage, SyncWarning};
 use crate::protocol::body::{self, BodyError, Received, Transfer};
 use crate::protocol::cel::CelBudget;
 use crate::protocol::notes::Warning;
@@ -49,7 +49,6 @@ pub(super) fn decode(
     expressions: &mut CelBudget,
     give_up: &dyn Fn() -> bool,
 ) -> Result<Decoded, Failure> {
-    let stage = request.stage();
     let transport::Answer { body, content_type, .. } = response;
     let received = Received::new(transfer, body).under(content_type.as_deref());
     let decoded = match request {
@@ -62,17 +61,38 @@ pub(super) fn decode(
         }
         Request::Postflight(_) => postflight(body::decode(received)),
     };
-    let (answer, warnings) = decoded.map_err(|error| Failure {
-        kind: kind_of_body_error(&error),
+    let (answer, warnings) = decoded.map_err(|error| failure(url, &error))?;
+    Ok(Decoded { answer, warnings: sync_warnings(request.stage(), warnings) })
+}
+
+/// Decodes the body of an event upload's 200, for whoever makes no other request.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn decode_upload(
+    transfer: Transfer,
+    response: transport::Answer,
+    url: &str,
+) -> Result<(wire::EventUploadResponse, Vec<SyncWarning>), Failure> {
+    let transport::Answer { body, content_type, .. } = response;
+    let received = Received::new(transfer, body).under(content_type.as_deref());
+    let body::Decoded { message, warnings } =
+        body::decode(received).map_err(|error| failure(url, &error))?;
+    Ok((message, sync_warnings(Stage::EventUpload, warnings)))
+}
+
+fn failure(url: &str, error: &BodyError) -> Failure {
+    Failure {
+        kind: kind_of_body_error(error),
         message: format!("{url}: {error}"),
         http_status: Some(200),
         retry_after: None,
-    })?;
-    let warnings = warnings.into_iter().map(|warning| {
-        let Warning { field, value, action } = warning;
-        SyncWarning { stage, field, value, action }
-    });
-    Ok(Decoded { answer, warnings: warnings.collect() })
+    }
+}
+
+fn sync_warnings(stage: Stage, warnings: Vec<Warning>) -> Vec<SyncWarning> {
+    let of_stage = |Warning { field, value, action }| SyncWarning { stage, field, value, action };
+    warnings.into_iter().map(of_stage).collect()
 }
 
 type Split = Result<(Answer, Vec<Warning>), BodyError>;

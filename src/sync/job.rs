@@ -18,7 +18,9 @@ use crate::model::{
     SyncResult, SyncType, SyncWarning, Trigger,
 };
 use crate::protocol::body::Transfer;
-use crate::store::{EventStore, LockError, Notice, RuleGuard, StateLock, Store, StoreError};
+use crate::store::{
+    EventStore, LockError, Notice, RuleGuard, Standing, StateLock, Store, StoreError,
+};
 use crate::transport::{self, Transport};
 
 /// How long a sync waits for its place before it says so.
@@ -171,11 +173,7 @@ fn guard(config: &Config, wanted: Wanted) -> Option<RuleGuard> {
 
 /// Logs what stands in the store and deserves a warning, once a sync.
 fn warn_of_standing(store: &Store, config: &Config) {
-    let read = || {
-        let mode = store.client_mode(config.client_mode)?;
-        store.standing(mode, config.static_rules.iter().any(allows))
-    };
-    match read() {
+    match standing(store, config) {
         Ok(standing) => {
             for warning in standing {
                 warn!(fix = warning.fix(), "{warning}");
@@ -185,21 +183,14 @@ fn warn_of_standing(store: &Store, config: &Config) {
     }
 }
 
-/// Whether a rule may allow an execution.
-#[must_use]
-pub const fn allows(rule: &Rule) -> bool {
-    match rule.policy {
-        Policy::Allowlist
-        | Policy::AllowlistCompiler
-        | Policy::AllowlistLocalBinary
-        | Policy::AllowlistLocalSigningId
-        | Policy::Cel => true,
-        Policy::Blocklist
-        | Policy::SilentBlocklist
-        | Policy::SilentGuiBlocklist
-        | Policy::SilentTtyBlocklist
-        | Policy::Remove => false,
-    }
+/// Returns what stands in the store and deserves a warning under this
+/// configuration.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn standing(store: &Store, config: &Config) -> Result<Vec<Standing>, StoreError> {
+    let mode = store.client_mode(config.client_mode)?;
+    store.standing(mode, config.static_rules.iter().any(Rule::may_allow))
 }
 
 /// Whether nobody else can exchange the hook, which runs with this user's rights.
@@ -318,8 +309,7 @@ fn warning(notice: &Notice) -> Option<SyncWarning> {
             ("settings in force".to_owned(), "cannot be read", action)
         }
     };
-    let value = value.chars().take(SyncWarning::VALUE_MAX).collect();
-    Some(SyncWarning { stage: Stage::Preflight, field, value, action })
+    Some(SyncWarning::new(Stage::Preflight, &field, value, action))
 }
 
 fn request(host: &Host<'_>, base_url: &BaseUrl, wanted: Wanted) -> SyncRequest {

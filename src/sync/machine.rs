@@ -33,7 +33,7 @@ use self::uploads::Uploads;
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
 use crate::model::{
-    ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType, SyncWarning, text,
+    ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType, SyncWarning,
 };
 use crate::protocol::rules::{self, Page};
 use crate::protocol::{events, postflight, preflight, wire};
@@ -400,8 +400,7 @@ impl Machine {
     }
 
     fn warn(&mut self, stage: Stage, field: &str, value: &str, action: String) {
-        let value = text::escaped_start(value, SyncWarning::VALUE_MAX);
-        self.warnings.push(SyncWarning { stage, field: field.to_owned(), value, action });
+        self.warnings.push(SyncWarning::new(stage, field, value, action));
     }
 
     fn out_of_step(&mut self) -> Effect {
@@ -474,24 +473,8 @@ impl Machine {
     /// event upload no longer than up to half of it.
     #[must_use]
     pub fn time_left(&self, now: Now) -> Duration {
-        let all = match self.state {
-            State::Uploading(..) => self.inputs.deadline / 2,
-            State::Ready
-            | State::Preflight(_)
-            | State::Staging(..)
-            | State::StagingAgain(_)
-            | State::ReadingEvents(_)
-            | State::Settling(_)
-            | State::NotingUploads(_)
-            | State::NotingRefusal(..)
-            | State::EndingUploads(_)
-            | State::Downloading(..)
-            | State::Committing(_)
-            | State::Postflight(..)
-            | State::Applying(_)
-            | State::Dropping(..)
-            | State::Finished => self.inputs.deadline,
-        };
+        let uploading = matches!(self.state, State::Uploading(..));
+        let all = if uploading { self.inputs.deadline / 2 } else { self.inputs.deadline };
         all.saturating_sub(now.elapsed.saturating_sub(self.started))
     }
 

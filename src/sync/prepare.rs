@@ -69,12 +69,8 @@ pub fn prepare(
     }
     let unwritten = store.write_sync_state().err().map(|error| {
         warn!(%error, "other programs do not see the settings in force");
-        SyncWarning {
-            stage: Stage::Preflight,
-            field: SYNC_STATE_FILE.to_owned(),
-            value: error.to_string().chars().take(SyncWarning::VALUE_MAX).collect(),
-            action: "not written; other programs do not see the settings in force".to_owned(),
-        }
+        let action = "not written; other programs do not see the settings in force";
+        SyncWarning::new(Stage::Preflight, SYNC_STATE_FILE, &error.to_string(), action)
     });
     let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
     let mut inputs = inputs(store, request, wished)?;

@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::exchange::{self, Decoded};
+use super::exchange;
 use super::job::{self, Host};
-use super::machine::{Answer, Request};
-use super::retry::{Failure, FailureKind};
-use super::{Interruptible, Stop};
-use crate::clock::{self, Clock};
-use crate::model::{MachineId, Stage, SyncWarning};
+use super::retry::Failure;
+use super::{Interruptible, Stop, log_response_warning, redacted};
+use crate::clock::Clock;
+use crate::model::{MachineId, Packed, Stage};
 use crate::protocol::body::Transfer;
-use crate::protocol::cel::CelBudget;
 use crate::protocol::events::{self, Sorted};
 use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
 use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError};
@@ -166,8 +164,8 @@ impl Upload<'_> {
             let bundle_requests = if ids.is_empty() {
                 Vec::new()
             } else {
-                let request = Request::EventUpload(self.transport.pack(body));
-                self.send(&request, left).await.map_err(|failure| failure.to_string())?
+                let body = self.transport.pack(body);
+                self.send(&body, left).await.map_err(|failure| failure.to_string())?
             };
             self.uploaded += ids.len() as u64;
             let settled = Settled {
@@ -183,12 +181,12 @@ impl Upload<'_> {
 
     /// Makes one attempt, and a second with a fresh token if the server demands
     /// one (HTTP-4). Returns the bundles that the server asks for.
-    async fn send(&mut self, request: &Request, left: Duration) -> Result<Vec<String>, Failure> {
+    async fn send(&mut self, body: &Packed, left: Duration) -> Result<Vec<String>, Failure> {
         let mut stop = self.stop.clone();
         let bounds = Interruptible { stop: &mut stop, left, deadline: LIMIT };
         bounds
             .run(async {
-                match self.attempt(request).await {
+                match self.attempt(body).await {
                     Err(refused) if refused.http_status == Some(403) && !self.token_spent => {
                         self.token_spent = true;
                         let fetched = self.transport.fetch_token(self.clock.now().wall).await;
@@ -196,7 +194,7 @@ impl Upload<'_> {
                             Ok(token) => self.token = token,
                             Err(_) => return Err(refused),
                         }
-                        self.attempt(request).await
+                        self.attempt(body).await
                     }
                     done => done,
                 }
@@ -204,32 +202,20 @@ impl Upload<'_> {
             .await?
     }
 
-    async fn attempt(&self, request: &Request) -> Result<Vec<String>, Failure> {
-        let Request::EventUpload(body) = request else {
-            return Err(Failure::new(FailureKind::WrongShape, "not an event upload".to_owned()));
-        };
+    async fn attempt(&self, body: &Packed) -> Result<Vec<String>, Failure> {
         let (stage, now) = (Stage::EventUpload, self.clock.now().wall);
+        let url = self.transport.url(stage);
         let exchanged = self.transport.post_packed(stage, body, self.token.as_ref(), now).await;
-        let decoded = exchanged.outcome.and_then(|answer| {
-            // No rules come here, so no expressions are parsed.
-            let mut expressions = CelBudget::new(clock::thread_time);
-            let url = self.transport.url(stage);
-            exchange::decode(self.transfer, request, answer, &url, &mut expressions, &|| false)
-        });
-        let answer = decoded.map(|Decoded { answer, warnings }| {
-            for SyncWarning { field, value, action, .. } in warnings {
-                tracing::warn!(%stage, field, value = self.transport.redact(&value), action, "odd answer");
-            }
-            answer
-        });
-        match answer {
-            Ok(Answer::EventUpload(response)) => Ok(events::bundle_requests(response)),
-            Ok(Answer::Preflight(_) | Answer::RuleDownload(_) | Answer::Postflight) => {
-                Err(Failure::new(FailureKind::WrongShape, "the answer of another stage".to_owned()))
-            }
-            Err(failure) => {
-                Err(Failure { message: self.transport.redact(&failure.message), ..failure })
-            }
+        let decoded = exchanged
+            .outcome
+            .and_then(|answer| exchange::decode_upload(self.transfer, answer, &url));
+        let (response, warnings) = decoded.map_err(|failure| Failure {
+            message: self.transport.redact(&failure.message),
+            ..failure
+        })?;
+        for warning in warnings {
+            log_response_warning(&redacted(warning, self.transport));
         }
+        Ok(events::bundle_requests(response))
     }
 }

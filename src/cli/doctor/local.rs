@@ -9,7 +9,7 @@ use super::{Layer, Line};
 use crate::clock::Clock;
 use crate::config::{Finding, FindingKind, Loaded, Severity, Source};
 use crate::host::{HostReport, HostSource};
-use crate::model::{SyncResult, Timestamp};
+use crate::model::{ErrorRecord, SyncResult, Timestamp};
 use crate::store::StoreError;
 
 pub(super) fn configuration(loaded: &Loaded, clock: &dyn Clock) -> Vec<Line> {
@@ -168,10 +168,7 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
             _ => fix,
         };
         let (at, result) = (last.started_at, last.result.name());
-        let cause = last.error.as_ref().and_then(|error| error.cause.as_ref());
-        let cause = cause.map_or_else(String::new, |cause| {
-            format!(" (the attempt before that failed: {} [{}])", cause.message, cause.kind)
-        });
+        let cause = last.error.as_ref().map(ErrorRecord::cause_in_brackets).unwrap_or_default();
         let message = format!("the last sync, at {at}, ended in {result}: {why}{cause}");
         lines.push(Line::warning(layer, message, fix));
     }

@@ -105,11 +105,7 @@ fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
 /// What stands in the rule store and deserves a warning.
 pub(super) fn standing(rules: &Rules, config: &Config) -> Vec<Line> {
     let Some(store) = rules.open() else { return Vec::new() };
-    let read = || {
-        let mode = store.client_mode(config.client_mode)?;
-        store.standing(mode, config.static_rules.iter().any(job::allows))
-    };
-    match read() {
+    match job::standing(store, config) {
         Ok(standing) => standing
             .iter()
             .map(|standing| Line::warning(LAYER, standing.to_string(), standing.fix()))

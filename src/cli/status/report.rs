@@ -360,7 +360,7 @@ impl Read {
         Ok(Self {
             mode: Mode(mode),
             mode_held: held,
-            standing: store.standing(mode, config.static_rules.iter().any(job::allows))?,
+            standing: job::standing(store, config)?,
             history: store.history(crate::store::RECORDS_KEPT)?,
             last_success: store.full_sync_last_success()?,
             last_rule_sync: store.rule_sync_last_success()?,

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, ToSql, Transaction, Transacti
 
 use super::digest::Digest;
 use super::progress::Progress;
-use crate::model::RuleCounts;
+use crate::model::{RuleCounts, RuleSide, RuleState};
 use crate::store::{Store, StoreError};
 
 /// Hash of the rules, 32 hex digits.
@@ -129,15 +129,17 @@ pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(get(conn, COMPLETE)?.unwrap_or(false))
 }
 
-/// Whether any rule can allow an execution: one that allows, or an expression.
+/// Whether any rule may let something run ([`crate::model::Rule::may_allow`]).
 /// Stops at the first one found.
 pub(in crate::store) fn any_allowing(conn: &Connection) -> rusqlite::Result<bool> {
-    conn.query_row(
+    let states = RuleState::ALL.into_iter().filter(|state| state.side() != RuleSide::Blocks);
+    let states: Vec<_> = states.map(|state| state.number().to_string()).collect();
+    let sql = format!(
         "SELECT EXISTS (SELECT 1 FROM execution_rules \
-         WHERE state IN (1, 5, 6, 7, 8, 9, 10) AND typeof(identifier) = 'text')",
-        [],
-        |row| row.get(0),
-    )
+         WHERE state IN ({}) AND typeof(identifier) = 'text')",
+        states.join(", ")
+    );
+    conn.query_row(&sql, [], |row| row.get(0))
 }
 
 pub(super) fn set_complete(conn: &Connection) -> rusqlite::Result<()> {
