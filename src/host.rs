@@ -16,7 +16,6 @@ mod linux;
 mod macos;
 mod signals;
 mod source;
-pub mod trusted_path;
 
 pub use boot::{boot_id, woke_at};
 pub use command::{CommandError, TIMEOUT};

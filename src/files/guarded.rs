@@ -1,4 +1,9 @@
 //! Who may write to a directory and to those above it.
+//!
+//! A program that root runs, or a directory that root writes to, is as safe as
+//! the weakest directory on the way to it. So every step is looked at, links
+//! included, from the root down. What passes can be changed between the check
+//! and the use only by those who may change it anyway.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -12,7 +17,7 @@ use thiserror::Error;
 /// More links than this in one path are a loop, as for the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// Why others could exchange what lies in a directory.
+/// Why a path is not for this program to use.
 #[derive(Debug, Error)]
 pub enum Exposed {
     /// The directory cannot be looked at.
@@ -31,6 +36,12 @@ pub enum Exposed {
         /// Its owner.
         owner: u32,
     },
+    /// It depends on the current directory.
+    #[error("{0} is not an absolute path")]
+    Relative(PathBuf),
+    /// A program was expected, and something else is there.
+    #[error("{0} is not an executable file")]
+    NotAProgram(PathBuf),
     /// Others may write to it.
     #[error("others may write to {path} (mode {mode:04o})")]
     Writable {
@@ -46,7 +57,10 @@ impl Exposed {
     #[must_use]
     pub fn fix(&self) -> String {
         match self {
-            Self::Io { .. } => "check the path and its permissions".to_owned(),
+            Self::Io { .. } | Self::NotAProgram(_) => {
+                "check the path and its permissions".to_owned()
+            }
+            Self::Relative(_) => "write the path from the root, with a /".to_owned(),
             Self::Owner { path, .. } => {
                 format!("run as that user, or as root chown root {}", path.display())
             }
@@ -63,14 +77,20 @@ impl Exposed {
 /// # Errors
 /// The first directory on the way that is exposed.
 pub fn check_guarded(dir: &Path) -> Result<(), Exposed> {
+    walk(dir, rustix::process::geteuid().as_raw()).map(drop)
+}
+
+/// Walks to a path as `user`, and returns where it leads, without links; `None`
+/// if that does not exist.
+pub(super) fn walk(path: &Path, user: u32) -> Result<Option<PathBuf>, Exposed> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| Exposed::Io { path, source }
     };
-    let absolute = std::path::absolute(dir).map_err(io(dir))?;
+    let absolute = std::path::absolute(path).map_err(io(path))?;
     let mut left = names(&absolute);
     let mut at = PathBuf::from("/");
-    check_one(&at, &fs::symlink_metadata(&at).map_err(io(&at))?)?;
+    check_one(&at, &fs::symlink_metadata(&at).map_err(io(&at))?, user)?;
     let mut links = 0;
     while let Some(name) = left.pop_front() {
         if name == ".." {
@@ -85,11 +105,11 @@ pub fn check_guarded(dir: &Path) -> Result<(), Exposed> {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                return Ok(());
+                return Ok(None);
             }
             found => found.map_err(io(&at))?,
         };
-        check_one(&at, &metadata)?;
+        check_one(&at, &metadata, user)?;
         if metadata.is_symlink() {
             links += 1;
             if links > MAX_LINKS {
@@ -105,7 +125,7 @@ pub fn check_guarded(dir: &Path) -> Result<(), Exposed> {
             }
         }
     }
-    Ok(())
+    Ok(Some(at))
 }
 
 /// The names of a path, in order, with `..` among them.
@@ -118,10 +138,10 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(name).collect()
 }
 
-fn check_one(path: &Path, metadata: &Metadata) -> Result<(), Exposed> {
+fn check_one(path: &Path, metadata: &Metadata, user: u32) -> Result<(), Exposed> {
     let path = path.to_owned();
     let owner = metadata.uid();
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+    if owner != 0 && owner != user {
         return Err(Exposed::Owner { path, owner });
     }
     let mode = metadata.permissions().mode() & 0o7777;
@@ -133,15 +153,26 @@ fn check_one(path: &Path, metadata: &Metadata) -> Result<(), Exposed> {
     Err(Exposed::Writable { path, mode })
 }
 
-/// Checks a program that configuration has this process run: a file that
-/// nobody but root and this user can exchange or change.
+/// Checks a program that configuration has this process run, and returns where
+/// its path leads, without links: an executable file that nobody but root and
+/// this user can exchange or change.
 ///
 /// # Errors
-/// The first directory on the way, or the program, that is exposed.
-pub fn check_program(path: &Path) -> Result<(), Exposed> {
-    check_guarded(path)?;
+/// The first directory on the way, or the program, that is exposed; or what is
+/// wrong with the path.
+pub fn check_program(path: &Path) -> Result<PathBuf, Exposed> {
+    if !path.is_absolute() {
+        return Err(Exposed::Relative(path.to_owned()));
+    }
     let io = |source| Exposed::Io { path: path.to_owned(), source };
-    super::must_be_regular(&fs::metadata(path).map_err(io)?).map_err(|found| io(found.into()))
+    let missing = || io(io::ErrorKind::NotFound.into());
+    let program = walk(path, rustix::process::geteuid().as_raw())?.ok_or_else(missing)?;
+    let metadata = fs::metadata(&program).map_err(io)?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
+        Ok(program)
+    } else {
+        Err(Exposed::NotAProgram(program))
+    }
 }
 
 /// The owner (user, group) of a directory, or of the nearest one above it that

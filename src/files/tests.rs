@@ -161,3 +161,84 @@ fn state_1_a_directory_that_others_can_exchange_is_refused() {
     symlink("loop", outer.path().join("loop")).expect("a link");
     check_guarded(&outer.path().join("loop")).expect_err("a loop");
 }
+
+const OUR_OWN: &str = "the test's own";
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    /// `bin/program`, `link` to it, and `plain`, which cannot be executed.
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().expect("a directory"));
+        fs::create_dir(place.at("bin")).expect("a directory");
+        fs::write(place.at("bin/program"), "").expect("a file");
+        fs::write(place.at("plain"), "").expect("a file");
+        place.mode("bin", 0o755);
+        place.mode("bin/program", 0o755);
+        place.mode("plain", 0o644);
+        symlink("bin/../bin/program", place.at("link")).expect("a link");
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.at(name), fs::Permissions::from_mode(mode)).expect(OUR_OWN);
+    }
+
+    fn distrust(&self, name: &str) -> String {
+        let error = check_program(&self.at(name)).expect_err(name).to_string();
+        error.replace(&*self.0.path().canonicalize().expect(OUR_OWN).to_string_lossy(), "DIR")
+    }
+}
+
+#[test]
+fn conf_1_a_program_that_only_root_and_we_can_change_is_trusted() {
+    let place = Place::new();
+    let real = place.at("bin/program").canonicalize().expect("it exists");
+    for name in ["bin/program", "link"] {
+        assert_eq!(check_program(&place.at(name)).expect(name), real);
+    }
+    assert!(check_program(Path::new("/bin/sh")).is_ok());
+}
+
+#[test]
+fn conf_1_a_program_that_others_can_change_is_not_trusted() {
+    let place = Place::new();
+    place.mode("bin/program", 0o775);
+    let said = "others may write to DIR/bin/program (mode 0775)";
+    assert_eq!(place.distrust("link"), said);
+    place.mode("bin/program", 0o755);
+    place.mode("bin", 0o757);
+    assert!(place.distrust("bin/program").starts_with("others may write to DIR/bin ("));
+    place.mode("bin", 0o1777);
+    assert!(check_program(&place.at("bin/program")).is_ok(), "sticky");
+    // As another user sees it, who is not root either: /'s owner is root's
+    // business, and all else belongs to a stranger.
+    let ours = rustix::process::geteuid().as_raw();
+    if ours != 0 {
+        let error = guarded::walk(&place.at("bin/program"), ours + 1);
+        assert!(matches!(error, Err(Exposed::Owner { .. })), "{error:?}");
+    } else {
+        std::os::unix::fs::lchown(place.at("link"), Some(12345), None).expect("root may");
+        assert!(place.distrust("link").contains("belongs to user 12345"));
+    }
+}
+
+#[test]
+fn conf_1_what_cannot_be_run_is_said() {
+    let place = Place::new();
+    assert_eq!(place.distrust("plain"), "DIR/plain is not an executable file");
+    assert_eq!(place.distrust("bin"), "DIR/bin is not an executable file");
+    assert!(place.distrust("gone").starts_with("cannot look at DIR/gone: "));
+    symlink("circle", place.at("circle")).expect("a link");
+    assert!(place.distrust("circle").contains("too many links"));
+    let error = check_program(Path::new("bin/sh")).expect_err("relative");
+    assert!(error.to_string().contains("not an absolute path"));
+    assert!(matches!(
+        check_program(Path::new("/dev/null")),
+        Err(Exposed::Writable { .. } | Exposed::NotAProgram(_))
+    ));
+}

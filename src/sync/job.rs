@@ -12,7 +12,6 @@ use super::retry::Failure;
 use super::{Driver, Stop, Stores, SyncRequest, events_warning, notify, prepare, prepare_dry};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::files;
 use crate::model::{
     BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage, SyncRecord,
     SyncResult, SyncType, SyncWarning, Trigger,
@@ -157,10 +156,7 @@ pub async fn run(
         warn_of_standing(&store, host.config);
         record
     };
-    if let Some(hook) = &host.config.notification_hook
-        && !announced.announcements.is_empty()
-        && may_run(hook)
-    {
+    if let Some(hook) = &host.config.notification_hook {
         notify::run_hook(hook, &announced.announcements, stop).await;
     }
     Ok(record)
@@ -191,16 +187,6 @@ fn warn_of_standing(store: &Store, config: &Config) {
 pub fn standing(store: &Store, config: &Config) -> Result<Vec<Standing>, StoreError> {
     let mode = store.client_mode(config.client_mode)?;
     store.standing(mode, config.static_rules.iter().any(Rule::may_allow))
-}
-
-/// Whether nobody else can exchange the hook, which runs with this user's rights.
-fn may_run(hook: &Path) -> bool {
-    files::check_program(hook)
-        .inspect_err(|exposed| {
-            let (hook, fix) = (hook.display(), exposed.fix());
-            warn!(%hook, %exposed, fix, "NotificationHook is not run");
-        })
-        .is_ok()
 }
 
 async fn dry_run(

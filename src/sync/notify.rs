@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Stop, stopped};
-use crate::host::trusted_path::{self, Expected};
+use crate::files;
 use crate::model::text::fit_for_argument;
 
 /// How long one call of the hook may take.
@@ -49,7 +49,7 @@ async fn run_within(
     if announcements.is_empty() {
         return;
     }
-    let hook = match trusted_path::check(hook, Expected::Program) {
+    let hook = match files::check_program(hook) {
         Ok(hook) => hook,
         Err(error) => {
             warn!(%error, fix = error.fix(), "NotificationHook is refused; users are not notified");

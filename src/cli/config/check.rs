@@ -9,7 +9,7 @@ use super::super::{EXIT_CONFIG, Global, output, setup};
 use super::SCHEMA_VERSION;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
-use crate::host::trusted_path::{self, Expected};
+use crate::files;
 use crate::model::{MachineId, Timestamp};
 use crate::protocol::cel;
 use crate::transport::{
@@ -223,7 +223,7 @@ impl InUse<'_> {
             }
         }
         if let Some(hook) = &config.notification_hook
-            && let Err(error) = trusted_path::check(hook, Expected::Program)
+            && let Err(error) = files::check_program(hook)
         {
             let message = format!("is not run: {error}");
             let key = "NotificationHook";
