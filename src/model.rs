@@ -34,7 +34,8 @@ pub use rule_dictionary::{RuleDictionaryError, parse_rule};
 pub use rule_set::{DetailsRef, RulePage, RuleRef, RuleSet};
 pub use secret::Secret;
 pub use settings::{
-    ClientMode, FileAccessAction, MediaPolicy, SettingChange, Settings, SyncType, Wish, WishReason,
+    CleanSyncReason, CleanSyncRequest, ClientMode, FileAccessAction, MediaPolicy, SettingChange,
+    Settings, SyncType,
 };
 pub use stage::{Cursor, Stage};
 pub use time::{Now, Timestamp};

@@ -158,7 +158,7 @@ impl Driver<'_> {
         let blank = SyncRecord {
             dry_run: inputs.dry_run,
             events_pending: inputs.events_pending,
-            ..SyncRecord::begun(id, trigger, started.wall, inputs.wished)
+            ..SyncRecord::begun(id, trigger, started.wall, inputs.requested)
         };
         let number = match &mut self.stores {
             Stores::Live { store, .. } => store.begin_sync(&blank).map_err(|error| {
@@ -166,7 +166,7 @@ impl Driver<'_> {
             }),
             Stores::Dry(_) => Err(()),
         };
-        info!(sync = blank.id, trigger = ?trigger, wished = inputs.wished.name(), "sync begins");
+        info!(sync = blank.id, trigger = ?trigger, requested = inputs.requested.name(), "sync begins");
 
         let deadline = inputs.deadline;
         let pending = inputs.events_pending;

@@ -137,9 +137,9 @@ pub(super) fn sync_once(
     observer: &mut dyn Observer,
 ) -> SyncRecord {
     let began = clock.now().wall;
-    let wished = wanted.clean.unwrap_or(SyncType::Normal);
+    let requested = wanted.clean.unwrap_or(SyncType::Normal);
     let not_begun = |result: SyncResult, message: String| {
-        let record = SyncRecord::not_begun(result, message, wanted.trigger, began, wished);
+        let record = SyncRecord::not_begun(result, message, wanted.trigger, began, requested);
         if !wanted.dry_run && result != SyncResult::TooManySyncs {
             leave(state_dir, &record);
         }

@@ -432,8 +432,8 @@ async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
 
 /// The record of a sync that its process left none of.
 fn not_begun(result: SyncResult, message: String, errand: Errand, began: Now) -> SyncRecord {
-    let wished = errand.clean.unwrap_or(SyncType::Normal);
-    SyncRecord::not_begun(result, message, errand.trigger, began.wall, wished)
+    let requested = errand.clean.unwrap_or(SyncType::Normal);
+    SyncRecord::not_begun(result, message, errand.trigger, began.wall, requested)
 }
 
 /// A number in 0..1 that other hosts do not draw at the same time.

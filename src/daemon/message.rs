@@ -53,7 +53,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sync {
-    /// The clean sync to wish for: `CLEAN` or `CLEAN_ALL`.
+    /// The clean sync to request: `CLEAN` or `CLEAN_ALL`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clean: Option<SyncType>,
     /// Whether a person asks, as the record tells it.
@@ -387,6 +387,6 @@ pub enum Order {
 pub struct Errand {
     /// What it was started by.
     pub trigger: Trigger,
-    /// The clean sync to wish for.
+    /// The clean sync to request.
     pub clean: Option<SyncType>,
 }

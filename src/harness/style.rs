@@ -48,14 +48,14 @@ pub enum Spelling {
 /// What preflight answers about the type of the sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncTypePolicy {
-    /// CLEAN if the client wishes for a clean sync, else NORMAL.
+    /// CLEAN if the client requests a clean sync, else NORMAL.
     AsRequested,
     /// As [`Self::AsRequested`], and CLEAN too if the host says it has no
     /// binary, certificate, compiler and transitive rules.
     CleanWhenEmpty,
     /// Always this one.
     Always(SyncType),
-    /// `clean_sync`, true or false as the client wishes; no `sync_type`.
+    /// `clean_sync`, true or false as the client requests; no `sync_type`.
     LegacyFlag,
     /// Nothing.
     Silent,

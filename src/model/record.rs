@@ -227,7 +227,7 @@ pub struct SyncRecord {
     pub duration_ms: u64,
     /// The type done; `None` if preflight did not get that far.
     pub sync_type: Option<SyncType>,
-    /// The type wished for.
+    /// The type requested.
     pub requested_sync_type: SyncType,
     /// Whether nothing was to be changed.
     pub dry_run: bool,
@@ -274,7 +274,7 @@ impl SyncRecord {
     /// The record of a sync that has only begun: its result reads as an
     /// internal error until it has ended.
     #[must_use]
-    pub fn begun(id: String, trigger: Trigger, started_at: Timestamp, wished: SyncType) -> Self {
+    pub fn begun(id: String, trigger: Trigger, started_at: Timestamp, requested: SyncType) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
             id,
@@ -284,7 +284,7 @@ impl SyncRecord {
             started_at,
             duration_ms: 0,
             sync_type: None,
-            requested_sync_type: wished,
+            requested_sync_type: requested,
             dry_run: false,
             stages: Vec::new(),
             events_uploaded: 0,
@@ -313,7 +313,7 @@ impl SyncRecord {
         message: String,
         trigger: Trigger,
         at: Timestamp,
-        wished: SyncType,
+        requested: SyncType,
     ) -> Self {
         let error = ErrorRecord {
             stage: String::new(),
@@ -326,7 +326,7 @@ impl SyncRecord {
             result,
             exit_code: result.exit_code(),
             error: Some(error),
-            ..Self::begun(String::new(), trigger, at, wished)
+            ..Self::begun(String::new(), trigger, at, requested)
         }
         .bounded()
     }

@@ -1,4 +1,4 @@
-//! What a preflight response sets, and the wish for a clean sync.
+//! What a preflight response sets, and the clean-sync request.
 
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,7 @@ impl SyncType {
     }
 
     /// Whether it replaces what the server gave before: such a sync clears
-    /// settings too, and fulfils a wish of its strength.
+    /// settings too, and fulfils a clean-sync request of its strength.
     #[must_use]
     pub const fn is_clean(self) -> bool {
         matches!(self, Self::Clean | Self::CleanAll)
@@ -317,10 +317,10 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// Why a clean sync is wished for.
+/// Why a clean sync is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WishReason {
+pub enum CleanSyncReason {
     /// The state directory is new.
     NewState,
     /// The rule store was recreated.
@@ -337,7 +337,7 @@ pub enum WishReason {
     Other,
 }
 
-impl WishReason {
+impl CleanSyncReason {
     /// The reason in words, for people.
     #[must_use]
     pub const fn words(self) -> &'static str {
@@ -353,26 +353,26 @@ impl WishReason {
     }
 }
 
-/// A wish for a clean sync, kept until one of at least its strength succeeds.
+/// A clean-sync request, kept until one of at least its strength succeeds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wish {
+pub struct CleanSyncRequest {
     /// [`SyncType::Clean`] or [`SyncType::CleanAll`].
     pub sync_type: SyncType,
     /// Why.
-    pub reason: WishReason,
+    pub reason: CleanSyncReason,
     /// Since when.
     pub since: Timestamp,
-    /// The type the server last answered while the wish was held.
+    /// The type the server last answered while the request was pending.
     pub last_answer: Option<SyncType>,
 }
 
-impl Wish {
-    /// Whether a successful sync of that type ends the wish. Only the wish of
+impl CleanSyncRequest {
+    /// Whether a successful sync of that type ends the request. Only that of
     /// a new state also ends with a sync of any type.
     #[must_use]
     pub fn is_ended_by(&self, done: SyncType) -> bool {
         match (self.reason, self.sync_type) {
-            (WishReason::NewState, _) => true,
+            (CleanSyncReason::NewState, _) => true,
             (_, SyncType::CleanAll) => done == SyncType::CleanAll,
             (_, _) => done.is_clean(),
         }

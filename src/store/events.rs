@@ -12,13 +12,13 @@
 //! neighbours, because our events lie in the order in which they leave. Only
 //! what is known of their unique ids lies elsewhere, and is swept up later.
 
-mod backoff;
 mod bundles;
 mod compact;
 mod foreign;
 mod horizon;
 mod queue;
 mod read;
+mod recent;
 mod refusal;
 mod rejected;
 mod row;
@@ -35,6 +35,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::db::{self, Database};
 use super::{FileCheck, Notice, StoreError, file_number, space};
 use crate::model::Timestamp;
+use recent::RecentlySeen;
 
 pub use bundles::BundleRequest;
 pub use horizon::Horizon;
@@ -47,17 +48,17 @@ pub use settle::Settled;
 pub(super) const DATABASE: Database = Database {
     file: "events.db",
     tables: &[
-        (1, include_str!("events_schema/001_events.sql")),
-        (2, include_str!("events_schema/002_nothing.sql")),
-        (3, include_str!("events_schema/003_no_autoincrement.sql")),
-        (4, include_str!("events_schema/004_unique.sql")),
-        (5, include_str!("events_schema/005_unique_id.sql")),
-        (6, include_str!("events_schema/006_signal_reports.sql")),
+        (1, include_str!("schema/events/001_events.sql")),
+        (2, include_str!("schema/events/002_nothing.sql")),
+        (3, include_str!("schema/events/003_no_autoincrement.sql")),
+        (4, include_str!("schema/events/004_unique.sql")),
+        (5, include_str!("schema/events/005_unique_id.sql")),
+        (6, include_str!("schema/events/006_signal_reports.sql")),
     ],
     agent: &[
-        (1, include_str!("agent/001_meta.sql")),
-        (2, include_str!("events_agent/002_queue.sql")),
-        (3, include_str!("events_agent/003_own_events.sql")),
+        (1, include_str!("schema/agent_rules/001_meta.sql")),
+        (2, include_str!("schema/agent_events/002_queue.sql")),
+        (3, include_str!("schema/agent_events/003_own_events.sql")),
     ],
     shared: true,
 };
@@ -73,7 +74,7 @@ pub struct EventStore {
     conn: Connection,
     /// Which file is open; the name may come to be another one's.
     file: Option<(u64, u64)>,
-    backoff: backoff::Backoff,
+    recent: RecentlySeen,
     foreign: Option<foreign::Foreign>,
     /// What was read of other producers' rows, by id: their row may have been
     /// replaced by the time the server has taken it.
@@ -187,7 +188,7 @@ impl EventStore {
             file: file_number(&path),
             path,
             conn,
-            backoff: backoff::Backoff::default(),
+            recent: RecentlySeen::default(),
             foreign: None,
             lent: BTreeMap::new(),
         }

@@ -1,4 +1,4 @@
-//! Settings in force and staged, wishes for a clean sync, and whose they are.
+//! Settings in force and staged, clean-sync requests, and whose they are.
 //!
 //! The database is what counts; `sync-state.plist` is written after it, for
 //! other programs to read, and made good at the next start if a crash came
@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use stored::{end_wishes, note_answer, read_slot, read_wishes, write_slot, write_wish};
+use stored::{end_requests, note_answer, read_requests, read_slot, write_request, write_slot};
 
 pub(super) use former::{former_rules, former_settings, rules_replaced};
 pub use held_back::ModeHeldBack;
@@ -22,7 +22,8 @@ pub use sync_state::SYNC_STATE_FILE;
 
 use super::{Notice, Store, StoreError};
 use crate::model::{
-    BaseUrl, MachineId, SettingChange, Settings, SyncType, Timestamp, Wish, WishReason,
+    BaseUrl, CleanSyncReason, CleanSyncRequest, MachineId, SettingChange, Settings, SyncType,
+    Timestamp,
 };
 
 const SERVER: &str = "server_url";
@@ -44,10 +45,13 @@ impl Store {
         server: &BaseUrl,
         machine_id: &MachineId,
         now: Timestamp,
-    ) -> Result<Option<WishReason>, StoreError> {
+    ) -> Result<Option<CleanSyncReason>, StoreError> {
         let failed = self.failed("note the server");
         let recreated = self.dir.join(SYNC_STATE_FILE).exists()
-            || self.wishes()?.iter().any(|wish| wish.reason == WishReason::RulesRecreated);
+            || self
+                .clean_sync_requests()?
+                .iter()
+                .any(|request| request.reason == CleanSyncReason::RulesRecreated);
         let reason = identify(&mut self.rules, server, machine_id.as_str(), recreated, now)
             .map_err(failed)?;
         Ok(reason)
@@ -73,7 +77,7 @@ impl Store {
     }
 
     /// Puts settings on disk without putting them in force, and notes the type
-    /// of sync the server answered on every wish held.
+    /// of sync the server answered on every request held.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -128,8 +132,8 @@ impl Store {
 
     /// Puts the staged settings in force, and answers what that changed.
     /// `clear` forgets what the server gave before in the same step.
-    /// `succeeded` is the type of a sync that was a success: it ends the wishes
-    /// it fulfils.
+    /// `succeeded` is the type of a sync that was a success: it ends the
+    /// clean-sync requests it fulfils.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -148,27 +152,27 @@ impl Store {
         Ok(changes)
     }
 
-    /// The wishes for a clean sync, strongest first.
+    /// The clean-sync requests, strongest first.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn wishes(&self) -> Result<Vec<Wish>, StoreError> {
-        read_wishes(&self.rules).map_err(self.failed("read the wishes"))
+    pub fn clean_sync_requests(&self) -> Result<Vec<CleanSyncRequest>, StoreError> {
+        read_requests(&self.rules).map_err(self.failed("read the clean-sync requests"))
     }
 
-    /// Adds a wish for a clean sync. One of the same reason is replaced, unless
+    /// Adds a clean-sync request. One of the same reason is replaced, unless
     /// it is stronger.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
-    pub fn add_wish(
+    pub fn request_clean_sync(
         &mut self,
         sync_type: SyncType,
-        reason: WishReason,
+        reason: CleanSyncReason,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let failed = self.failed("note the wish for a clean sync");
-        add_wish(&self.rules, sync_type, reason, now).map_err(failed)
+        let failed = self.failed("note the clean-sync request");
+        request_clean_sync(&self.rules, sync_type, reason, now).map_err(failed)
     }
 
     /// Requests a `CLEAN_ALL` sync if what an opening did to the database calls
@@ -182,11 +186,11 @@ impl Store {
         let check = |conn: &Connection| {
             let unreadable = stored::is_unreadable(conn, "applied")?;
             for (due, reason) in [
-                (recreated, WishReason::RulesRecreated),
-                (unreadable, WishReason::SettingsUnreadable),
+                (recreated, CleanSyncReason::RulesRecreated),
+                (unreadable, CleanSyncReason::SettingsUnreadable),
             ] {
                 if due {
-                    add_wish(conn, SyncType::CleanAll, reason, now)?;
+                    request_clean_sync(conn, SyncType::CleanAll, reason, now)?;
                 }
             }
             Ok(unreadable)
@@ -223,7 +227,7 @@ fn identify(
     machine_id: &str,
     recreated: bool,
     now: Timestamp,
-) -> rusqlite::Result<Option<WishReason>> {
+) -> rusqlite::Result<Option<CleanSyncReason>> {
     let known_server = get_meta(conn, SERVER)?;
     let known_machine = get_meta(conn, MACHINE)?;
     let identity = server.identity();
@@ -236,10 +240,10 @@ fn identify(
             }
             return Ok(None);
         }
-        (Some(_), Some(_)) if same_server => WishReason::MachineIdChanged,
-        (Some(_), Some(_)) => WishReason::ServerChanged,
-        (_, _) if recreated => WishReason::RulesRecreated,
-        (_, _) => WishReason::NewState,
+        (Some(_), Some(_)) if same_server => CleanSyncReason::MachineIdChanged,
+        (Some(_), Some(_)) => CleanSyncReason::ServerChanged,
+        (_, _) if recreated => CleanSyncReason::RulesRecreated,
+        (_, _) => CleanSyncReason::NewState,
     };
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     put_meta(&tx, SERVER, &identity)?;
@@ -248,7 +252,7 @@ fn identify(
     if let (Some(server), Some(machine)) = (known_server, known_machine) {
         former::changed(&tx, &(server, machine), &(identity, machine_id.to_owned()))?;
     }
-    add_wish(&tx, SyncType::CleanAll, reason, now)?;
+    request_clean_sync(&tx, SyncType::CleanAll, reason, now)?;
     tx.commit()?;
     Ok(Some(reason))
 }
@@ -270,23 +274,23 @@ fn apply(
     if let Some(done) = succeeded {
         former::settings_replaced(&tx)?;
         put_meta(&tx, FULL_SYNC, &now.to_string())?;
-        end_wishes(&tx, done)?;
+        end_requests(&tx, done)?;
     }
     tx.commit()?;
     Ok(after.changes_from(&before))
 }
 
-fn add_wish(
+fn request_clean_sync(
     conn: &Connection,
     sync_type: SyncType,
-    reason: WishReason,
+    reason: CleanSyncReason,
     since: Timestamp,
 ) -> rusqlite::Result<()> {
-    let held = read_wishes(conn)?.into_iter().find(|wish| wish.reason == reason);
-    if held.is_some_and(|wish| strength(wish.sync_type) >= strength(sync_type)) {
+    let held = read_requests(conn)?.into_iter().find(|request| request.reason == reason);
+    if held.is_some_and(|request| strength(request.sync_type) >= strength(sync_type)) {
         return Ok(());
     }
-    write_wish(conn, &Wish { sync_type, reason, since, last_answer: None })
+    write_request(conn, &CleanSyncRequest { sync_type, reason, since, last_answer: None })
 }
 
 const fn strength(sync_type: SyncType) -> u8 {

@@ -307,7 +307,7 @@ fn request(host: &Host<'_>, base_url: &BaseUrl, wanted: Wanted) -> SyncRequest {
         configured_mode: config.client_mode,
         static_rules: counts(&config.static_rules),
         hold_back_events_in_clean: config.enable_clean_sync_event_upload == Some(false),
-        operator_wish: wanted.clean,
+        operator_clean: wanted.clean,
         deadline: config.sync_deadline,
     }
 }

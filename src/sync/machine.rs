@@ -289,7 +289,7 @@ impl Machine {
     fn start(&mut self, now: Now) -> Effect {
         self.started = now.elapsed;
         self.ledger.begin(now.elapsed);
-        let clean = self.inputs.wished != SyncType::Normal;
+        let clean = self.inputs.requested != SyncType::Normal;
         let message = preflight::request(&self.inputs.machine_id, &self.inputs.facts, clean);
         let (attempting, effect) = self.begin(Request::Preflight(Box::new(message)));
         self.go_on(State::Preflight(attempting), effect)
@@ -298,7 +298,7 @@ impl Machine {
     fn stage_settings(&mut self, response: wire::PreflightResponse, now: Now) -> Effect {
         let answer = preflight::read(response);
         let hold_back = self.inputs.hold_back_events_in_clean;
-        let plan = plan::plan(self.inputs.wished, &answer, hold_back);
+        let plan = plan::plan(self.inputs.requested, &answer, hold_back);
         self.sync_type = Some(plan.sync_type);
         self.ledger.end(Stage::Preflight, now.elapsed);
         let settings = Box::new(answer.settings);
@@ -369,8 +369,8 @@ impl Machine {
         self.go_on(State::Postflight(plan, attempting), effect)
     }
 
-    /// Puts the settings in force. Only a success ends a wish, and only a
-    /// successful clean sync clears what the server gave before.
+    /// Puts the settings in force. Only a success ends a clean-sync request, and
+    /// only a successful clean sync clears what the server gave before.
     fn apply(&mut self, plan: Plan, error: Option<ErrorRecord>) -> Effect {
         let succeeded = error.is_none().then_some(plan.sync_type);
         let clear = error.is_none() && (plan.sync_type.is_clean() || self.inputs.former_settings);

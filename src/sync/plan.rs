@@ -1,5 +1,6 @@
 //! What one sync is to do: the type of sync, the size of batches, whether
-//! events go up. Pure decisions over what the host wishes and the server says.
+//! events go up. Pure decisions over what the host requests and what the server
+//! responds.
 
 use crate::model::SyncType;
 use crate::protocol::preflight::Answer;
@@ -16,10 +17,10 @@ pub struct Plan {
 }
 
 /// The type to do: the server's `sync_type` decides, without it `clean_sync`;
-/// CLEAN becomes `CLEAN_ALL` if that is what the client wished for.
+/// CLEAN becomes `CLEAN_ALL` if that is what the client requested.
 #[must_use]
-pub const fn negotiate(wished: SyncType, answer: &Answer) -> SyncType {
-    let clean = match wished {
+pub const fn negotiate(requested: SyncType, answer: &Answer) -> SyncType {
+    let clean = match requested {
         SyncType::CleanAll => SyncType::CleanAll,
         SyncType::Normal
         | SyncType::Clean
@@ -38,8 +39,8 @@ pub const fn negotiate(wished: SyncType, answer: &Answer) -> SyncType {
 /// What the rest of the sync is to do. `hold_back_in_clean` is an explicit
 /// `SyncEnableCleanSyncEventUpload = false`.
 #[must_use]
-pub fn plan(wished: SyncType, answer: &Answer, hold_back_in_clean: bool) -> Plan {
-    let sync_type = negotiate(wished, answer);
+pub fn plan(requested: SyncType, answer: &Answer, hold_back_in_clean: bool) -> Plan {
+    let sync_type = negotiate(requested, answer);
     let batch_size = answer.batch_size.max(1);
     Plan { sync_type, batch_size, upload_events: !(hold_back_in_clean && sync_type.is_clean()) }
 }
@@ -75,12 +76,12 @@ mod tests {
             (CleanAll, Some(CleanRules), false, CleanRules),
             (Clean, Some(CleanFileAccessRules), false, CleanFileAccessRules),
         ];
-        for (wished, sync_type, clean_sync, expected) in rows {
+        for (requested, sync_type, clean_sync, expected) in rows {
             let answer = Answer { sync_type, clean_sync, ..Answer::default() };
             assert_eq!(
-                negotiate(wished, &answer),
+                negotiate(requested, &answer),
                 expected,
-                "{wished:?} {sync_type:?} {clean_sync}"
+                "{requested:?} {sync_type:?} {clean_sync}"
             );
         }
     }

@@ -7,8 +7,8 @@ use tracing::{info, warn};
 use super::effects::pending_events;
 use super::machine::Inputs;
 use crate::model::{
-    BaseUrl, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType, SyncWarning, Timestamp,
-    UploadMemory, WishReason,
+    BaseUrl, CleanSyncReason, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType,
+    SyncWarning, Timestamp, UploadMemory,
 };
 use crate::protocol::preflight::Facts;
 use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
@@ -33,13 +33,13 @@ pub struct Request {
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.
     pub hold_back_events_in_clean: bool,
     /// The clean sync the operator asks for.
-    pub operator_wish: Option<SyncType>,
+    pub operator_clean: Option<SyncType>,
     /// How long the sync may take.
     pub deadline: Duration,
 }
 
 /// Makes the stores ready: drops what an interrupted sync left staged, notes
-/// the server, the machine id and the operator's wish, and reads what preflight
+/// the server, the machine id and the operator's request, and reads what preflight
 /// tells. The caller holds the lock of the state directory.
 ///
 /// # Errors
@@ -62,18 +62,19 @@ pub fn prepare(
         );
     }
     if let Some(reason) = store.identify(&request.base_url, &request.machine_id, now)? {
-        info!(?reason, "a clean sync is wished for");
+        info!(?reason, "a clean sync is requested");
     }
-    if let Some(sync_type) = request.operator_wish {
-        store.add_wish(sync_type, WishReason::Operator, now)?;
+    if let Some(sync_type) = request.operator_clean {
+        store.request_clean_sync(sync_type, CleanSyncReason::Operator, now)?;
     }
     let unwritten = store.write_sync_state().err().map(|error| {
         warn!(%error, "other programs do not see the settings in force");
         let action = "not written; other programs do not see the settings in force";
         SyncWarning::new(Stage::Preflight, SYNC_STATE_FILE, &error.to_string(), action)
     });
-    let wished = store.wishes()?.first().map_or(SyncType::Normal, |wish| wish.sync_type);
-    let mut inputs = inputs(store, request, wished)?;
+    let requested =
+        store.clean_sync_requests()?.first().map_or(SyncType::Normal, |request| request.sync_type);
+    let mut inputs = inputs(store, request, requested)?;
     inputs.events_pending = pending_events(events);
     inputs.upload_memory = events.upload_memory().unwrap_or_else(|error| {
         warn!(%error, "what earlier syncs have learned about batches cannot be read");
@@ -105,21 +106,21 @@ pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, Store
     let same = known.is_some_and(|(server, machine)| {
         request.base_url.is_named_by(&server) && machine == request.machine_id.as_str()
     });
-    let held = store.wishes()?.first().map(|wish| wish.sync_type);
-    let wished = if same {
-        match (held, request.operator_wish) {
+    let held = store.clean_sync_requests()?.first().map(|request| request.sync_type);
+    let requested = if same {
+        match (held, request.operator_clean) {
             (Some(SyncType::CleanAll), _) | (_, Some(SyncType::CleanAll)) => SyncType::CleanAll,
             (held, asked) => held.or(asked).unwrap_or(SyncType::Normal),
         }
     } else {
         SyncType::CleanAll
     };
-    let inputs = inputs(store, request, wished)?;
+    let inputs = inputs(store, request, requested)?;
     let former_settings = inputs.former_settings || !same;
     Ok(Inputs { dry_run: true, former_settings, ..inputs })
 }
 
-fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, StoreError> {
+fn inputs(store: &Store, request: &Request, requested: SyncType) -> Result<Inputs, StoreError> {
     let stored = store.rule_counts()?;
     let added = request.static_rules;
     let facts = Facts {
@@ -139,7 +140,7 @@ fn inputs(store: &Store, request: &Request, wished: SyncType) -> Result<Inputs, 
     Ok(Inputs {
         machine_id: request.machine_id.clone(),
         facts,
-        wished,
+        requested,
         hold_back_events_in_clean: request.hold_back_events_in_clean,
         events_pending: 0,
         upload_memory: UploadMemory::default(),

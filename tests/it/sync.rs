@@ -176,19 +176,19 @@ fn sync_2_a_stage_that_fails_leaves_what_was_in_force() {
     }
 }
 
-/// SYNC-3, PRE-3: a failed postflight keeps the wish; a success ends it.
+/// SYNC-3, PRE-3: a failed postflight keeps the request; a success ends it.
 #[test]
-fn pre_3_a_wish_outlasts_a_failed_postflight() {
+fn pre_3_a_clean_sync_request_outlasts_a_failed_postflight() {
     let server = server(10);
     let agent = Agent::of(&server);
     agent.sync(&[]);
     server.fault(Stage::Postflight, every(), Fault::status(404));
     assert_eq!(agent.sync(&["--clean-all"]).code, Some(4));
-    assert_eq!(agent.store().wishes().expect("read").len(), 1);
+    assert_eq!(agent.store().clean_sync_requests().expect("read").len(), 1);
     server.clear_faults();
     let synced = agent.sync(&[]);
     assert_eq!((&synced.json["requested_sync_type"], synced.code), (&json!("CLEAN_ALL"), Some(0)));
-    assert_eq!(agent.store().wishes().expect("read").len(), 0);
+    assert_eq!(agent.store().clean_sync_requests().expect("read").len(), 0);
 }
 
 /// PRE-7: another server makes everything anew, and the old rules stay until
@@ -447,8 +447,8 @@ fn sync_7_status_and_history_tell_how_it_went() {
     assert_eq!(status["last_attempt"]["error"]["kind"], "html");
     assert_eq!(status["failures_in_a_row"], 1);
     assert_eq!(status["full_sync_interval"], json!({"seconds": 900, "origin": "server"}));
-    assert_eq!(status["clean_sync_wishes"][0]["reason"], "operator");
-    assert_eq!(status["clean_sync_wishes"][0]["last_answer"], "CLEAN");
+    assert_eq!(status["clean_sync_requests"][0]["reason"], "operator");
+    assert_eq!(status["clean_sync_requests"][0]["last_answer"], "CLEAN");
     assert_eq!(status["client_mode"], "LOCKDOWN");
     let history = json(&["history", "--json"]);
     assert_eq!(history["syncs"].as_array().map(Vec::len), Some(2));

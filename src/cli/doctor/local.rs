@@ -132,8 +132,9 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         Rules::Empty => return vec![Line::skipped(layer, "no sync has run yet")],
         Rules::Unusable => return vec![Line::skipped(layer, "rules.db cannot be read")],
     };
-    let read = || Ok((store.history(1)?, store.full_sync_last_success()?, store.wishes()?));
-    let (records, success, wishes) = match read() {
+    let read =
+        || Ok((store.history(1)?, store.full_sync_last_success()?, store.clean_sync_requests()?));
+    let (records, success, requests) = match read() {
         Ok(read) => read,
         Err(error) => {
             let error: StoreError = error;
@@ -172,11 +173,11 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         let message = format!("the last sync, at {at}, ended in {result}: {why}{cause}");
         lines.push(Line::warning(layer, message, fix));
     }
-    if let Some(wish) = wishes.first() {
-        let what = wish.sync_type.name();
-        let reason = serde_json::to_value(wish.reason).ok();
+    if let Some(request) = requests.first() {
+        let what = request.sync_type.name();
+        let reason = serde_json::to_value(request.reason).ok();
         let reason = reason.as_ref().and_then(|r| r.as_str()).unwrap_or_default().replace('_', " ");
-        let message = format!("a {what} sync is wished for since {} ({reason})", wish.since);
+        let message = format!("a {what} sync is requested since {} ({reason})", request.since);
         lines.push(Line::ok(layer, message));
     }
     lines

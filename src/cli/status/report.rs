@@ -11,8 +11,8 @@ use crate::daemon::moment::Moment;
 use crate::daemon::schedule::Why;
 use crate::host::{MachineIdProblem, SystemHost};
 use crate::model::{
-    ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult,
-    SyncType, SyncWarning, Timestamp, Trigger, Wish,
+    CleanSyncRequest, ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord,
+    SyncResult, SyncType, SyncWarning, Timestamp, Trigger,
 };
 use crate::store::{EventStore, ReadStore, Standing, Store, StoreError, left_records};
 use crate::sync::job;
@@ -41,7 +41,7 @@ pub(super) struct Status {
     /// What stands in the store and deserves a warning.
     warnings: Vec<StandingWarning>,
     full_sync_interval: Interval,
-    clean_sync_wishes: Vec<Wish>,
+    clean_sync_requests: Vec<CleanSyncRequest>,
     rules: Rules,
     events: Events,
     client_certificate: Option<Certificate>,
@@ -294,7 +294,7 @@ impl Status {
             last_success: read.last_success.map(|at| Success::new(at, now)),
             last_rule_sync: read.last_rule_sync,
             full_sync_interval: read.interval,
-            clean_sync_wishes: read.wishes,
+            clean_sync_requests: read.requests,
             rules: read.rules,
             events,
             client_certificate: certificate(config, now),
@@ -318,7 +318,7 @@ struct Read {
     last_success: Option<Timestamp>,
     last_rule_sync: Option<Timestamp>,
     interval: Interval,
-    wishes: Vec<Wish>,
+    requests: Vec<CleanSyncRequest>,
     rules: Rules,
     settings: std::collections::BTreeMap<&'static str, String>,
 }
@@ -365,7 +365,7 @@ impl Read {
             last_success: store.full_sync_last_success()?,
             last_rule_sync: store.rule_sync_last_success()?,
             interval,
-            wishes: store.wishes()?,
+            requests: store.clean_sync_requests()?,
             rules: Rules {
                 complete: store.rules_complete()?,
                 hash: store.rules_hash()?,
@@ -475,15 +475,15 @@ impl Status {
         }
         let Interval { seconds, origin } = &self.full_sync_interval;
         row("Full Sync Interval", &format!("{seconds} s ({origin})"));
-        for wish in &self.clean_sync_wishes {
-            let answer = wish.last_answer.map_or("nothing yet", SyncType::name);
+        for request in &self.clean_sync_requests {
+            let answer = request.last_answer.map_or("nothing yet", SyncType::name);
             row(
-                "Clean Sync Wished For",
+                "Clean Sync Requested",
                 &format!(
                     "{} ({} since {}; the server answered {answer})",
-                    wish.sync_type.name(),
-                    wish.reason.words(),
-                    wish.since
+                    request.sync_type.name(),
+                    request.reason.words(),
+                    request.since
                 ),
             );
         }

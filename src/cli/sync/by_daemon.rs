@@ -32,8 +32,8 @@ pub(super) fn sync(mut client: Client, wanted: Wanted, reporter: &Reporter) -> S
     let asked = Sync { clean: wanted.clean, manual: true, wait: wanted.wait, attach: false };
     let began = SystemClock::new().now().wall;
     let not_begun = |result: SyncResult, message: String| {
-        let wished = wanted.clean.unwrap_or(SyncType::Normal);
-        SyncRecord::not_begun(result, message, wanted.trigger, began, wished)
+        let requested = wanted.clean.unwrap_or(SyncType::Normal);
+        SyncRecord::not_begun(result, message, wanted.trigger, began, requested)
     };
     let gone = |error: &io::Error| {
         let message = format!(

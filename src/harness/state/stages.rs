@@ -64,7 +64,7 @@ impl State {
         request: &wire::PreflightRequest,
         settings: &mut wire::PreflightResponse,
     ) -> SyncType {
-        let wished = request.request_clean_sync;
+        let requested = request.request_clean_sync;
         let empty = request.binary_rule_count
             + request.certificate_rule_count
             + request.compiler_rule_count
@@ -73,10 +73,12 @@ impl State {
         let clean_if = |clean| if clean { SyncType::Clean } else { SyncType::Normal };
         if settings.sync_type.is_none() && settings.deprecated_clean_sync.is_none() {
             match self.style.sync_type {
-                SyncTypePolicy::AsRequested => settings.set_sync_type(clean_if(wished)),
-                SyncTypePolicy::CleanWhenEmpty => settings.set_sync_type(clean_if(wished || empty)),
+                SyncTypePolicy::AsRequested => settings.set_sync_type(clean_if(requested)),
+                SyncTypePolicy::CleanWhenEmpty => {
+                    settings.set_sync_type(clean_if(requested || empty))
+                }
                 SyncTypePolicy::Always(sync_type) => settings.set_sync_type(sync_type),
-                SyncTypePolicy::LegacyFlag => settings.deprecated_clean_sync = Some(wished),
+                SyncTypePolicy::LegacyFlag => settings.deprecated_clean_sync = Some(requested),
                 SyncTypePolicy::Silent => {}
             }
         }
@@ -275,7 +277,7 @@ impl State {
     }
 }
 
-/// A client that wished for `CLEAN_ALL` makes that of an answered CLEAN.
+/// A client that requested `CLEAN_ALL` makes that of an answered CLEAN.
 const fn is_clean(sync_type: SyncType) -> bool {
     matches!(sync_type, SyncType::Clean | SyncType::CleanAll)
 }

@@ -82,7 +82,7 @@ impl EventStore {
         let admitted: Vec<bool> = events
             .iter()
             .map(|NewEvent { summary, .. }| {
-                summary.actionable || self.backoff.admits(&summary.unique_id, now.elapsed)
+                summary.actionable || self.recent.admits(&summary.unique_id, now.elapsed)
             })
             .collect();
         if !admitted.contains(&true) {
@@ -98,7 +98,7 @@ impl EventStore {
         }
         if queued.is_err() {
             for (event, _) in events.iter().zip(admitted).filter(|(_, admitted)| *admitted) {
-                self.backoff.forget(&event.summary.unique_id);
+                self.recent.forget(&event.summary.unique_id);
             }
         }
         queued

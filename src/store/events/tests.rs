@@ -310,8 +310,8 @@ fn a_full_disk_leaves_the_queue_as_it_was() {
     for _ in 0..2 {
         let error = store.queue_events(&events, at(0), UNBOUNDED).expect_err("full");
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
-        assert!(store.backoff.admits("small", at(0).elapsed));
-        store.backoff.forget("small");
+        assert!(store.recent.admits("small", at(0).elapsed));
+        store.recent.forget("small");
     }
     assert_eq!(store.pending().expect("a count"), 50);
     assert_eq!(names(&read(&mut store, 100)).len(), 50);

@@ -1,7 +1,7 @@
 //! LOCKDOWN is held back while the rules cannot justify it: it would block what
 //! the server allows, the host's way out included (STATE-5).
 
-use crate::model::{ClientMode, WishReason};
+use crate::model::{CleanSyncReason, ClientMode};
 use crate::store::{Store, StoreError};
 
 /// Why LOCKDOWN is not in force although it is set.
@@ -38,7 +38,10 @@ impl Store {
         if !self.rules_complete()? {
             return Ok(Some(ModeHeldBack::NoRuleDownload));
         }
-        let recreated = self.wishes()?.iter().any(|wish| wish.reason == WishReason::RulesRecreated);
+        let recreated = self
+            .clean_sync_requests()?
+            .iter()
+            .any(|request| request.reason == CleanSyncReason::RulesRecreated);
         Ok(recreated.then_some(ModeHeldBack::RulesRecreated))
     }
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{strength, to_json};
-use crate::model::{Settings, SyncType, Wish, WishReason};
+use crate::model::{CleanSyncReason, CleanSyncRequest, Settings, SyncType};
 
 type Object = Map<String, Value>;
 
@@ -94,20 +94,21 @@ fn load(conn: &Connection, slot: &str) -> rusqlite::Result<Slot> {
 struct Row {
     key: String,
     object: Object,
-    wish: Wish,
+    request: CleanSyncRequest,
 }
 
 /// The requests for a clean sync that this program understands, strongest
 /// first.
-pub(super) fn read_wishes(conn: &Connection) -> rusqlite::Result<Vec<Wish>> {
-    let mut wishes: Vec<Wish> = rows(conn)?.into_iter().map(|row| row.wish).collect();
-    wishes.sort_by_key(|wish| (std::cmp::Reverse(strength(wish.sync_type)), wish.since));
-    Ok(wishes)
+pub(super) fn read_requests(conn: &Connection) -> rusqlite::Result<Vec<CleanSyncRequest>> {
+    let mut requests: Vec<CleanSyncRequest> =
+        rows(conn)?.into_iter().map(|row| row.request).collect();
+    requests.sort_by_key(|request| (std::cmp::Reverse(strength(request.sync_type)), request.since));
+    Ok(requests)
 }
 
 /// Adds a request, or replaces the one of the same reason.
-pub(super) fn write_wish(conn: &Connection, wish: &Wish) -> rusqlite::Result<()> {
-    write_row(conn, &to_json(&wish.reason)?, &to_object(wish)?)
+pub(super) fn write_request(conn: &Connection, request: &CleanSyncRequest) -> rusqlite::Result<()> {
+    write_row(conn, &to_json(&request.reason)?, &to_object(request)?)
 }
 
 /// Notes the type of sync the server answered on every request.
@@ -120,8 +121,8 @@ pub(super) fn note_answer(conn: &Connection, answered: SyncType) -> rusqlite::Re
 }
 
 /// Ends the requests that a successful sync of that type fulfils.
-pub(super) fn end_wishes(conn: &Connection, done: SyncType) -> rusqlite::Result<()> {
-    for row in rows(conn)?.into_iter().filter(|row| row.wish.is_ended_by(done)) {
+pub(super) fn end_requests(conn: &Connection, done: SyncType) -> rusqlite::Result<()> {
+    for row in rows(conn)?.into_iter().filter(|row| row.request.is_ended_by(done)) {
         conn.execute("DELETE FROM agent_wishes WHERE reason = ?1", [row.key])?;
     }
     Ok(())
@@ -144,18 +145,18 @@ fn rows(conn: &Connection) -> rusqlite::Result<Vec<Row>> {
         let key = row.get_ref(0)?.as_str().ok().map(str::to_owned);
         let object = object_of(row.get_ref(1)?);
         let Some((key, object)) = key.zip(object) else { continue };
-        let Some(wish) = wish_of(&object) else { continue };
-        found.push(Row { key, object, wish });
+        let Some(request) = request_of(&object) else { continue };
+        found.push(Row { key, object, request });
     }
     Ok(found)
 }
 
 /// A request for a type of sync that this program does not know is none.
-fn wish_of(object: &Object) -> Option<Wish> {
+fn request_of(object: &Object) -> Option<CleanSyncRequest> {
     let get = |key: &str| object.get(key).cloned();
-    Some(Wish {
+    Some(CleanSyncRequest {
         sync_type: get("sync_type").and_then(read)?,
-        reason: get("reason").and_then(read).unwrap_or(WishReason::Other),
+        reason: get("reason").and_then(read).unwrap_or(CleanSyncReason::Other),
         since: get("since").and_then(read)?,
         last_answer: get("last_answer").and_then(read),
     })

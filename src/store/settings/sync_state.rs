@@ -9,7 +9,8 @@ use plist::{Dictionary, Value};
 
 use crate::files::{self, Obstacle, Replacement};
 use crate::model::{
-    ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp, Wish, text,
+    CleanSyncRequest, ClientMode, FileAccessAction, MediaPolicy, Settings, SyncType, Timestamp,
+    text,
 };
 use crate::store::{Store, StoreError};
 
@@ -24,12 +25,12 @@ impl Store {
     /// If the database cannot be read or the file not be written.
     pub fn write_sync_state(&self) -> Result<(), StoreError> {
         let settings = self.applied_settings()?;
-        let wishes = self.wishes()?;
+        let requests = self.clean_sync_requests()?;
         let mode = settings.client_mode.map(|given| self.client_mode(Some(given))).transpose()?;
         let mut state = to_plist(
             &settings,
             mode,
-            &wishes,
+            &requests,
             self.full_sync_last_success()?,
             self.rule_sync_last_success()?,
         );
@@ -58,7 +59,7 @@ impl Store {
 fn to_plist(
     settings: &Settings,
     client_mode: Option<ClientMode>,
-    wishes: &[Wish],
+    requests: &[CleanSyncRequest],
     full_sync: Option<Timestamp>,
     rule_sync: Option<Timestamp>,
 ) -> Value {
@@ -72,7 +73,7 @@ fn to_plist(
     let text = |v: &Option<String>| v.clone().map(Value::String);
     let number = |v: Option<u32>| v.map(|v| Value::Integer(v.into()));
     put("ClientMode", client_mode.map(|mode| Value::Integer(mode.number().into())));
-    put("SyncTypeRequired", Some(Value::Integer(required(wishes).into())));
+    put("SyncTypeRequired", Some(Value::Integer(required(requests).into())));
     put("FullSyncLastSuccess", full_sync.and_then(date));
     put("RuleSyncLastSuccess", rule_sync.and_then(date));
     put("AllowedPathRegex", text(&settings.allowed_path_regex));
@@ -139,9 +140,9 @@ fn fit_for_xml(state: &mut Value) -> Vec<String> {
     shortened
 }
 
-/// The reference's number for the clean sync wished for.
-fn required(wishes: &[Wish]) -> i32 {
-    match wishes.first().map(|wish| wish.sync_type) {
+/// The reference's number for the clean sync requested.
+fn required(requests: &[CleanSyncRequest]) -> i32 {
+    match requests.first().map(|request| request.sync_type) {
         Some(SyncType::CleanAll) => 2,
         Some(SyncType::Clean) => 1,
         Some(

@@ -11,7 +11,7 @@ fn store() -> (TempDir, Store) {
     (dir, store)
 }
 
-fn identify(store: &mut Store, server: &str, machine: &str) -> Option<WishReason> {
+fn identify(store: &mut Store, server: &str, machine: &str) -> Option<CleanSyncReason> {
     let server = BaseUrl::parse(server).expect("a URL");
     let machine = MachineId::new(machine).expect("an id");
     store.identify(&server, &machine, T0).expect("identified")
@@ -80,17 +80,17 @@ fn state_1_sync_state_is_xml_whatever_the_settings_hold() {
 fn pre_3_a_server_is_told_apart_by_its_whole_url_and_known_by_its_former_name() {
     let (_dir, mut store) = store();
     let one = "https://h/p?key=tenant-a1";
-    assert_eq!(identify(&mut store, one, "A"), Some(WishReason::NewState));
+    assert_eq!(identify(&mut store, one, "A"), Some(CleanSyncReason::NewState));
     assert_eq!(identify(&mut store, one, "A"), None);
     let other = identify(&mut store, "https://h/p?key=tenant-a2", "A");
-    assert_eq!(other, Some(WishReason::ServerChanged));
+    assert_eq!(other, Some(CleanSyncReason::ServerChanged));
     put_meta(&store.rules, SERVER, "https://h/p?key=...").expect("written");
     assert_eq!(identify(&mut store, one, "A"), None);
     let (kept, _) = store.identity().expect("read").expect("an identity");
     assert_eq!(kept, BaseUrl::parse(one).expect("a URL").identity());
     assert!(!kept.contains("tenant-a1"), "{kept}");
     let other = identify(&mut store, "https://h/p?key=tenant-a2", "A");
-    assert_eq!(other, Some(WishReason::ServerChanged));
+    assert_eq!(other, Some(CleanSyncReason::ServerChanged));
 }
 
 /// SYNC-4: staged settings are on disk and not in force; a restart drops them.
@@ -137,13 +137,13 @@ fn standing(store: &Store) -> Vec<String> {
 fn pre_7_a_former_servers_settings_and_rules_stay_until_the_new_one_replaces_them() {
     let (_dir, mut store) = store();
     let lockdown = mode(ClientMode::Lockdown);
-    assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::NewState));
+    assert_eq!(identify(&mut store, "https://a/", "m"), Some(CleanSyncReason::NewState));
     assert_eq!(identify(&mut store, "https://a", "m"), None);
     run_sync_with(&mut store, &lockdown, &one_rule(), SyncType::Normal);
-    assert_eq!(store.wishes().expect("read"), []);
+    assert_eq!(store.clean_sync_requests().expect("read"), []);
     assert_eq!(standing(&store), [""; 0]);
 
-    assert_eq!(identify(&mut store, "https://a/typo/", "m"), Some(WishReason::ServerChanged));
+    assert_eq!(identify(&mut store, "https://a/typo/", "m"), Some(CleanSyncReason::ServerChanged));
     assert_eq!(store.applied_settings().expect("read"), lockdown);
     assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown);
     let told = standing(&store);
@@ -170,32 +170,36 @@ fn pre_7_a_former_servers_settings_and_rules_stay_until_the_new_one_replaces_the
     run_sync(&mut store, &lockdown, SyncType::Clean);
     let told = standing(&store);
     assert!(told.len() == 1 && told[0].contains("no rule allows anything"), "{told:?}");
-    assert_eq!(store.wishes().expect("read").len(), 1, "CLEAN is weaker than CLEAN_ALL");
+    assert_eq!(
+        store.clean_sync_requests().expect("read").len(),
+        1,
+        "CLEAN is weaker than CLEAN_ALL"
+    );
 
-    assert_eq!(identify(&mut store, "https://b/", "n"), Some(WishReason::MachineIdChanged));
-    assert_eq!(store.wishes().expect("read").len(), 2);
+    assert_eq!(identify(&mut store, "https://b/", "n"), Some(CleanSyncReason::MachineIdChanged));
+    assert_eq!(store.clean_sync_requests().expect("read").len(), 2);
     run_sync(&mut store, &lockdown, SyncType::CleanAll);
-    assert_eq!(store.wishes().expect("read"), []);
+    assert_eq!(store.clean_sync_requests().expect("read"), []);
 }
 
-/// PRE-3: a wish is kept until a sync of its strength succeeds, and says what
-/// the server answered meanwhile.
+/// PRE-3: a clean-sync request is kept until a sync of its strength succeeds,
+/// and says what the server answered meanwhile.
 #[test]
-fn pre_3_an_operators_wish_outlasts_weaker_and_failed_syncs() {
+fn pre_3_an_operators_request_outlasts_weaker_and_failed_syncs() {
     let (_dir, mut store) = store();
-    store.add_wish(SyncType::CleanAll, WishReason::Operator, T0).expect("added");
-    store.add_wish(SyncType::Clean, WishReason::Operator, T0).expect("added");
+    store.request_clean_sync(SyncType::CleanAll, CleanSyncReason::Operator, T0).expect("added");
+    store.request_clean_sync(SyncType::Clean, CleanSyncReason::Operator, T0).expect("added");
     store.stage_settings(&Settings::default(), SyncType::Normal).expect("staged");
     store.apply_staged(false, None, T0).expect("applied after a failed postflight");
     run_sync(&mut store, &Settings::default(), SyncType::Clean);
-    let wishes = store.wishes().expect("read");
-    assert_eq!(wishes.len(), 1);
+    let requests = store.clean_sync_requests().expect("read");
+    assert_eq!(requests.len(), 1);
     assert_eq!(
-        (wishes[0].sync_type, wishes[0].last_answer),
+        (requests[0].sync_type, requests[0].last_answer),
         (SyncType::CleanAll, Some(SyncType::Clean))
     );
     run_sync(&mut store, &Settings::default(), SyncType::CleanAll);
-    assert_eq!(store.wishes().expect("read"), []);
+    assert_eq!(store.clean_sync_requests().expect("read"), []);
 }
 
 /// STATE-5: LOCKDOWN waits for the first complete set of rules, also in the
@@ -227,7 +231,7 @@ fn state_1_the_settings_in_force_are_written_under_the_references_keys() {
         push_token_chain: Some(["issuer".into(), "user".into()]),
         ..mode(ClientMode::Standalone)
     };
-    store.add_wish(SyncType::Clean, WishReason::Operator, T0).expect("added");
+    store.request_clean_sync(SyncType::Clean, CleanSyncReason::Operator, T0).expect("added");
     store.write_sync_state().expect("written");
     assert_eq!(plist(&dir)["SyncTypeRequired"].as_signed_integer(), Some(1));
     run_sync(&mut store, &settings, SyncType::CleanAll);
@@ -285,7 +289,7 @@ fn state_5_lockdown_waits_for_the_clean_sync_of_a_rebuilt_rule_store() {
     std::fs::write(dir.path().join("rules.db"), "garbage").expect("written");
 
     let (mut store, _) = Store::open(dir.path(), T0).expect("rebuilt");
-    assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::RulesRecreated));
+    assert_eq!(identify(&mut store, "https://a/", "m"), Some(CleanSyncReason::RulesRecreated));
     for sync_type in [SyncType::Normal, SyncType::Clean] {
         run_sync(&mut store, &mode(ClientMode::Lockdown), sync_type);
         assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor, "{sync_type:?}");
@@ -305,7 +309,7 @@ fn state_5_a_rebuilt_store_is_known_without_the_file_for_other_programs() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("rules.db"), "garbage").expect("written");
     let (mut store, _) = Store::open(dir.path(), T0).expect("rebuilt");
-    assert_eq!(identify(&mut store, "https://a/", "m"), Some(WishReason::RulesRecreated));
+    assert_eq!(identify(&mut store, "https://a/", "m"), Some(CleanSyncReason::RulesRecreated));
     run_sync(&mut store, &mode(ClientMode::Lockdown), SyncType::Normal);
     assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor);
 }

@@ -427,13 +427,13 @@ fn sync_6_a_sync_told_to_stop_ends_where_it_stands() {
     }
 }
 
-/// PRE-3: a wish is told, whatever its strength.
+/// PRE-3: a clean-sync request goes up, whatever its strength.
 #[test]
-fn pre_3_a_wish_is_told_in_preflight() {
-    for (wished, told) in
+fn pre_3_a_clean_sync_request_goes_up_in_preflight() {
+    for (requested, told) in
         [(SyncType::Normal, false), (SyncType::Clean, true), (SyncType::CleanAll, true)]
     {
-        let mut machine = Machine::new(Inputs { wished, ..inputs() });
+        let mut machine = Machine::new(Inputs { requested, ..inputs() });
         let now = Now { wall: Timestamp::default(), elapsed: Duration::ZERO };
         let Effect::Send { request, .. } = machine.handle(Event::Started, now) else { panic!() };
         let Request::Preflight(message) = &*request else { panic!() };

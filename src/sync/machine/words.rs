@@ -21,8 +21,8 @@ pub struct Inputs {
     pub machine_id: MachineId,
     /// What preflight tells.
     pub facts: Facts,
-    /// The wish for a clean sync; NORMAL if there is none.
-    pub wished: SyncType,
+    /// The type of clean sync requested; NORMAL if there is none.
+    pub requested: SyncType,
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.
     pub hold_back_events_in_clean: bool,
     /// Events queued when the sync begins.
@@ -266,7 +266,7 @@ pub enum StoreEffect {
     ApplySettings {
         /// Forget what the server gave before.
         clear: bool,
-        /// The type of the sync, if it was a success: ends a wish.
+        /// The type of the sync, if it was a success: ends a clean-sync request.
         succeeded: Option<SyncType>,
     },
     /// Throw the staged settings away.

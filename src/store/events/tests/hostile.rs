@@ -122,7 +122,7 @@ fn ev_1_any_number_of_rows_of_another_producer_is_entered_in_their_order() {
     assert_eq!(names(&last), ["row 10001"]);
 }
 
-const LINEAR: &str = include_str!("../../events_schema/004_unique.sql");
+const LINEAR: &str = include_str!("../../schema/events/004_unique.sql");
 /// The same step as it was first released.
 const QUADRATIC: &str = "
     UPDATE events SET filesha256 = filesha256 || '#' || idx
@@ -134,8 +134,8 @@ const QUADRATIC: &str = "
 
 fn version_3(rows: impl Iterator<Item = (i64, rusqlite::types::Value)>) -> Connection {
     let mut conn = Connection::open_in_memory().expect("a database");
-    conn.execute_batch(include_str!("../../events_schema/001_events.sql")).expect("version 1");
-    conn.execute_batch(include_str!("../../events_schema/003_no_autoincrement.sql")).expect("3");
+    conn.execute_batch(include_str!("../../schema/events/001_events.sql")).expect("version 1");
+    conn.execute_batch(include_str!("../../schema/events/003_no_autoincrement.sql")).expect("3");
     let tx = conn.transaction().expect("begun");
     for (idx, hash) in rows {
         tx.execute("INSERT INTO events VALUES (?1, ?2, x'00')", (idx, hash)).expect("a row");

@@ -20,7 +20,7 @@ fn put_slot(store: &Store, slot: &str, value: &dyn rusqlite::ToSql) {
         .expect("written");
 }
 
-fn put_wish(store: &Store, key: &str, text: &str) {
+fn put_request(store: &Store, key: &str, text: &str) {
     store
         .rules
         .execute("INSERT OR REPLACE INTO agent_wishes VALUES (?1, ?2)", [key, text])
@@ -82,24 +82,27 @@ fn state_6_settings_of_a_newer_program_are_read_and_kept() {
 fn state_6_requests_of_a_newer_program_are_honoured_or_kept() {
     let (_dir, mut store) = store();
     let since = serde_json::to_string(&T0).expect("JSON");
-    let wish = |sync_type: &str, reason: &str| {
+    let request = |sync_type: &str, reason: &str| {
         format!(
             r#"{{"sync_type":"{sync_type}","reason":"{reason}","since":{since},
                 "last_answer":"CLEAN_SOMETHING","priority":3}}"#
         )
     };
-    put_wish(&store, "\"policy_drift\"", &wish("CLEAN", "policy_drift"));
-    put_wish(&store, "\"new_kind\"", &wish("CLEAN_NETWORK", "new_kind"));
-    put_wish(&store, "\"broken\"", "{");
-    let wishes = store.wishes().expect("read");
-    assert_eq!(wishes.len(), 1);
-    assert_eq!((wishes[0].sync_type, wishes[0].reason), (SyncType::Clean, WishReason::Other));
+    put_request(&store, "\"policy_drift\"", &request("CLEAN", "policy_drift"));
+    put_request(&store, "\"new_kind\"", &request("CLEAN_NETWORK", "new_kind"));
+    put_request(&store, "\"broken\"", "{");
+    let requests = store.clean_sync_requests().expect("read");
+    assert_eq!(requests.len(), 1);
+    assert_eq!(
+        (requests[0].sync_type, requests[0].reason),
+        (SyncType::Clean, CleanSyncReason::Other)
+    );
     store.stage_settings(&Settings::default(), SyncType::Normal).expect("staged");
     let drift = stored(&store, "SELECT wish FROM agent_wishes WHERE reason = '\"policy_drift\"'");
     assert_eq!((&drift["priority"], &drift["last_answer"]), (&3.into(), &"NORMAL".into()));
     assert_eq!(drift["reason"], "policy_drift");
     sync(&mut store, &Settings::default(), SyncType::CleanAll);
-    assert_eq!(store.wishes().expect("read"), []);
+    assert_eq!(store.clean_sync_requests().expect("read"), []);
     let left: i64 = store
         .rules
         .query_row("SELECT count(*) FROM agent_wishes", [], |row| row.get(0))
@@ -137,16 +140,16 @@ fn state_6_an_unreadable_applied_slot_is_reported_and_everything_is_requested_an
         let path = dir.path().join("rules.db");
         assert_eq!(notices, [Notice::SettingsUnreadable { path }]);
         assert_eq!(store.applied_settings().expect("read"), Settings::default());
-        let wishes = store.wishes().expect("read");
+        let requests = store.clean_sync_requests().expect("read");
         assert_eq!(
-            (wishes[0].sync_type, wishes[0].reason),
-            (SyncType::CleanAll, WishReason::SettingsUnreadable)
+            (requests[0].sync_type, requests[0].reason),
+            (SyncType::CleanAll, CleanSyncReason::SettingsUnreadable)
         );
         store.write_sync_state().expect("written");
         sync(&mut store, &Settings::default(), SyncType::CleanAll);
         drop(store);
         let (store, notices) = Store::open(dir.path(), T0).expect("opens");
-        assert_eq!((notices, store.wishes().expect("read")), (vec![], vec![]));
+        assert_eq!((notices, store.clean_sync_requests().expect("read")), (vec![], vec![]));
     }
 }
 
@@ -171,9 +174,9 @@ fn state_6_stores_of_every_released_form_and_of_later_ones_are_usable() {
         let rules = store.rule_counts().expect("counted");
         put_slot(&store, "applied", &LATER);
         put_slot(&store, "staged", &LATER);
-        let wish =
+        let request =
             format!(r#"{{"sync_type":"CLEAN_ALL","reason":"later","since":{since},"x":[]}}"#);
-        put_wish(&store, "\"later\"", &wish);
+        put_request(&store, "\"later\"", &request);
         store
             .rules
             .execute("INSERT INTO agent_syncs (begun, record) VALUES ('{\"later\":1}', '[]')", [])
@@ -189,10 +192,10 @@ fn state_6_stores_of_every_released_form_and_of_later_ones_are_usable() {
         store.drop_staged().expect("dropped");
         store.history(10).expect("read");
         store.close_interrupted_syncs(&[]).expect("closed");
-        assert_eq!(store.wishes().expect("read").len(), 1);
+        assert_eq!(store.clean_sync_requests().expect("read").len(), 1);
         store.write_sync_state().expect("written");
         sync(&mut store, &Settings::default(), SyncType::CleanAll);
-        assert_eq!(store.wishes().expect("read"), []);
+        assert_eq!(store.clean_sync_requests().expect("read"), []);
         let (events, _) = EventStore::open(dir.path(), T0).expect("opens");
         events.pending().expect("counted");
     }

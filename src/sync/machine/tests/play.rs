@@ -39,7 +39,7 @@ pub(super) fn inputs() -> Inputs {
             rule_counts: RuleCounts::default(),
             rules_hash: "before".into(),
         },
-        wished: SyncType::Normal,
+        requested: SyncType::Normal,
         hold_back_events_in_clean: false,
         events_pending: 1,
         upload_memory: UploadMemory::default(),

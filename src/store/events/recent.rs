@@ -9,13 +9,13 @@ const WINDOW: Duration = Duration::from_hours(4);
 
 /// The most unique ids remembered; then all are forgotten. Lost with the
 /// process: this thins a flood out, it does not deduplicate.
-const MOST: usize = 2048;
+const MAX_REMEMBERED: usize = 2048;
 
 /// What was taken in when, by the clock that measures.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(HashMap<String, Duration>);
+pub(super) struct RecentlySeen(HashMap<String, Duration>);
 
-impl Backoff {
+impl RecentlySeen {
     /// Whether an event may be taken in; if so, its time is noted, whatever
     /// becomes of it then.
     pub(super) fn admits(&mut self, unique_id: &str, elapsed: Duration) -> bool {
@@ -24,7 +24,7 @@ impl Backoff {
         {
             return false;
         }
-        if self.0.len() >= MOST && !self.0.contains_key(unique_id) {
+        if self.0.len() >= MAX_REMEMBERED && !self.0.contains_key(unique_id) {
             self.0.clear();
         }
         self.0.insert(unique_id.to_owned(), elapsed);
@@ -47,24 +47,24 @@ mod tests {
     /// EV-7: a repetition within 4 h of the last one taken in is passed over.
     #[test]
     fn ev_7_an_allowed_thing_is_taken_in_again_after_four_hours() {
-        let mut backoff = Backoff::default();
-        assert!(backoff.admits("a", HOUR));
-        assert!(!backoff.admits("a", 2 * HOUR));
-        assert!(!backoff.admits("a", 5 * HOUR.saturating_sub(Duration::from_nanos(1))));
-        assert!(backoff.admits("b", 2 * HOUR));
-        assert!(backoff.admits("a", 5 * HOUR));
-        assert!(!backoff.admits("a", 8 * HOUR));
+        let mut recent = RecentlySeen::default();
+        assert!(recent.admits("a", HOUR));
+        assert!(!recent.admits("a", 2 * HOUR));
+        assert!(!recent.admits("a", 5 * HOUR.saturating_sub(Duration::from_nanos(1))));
+        assert!(recent.admits("b", 2 * HOUR));
+        assert!(recent.admits("a", 5 * HOUR));
+        assert!(!recent.admits("a", 8 * HOUR));
     }
 
     #[test]
     fn ev_7_a_full_memory_is_emptied_as_a_whole() {
-        let mut backoff = Backoff::default();
-        for n in 0..MOST {
-            assert!(backoff.admits(&n.to_string(), HOUR));
+        let mut recent = RecentlySeen::default();
+        for n in 0..MAX_REMEMBERED {
+            assert!(recent.admits(&n.to_string(), HOUR));
         }
-        assert!(!backoff.admits("0", HOUR));
-        assert!(backoff.admits("one more", HOUR));
-        assert!(backoff.admits("0", HOUR));
-        assert_eq!(backoff.0.len(), 2);
+        assert!(!recent.admits("0", HOUR));
+        assert!(recent.admits("one more", HOUR));
+        assert!(recent.admits("0", HOUR));
+        assert_eq!(recent.0.len(), 2);
     }
 }
