@@ -8,16 +8,15 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::store::StoreError;
-
 mod by_daemon;
+mod completions;
 mod config;
 mod daemon;
 #[cfg(feature = "harness")]
 mod demo;
 mod doctor;
+mod error;
 mod events;
-mod generate;
 #[cfg(feature = "harness")]
 mod harness;
 mod history;
@@ -33,12 +32,7 @@ mod sync;
 mod sync_process;
 mod whoami;
 
-/// Exit code for a command line that cannot be understood.
-pub const EXIT_USAGE: u8 = 64;
-/// Exit code for a fault of this program.
-pub const EXIT_INTERNAL: u8 = 70;
-/// Exit code for a configuration that cannot be used.
-pub const EXIT_CONFIG: u8 = 78;
+use error::{EXIT_INTERNAL, EXIT_USAGE, Error};
 
 /// A sync agent for Santa: rules in, events out, settings applied.
 #[derive(Debug, Parser)]
@@ -132,7 +126,7 @@ enum Command {
     /// Tells who this host is to its server, each value with its source
     Whoami(whoami::Args),
     /// Writes the completions of a shell
-    Completions(generate::CompletionsArgs),
+    Completions(completions::CompletionsArgs),
     /// Writes the manual page
     Man,
 }
@@ -151,10 +145,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Err(error) = run_as::take_on_owner(&cli.global, &cli.command) {
-        output::error(format_args!(
-            "cannot take on the user who owns the state directory: {error}; run as that user"
-        ));
-        return ExitCode::from(StoreError::EXIT_CODE);
+        let what = format!("cannot take on the user who owns the state directory: {error}");
+        return failed(&Error::unusable(what).with_fix("run as that user"));
     }
     if let Command::Sync(args) = &cli.command {
         let level = cli.global.log_level.unwrap_or(LogLevel::Warn);
@@ -170,34 +162,48 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     // A panic is a fault of this program; its message has gone to standard
     // error by the time it arrives here.
-    let code =
-        catch_unwind(AssertUnwindSafe(|| dispatch(cli))).unwrap_or(ExitCode::from(EXIT_INTERNAL));
-    log.into_iter().for_each(logging::Log::end);
-    // An answer that has not arrived is none.
+    let code = catch_unwind(AssertUnwindSafe(|| dispatch(cli)))
+        .map_or(ExitCode::from(EXIT_INTERNAL), |done| done.unwrap_or_else(|error| failed(&error)));
+    match log {
+        Some(log) => log.end(),
+        None => stderr::flush(logging::LAST_LINES_OF_A_SERVICE),
+    }
+    // Lost output is a failure.
     if output::was_lost() && code == ExitCode::SUCCESS {
         return ExitCode::from(EXIT_INTERNAL);
     }
     code
 }
 
-fn dispatch(cli: Cli) -> ExitCode {
-    match cli.command {
-        Command::Config(args) => config::run(&cli.global, &args),
-        Command::Doctor(args) => doctor::run(&cli.global, &args),
-        Command::Events(args) => events::run(&cli.global, &args),
+/// Reports why the command failed and returns its exit code.
+fn failed(error: &Error) -> ExitCode {
+    output::error(error);
+    error.exit_code()
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
+    let global = &cli.global;
+    let done = match cli.command {
+        Command::Config(args) => return config::run(global, &args),
+        Command::Doctor(args) => return doctor::run(global, &args),
+        Command::Service(args) => return service::run(&args),
+        Command::Sync(args) => return sync::run(global, &args),
+        Command::SyncProcess(args) => return sync_process::run(global, &args),
+        Command::Whoami(args) => return Ok(whoami::run(&setup::load(global)?, &args)),
+        Command::Events(args) => events::run(global, &args),
         #[cfg(feature = "harness")]
-        Command::Demo(args) => demo::run(&cli.global, &args),
+        Command::Demo(args) => demo::run(global, &args),
         #[cfg(feature = "harness")]
         Command::Harness(args) => harness::run(&args),
-        Command::Sync(args) => sync::run(&cli.global, &args),
-        Command::Daemon(args) => daemon::run(&cli.global, &args),
-        Command::Service(args) => service::run(&args),
-        Command::SyncProcess(args) => sync_process::run(&cli.global, &args),
-        Command::Status(args) => status::run(&cli.global, &args),
-        Command::History(args) => history::run(&cli.global, &args),
-        Command::Rules(args) => rules::run(&cli.global, &args),
-        Command::Completions(args) => generate::completions(Cli::command(), &args),
-        Command::Man => generate::man(Cli::command()),
-        Command::Whoami(args) => whoami::run(&cli.global, &args),
-    }
+        Command::Daemon(args) => daemon::run(global, &args),
+        Command::Status(args) => status::run(global, &args),
+        Command::History(args) => history::run(global, &args),
+        Command::Rules(args) => rules::run(global, &args),
+        Command::Completions(args) => {
+            completions::completions(Cli::command(), &args);
+            Ok(())
+        }
+        Command::Man => completions::man(Cli::command()),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -96,17 +96,6 @@ pub enum DaemonError {
     System(#[from] io::Error),
 }
 
-impl DaemonError {
-    /// The process exit code.
-    #[must_use]
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Store(_) | Self::Guard { .. } | Self::Taken { .. } => StoreError::EXIT_CODE,
-            Self::System(_) => 70,
-        }
-    }
-}
-
 /// The name of a level of log lines, as the command line takes it.
 #[must_use]
 pub const fn level_name(level: LogLevel) -> &'static str {

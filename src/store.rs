@@ -271,9 +271,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The process exit code: the state directory cannot be used.
-    pub const EXIT_CODE: u8 = 73;
-
     /// Whether no sync of this program has used the database yet, or none of
     /// this version.
     #[must_use]

@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::{EXIT_INTERNAL, Global, LogFormat, logging, output, setup};
+use super::{Error, Global, LogFormat, logging, setup};
 use crate::clock::SystemClock;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config};
 use crate::daemon::{self, Options, Program, network};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -60,19 +59,12 @@ impl Args {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let sources = {
         let global = global.clone();
         Arc::new(move || setup::sources(&global))
     };
-    let loaded = match Config::load(&sources()) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            output::error(&error);
-            let ConfigError::Rejected(findings) = error;
-            return ExitCode::from(setup::exit_code(&findings));
-        }
-    };
+    let loaded = Config::load(&sources())?;
     let configured = if loaded.config.log_json { LogFormat::Json } else { LogFormat::Text };
     let format = global.log_format.unwrap_or(configured);
     let level = global.log_level.map(config::LogLevel::from);
@@ -80,10 +72,10 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         logging::start_adjustable(format, level.unwrap_or(loaded.config.log_level));
     setup::warn_of(&loaded.findings);
 
-    let Ok(path) = program() else {
-        output::error("the path of this program cannot be found; start it by its full path");
-        return ExitCode::from(EXIT_INTERNAL);
-    };
+    let path = program().map_err(|error| {
+        Error::internal(format!("cannot find the path of this program: {error}"))
+            .with_fix("start it by its full path")
+    })?;
     let state_dir = config::state_dir(global.state_dir.as_deref(), &loaded.config);
     let (clock_rate, misbehave) = (global.clock_rate, args.clone());
     let program = move |number, level: &'static str| {
@@ -106,15 +98,9 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         set_level,
         level,
     };
-    let code = match daemon::run(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error);
-            ExitCode::from(error.exit_code())
-        }
-    };
+    let done = daemon::run(options);
     log.end();
-    code
+    done.map_err(Error::from)
 }
 
 /// This very program: on Linux also after its file has been replaced by another

@@ -1,19 +1,18 @@
 //! `demo`: three syncs against a server of our own on loopback, one after the
 //! other as a host would see them.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
 use super::output::{self, line, printable};
 use super::sync::{Heeded, Reporter, stages, sync_once};
-use super::{EXIT_INTERNAL, Global};
+use super::{Error, Global};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
 use crate::harness::{FakeServer, Fault, every, fixtures};
 use crate::model::{RuleCounts, SettingChange, Stage, SyncRecord, SyncResult, SyncType, Trigger};
 use crate::protocol::stored::{self, QueuedEvent};
 use crate::protocol::wire;
-use crate::store::{EventStore, Limits, NewEvent, Store, StoreError};
+use crate::store::{EventStore, Limits, NewEvent, Store};
 use crate::sync::job::Wanted;
 
 /// The waits of the broken sync pass this many times as fast as they read.
@@ -36,7 +35,7 @@ pub(super) struct Args {
 
 impl Args {
     /// The directory to keep.
-    pub(super) fn keep(&self) -> Option<&std::path::Path> {
+    pub(super) fn keep(&self) -> Option<&Path> {
         self.keep.as_deref()
     }
 }
@@ -49,45 +48,8 @@ pub(super) fn at_most_5_million(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Why the demo could not be given.
-#[derive(Debug, thiserror::Error)]
-enum DemoError {
-    #[error("the server cannot be started: {0}")]
-    Server(#[from] crate::harness::HarnessError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("{0} is not empty; name a new directory with --keep")]
-    NotEmpty(PathBuf),
-    #[error("cannot use {0}: {1}")]
-    Directory(PathBuf, std::io::Error),
-    #[error("the demo's configuration is refused: {0}")]
-    Config(#[from] crate::config::ConfigError),
-    #[error("a sample event has no unique id: {0}")]
-    Event(#[from] stored::EventError),
-    #[error("the sync that should {0} ended as {1}; please report this")]
-    Surprise(&'static str, &'static str),
-}
-
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    match demo(global, args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error);
-            let code = match error {
-                DemoError::Store(_) | DemoError::Directory(..) => StoreError::EXIT_CODE,
-                DemoError::NotEmpty(_) => super::EXIT_USAGE,
-                DemoError::Server(_)
-                | DemoError::Config(_)
-                | DemoError::Event(_)
-                | DemoError::Surprise(..) => EXIT_INTERNAL,
-            };
-            ExitCode::from(code)
-        }
-    }
-}
-
-fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let (state_dir, scratch) = state_directory(args)?;
     let page_size = (args.rules / 6).clamp(1, 10_000);
     let batch_size = u32::try_from(args.events / 3).unwrap_or(u32::MAX).clamp(1, 1000);
@@ -106,7 +68,7 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
         file: None,
         system: Vec::new(),
     };
-    let config = Config::load(&sources)?.config;
+    let config = Config::examine(&sources).config;
     let heeded = Heeded::inherited();
     let sync = |rate: u32| {
         let wanted = Wanted { wait: false, ..Wanted::of(Trigger::Manual) };
@@ -120,7 +82,7 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
     heading("1. A new host: everything from scratch");
     let record = sync(1);
     show(&record);
-    expect(&record, "succeed", SyncResult::Success)?;
+    expect(&record, SyncResult::Success)?;
 
     heading("2. Rules change, go and come; LOCKDOWN becomes MONITOR");
     let few = (args.rules / 20).max(1);
@@ -128,7 +90,7 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
     server.change_settings(|s| *s = settings(wire::ClientMode::Monitor, 900));
     let record = sync(1);
     show(&record);
-    expect(&record, "succeed", SyncResult::Success)?;
+    expect(&record, SyncResult::Success)?;
 
     heading("3. The server cuts every rule page short; its new settings are reverted");
     line(format!("   (waits pass {CLOCK_RATE} times as fast as they read)"));
@@ -136,7 +98,7 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
     server.fault(Stage::RuleDownload, every(), Fault::Truncate);
     let record = sync(CLOCK_RATE);
     show(&record);
-    expect(&record, "fail", SyncResult::RuleDownloadFailed)?;
+    expect(&record, SyncResult::RuleDownloadFailed)?;
 
     heading("What the host has now");
     state_of(&state_dir)?;
@@ -153,22 +115,24 @@ fn demo(global: &Global, args: &Args) -> Result<(), DemoError> {
 }
 
 /// The directory to keep, or one that goes with the returned guard.
-fn state_directory(args: &Args) -> Result<(PathBuf, Option<tempfile::TempDir>), DemoError> {
+fn state_directory(args: &Args) -> Result<(PathBuf, Option<tempfile::TempDir>), Error> {
+    let unusable =
+        |dir: &Path, error| Error::unusable(format!("cannot use {}: {error}", dir.display()));
     if let Some(dir) = &args.keep {
         let mut entries = match std::fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok((dir.clone(), None));
             }
-            Err(error) => return Err(DemoError::Directory(dir.clone(), error)),
+            Err(error) => return Err(unusable(dir, error)),
         };
         return match entries.next() {
-            Some(_) => Err(DemoError::NotEmpty(dir.clone())),
+            Some(_) => Err(Error::usage(format!("{} is not empty", dir.display()))
+                .with_fix("name a new directory with --keep")),
             None => Ok((dir.clone(), None)),
         };
     }
-    let scratch =
-        tempfile::tempdir().map_err(|error| DemoError::Directory(std::env::temp_dir(), error))?;
+    let scratch = tempfile::tempdir().map_err(|error| unusable(&std::env::temp_dir(), error))?;
     Ok((scratch.path().join("state"), Some(scratch)))
 }
 
@@ -182,13 +146,15 @@ fn settings(mode: wire::ClientMode, full_sync_interval: u32) -> wire::PreflightR
     }
 }
 
-fn queue_events(state_dir: &std::path::Path, count: usize) -> Result<(), DemoError> {
+fn queue_events(state_dir: &Path, count: usize) -> Result<(), Error> {
     let now = SystemClock::new().now();
     let (mut events, _) = EventStore::open(state_dir, now.wall)?;
     let mut batch = Vec::new();
     for event in fixtures::events(count, 1) {
         let event = QueuedEvent::from(event);
-        let summary = stored::summarize(&event, false)?;
+        let summary = stored::summarize(&event, false).map_err(|error| {
+            Error::internal(format!("a sample event has no unique id: {error}"))
+        })?;
         batch.push(NewEvent { summary, data: stored::encode(&event) });
         if batch.len() == QUEUED_AT_ONCE {
             events.queue_events(&batch, now, Limits::default())?;
@@ -199,11 +165,13 @@ fn queue_events(state_dir: &std::path::Path, count: usize) -> Result<(), DemoErr
     Ok(())
 }
 
-fn expect(record: &SyncRecord, to: &'static str, result: SyncResult) -> Result<(), DemoError> {
+fn expect(record: &SyncRecord, result: SyncResult) -> Result<(), Error> {
     if record.result == result {
         return Ok(());
     }
-    Err(DemoError::Surprise(to, record.result.name()))
+    let (is, expected) = (record.result.name(), result.name());
+    Err(Error::internal(format!("this sync should have ended as {expected}, not {is}"))
+        .with_fix("please report this"))
 }
 
 fn heading(text: &str) {
@@ -226,7 +194,7 @@ fn show(record: &SyncRecord) {
     }
 }
 
-fn state_of(state_dir: &std::path::Path) -> Result<(), DemoError> {
+fn state_of(state_dir: &Path) -> Result<(), Error> {
     let store = Store::open_read_only(state_dir)?;
     let RuleCounts { binary, certificate, compiler, transitive, teamid, signingid, cdhash } =
         store.rule_counts()?;

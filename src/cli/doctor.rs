@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{EXIT_INTERNAL, Global, output, setup};
+use super::{Error, Global, output, setup};
 use crate::clock::SystemClock;
 use crate::config::{Config, state_dir};
 use crate::host::{self, SystemHost};
@@ -93,12 +93,12 @@ impl Layer {
         }
     }
 
-    /// The exit code of a problem there.
-    const fn exit_code(self) -> u8 {
+    /// The result of a sync with a problem there.
+    const fn result(self) -> SyncResult {
         match self {
-            Self::Configuration => super::EXIT_CONFIG,
-            Self::Identity => SyncResult::MissingMachineId.exit_code(),
-            Self::StateDirectory | Self::Stores => SyncResult::StateUnusable.exit_code(),
+            Self::Configuration => SyncResult::BadConfiguration,
+            Self::Identity => SyncResult::MissingMachineId,
+            Self::StateDirectory | Self::Stores => SyncResult::StateUnusable,
             Self::Service
             | Self::Dns
             | Self::Connection
@@ -108,7 +108,7 @@ impl Layer {
             | Self::Body
             | Self::Clock
             | Self::Encodings
-            | Self::History => SyncResult::PreflightFailed.exit_code(),
+            | Self::History => SyncResult::PreflightFailed,
         }
     }
 }
@@ -133,7 +133,7 @@ struct Line {
 
 impl Line {
     fn new(layer: Layer, status: Status, message: impl Into<String>) -> Self {
-        let exit_code = layer.exit_code();
+        let exit_code = layer.result().exit_code();
         Self { layer, status, message: message.into(), fix: None, kind: None, exit_code }
     }
 
@@ -215,14 +215,10 @@ impl Report {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            output::error(format_args!("no runtime can be made: {error}"));
-            return ExitCode::from(EXIT_INTERNAL);
-        }
-    };
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
     // Lines are shown as they come: some layers take their time.
     let mut lines = Lines { shown: !args.json, all: Vec::new() };
     runtime.block_on(examine(global, args, &mut lines));
@@ -232,7 +228,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     } else {
         output::line(report.summary());
     }
-    ExitCode::from(report.exit_code)
+    Ok(ExitCode::from(report.exit_code))
 }
 
 /// Lines found so far.

@@ -6,12 +6,10 @@ mod bundles;
 mod list;
 mod rejected;
 
-use std::process::ExitCode;
-
 use clap::Subcommand;
 
 use super::setup::{self, Setup};
-use super::{Global, output};
+use super::{Error, Global, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::{EventStore, Notice, ReadEvents, StoreError};
 
@@ -39,47 +37,19 @@ enum Command {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let setup = match setup::load(global) {
-        Ok(setup) => setup,
-        Err(code) => return code,
-    };
-    let done = match &args.command {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    let setup = setup::load(global)?;
+    match &args.command {
         Command::List(args) => list::run(&setup, args),
         Command::Add(args) => add::run(global, &setup, args),
         Command::Requeue(args) => rejected::requeue(&setup, args),
         Command::Drop(args) => rejected::drop(&setup, args),
         Command::Bundles(args) => bundles::run(global, &setup, args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            output::error(&failure.message);
-            ExitCode::from(failure.exit_code)
-        }
     }
-}
-
-/// Why a command did not do its work.
-#[derive(Debug)]
-struct Failure {
-    exit_code: u8,
-    message: String,
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self { exit_code: StoreError::EXIT_CODE, message: error.to_string() }
-    }
-}
-
-/// What was asked for cannot be done.
-fn usage(message: impl Into<String>) -> Failure {
-    Failure { exit_code: super::EXIT_USAGE, message: message.into() }
 }
 
 /// Opens the queue to look at; `None` if nothing was ever queued.
-fn look(setup: &Setup) -> Result<Option<ReadEvents>, Failure> {
+fn look(setup: &Setup) -> Result<Option<ReadEvents>, Error> {
     match EventStore::open_read_only(&setup.state_dir) {
         Ok(store) => Ok(Some(store)),
         Err(StoreError::Missing { .. }) if setup.state_dir.is_dir() => Ok(None),
@@ -88,7 +58,7 @@ fn look(setup: &Setup) -> Result<Option<ReadEvents>, Failure> {
 }
 
 /// Opens the queue to change it.
-fn open(setup: &Setup) -> Result<EventStore, Failure> {
+fn open(setup: &Setup) -> Result<EventStore, Error> {
     let (store, notices) = EventStore::open(&setup.state_dir, SystemClock::new().now().wall)?;
     for notice in notices {
         match notice {

@@ -2,9 +2,9 @@
 
 mod serve;
 
-use std::process::ExitCode;
-
 use clap::Subcommand;
+
+use super::Error;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,7 +20,7 @@ enum Command {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args) -> ExitCode {
+pub(super) fn run(args: &Args) -> Result<(), Error> {
     match &args.command {
         Command::Serve(args) => serve::run(args),
     }

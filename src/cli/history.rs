@@ -1,10 +1,8 @@
 //! `history`: what became of the last syncs.
 
-use std::process::ExitCode;
-
 use serde::Serialize;
 
-use super::{Global, output, setup};
+use super::{Error, Global, output, setup};
 use crate::model::{SCHEMA_VERSION, SyncRecord, SyncType, Trigger};
 use crate::store::{self, RECORDS_KEPT, Store, StoreError};
 
@@ -27,30 +25,19 @@ struct History {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let setup = match setup::load(global) {
-        Ok(setup) => setup,
-        Err(code) => return code,
-    };
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    let setup = setup::load(global)?;
     let syncs = match Store::open_read_only(&setup.state_dir) {
-        Ok(store) => store.history(args.limit),
-        Err(StoreError::Missing { .. }) => Ok(store::left_records(&setup.state_dir)),
-        Err(error) => Err(error),
+        Ok(store) => store.history(args.limit)?,
+        Err(StoreError::Missing { .. }) => store::left_records(&setup.state_dir),
+        Err(error) => return Err(error.into()),
     };
-    match syncs {
-        Ok(syncs) if args.json => {
-            output::json(&History { schema_version: SCHEMA_VERSION, syncs });
-            ExitCode::SUCCESS
-        }
-        Ok(syncs) => {
-            show(&syncs);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            output::error(&error);
-            ExitCode::from(StoreError::EXIT_CODE)
-        }
+    if args.json {
+        output::json(&History { schema_version: SCHEMA_VERSION, syncs });
+    } else {
+        show(&syncs);
     }
+    Ok(())
 }
 
 fn show(syncs: &[SyncRecord]) {

@@ -24,7 +24,7 @@ mod safe;
 
 /// How long the last lines of the daemon or of a sync of its may take: DAEMON-3
 /// leaves 5 s for everything.
-const LAST_LINES_OF_A_SERVICE: Duration = Duration::from_millis(500);
+pub(super) const LAST_LINES_OF_A_SERVICE: Duration = Duration::from_millis(500);
 
 /// How long the last lines of a command may take.
 const LAST_LINES: Duration = Duration::from_secs(5);

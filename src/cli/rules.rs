@@ -7,20 +7,16 @@ mod import;
 mod list;
 mod verify;
 
-use std::process::ExitCode;
-
 use clap::{Subcommand, ValueEnum};
 
-use super::setup::Setup;
-use super::{Global, output};
+use super::setup::{self, Setup};
+use super::{Error, Global};
 use crate::config::Config;
-use crate::model::{RuleState, RuleType, SyncResult};
-use crate::store::{ReadStore, Store, StoreError};
+use crate::model::{RuleState, RuleType};
+use crate::store::{ReadStore, Store};
 
 /// The version of every `--json` form here.
 const SCHEMA_VERSION: u32 = 1;
-/// Exit code if syncs are in the way.
-const EXIT_TOO_MANY_SYNCS: u8 = SyncResult::TooManySyncs.exit_code();
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,60 +39,22 @@ enum Command {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let done = match &args.command {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    match &args.command {
         Command::List(args) => list::run(global, args),
         Command::Check(args) => check::run(global, args),
         Command::Export(args) => export::run(global, args),
         Command::Import(args) => import::run(global, args),
         Command::Verify(args) => verify::run(global, args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if let Some(message) = failure.message {
-                output::error(message);
-            }
-            failure.exit_code
-        }
     }
-}
-
-/// Why a command did not do its work.
-#[derive(Debug)]
-struct Failure {
-    exit_code: ExitCode,
-    /// `None` if it has been told already.
-    message: Option<String>,
-}
-
-impl Failure {
-    fn new(exit_code: u8, message: impl Into<String>) -> Self {
-        Self { exit_code: exit_code.into(), message: Some(message.into()) }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::new(StoreError::EXIT_CODE, error.to_string())
-    }
-}
-
-/// What the arguments ask for cannot be done.
-fn usage(message: impl Into<String>) -> Failure {
-    Failure::new(super::EXIT_USAGE, message)
-}
-
-fn setup(global: &Global) -> Result<Setup, Failure> {
-    super::setup::load(global).map_err(|exit_code| Failure { exit_code, message: None })
 }
 
 /// Reads the configuration and opens the store to read from.
-fn open(global: &Global) -> Result<(Config, ReadStore), Failure> {
-    open_in(setup(global)?)
+fn open(global: &Global) -> Result<(Config, ReadStore), Error> {
+    open_in(setup::load(global)?)
 }
 
-fn open_in(setup: Setup) -> Result<(Config, ReadStore), Failure> {
+fn open_in(setup: Setup) -> Result<(Config, ReadStore), Error> {
     let store = Store::open_read_only(&setup.state_dir)?;
     Ok((setup.config, store))
 }

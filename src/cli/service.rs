@@ -5,18 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Subcommand, ValueEnum};
-use thiserror::Error;
 
+use super::error::{EXIT_UNREACHABLE, Error};
 use super::output;
 
 mod install;
 
 use install::{Installer, Outcome};
-
-/// Exit code if the service manager does not run the daemon.
-const EXIT_NOT_RUNNING: u8 = 69;
-/// Exit code if a file of the service cannot be written.
-const EXIT_UNUSABLE: u8 = 73;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -57,8 +52,8 @@ enum Manager {
 }
 
 /// Why a service cannot be managed.
-#[derive(Debug, Error)]
-enum ServiceError {
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServiceError {
     #[error("cannot write {path}: {source}; run this as root")]
     File { path: PathBuf, source: io::Error },
     #[error("cannot run {program}: {source}; is this system run by it? --manager names another")]
@@ -69,17 +64,6 @@ enum ServiceError {
     NotRunning { said: String, log: &'static str },
     #[error("{0} is not an absolute path a service can have; give another with --program")]
     Program(PathBuf),
-}
-
-impl ServiceError {
-    const fn exit_code(&self) -> u8 {
-        match self {
-            Self::File { .. } | Self::Program(_) => EXIT_UNUSABLE,
-            Self::Runner { .. } | Self::Command { .. } | Self::NotRunning { .. } => {
-                EXIT_NOT_RUNNING
-            }
-        }
-    }
 }
 
 /// What a command answered.
@@ -116,26 +100,18 @@ impl Runner for Nobody {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args) -> ExitCode {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     let system = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
     let runner: &dyn Runner = if args.root.is_some() { &Nobody } else { &System };
     let program = args.program.clone().map_or_else(std::env::current_exe, Ok);
-    let installer =
-        program.map_err(|source| ServiceError::Runner { program: "santa-sync", source });
-    let done = installer.and_then(|program| {
-        let root = args.root.as_deref().unwrap_or(Path::new("/"));
-        Installer::new(args.manager.unwrap_or(system), &program, root, runner)
-    });
-    match done.and_then(|installer| act(&installer, args.action)) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            output::error(&error);
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let program =
+        program.map_err(|source| ServiceError::Runner { program: "santa-sync", source })?;
+    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    let installer = Installer::new(args.manager.unwrap_or(system), &program, root, runner)?;
+    Ok(act(&installer, args.action)?)
 }
 
-fn act(installer: &Installer<'_>, action: Action) -> Result<u8, ServiceError> {
+fn act(installer: &Installer<'_>, action: Action) -> Result<ExitCode, ServiceError> {
     match action {
         Action::Install { print: true } => {
             output::line(format_args!("# {}", installer.path().display()));
@@ -153,8 +129,10 @@ fn act(installer: &Installer<'_>, action: Action) -> Result<u8, ServiceError> {
             let (is_there, runs) = installer.status()?;
             output::line(format_args!("installed  {}", if is_there { "yes" } else { "no" }));
             output::line(format_args!("running    {}", if runs { "yes" } else { "no" }));
-            return Ok(if is_there && runs { 0 } else { EXIT_NOT_RUNNING });
+            if !(is_there && runs) {
+                return Ok(ExitCode::from(EXIT_UNREACHABLE));
+            }
         }
     }
-    Ok(0)
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,9 @@
 //! What every command that needs the configuration begins with.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use super::{EXIT_CONFIG, Global, output};
-use crate::config::{
-    self, Config, ConfigError, Finding, FindingKind, Severity, Sources, system_files,
-};
+use super::{Error, Global};
+use crate::config::{self, Config, Finding, Severity, Sources, system_files};
 use crate::host::{self, HostSource as _, SystemHost};
 
 /// A configuration to act on.
@@ -29,34 +26,17 @@ pub(super) fn sources(global: &Global) -> Sources {
     }
 }
 
-/// Reads the configuration and warns of what is wrong with it. If it cannot be
-/// acted on, says why and answers the exit code.
-pub(super) fn load(global: &Global) -> Result<Setup, ExitCode> {
-    match Config::load(&sources(global)) {
-        Ok(loaded) => {
-            warn_of(&loaded.findings);
-            let state_dir = config::state_dir(global.state_dir.as_deref(), &loaded.config);
-            let setup = Setup { config: loaded.config, state_dir };
-            tracing::debug!(state_dir = %setup.state_dir.display(), "configuration read");
-            Ok(setup)
-        }
-        Err(error) => {
-            output::error(&error);
-            let ConfigError::Rejected(findings) = error;
-            Err(ExitCode::from(exit_code(&findings)))
-        }
-    }
-}
-
-/// The exit code of a configuration with these findings: the command line is
-/// the user's to mend at once, the rest is configuration.
-pub(super) fn exit_code(findings: &[Finding]) -> u8 {
-    let mut errors = findings.iter().filter(|f| f.severity == Severity::Error);
-    match errors.next() {
-        None => 0,
-        Some(first) if first.kind == FindingKind::BadSet => super::EXIT_USAGE,
-        Some(_) => EXIT_CONFIG,
-    }
+/// Reads the configuration and warns of what is wrong with it.
+///
+/// # Errors
+/// If the configuration cannot be acted on.
+pub(super) fn load(global: &Global) -> Result<Setup, Error> {
+    let loaded = Config::load(&sources(global))?;
+    warn_of(&loaded.findings);
+    let state_dir = config::state_dir(global.state_dir.as_deref(), &loaded.config);
+    let setup = Setup { config: loaded.config, state_dir };
+    tracing::debug!(state_dir = %setup.state_dir.display(), "configuration read");
+    Ok(setup)
 }
 
 /// Logs what is wrong, each thing once.

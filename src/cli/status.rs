@@ -2,24 +2,20 @@
 //! them, from the daemon.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 use std::{fs, io};
 
+use super::error::{EXIT_TOO_OLD, Error};
 use super::{Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::beat::Beat;
 use crate::daemon::message::{Answer, Request};
 use crate::host::{self, SystemHost};
 use crate::model::Timestamp;
-use crate::store::StoreError;
 
 mod report;
 
 use report::{Status, Told};
-
-/// Exit code if the last success is older than `--max-age`.
-const EXIT_TOO_OLD: u8 = 1;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -32,11 +28,8 @@ pub(super) struct Args {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let setup = match setup::load(global) {
-        Ok(setup) => setup,
-        Err(code) => return code,
-    };
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    let setup = setup::load(global)?;
     let now = SystemClock::new().now().wall;
     let machine_id = host::machine_id(&setup.config, &SystemHost);
     // To a user who may not look into it, an empty directory is one that is full.
@@ -56,33 +49,24 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         }
         success
     } else {
-        match Status::read(&setup.config, &setup.state_dir, machine_id, now) {
-            Ok(status) => {
-                if args.json {
-                    output::json(&status);
-                } else {
-                    status.show();
-                }
-                status.last_success_at()
-            }
-            Err(error) => {
-                output::error(&error);
-                return ExitCode::from(StoreError::EXIT_CODE);
-            }
+        let status = Status::read(&setup.config, &setup.state_dir, machine_id, now)?;
+        if args.json {
+            output::json(&status);
+        } else {
+            status.show();
         }
+        status.last_success_at()
     };
     match args.max_age {
         Some(max_age) if too_old(success, max_age, now) => {
-            if !args.json {
-                let secs = max_age.as_secs();
-                output::error(match success {
-                    None => never.to_owned(),
-                    Some(_) => format!("the last successful sync is older than {secs} s"),
-                });
-            }
-            ExitCode::from(EXIT_TOO_OLD)
+            let secs = max_age.as_secs();
+            let what = match success {
+                None => never.to_owned(),
+                Some(_) => format!("the last successful sync is older than {secs} s"),
+            };
+            Err(Error::new(EXIT_TOO_OLD, what))
         }
-        Some(_) | None => ExitCode::SUCCESS,
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Global, LogLevel, output, setup};
+use super::{Error, Global, LogLevel, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::host::{self, SystemHost};
@@ -92,16 +92,13 @@ impl Args {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let setup = match setup::load(global) {
-        Ok(setup) => setup,
-        Err(code) => return code,
-    };
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    let setup = setup::load(global)?;
     let wanted = args.wanted();
     let mut reporter = Reporter::new(!args.json);
     if let Some(client) = by_daemon::find(global, args, &setup.state_dir) {
         let record = by_daemon::sync(client, wanted, &reporter);
-        return finish(args, reporter, &record);
+        return Ok(finish(args, reporter, &record));
     }
     let clock = SystemClock::with_rate(global.clock_rate);
     let record = {
@@ -113,7 +110,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         let observer: &mut dyn Observer = &mut reporter;
         sync_once(&setup.config, &setup.state_dir, wanted, clock, Heeded::inherited(), observer)
     };
-    finish(args, reporter, &record)
+    Ok(finish(args, reporter, &record))
 }
 
 fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::sync::{Heeded, sync_once, upload_once};
-use super::{EXIT_USAGE, Global, output};
+use super::{Error, Global, output};
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Layer, Source};
 use crate::daemon::message::{Facts, Line, Order, Step};
@@ -33,12 +33,11 @@ pub(super) fn run(
     global: &Global,
     #[cfg_attr(not(feature = "harness"), expect(unused_variables, reason = "nothing in it"))]
     args: &Args,
-) -> ExitCode {
+) -> Result<ExitCode, Error> {
     let order = read().ok().as_deref().and_then(read_order);
-    let Some((order, values)) = order else {
-        output::error("there is no order on standard input; only the daemon starts this command");
-        return ExitCode::from(EXIT_USAGE);
-    };
+    let (order, values) = order.ok_or_else(|| {
+        Error::usage("there is no order on standard input; only the daemon starts this command")
+    })?;
     let ordinary = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tell(&Line::Panicked { message: panic.to_string() });
@@ -57,7 +56,7 @@ pub(super) fn run(
         Order::Upload => {
             let report = upload_once(&config, &state_dir, clock, heeded);
             tell(&Line::Uploaded { report, facts: facts(&config, &state_dir) });
-            return ExitCode::SUCCESS;
+            return Ok(ExitCode::SUCCESS);
         }
     };
     let wanted = Wanted { clean: errand.clean, ..Wanted::of(errand.trigger) };
@@ -67,7 +66,7 @@ pub(super) fn run(
     let record = sync_once(&config, &state_dir, wanted, clock, heeded, &mut teller);
     let exit_code = record.exit_code;
     tell(&Line::Ended { record: Box::new(record), facts: facts(&config, &state_dir) });
-    ExitCode::from(exit_code)
+    Ok(ExitCode::from(exit_code))
 }
 
 fn facts(config: &Config, state_dir: &Path) -> Option<Box<Facts>> {

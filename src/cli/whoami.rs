@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Global, output, setup};
+use super::output;
+use super::setup::Setup;
 use crate::config::Config;
 use crate::host::{self, HostReport, HostSource, SystemHost};
 use crate::model::SyncResult;
@@ -38,11 +39,7 @@ struct FactForm {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
-    let setup = match setup::load(global) {
-        Ok(setup) => setup,
-        Err(code) => return code,
-    };
+pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
     let report = Report::of(&setup.config, &SystemHost);
     if args.json {
         output::json(&report);

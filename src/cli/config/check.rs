@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use rustix::fs::Access;
 use serde::Serialize;
 
-use super::super::{EXIT_CONFIG, Global, output, setup};
 use super::SCHEMA_VERSION;
+use crate::cli::error::{self, EXIT_CONFIG};
+use crate::cli::{Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
 use crate::files;
@@ -65,7 +66,7 @@ impl Report {
             (0, _) => "warning",
             _ => "error",
         };
-        let exit_code = match setup::exit_code(&findings) {
+        let exit_code = match error::exit_of(&findings) {
             0 => 0,
             // Whatever the mistake, this command could be understood.
             _ => EXIT_CONFIG,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::super::{Global, output, setup};
+use super::super::{Global, error, output, setup};
 use super::SCHEMA_VERSION;
 use crate::config::keys::{self, KEYS};
 use crate::config::{Config, Effective, Source, revealed, shown};
@@ -60,7 +60,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     } else {
         output::lines(report.text(args.origin));
     }
-    let code = setup::exit_code(&loaded.findings);
+    let code = error::exit_of(&loaded.findings);
     if code != 0 {
         setup::warn_of(&loaded.findings);
         output::note("the configuration is refused; `santa-sync config check` says why");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::config::in_use;
-use super::super::setup;
+use super::super::error;
 use super::stores::Rules;
 use super::{Layer, Line};
 use crate::clock::Clock;
@@ -33,7 +33,7 @@ pub(super) fn configuration(loaded: &Loaded, clock: &dyn Clock) -> Vec<Line> {
             Severity::Note => None,
         }
     };
-    let exit_code = setup::exit_code(&loaded.findings);
+    let exit_code = error::exit_of(&loaded.findings);
     let refused = |line: Line| {
         let exit_code = if exit_code == 0 { line.exit_code } else { exit_code };
         Line { exit_code, ..line }

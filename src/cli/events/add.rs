@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader, Read as _};
 
 use serde::Serialize;
 
-use super::{Failure, SCHEMA_VERSION, usage};
+use super::SCHEMA_VERSION;
 use crate::cli::setup::Setup;
-use crate::cli::{Global, output};
+use crate::cli::{Error, Global, output};
 use crate::sync::ingest::LINE_MAX;
 
 mod intake;
@@ -37,7 +37,7 @@ struct LineForm<'a> {
 /// Queues events from standard input. Lines are committed as soon as none is at
 /// hand any more, so that whoever waits for an answer before it writes the next
 /// line gets one.
-pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut intake = Intake::new(global, setup)?;
     let dropped_before = intake.dropped()?;
     let mut input = BufReader::with_capacity(1 << 18, std::io::stdin().lock());
@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Fai
     let mut number = 0;
     loop {
         let line = read_line(&mut input)
-            .map_err(|error| usage(format!("cannot read standard input: {error}")))?;
+            .map_err(|error| Error::usage(format!("cannot read standard input: {error}")))?;
         let ended = line.is_none();
         number += 1;
         if let Some(line) = line.filter(|line| !line.trim_ascii().is_empty()) {
@@ -59,10 +59,9 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Fai
             let mut told = Vec::with_capacity(lines.len());
             let done = intake.take_in(&lines, &mut told);
             tell(&numbers, &told, args.json);
-            done.map_err(|Failure { exit_code, message }| {
+            done.map_err(|error| {
                 let first = numbers.get(told.len()).copied().unwrap_or(number);
-                let message = format!("{message}; line {first} and those after it are not queued");
-                Failure { exit_code, message }
+                error.and(format_args!("line {first} and those after it are not queued"))
             })?;
             for told in &told {
                 *tally.entry(told.result).or_insert(0_u64) += 1;
@@ -84,8 +83,10 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Fai
     }
     match tally.get("invalid") {
         None => Ok(()),
-        Some(1) => Err(usage("1 line is no event; the others were taken in")),
-        Some(bad) => Err(usage(format!("{bad} lines are no events; the others were taken in"))),
+        Some(1) => Err(Error::usage("1 line is no event; the others were taken in")),
+        Some(bad) => {
+            Err(Error::usage(format!("{bad} lines are no events; the others were taken in")))
+        }
     }
 }
 

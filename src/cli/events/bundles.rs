@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
-use super::{Failure, SCHEMA_VERSION, look};
+use super::{SCHEMA_VERSION, look};
 use crate::cli::setup::Setup;
-use crate::cli::{Global, by_daemon, output};
+use crate::cli::{Error, Global, by_daemon, output};
 use crate::daemon::client::Client;
 use crate::daemon::message::{Answer, Bundle, Request};
 use crate::model::Timestamp;
-use crate::store::StoreError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,7 +32,7 @@ struct BundleForm {
 }
 
 /// Lists the open requests.
-pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Error> {
     let asked = by_daemon::find_to_ask(global, &setup.state_dir).and_then(asked).transpose()?;
     let bundles = match asked {
         Some(bundles) => bundles,
@@ -64,9 +63,9 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Fai
 }
 
 /// What the daemon says; `None` if it says nothing.
-fn asked(mut client: Client) -> Option<Result<Vec<Bundle>, Failure>> {
+fn asked(mut client: Client) -> Option<Result<Vec<Bundle>, Error>> {
     let answer = by_daemon::ask(&mut client, &Request::BundleRequests, |answer| {
         if let Answer::BundleRequests { bundles } = answer { Some(bundles) } else { None }
     })?;
-    Some(answer.map_err(|message| Failure { exit_code: StoreError::EXIT_CODE, message }))
+    Some(answer.map_err(Error::unusable))
 }

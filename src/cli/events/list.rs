@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Failure, SCHEMA_VERSION, look};
-use crate::cli::output;
+use super::{SCHEMA_VERSION, look};
 use crate::cli::setup::Setup;
+use crate::cli::{Error, output};
 use crate::model::{EventRow, Timestamp};
 use crate::protocol::events::decode;
 use crate::protocol::json::enum_name;
@@ -74,7 +74,7 @@ struct RejectedForm {
 }
 
 /// Lists the events.
-pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut list = List {
         schema_version: SCHEMA_VERSION,
         pending: 0,

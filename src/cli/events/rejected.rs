@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Failure, SCHEMA_VERSION, open, usage};
-use crate::cli::output;
+use super::{SCHEMA_VERSION, open};
 use crate::cli::setup::Setup;
+use crate::cli::{Error, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::{EventStore, Requeued};
 
@@ -35,7 +35,7 @@ struct EventForm {
 }
 
 /// Sends events back to the queue.
-pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Failure> {
+pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut store = open(setup)?;
     let ids = ids(&store, args)?;
     let answers = store.requeue(&ids, SystemClock::new().now().wall)?;
@@ -48,7 +48,7 @@ pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Failure> {
 }
 
 /// Deletes events that were set aside.
-pub(super) fn drop(setup: &Setup, args: &Args) -> Result<(), Failure> {
+pub(super) fn drop(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut store = open(setup)?;
     let ids = ids(&store, args)?;
     let answers = store.drop_rejected(&ids)?;
@@ -56,7 +56,7 @@ pub(super) fn drop(setup: &Setup, args: &Args) -> Result<(), Failure> {
     report(&ids, results, args.json)
 }
 
-fn ids(store: &EventStore, args: &Args) -> Result<Vec<i64>, Failure> {
+fn ids(store: &EventStore, args: &Args) -> Result<Vec<i64>, Error> {
     if !args.all {
         return Ok(args.ids.clone());
     }
@@ -67,7 +67,7 @@ fn report(
     ids: &[i64],
     results: impl Iterator<Item = &'static str>,
     json: bool,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let events = ids.iter().zip(results).map(|(id, result)| EventForm { id: *id, result });
     let report = Report { schema_version: SCHEMA_VERSION, events: events.collect() };
     if json {
@@ -82,8 +82,6 @@ fn report(
     if unknown == 0 {
         return Ok(());
     }
-    Err(usage(format!(
-        "{unknown} of the numbers given name no event that was set aside; \
-         `events list --rejected` shows them"
-    )))
+    Err(Error::usage(format!("{unknown} of the numbers given name no event that was set aside"))
+        .with_fix("`santa-sync events list --rejected` shows them"))
 }

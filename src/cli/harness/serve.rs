@@ -4,20 +4,18 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::demo::at_most_5_million;
-use crate::cli::{EXIT_INTERNAL, EXIT_USAGE, output};
+use crate::cli::{Error, output};
 use crate::harness::{
-    AnswerEncoding, Encoding, Exchange, FakeServer, HarnessError, Preset, Route, Scripted,
-    SyncTypePolicy, Transfer, Xsrf, fixtures,
+    AnswerEncoding, Encoding, Exchange, FakeServer, Preset, Route, Scripted, SyncTypePolicy,
+    Transfer, Xsrf, fixtures,
 };
 use crate::protocol::wire;
 
@@ -167,63 +165,15 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// Why the server does not run.
-#[derive(Debug, Error)]
-enum ServeError {
-    #[error(
-        "{0} is no loopback address, so other hosts could reach this server; --public allows that"
-    )]
-    NotLoopback(SocketAddr),
-    #[error("cannot read {path}: {source}; give a file that this user may read", path = path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{path} is not {what}: {source}", path = path.display())]
-    Form { path: PathBuf, what: &'static str, source: serde_json::Error },
-    #[error(
-        "rule {index} of {path} has no known {what}; give the protocol's name for it",
-        path = path.display()
-    )]
-    Rule { path: PathBuf, index: usize, what: &'static str },
-    #[error("cannot write {path}: {source}; give a place where this user may write", path = path.display())]
-    Transcript { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Harness(#[from] HarnessError),
-    #[error("cannot wait for signals: {0}")]
-    Signals(#[source] io::Error),
-}
-
-impl ServeError {
-    const fn exit_code(&self) -> u8 {
-        match self {
-            Self::NotLoopback(_)
-            | Self::Read { .. }
-            | Self::Form { .. }
-            | Self::Rule { .. }
-            | Self::Transcript { .. }
-            | Self::Harness(HarnessError::Listen { .. }) => EXIT_USAGE,
-            Self::Harness(HarnessError::Thread(_)) | Self::Signals(_) => EXIT_INTERNAL,
-        }
-    }
-}
-
 /// Runs the command.
-pub(super) fn run(args: &Args) -> ExitCode {
-    match serve(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error);
-            ExitCode::from(error.exit_code())
-        }
-    }
-}
-
-fn serve(args: &Args) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::Signals)?;
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let no_signals =
+        |error| Error::internal(format!("cannot wait for connections and signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(no_signals)?;
     runtime.block_on(async {
-        // Before the URL is printed, so that a signal sent upon it is heard.
-        let mut signals = Signals::new().map_err(ServeError::Signals)?;
+        // Before the URL is printed: whoever reads it may send a signal at once.
+        let mut signals = Signals::new().map_err(no_signals)?;
         let server = start(args)?;
         let url = server.url();
         if args.json {
@@ -275,9 +225,11 @@ impl Signals {
     }
 }
 
-fn start(args: &Args) -> Result<FakeServer, ServeError> {
+fn start(args: &Args) -> Result<FakeServer, Error> {
     if !args.listen.ip().is_loopback() && !args.public {
-        return Err(ServeError::NotLoopback(args.listen));
+        let what =
+            format!("{} is not a loopback address, so other hosts could connect", args.listen);
+        return Err(Error::usage(what).with_fix("--public allows that"));
     }
     let mut builder = FakeServer::builder()
         .listen(args.listen)
@@ -340,10 +292,13 @@ fn start(args: &Args) -> Result<FakeServer, ServeError> {
 }
 
 /// Prints and writes down exchanges as they are answered.
-fn report(args: &Args) -> Result<impl Fn(&Exchange) + Send + Sync + 'static, ServeError> {
+fn report(args: &Args) -> Result<impl Fn(&Exchange) + Send + Sync + 'static, Error> {
     let transcript = match &args.transcript {
         Some(path) => {
-            let failed = |source| ServeError::Transcript { path: path.clone(), source };
+            let failed = |error| {
+                Error::usage(format!("cannot write {}: {error}", path.display()))
+                    .with_fix("name a file that this user may write")
+            };
             Some(Mutex::new(File::create(path).map_err(failed)?))
         }
         None => None,
@@ -386,22 +341,28 @@ fn summary(args: &Args, server: &FakeServer) {
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, ServeError> {
-    let failed = |source| ServeError::Read { path: path.to_owned(), source };
-    let text = fs::read(path).map_err(failed)?;
-    let form = |source| ServeError::Form { path: path.to_owned(), what, source };
-    serde_json::from_slice(&text).map_err(form)
+fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, Error> {
+    let shown = path.display();
+    let text = fs::read(path).map_err(|error| {
+        Error::usage(format!("cannot read {shown}: {error}"))
+            .with_fix("name a file that this user may read")
+    })?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::usage(format!("{shown} is not {what}: {error}")))
 }
 
-fn rules_of(path: &Path) -> Result<Vec<wire::Rule>, ServeError> {
+fn rules_of(path: &Path) -> Result<Vec<wire::Rule>, Error> {
     let export: wire::RuleDownloadResponse = read(path, "an export of rules")?;
     for (index, rule) in export.rules.iter().enumerate() {
-        let unknown = |what| ServeError::Rule { path: path.to_owned(), index, what };
+        let unknown = |what| {
+            Err(Error::usage(format!("rule {index} of {} has no known {what}", path.display()))
+                .with_fix("use the protocol's name for it"))
+        };
         if rule.policy() == wire::Policy::Unknown {
-            return Err(unknown("policy"));
+            return unknown("policy");
         }
         if rule.rule_type() == wire::RuleType::RuletypeUnknown {
-            return Err(unknown("rule_type"));
+            return unknown("rule_type");
         }
     }
     Ok(export.rules)

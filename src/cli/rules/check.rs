@@ -8,15 +8,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Failure, SCHEMA_VERSION, open_in, setup, usage};
-use crate::cli::setup::Setup;
-use crate::cli::{Global, by_daemon, output};
+use super::{SCHEMA_VERSION, open_in};
+use crate::cli::setup::{self, Setup};
+use crate::cli::{Error, Global, by_daemon, output};
 use crate::daemon::client::Client;
 use crate::daemon::decision::Decision;
 use crate::daemon::message::{self, Lookup, Request};
 use crate::files::kind_of;
 use crate::model::{Executable, Identifier, RuleType, StaticRules};
-use crate::store::StoreError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,9 +43,9 @@ pub(super) struct Args {
 }
 
 /// Looks up and tells.
-pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let executable = executable(args)?;
-    let setup = setup(global)?;
+    let setup = setup::load(global)?;
     let by_daemon = by_daemon::find_to_ask(global, &setup.state_dir)
         .and_then(|client| asked(client, &executable))
         .transpose()?;
@@ -81,7 +80,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn looked_up(setup: Setup, executable: &Executable) -> Result<Decision, Failure> {
+fn looked_up(setup: Setup, executable: &Executable) -> Result<Decision, Error> {
     let (config, store) = open_in(setup)?;
     let settings = config.as_settings().overlaid(&store.applied_settings()?);
     let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
@@ -90,7 +89,7 @@ fn looked_up(setup: Setup, executable: &Executable) -> Result<Decision, Failure>
 }
 
 /// What the daemon says; `None` if it says nothing.
-fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Failure>> {
+fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Error>> {
     let mut lookup = Lookup::default();
     for identifier in executable.identifiers() {
         let field = match identifier.rule_type() {
@@ -107,10 +106,10 @@ fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision,
         // A daemon of an older version does not tell the rule.
         (decision.matched == decision.rule.is_some()).then_some(*decision)
     })?;
-    Some(answer.map_err(|message| Failure::new(StoreError::EXIT_CODE, message)))
+    Some(answer.map_err(Error::unusable))
 }
 
-fn executable(args: &Args) -> Result<Executable, Failure> {
+fn executable(args: &Args) -> Result<Executable, Error> {
     let mut executable = Executable::default();
     for (rule_type, option, text) in [
         (RuleType::Binary, "--sha256", &args.sha256),
@@ -121,7 +120,7 @@ fn executable(args: &Args) -> Result<Executable, Failure> {
     ] {
         if let Some(text) = text {
             let identifier = Identifier::parse(rule_type, text)
-                .map_err(|error| usage(format!("{option} {text:?}: {error}")))?;
+                .map_err(|error| Error::usage(format!("{option} {text:?}: {error}")))?;
             executable = executable.with(identifier);
         }
     }
@@ -129,24 +128,25 @@ fn executable(args: &Args) -> Result<Executable, Failure> {
         // Looked at before it is opened: opening a FIFO would wait for a writer,
         // and a device may have no end.
         let shown = path.display();
-        let metadata = fs::metadata(path)
-            .map_err(|error| usage(format!("cannot read {shown}: {error}; check the path")))?;
+        let metadata = fs::metadata(path).map_err(|error| {
+            Error::usage(format!("cannot read {shown}: {error}; check the path"))
+        })?;
         if metadata.is_dir() {
-            return Err(usage(format!(
+            return Err(Error::usage(format!(
                 "{shown} is a directory; name the executable in it, for a bundle the one in \
                  Contents/MacOS"
             )));
         }
         if !metadata.is_file() {
             let kind = kind_of(metadata.file_type());
-            return Err(usage(format!("{shown} is {kind}; name a file")));
+            return Err(Error::usage(format!("{shown} is {kind}; name a file")));
         }
         let hash = sha256(path)
-            .map_err(|error| usage(format!("cannot read {}: {error}", path.display())))?;
+            .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
         executable = executable.with(Identifier::Binary(hash));
     }
     if executable.is_empty() {
-        return Err(usage("name a file with --path, or an identifier (see --help)"));
+        return Err(Error::usage("name a file with --path, or an identifier (see --help)"));
     }
     Ok(executable)
 }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::list::Rules;
-use super::{Failure, open};
-use crate::cli::{Global, output};
+use super::open;
+use crate::cli::{Error, Global, output};
 use crate::model::RuleState;
 use crate::store::RuleFilter;
 
@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 /// Prints the rules in stored order. Transitive rules are the host's own and
 /// sandbox rules have no form that imports again: both stay out.
-pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let Args { json: _ } = args;
     let (_, store) = open(global)?;
     let exported =

@@ -9,9 +9,9 @@ use std::thread;
 use serde::Serialize;
 
 use self::reading::{Reading, Refused};
-use super::{EXIT_TOO_MANY_SYNCS, Failure, SCHEMA_VERSION, setup, usage};
+use super::SCHEMA_VERSION;
 use crate::cli::sync::in_line;
-use crate::cli::{Global, output};
+use crate::cli::{Error, Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::SyncType;
 use crate::store::{LockError, Notice, RuleChange, RuleChangeKind, StateLock, Store, StoreError};
@@ -58,11 +58,11 @@ impl Args {
 }
 
 /// Reads the whole file, then imports all of it or nothing.
-pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
-    let setup = setup(global)?;
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    let setup = setup::load(global)?;
     let managed = setup.config.sync_base_url.is_some() || !setup.config.static_rules.is_empty();
     if managed && !args.force && !args.dry_run {
-        return Err(usage(
+        return Err(Error::usage(
             "SyncBaseURL or StaticRules is set, so rules are managed centrally and the next sync \
              may undo an import; --force imports anyway, --dry-run tells what would change",
         ));
@@ -79,12 +79,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     }
     if rules.is_empty() && refused_total > 0 {
         let first = refused.first().map(ToString::to_string).unwrap_or_default();
-        return Err(usage(format!(
+        return Err(Error::usage(format!(
             "{name} has no rule that can be stored ({first}); nothing is imported or deleted"
         )));
     }
     if rules.is_empty() && args.sync_type() == SyncType::Normal {
-        return Err(usage(format!(
+        return Err(Error::usage(format!(
             "{name} has no rules, so there is nothing to import; with --clean it deletes the \
              stored rules"
         )));
@@ -114,12 +114,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     Store::prepare_dir(&setup.state_dir)?;
-    let _lock = locked(&setup.state_dir, args.json).map_err(|error| match error {
-        LockError::TooManySyncs(_) => Failure::new(EXIT_TOO_MANY_SYNCS, error.to_string()),
-        LockError::NotAFile { .. } | LockError::Unusable { .. } => {
-            Failure::new(StoreError::EXIT_CODE, error.to_string())
-        }
-    })?;
+    let _lock = locked(&setup.state_dir, args.json)?;
     let (mut store, notices) = Store::open(&setup.state_dir, SystemClock::new().now().wall)?;
     for notice in &notices {
         if let Notice::SetAside { path, reason } = notice {

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer};
 
-use super::{Failure, SCHEMA_VERSION, TypeArg, open, parse_policy};
-use crate::cli::{Global, output};
+use super::{SCHEMA_VERSION, TypeArg, open, parse_policy};
+use crate::cli::{Error, Global, output};
 use crate::daemon::decision::RuleForm;
 use crate::model::{RuleCounts, RuleState, RuleType};
 use crate::store::{ReadStore, RuleFilter, StoreError};
@@ -32,7 +32,7 @@ pub(super) struct Args {
 }
 
 /// Lists the rules.
-pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let (_, store) = open(global)?;
     let named = |state: &RuleState| args.policy.iter().any(|name| name == state.policy_name());
     let filter = RuleFilter {

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Failure, SCHEMA_VERSION, open};
-use crate::cli::{Global, output};
-use crate::store::{RulesVerified, StoreError};
+use super::{SCHEMA_VERSION, open};
+use crate::cli::{Error, Global, output};
+use crate::store::RulesVerified;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,7 +22,7 @@ struct Answer {
 }
 
 /// Verifies and tells.
-pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let (_, store) = open(global)?;
     let verified = store.verify_rules()?;
     let failed = verified.problems.len();
@@ -47,14 +47,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             output::line(format_args!("problem     {}", output::printable(problem)));
         }
         if failed == 0 {
-            output::line("the store is as it should be");
+            output::line("the rule store is consistent");
         }
     }
     if failed == 0 {
         return Ok(());
     }
-    Err(Failure::new(
-        StoreError::EXIT_CODE,
-        "the rule store is not as it should be; `santa-sync sync --clean-all` fetches every rule anew",
-    ))
+    Err(Error::unusable("the rule store is damaged")
+        .with_fix("`santa-sync sync --clean-all` downloads every rule again"))
 }

@@ -1,14 +1,14 @@
 //! Who takes the events of `events add` in: the daemon, or this process.
 
-use super::super::{Failure, look, open};
+use super::super::{look, open};
 use crate::cli::setup::Setup;
-use crate::cli::{Global, by_daemon, output};
+use crate::cli::{Error, Global, by_daemon, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::client::Client;
 use crate::daemon::message::{Answer, EventResult, MAX_LINE, Request};
 use crate::model::Settings;
 use crate::protocol::events::{IngestPolicy, read_line};
-use crate::store::{EventStore, Limits, Store, StoreError};
+use crate::store::{EventStore, Limits, Store};
 use crate::sync::ingest::{self, Answered, take_in};
 
 /// What a request has around its events, in bytes; rather more than less.
@@ -32,7 +32,7 @@ pub(super) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(global: &Global, setup: &'a Setup) -> Result<Self, Failure> {
+    pub(super) fn new(global: &Global, setup: &'a Setup) -> Result<Self, Error> {
         let by_daemon = by_daemon::find_to_ask(global, &setup.state_dir).is_some();
         let own = if by_daemon { None } else { Some(own(setup)?) };
         Ok(Self { setup, by_daemon, own })
@@ -40,11 +40,7 @@ impl<'a> Intake<'a> {
 
     /// Takes lines in, in their order, and tells of each that was, also if the
     /// others could not be. An event that is told of as added is on disk.
-    pub(super) fn take_in(
-        &mut self,
-        lines: &[Vec<u8>],
-        told: &mut Vec<Told>,
-    ) -> Result<(), Failure> {
+    pub(super) fn take_in(&mut self, lines: &[Vec<u8>], told: &mut Vec<Told>) -> Result<(), Error> {
         // Whoever writes the lines may have been silent for long.
         if self.by_daemon
             && let Some(mut client) = by_daemon::again(&self.setup.state_dir)
@@ -80,7 +76,7 @@ impl<'a> Intake<'a> {
     }
 
     /// How many events have been dropped because the queue was full.
-    pub(super) fn dropped(&self) -> Result<u64, Failure> {
+    pub(super) fn dropped(&self) -> Result<u64, Error> {
         Ok(match &self.own {
             Some((store, _)) => store.drops()?.queue_full,
             None => look(self.setup)?.map_or(Ok(0), |store| store.drops().map(|d| d.queue_full))?,
@@ -89,7 +85,7 @@ impl<'a> Intake<'a> {
 }
 
 /// The queue, and what the server's settings and the configuration take in.
-fn own(setup: &Setup) -> Result<(EventStore, IngestPolicy), Failure> {
+fn own(setup: &Setup) -> Result<(EventStore, IngestPolicy), Error> {
     let store = open(setup)?;
     let applied = match Store::open_read_only(&setup.state_dir) {
         Ok(store) => store.applied_settings()?,
@@ -108,7 +104,7 @@ fn own(setup: &Setup) -> Result<(EventStore, IngestPolicy), Failure> {
 
 /// Sends lines to the daemon, as many in a request as it takes, until it takes
 /// no more.
-fn send(client: &mut Client, lines: &[Vec<u8>], told: &mut Vec<Told>) -> Result<(), Failure> {
+fn send(client: &mut Client, lines: &[Vec<u8>], told: &mut Vec<Told>) -> Result<(), Error> {
     while let Some(left) = lines.get(told.len()..).filter(|left| !left.is_empty()) {
         let (mut chunk, events) = chunk(left);
         if chunk.is_empty() {
@@ -125,8 +121,7 @@ fn send(client: &mut Client, lines: &[Vec<u8>], told: &mut Vec<Told>) -> Result<
                 (results.len() == count).then_some(results)
             });
             let Some(results) = answer else { return Ok(()) };
-            let results =
-                results.map_err(|message| Failure { exit_code: StoreError::EXIT_CODE, message })?;
+            let results = results.map_err(Error::unusable)?;
             let sent = chunk.iter_mut().filter(|told| told.reason.is_none());
             for (told, result) in sent.zip(results) {
                 (told.result, told.reason) = match result {

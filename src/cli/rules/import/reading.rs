@@ -10,7 +10,7 @@ use serde::de::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::{Failure, usage};
+use crate::cli::Error;
 use crate::model::{Rule, RuleSet, parse_rule, text};
 use crate::protocol::cel;
 
@@ -24,24 +24,24 @@ const PAGE: usize = 10_000;
 ///
 /// # Errors
 /// If the file cannot be read or has faults. Then none of it counts.
-pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Failure> {
+pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
     let name = file.display();
     let input: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
         let file = File::open(file);
-        Box::new(file.map_err(|error| usage(format!("cannot read {name}: {error}")))?)
+        Box::new(file.map_err(|error| Error::usage(format!("cannot read {name}: {error}")))?)
     };
     let mut reading = Reading { strict, ..Reading::default() };
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(input));
     let read = json.deserialize_map(FileVisitor(&mut reading)).and_then(|()| json.end());
     read.map_err(|error| {
-        usage(format!(
+        Error::usage(format!(
             "{name} is no rule file ({{\"rules\":[{{...}}]}}): {error}; nothing is imported"
         ))
     })?;
     if !reading.found {
-        return Err(usage(format!("{name} has no \"rules\"; nothing is imported")));
+        return Err(Error::usage(format!("{name} has no \"rules\"; nothing is imported")));
     }
     reading.pack();
     if reading.faults_total > 0 {
@@ -52,7 +52,7 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Failure> {
             shown.push(format!("and {more} more"));
         }
         let shown = shown.join("\n  ");
-        return Err(usage(format!("nothing is imported, {name} has faults:\n  {shown}")));
+        return Err(Error::usage(format!("nothing is imported, {name} has faults:\n  {shown}")));
     }
     Ok(reading)
 }

@@ -2,12 +2,11 @@
 //! and for the manual.
 
 use std::io::Write as _;
-use std::process::ExitCode;
 
 use clap::Command;
 use clap_complete::Shell;
 
-use super::{EXIT_INTERNAL, output};
+use super::{Error, output};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompletionsArgs {
@@ -16,22 +15,19 @@ pub(super) struct CompletionsArgs {
 }
 
 /// Writes the completion script of a shell.
-pub(super) fn completions(mut command: Command, args: &CompletionsArgs) -> ExitCode {
+pub(super) fn completions(mut command: Command, args: &CompletionsArgs) {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "santa-sync", &mut script);
-    write(&script)
+    output::bytes(&script);
 }
 
 /// Writes the manual page: the program, and below it every command.
-pub(super) fn man(command: Command) -> ExitCode {
+pub(super) fn man(command: Command) -> Result<(), Error> {
     let mut page = Vec::new();
-    match render(command, &mut page) {
-        Ok(()) => write(&page),
-        Err(error) => {
-            output::error(format!("the manual page cannot be made: {error}"));
-            ExitCode::from(EXIT_INTERNAL)
-        }
-    }
+    render(command, &mut page)
+        .map_err(|error| Error::internal(format!("cannot render the manual page: {error}")))?;
+    output::bytes(&page);
+    Ok(())
 }
 
 fn render(command: Command, page: &mut Vec<u8>) -> std::io::Result<()> {
@@ -52,9 +48,4 @@ fn section(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     man.render_synopsis_section(page)?;
     man.render_options_section(page)?;
     command.get_subcommands().try_for_each(|below| section(below, page))
-}
-
-fn write(bytes: &[u8]) -> ExitCode {
-    output::bytes(bytes);
-    ExitCode::SUCCESS
 }

@@ -1,0 +1,159 @@
+//! Why a command failed: its exit code, what went wrong, and how to fix it.
+//!
+//! Every error that ends a command becomes an [`Error`] here, so that each exit
+//! code of the README is decided in this file or by [`SyncResult`].
+
+use std::fmt;
+use std::process::ExitCode;
+
+use super::service::ServiceError;
+use crate::config::{ConfigError, Finding, FindingKind, Severity};
+use crate::daemon::DaemonError;
+#[cfg(feature = "harness")]
+use crate::harness::HarnessError;
+use crate::model::SyncResult;
+use crate::store::{LockError, StoreError};
+
+/// The command line cannot be understood, or asks for what cannot be done.
+pub(super) const EXIT_USAGE: u8 = 64;
+/// `status --max-age`: the last successful sync is too old.
+pub(super) const EXIT_TOO_OLD: u8 = 1;
+/// The daemon or its service manager does not respond.
+pub(super) const EXIT_UNREACHABLE: u8 = SyncResult::DaemonNotReachable.exit_code();
+/// A bug in this program, or a system that lacks something it needs.
+pub(super) const EXIT_INTERNAL: u8 = SyncResult::InternalError.exit_code();
+/// The state directory, a database or another file cannot be used.
+pub(super) const EXIT_UNUSABLE: u8 = SyncResult::StateUnusable.exit_code();
+/// The configuration cannot be used.
+pub(super) const EXIT_CONFIG: u8 = SyncResult::BadConfiguration.exit_code();
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) struct Error {
+    /// The exit code of the process.
+    exit: u8,
+    /// What failed, where and why.
+    what: String,
+    /// How to fix it.
+    fix: Option<String>,
+}
+
+impl Error {
+    /// An error that ends the process with the exit code `exit`.
+    pub(super) fn new(exit: u8, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), fix: None }
+    }
+
+    /// What the command line asks for cannot be done.
+    pub(super) fn usage(what: impl Into<String>) -> Self {
+        Self::new(EXIT_USAGE, what)
+    }
+
+    /// A bug in this program, or a system that lacks something it needs.
+    pub(super) fn internal(what: impl Into<String>) -> Self {
+        Self::new(EXIT_INTERNAL, what)
+    }
+
+    /// The state directory or a file cannot be used.
+    pub(super) fn unusable(what: impl Into<String>) -> Self {
+        Self::new(EXIT_UNUSABLE, what)
+    }
+
+    /// Says how to fix it.
+    pub(super) fn with_fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Adds a consequence to what went wrong.
+    pub(super) fn and(mut self, consequence: impl fmt::Display) -> Self {
+        self.what = format!("{}; {consequence}", self.what);
+        self
+    }
+
+    /// The exit code of the process.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit)
+    }
+}
+
+/// What went wrong and how to fix it, as one text.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.fix {
+            Some(fix) => write!(f, "; {fix}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::unusable(error.to_string())
+    }
+}
+
+impl From<LockError> for Error {
+    fn from(error: LockError) -> Self {
+        let result = match error {
+            LockError::TooManySyncs(_) => SyncResult::TooManySyncs,
+            LockError::NotAFile { .. } | LockError::Unusable { .. } => SyncResult::StateUnusable,
+        };
+        Self::new(result.exit_code(), error.to_string())
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        let what = error.to_string();
+        let ConfigError::Rejected(findings) = error;
+        Self::new(exit_of(&findings), what)
+    }
+}
+
+impl From<DaemonError> for Error {
+    fn from(error: DaemonError) -> Self {
+        let exit = match error {
+            DaemonError::Store(_) | DaemonError::Guard { .. } | DaemonError::Taken { .. } => {
+                EXIT_UNUSABLE
+            }
+            DaemonError::System(_) => EXIT_INTERNAL,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<ServiceError> for Error {
+    fn from(error: ServiceError) -> Self {
+        let exit = match error {
+            ServiceError::File { .. } | ServiceError::Program(_) => EXIT_UNUSABLE,
+            ServiceError::Runner { .. }
+            | ServiceError::Command { .. }
+            | ServiceError::NotRunning { .. } => EXIT_UNREACHABLE,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+#[cfg(feature = "harness")]
+impl From<HarnessError> for Error {
+    fn from(error: HarnessError) -> Self {
+        let exit = match error {
+            HarnessError::Listen { .. } => EXIT_USAGE,
+            HarnessError::Thread(_) => EXIT_INTERNAL,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+/// The exit code of a configuration with these findings: the command line is
+/// the user's to fix at once, the rest is configuration.
+pub(super) fn exit_of(findings: &[Finding]) -> u8 {
+    let mut errors = findings.iter().filter(|f| f.severity == Severity::Error);
+    match errors.next() {
+        None => 0,
+        Some(first) if first.kind == FindingKind::BadSet => EXIT_USAGE,
+        Some(_) => EXIT_CONFIG,
+    }
+}
