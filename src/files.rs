@@ -8,6 +8,7 @@
 //! read is bounded.
 
 mod guarded;
+mod lock;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +19,11 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 pub use guarded::{Exposed, check_guarded, check_program, owner_of_nearest};
+pub use lock::{FileLock, is_locked};
 
 /// Why a path cannot be used as a file.
 #[derive(Debug, Error)]
@@ -247,8 +249,9 @@ pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstac
     let mut new_name = name.to_owned();
     new_name.push(".new");
     let new = path.with_file_name(new_name);
-    let mut file = temporary(&new)?;
+    let new_file = temporary(&new)?;
     let written = (|| {
+        let mut file = new_file.file();
         file.set_len(0)?;
         file.write_all(bytes)?;
         file.set_permissions(Permissions::from_mode(how.mode))?;
@@ -270,7 +273,7 @@ pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstac
 
 /// Opens the temporary file of a replacement for this writer alone. It always
 /// has the same name, so that a crash leaves at most one behind.
-fn temporary(new: &Path) -> Result<File, Obstacle> {
+fn temporary(new: &Path) -> Result<FileLock, Obstacle> {
     loop {
         let file = match open_own(new, Access::Write) {
             Err(Obstacle::NotAFile(what)) => {
@@ -279,17 +282,34 @@ fn temporary(new: &Path) -> Result<File, Obstacle> {
             }
             opened => opened?,
         };
-        // Another writer holds it for the time of one write.
-        match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(io::Error::from(error).into()),
+        // Another writer holds it for the time of one write, and may then have
+        // renamed it into place.
+        let locked = FileLock::wait(file)?;
+        if locked.is_at(new) {
+            return Ok(locked);
         }
-        // It may have been renamed into place meanwhile.
-        let (opened, named) = (file.metadata()?, fs::symlink_metadata(new));
-        if named.is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino())) {
-            return Ok(file);
-        }
+    }
+}
+
+/// What tells a file from others that bear, or bore, its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl From<&Metadata> for FileIdentity {
+    fn from(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+impl FileIdentity {
+    /// The identity of what is at a path, a link not followed; `None` if
+    /// nothing is there or it cannot be looked at.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|metadata| Self::from(&metadata))
     }
 }
 

@@ -409,12 +409,6 @@ impl Store {
     }
 }
 
-/// What tells a file from others that bear its name; `None` if there is none.
-fn file_number(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
 /// Leaves the whole store in its one file, for whoever copies it.
 impl Drop for Store {
     fn drop(&mut self) {

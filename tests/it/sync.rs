@@ -388,9 +388,7 @@ fn sync_6_a_sync_or_an_import_that_waits_says_for_whom() {
 /// Whether somebody holds the waiting place, which is the lock of the
 /// directory itself.
 fn waits(dir: &std::path::Path) -> bool {
-    use rustix::fs::{FlockOperation, flock};
-    let dir = std::fs::File::open(dir).expect("a directory");
-    flock(&dir, FlockOperation::NonBlockingLockShared).is_err()
+    std::fs::File::open(dir).expect("a directory").try_lock_shared().is_err()
 }
 
 /// SYNC-2, DAEMON-3: a sync told to terminate reverts and says so.
