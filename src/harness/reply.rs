@@ -1,9 +1,9 @@
 //! What an answer looks like before anything is done to it, and the forms that
 //! the bodies of requests and answers take.
 
+use bytes::Bytes;
 use hyper::header::HeaderMap;
 use prost::Message as _;
-use prost::bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use bytes::Bytes;
 use prost::Message as _;
-use prost::bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::Spelling;

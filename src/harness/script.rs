@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prost::bytes::Bytes;
+use bytes::Bytes;
 
 use super::coding;
 use super::fault::Fault;

@@ -1,4 +1,4 @@
-use prost::bytes::Bytes;
+use bytes::Bytes;
 
 /// A request's body as it goes over the wire. A copy shares its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

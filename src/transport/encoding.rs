@@ -6,7 +6,7 @@ mod decoder;
 use std::fmt;
 use std::str::FromStr;
 
-use hyper::body::Bytes;
+use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use thiserror::Error;
 

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use h2::server::SendResponse;
-use hyper::body::Bytes;
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Disposition, Failure, FailureKind};
 use santa_sync::transport::Transport;
