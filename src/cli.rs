@@ -63,6 +63,9 @@ pub struct Global {
     /// Form of the log lines on standard error [default: text, for the daemon as configured]
     #[arg(long, value_name = "FORMAT", global = true)]
     pub log_format: Option<LogFormat>,
+    /// Directory below which the system's configuration files are looked for, for tests and images
+    #[arg(long, value_name = "DIR", global = true, default_value = "/", hide = true)]
+    pub system_root: PathBuf,
     /// Lets waits between attempts pass N times as fast, for tests and drills
     #[arg(long, value_name = "N", global = true, default_value_t = 1, hide = true)]
     pub clock_rate: u32,

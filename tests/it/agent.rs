@@ -9,6 +9,8 @@ use santa_sync::model::Timestamp;
 use santa_sync::store::{EventStore, ReadStore, Store};
 use serde_json::Value;
 
+use crate::program::program;
+
 /// A host with a state directory and a machine id.
 pub(crate) struct Agent {
     _dir: tempfile::TempDir,
@@ -62,7 +64,7 @@ impl Agent {
 
     /// [`Self::command`] with waits that pass so many times as fast.
     pub(crate) fn command_at_rate(&self, rate: u32, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+        let mut command = program();
         command
             .args(["--clock-rate", &rate.to_string()])
             .args(args)
@@ -70,7 +72,6 @@ impl Agent {
             .args(["--set", &format!("SyncBaseURL={}", self.base_url)])
             .arg("--state-dir")
             .arg(&self.state_dir)
-            .env_clear()
             .stdin(Stdio::null());
         command
     }

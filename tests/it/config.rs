@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
 use santa_sync::config::keys::{self, KEYS, Key, Kind, Origin};
 use santa_sync::config::{Config, FindingKind, Loaded, Severity, Sources};
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::program::program;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/config").join(name)
@@ -20,12 +21,7 @@ fn examine(file: &Path) -> Loaded {
 
 /// What a run of the program writes and answers, paths made stable.
 fn run(args: &[&str]) -> String {
-    let output = Command::cargo_bin("santa-sync")
-        .expect("the program")
-        .env_remove("SANTA_SYNC_STATE_DIR")
-        .args(args)
-        .output()
-        .expect("it ran");
+    let output = program().args(args).output().expect("it ran");
     let text = format!(
         "{}{}exit {}",
         String::from_utf8_lossy(&output.stdout),
@@ -280,13 +276,77 @@ fn a_static_rule_whose_expression_does_not_parse_is_named() {
     assert!(text.ends_with("exit 0"), "{text}");
 }
 
-/// EXIT: 78 is "bad configuration"; every command that needs one refuses.
+/// CONF-4, EXIT: 78 is "bad configuration"; what acts on one refuses it.
 #[test]
-fn a_refused_configuration_ends_every_command_with_78() {
-    insta::assert_snapshot!(with(&["whoami"], "five-mistakes.mobileconfig"), @r#"
-    error: the configuration is refused: fixtures/config/five-mistakes.mobileconfig: SyncBaseURL: "http://sync.example.com/santa/" would send everything in the clear; change http:// to https:// (http is for localhost, 127.0.0.1 and ::1 only)
-    exit 78
-    "#);
+fn conf_4_a_refused_configuration_ends_a_sync_with_78_and_its_object() {
+    insta::assert_snapshot!(with(&["sync"], "five-mistakes.mobileconfig"));
+    let json = with(&["sync", "--json", "--dry-run", "--clean"], "five-mistakes.mobileconfig");
+    assert!(json.ends_with("exit 78"), "{json}");
+    let record: Value = first_object(&json);
+    assert_eq!(
+        (&record["result"], &record["exit_code"], &record["dry_run"]),
+        (&json!("bad_configuration"), &json!(78), &json!(true))
+    );
+    assert!(record["error"]["message"].as_str().is_some_and(|text| text.contains("SyncBaseURL")));
+    let usage = run(&["sync", "--json", "--set", "MachineID"]);
+    assert!(usage.contains("\"exit_code\": 64") && usage.ends_with("exit 64"), "{usage}");
+}
+
+/// The JSON object that a text begins with.
+fn first_object(text: &str) -> Value {
+    serde_json::Deserializer::from_str(text).into_iter().next().expect("an object").expect("JSON")
+}
+
+/// CONF-4: what only reads shows the same as with a good configuration, and
+/// says what is wrong with this one.
+#[test]
+fn conf_4_what_only_reads_works_with_a_refused_configuration() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = dir.path().join("state").display().to_string();
+    let rules = dir.path().join("rules.json");
+    let rule = json!({"identifier": "ABCDEFGHIJ", "policy": "ALLOWLIST", "rule_type": "TEAMID"});
+    fs::write(&rules, json!({ "rules": [rule] }).to_string()).expect("written");
+    let run = |args: &[&str]| {
+        let args = [&["--state-dir", &state, "--set", "MachineID=host-1"], args].concat();
+        program().args(args).output().expect("it ran")
+    };
+    let imported = run(&["rules", "import", &rules.display().to_string()]);
+    assert!(imported.status.success(), "{imported:?}");
+    let refused = fixture("five-mistakes.mobileconfig").display().to_string();
+    for command in [
+        &["status"][..],
+        &["history"],
+        &["rules", "list"],
+        &["rules", "check", "--team-id", "ABCDEFGHIJ"],
+        &["rules", "verify"],
+        &["rules", "export"],
+        &["events", "list"],
+        &["events", "bundles"],
+        &["whoami"],
+    ] {
+        let good = run(command);
+        let shown = run(&[command, &["--config", &refused]].concat());
+        assert_eq!(shown.status.code(), good.status.code(), "{command:?}: {shown:?}");
+        assert_eq!(shown.stdout, good.stdout, "{command:?}");
+        let told = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert!(told.contains("note: the configuration is refused: "), "{command:?}: {told}");
+        let with = |more: &[&str]| {
+            let output = run(&[command, &["--json"], more].concat());
+            first_object(&String::from_utf8_lossy(&output.stdout))
+        };
+        let (good, mut shown) = (with(&[]), with(&["--config", &refused]));
+        if command != ["rules", "export"] {
+            let error = shown.as_object_mut().and_then(|o| o.remove("configuration_error"));
+            let fix = &error.expect("an error")["fix"];
+            assert!(fix.as_str().is_some_and(|fix| fix.contains("https://")), "{fix}");
+        }
+        assert_eq!(shown, good, "{command:?}");
+    }
+    let missing = run(&["status", "--config", "/nowhere/profile"]);
+    assert!(missing.status.success(), "{missing:?}");
+    // What changes the stores does not go on.
+    let imported = run(&["rules", "import", "--config", &refused, &rules.display().to_string()]);
+    assert_eq!(imported.status.code(), Some(78));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use santa_sync::model::{Stage, SyncRecord, SyncResult, Trigger};
 use serde_json::Value;
 
 use crate::agent::Agent;
+use crate::program::program;
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
@@ -81,7 +82,7 @@ impl Daemon {
 
     /// The command that starts one.
     pub(crate) fn command(agent: &Agent, rate: u32, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+        let mut command = program();
         command
             .arg("daemon")
             .args(["--clock-rate", &rate.to_string(), "--log-level", "info"])
@@ -89,8 +90,7 @@ impl Daemon {
             // In the daemon's fast time, so that a busy machine is no deadline.
             .args(["--set", "SyncDeadline=86400", "--state-dir"])
             .arg(&agent.state_dir)
-            .args(more)
-            .env_clear();
+            .args(more);
         command
     }
 

@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use assert_cmd::Command;
 use santa_sync::harness::FakeServer;
 use santa_sync::model::Stage;
 use serde_json::{Value, json};
+
+use crate::program::program;
 
 mod network;
 mod of_host;
@@ -56,12 +57,7 @@ impl Host {
     }
 
     fn run(&self, args: &[&str]) -> std::process::Output {
-        let mut program = Command::cargo_bin("santa-sync").expect("the program");
-        for variable in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"] {
-            program.env_remove(variable).env_remove(variable.to_lowercase());
-        }
-        program.env_remove("SANTA_SYNC_STATE_DIR").env("LC_ALL", "C");
-        program.args(args).args(&self.args).output().expect("it ran")
+        program().env("LC_ALL", "C").args(args).args(&self.args).output().expect("it ran")
     }
 
     /// Lets one sync succeed with a server that is gone then.

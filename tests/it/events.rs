@@ -8,14 +8,14 @@ use assert_cmd::Command;
 use santa_sync::model::{EventSummary, Now, Timestamp};
 use santa_sync::store::{EventStore, Limits, NewEvent, Settled};
 
+use crate::program::program;
+
 const LINES: &str = include_str!("../../fixtures/events/add.jsonl");
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
 fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("santa-sync").expect("the program");
-    let empty = dir.join("empty.plist");
-    std::fs::write(&empty, "<plist version=\"1.0\"><dict/></plist>").expect("a configuration");
-    command.arg("--config").arg(empty).arg("--state-dir").arg(dir).arg("events").args(args);
+    let mut command = assert_cmd::Command::from_std(program());
+    command.arg("--state-dir").arg(dir).arg("events").args(args);
     command
 }
 

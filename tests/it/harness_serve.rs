@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+
+use crate::program::program;
 
 struct Serve {
     child: Child,
@@ -15,7 +17,7 @@ struct Serve {
 
 impl Serve {
     fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+        let mut child = program()
             .args(["harness", "serve"])
             .args(args)
             .stdout(Stdio::piped())
@@ -74,11 +76,7 @@ fn post(url: &str, path: &str, body: &Value) -> Value {
 }
 
 fn refused(args: &[&str]) -> Output {
-    let out = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
-        .args(["harness", "serve"])
-        .args(args)
-        .output()
-        .unwrap();
+    let out = program().args(["harness", "serve"]).args(args).output().unwrap();
     assert_eq!(out.status.code(), Some(64));
     out
 }
@@ -194,10 +192,7 @@ fn wrong_arguments_are_answered_with_what_to_give() {
 
 #[test]
 fn the_help_explains_faults_and_gives_examples() {
-    let out = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
-        .args(["harness", "serve", "--help"])
-        .output()
-        .unwrap();
+    let out = program().args(["harness", "serve", "--help"]).output().unwrap();
     let help = String::from_utf8(out.stdout).unwrap();
     assert!(help.contains("Faults are ROUTE[:WHICH]=FAULT[:VALUE]"), "{help}");
     assert!(help.contains("--fault rule_download:2=truncate"));

@@ -44,6 +44,7 @@ mod layers;
 mod logs;
 #[cfg(all(feature = "harness", target_os = "linux"))]
 mod memory;
+mod program;
 #[cfg(feature = "harness")]
 mod responses;
 #[cfg(feature = "harness")]

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use assert_cmd::Command;
 use santa_sync::clock::{Clock as _, SystemClock};
 use santa_sync::model::{Rule, RuleSet, SyncType, Timestamp, parse_rule};
 use santa_sync::store::{EventStore, Store};
+
+use crate::program::program;
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 const CERTIFICATE: &str = "7ae80b9ab38af0c63a9a81765f434d9a7cd8f720eb6037ef303de39d779bc258";
@@ -46,14 +47,7 @@ fn state() -> tempfile::TempDir {
 }
 
 fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::cargo_bin("santa-sync")
-        .expect("the program")
-        .arg("--state-dir")
-        .arg(dir)
-        .arg("rules")
-        .args(args)
-        .output()
-        .expect("it ran")
+    program().arg("--state-dir").arg(dir).arg("rules").args(args).output().expect("it ran")
 }
 
 fn stdout(dir: &Path, args: &[&str]) -> String {

@@ -1,11 +1,13 @@
 //! `service` as a command, into an image: nothing of this system is touched.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Output;
+
+use crate::program::program;
 
 fn service(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
-    command.arg("service").args(args).env_clear().output().expect("the program runs")
+    let mut command = program();
+    command.arg("service").args(args).output().expect("the program runs")
 }
 
 /// DAEMON-5: the file is shown, installed, found and removed.

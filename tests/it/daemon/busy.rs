@@ -9,6 +9,8 @@ use santa_sync::store::EventStore;
 
 use super::*;
 
+use crate::program::program;
+
 /// Holds the write lock of `events.db`, as a program would that is stopped in
 /// the middle of a commit.
 fn lock_events(agent: &Agent) -> rusqlite::Connection {
@@ -81,10 +83,9 @@ fn daemon_4_events_add_outlasts_a_busy_queue() {
     let agent = Agent::of(&server);
     let _daemon = Daemon::start(&agent, 1, &[]);
     let lock = lock_events(&agent);
-    let mut producer = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+    let mut producer = program()
         .args(["events", "add", "--json", "--state-dir"])
         .arg(&agent.state_dir)
-        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

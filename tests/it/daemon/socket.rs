@@ -9,6 +9,8 @@ use serde_json::json;
 
 use super::*;
 
+use crate::program::program;
+
 fn idle() -> (FakeServer, Agent, Daemon) {
     let server = FakeServer::builder().rules(fixtures::rules(20, 1)).start().unwrap();
     let agent = Agent::of(&server);
@@ -38,9 +40,9 @@ fn sync_6_one_runs_one_waits_and_a_further_one_is_too_many() {
     let mut attached = asks(Sync { attach: true, ..Sync::default() });
 
     // The command says so, too.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+    let mut command = program();
     let command = command.args(["sync", "--json", "--state-dir"]).arg(&agent.state_dir);
-    let output = command.env_clear().output().unwrap();
+    let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(5), "{output:?}");
 
     server.release();
@@ -55,8 +57,8 @@ fn sync_6_one_runs_one_waits_and_a_further_one_is_too_many() {
 fn daemon_4_the_sync_command_uses_the_daemon() {
     let (_server, agent, mut daemon) = idle();
     let run = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
-        command.args(args).arg("--state-dir").arg(&agent.state_dir).env_clear().output().unwrap()
+        let mut command = program();
+        command.args(args).arg("--state-dir").arg(&agent.state_dir).output().unwrap()
     };
     let output = run(&["sync", "--json", "--clean-all"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -90,8 +92,8 @@ fn daemon_4_commands_go_through_the_daemon_with_the_same_answer() {
     let sha256 =
         &rules.iter().find(|r| r.rule_type() == wire::RuleType::Binary).unwrap().identifier;
     let run = |args: &[&str], input: &str| {
-        let mut command = assert_cmd::Command::cargo_bin("santa-sync").unwrap();
-        let command = command.args(args).arg("--state-dir").arg(&agent.state_dir).env_clear();
+        let mut command = assert_cmd::Command::from_std(program());
+        let command = command.args(args).arg("--state-dir").arg(&agent.state_dir);
         command.write_stdin(input.to_owned()).output().unwrap()
     };
     let questions: [&[&str]; 4] = [
@@ -142,10 +144,9 @@ fn daemon_4_commands_go_through_the_daemon_with_the_same_answer() {
 #[test]
 fn daemon_4_a_producer_outlives_a_daemon() {
     let (_server, agent, daemon) = idle();
-    let mut producer = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+    let mut producer = program()
         .args(["events", "add", "--json", "--state-dir"])
         .arg(&agent.state_dir)
-        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -174,9 +175,9 @@ fn daemon_4_a_producer_outlives_a_daemon() {
 fn daemon_4_a_daemon_that_goes_away_is_not_reachable() {
     let (server, agent, daemon) = idle();
     server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_santa-sync"));
+    let mut command = program();
     let command = command.args(["sync", "--json", "--state-dir"]).arg(&agent.state_dir);
-    let command = command.env_clear().stdout(Stdio::piped()).stderr(Stdio::null());
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
     let client = command.spawn().unwrap();
     assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
     drop(daemon);
