@@ -192,7 +192,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Service(args) => return service::run(&args),
         Command::Sync(args) => return sync::run(global, &args),
         Command::SyncProcess(args) => return sync_process::run(global, &args),
-        Command::Whoami(args) => return Ok(whoami::run(&setup::load(global)?, &args)),
+        Command::Whoami(args) => return Ok(whoami::run(&setup::load_to_read(global)?, &args)),
         Command::Events(args) => events::run(global, &args),
         #[cfg(feature = "harness")]
         Command::Demo(args) => demo::run(global, &args),

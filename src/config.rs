@@ -174,6 +174,22 @@ pub enum ConfigError {
     Rejected(Vec<Finding>),
 }
 
+impl ConfigError {
+    /// The error of a configuration with these findings.
+    #[must_use]
+    pub fn of(findings: &[Finding]) -> Self {
+        let errors = findings.iter().filter(|f| f.severity == Severity::Error);
+        Self::Rejected(errors.cloned().collect())
+    }
+
+    /// Every error, in the order found.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        let Self::Rejected(findings) = self;
+        findings
+    }
+}
+
 fn rejected(errors: &[Finding]) -> String {
     let first = errors.first().map(ToString::to_string).unwrap_or_default();
     match errors.len() {
@@ -193,9 +209,8 @@ impl Config {
     /// If a source cannot be read, or a key that security rests on is wrong.
     pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let loaded = Self::examine(sources);
-        let mut errors = loaded.findings.clone();
-        errors.retain(|finding| finding.severity == Severity::Error);
-        if errors.is_empty() { Ok(loaded) } else { Err(ConfigError::Rejected(errors)) }
+        let refused = loaded.findings.iter().any(|f| f.severity == Severity::Error);
+        if refused { Err(ConfigError::of(&loaded.findings)) } else { Ok(loaded) }
     }
 
     /// Reads the sources and answers what can be made of them, errors among the

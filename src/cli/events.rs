@@ -38,7 +38,10 @@ enum Command {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
-    let setup = setup::load(global)?;
+    let setup = match &args.command {
+        Command::List(_) | Command::Bundles(_) => setup::load_to_read(global)?,
+        Command::Add(_) | Command::Requeue(_) | Command::Drop(_) => setup::load(global)?,
+    };
     match &args.command {
         Command::List(args) => list::run(&setup, args),
         Command::Add(args) => add::run(global, &setup, args),

@@ -26,14 +26,14 @@ struct History {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
-    let setup = setup::load(global)?;
+    let setup = setup::load_to_read(global)?;
     let syncs = match Store::open_read_only(&setup.state_dir) {
         Ok(store) => store.history(args.limit)?,
         Err(StoreError::Missing { .. }) => store::left_records(&setup.state_dir),
         Err(error) => return Err(error.into()),
     };
     if args.json {
-        output::json(&History { schema_version: SCHEMA_VERSION, syncs });
+        setup.print_json(&History { schema_version: SCHEMA_VERSION, syncs });
     } else {
         show(&syncs);
     }

@@ -11,7 +11,6 @@ use clap::{Subcommand, ValueEnum};
 
 use super::setup::{self, Setup};
 use super::{Error, Global};
-use crate::config::Config;
 use crate::model::{RuleState, RuleType};
 use crate::store::{ReadStore, Store};
 
@@ -50,13 +49,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
 }
 
 /// Reads the configuration and opens the store to read from.
-fn open(global: &Global) -> Result<(Config, ReadStore), Error> {
-    open_in(setup::load(global)?)
-}
-
-fn open_in(setup: Setup) -> Result<(Config, ReadStore), Error> {
+fn open(global: &Global) -> Result<(Setup, ReadStore), Error> {
+    let setup = setup::load_to_read(global)?;
     let store = Store::open_read_only(&setup.state_dir)?;
-    Ok((setup.config, store))
+    Ok((setup, store))
 }
 
 /// A rule type on the command line.

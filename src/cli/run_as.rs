@@ -55,11 +55,9 @@ fn state_dir(global: &Global, command: &Command) -> Option<PathBuf> {
         | Command::SyncProcess(_)
         | Command::Whoami(_) => {
             let flag = global.state_dir.as_deref();
-            Some(match Config::load(&setup::sources(global)) {
-                Ok(loaded) => config::state_dir(flag, &loaded.config),
-                // What is wrong with it is said later, by the command.
-                Err(_) => flag.unwrap_or(config::default_state_dir()).to_owned(),
-            })
+            // The command reports what is wrong with the configuration.
+            let loaded = Config::examine(&setup::sources(global));
+            Some(config::state_dir(flag, &loaded.config))
         }
         #[cfg(feature = "harness")]
         Command::Demo(args) => args.keep().map(Path::to_owned),

@@ -2,17 +2,51 @@
 
 use std::path::PathBuf;
 
-use super::{Error, Global};
-use crate::config::{self, Config, Finding, Severity, Sources, system_files};
+use serde::Serialize;
+
+use super::{Error, Global, output};
+use crate::config::{
+    self, Config, ConfigError, Finding, FindingKind, Severity, Sources, system_files,
+};
 use crate::host::{self, HostSource as _, SystemHost};
 
-/// A configuration to act on.
+/// The configuration of a command.
 #[derive(Debug)]
 pub(super) struct Setup {
     /// The typed values.
     pub(super) config: Config,
     /// Where rules, events and settings are kept.
     pub(super) state_dir: PathBuf,
+    /// Why no sync would use this configuration; see [`load_to_read`].
+    refusal: Option<Refusal>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, Serialize)]
+struct Refusal {
+    message: String,
+    fix: String,
+}
+
+impl Setup {
+    fn new(global: &Global, config: Config, refusal: Option<Refusal>) -> Self {
+        let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
+        tracing::debug!(state_dir = %state_dir.display(), "configuration read");
+        Self { config, state_dir, refusal }
+    }
+
+    /// Prints a report as one JSON object, with `configuration_error` if the
+    /// configuration is refused (CONF-4).
+    pub(super) fn print_json(&self, report: &impl Serialize) {
+        #[derive(Serialize)]
+        struct Printed<'a, T> {
+            #[serde(flatten)]
+            report: &'a T,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            configuration_error: Option<&'a Refusal>,
+        }
+        output::json(&Printed { report, configuration_error: self.refusal.as_ref() });
+    }
 }
 
 /// Where the configuration of this command comes from.
@@ -22,21 +56,43 @@ pub(super) fn sources(global: &Global) -> Sources {
     Sources {
         sets: global.set.clone(),
         file: global.config.clone(),
-        system: system_files(host.uname().is_macos(), console_user.as_deref()),
+        system: system_files(host.uname().is_macos(), console_user.as_deref())
+            .iter()
+            .map(|path| global.system_root.join(path.strip_prefix("/").unwrap_or(path)))
+            .collect(),
     }
 }
 
-/// Reads the configuration and warns of what is wrong with it.
+/// Reads the configuration to act on, and logs warnings about it.
 ///
 /// # Errors
-/// If the configuration cannot be acted on.
-pub(super) fn load(global: &Global) -> Result<Setup, Error> {
+/// If it is refused.
+pub(super) fn load(global: &Global) -> Result<Setup, ConfigError> {
     let loaded = Config::load(&sources(global))?;
     warn_of(&loaded.findings);
-    let state_dir = config::state_dir(global.state_dir.as_deref(), &loaded.config);
-    let setup = Setup { config: loaded.config, state_dir };
-    tracing::debug!(state_dir = %setup.state_dir.display(), "configuration read");
-    Ok(setup)
+    Ok(Setup::new(global, loaded.config, None))
+}
+
+/// Reads the configuration for a command that only reads the state directory.
+/// A refused one does not stop it: standard error and the command's JSON say
+/// that it is refused, and the values that can be used count (CONF-4).
+///
+/// # Errors
+/// If the command line is wrong.
+pub(super) fn load_to_read(global: &Global) -> Result<Setup, Error> {
+    let loaded = Config::examine(&sources(global));
+    let error = loaded.findings.iter().find(|finding| finding.severity == Severity::Error);
+    let Some(error) = error else {
+        warn_of(&loaded.findings);
+        return Ok(Setup::new(global, loaded.config, None));
+    };
+    let refused = ConfigError::of(&loaded.findings);
+    if error.kind == FindingKind::BadSet {
+        return Err(refused.into());
+    }
+    output::note(format_args!("{refused}"));
+    let refusal = Refusal { message: error.what(), fix: error.fix.clone() };
+    Ok(Setup::new(global, loaded.config, Some(refusal)))
 }
 
 /// Logs what is wrong, each thing once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use super::error::{EXIT_TOO_OLD, Error};
-use super::{Global, output, setup};
+use super::{Global, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::beat::Beat;
 use crate::daemon::message::{Answer, Request};
@@ -29,7 +29,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
-    let setup = setup::load(global)?;
+    let setup = setup::load_to_read(global)?;
     let now = SystemClock::new().now().wall;
     let machine_id = host::machine_id(&setup.config, &SystemHost);
     // To a user who may not look into it, an empty directory is one that is full.
@@ -43,7 +43,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         let success = beat.last_success;
         let told = Told::new(&setup.config, &setup.state_dir, beat, now);
         if args.json {
-            output::json(&told);
+            setup.print_json(&told);
         } else {
             told.show();
         }
@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     } else {
         let status = Status::read(&setup.config, &setup.state_dir, machine_id, now)?;
         if args.json {
-            output::json(&status);
+            setup.print_json(&status);
         } else {
             status.show();
         }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Error, Global, LogLevel, output, setup};
+use super::{Error, Global, LogLevel, error, output, setup};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::host::{self, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
 use crate::store::{self, RulesPreview, Store};
@@ -93,7 +93,11 @@ impl Args {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
-    let setup = setup::load(global)?;
+    let setup = setup::load(global).inspect_err(|error| {
+        if args.json {
+            output::json(&refused(error, args.wanted()));
+        }
+    })?;
     let wanted = args.wanted();
     let mut reporter = Reporter::new(!args.json);
     if let Some(client) = by_daemon::find(global, args, &setup.state_dir) {
@@ -111,6 +115,16 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         sync_once(&setup.config, &setup.state_dir, wanted, clock, Heeded::inherited(), observer)
     };
     Ok(finish(args, reporter, &record))
+}
+
+/// The record of a sync whose configuration is refused. Nobody keeps it: the
+/// state directory is not known.
+fn refused(refused: &ConfigError, wanted: Wanted) -> SyncRecord {
+    let now = SystemClock::new().now().wall;
+    let clean = wanted.clean.unwrap_or(SyncType::Normal);
+    let result = SyncResult::BadConfiguration;
+    let record = SyncRecord::not_begun(result, refused.to_string(), wanted.trigger, now, clean);
+    SyncRecord { exit_code: error::exit_of(refused.findings()), dry_run: wanted.dry_run, ..record }
 }
 
 fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {

@@ -42,7 +42,7 @@ struct FactForm {
 pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
     let report = Report::of(&setup.config, &SystemHost);
     if args.json {
-        output::json(&report);
+        setup.print_json(&report);
     } else {
         output::lines(report.text());
     }

@@ -101,14 +101,21 @@ pub struct Finding {
     pub fix: String,
 }
 
+impl Finding {
+    /// One line without the fix: where, which key, what.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match (&self.key, &self.source) {
+            (Some(key), Source::Default) => format!("{key}: {}", self.message),
+            (Some(key), source) => format!("{source}: {key}: {}", self.message),
+            (None, source) => format!("{source}: {}", self.message),
+        }
+    }
+}
+
 /// One line: where, which key, what, and the fix.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.key, &self.source) {
-            (Some(key), Source::Default) => write!(f, "{key}: ")?,
-            (Some(key), source) => write!(f, "{source}: {key}: ")?,
-            (None, source) => write!(f, "{source}: ")?,
-        }
-        write!(f, "{}; {}", self.message, self.fix)
+        write!(f, "{}; {}", self.what(), self.fix)
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
     });
     let report = Report { schema_version: SCHEMA_VERSION, bundles: bundles.collect() };
     if args.json {
-        output::json(&report);
+        setup.print_json(&report);
         return Ok(());
     }
     let mut lines = output::Lines::new();

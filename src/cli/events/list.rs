@@ -107,7 +107,7 @@ pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Error> {
         }
     }
     if args.json {
-        output::json(&list);
+        setup.print_json(&list);
     } else {
         list.show();
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{SCHEMA_VERSION, open_in};
+use super::SCHEMA_VERSION;
 use crate::cli::setup::{self, Setup};
 use crate::cli::{Error, Global, by_daemon, output};
 use crate::daemon::client::Client;
@@ -16,6 +16,7 @@ use crate::daemon::decision::Decision;
 use crate::daemon::message::{self, Lookup, Request};
 use crate::files::kind_of;
 use crate::model::{Executable, Identifier, RuleType, StaticRules};
+use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -45,16 +46,16 @@ pub(super) struct Args {
 /// Looks up and tells.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let executable = executable(args)?;
-    let setup = setup::load(global)?;
+    let setup = setup::load_to_read(global)?;
     let by_daemon = by_daemon::find_to_ask(global, &setup.state_dir)
         .and_then(|client| asked(client, &executable))
         .transpose()?;
     let decision = match by_daemon {
         Some(decision) => decision,
-        None => looked_up(setup, &executable)?,
+        None => looked_up(&setup, &executable)?,
     };
     if args.json {
-        output::json(&Answer::new(&executable, decision));
+        setup.print_json(&Answer::new(&executable, decision));
         return Ok(());
     }
     let Decision { decision: Some(words), why: Some(why), rule: Some(rule), .. } = decision else {
@@ -80,11 +81,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-fn looked_up(setup: Setup, executable: &Executable) -> Result<Decision, Error> {
-    let (config, store) = open_in(setup)?;
+fn looked_up(setup: &Setup, executable: &Executable) -> Result<Decision, Error> {
+    let store = Store::open_read_only(&setup.state_dir)?;
+    let config = &setup.config;
     let settings = config.as_settings().overlaid(&store.applied_settings()?);
     let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
-    let static_rules = StaticRules::new(config.static_rules);
+    let static_rules = StaticRules::new(config.static_rules.clone());
     Ok(store.lookup(executable, &static_rules, transitive_enabled)?.into())
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Args {
 
 /// Lists the rules.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
-    let (_, store) = open(global)?;
+    let (setup, store) = open(global)?;
     let named = |state: &RuleState| args.policy.iter().any(|name| name == state.policy_name());
     let filter = RuleFilter {
         rule_types: args.rule_type.iter().copied().map(RuleType::from).collect(),
@@ -42,7 +42,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     };
     if args.json {
         let rules = Rules { store: &store, filter: &filter, left: args.limit, failed: None.into() };
-        output::json(&List {
+        setup.print_json(&List {
             schema_version: SCHEMA_VERSION,
             rules_hash: store.rules_hash()?,
             counts: store.rule_counts()?,

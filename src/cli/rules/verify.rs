@@ -23,11 +23,11 @@ struct Answer {
 
 /// Verifies and tells.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
-    let (_, store) = open(global)?;
+    let (setup, store) = open(global)?;
     let verified = store.verify_rules()?;
     let failed = verified.problems.len();
     if args.json {
-        output::json(&Answer { schema_version: SCHEMA_VERSION, ok: failed == 0, verified });
+        setup.print_json(&Answer { schema_version: SCHEMA_VERSION, ok: failed == 0, verified });
     } else {
         let counts = &verified.counts;
         output::line(format_args!("rules       {}", verified.rules));
