@@ -20,6 +20,7 @@ mod events;
 #[cfg(feature = "harness")]
 mod harness;
 mod history;
+mod hooks;
 mod logging;
 pub mod output;
 mod rules;

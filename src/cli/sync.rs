@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::hooks::SyncHooks;
 use super::{Error, Global, LogLevel, error, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
@@ -16,12 +17,9 @@ use crate::sync::progress::Observer;
 use crate::sync::upload::{self, Report};
 
 mod by_daemon;
-mod checkpoint;
 mod report;
 mod signals;
 
-#[cfg(feature = "harness")]
-pub(super) use checkpoint::{KillAt, Killing};
 #[cfg(feature = "harness")]
 pub(super) use report::stages;
 pub(super) use report::{Reporter, in_line};
@@ -53,10 +51,8 @@ pub(super) struct Args {
     /// Does not wait for a sync that runs
     #[arg(long)]
     no_wait: bool,
-    /// Kills this process before or after an effect, for crash tests
-    #[cfg(feature = "harness")]
-    #[arg(long, value_name = "WHEN:EFFECT", hide = true)]
-    kill_at: Option<checkpoint::KillAt>,
+    #[command(flatten)]
+    hooks: SyncHooks,
 }
 
 /// What `--json` prints.
@@ -105,15 +101,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         return Ok(finish(args, reporter, &record));
     }
     let clock = SystemClock::with_rate(global.clock_rate);
-    let record = {
-        #[cfg(feature = "harness")]
-        let mut observer = checkpoint::Killing::new(&mut reporter, args.kill_at.clone());
-        #[cfg(feature = "harness")]
-        let observer: &mut dyn Observer = &mut observer;
-        #[cfg(not(feature = "harness"))]
-        let observer: &mut dyn Observer = &mut reporter;
+    let record = args.hooks.observe(&mut reporter, |observer| {
         sync_once(&setup.config, &setup.state_dir, wanted, clock, Heeded::inherited(), observer)
-    };
+    });
     Ok(finish(args, reporter, &record))
 }
 

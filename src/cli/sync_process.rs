@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Signal, getpid, kill_process};
 
+use super::hooks::SyncProcessHooks;
 use super::sync::{Heeded, sync_once, upload_once};
 use super::{Error, Global, output};
 use crate::clock::SystemClock;
@@ -22,18 +23,12 @@ const MAX_ORDER: u32 = 32 * 1024 * 1024;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Kills this process, makes it panic or hang before or after an effect
-    #[cfg(feature = "harness")]
-    #[arg(long, value_name = "HOW:WHEN:EFFECT", hide = true)]
-    misbehave: Option<super::sync::KillAt>,
+    #[command(flatten)]
+    hooks: SyncProcessHooks,
 }
 
 /// Runs the command.
-pub(super) fn run(
-    global: &Global,
-    #[cfg_attr(not(feature = "harness"), expect(unused_variables, reason = "nothing in it"))]
-    args: &Args,
-) -> Result<ExitCode, Error> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let order = read().ok().as_deref().and_then(read_order);
     let (order, values) = order.ok_or_else(|| {
         Error::usage("there is no order on standard input; only the daemon starts this command")
@@ -60,10 +55,9 @@ pub(super) fn run(
         }
     };
     let wanted = Wanted { clean: errand.clean, ..Wanted::of(errand.trigger) };
-    let mut teller = Teller;
-    #[cfg(feature = "harness")]
-    let mut teller = super::sync::Killing::new(&mut teller, args.misbehave.clone());
-    let record = sync_once(&config, &state_dir, wanted, clock, heeded, &mut teller);
+    let record = args.hooks.observe(&mut Teller, |observer| {
+        sync_once(&config, &state_dir, wanted, clock, heeded, observer)
+    });
     let exit_code = record.exit_code;
     tell(&Line::Ended { record: Box::new(record), facts: facts(&config, &state_dir) });
     Ok(ExitCode::from(exit_code))

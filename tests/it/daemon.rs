@@ -4,6 +4,7 @@ mod busy;
 mod prompt;
 mod signals;
 mod socket;
+#[cfg(any(debug_assertions, feature = "test-hooks"))]
 mod trouble;
 
 use std::io::{BufRead as _, BufReader, Lines};

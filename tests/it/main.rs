@@ -12,7 +12,7 @@
 #[cfg(feature = "harness")]
 mod agent;
 mod config;
-#[cfg(feature = "harness")]
+#[cfg(all(feature = "harness", any(debug_assertions, feature = "test-hooks")))]
 mod crash;
 #[cfg(feature = "harness")]
 mod daemon;
@@ -38,6 +38,7 @@ mod refusals;
 mod rules;
 
 mod contract;
+mod hooks;
 mod json;
 mod layers;
 #[cfg(feature = "harness")]

@@ -15,11 +15,8 @@ use crate::sync::job::Wanted;
 /// configuration of its own, past the guard, or to be looked at closely, a sync is
 /// made here.
 pub(super) fn find(global: &Global, args: &Args, state_dir: &Path) -> Option<Client> {
-    if args.dry_run || args.debug || args.past_guard || global.clock_rate != 1 {
-        return None;
-    }
-    #[cfg(feature = "harness")]
-    if args.kill_at.is_some() {
+    let here = args.dry_run || args.debug || args.past_guard || args.hooks.is_set();
+    if here || global.clock_rate != 1 {
         return None;
     }
     let client = by_daemon::find(global, state_dir)?;
