@@ -24,7 +24,8 @@ pub use signals::{Ignored, ignored_signals};
 pub use source::{HostSource, RecordedHost, SystemHost, Uname};
 
 use crate::config::Config;
-use crate::model::{HostFacts, MachineId, read_plist};
+use crate::model::{HostFacts, MachineId};
+use crate::plist_bounded::read_plist;
 
 /// The Santa whose sync behaviour this agent has, told to servers where no
 /// Santa is installed. Servers switch features off below 2025.6; this is the

@@ -51,6 +51,7 @@ pub mod files;
 pub mod harness;
 pub mod host;
 pub mod model;
+pub mod plist_bounded;
 pub mod protocol;
 pub mod store;
 pub mod sync;

@@ -4,8 +4,6 @@
 mod event;
 mod host;
 mod lookup;
-mod packed;
-mod plist;
 mod record;
 mod rule;
 mod rule_dictionary;
@@ -20,8 +18,6 @@ mod url;
 pub use event::{EventRow, EventSummary, UploadMemory};
 pub use host::{HostFacts, MachineId, MachineIdError};
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
-pub use packed::Packed;
-pub use plist::{PlistError, read_plist, read_small_plist};
 pub use record::{
     ErrorRecord, RECORD_MAX, RECORD_TEXT_MAX, RejectedRule, SCHEMA_VERSION, StageRecord,
     SyncRecord, SyncResult, SyncWarning, Trigger,

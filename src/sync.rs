@@ -34,8 +34,8 @@ use self::machine::{
 use self::progress::{Observer, Progress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
 use crate::clock::{self, Clock};
-use crate::model::{Packed, SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
-use crate::protocol::body::Transfer;
+use crate::model::{SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
+use crate::protocol::body::{EncodedBody, Transfer};
 use crate::protocol::cel::CelBudget;
 use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError, leave_record};
 use crate::transport::{Packer, Transport, XsrfToken};
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Driver<'_> {
 struct Held {
     token: Option<XsrfToken>,
     /// The request under way and its body.
-    body: Option<(Arc<Request>, Packed)>,
+    body: Option<(Arc<Request>, EncodedBody)>,
     /// Settings a dry run has staged nowhere else.
     staged: Settings,
     /// What the staged settings would change.

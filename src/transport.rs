@@ -46,7 +46,8 @@ pub use options::{
 pub use proxy::{Proxy, ProxyServer, ProxySettings, Route};
 
 use crate::model::text::on_one_line;
-use crate::model::{Packed, Stage, Timestamp};
+use crate::model::{Stage, Timestamp};
+use crate::protocol::body::EncodedBody;
 use crate::sync::retry::{Failure, FailureKind};
 use attempt::{Received, Tally};
 use cookies::Jar;
@@ -195,7 +196,7 @@ impl Transport {
 
     /// Compresses a body, as the options say.
     #[must_use]
-    pub fn pack(&self, body: Vec<u8>) -> Packed {
+    pub fn pack(&self, body: Vec<u8>) -> EncodedBody {
         self.packer().pack(body)
     }
 
@@ -222,7 +223,7 @@ impl Transport {
     pub async fn post_packed(
         &self,
         stage: Stage,
-        body: &Packed,
+        body: &EncodedBody,
         token: Option<&XsrfToken>,
         now: Timestamp,
     ) -> Exchange {
@@ -255,7 +256,7 @@ impl Transport {
     pub async fn fetch_token(&self, now: Timestamp) -> TokenExchange {
         let mut tally = Tally::default();
         let total = self.options.timeouts.xsrf;
-        let body = Packed::default();
+        let body = EncodedBody::default();
         let mut result = self.attempt(XSRF_SEGMENT, &body, None, now, total, &mut tally).await;
         if result.as_ref().is_err_and(|failure| failure.kind == FailureKind::Http11Required) {
             result = self.attempt(XSRF_SEGMENT, &body, None, now, total, &mut tally).await;

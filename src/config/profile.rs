@@ -6,7 +6,7 @@ use plist::{Dictionary, Value};
 use thiserror::Error;
 
 use super::cms;
-use crate::model::{PlistError, read_plist};
+use crate::plist_bounded::{PlistError, read_plist};
 
 /// The preference domains whose keys count, the present one first.
 pub const DOMAINS: [&str; 2] = ["com.northpolesec.santa", "com.google.santa"];

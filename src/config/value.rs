@@ -6,7 +6,7 @@ use plist::Value;
 
 use super::finding::FindingKind;
 use super::keys::{Key, Kind};
-use crate::model::read_plist;
+use crate::plist_bounded::read_plist;
 
 /// A property list type's name in messages, with its article.
 pub(super) fn type_name(value: &Value) -> &'static str {

@@ -155,7 +155,9 @@ pub(super) fn order(order: Order, config: &Effective) -> Vec<u8> {
 /// What `order` says, without the length; `None` if the bytes are not an order.
 #[must_use]
 pub fn read_order(bytes: &[u8]) -> Option<(Order, Dictionary)> {
-    let Value::Dictionary(mut list) = crate::model::read_plist(bytes).ok()? else { return None };
+    let Value::Dictionary(mut list) = crate::plist_bounded::read_plist(bytes).ok()? else {
+        return None;
+    };
     let Value::Dictionary(config) = list.remove("config")? else { return None };
     if list.get("upload").and_then(Value::as_boolean) == Some(true) {
         return Some((Order::Upload, config));

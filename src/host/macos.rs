@@ -7,7 +7,7 @@ use plist::{Dictionary, Value};
 
 use super::source::HostSource;
 use super::{Fact, Observed, dictionary, dotted};
-use crate::model::read_plist;
+use crate::plist_bounded::read_plist;
 
 const SYSTEM_VERSION: &str = "/System/Library/CoreServices/SystemVersion.plist";
 

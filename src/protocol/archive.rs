@@ -24,7 +24,7 @@ use plist::{Dictionary, Value};
 use thiserror::Error;
 
 use crate::model::text::escaped_start;
-use crate::model::{PlistError, read_small_plist};
+use crate::plist_bounded::{PlistError, read_small_plist};
 
 /// The largest archive read, in bytes. An execution with its certificates and
 /// entitlements takes 5 to 50 KB.

@@ -7,6 +7,7 @@ mod received;
 #[cfg(test)]
 mod tests;
 
+use bytes::Bytes;
 use serde::de::DeserializeSeed as _;
 use thiserror::Error;
 
@@ -27,6 +28,23 @@ pub enum Transfer {
     Json,
     /// Binary protobuf.
     Protobuf,
+}
+
+/// A request's body as it goes over the wire. Clones share the bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct EncodedBody {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The value of `Content-Encoding`, if they are encoded.
+    pub encoding: Option<&'static str>,
+}
+
+impl EncodedBody {
+    /// A body without a content encoding.
+    #[must_use]
+    pub fn plain(body: Vec<u8>) -> Self {
+        Self { bytes: body.into(), encoding: None }
+    }
 }
 
 /// What a body held.

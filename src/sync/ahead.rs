@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 use super::machine::Batch;
-use crate::model::{EventRow, MachineId, Packed};
-use crate::protocol::body::Transfer;
+use crate::model::{EventRow, MachineId};
+use crate::protocol::body::{EncodedBody, Transfer};
 use crate::protocol::events;
 use crate::store::{EventStore, Horizon, ReadEvents};
 use crate::transport::Packer;
@@ -46,7 +46,7 @@ impl Form {
     fn made(&mut self, rows: Vec<EventRow>) -> Read {
         let events::Sorted { ids, body, dropped, rejected, bundles } =
             events::sort(rows, self.machine_id.as_str(), self.transfer);
-        let body = if ids.is_empty() { Packed::default() } else { self.packer.pack(body) };
+        let body = if ids.is_empty() { EncodedBody::default() } else { self.packer.pack(body) };
         Read { batch: Batch { ids, body, dropped, rejected }, bundles }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::machine::{Answer, Request};
 use super::retry::{Failure, FailureKind};
-use crate::model::{Packed, Stage, SyncWarning};
-use crate::protocol::body::{self, BodyError, Received, Transfer};
+use crate::model::{Stage, SyncWarning};
+use crate::protocol::body::{self, BodyError, EncodedBody, Received, Transfer};
 use crate::protocol::cel::CelBudget;
 use crate::protocol::notes::Warning;
 use crate::protocol::{rules, wire};
@@ -17,7 +17,7 @@ pub(super) fn encode(
     transfer: Transfer,
     request: &Request,
     transport: &Transport,
-) -> Result<Packed, serde_json::Error> {
+) -> Result<EncodedBody, serde_json::Error> {
     let body = match request {
         Request::Preflight(message) => body::encode(transfer, &**message),
         Request::EventUpload(body) => return Ok(body.clone()),

@@ -16,8 +16,8 @@ use super::job::{self, Host};
 use super::retry::Failure;
 use super::{Interruptible, Stop, log_response_warning, redacted};
 use crate::clock::Clock;
-use crate::model::{MachineId, Packed, Stage};
-use crate::protocol::body::Transfer;
+use crate::model::{MachineId, Stage};
+use crate::protocol::body::{EncodedBody, Transfer};
 use crate::protocol::events::{self, Sorted};
 use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
 use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError};
@@ -181,7 +181,7 @@ impl Upload<'_> {
 
     /// Makes one attempt, and a second with a fresh token if the server demands
     /// one (HTTP-4). Returns the bundles that the server asks for.
-    async fn send(&mut self, body: &Packed, left: Duration) -> Result<Vec<String>, Failure> {
+    async fn send(&mut self, body: &EncodedBody, left: Duration) -> Result<Vec<String>, Failure> {
         let mut stop = self.stop.clone();
         let bounds = Interruptible { stop: &mut stop, left, deadline: LIMIT };
         bounds
@@ -202,7 +202,7 @@ impl Upload<'_> {
             .await?
     }
 
-    async fn attempt(&self, body: &Packed) -> Result<Vec<String>, Failure> {
+    async fn attempt(&self, body: &EncodedBody) -> Result<Vec<String>, Failure> {
         let (stage, now) = (Stage::EventUpload, self.clock.now().wall);
         let url = self.transport.url(stage);
         let exchanged = self.transport.post_packed(stage, body, self.token.as_ref(), now).await;

@@ -12,7 +12,8 @@ use super::failure::{Phase, Scene};
 use super::idle::Watch;
 use super::upload::{Upload, Uploading};
 use super::{Transport, XsrfToken, lock, status};
-use crate::model::{Packed, Timestamp};
+use crate::model::Timestamp;
+use crate::protocol::body::EncodedBody;
 use crate::sync::retry::{Failure, FailureKind};
 
 /// The port of a SOCKS proxy that names none; no other peer is without one.
@@ -44,7 +45,7 @@ impl Transport {
     pub(super) async fn attempt(
         &self,
         segment: &str,
-        body: &Packed,
+        body: &EncodedBody,
         token: Option<&XsrfToken>,
         now: Timestamp,
         total: Duration,
@@ -63,7 +64,7 @@ impl Transport {
             timeouts: &self.options.timeouts,
             now,
         };
-        let Packed { bytes, encoding } = body.clone();
+        let EncodedBody { bytes, encoding } = body.clone();
         let mut headers = self.headers.clone();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         if let Some(encoding) = encoding {

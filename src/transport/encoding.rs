@@ -10,7 +10,7 @@ use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use thiserror::Error;
 
-use crate::model::Packed;
+use crate::protocol::body::EncodedBody;
 pub(super) use decoder::{DecodeError, Decoder};
 
 /// How request bodies are compressed.
@@ -73,9 +73,9 @@ const LEVEL: i32 = 1;
 impl Packer {
     /// Packs a body. An empty one is never compressed.
     #[must_use]
-    pub fn pack(&mut self, body: Vec<u8>) -> Packed {
+    pub fn pack(&mut self, body: Vec<u8>) -> EncodedBody {
         if body.is_empty() || self.encoding == ContentEncoding::None {
-            return Packed::plain(body);
+            return EncodedBody::plain(body);
         }
         let compressor = self
             .compressor
@@ -96,9 +96,9 @@ impl Packer {
         match done.ok().and_then(|length| self.room.get(..length)) {
             Some(wire) => {
                 let bytes = Bytes::copy_from_slice(wire);
-                Packed { bytes, encoding: Some(self.encoding.name()) }
+                EncodedBody { bytes, encoding: Some(self.encoding.name()) }
             }
-            None => Packed::plain(body),
+            None => EncodedBody::plain(body),
         }
     }
 }

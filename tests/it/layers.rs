@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 /// A module and the modules of ours it may name. The longest prefix counts.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["model"]),
+    ("plist_bounded", &["plist_bounded"]),
     ("files", &["files"]),
-    ("protocol", &["model", "protocol"]),
+    ("protocol", &["model", "plist_bounded", "protocol"]),
     ("sync::machine", &["model", "protocol", "sync::machine", "sync::plan", "sync::retry"]),
     ("sync::plan", &["model", "protocol"]),
     ("sync::retry", &["model", "protocol"]),
-    ("transport", &["files", "model", "sync::retry", "transport"]),
+    ("transport", &["files", "model", "protocol", "sync::retry", "transport"]),
     ("store", &["files", "model", "sync::retry", "store"]),
-    ("config", &["files", "model", "sync::retry", "config"]),
-    ("host", &["files", "model", "sync::retry", "config", "host"]),
+    ("config", &["files", "model", "plist_bounded", "config"]),
+    ("host", &["files", "model", "plist_bounded", "config", "host"]),
     ("clock", &["clock", "model"]),
     (
         "sync",
@@ -44,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "files",
             "host",
             "model",
+            "plist_bounded",
             "protocol",
             "store",
             "sync",

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    ErrorRecord, MachineId, Packed, RejectedRule, RuleSet, SettingChange, Settings, Stage,
-    StageRecord, SyncResult, SyncType, SyncWarning, UploadMemory,
+    ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage, StageRecord,
+    SyncResult, SyncType, SyncWarning, UploadMemory,
 };
+use crate::protocol::body::EncodedBody;
 use crate::protocol::preflight::Facts;
 use crate::protocol::rules::Page;
 use crate::protocol::wire;
@@ -51,7 +52,7 @@ pub enum Request {
     /// See [`Stage::Preflight`].
     Preflight(Box<wire::PreflightRequest>),
     /// See [`Stage::EventUpload`].
-    EventUpload(Packed),
+    EventUpload(EncodedBody),
     /// See [`Stage::RuleDownload`]; `page` counts from 1.
     RuleDownload {
         /// The message.
@@ -109,7 +110,7 @@ pub struct Batch {
     /// The rows whose events are in `body`.
     pub ids: Vec<i64>,
     /// The message, as it goes over the wire.
-    pub body: Packed,
+    pub body: EncodedBody,
     /// Rows whose event has no wire form, with its kind.
     pub dropped: Vec<(i64, String)>,
     /// Rows that cannot be read, with the reason.

@@ -51,9 +51,9 @@ fn http_5_bodies_are_encoded_as_asked() {
     assert_eq!((deflate.bytes[0], deflate.encoding), (0x78, Some("deflate")));
     let gzip = packed(ContentEncoding::Gzip);
     assert_eq!((&gzip.bytes[..2], gzip.encoding), (&[0x1f, 0x8b][..], Some("gzip")));
-    assert_eq!(packed(ContentEncoding::None), Packed::plain(TEXT.to_owned()));
+    assert_eq!(packed(ContentEncoding::None), EncodedBody::plain(TEXT.to_owned()));
     for encoding in ContentEncoding::ALL {
-        assert_eq!(encoding.packer().pack(Vec::new()), Packed::default());
+        assert_eq!(encoding.packer().pack(Vec::new()), EncodedBody::default());
     }
 }
 
