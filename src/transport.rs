@@ -22,11 +22,10 @@ mod proxy;
 mod redaction;
 mod roots;
 mod status;
+mod text;
 mod tls;
 mod unsent;
 mod upload;
-mod watch;
-mod words;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +52,7 @@ use attempt::{Received, Tally};
 use cookies::Jar;
 use legs::{Legs, Tracking};
 use redaction::Redaction;
-use tls::Witness;
+use tls::RecordingResolver;
 
 /// Idle connections are kept this long. Servers are known to drop them after 2
 /// or 3 s, and a request that meets the drop is lost.
@@ -67,7 +66,7 @@ pub struct Transport {
     tls: ClientConfig,
     options: Options,
     route: Option<Route>,
-    witness: Arc<Witness>,
+    resolver: Arc<RecordingResolver>,
     /// Headers of every request.
     headers: HeaderMap,
     jar: Mutex<Jar>,
@@ -125,13 +124,13 @@ impl Transport {
     pub fn new(options: Options) -> Result<Self, Failure> {
         let server = options.base_url.as_url();
         let route = options.proxy.route(server, |name| std::env::var(name).ok())?;
-        let (tls, witness) = tls::configure(
+        let (tls, resolver) = tls::configure(
             &options.roots,
             options.client_certificate.as_ref(),
             server.scheme() == "https",
             route.as_ref().is_some_and(|route| route.url.scheme() == "https"),
         )?;
-        let client = client(&options, route.as_ref(), &tls, &witness.legs, options.disable_http2)?;
+        let client = client(&options, route.as_ref(), &tls, &resolver.legs, options.disable_http2)?;
         let mut redaction = Redaction::default();
         for secret in options.base_url.secrets() {
             redaction.add(&secret);
@@ -148,7 +147,7 @@ impl Transport {
             client: Mutex::new(client),
             tls,
             route,
-            witness,
+            resolver,
             headers,
             jar: Mutex::default(),
             redaction: Mutex::new(redaction),
@@ -171,20 +170,20 @@ impl Transport {
     /// The client certificate that is shown to a server that asks.
     #[must_use]
     pub fn client_certificate(&self) -> Option<&CertificateFacts> {
-        self.witness.identity.as_ref().map(|identity| &identity.facts)
+        self.resolver.identity.as_ref().map(|identity| &identity.facts)
     }
 
     /// The certificates that the server showed in the last handshake, its own
     /// first, accepted or not; none before the first exchange and without TLS.
     #[must_use]
     pub fn server_chain(&self) -> Vec<CertificateFacts> {
-        self.witness.server_chain()
+        self.resolver.server_chain()
     }
 
     /// Whether the server has asked for a client certificate so far.
     #[must_use]
     pub fn client_certificate_asked(&self) -> bool {
-        self.witness.was_asked()
+        self.resolver.was_asked()
     }
 
     /// The text with every secret this transport knows struck out: for texts of
@@ -286,7 +285,7 @@ impl Transport {
 
     /// Speaks HTTP/1.1 from here on.
     fn leave_http2(&self) {
-        let legs = &self.witness.legs;
+        let legs = &self.resolver.legs;
         if let Ok(client) = client(&self.options, self.route.as_ref(), &self.tls, legs, true) {
             *lock(&self.client) = client;
         }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::encoding::{DecodeError, Decoder};
-use super::failure::{Phase, Scene};
+use super::failure::{FailureContext, Phase};
 use super::idle::Watch;
 use super::upload::{Upload, Uploading};
 use super::{Transport, XsrfToken, lock, status};
@@ -53,12 +53,12 @@ impl Transport {
     ) -> Result<Received, Failure> {
         let url = self.target(segment);
         let host = url.host_str().unwrap_or_default();
-        let scene = Scene {
+        let context = FailureContext {
             server: format!("{host}:{}", url.port_or_known_default().unwrap_or_default()),
             url: self.shown_target(segment),
             target: &url,
             route: self.route.as_ref(),
-            witness: &self.witness,
+            resolver: &self.resolver,
             certificate_file: self.options.client_certificate.as_ref().map(|c| c.file.as_path()),
             roots: &self.options.roots,
             timeouts: &self.options.timeouts,
@@ -78,10 +78,10 @@ impl Transport {
         let client = lock(&self.client).clone();
         let request = client.post(url.clone()).headers(headers);
         let request = request.body(reqwest::Body::wrap(upload));
-        let received = self.receive(request, &url, &scene, &uploading, tally);
+        let received = self.receive(request, &url, &context, &uploading, tally);
         let result = match timeout(total, received).await {
             Ok(result) => result,
-            Err(_) => Err(scene.total_timeout(total)),
+            Err(_) => Err(context.total_timeout(total)),
         };
         let meter = &uploading.0;
         tally.sent = meter.sent();
@@ -98,7 +98,7 @@ impl Transport {
         &self,
         request: reqwest::RequestBuilder,
         url: &Url,
-        scene: &Scene<'_>,
+        context: &FailureContext<'_>,
         uploading: &Uploading,
         tally: &mut Tally,
     ) -> Result<Received, Failure> {
@@ -109,29 +109,29 @@ impl Transport {
             port: peer.port_or_known_default().unwrap_or(SOCKS_PORT),
         };
         let mut response = match watch.until(request.send()).await {
-            Err(_) => return Err(scene.idle_timeout()),
-            Ok(Err(error)) => return Err(scene.failure(&error, Phase::Request)),
+            Err(_) => return Err(context.idle_timeout()),
+            Ok(Err(error)) => return Err(context.failure(&error, Phase::Request)),
             Ok(Ok(response)) => response,
         };
         let status = response.status().as_u16();
         tally.status = Some(status);
-        self.take_cookies(response.headers(), url, scene.now);
+        self.take_cookies(response.headers(), url, context.now);
         if status != 200 {
             // What is left of the request would be for nothing, and writing it
             // may break the connection under the answer.
             uploading.0.hold();
             let body = error_body(&mut response, tally).await;
             let redaction = lock(&self.redaction).clone();
-            return Err(status::failure(scene, status, response.headers(), &body, &redaction));
+            return Err(status::failure(context, status, response.headers(), &body, &redaction));
         }
         let limit = self.options.max_body;
-        let refuse = |error| undecodable(scene, &error, limit);
+        let refuse = |error| undecodable(context, &error, limit);
         let length = response.content_length();
         let mut decoder = decoder(&response, length, limit).map_err(refuse)?;
         loop {
             match watch.until(response.chunk()).await {
-                Err(_) => return Err(scene.idle_timeout()),
-                Ok(Err(error)) => return Err(scene.failure(&error, Phase::Body)),
+                Err(_) => return Err(context.idle_timeout()),
+                Ok(Err(error)) => return Err(context.failure(&error, Phase::Body)),
                 Ok(Ok(Some(wire))) => {
                     tally.received += wire.len() as u64;
                     decoder.push(&wire).map_err(refuse)?;
@@ -188,9 +188,9 @@ async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<
     decoder.so_far().iter().take(ERROR_BODY).copied().collect()
 }
 
-fn undecodable(scene: &Scene<'_>, error: &DecodeError, limit: usize) -> Failure {
+fn undecodable(context: &FailureContext<'_>, error: &DecodeError, limit: usize) -> Failure {
     let (kind, what) = match error {
-        DecodeError::Truncated => return scene.truncated("the compressed data has no end"),
+        DecodeError::Truncated => return context.truncated("the compressed data has no end"),
         DecodeError::TooLarge => (
             FailureKind::TooLarge,
             format!("the answer is larger than {limit} bytes; have the server send smaller pages"),
@@ -203,5 +203,5 @@ fn undecodable(scene: &Scene<'_>, error: &DecodeError, limit: usize) -> Failure 
             ),
         ),
     };
-    Failure { http_status: Some(200), ..scene.fail(kind, &what) }
+    Failure { http_status: Some(200), ..context.fail(kind, &what) }
 }

@@ -16,14 +16,14 @@ use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
 use super::proxy::Route;
-use super::tls::Witness;
-use super::{Roots, Timeouts, words};
+use super::tls::RecordingResolver;
+use super::{Roots, Timeouts, text};
 use crate::model::Timestamp;
 use crate::model::text::on_one_line;
 use crate::sync::retry::{Failure, FailureKind};
 
 /// Where an attempt happened: all that a message may name.
-pub(super) struct Scene<'a> {
+pub(super) struct FailureContext<'a> {
     /// The URL as it may be shown.
     pub(super) url: String,
     /// The URL itself, for resolving others against it; never shown.
@@ -31,7 +31,7 @@ pub(super) struct Scene<'a> {
     /// Host and port.
     pub(super) server: String,
     pub(super) route: Option<&'a Route>,
-    pub(super) witness: &'a Witness,
+    pub(super) resolver: &'a RecordingResolver,
     pub(super) certificate_file: Option<&'a Path>,
     pub(super) roots: &'a Roots,
     pub(super) timeouts: &'a Timeouts,
@@ -47,7 +47,7 @@ pub(super) enum Phase {
     Body,
 }
 
-impl Scene<'_> {
+impl FailureContext<'_> {
     /// The failure that an error of the HTTP client stands for.
     pub(super) fn failure(&self, error: &reqwest::Error, phase: Phase) -> Failure {
         let causes = causes(error);
@@ -206,7 +206,7 @@ impl Scene<'_> {
     }
 
     fn lost(&self, reason: &str) -> Failure {
-        let hint = if self.witness.was_asked() && self.witness.identity.is_none() {
+        let hint = if self.resolver.was_asked() && self.resolver.identity.is_none() {
             "the server asked for a client certificate and none is configured: set \
              ClientAuthCertificateFile if it needs one"
         } else {
@@ -227,7 +227,7 @@ impl Scene<'_> {
         causes: &[&(dyn Error + 'static)],
         io: Option<&io::Error>,
     ) -> Option<Failure> {
-        if self.witness.legs.server_reached() {
+        if self.resolver.legs.server_reached() {
             return None;
         }
         let proxy = named(route);
@@ -280,7 +280,7 @@ impl Scene<'_> {
     }
 
     fn tls(&self, error: &rustls::Error) -> Failure {
-        let legs = &self.witness.legs;
+        let legs = &self.resolver.legs;
         if let Some(route) = self.route
             && legs.tls_proxy()
             && !legs.server_reached()
@@ -330,7 +330,7 @@ impl Scene<'_> {
             rustls::Error::InvalidCertificate(_) => FailureKind::CertificateUntrusted,
             _ => FailureKind::TlsHandshake,
         };
-        let reason = on_one_line(&error.to_string(), words::MAX_WORDS);
+        let reason = on_one_line(&error.to_string(), text::MAX_CHARS);
         self.fail(
             kind,
             &format!(
@@ -406,7 +406,7 @@ impl Scene<'_> {
                     FailureKind::CertificateUntrusted,
                     &format!(
                         "the certificate of {server} cannot be trusted by {roots} ({}); {hint}",
-                        on_one_line(&reason, words::MAX_WORDS)
+                        on_one_line(&reason, text::MAX_CHARS)
                     ),
                 )
             }
@@ -428,7 +428,7 @@ impl Scene<'_> {
                 | AlertDescription::DecryptError
                 | AlertDescription::HandshakeFailure
         );
-        let asked = self.witness.was_asked();
+        let asked = self.resolver.was_asked();
         if about_certificates
             && (asked || alert == AlertDescription::CertificateRequired)
             && let Some(failure) = self.client_certificate(alert)
@@ -448,13 +448,13 @@ impl Scene<'_> {
 
     fn client_certificate(&self, alert: AlertDescription) -> Option<Failure> {
         let server = &self.server;
-        let authorities = self.witness.authorities();
+        let authorities = self.resolver.authorities();
         let accepted = if authorities.is_empty() {
             String::new()
         } else {
             format!(" (it accepts those of {})", names(&authorities))
         };
-        let Some(identity) = &self.witness.identity else {
+        let Some(identity) = &self.resolver.identity else {
             return Some(self.fail(
                 FailureKind::ClientCertificateRequired,
                 &format!(
@@ -511,7 +511,7 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)
 /// The cause of all causes, in words.
 fn innermost(causes: &[&(dyn Error + 'static)]) -> String {
     let reason = causes.last().map(ToString::to_string).unwrap_or_default();
-    on_one_line(&reason, words::MAX_WORDS)
+    on_one_line(&reason, text::MAX_CHARS)
 }
 
 /// A name of a certificate, which comes as `DnsName("host")` or the like.

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::cookies::Jar;
 use super::encoding::{DecodeError, Decoder};
-use super::words;
+use super::text;
 use crate::model::Timestamp;
 use crate::model::text::is_unsafe_to_show;
 
@@ -46,8 +46,8 @@ proptest! {
 
     #[test]
     fn any_text_can_be_shown(body in prop::collection::vec(any::<u8>(), 0..500)) {
-        let shown = words::of_body(&body);
-        prop_assert!(shown.chars().count() <= words::MAX_WORDS + 1);
+        let shown = text::of_body(&body);
+        prop_assert!(shown.chars().count() <= text::MAX_CHARS + 1);
         prop_assert!(!shown.contains(is_unsafe_to_show));
     }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use reqwest::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
 
-use super::failure::Scene;
+use super::failure::FailureContext;
 use super::redaction::Redaction;
-use super::{timestamp, words};
+use super::{text, timestamp};
 use crate::model::text::on_one_line;
 use crate::model::{Timestamp, shown};
 use crate::sync::retry::{Failure, FailureKind, RETRY_AFTER_MAX, RETRY_AFTER_MIN};
@@ -14,38 +14,38 @@ use crate::sync::retry::{Failure, FailureKind, RETRY_AFTER_MAX, RETRY_AFTER_MIN}
 /// Makes the failure of a status: kind, message with the server's own words,
 /// and the wait it asks for.
 pub(super) fn failure(
-    scene: &Scene<'_>,
+    context: &FailureContext<'_>,
     status: u16,
     headers: &HeaderMap,
     body: &[u8],
     redaction: &Redaction,
 ) -> Failure {
     let kind = FailureKind::of_status(status);
-    let said = match words::of_body(redaction.apply(&String::from_utf8_lossy(body)).as_bytes()) {
+    let said = match text::of_body(redaction.apply(&String::from_utf8_lossy(body)).as_bytes()) {
         said if said.is_empty() => "without a word".to_owned(),
         said => format!("saying \"{said}\""),
     };
     let what = if kind == FailureKind::Redirected {
-        let target = location(scene, headers);
-        let target = on_one_line(&redaction.apply(&target), words::MAX_WORDS);
+        let target = location(context, headers);
+        let target = on_one_line(&redaction.apply(&target), text::MAX_CHARS);
         format!(
             "the server redirects to {target} (status {status}), which is never followed; put the \
              address that answers into SyncBaseURL"
         )
     } else {
         let mut hint = hint(kind).to_owned();
-        if scene.witness.was_asked() && scene.witness.identity.is_none() && status < 500 {
+        if context.resolver.was_asked() && context.resolver.identity.is_none() && status < 500 {
             hint.push_str(
                 ", and set ClientAuthCertificateFile: the server also asked for a client certificate",
             );
         }
         format!("the server answered {status} {said}; {hint}")
     };
-    let retry_after = matches!(status, 429 | 503).then(|| retry_after(headers, scene.now));
+    let retry_after = matches!(status, 429 | 503).then(|| retry_after(headers, context.now));
     Failure {
         http_status: Some(status),
         retry_after: retry_after.flatten(),
-        ..scene.fail(kind, &what)
+        ..context.fail(kind, &what)
     }
 }
 
@@ -77,10 +77,10 @@ fn hint(kind: FailureKind) -> &'static str {
 }
 
 /// Where a redirect leads, resolved against the requested URL, secrets cut.
-fn location(scene: &Scene<'_>, headers: &HeaderMap) -> String {
+fn location(context: &FailureContext<'_>, headers: &HeaderMap) -> String {
     let Some(value) = headers.get(LOCATION) else { return "nowhere".to_owned() };
     let text = String::from_utf8_lossy(value.as_bytes());
-    match scene.target.join(&text) {
+    match context.target.join(&text) {
         Ok(url) => shown(&url),
         Err(_) => "an address that is no URL".to_owned(),
     }

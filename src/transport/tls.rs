@@ -1,23 +1,25 @@
 //! The TLS configuration: TLS 1.2 or later with ring, the trust roots, the
-//! client certificate, and a witness of what the server asked for. Roots and
+//! client certificate, and a resolver of what the server asked for. Roots and
 //! client certificate are for the server alone. A proxy that is spoken to in
 //! TLS is verified by the platform's roots and shown no certificate.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use rustls::client::danger::ServerCertVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
 use super::certificate::{self, Identity};
 use super::legs::{Leg, Legs};
 use super::roots::ConfiguredRoots;
-use super::watch::{Chain, Watched};
-use super::{CertificateFacts, ClientCertificate, Roots};
+use super::{CertificateFacts, ClientCertificate, Roots, lock};
 use crate::sync::retry::{Failure, FailureKind};
 
 /// How many of the authorities that a server accepts are remembered.
@@ -26,7 +28,7 @@ const AUTHORITIES_KEPT: usize = 5;
 /// Hands the client certificate out and remembers that it was asked for, so
 /// that a failed handshake can be told from a missing certificate.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct RecordingResolver {
     pub(super) identity: Option<Identity>,
     asked: AtomicBool,
     authorities: Mutex<Vec<String>>,
@@ -35,7 +37,7 @@ pub(super) struct Witness {
     pub(super) legs: Arc<Legs>,
 }
 
-impl Witness {
+impl RecordingResolver {
     #[cfg(test)]
     pub(super) fn new(identity: Option<Identity>, asked: bool) -> Self {
         let asked = AtomicBool::new(asked);
@@ -50,7 +52,7 @@ impl Witness {
 
     /// The certificates the server showed in the last handshake, its own first.
     pub(super) fn server_chain(&self) -> Vec<CertificateFacts> {
-        self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.chain).clone()
     }
 
     /// Whether the server asked for a client certificate in any handshake.
@@ -61,11 +63,11 @@ impl Witness {
     /// The first few authorities whose certificates the server accepts, by its
     /// own account.
     pub(super) fn authorities(&self) -> Vec<String> {
-        self.authorities.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.authorities).clone()
     }
 }
 
-impl ResolvesClientCert for Witness {
+impl ResolvesClientCert for RecordingResolver {
     fn resolve(
         &self,
         root_hint_subjects: &[&[u8]],
@@ -75,7 +77,7 @@ impl ResolvesClientCert for Witness {
             return None;
         }
         self.asked.store(true, Ordering::Relaxed);
-        *self.authorities.lock().unwrap_or_else(PoisonError::into_inner) = root_hint_subjects
+        *lock(&self.authorities) = root_hint_subjects
             .iter()
             .take(AUTHORITIES_KEPT)
             .filter_map(|der| X509Name::from_der(der).ok())
@@ -89,6 +91,103 @@ impl ResolvesClientCert for Witness {
     }
 }
 
+/// How many certificates of a chain are kept; real chains have up to four.
+const CHAIN_KEPT: usize = 8;
+
+/// The certificates of the last handshake, the server's own first.
+pub(super) type Chain = Arc<Mutex<Vec<CertificateFacts>>>;
+
+/// Has each certificate verified by whoever decides on that leg of the
+/// connection, and keeps what the server showed. The answers are the verifiers'
+/// alone.
+#[derive(Debug)]
+pub(super) struct RecordingVerifier {
+    server: Arc<dyn ServerCertVerifier>,
+    proxy: Option<Arc<dyn ServerCertVerifier>>,
+    legs: Arc<Legs>,
+    chain: Chain,
+}
+
+impl RecordingVerifier {
+    pub(super) fn new(
+        server: Arc<dyn ServerCertVerifier>,
+        proxy: Option<Arc<dyn ServerCertVerifier>>,
+        legs: Arc<Legs>,
+        chain: Chain,
+    ) -> Self {
+        Self { server, proxy, legs, chain }
+    }
+}
+
+impl ServerCertVerifier for RecordingVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verifier = match (self.legs.current(), &self.proxy) {
+            (Some(Leg::Server), _) => {
+                *lock(&self.chain) = std::iter::once(end_entity)
+                    .chain(intermediates)
+                    .take(CHAIN_KEPT)
+                    .filter_map(|der| CertificateFacts::of(der))
+                    .collect();
+                &self.server
+            }
+            (Some(Leg::Proxy), Some(proxy)) => proxy,
+            (Some(Leg::Proxy) | None, _) => {
+                return Err(Error::General("whose certificate this is cannot be told".to_owned()));
+            }
+        };
+        let accepted = verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )?;
+        if self.legs.current() == Some(Leg::Proxy) {
+            Legs::pass_proxy();
+        }
+        Ok(accepted)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.server.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.server.verify_tls13_signature(message, cert, dss)
+    }
+
+    /// Asked for at the beginning of each handshake.
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.legs.begin();
+        self.server.supported_verify_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        self.server.requires_raw_public_keys()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        self.server.root_hint_subjects()
+    }
+}
+
 /// Reads roots and client certificate and makes a TLS configuration of them.
 /// `server` says whether the server is spoken to in TLS; if not, the platform's
 /// roots are not looked for, since a host may have none.
@@ -97,10 +196,10 @@ pub(super) fn configure(
     client_certificate: Option<&ClientCertificate>,
     server: bool,
     tls_proxy: bool,
-) -> Result<(ClientConfig, Arc<Witness>), Failure> {
+) -> Result<(ClientConfig, Arc<RecordingResolver>), Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let legs = Arc::new(Legs::new(tls_proxy));
-    let witness = Arc::new(Witness {
+    let resolver = Arc::new(RecordingResolver {
         identity: client_certificate.map(certificate::load_identity).transpose()?,
         asked: AtomicBool::new(false),
         authorities: Mutex::default(),
@@ -140,18 +239,18 @@ pub(super) fn configure(
         .map_err(|error| unusable(error.to_string()))?;
     let builder = match of_server.or_else(|| of_proxy.clone()) {
         Some(server) => {
-            let chain = Arc::clone(&witness.chain);
-            let watched = Watched::new(server, of_proxy, legs, chain);
+            let chain = Arc::clone(&resolver.chain);
+            let watched = RecordingVerifier::new(server, of_proxy, legs, chain);
             builder.dangerous().with_custom_certificate_verifier(Arc::new(watched))
         }
         // Nothing is trusted, should TLS be spoken all the same.
         None => builder.with_root_certificates(RootCertStore::empty()),
     };
-    let mut config = builder.with_client_cert_resolver(Arc::clone(&witness) as _);
+    let mut config = builder.with_client_cert_resolver(Arc::clone(&resolver) as _);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if tls_proxy {
         // A resumed session is not verified, and the legs are told apart by that.
         config.resumption = Resumption::disabled();
     }
-    Ok((config, witness))
+    Ok((config, resolver))
 }

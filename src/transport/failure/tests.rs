@@ -8,13 +8,17 @@ use crate::transport::certificate::load_identity;
 static TARGET: LazyLock<Url> =
     LazyLock::new(|| Url::parse("https://h/preflight/ID").expect("a URL"));
 
-fn scene<'a>(witness: &'a Witness, timeouts: &'a Timeouts, file: &'a Path) -> Scene<'a> {
-    Scene {
+fn context<'a>(
+    resolver: &'a RecordingResolver,
+    timeouts: &'a Timeouts,
+    file: &'a Path,
+) -> FailureContext<'a> {
+    FailureContext {
         url: TARGET.to_string(),
         target: &TARGET,
         server: "h:443".to_owned(),
         route: None,
-        witness,
+        resolver,
         certificate_file: Some(file),
         roots: &Roots::Platform,
         timeouts,
@@ -30,9 +34,9 @@ fn http_12_an_alert_means_what_was_asked_for_and_shown() {
     let certificate = ClientCertificate { file: file.into(), password: None };
     let timeouts = Timeouts::default();
     let [none, asked, shown] = [
-        Witness::new(None, false),
-        Witness::new(None, true),
-        Witness::new(Some(load_identity(&certificate).expect("the fixture")), true),
+        RecordingResolver::new(None, false),
+        RecordingResolver::new(None, true),
+        RecordingResolver::new(Some(load_identity(&certificate).expect("the fixture")), true),
     ];
     let (required, rejected, expired, handshake) = (
         Kind::ClientCertificateRequired,
@@ -51,8 +55,8 @@ fn http_12_an_alert_means_what_was_asked_for_and_shown() {
         (AlertDescription::ProtocolVersion, [handshake, handshake, handshake]),
         (AlertDescription::InternalError, [handshake, handshake, handshake]),
     ] {
-        for (witness, kind) in [&none, &asked, &shown].into_iter().zip(kinds) {
-            let failure = scene(witness, &timeouts, &certificate.file).alert(alert);
+        for (resolver, kind) in [&none, &asked, &shown].into_iter().zip(kinds) {
+            let failure = context(resolver, &timeouts, &certificate.file).alert(alert);
             assert_eq!(failure.kind, kind, "{alert:?}: {failure}");
         }
     }
@@ -61,9 +65,9 @@ fn http_12_an_alert_means_what_was_asked_for_and_shown() {
 /// HTTP-12: what the platform's verifiers say without details.
 #[test]
 fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
-    let witness = Witness::new(None, false);
+    let resolver = RecordingResolver::new(None, false);
     let timeouts = Timeouts::default();
-    let scene = scene(&witness, &timeouts, Path::new("none"));
+    let context = context(&resolver, &timeouts, Path::new("none"));
     for (verdict, kind, words) in [
         (CertificateError::Expired, Kind::CertificateExpired, "not valid at this time"),
         (CertificateError::NotValidYet, Kind::CertificateExpired, "not valid at this time"),
@@ -72,7 +76,7 @@ fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
         (CertificateError::Revoked, Kind::CertificateUntrusted, "check the server's certificate"),
         (CertificateError::BadSignature, Kind::CertificateUntrusted, "cannot be trusted"),
     ] {
-        let failure = scene.server_certificate(&verdict);
+        let failure = context.server_certificate(&verdict);
         assert_eq!(failure.kind, kind, "{verdict:?}");
         assert!(failure.message.contains(words), "{verdict:?}: {failure}");
     }

@@ -3,7 +3,7 @@
 use crate::model::text::on_one_line;
 
 /// The most characters of them that are shown.
-pub(super) const MAX_WORDS: usize = 200;
+pub(super) const MAX_CHARS: usize = 200;
 
 /// What the body of an error says: the title of an HTML page, or the text.
 pub(super) fn of_body(body: &[u8]) -> String {
@@ -12,16 +12,16 @@ pub(super) fn of_body(body: &[u8]) -> String {
     let html = lower.trim_start().starts_with('<') && lower.contains("<html")
         || lower.trim_start().starts_with("<!doctype");
     if !html {
-        return on_one_line(&text, MAX_WORDS);
+        return on_one_line(&text, MAX_CHARS);
     }
     let title = lower.find("<title").and_then(|at| {
         let start = at + lower.get(at..)?.find('>')? + 1;
         let end = start + lower.get(start..)?.find("</title")?;
         text.get(start..end)
     });
-    match title.map(|title| on_one_line(title, MAX_WORDS)) {
+    match title.map(|title| on_one_line(title, MAX_CHARS)) {
         Some(title) if !title.is_empty() => title,
-        _ => on_one_line(&without_tags(&text), MAX_WORDS),
+        _ => on_one_line(&without_tags(&text), MAX_CHARS),
     }
 }
 
