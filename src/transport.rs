@@ -39,16 +39,16 @@ pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_root
 pub use encoding::{ContentEncoding, Packer, UnknownEncoding};
 pub use headers::XsrfToken;
 pub use options::{
-    ClientCertificate, HeaderProblem, Options, Roots, Timeouts, Transfer, header_problem,
+    ClientCertificate, HeaderProblem, Roots, Timeouts, Transfer, TransportOptions, header_problem,
     is_restricted_header,
 };
-pub use proxy::{Proxy, ProxyServer, ProxySettings, Route};
+pub use proxy::{Proxy, ProxyRoute, ProxyServer, ProxySettings};
 
 use crate::model::text::on_one_line;
 use crate::model::{Stage, Timestamp};
 use crate::protocol::body::EncodedBody;
 use crate::sync::retry::{Failure, FailureKind};
-use attempt::{Received, Tally};
+use attempt::{AttemptTally, RawResponse};
 use cookies::Jar;
 use legs::{Legs, Tracking};
 use redaction::Redaction;
@@ -56,7 +56,7 @@ use tls::RecordingResolver;
 
 /// Idle connections are kept this long. Servers are known to drop them after 2
 /// or 3 s, and a request that meets the drop is lost.
-const POOL_IDLE: Duration = Duration::from_secs(1);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The segment of the URL where XSRF tokens are fetched.
 const XSRF_SEGMENT: &str = "xsrf";
 /// The connection to one server, for one sync.
@@ -64,8 +64,8 @@ pub struct Transport {
     /// Replaced by one that speaks HTTP/1.1 only if the server wants that.
     client: Mutex<reqwest::Client>,
     tls: ClientConfig,
-    options: Options,
-    route: Option<Route>,
+    options: TransportOptions,
+    route: Option<ProxyRoute>,
     resolver: Arc<RecordingResolver>,
     /// Headers of every request.
     headers: HeaderMap,
@@ -75,9 +75,9 @@ pub struct Transport {
 
 /// What came of one attempt.
 #[derive(Clone, Debug)]
-pub struct Exchange {
+pub struct AttemptResult {
     /// The answer, or why there is none.
-    pub outcome: Result<Answer, Failure>,
+    pub outcome: Result<Response, Failure>,
     /// The status, if an answer began.
     pub http_status: Option<u16>,
     /// Bytes of the request's body, as they go over the wire, that were handed
@@ -93,7 +93,7 @@ pub struct Exchange {
 
 /// A complete answer with status 200.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// The decoded body.
     pub body: Vec<u8>,
     /// The server's clock, by its `Date` header.
@@ -106,7 +106,7 @@ pub struct Answer {
 
 /// What came of asking for an XSRF token.
 #[derive(Clone, Debug)]
-pub struct TokenExchange {
+pub struct TokenResult {
     /// The token; `None` if the server answered 200 without one.
     pub outcome: Result<Option<XsrfToken>, Failure>,
     /// The status, if an answer began.
@@ -121,7 +121,7 @@ impl Transport {
     ///
     /// # Errors
     /// If roots, client certificate or proxy cannot be used.
-    pub fn new(options: Options) -> Result<Self, Failure> {
+    pub fn new(options: TransportOptions) -> Result<Self, Failure> {
         let server = options.base_url.as_url();
         let route = options.proxy.route(server, |name| std::env::var(name).ok())?;
         let (tls, resolver) = tls::configure(
@@ -163,7 +163,7 @@ impl Transport {
 
     /// The proxy on the way to the server, if there is one.
     #[must_use]
-    pub const fn route(&self) -> Option<&Route> {
+    pub const fn route(&self) -> Option<&ProxyRoute> {
         self.route.as_ref()
     }
 
@@ -213,7 +213,7 @@ impl Transport {
         body: &[u8],
         token: Option<&XsrfToken>,
         now: Timestamp,
-    ) -> Exchange {
+    ) -> AttemptResult {
         self.post_packed(stage, &self.pack(body.to_owned()), token, now).await
     }
 
@@ -225,13 +225,13 @@ impl Transport {
         body: &EncodedBody,
         token: Option<&XsrfToken>,
         now: Timestamp,
-    ) -> Exchange {
-        let mut tally = Tally::default();
+    ) -> AttemptResult {
+        let mut tally = AttemptTally::default();
         let total = self.options.timeouts.total;
         let result = self.attempt(stage.segment(), body, token, now, total, &mut tally).await;
         self.report(stage.name(), &self.shown_target(stage.segment()), &tally, result.as_ref());
-        Exchange {
-            outcome: result.map(|received| Answer {
+        AttemptResult {
+            outcome: result.map(|received| Response {
                 server_date: received
                     .headers
                     .get(DATE)
@@ -252,8 +252,8 @@ impl Transport {
     }
 
     /// Asks for an XSRF token, once.
-    pub async fn fetch_token(&self, now: Timestamp) -> TokenExchange {
-        let mut tally = Tally::default();
+    pub async fn fetch_token(&self, now: Timestamp) -> TokenResult {
+        let mut tally = AttemptTally::default();
         let total = self.options.timeouts.xsrf;
         let body = EncodedBody::default();
         let mut result = self.attempt(XSRF_SEGMENT, &body, None, now, total, &mut tally).await;
@@ -267,7 +267,7 @@ impl Transport {
             lock(&self.redaction).add(token.value());
             Some(token)
         });
-        TokenExchange { outcome, http_status: tally.status, bytes_received: tally.received }
+        TokenResult { outcome, http_status: tally.status, bytes_received: tally.received }
     }
 
     /// The URL to ask, without user and password: those go in a header.
@@ -310,12 +310,18 @@ impl Transport {
             }
         }
         let mut redaction = lock(&self.redaction);
-        jar.values().for_each(|value| redaction.add_passing(value));
+        jar.values().for_each(|value| redaction.add_rotating(value));
     }
 
-    fn report(&self, stage: &str, url: &str, tally: &Tally, result: Result<&Received, &Failure>) {
+    fn report(
+        &self,
+        stage: &str,
+        url: &str,
+        tally: &AttemptTally,
+        result: Result<&RawResponse, &Failure>,
+    ) {
         let (sent, received) = (tally.sent, tally.received);
-        let proxy = self.route.as_ref().map(Route::shown);
+        let proxy = self.route.as_ref().map(ProxyRoute::shown);
         match result {
             Ok(answer) => tracing::debug!(
                 stage,
@@ -352,8 +358,8 @@ impl fmt::Debug for Transport {
 
 /// The HTTP client behind a transport.
 fn client(
-    options: &Options,
-    route: Option<&Route>,
+    options: &TransportOptions,
+    route: Option<&ProxyRoute>,
     tls: &ClientConfig,
     legs: &Arc<Legs>,
     http1_only: bool,
@@ -386,7 +392,7 @@ fn client(
         // closed before a byte of the request was written to it.
         .retry(reqwest::retry::never())
         .connect_timeout(options.timeouts.connect)
-        .pool_idle_timeout(POOL_IDLE)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .build()
         .map_err(unusable)
 }

@@ -44,12 +44,12 @@ pub(super) struct Decoded {
 pub(super) fn decode(
     transfer: Transfer,
     request: &Request,
-    response: transport::Answer,
+    response: transport::Response,
     url: &str,
     expressions: &mut CelBudget,
     give_up: &dyn Fn() -> bool,
 ) -> Result<Decoded, Failure> {
-    let transport::Answer { body, content_type, .. } = response;
+    let transport::Response { body, content_type, .. } = response;
     let received = Received::new(transfer, body).under(content_type.as_deref());
     let decoded = match request {
         Request::Preflight(_) => {
@@ -71,10 +71,10 @@ pub(super) fn decode(
 /// As [`decode`].
 pub(super) fn decode_upload(
     transfer: Transfer,
-    response: transport::Answer,
+    response: transport::Response,
     url: &str,
 ) -> Result<(wire::EventUploadResponse, Vec<SyncWarning>), Failure> {
-    let transport::Answer { body, content_type, .. } = response;
+    let transport::Response { body, content_type, .. } = response;
     let received = Received::new(transfer, body).under(content_type.as_deref());
     let body::Decoded { message, warnings } =
         body::decode(received).map_err(|error| failure(url, &error))?;

@@ -350,7 +350,7 @@ pub fn transport_options(
     base_url: BaseUrl,
     machine_id: MachineId,
     santa_version: &str,
-) -> transport::Options {
+) -> transport::TransportOptions {
     let roots = match (&config.server_auth_roots_file, &config.server_auth_roots_data) {
         (Some(file), _) => transport::Roots::File(file.clone()),
         (None, Some(data)) => transport::Roots::Data(data.clone()),
@@ -361,7 +361,7 @@ pub fn transport_options(
             file,
             password: config.client_auth_certificate_password.clone(),
         });
-    transport::Options {
+    transport::TransportOptions {
         transfer: match transfer(config) {
             Transfer::Json => transport::Transfer::Json,
             Transfer::Protobuf => transport::Transfer::Protobuf,
@@ -380,7 +380,7 @@ pub fn transport_options(
         client_certificate,
         proxy: config.proxy.as_ref().map_or(transport::Proxy::Environment, proxy),
         disable_http2: config.disable_http2,
-        ..transport::Options::new(base_url, machine_id)
+        ..transport::TransportOptions::new(base_url, machine_id)
     }
 }
 

@@ -8,26 +8,26 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::encoding::{DecodeError, Decoder};
-use super::failure::{FailureContext, Phase};
-use super::idle::Watch;
-use super::upload::{Upload, Uploading};
+use super::failure::{AttemptPhase, FailureContext};
+use super::idle::IdleWatch;
+use super::upload::{UploadBody, UploadGuard};
 use super::{Transport, XsrfToken, lock, status};
 use crate::model::Timestamp;
 use crate::protocol::body::EncodedBody;
 use crate::sync::retry::{Failure, FailureKind};
 
 /// The port of a SOCKS proxy that names none; no other peer is without one.
-const SOCKS_PORT: u16 = 1080;
+const DEFAULT_SOCKS_PORT: u16 = 1080;
 /// At most this much of the body of an error is read.
-const ERROR_BODY: usize = 16 << 10;
+const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
 /// At most this much of it is decoded.
-const ERROR_BODY_DECODED: usize = 1 << 20;
+const MAX_ERROR_BODY_DECODED_BYTES: usize = 1 << 20;
 /// The body of an error is waited for no longer than this.
-const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an attempt has seen so far, for when it is cut short.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct AttemptTally {
     pub(super) status: Option<u16>,
     pub(super) sent: u64,
     pub(super) received: u64,
@@ -35,7 +35,7 @@ pub(super) struct Tally {
 }
 
 /// A complete answer with status 200, headers included.
-pub(super) struct Received {
+pub(super) struct RawResponse {
     pub(super) headers: HeaderMap,
     pub(super) version: reqwest::Version,
     pub(super) body: Vec<u8>,
@@ -49,8 +49,8 @@ impl Transport {
         token: Option<&XsrfToken>,
         now: Timestamp,
         total: Duration,
-        tally: &mut Tally,
-    ) -> Result<Received, Failure> {
+        tally: &mut AttemptTally,
+    ) -> Result<RawResponse, Failure> {
         let url = self.target(segment);
         let host = url.host_str().unwrap_or_default();
         let context = FailureContext {
@@ -74,7 +74,7 @@ impl Transport {
             token.add_to(&mut headers);
         }
         self.add_cookies(&mut headers, &url);
-        let (upload, uploading) = Upload::new(bytes);
+        let (upload, uploading) = UploadBody::new(bytes);
         let client = lock(&self.client).clone();
         let request = client.post(url.clone()).headers(headers);
         let request = request.body(reqwest::Body::wrap(upload));
@@ -99,18 +99,18 @@ impl Transport {
         request: reqwest::RequestBuilder,
         url: &Url,
         context: &FailureContext<'_>,
-        uploading: &Uploading,
-        tally: &mut Tally,
-    ) -> Result<Received, Failure> {
+        uploading: &UploadGuard,
+        tally: &mut AttemptTally,
+    ) -> Result<RawResponse, Failure> {
         let peer = self.route.as_ref().map_or(url, |route| &route.url);
-        let watch = Watch {
+        let watch = IdleWatch {
             meter: &uploading.0,
             idle: self.options.timeouts.idle,
-            port: peer.port_or_known_default().unwrap_or(SOCKS_PORT),
+            port: peer.port_or_known_default().unwrap_or(DEFAULT_SOCKS_PORT),
         };
         let mut response = match watch.until(request.send()).await {
             Err(_) => return Err(context.idle_timeout()),
-            Ok(Err(error)) => return Err(context.failure(&error, Phase::Request)),
+            Ok(Err(error)) => return Err(context.failure(&error, AttemptPhase::Request)),
             Ok(Ok(response)) => response,
         };
         let status = response.status().as_u16();
@@ -131,7 +131,7 @@ impl Transport {
         loop {
             match watch.until(response.chunk()).await {
                 Err(_) => return Err(context.idle_timeout()),
-                Ok(Err(error)) => return Err(context.failure(&error, Phase::Body)),
+                Ok(Err(error)) => return Err(context.failure(&error, AttemptPhase::Body)),
                 Ok(Ok(Some(wire))) => {
                     tally.received += wire.len() as u64;
                     decoder.push(&wire).map_err(refuse)?;
@@ -146,7 +146,7 @@ impl Transport {
         }
         let version = response.version();
         let headers = std::mem::take(response.headers_mut());
-        Ok(Received { headers, version, body: decoder.finish().map_err(refuse)? })
+        Ok(RawResponse { headers, version, body: decoder.finish().map_err(refuse)? })
     }
 }
 
@@ -166,8 +166,10 @@ fn decoder(
 
 /// The beginning of the body of an error, as far as it comes without trouble
 /// and soon: the status is what matters.
-async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<u8> {
-    let Ok(mut decoder) = decoder(response, None, ERROR_BODY_DECODED) else { return Vec::new() };
+async fn error_body(response: &mut reqwest::Response, tally: &mut AttemptTally) -> Vec<u8> {
+    let Ok(mut decoder) = decoder(response, None, MAX_ERROR_BODY_DECODED_BYTES) else {
+        return Vec::new();
+    };
     let reading = async {
         while let Ok(Some(wire)) = response.chunk().await {
             tally.received += wire.len() as u64;
@@ -178,14 +180,14 @@ async fn error_body(response: &mut reqwest::Response, tally: &mut Tally) -> Vec<
             while step == Ok(true) {
                 step = decoder.step();
             }
-            if step.is_err() || tally.received >= ERROR_BODY as u64 {
+            if step.is_err() || tally.received >= MAX_ERROR_BODY_BYTES as u64 {
                 break;
             }
         }
     };
     // What came in time is shown.
-    let _ = timeout(ERROR_BODY_TIME, reading).await;
-    decoder.so_far().iter().take(ERROR_BODY).copied().collect()
+    let _ = timeout(ERROR_BODY_TIMEOUT, reading).await;
+    decoder.so_far().iter().take(MAX_ERROR_BODY_BYTES).copied().collect()
 }
 
 fn undecodable(context: &FailureContext<'_>, error: &DecodeError, limit: usize) -> Failure {

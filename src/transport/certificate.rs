@@ -28,7 +28,7 @@ use crate::model::Timestamp;
 use crate::sync::retry::{Failure, FailureKind};
 
 /// Larger files are not certificates; the largest trust bundles have 300 KiB.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// What there is to say of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(super) fn name(name: &X509Name<'_>) -> String {
 
 /// A client certificate ready for use.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
+pub(super) struct ClientIdentity {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) facts: CertificateFacts,
 }
@@ -124,7 +124,7 @@ pub(super) fn load_roots(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, 
     let bytes = match roots {
         Roots::Platform => return Ok(Vec::new()),
         Roots::Data(bytes) => bytes.clone(),
-        Roots::File(file) => files::read(file, MAX_FILE)
+        Roots::File(file) => files::read(file, MAX_FILE_BYTES)
             .map_err(|error| fail(&format!("cannot be read ({error})")))?,
     };
     let certificates = if is_pem(&bytes) {
@@ -148,7 +148,7 @@ pub(super) fn load_roots(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// The client certificate, with the certificate that belongs to the key first.
-pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<Identity, Failure> {
+pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<ClientIdentity, Failure> {
     let file = certificate.file.display();
     let unreadable = |what: &str| {
         Failure::new(
@@ -156,13 +156,13 @@ pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<Identity,
             format!("the client certificate in {file} {what}"),
         )
     };
-    let bytes = files::read(&certificate.file, MAX_FILE).map_err(|error| {
+    let bytes = files::read(&certificate.file, MAX_FILE_BYTES).map_err(|error| {
         unreadable(&format!(
             "cannot be read ({error}); check ClientAuthCertificateFile and that this user may \
              read it"
         ))
     })?;
-    let Contents { certificates, keys } = if is_pem(&bytes) {
+    let IdentityParts { certificates, keys } = if is_pem(&bytes) {
         from_pem(&bytes, certificate)?
     } else {
         from_pkcs12(&bytes, certificate)?
@@ -194,7 +194,7 @@ fn certified(
     certificates: &[CertificateDer<'static>],
     key: PrivateKeyDer<'static>,
     provider: &CryptoProvider,
-) -> Result<Identity, String> {
+) -> Result<ClientIdentity, String> {
     let facts = CertificateFacts::of(leaf).ok_or("damaged certificate")?;
     let key =
         CertifiedKey::from_der(chain(leaf, certificates), key, provider).map_err(|error| {
@@ -205,7 +205,7 @@ fn certified(
                 other => other.to_string(),
             }
         })?;
-    Ok(Identity { key: Arc::new(key), facts })
+    Ok(ClientIdentity { key: Arc::new(key), facts })
 }
 
 /// The leaf and its issuers, as far as the file has them.
@@ -255,12 +255,12 @@ fn issued(above: &X509Certificate<'_>, below: &X509Certificate<'_>) -> bool {
     }
 }
 
-struct Contents {
+struct IdentityParts {
     certificates: Vec<CertificateDer<'static>>,
     keys: Vec<PrivateKeyDer<'static>>,
 }
 
-fn from_pkcs12(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents, Failure> {
+fn from_pkcs12(bytes: &[u8], certificate: &ClientCertificate) -> Result<IdentityParts, Failure> {
     let password = certificate.password.as_ref().map_or("", |password| password.expose());
     let archive = Pkcs12Archive::from_pkcs12(bytes, password).map_err(|error| match error {
         Pkcs12Error::MacError(_) | Pkcs12Error::Pkcs5Error(_) | Pkcs12Error::UnpadError => {
@@ -281,10 +281,10 @@ fn from_pkcs12(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents
         .iter()
         .map(|bag| PrivateKeyDer::Pkcs8(bag.key.as_der().to_vec().into()))
         .collect();
-    Ok(Contents { certificates, keys })
+    Ok(IdentityParts { certificates, keys })
 }
 
-fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents, Failure> {
+fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<IdentityParts, Failure> {
     let damaged = |what: String| {
         Failure::new(
             FailureKind::ClientCertificateUnreadable,
@@ -323,7 +323,7 @@ fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<Contents, F
         let key = info.decrypt(password).map_err(|_| wrong_password(certificate))?;
         keys.push(PrivateKeyDer::Pkcs8(key.as_bytes().to_vec().into()));
     }
-    Ok(Contents { certificates, keys })
+    Ok(IdentityParts { certificates, keys })
 }
 
 fn wrong_password(certificate: &ClientCertificate) -> Failure {

@@ -11,7 +11,7 @@ use crate::model::Timestamp;
 /// More cookies than this are not kept.
 const MAX_COOKIES: usize = 64;
 /// A longer name and value, in bytes, are not kept; browsers take 4096.
-const MAX_LENGTH: usize = 8192;
+const MAX_COOKIE_BYTES: usize = 8192;
 
 /// What the server asked to be sent back.
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl Jar {
         if gone {
             self.cookies.remove(&key);
         } else if !name.is_empty()
-            && name.len() + value.len() <= MAX_LENGTH
+            && name.len() + value.len() <= MAX_COOKIE_BYTES
             && (self.cookies.len() < MAX_COOKIES || self.cookies.contains_key(&key))
         {
             self.cookies.insert(key, value.to_owned());
@@ -162,7 +162,7 @@ mod tests {
         for number in 0..1000 {
             jar.set(&format!("c{number}=1"), &url("/"), NOW);
         }
-        jar.set(&format!("long={}", "x".repeat(MAX_LENGTH)), &url("/"), NOW);
+        jar.set(&format!("long={}", "x".repeat(MAX_COOKIE_BYTES)), &url("/"), NOW);
         jar.set("no pair", &url("/"), NOW);
         jar.set("=nameless", &url("/"), NOW);
         assert_eq!(jar.cookies.len(), MAX_COOKIES);

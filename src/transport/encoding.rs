@@ -68,7 +68,7 @@ impl Clone for Packer {
 
 /// The lowest level that compresses. A batch of events comes to a fifth at a
 /// quarter of the work of zlib's level 6, whose output is a seventh smaller.
-const LEVEL: i32 = 1;
+const COMPRESSION_LEVEL: i32 = 1;
 
 impl Packer {
     /// Packs a body. An empty one is never compressed.
@@ -77,9 +77,9 @@ impl Packer {
         if body.is_empty() || self.encoding == ContentEncoding::None {
             return EncodedBody::plain(body);
         }
-        let compressor = self
-            .compressor
-            .get_or_insert_with(|| Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default()));
+        let compressor = self.compressor.get_or_insert_with(|| {
+            Compressor::new(CompressionLvl::new(COMPRESSION_LEVEL).unwrap_or_default())
+        });
         let gzip = self.encoding == ContentEncoding::Gzip;
         let most = if gzip {
             compressor.gzip_compress_bound(body.len())

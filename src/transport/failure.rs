@@ -15,7 +15,7 @@ use rustls::pki_types::InvalidDnsNameError;
 use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
-use super::proxy::Route;
+use super::proxy::ProxyRoute;
 use super::tls::RecordingResolver;
 use super::{Roots, Timeouts, text};
 use crate::model::Timestamp;
@@ -30,7 +30,7 @@ pub(super) struct FailureContext<'a> {
     pub(super) target: &'a Url,
     /// Host and port.
     pub(super) server: String,
-    pub(super) route: Option<&'a Route>,
+    pub(super) route: Option<&'a ProxyRoute>,
     pub(super) resolver: &'a RecordingResolver,
     pub(super) certificate_file: Option<&'a Path>,
     pub(super) roots: &'a Roots,
@@ -40,7 +40,7 @@ pub(super) struct FailureContext<'a> {
 
 /// How far the attempt had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum AttemptPhase {
     /// No header of an answer yet.
     Request,
     /// In the answer's body.
@@ -49,7 +49,7 @@ pub(super) enum Phase {
 
 impl FailureContext<'_> {
     /// The failure that an error of the HTTP client stands for.
-    pub(super) fn failure(&self, error: &reqwest::Error, phase: Phase) -> Failure {
+    pub(super) fn failure(&self, error: &reqwest::Error, phase: AttemptPhase) -> Failure {
         let causes = causes(error);
         let h2 = causes.iter().find_map(|cause| cause.downcast_ref::<h2::Error>());
         if h2.and_then(h2::Error::reason) == Some(h2::Reason::HTTP_1_1_REQUIRED) {
@@ -87,7 +87,7 @@ impl FailureContext<'_> {
         if error.is_connect() && error.is_timeout() {
             return self.connect_timeout(&self.server);
         }
-        if phase == Phase::Request
+        if phase == AttemptPhase::Request
             && let Some(hyper) = hyper
         {
             if hyper.is_parse_too_large() {
@@ -105,9 +105,9 @@ impl FailureContext<'_> {
             }
         }
         match (phase, io) {
-            (Phase::Request, Some(io)) if error.is_connect() => self.connect(io),
-            (Phase::Request, _) => self.lost(&innermost(&causes)),
-            (Phase::Body, _) => self.truncated(&innermost(&causes)),
+            (AttemptPhase::Request, Some(io)) if error.is_connect() => self.connect(io),
+            (AttemptPhase::Request, _) => self.lost(&innermost(&causes)),
+            (AttemptPhase::Body, _) => self.truncated(&innermost(&causes)),
         }
     }
 
@@ -222,7 +222,7 @@ impl FailureContext<'_> {
     /// us pass and the failure lies behind it.
     fn proxy(
         &self,
-        route: &Route,
+        route: &ProxyRoute,
         error: &reqwest::Error,
         causes: &[&(dyn Error + 'static)],
         io: Option<&io::Error>,
@@ -316,7 +316,7 @@ impl FailureContext<'_> {
         }
     }
 
-    fn tls_of_proxy(&self, route: &Route, error: &rustls::Error) -> Failure {
+    fn tls_of_proxy(&self, route: &ProxyRoute, error: &rustls::Error) -> Failure {
         let kind = match error {
             rustls::Error::InvalidCertificate(
                 CertificateError::Expired
@@ -488,7 +488,7 @@ impl FailureContext<'_> {
     }
 }
 
-fn named(route: &Route) -> String {
+fn named(route: &ProxyRoute) -> String {
     format!("the proxy {} ({})", route.shown(), route.origin)
 }
 

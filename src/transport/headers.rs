@@ -12,7 +12,7 @@ use reqwest::header::{
 };
 
 use super::redaction::Redaction;
-use super::{HeaderProblem, Options, header_problem};
+use super::{HeaderProblem, TransportOptions, header_problem};
 use crate::model::{Secret, start_of_secret};
 
 /// The header an XSRF token comes in, and goes in unless the server names
@@ -21,7 +21,7 @@ const XSRF_TOKEN: &str = "x-xsrf-token";
 /// The header that names the header the token goes in.
 const XSRF_TOKEN_HEADER: &str = "x-xsrf-token-header";
 /// A longer token is not kept.
-const XSRF_TOKEN_MAX: usize = 8192;
+const MAX_XSRF_TOKEN_BYTES: usize = 8192;
 
 /// A token that the server wants to see with every request of the sync.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl fmt::Debug for XsrfToken {
 }
 
 /// The headers of every request: the extra ones, then those that win over them.
-pub(super) fn of_every_request(options: &Options, redaction: &mut Redaction) -> HeaderMap {
+pub(super) fn of_every_request(options: &TransportOptions, redaction: &mut Redaction) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static(options.transfer.content_type()));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
@@ -97,7 +97,7 @@ pub(super) fn sensitive(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 /// The token of an answer of the XSRF endpoint.
 pub(super) fn token(headers: &HeaderMap) -> Option<XsrfToken> {
     let mut value = headers.get(XSRF_TOKEN)?.clone();
-    if value.is_empty() || value.len() > XSRF_TOKEN_MAX {
+    if value.is_empty() || value.len() > MAX_XSRF_TOKEN_BYTES {
         return None;
     }
     value.set_sensitive(true);

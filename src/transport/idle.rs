@@ -6,39 +6,39 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::unsent;
-use super::upload::Meter;
+use super::upload::UploadMeter;
 
 /// The timeout is counted in so many steps. It is never shorter than it says,
 /// and longer by at most one step.
-const STEPS: u32 = 10;
+const STEPS_PER_TIMEOUT: u32 = 10;
 /// The most that a kernel keeps of an upload: Linux and macOS let a
 /// connection's send buffer grow to 4 MiB.
-const KERNEL_BUFFER: u64 = 4 << 20;
+const MAX_SEND_BUFFER_BYTES: u64 = 4 << 20;
 /// Where the kernel does not say how much it still sends, it is taken to send
 /// this many bytes a second.
-const SLOWEST: u64 = 16 << 10;
+const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 16 << 10;
 
 /// No byte has moved for the whole timeout.
 #[derive(Debug)]
-pub(super) struct Idle;
+pub(super) struct IdleElapsed;
 
 /// What the bytes of one attempt are watched with.
-pub(super) struct Watch<'a> {
-    pub(super) meter: &'a Meter,
+pub(super) struct IdleWatch<'a> {
+    pub(super) meter: &'a UploadMeter,
     /// How long it may be quiet.
     pub(super) idle: Duration,
     /// The remote port of the connection: the server's or the proxy's.
     pub(super) port: u16,
 }
 
-impl Watch<'_> {
+impl IdleWatch<'_> {
     /// Waits for `next`, which is the next bytes from the server, for as long
     /// as bytes move.
-    pub(super) async fn until<T>(&self, next: impl Future<Output = T>) -> Result<T, Idle> {
+    pub(super) async fn until<T>(&self, next: impl Future<Output = T>) -> Result<T, IdleElapsed> {
         let mut next = std::pin::pin!(next);
-        let mut quiet = Quiet::default();
+        let mut quiet = QuietPeriod::default();
         loop {
-            if let Ok(done) = timeout(self.idle / STEPS, next.as_mut()).await {
+            if let Ok(done) = timeout(self.idle / STEPS_PER_TIMEOUT, next.as_mut()).await {
                 return Ok(done);
             }
             if self.meter.sent() > 0 && !self.meter.delivered() {
@@ -46,7 +46,7 @@ impl Watch<'_> {
             }
             quiet.step(self.meter.sent(), self.meter.queued());
             if quiet.lasted(self.idle) {
-                return Err(Idle);
+                return Err(IdleElapsed);
             }
         }
     }
@@ -54,13 +54,13 @@ impl Watch<'_> {
 
 /// For how many steps no byte of the upload has moved.
 #[derive(Debug, Default)]
-struct Quiet {
+struct QuietPeriod {
     steps: u32,
     sent: u64,
     queued: Option<u64>,
 }
 
-impl Quiet {
+impl QuietPeriod {
     fn step(&mut self, sent: u64, queued: Option<u64>) {
         let moved = (sent, queued) != (self.sent, self.queued);
         self.steps = if moved { 0 } else { self.steps + 1 };
@@ -70,10 +70,12 @@ impl Quiet {
     fn lasted(&self, idle: Duration) -> bool {
         let hidden = match self.queued {
             Some(_) => 0,
-            None => self.sent.min(KERNEL_BUFFER),
+            None => self.sent.min(MAX_SEND_BUFFER_BYTES),
         };
         let steps = self.steps;
-        idle / STEPS * steps >= idle / STEPS * STEPS + Duration::from_secs(hidden / SLOWEST)
+        idle / STEPS_PER_TIMEOUT * steps
+            >= idle / STEPS_PER_TIMEOUT * STEPS_PER_TIMEOUT
+                + Duration::from_secs(hidden / MIN_UPLOAD_BYTES_PER_SECOND)
     }
 }
 
@@ -85,7 +87,7 @@ mod tests {
 
     /// After how many steps of 3 s the timeout comes.
     fn ends_after(upload: impl Fn(u32) -> (u64, Option<u64>)) -> Option<u32> {
-        let mut quiet = Quiet::default();
+        let mut quiet = QuietPeriod::default();
         (1..=100).find(|step| {
             let (sent, queued) = upload(*step);
             quiet.step(sent, queued);

@@ -76,7 +76,7 @@ impl Default for Timeouts {
 
 /// Everything a [`super::Transport`] needs to know.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct TransportOptions {
     /// The server.
     pub base_url: BaseUrl,
     /// The last segment of every URL.
@@ -103,11 +103,11 @@ pub struct Options {
     pub max_body: usize,
 }
 
-impl Options {
+impl TransportOptions {
     /// The largest answer by default: 128 MiB, some 600,000 rules.
-    pub const MAX_BODY: usize = 128 << 20;
+    pub const DEFAULT_MAX_BODY_BYTES: usize = 128 << 20;
 
-    /// Options for a server with everything else at its default.
+    /// TransportOptions for a server with everything else at its default.
     #[must_use]
     pub fn new(base_url: BaseUrl, machine_id: MachineId) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl Options {
             proxy: Proxy::default(),
             disable_http2: false,
             timeouts: Timeouts::default(),
-            max_body: Self::MAX_BODY,
+            max_body: Self::DEFAULT_MAX_BODY_BYTES,
         }
     }
 }

@@ -52,7 +52,7 @@ pub enum Proxy {
 
 /// The proxy chosen for the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct ProxyRoute {
     /// `http`, `https`, `socks5` or `socks5h`, host and port; no credentials.
     pub url: Url,
     /// What it wants to hear.
@@ -64,7 +64,7 @@ pub struct Route {
 }
 
 /// The key of the configuration, for messages.
-const CONFIGURED: &str = "SyncProxyConfiguration";
+const CONFIGURATION_KEY: &str = "SyncProxyConfiguration";
 
 impl Proxy {
     /// The proxy on the way to `server`; `None` if it is reached directly.
@@ -76,7 +76,7 @@ impl Proxy {
         &self,
         server: &Url,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<Route>, Failure> {
+    ) -> Result<Option<ProxyRoute>, Failure> {
         match self {
             Self::Direct => Ok(None),
             Self::Environment => from_environment(server, variable),
@@ -85,7 +85,7 @@ impl Proxy {
     }
 }
 
-fn from_settings(server: &Url, settings: &ProxySettings) -> Result<Option<Route>, Failure> {
+fn from_settings(server: &Url, settings: &ProxySettings) -> Result<Option<ProxyRoute>, Failure> {
     let host = bare_host(server);
     let simple = !host.contains(['.', ':']);
     if settings.exclude_simple_hostnames && simple
@@ -104,19 +104,19 @@ fn from_settings(server: &Url, settings: &ProxySettings) -> Result<Option<Route>
         _ => proxy.host.clone(),
     };
     let url = format!("{scheme}://{host}:{}", proxy.port);
-    let url = Url::parse(&url).map_err(|error| malformed(CONFIGURED, &error.to_string()))?;
-    Ok(Some(Route {
+    let url = Url::parse(&url).map_err(|error| malformed(CONFIGURATION_KEY, &error.to_string()))?;
+    Ok(Some(ProxyRoute {
         url,
         user: proxy.user.clone(),
         password: proxy.password.clone(),
-        origin: CONFIGURED,
+        origin: CONFIGURATION_KEY,
     }))
 }
 
 fn from_environment(
     server: &Url,
     variable: impl Fn(&str) -> Option<String>,
-) -> Result<Option<Route>, Failure> {
+) -> Result<Option<ProxyRoute>, Failure> {
     let named = |names: [&'static str; 2]| {
         names.into_iter().find_map(|name| Some((name, variable(name).filter(|v| !v.is_empty())?)))
     };
@@ -148,7 +148,7 @@ fn from_environment(
     // Both fail only for URLs without a host.
     let _ = url.set_password(None);
     let _ = url.set_username("");
-    Ok(Some(Route { url, user, password, origin }))
+    Ok(Some(ProxyRoute { url, user, password, origin }))
 }
 
 fn malformed(origin: &str, reason: &str) -> Failure {
@@ -158,7 +158,7 @@ fn malformed(origin: &str, reason: &str) -> Failure {
     )
 }
 
-impl Route {
+impl ProxyRoute {
     /// The proxy as it may be shown: without user and password.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -259,7 +259,10 @@ mod tests {
         Url::parse(text).expect("a URL")
     }
 
-    fn environment(server: &str, variables: &[(&str, &str)]) -> Result<Option<Route>, Failure> {
+    fn environment(
+        server: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Option<ProxyRoute>, Failure> {
         Proxy::Environment.route(&url(server), |name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
         })

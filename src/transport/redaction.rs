@@ -8,20 +8,20 @@ use crate::model::Secret;
 
 /// Shorter secrets are not looked for in other texts: they would match words
 /// that mean something else.
-const SHORTEST: usize = 5;
+const MIN_SECRET_BYTES: usize = 5;
 
 /// The same for values inside of a secret, which may be flags and words.
-const SHORTEST_VALUE: usize = 8;
+const MIN_VALUE_BYTES: usize = 8;
 
 /// How many secrets that come and go are remembered: servers may set a new
 /// cookie with every answer.
-const PASSING_KEPT: usize = 64;
+const MAX_ROTATING_SECRETS: usize = 64;
 
 /// The secrets to strike out.
 #[derive(Clone, Default)]
 pub(super) struct Redaction {
     secrets: Vec<String>,
-    passing: VecDeque<String>,
+    rotating: VecDeque<String>,
 }
 
 impl Redaction {
@@ -31,28 +31,28 @@ impl Redaction {
         let after_scheme = secret.split_once(' ').map(|(_, rest)| rest.trim());
         let pairs = secret.split([';', ',', ' ']).filter_map(|pair| pair.split_once('='));
         let values = pairs.map(|(_, value)| value.trim_matches('"'));
-        let values = values.filter(|value| value.len() >= SHORTEST_VALUE);
+        let values = values.filter(|value| value.len() >= MIN_VALUE_BYTES);
         for part in std::iter::once(secret).chain(after_scheme).chain(values) {
-            if part.len() >= SHORTEST && !self.secrets.iter().any(|known| known == part) {
+            if part.len() >= MIN_SECRET_BYTES && !self.secrets.iter().any(|known| known == part) {
                 self.secrets.push(part.to_owned());
             }
         }
     }
 
     /// The same for a secret that others of its kind replace in time.
-    pub(super) fn add_passing(&mut self, secret: &str) {
-        if secret.len() < SHORTEST || self.passing.iter().any(|known| known == secret) {
+    pub(super) fn add_rotating(&mut self, secret: &str) {
+        if secret.len() < MIN_SECRET_BYTES || self.rotating.iter().any(|known| known == secret) {
             return;
         }
-        if self.passing.len() == PASSING_KEPT {
-            self.passing.pop_front();
+        if self.rotating.len() == MAX_ROTATING_SECRETS {
+            self.rotating.pop_front();
         }
-        self.passing.push_back(secret.to_owned());
+        self.rotating.push_back(secret.to_owned());
     }
 
     /// The text with a mask in the place of every secret.
     pub(super) fn apply(&self, text: &str) -> String {
-        let mut secrets: Vec<_> = self.secrets.iter().chain(&self.passing).collect();
+        let mut secrets: Vec<_> = self.secrets.iter().chain(&self.rotating).collect();
         // The longest first, so that no secret hides in the rest of another.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let text = secrets
@@ -71,7 +71,9 @@ fn strike_cut(text: &str, secrets: &[&String]) -> String {
         .map(|piece| {
             let cut = secrets.iter().find_map(|secret| {
                 let starts = secret.char_indices().map(|(end, _)| &secret[..end]).rev();
-                starts.take_while(|start| start.len() >= SHORTEST).find(|s| piece.ends_with(*s))
+                starts
+                    .take_while(|start| start.len() >= MIN_SECRET_BYTES)
+                    .find(|s| piece.ends_with(*s))
             });
             match cut.and_then(|start| piece.strip_suffix(start)) {
                 Some(rest) => format!("{rest}{}", Secret::MASK),
@@ -84,7 +86,7 @@ fn strike_cut(text: &str, secrets: &[&String]) -> String {
 
 impl fmt::Debug for Redaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redaction({} secrets)", self.secrets.len() + self.passing.len())
+        write!(f, "Redaction({} secrets)", self.secrets.len() + self.rotating.len())
     }
 }
 
@@ -99,7 +101,7 @@ mod tests {
         redaction.add("abc123-and-more");
         redaction.add("session=s3ss10n-id; theme=dark");
         redaction.add("no");
-        redaction.add_passing("c00kie");
+        redaction.add_rotating("c00kie");
         assert_eq!(
             redaction.apply(
                 "Bearer abc123, then abc123, then abc123-and-more, no c00kie, s3ss10n-id is dark"
@@ -122,9 +124,9 @@ mod tests {
     fn secrets_that_come_and_go_do_not_pile_up() {
         let mut redaction = Redaction::default();
         for number in 10_000..20_000 {
-            redaction.add_passing(&number.to_string());
+            redaction.add_rotating(&number.to_string());
         }
-        assert_eq!(redaction.passing.len(), PASSING_KEPT);
+        assert_eq!(redaction.rotating.len(), MAX_ROTATING_SECRETS);
         assert_eq!(redaction.apply("19999 and 10000"), "(secret) and 10000");
     }
 }

@@ -16,36 +16,36 @@ use rustls::{
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
-use super::certificate::{self, Identity};
+use super::certificate::{self, ClientIdentity};
 use super::legs::{Leg, Legs};
 use super::roots::ConfiguredRoots;
 use super::{CertificateFacts, ClientCertificate, Roots, lock};
 use crate::sync::retry::{Failure, FailureKind};
 
 /// How many of the authorities that a server accepts are remembered.
-const AUTHORITIES_KEPT: usize = 5;
+const MAX_AUTHORITIES: usize = 5;
 
 /// Hands the client certificate out and remembers that it was asked for, so
 /// that a failed handshake can be told from a missing certificate.
 #[derive(Debug)]
 pub(super) struct RecordingResolver {
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<ClientIdentity>,
     asked: AtomicBool,
     authorities: Mutex<Vec<String>>,
-    chain: Chain,
+    chain: CertificateChain,
     /// The way that connections take.
     pub(super) legs: Arc<Legs>,
 }
 
 impl RecordingResolver {
     #[cfg(test)]
-    pub(super) fn new(identity: Option<Identity>, asked: bool) -> Self {
+    pub(super) fn new(identity: Option<ClientIdentity>, asked: bool) -> Self {
         let asked = AtomicBool::new(asked);
         Self {
             identity,
             asked,
             authorities: Mutex::default(),
-            chain: Chain::default(),
+            chain: CertificateChain::default(),
             legs: Arc::default(),
         }
     }
@@ -79,7 +79,7 @@ impl ResolvesClientCert for RecordingResolver {
         self.asked.store(true, Ordering::Relaxed);
         *lock(&self.authorities) = root_hint_subjects
             .iter()
-            .take(AUTHORITIES_KEPT)
+            .take(MAX_AUTHORITIES)
             .filter_map(|der| X509Name::from_der(der).ok())
             .map(|(_, name)| certificate::name(&name))
             .collect();
@@ -92,10 +92,10 @@ impl ResolvesClientCert for RecordingResolver {
 }
 
 /// How many certificates of a chain are kept; real chains have up to four.
-const CHAIN_KEPT: usize = 8;
+const MAX_CHAIN_CERTIFICATES: usize = 8;
 
 /// The certificates of the last handshake, the server's own first.
-pub(super) type Chain = Arc<Mutex<Vec<CertificateFacts>>>;
+pub(super) type CertificateChain = Arc<Mutex<Vec<CertificateFacts>>>;
 
 /// Has each certificate verified by whoever decides on that leg of the
 /// connection, and keeps what the server showed. The answers are the verifiers'
@@ -105,7 +105,7 @@ pub(super) struct RecordingVerifier {
     server: Arc<dyn ServerCertVerifier>,
     proxy: Option<Arc<dyn ServerCertVerifier>>,
     legs: Arc<Legs>,
-    chain: Chain,
+    chain: CertificateChain,
 }
 
 impl RecordingVerifier {
@@ -113,7 +113,7 @@ impl RecordingVerifier {
         server: Arc<dyn ServerCertVerifier>,
         proxy: Option<Arc<dyn ServerCertVerifier>>,
         legs: Arc<Legs>,
-        chain: Chain,
+        chain: CertificateChain,
     ) -> Self {
         Self { server, proxy, legs, chain }
     }
@@ -132,7 +132,7 @@ impl ServerCertVerifier for RecordingVerifier {
             (Some(Leg::Server), _) => {
                 *lock(&self.chain) = std::iter::once(end_entity)
                     .chain(intermediates)
-                    .take(CHAIN_KEPT)
+                    .take(MAX_CHAIN_CERTIFICATES)
                     .filter_map(|der| CertificateFacts::of(der))
                     .collect();
                 &self.server
@@ -203,7 +203,7 @@ pub(super) fn configure(
         identity: client_certificate.map(certificate::load_identity).transpose()?,
         asked: AtomicBool::new(false),
         authorities: Mutex::default(),
-        chain: Chain::default(),
+        chain: CertificateChain::default(),
         legs: Arc::clone(&legs),
     });
     let unusable = |what: String| {

@@ -21,21 +21,21 @@ use crate::sync::retry::FailureKind;
 
 /// The size of a piece. HTTP/1.1 connections hold up to 16 pieces that are not
 /// written yet, so that at most 64 KiB are counted that never left.
-const PIECE: usize = 4 << 10;
+const PIECE_BYTES: usize = 4 << 10;
 /// After this much the connection reads before it goes on writing.
-const BURST: usize = 64 << 10;
+const BURST_BYTES: usize = 64 << 10;
 /// After its first burst a body waits this long, or a server nearby could not
 /// answer before the next one is being written. One far away answers while the
 /// kernel's buffer is full, and the client waits to read or write.
-const GRACE: Duration = Duration::from_millis(20);
+const FIRST_BURST_PAUSE: Duration = Duration::from_millis(20);
 /// Smaller bodies are never what breaks a connection (HTTP-9).
-const LARGE: u64 = 64 << 10;
-/// [`Meter::queued`] if it is not known.
-const UNKNOWN: u64 = u64::MAX;
+const LARGE_BODY_BYTES: u64 = 64 << 10;
+/// [`UploadMeter::queued`] if it is not known.
+const QUEUED_UNKNOWN: u64 = u64::MAX;
 
 /// How far the body of one attempt has come.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct UploadMeter {
     length: u64,
     sent: AtomicU64,
     queued: AtomicU64,
@@ -44,12 +44,12 @@ pub(super) struct Meter {
     waker: Mutex<Option<Waker>>,
 }
 
-impl Meter {
+impl UploadMeter {
     fn new(length: u64) -> Self {
         Self {
             length,
             sent: AtomicU64::new(0),
-            queued: AtomicU64::new(UNKNOWN),
+            queued: AtomicU64::new(QUEUED_UNKNOWN),
             held: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             waker: Mutex::default(),
@@ -64,12 +64,12 @@ impl Meter {
     /// Of these, the bytes that the kernel had not delivered when it was last
     /// asked; `None` if it was not asked or does not say.
     pub(super) fn queued(&self) -> Option<u64> {
-        Some(self.queued.load(Ordering::Relaxed)).filter(|queued| *queued != UNKNOWN)
+        Some(self.queued.load(Ordering::Relaxed)).filter(|queued| *queued != QUEUED_UNKNOWN)
     }
 
     /// Keeps what the kernel says.
     pub(super) fn note_queued(&self, queued: Option<u64>) {
-        self.queued.store(queued.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.queued.store(queued.unwrap_or(QUEUED_UNKNOWN), Ordering::Relaxed);
     }
 
     /// Whether the server's host has the whole body, as far as is known.
@@ -82,7 +82,7 @@ impl Meter {
     /// its upload timed out, or the connection broke under more than 64 KiB.
     pub(super) fn unfinished(&self, kind: FailureKind, status: Option<u16>) -> bool {
         let begun = self.sent() > 0;
-        let large = self.length > LARGE;
+        let large = self.length > LARGE_BODY_BYTES;
         match (kind, status) {
             (FailureKind::IdleTimeout | FailureKind::TotalTimeout, None) => {
                 let on_its_way = self.queued().map_or(large, |queued| queued > 0);
@@ -110,9 +110,9 @@ impl Meter {
 
 /// Ends the upload when the attempt ends, however it ends: a connection with
 /// half a request in it is of no further use.
-pub(super) struct Uploading(pub(super) Arc<Meter>);
+pub(super) struct UploadGuard(pub(super) Arc<UploadMeter>);
 
-impl Drop for Uploading {
+impl Drop for UploadGuard {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -121,42 +121,42 @@ impl Drop for Uploading {
 /// The attempt ended before the whole body was sent.
 #[derive(Debug, Error)]
 #[error("the attempt ended before the whole body was sent")]
-pub(super) struct Ended;
+pub(super) struct UploadEnded;
 
 /// A body of a known length.
-pub(super) struct Upload {
+pub(super) struct UploadBody {
     rest: Bytes,
-    meter: Arc<Meter>,
+    meter: Arc<UploadMeter>,
     burst: usize,
     bursts: usize,
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
-impl Upload {
+impl UploadBody {
     /// A body of these bytes, which are not copied, and its meter.
-    pub(super) fn new(bytes: Bytes) -> (Self, Uploading) {
-        let meter = Arc::new(Meter::new(bytes.len() as u64));
+    pub(super) fn new(bytes: Bytes) -> (Self, UploadGuard) {
+        let meter = Arc::new(UploadMeter::new(bytes.len() as u64));
         let upload =
             Self { rest: bytes, meter: Arc::clone(&meter), burst: 0, bursts: 0, pause: None };
-        (upload, Uploading(meter))
+        (upload, UploadGuard(meter))
     }
 }
 
-impl Body for Upload {
+impl Body for UploadBody {
     type Data = Bytes;
-    type Error = Ended;
+    type Error = UploadEnded;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadEnded>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
             return Poll::Ready(None);
         }
         *lock(&this.meter.waker) = Some(cx.waker().clone());
         if this.meter.ended.load(Ordering::Relaxed) {
-            return Poll::Ready(Some(Err(Ended)));
+            return Poll::Ready(Some(Err(UploadEnded)));
         }
         if this.meter.held.load(Ordering::Relaxed) {
             return Poll::Pending;
@@ -165,14 +165,14 @@ impl Body for Upload {
             ready!(pause.as_mut().poll(cx));
             this.pause = None;
         }
-        let piece = this.rest.split_to(PIECE.min(this.rest.len()));
+        let piece = this.rest.split_to(PIECE_BYTES.min(this.rest.len()));
         this.meter.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
         this.burst += piece.len();
-        if this.burst >= BURST {
+        if this.burst >= BURST_BYTES {
             this.burst = 0;
             this.bursts += 1;
             this.pause = Some(if this.bursts == 1 {
-                Box::pin(tokio::time::sleep(GRACE))
+                Box::pin(tokio::time::sleep(FIRST_BURST_PAUSE))
             } else {
                 // Wakes once the runtime has asked the system what has arrived.
                 Box::pin(tokio::task::yield_now())
@@ -194,8 +194,8 @@ impl Body for Upload {
 mod tests {
     use super::*;
 
-    fn sent(length: u64, sent: u64, queued: Option<u64>) -> Meter {
-        let meter = Meter::new(length);
+    fn sent(length: u64, sent: u64, queued: Option<u64>) -> UploadMeter {
+        let meter = UploadMeter::new(length);
         meter.sent.store(sent, Ordering::Relaxed);
         meter.note_queued(queued);
         meter
@@ -206,10 +206,13 @@ mod tests {
         for kind in [FailureKind::IdleTimeout, FailureKind::TotalTimeout] {
             assert!(sent(100, 50, None).unfinished(kind, None));
             assert!(sent(100, 100, Some(7)).unfinished(kind, None));
-            assert!(sent(LARGE + 1, LARGE + 1, None).unfinished(kind, None));
+            assert!(sent(LARGE_BODY_BYTES + 1, LARGE_BODY_BYTES + 1, None).unfinished(kind, None));
             assert!(!sent(100, 100, None).unfinished(kind, None), "too small to be the cause");
-            assert!(!sent(LARGE + 1, LARGE + 1, Some(0)).unfinished(kind, None), "delivered");
-            assert!(!sent(LARGE + 1, 0, None).unfinished(kind, None), "no connection");
+            assert!(
+                !sent(LARGE_BODY_BYTES + 1, LARGE_BODY_BYTES + 1, Some(0)).unfinished(kind, None),
+                "delivered"
+            );
+            assert!(!sent(LARGE_BODY_BYTES + 1, 0, None).unfinished(kind, None), "no connection");
             assert!(!sent(100, 50, None).unfinished(kind, Some(200)), "an answer has begun");
         }
     }
@@ -217,17 +220,24 @@ mod tests {
     #[test]
     fn http_9_a_connection_that_breaks_under_a_large_body_leaves_the_upload_unfinished() {
         let lost = FailureKind::ConnectionLost;
-        assert!(sent(LARGE + 1, LARGE, None).unfinished(lost, None));
-        assert!(!sent(LARGE, LARGE, None).unfinished(lost, None));
-        assert!(!sent(LARGE + 1, 0, None).unfinished(lost, None));
+        assert!(sent(LARGE_BODY_BYTES + 1, LARGE_BODY_BYTES, None).unfinished(lost, None));
+        assert!(!sent(LARGE_BODY_BYTES, LARGE_BODY_BYTES, None).unfinished(lost, None));
+        assert!(!sent(LARGE_BODY_BYTES + 1, 0, None).unfinished(lost, None));
         for other in FailureKind::ALL {
             let counts = matches!(
                 other,
                 FailureKind::ConnectionLost | FailureKind::IdleTimeout | FailureKind::TotalTimeout
             );
-            assert_eq!(sent(LARGE + 1, LARGE, None).unfinished(other, None), counts, "{other}");
+            assert_eq!(
+                sent(LARGE_BODY_BYTES + 1, LARGE_BODY_BYTES, None).unfinished(other, None),
+                counts,
+                "{other}"
+            );
         }
-        assert!(sent(LARGE + 1, LARGE, None).unfinished(FailureKind::RequestTimeout, Some(408)));
+        assert!(
+            sent(LARGE_BODY_BYTES + 1, LARGE_BODY_BYTES, None)
+                .unfinished(FailureKind::RequestTimeout, Some(408))
+        );
     }
 
     #[test]

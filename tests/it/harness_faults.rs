@@ -5,11 +5,11 @@ use std::time::Duration;
 use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
 use santa_sync::model::{BaseUrl, MachineId, Stage, Timestamp};
 use santa_sync::sync::retry::FailureKind;
-use santa_sync::transport::{Exchange, Options, Transport};
+use santa_sync::transport::{AttemptResult, Transport, TransportOptions};
 use serde_json::json;
 
 /// One rule download from a server with that fault.
-async fn download(fault: Fault) -> Exchange {
+async fn download(fault: Fault) -> AttemptResult {
     let slow = matches!(fault, Fault::SlowBytes(_));
     let silent = matches!(fault, Fault::Stall | Fault::Hold);
     let server = FakeServer::builder()
@@ -18,7 +18,7 @@ async fn download(fault: Fault) -> Exchange {
         .start()
         .unwrap();
     let base_url = BaseUrl::parse(&server.url()).unwrap();
-    let mut options = Options::new(base_url, MachineId::new("HOST").unwrap());
+    let mut options = TransportOptions::new(base_url, MachineId::new("HOST").unwrap());
     options.max_body = 4 << 20;
     // Short where nothing else can end the attempt; a machine may be slow.
     if silent {

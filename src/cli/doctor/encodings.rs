@@ -3,7 +3,7 @@
 use super::probe::{self, Outcome, Probe};
 use super::{Layer, Line, Lines};
 use crate::clock::Clock;
-use crate::transport::{ContentEncoding, Options, Transfer, Transport};
+use crate::transport::{ContentEncoding, Transfer, Transport, TransportOptions};
 
 /// One way to send a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Way {
 
 /// Tries each encoding with JSON, and protobuf with the configured one.
 pub(super) async fn examine(
-    options: &Options,
+    options: &TransportOptions,
     probe: &Probe,
     clock: &dyn Clock,
     lines: &mut Lines,
@@ -80,13 +80,16 @@ pub(super) async fn examine(
 }
 
 async fn attempt(
-    options: &Options,
+    options: &TransportOptions,
     way: Way,
     probe: &Probe,
     clock: &dyn Clock,
 ) -> Result<(), String> {
-    let options =
-        Options { content_encoding: way.encoding, transfer: way.transfer, ..options.clone() };
+    let options = TransportOptions {
+        content_encoding: way.encoding,
+        transfer: way.transfer,
+        ..options.clone()
+    };
     let transport = Transport::new(options.clone()).map_err(|failure| failure.to_string())?;
     let Outcome { answer, http_status, .. } = probe.send(&transport, &options, clock).await;
     match (answer, http_status) {

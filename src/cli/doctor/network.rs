@@ -19,7 +19,9 @@ use crate::store::ReadStore;
 use crate::sync::job::transport_options;
 use crate::sync::kind_of_body_error;
 use crate::sync::retry::{Failure, FailureKind};
-use crate::transport::{Answer, CertificateFacts, Options, Roots, Route, Transport};
+use crate::transport::{
+    CertificateFacts, ProxyRoute, Response, Roots, Transport, TransportOptions,
+};
 
 /// How long DNS and TCP may take, each: the connect timeout of HTTP-9.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,7 +131,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn of(server: &Url, route: Option<&Route>) -> Self {
+    fn of(server: &Url, route: Option<&ProxyRoute>) -> Self {
         let url = route.map_or(server, |route| &route.url);
         let default = match url.scheme() {
             "socks5" | "socks5h" | "socks4" | "socks4a" => 1080,
@@ -233,7 +235,7 @@ const SOON: Duration = Duration::from_hours(30 * 24);
 
 fn tls(
     transport: &Transport,
-    options: &Options,
+    options: &TransportOptions,
     outcome: &Outcome,
     now: Timestamp,
     lines: &mut Lines,
@@ -287,7 +289,7 @@ fn days_left(certificate: &CertificateFacts, now: Timestamp) -> String {
 
 fn client_certificate(
     transport: &Transport,
-    options: &Options,
+    options: &TransportOptions,
     outcome: &Outcome,
     now: Timestamp,
     lines: &mut Lines,
@@ -330,7 +332,11 @@ fn client_certificate(
     });
 }
 
-fn http<'a>(transport: &Transport, outcome: &'a Outcome, lines: &mut Lines) -> Option<&'a Answer> {
+fn http<'a>(
+    transport: &Transport,
+    outcome: &'a Outcome,
+    lines: &mut Lines,
+) -> Option<&'a Response> {
     let layer = Layer::Http;
     match &outcome.answer {
         Ok(answer) => {
@@ -351,7 +357,7 @@ fn http<'a>(transport: &Transport, outcome: &'a Outcome, lines: &mut Lines) -> O
     }
 }
 
-fn body(transport: &Transport, options: &Options, answer: &Answer, lines: &mut Lines) {
+fn body(transport: &Transport, options: &TransportOptions, answer: &Response, lines: &mut Lines) {
     let layer = Layer::Body;
     match probe::read(options, answer) {
         Ok(_) if answer.body.is_empty() => {

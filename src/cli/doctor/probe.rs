@@ -8,7 +8,7 @@ use crate::protocol::body::{self, BodyError, Decoded, Received, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
 use crate::sync::retry::{Failure, FailureKind};
-use crate::transport::{self, Answer, Options, Transport};
+use crate::transport::{self, Response, Transport, TransportOptions};
 
 /// What a probe tells the server of this host: what a sync would.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Probe {
 /// What came of one.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    pub(super) answer: Result<Answer, Failure>,
+    pub(super) answer: Result<Response, Failure>,
     pub(super) http_status: Option<u16>,
     /// Whether the server wanted an XSRF token first.
     pub(super) token_fetched: bool,
@@ -45,7 +45,7 @@ impl Probe {
     pub(super) async fn send(
         &self,
         transport: &Transport,
-        options: &Options,
+        options: &TransportOptions,
         clock: &dyn Clock,
     ) -> Outcome {
         let request = preflight::request(&options.machine_id, &self.facts, false);
@@ -81,8 +81,8 @@ impl Probe {
 
 /// What the answer says, and what of it could not be read.
 pub(super) fn read(
-    options: &Options,
-    answer: &Answer,
+    options: &TransportOptions,
+    answer: &Response,
 ) -> Result<Decoded<preflight::Answer>, BodyError> {
     let received = Received::new(transfer(options), answer.body.as_slice())
         .under(answer.content_type.as_deref());
@@ -92,7 +92,7 @@ pub(super) fn read(
     })
 }
 
-fn transfer(options: &Options) -> Transfer {
+fn transfer(options: &TransportOptions) -> Transfer {
     match options.transfer {
         transport::Transfer::Json => Transfer::Json,
         transport::Transfer::Protobuf => Transfer::Protobuf,

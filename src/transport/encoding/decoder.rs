@@ -30,7 +30,7 @@ pub(in crate::transport) enum DecodeError {
 /// Decodes one answer. Memory stays within the limit and a small constant.
 pub(in crate::transport) struct Decoder {
     coding: Coding,
-    decoded: Decoded,
+    decoded: Output,
     piece: Vec<u8>,
     /// The first bytes off the wire, at most two.
     first: Vec<u8>,
@@ -38,18 +38,18 @@ pub(in crate::transport) struct Decoder {
 }
 
 enum Coding {
-    Identity,
+    ClientIdentity,
     Gzip(Gzip),
     Deflate(Deflate),
 }
 
-/// Decoded bytes are taken in pieces of this size.
-const PIECE: usize = 32 * 1024;
+/// Output bytes are taken in pieces of this size.
+const PIECE_BYTES: usize = 32 * 1024;
 /// A step ends after this much: a millisecond, or some in a debug build.
-const STEP: usize = 256 << 10;
+const STEP_BYTES: usize = 256 << 10;
 /// Compressed data may be longer by this much than the limit for what it
 /// decodes to.
-const OVERHEAD: usize = 64 * 1024;
+const MAX_OVERHEAD_BYTES: usize = 64 * 1024;
 
 impl Decoder {
     /// A decoder for the values of an answer's `Content-Encoding` headers,
@@ -65,15 +65,15 @@ impl Decoder {
             .filter(|word| !matches!(word.as_str(), "" | "identity" | "none"))
             .collect();
         let coding = match named.as_slice() {
-            [] => Coding::Identity,
+            [] => Coding::ClientIdentity,
             [one] if matches!(one.as_str(), "gzip" | "x-gzip") => Coding::Gzip(Gzip::default()),
             [one] if matches!(one.as_str(), "deflate" | "zlib") => {
                 Coding::Deflate(Deflate::default())
             }
             other => return Err(DecodeError::Unknown(other.join(", "))),
         };
-        let mut decoded = Decoded { bytes: Vec::new(), limit };
-        if let (Coding::Identity, Some(length)) = (&coding, length) {
+        let mut decoded = Output { bytes: Vec::new(), limit };
+        if let (Coding::ClientIdentity, Some(length)) = (&coding, length) {
             let length = usize::try_from(length).map_err(|_| DecodeError::TooLarge)?;
             if length > limit {
                 return Err(DecodeError::TooLarge);
@@ -82,7 +82,11 @@ impl Decoder {
             // memory is taken as it comes.
             decoded.bytes.reserve_exact(length.min(8 * 1024 * 1024));
         }
-        let piece = if matches!(coding, Coding::Identity) { Vec::new() } else { vec![0; PIECE] };
+        let piece = if matches!(coding, Coding::ClientIdentity) {
+            Vec::new()
+        } else {
+            vec![0; PIECE_BYTES]
+        };
         Ok(Self { coding, decoded, piece, first: Vec::new(), received: 0 })
     }
 
@@ -91,11 +95,11 @@ impl Decoder {
         self.received += wire.len() as u64;
         self.first.extend(wire.iter().take(2 - self.first.len()));
         // Compressed data can be long without end and decode to nothing.
-        if self.received > (self.decoded.limit + OVERHEAD) as u64 {
+        if self.received > (self.decoded.limit + MAX_OVERHEAD_BYTES) as u64 {
             return Err(DecodeError::TooLarge);
         }
         match &mut self.coding {
-            Coding::Identity => self.decoded.append(wire),
+            Coding::ClientIdentity => self.decoded.append(wire),
             Coding::Gzip(gzip) => {
                 gzip.push(wire);
                 Ok(())
@@ -111,7 +115,7 @@ impl Decoder {
     /// there is more to do.
     pub(in crate::transport) fn step(&mut self) -> Result<bool, DecodeError> {
         let more = match &mut self.coding {
-            Coding::Identity => Ok(false),
+            Coding::ClientIdentity => Ok(false),
             Coding::Gzip(gzip) => gzip.step(&mut self.piece, &mut self.decoded),
             Coding::Deflate(deflate) => deflate.step(&mut self.piece, &mut self.decoded),
         };
@@ -126,7 +130,7 @@ impl Decoder {
         }
         let first = self.first.as_slice();
         match &self.coding {
-            Coding::Gzip(_) if !GZIP_BEGINS[..2].starts_with(first) => {
+            Coding::Gzip(_) if !GZIP_MAGIC[..2].starts_with(first) => {
                 DecodeError::NotEncoded("gzip")
             }
             // Deflate data may begin with any byte, but hardly with these two.
@@ -135,7 +139,7 @@ impl Decoder {
             {
                 DecodeError::NotEncoded("deflate")
             }
-            Coding::Identity | Coding::Gzip(_) | Coding::Deflate(_) => error,
+            Coding::ClientIdentity | Coding::Gzip(_) | Coding::Deflate(_) => error,
         }
     }
 
@@ -155,7 +159,7 @@ impl Decoder {
         if self.received > 0 {
             let ended = match &mut self.coding {
                 Coding::Gzip(gzip) => gzip.finish(&mut self.piece, &mut self.decoded),
-                Coding::Identity | Coding::Deflate(Deflate { ended: true, .. }) => Ok(()),
+                Coding::ClientIdentity | Coding::Deflate(Deflate { ended: true, .. }) => Ok(()),
                 Coding::Deflate(_) => Err(DecodeError::Truncated),
             };
             ended.map_err(|error| self.explained(error))?;
@@ -165,12 +169,12 @@ impl Decoder {
 }
 
 /// What was decoded, up to the limit.
-struct Decoded {
+struct Output {
     bytes: Vec<u8>,
     limit: usize,
 }
 
-impl Decoded {
+impl Output {
     fn append(&mut self, piece: &[u8]) -> Result<(), DecodeError> {
         let bytes = &mut self.bytes;
         let needed = bytes.len() + piece.len();
@@ -189,13 +193,13 @@ impl Decoded {
 
 /// The bytes received and not yet decoded. Reading blocks while more may come.
 #[derive(Default)]
-struct Waiting {
+struct Input {
     bytes: Vec<u8>,
     taken: usize,
     ended: bool,
 }
 
-impl Waiting {
+impl Input {
     fn push(&mut self, wire: &[u8]) {
         self.bytes.drain(..self.taken);
         self.taken = 0;
@@ -207,7 +211,7 @@ impl Waiting {
     }
 }
 
-impl BufRead for Waiting {
+impl BufRead for Input {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.rest().is_empty() && !self.ended {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -220,7 +224,7 @@ impl BufRead for Waiting {
     }
 }
 
-impl Read for Waiting {
+impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.fill_buf()?.read(buffer)?;
         self.consume(read);
@@ -229,22 +233,22 @@ impl Read for Waiting {
 }
 
 /// What every gzip member begins with (RFC 1952): its mark, and deflate.
-const GZIP_BEGINS: [u8; 3] = [0x1f, 0x8b, 8];
+const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// gzip members, one after another. Some servers write a line end or padding
 /// behind the last one, which is ignored as other programs do.
 enum Gzip {
     /// Within a member.
-    Member(Box<GzDecoder<Waiting>>),
+    Member(Box<GzDecoder<Input>>),
     /// Behind a complete member: the next bytes are another one, or are not.
-    Between(Waiting),
+    Between(Input),
     /// Behind the last member.
-    Ended,
+    UploadEnded,
 }
 
 impl Default for Gzip {
     fn default() -> Self {
-        Self::Member(Box::new(GzDecoder::new(Waiting::default())))
+        Self::Member(Box::new(GzDecoder::new(Input::default())))
     }
 }
 
@@ -253,28 +257,28 @@ impl Gzip {
         match self {
             Self::Member(decoder) => decoder.get_mut().push(wire),
             Self::Between(waiting) => waiting.push(wire),
-            Self::Ended => {}
+            Self::UploadEnded => {}
         }
     }
 
     /// A step ends with a member at the latest: each costs time, and may hold
     /// nothing.
-    fn step(&mut self, piece: &mut [u8], decoded: &mut Decoded) -> Result<bool, DecodeError> {
-        match std::mem::replace(self, Self::Ended) {
-            Self::Ended => Ok(false),
+    fn step(&mut self, piece: &mut [u8], decoded: &mut Output) -> Result<bool, DecodeError> {
+        match std::mem::replace(self, Self::UploadEnded) {
+            Self::UploadEnded => Ok(false),
             Self::Between(waiting) => {
-                let begins = waiting.rest().get(..GZIP_BEGINS.len());
-                let more = begins == Some(&GZIP_BEGINS[..]);
+                let begins = waiting.rest().get(..GZIP_MAGIC.len());
+                let more = begins == Some(&GZIP_MAGIC[..]);
                 if more {
                     *self = Self::Member(Box::new(GzDecoder::new(waiting)));
-                } else if GZIP_BEGINS.starts_with(waiting.rest()) {
+                } else if GZIP_MAGIC.starts_with(waiting.rest()) {
                     *self = Self::Between(waiting);
                 }
                 Ok(more)
             }
             Self::Member(mut member) => {
                 let start = decoded.bytes.len();
-                while decoded.bytes.len() - start < STEP {
+                while decoded.bytes.len() - start < STEP_BYTES {
                     match member.read(piece) {
                         Ok(0) => {
                             *self = Self::Between(member.into_inner());
@@ -297,7 +301,7 @@ impl Gzip {
         }
     }
 
-    fn finish(&mut self, piece: &mut [u8], decoded: &mut Decoded) -> Result<(), DecodeError> {
+    fn finish(&mut self, piece: &mut [u8], decoded: &mut Output) -> Result<(), DecodeError> {
         if let Self::Member(decoder) = self {
             decoder.get_mut().ended = true;
         }
@@ -306,7 +310,7 @@ impl Gzip {
             // One or two bytes of another member.
             Self::Between(waiting) if !waiting.rest().is_empty() => Err(DecodeError::Truncated),
             Self::Member(_) => Err(DecodeError::Truncated),
-            Self::Between(_) | Self::Ended => Ok(()),
+            Self::Between(_) | Self::UploadEnded => Ok(()),
         }
     }
 }
@@ -315,15 +319,15 @@ impl Gzip {
 /// What follows its end is ignored.
 #[derive(Default)]
 struct Deflate {
-    waiting: Waiting,
+    waiting: Input,
     inflate: Option<Decompress>,
     ended: bool,
 }
 
 impl Deflate {
-    fn step(&mut self, piece: &mut [u8], decoded: &mut Decoded) -> Result<bool, DecodeError> {
+    fn step(&mut self, piece: &mut [u8], decoded: &mut Output) -> Result<bool, DecodeError> {
         if self.ended {
-            self.waiting = Waiting::default();
+            self.waiting = Input::default();
             return Ok(false);
         }
         let inflate = match (&mut self.inflate, self.waiting.rest()) {
@@ -336,13 +340,13 @@ impl Deflate {
             (None, _) => return Ok(false),
         };
         let start = decoded.bytes.len();
-        while decoded.bytes.len() - start < STEP {
+        while decoded.bytes.len() - start < STEP_BYTES {
             let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
             let status = inflate
                 .decompress(self.waiting.rest(), piece, FlushDecompress::None)
                 .map_err(|_| DecodeError::Corrupt("deflate"))?;
             let read = usize::try_from(inflate.total_in() - before_in).unwrap_or(usize::MAX);
-            let made = usize::try_from(inflate.total_out() - before_out).unwrap_or(PIECE);
+            let made = usize::try_from(inflate.total_out() - before_out).unwrap_or(PIECE_BYTES);
             self.waiting.consume(read);
             decoded.append(piece.get(..made).unwrap_or_default())?;
             self.ended = status == Status::StreamEnd;

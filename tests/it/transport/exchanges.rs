@@ -14,7 +14,7 @@ use santa_sync::model::{
 use santa_sync::protocol::body::{self, Received, Transfer as Form};
 use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, postflight, preflight, rules, wire};
-use santa_sync::transport::{Options, Proxy, Transfer, Transport};
+use santa_sync::transport::{Proxy, Transfer, Transport, TransportOptions};
 
 use super::server::{NOW, Reply, Request, Script};
 
@@ -22,7 +22,7 @@ const MACHINE_ID: &str = "0A1B2C3D-0000-4000-8000-0123456789AB";
 const RULES_HASH: &str = "a6cb5171bbb8895820d61e395592b293";
 
 /// One file of the corpus.
-struct Exchange {
+struct AttemptResult {
     name: String,
     keys: Vec<(String, String)>,
     line: String,
@@ -36,7 +36,7 @@ fn pair(line: &str, separator: &str) -> (String, String) {
     (key.to_owned(), value.trim().to_owned())
 }
 
-impl Exchange {
+impl AttemptResult {
     fn read(file: &Path) -> Self {
         let text = std::fs::read_to_string(file).expect("a file of the corpus");
         let (request, answer) = text.split_once("\n----\n").expect("a line of dashes");
@@ -133,9 +133,9 @@ impl Exchange {
         Reply::Keep([head.as_bytes(), &wire].concat())
     }
 
-    fn options(&self, port: u16) -> Options {
+    fn options(&self, port: u16) -> TransportOptions {
         let base = format!("http://localhost:{port}{}", self.target().0);
-        let mut options = Options::new(
+        let mut options = TransportOptions::new(
             BaseUrl::parse(&base).expect("a base URL"),
             MachineId::new(MACHINE_ID).expect("a machine id"),
         );
@@ -272,7 +272,7 @@ async fn replay(server: &str) -> String {
     files.sort();
     let mut report = String::new();
     for file in files {
-        let exchange = Exchange::read(&file);
+        let exchange = AttemptResult::read(&file);
         let script = Script::new([exchange.reply()]);
         let transport = Transport::new(exchange.options(script.listen().await)).expect("transport");
         let outcome = match exchange.stage() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use santa_sync::model::{Secret, Stage};
 use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::{
-    ClientCertificate, Options, Proxy, ProxyServer, ProxySettings, Roots, Transport,
+    ClientCertificate, Proxy, ProxyServer, ProxySettings, Roots, Transport, TransportOptions,
 };
 use tokio::net::TcpListener;
 
@@ -14,7 +14,7 @@ use super::http2::http_1_1_required;
 use super::pki::{Ca, Clients, Leaf, VERSIONS, listen_tls, options_trusting, server_config};
 use super::server::{NOW, Reply, Script, answer, ok, options, options_for};
 
-async fn attempt(options: Options) -> Failure {
+async fn attempt(options: TransportOptions) -> Failure {
     let transport = match Transport::new(options) {
         Ok(transport) => transport,
         Err(failure) => return failure,
@@ -27,7 +27,7 @@ async fn replied(reply: Reply) -> Failure {
     replied_with(reply, |_| {}).await
 }
 
-async fn replied_with(reply: Reply, change: impl FnOnce(&mut Options)) -> Failure {
+async fn replied_with(reply: Reply, change: impl FnOnce(&mut TransportOptions)) -> Failure {
     let mut options = options(Script::new([reply]).listen().await);
     options.max_body = 1000;
     change(&mut options);
@@ -52,7 +52,7 @@ fn proxied(port: u16) -> Proxy {
     }))
 }
 
-async fn of_tls(ca: &Ca, leaf: &Leaf, change: impl FnOnce(&mut Options)) -> Failure {
+async fn of_tls(ca: &Ca, leaf: &Leaf, change: impl FnOnce(&mut TransportOptions)) -> Failure {
     let clients = Clients::WithCertificate;
     let config = server_config(ca, leaf, clients, VERSIONS);
     let mut options = options_trusting(listen_tls(&Script::new([ok("")]), config).await, ca);
@@ -61,7 +61,7 @@ async fn of_tls(ca: &Ca, leaf: &Leaf, change: impl FnOnce(&mut Options)) -> Fail
 }
 
 /// A failure that happens before there is a connection.
-async fn before(url: &str, change: impl FnOnce(&mut Options)) -> Failure {
+async fn before(url: &str, change: impl FnOnce(&mut TransportOptions)) -> Failure {
     let mut options = options_for(url);
     options.roots = Ca::new("Test CA").roots();
     change(&mut options);
@@ -97,7 +97,7 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
     let moved = "Location: https://me:pw@h/login\r\n";
     let expect = |leaf: Leaf, name: &str| {
         let certificate = file(name, &format!("{}{}", leaf.pem, leaf.key_pem));
-        move |options: &mut Options| {
+        move |options: &mut TransportOptions| {
             options.client_certificate =
                 Some(ClientCertificate { file: certificate, password: None });
         }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Failure, FailureKind};
-use santa_sync::transport::Options;
+use santa_sync::transport::TransportOptions;
 
 use super::server::{NOW, Reply, Script, answer, ok, options, transport};
 
 /// What a transport makes of that reply to its only request.
-async fn failure(reply: Reply, change: impl FnOnce(&mut Options)) -> Failure {
+async fn failure(reply: Reply, change: impl FnOnce(&mut TransportOptions)) -> Failure {
     let script = Script::new([reply]);
     let mut options = options(script.listen().await);
     change(&mut options);
@@ -75,7 +75,8 @@ async fn http_9_a_server_that_stalls_ends_in_the_idle_timeout() {
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{",
     ] {
-        let hasty = |options: &mut Options| options.timeouts.idle = Duration::from_millis(300);
+        let hasty =
+            |options: &mut TransportOptions| options.timeouts.idle = Duration::from_millis(300);
         let failure = failure(Reply::Stall(begun.into()), hasty).await;
         assert_eq!(failure.kind, FailureKind::IdleTimeout, "{begun:?}: {failure}");
         assert!(failure.message.contains("for 0.3 s"), "{failure}");

@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use santa_sync::transport::{ClientCertificate, Options, Roots};
+use santa_sync::transport::{ClientCertificate, Roots, TransportOptions};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -182,8 +182,8 @@ pub(crate) async fn listen_tls(script: &Script, config: ServerConfig) -> u16 {
     port
 }
 
-/// Options for `https://localhost:<port>/` that trust that CA.
-pub(crate) fn options_trusting(port: u16, ca: &Ca) -> Options {
+/// TransportOptions for `https://localhost:<port>/` that trust that CA.
+pub(crate) fn options_trusting(port: u16, ca: &Ca) -> TransportOptions {
     let mut options = options_for(&format!("https://localhost:{port}/"));
     options.roots = ca.roots();
     options

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use santa_sync::model::{Secret, Stage};
 use santa_sync::sync::retry::{Failure, FailureKind};
-use santa_sync::transport::{Answer, Options, Proxy, ProxyServer, ProxySettings};
+use santa_sync::transport::{Proxy, ProxyServer, ProxySettings, Response, TransportOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -123,7 +123,7 @@ async fn through(
     kind: Kind,
     policy: Policy,
     password: Option<&str>,
-) -> (Result<Answer, Failure>, Vec<String>, u16) {
+) -> (Result<Response, Failure>, Vec<String>, u16) {
     let ca = Ca::new("Test CA");
     let leaf = ca.issue("server", &["localhost"]);
     let config = server_config(&ca, &leaf, Clients::Anyone, VERSIONS);
@@ -155,7 +155,7 @@ fn configured(kind: Kind, port: u16, password: Option<&str>) -> Proxy {
     Proxy::Configured(Box::new(settings))
 }
 
-async fn post(options: Options) -> Result<Answer, Failure> {
+async fn post(options: TransportOptions) -> Result<Response, Failure> {
     transport(options).post(Stage::Preflight, b"{}", None, NOW).await.outcome
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use santa_sync::model::{BaseUrl, MachineId, Timestamp};
-use santa_sync::transport::{Options, Proxy, Transport};
+use santa_sync::transport::{Proxy, Transport, TransportOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -183,13 +183,13 @@ pub(crate) fn ok(body: impl AsRef<[u8]>) -> Reply {
     Reply::Keep(answer(200, "", body))
 }
 
-/// Options for `http://localhost:<port>/santa/`, short of patience.
-pub(crate) fn options(port: u16) -> Options {
+/// TransportOptions for `http://localhost:<port>/santa/`, short of patience.
+pub(crate) fn options(port: u16) -> TransportOptions {
     options_for(&format!("http://localhost:{port}/santa/"))
 }
 
-pub(crate) fn options_for(url: &str) -> Options {
-    let mut options = Options::new(
+pub(crate) fn options_for(url: &str) -> TransportOptions {
+    let mut options = TransportOptions::new(
         BaseUrl::parse(url).expect("a base URL"),
         MachineId::new("HOST 1").expect("a machine id"),
     );
@@ -197,7 +197,7 @@ pub(crate) fn options_for(url: &str) -> Options {
     options
 }
 
-pub(crate) fn transport(options: Options) -> Transport {
+pub(crate) fn transport(options: TransportOptions) -> Transport {
     Transport::new(options).expect("a transport")
 }
 

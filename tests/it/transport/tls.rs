@@ -5,14 +5,14 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Failure, FailureKind};
-use santa_sync::transport::{Answer, ClientCertificate, Options, Roots, Transport};
+use santa_sync::transport::{ClientCertificate, Response, Roots, Transport, TransportOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::pki::{Ca, Clients, Leaf, VERSIONS, listen_tls, options_trusting, server_config};
 use super::server::{NOW, Reply, Script, answer, ok, options_for, transport};
 
-async fn post(options: Options) -> Result<Answer, Failure> {
+async fn post(options: TransportOptions) -> Result<Response, Failure> {
     Transport::new(options)?.post(Stage::Preflight, b"{}", None, NOW).await.outcome
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::FailureKind;
-use santa_sync::transport::{ContentEncoding, Exchange, Options, Transport};
+use santa_sync::transport::{AttemptResult, ContentEncoding, Transport, TransportOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -48,13 +48,13 @@ async fn read_head(stream: &mut TcpStream) {
 }
 
 fn patient(port: u16, idle: Duration) -> Transport {
-    let mut options: Options = options(port);
+    let mut options: TransportOptions = options(port);
     options.content_encoding = ContentEncoding::None;
     options.timeouts.idle = idle;
     transport(options)
 }
 
-async fn upload(transport: &Transport, length: usize) -> Exchange {
+async fn upload(transport: &Transport, length: usize) -> AttemptResult {
     transport.post(Stage::EventUpload, &vec![b' '; length], None, NOW).await
 }
 
