@@ -19,12 +19,12 @@ pub use event::{EventRow, EventSummary, UploadMemory};
 pub use host::{HostFacts, MachineId, MachineIdError};
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use record::{
-    ErrorRecord, RECORD_MAX, RECORD_TEXT_MAX, RejectedRule, SCHEMA_VERSION, StageRecord,
-    SyncRecord, SyncResult, SyncWarning, Trigger,
+    ErrorRecord, MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES, RejectedRule, SCHEMA_VERSION,
+    StageRecord, SyncRecord, SyncResult, SyncWarning, Trigger,
 };
 pub use rule::{
-    BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleCounts, RuleDetails, RuleSide,
-    RuleState, RuleType,
+    Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, Policy, Rule, RuleCounts, RuleDetails,
+    RuleSide, RuleState, RuleType,
 };
 pub use rule_dictionary::{RuleDictionaryError, parse_rule};
 pub use rule_set::{DetailsRef, RulePage, RuleRef, RuleSet};

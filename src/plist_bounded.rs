@@ -19,7 +19,7 @@ const MAX_VALUES: u32 = 1_000_000;
 
 /// Text and data count as one more value for each this many bytes, so that a
 /// long text that many places share is bounded too.
-const BYTES_A_VALUE: usize = 64;
+const BYTES_PER_VALUE: usize = 64;
 
 /// Why bytes cannot be read as a property list.
 #[derive(Debug, Error)]
@@ -52,17 +52,17 @@ struct Tree<const VALUES: u32>(Value);
 impl<'de, const VALUES: u32> de::Deserialize<'de> for Tree<VALUES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let left = Cell::new(VALUES);
-        Node { depth: MAX_DEPTH, left: &left }.deserialize(deserializer).map(Self)
+        ValueSeed { depth: MAX_DEPTH, left: &left }.deserialize(deserializer).map(Self)
     }
 }
 
 #[derive(Clone, Copy)]
-struct Node<'a> {
+struct ValueSeed<'a> {
     depth: u32,
     left: &'a Cell<u32>,
 }
 
-impl Node<'_> {
+impl ValueSeed<'_> {
     fn inner<E: de::Error>(self) -> Result<Self, E> {
         let depth = self.depth.checked_sub(1);
         let depth = depth.ok_or_else(|| E::custom("more than 64 levels of nesting"))?;
@@ -77,7 +77,7 @@ impl Node<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Node<'_> {
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -86,7 +86,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Node<'_> {
+impl<'de> Visitor<'de> for ValueSeed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,19 +105,19 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(Value::Real(v))
     }
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
-        self.spend(v.len() / BYTES_A_VALUE)?;
+        self.spend(v.len() / BYTES_PER_VALUE)?;
         Ok(Value::String(v.to_owned()))
     }
     fn visit_string<E: de::Error>(self, v: String) -> Result<Value, E> {
-        self.spend(v.len() / BYTES_A_VALUE)?;
+        self.spend(v.len() / BYTES_PER_VALUE)?;
         Ok(Value::String(v))
     }
     fn visit_bytes<E: de::Error>(self, v: &[u8]) -> Result<Value, E> {
-        self.spend(v.len() / BYTES_A_VALUE)?;
+        self.spend(v.len() / BYTES_PER_VALUE)?;
         Ok(Value::Data(v.to_vec()))
     }
     fn visit_byte_buf<E: de::Error>(self, v: Vec<u8>) -> Result<Value, E> {
-        self.spend(v.len() / BYTES_A_VALUE)?;
+        self.spend(v.len() / BYTES_PER_VALUE)?;
         Ok(Value::Data(v))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
@@ -132,7 +132,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let inner = self.inner()?;
         let mut dictionary = Dictionary::new();
         while let Some(key) = map.next_key::<String>()? {
-            self.spend(key.len() / BYTES_A_VALUE)?;
+            self.spend(key.len() / BYTES_PER_VALUE)?;
             dictionary.insert(key, map.next_value_seed(inner)?);
         }
         Ok(Value::Dictionary(dictionary))

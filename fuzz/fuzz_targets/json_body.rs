@@ -3,25 +3,25 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use santa_sync::protocol::body::{Decoded, Received, Transfer, decode, encode};
+use santa_sync::protocol::body::{DecodedBody, ResponseBody, Transfer, decode, encode};
 use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, preflight, rules, wire};
 
 fuzz_target!(|data: &[u8]| {
     let Some((stage, body)) = data.split_first() else { return };
-    let received = Received::new(Transfer::Json, body);
+    let received = ResponseBody::new(Transfer::Json, body);
     match stage % 4 {
         0 => {
-            if let Ok(Decoded { message: response, .. }) = decode::<wire::PreflightResponse>(received) {
+            if let Ok(DecodedBody { message: response, .. }) = decode::<wire::PreflightResponse>(received) {
                 // What was understood is written so that it is understood again.
                 let written = encode(Transfer::Json, &response).expect("it has a JSON form");
-                let again = decode(Received::new(Transfer::Json, written)).expect("our own JSON");
+                let again = decode(ResponseBody::new(Transfer::Json, written)).expect("our own JSON");
                 assert_eq!(response, again.message);
                 let _ = preflight::read(response);
             }
         }
         1 => {
-            if let Ok(Decoded { message: response, .. }) = decode::<wire::EventUploadResponse>(received) {
+            if let Ok(DecodedBody { message: response, .. }) = decode::<wire::EventUploadResponse>(received) {
                 let _ = events::bundle_requests(response);
             }
         }

@@ -3,21 +3,21 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use santa_sync::protocol::body::{Decoded, Received, Transfer, decode};
+use santa_sync::protocol::body::{DecodedBody, ResponseBody, Transfer, decode};
 use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, preflight, rules, wire};
 
 fuzz_target!(|data: &[u8]| {
     let Some((stage, body)) = data.split_first() else { return };
-    let received = Received::new(Transfer::Protobuf, body);
+    let received = ResponseBody::new(Transfer::Protobuf, body);
     match stage % 4 {
         0 => {
-            if let Ok(Decoded { message: response, .. }) = decode::<wire::PreflightResponse>(received) {
+            if let Ok(DecodedBody { message: response, .. }) = decode::<wire::PreflightResponse>(received) {
                 let _ = preflight::read(response);
             }
         }
         1 => {
-            if let Ok(Decoded { message: response, .. }) = decode::<wire::EventUploadResponse>(received) {
+            if let Ok(DecodedBody { message: response, .. }) = decode::<wire::EventUploadResponse>(received) {
                 let _ = events::bundle_requests(response);
             }
         }

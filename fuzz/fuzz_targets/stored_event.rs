@@ -8,18 +8,18 @@ use libfuzzer_sys::fuzz_target;
 use santa_sync::model::EventRow;
 use santa_sync::protocol::body::{self, Transfer};
 use santa_sync::protocol::events::sort;
-use santa_sync::protocol::stored::{Decoded, QueuedEvent, decode_row, encode, summarize};
+use santa_sync::protocol::stored::{DecodedEvent, QueuedEvent, decode_row, encode, summarize};
 use santa_sync::protocol::wire::EventUploadRequest;
 
 fuzz_target!(|data: &[u8]| {
     let row = EventRow { id: 1, unique_id: String::new(), data: data.to_owned(), oversize: None };
     let sorted = sort(vec![row], "", Transfer::Json);
     let mut message = EventUploadRequest::default();
-    if let Decoded::Sendable(event) = decode_row(data) {
+    if let DecodedEvent::Sendable(event) = decode_row(data) {
         let _ = summarize(&event, false);
         // Compared as bytes: a NaN is unlike itself.
         let stored = encode(&event);
-        let Decoded::Sendable(again) = decode_row(&stored) else {
+        let DecodedEvent::Sendable(again) = decode_row(&stored) else {
             panic!("what was stored cannot be read");
         };
         assert_eq!(encode(&again), stored);

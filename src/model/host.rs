@@ -18,7 +18,7 @@ pub enum MachineIdError {
     /// The management system did not fill the placeholder in.
     #[error("the machine id {0:?} is a placeholder that was not replaced")]
     Placeholder(String),
-    /// Control characters, more than [`MachineId::MAX_LEN`] bytes, or a name
+    /// Control characters, more than [`MachineId::MAX_BYTES`] bytes, or a name
     /// that a path takes for a direction.
     #[error("the machine id holds control characters, is longer than 1024 bytes, or is . or ..")]
     Malformed,
@@ -27,7 +27,7 @@ pub enum MachineIdError {
 impl MachineId {
     /// The longest id in bytes: it is a segment of every URL, and servers bound
     /// those at 2 to 8 KiB.
-    pub const MAX_LEN: usize = 1024;
+    pub const MAX_BYTES: usize = 1024;
 
     /// Checks a text and takes it as the machine id. White space around it is
     /// dropped.
@@ -42,7 +42,7 @@ impl MachineId {
             Err(MachineIdError::Empty)
         } else if text.starts_with('$') || percent {
             Err(MachineIdError::Placeholder(text.chars().take(64).collect()))
-        } else if text.len() > Self::MAX_LEN
+        } else if text.len() > Self::MAX_BYTES
             || text.chars().any(char::is_control)
             || matches!(text, "." | "..")
         {

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use bounds::{RECORD_MAX, RECORD_TEXT_MAX};
+pub use bounds::{MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES};
 
 use super::{SettingChange, Stage, SyncType, Timestamp, text};
 
@@ -194,7 +194,7 @@ pub struct SyncWarning {
 
 impl SyncWarning {
     /// How many characters of the value are kept.
-    pub const VALUE_MAX: usize = 64;
+    pub const MAX_VALUE_CHARS: usize = 64;
 
     /// A warning; the value is cut and made safe to show.
     #[must_use]
@@ -202,7 +202,7 @@ impl SyncWarning {
         Self {
             stage,
             field: field.to_owned(),
-            value: text::escaped_start(value, Self::VALUE_MAX),
+            value: text::escaped_start(value, Self::MAX_VALUE_CHARS),
             action: action.into(),
         }
     }

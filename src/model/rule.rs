@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The longest button label, in characters; longer ones are cut.
-pub const BUTTON_LABEL_MAX: usize = 48;
+pub const MAX_BUTTON_LABEL_CHARS: usize = 48;
 
 /// What the identifier of a rule names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -406,7 +406,7 @@ pub struct RuleDetails {
     pub custom_url: String,
     /// The expression of a CEL rule.
     pub cel_expr: String,
-    /// Label of the dialogue's button, at most [`BUTTON_LABEL_MAX`] characters.
+    /// Label of the dialogue's button, at most [`MAX_BUTTON_LABEL_CHARS`] characters.
     pub event_detail_button_label: String,
     /// Free text of whoever made the rule.
     pub comment: String,

@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use super::{BUTTON_LABEL_MAX, Identifier, IdentifierError, Policy, Rule, RuleDetails, RuleType};
+use super::{
+    Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, Policy, Rule, RuleDetails, RuleType,
+};
 
 /// Why a dictionary is no rule.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -53,7 +55,8 @@ pub fn parse_rule<'a>(
             "cel_expr" => value.clone_into(&mut details.cel_expr),
             "comment" => value.clone_into(&mut details.comment),
             "event_detail_button_label" => {
-                details.event_detail_button_label = value.chars().take(BUTTON_LABEL_MAX).collect();
+                details.event_detail_button_label =
+                    value.chars().take(MAX_BUTTON_LABEL_CHARS).collect();
             }
             "notification_app_name" => value.clone_into(&mut details.notification_app_name),
             _ => {}

@@ -13,16 +13,16 @@ use super::{Identifier, Policy, RejectedRule, Rule, RuleDetails, RuleType};
 /// shortly before have, too, is kept once.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct RuleSet {
-    pages: Vec<Packed>,
+    pages: Vec<PackedRule>,
     len: usize,
     text_bytes: u64,
     rejected_total: u64,
     rejected: Vec<RejectedRule>,
 }
 
-/// Packed rules and their texts.
+/// PackedRule rules and their texts.
 #[derive(Clone, PartialEq, Eq)]
-struct Packed {
+struct PackedRule {
     rules: Box<[u8]>,
     texts: Box<[u8]>,
 }
@@ -68,7 +68,7 @@ pub struct DetailsRef<'a> {
 
 impl RuleSet {
     /// How many rejected rules are kept; the others are only counted.
-    pub const REJECTED_KEPT: usize = 100;
+    pub const MAX_REJECTED_LISTED: usize = 100;
 
     /// Adds a page: its accepted rules and the rejected ones.
     pub fn push_page(&mut self, rules: impl Into<RulePage>, rejected: Vec<RejectedRule>) {
@@ -76,9 +76,9 @@ impl RuleSet {
         self.len += page.len;
         self.text_bytes += page.text_bytes;
         self.rejected_total += rejected.len() as u64;
-        let room = Self::REJECTED_KEPT.saturating_sub(self.rejected.len());
+        let room = Self::MAX_REJECTED_LISTED.saturating_sub(self.rejected.len());
         self.rejected.extend(rejected.into_iter().take(room));
-        self.pages.push(Packed {
+        self.pages.push(PackedRule {
             rules: page.rules.into_boxed_slice(),
             texts: page.texts.into_boxed_slice(),
         });
@@ -131,7 +131,7 @@ impl RuleSet {
         self.rejected_total
     }
 
-    /// The first [`Self::REJECTED_KEPT`] rejected ones.
+    /// The first [`Self::MAX_REJECTED_LISTED`] rejected ones.
     #[must_use]
     pub fn rejected(&self) -> &[RejectedRule] {
         &self.rejected
@@ -460,6 +460,6 @@ mod tests {
         set.push_page(Vec::new(), (0..70).map(rejected).collect());
         set.push_page(Vec::new(), (0..70).map(rejected).collect());
         assert_eq!((set.received(), set.rejected_total(), set.len()), (140, 140, 0));
-        assert_eq!(set.rejected().len(), RuleSet::REJECTED_KEPT);
+        assert_eq!(set.rejected().len(), RuleSet::MAX_REJECTED_LISTED);
     }
 }

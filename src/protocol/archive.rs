@@ -1,4 +1,4 @@
-//! Object graphs as `NSKeyedArchiver` leaves them in a property list, read
+//! ArchivedObject graphs as `NSKeyedArchiver` leaves them in a property list, read
 //! within bounds.
 //!
 //! An archive is a flat table of objects that refer to each other by number.
@@ -28,7 +28,7 @@ use crate::plist_bounded::{PlistError, read_small_plist};
 
 /// The largest archive read, in bytes. An execution with its certificates and
 /// entitlements takes 5 to 50 KB.
-pub const MAX_BYTES: usize = 1 << 20;
+pub const MAX_ARCHIVE_BYTES: usize = 1 << 20;
 
 /// The most plist values in an archive, see [`read_small_plist`]. An execution
 /// takes 300, and as many again for each 20 KB of certificates.
@@ -36,10 +36,10 @@ const MAX_VALUES: u32 = 100_000;
 
 /// The most bytes that reading an archive's values may come to. Objects may be
 /// shared, so that a small archive can unfold into a large event.
-const MAX_UNFOLDED: usize = 4 << 20;
+const MAX_UNFOLDED_BYTES: usize = 4 << 20;
 
 /// What a value counts besides its text or data.
-const VALUE_COST: usize = 32;
+const VALUE_COST_BYTES: usize = 32;
 
 /// Seconds from 1970 to 2001, where the archive's dates count from.
 const EPOCH: f64 = 978_307_200.0;
@@ -51,13 +51,13 @@ const NULL: &str = "$null";
 #[derive(Debug, Error)]
 pub enum ArchiveError {
     /// More bytes than an event can need.
-    #[error("the archive has {0} bytes, more than {MAX_BYTES}")]
+    #[error("the archive has {0} bytes, more than {MAX_ARCHIVE_BYTES}")]
     TooLarge(usize),
     /// Not a property list, or one past the bounds.
     #[error(transparent)]
     PropertyList(#[from] PlistError),
     /// Shared objects add up to more than an event can need.
-    #[error("the archive unfolds to more than {MAX_UNFOLDED} bytes")]
+    #[error("the archive unfolds to more than {MAX_UNFOLDED_BYTES} bytes")]
     Unfolds,
     /// A property list without the archive's parts.
     #[error("a property list, but no keyed archive: {0} is missing or of another kind")]
@@ -122,7 +122,7 @@ pub struct Archive {
 
 /// A value of an archive.
 #[derive(Clone, Copy, Debug)]
-pub enum Node<'a> {
+pub enum ArchivedValue<'a> {
     /// Text.
     Text(&'a str),
     /// Bytes.
@@ -136,16 +136,16 @@ pub enum Node<'a> {
     /// Seconds since 1970.
     Date(f64),
     /// An array or a set.
-    List(List<'a>),
+    List(ArchivedList<'a>),
     /// A dictionary.
-    Dictionary(Pairs<'a>),
+    Dictionary(ArchivedPairs<'a>),
     /// An instance of any other class.
-    Object(Object<'a>),
+    Object(ArchivedObject<'a>),
 }
 
 /// An instance of a class with its keys.
 #[derive(Clone, Copy)]
-pub struct Object<'a> {
+pub struct ArchivedObject<'a> {
     archive: &'a Archive,
     class: &'a str,
     fields: &'a Dictionary,
@@ -153,14 +153,14 @@ pub struct Object<'a> {
 
 /// The elements of an array or a set.
 #[derive(Clone, Copy)]
-pub struct List<'a> {
+pub struct ArchivedList<'a> {
     archive: &'a Archive,
     elements: &'a [Value],
 }
 
 /// The entries of a dictionary.
 #[derive(Clone, Copy)]
-pub struct Pairs<'a> {
+pub struct ArchivedPairs<'a> {
     archive: &'a Archive,
     keys: &'a [Value],
     values: &'a [Value],
@@ -172,7 +172,7 @@ impl Archive {
     /// # Errors
     /// If the bytes are too many, no property list, or no keyed archive.
     pub fn read(bytes: &[u8]) -> Result<Self, ArchiveError> {
-        if bytes.len() > MAX_BYTES {
+        if bytes.len() > MAX_ARCHIVE_BYTES {
             return Err(ArchiveError::TooLarge(bytes.len()));
         }
         let Value::Dictionary(mut parts) = read_small_plist::<MAX_VALUES>(bytes)? else {
@@ -194,12 +194,12 @@ impl Archive {
     ///
     /// # Errors
     /// If it is missing or has no class.
-    pub fn root(&self) -> Result<Node<'_>, ArchiveError> {
+    pub fn root(&self) -> Result<ArchivedValue<'_>, ArchiveError> {
         self.resolve(self.root)?.ok_or(ArchiveError::Dangling(self.root))
     }
 
     /// The object of this number; `None` for the null object.
-    fn resolve(&self, number: u64) -> Result<Option<Node<'_>>, ArchiveError> {
+    fn resolve(&self, number: u64) -> Result<Option<ArchivedValue<'_>>, ArchiveError> {
         let object = usize::try_from(number).ok().and_then(|n| self.objects.get(n));
         match object {
             None => Err(ArchiveError::Dangling(number)),
@@ -210,19 +210,19 @@ impl Archive {
     }
 
     /// The value of a field: a reference or, for some kinds, the value itself.
-    fn value<'a>(&'a self, field: &'a Value) -> Result<Option<Node<'a>>, ArchiveError> {
+    fn value<'a>(&'a self, field: &'a Value) -> Result<Option<ArchivedValue<'a>>, ArchiveError> {
         let node = match (reference(field), scalar(field)) {
             (Some(number), _) => self.resolve(number)?,
             (None, Some(node)) => Some(node),
             (None, None) => return Err(ArchiveError::NotAnArchive("a reference")),
         };
         let length = match node {
-            Some(Node::Text(text)) => text.len(),
-            Some(Node::Bytes(bytes)) => bytes.len(),
+            Some(ArchivedValue::Text(text)) => text.len(),
+            Some(ArchivedValue::Bytes(bytes)) => bytes.len(),
             _ => 0,
         };
-        self.unfolded.set(self.unfolded.get().saturating_add(VALUE_COST + length));
-        if self.unfolded.get() > MAX_UNFOLDED {
+        self.unfolded.set(self.unfolded.get().saturating_add(VALUE_COST_BYTES + length));
+        if self.unfolded.get() > MAX_UNFOLDED_BYTES {
             return Err(ArchiveError::Unfolds);
         }
         Ok(node)
@@ -232,7 +232,7 @@ impl Archive {
         &'a self,
         number: u64,
         fields: &'a Dictionary,
-    ) -> Result<Node<'a>, ArchiveError> {
+    ) -> Result<ArchivedValue<'a>, ArchiveError> {
         let class = fields
             .get("$class")
             .and_then(reference)
@@ -241,7 +241,7 @@ impl Archive {
             .and_then(|class| class.get("$classname"))
             .and_then(Value::as_string)
             .ok_or(ArchiveError::Classless(number))?;
-        let object = Object { archive: self, class, fields };
+        let object = ArchivedObject { archive: self, class, fields };
         match class {
             "NSString" | "NSMutableString" => object.inline("NS.string", "text"),
             "NSData" | "NSMutableData" => object.inline("NS.data", "data"),
@@ -254,11 +254,11 @@ impl Archive {
                     _ => None,
                 });
                 let time = time.ok_or_else(|| object.missing("NS.time"))?;
-                Ok(Node::Date(time + EPOCH))
+                Ok(ArchivedValue::Date(time + EPOCH))
             }
             "NSArray" | "NSMutableArray" | "NSSet" | "NSMutableSet" | "NSOrderedSet" => {
                 let elements = object.references("NS.objects")?;
-                Ok(Node::List(List { archive: self, elements }))
+                Ok(ArchivedValue::List(ArchivedList { archive: self, elements }))
             }
             "NSDictionary" | "NSMutableDictionary" => {
                 let keys = object.references("NS.keys")?;
@@ -266,9 +266,9 @@ impl Archive {
                 if keys.len() != values.len() {
                     return Err(object.missing("NS.objects"));
                 }
-                Ok(Node::Dictionary(Pairs { archive: self, keys, values }))
+                Ok(ArchivedValue::Dictionary(ArchivedPairs { archive: self, keys, values }))
             }
-            _ => Ok(Node::Object(object)),
+            _ => Ok(ArchivedValue::Object(object)),
         }
     }
 }
@@ -284,22 +284,22 @@ fn reference(value: &Value) -> Option<u64> {
     }
 }
 
-fn scalar(value: &Value) -> Option<Node<'_>> {
+fn scalar(value: &Value) -> Option<ArchivedValue<'_>> {
     match value {
-        Value::String(text) => Some(Node::Text(text)),
-        Value::Data(bytes) => Some(Node::Bytes(bytes)),
-        Value::Boolean(flag) => Some(Node::Flag(*flag)),
-        Value::Real(number) => Some(Node::Real(*number)),
+        Value::String(text) => Some(ArchivedValue::Text(text)),
+        Value::Data(bytes) => Some(ArchivedValue::Bytes(bytes)),
+        Value::Boolean(flag) => Some(ArchivedValue::Flag(*flag)),
+        Value::Real(number) => Some(ArchivedValue::Real(*number)),
         Value::Integer(number) => number
             .as_signed()
             .map(i128::from)
             .or_else(|| number.as_unsigned().map(i128::from))
-            .map(Node::Whole),
+            .map(ArchivedValue::Whole),
         _ => None,
     }
 }
 
-impl Node<'_> {
+impl ArchivedValue<'_> {
     /// What the value is, to name it in an error.
     #[must_use]
     pub fn kind(&self) -> Name {
@@ -317,25 +317,25 @@ impl Node<'_> {
     }
 }
 
-impl fmt::Debug for Object<'_> {
+impl fmt::Debug for ArchivedObject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Object({})", Name::new(self.class))
+        write!(f, "ArchivedObject({})", Name::new(self.class))
     }
 }
 
-impl fmt::Debug for List<'_> {
+impl fmt::Debug for ArchivedList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "List({})", self.elements.len())
+        write!(f, "ArchivedList({})", self.elements.len())
     }
 }
 
-impl fmt::Debug for Pairs<'_> {
+impl fmt::Debug for ArchivedPairs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pairs({})", self.keys.len())
+        write!(f, "ArchivedPairs({})", self.keys.len())
     }
 }
 
-impl<'a> Object<'a> {
+impl<'a> ArchivedObject<'a> {
     /// The name of its class.
     #[must_use]
     pub fn class(&self) -> &'a str {
@@ -346,7 +346,7 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// If the value cannot be read.
-    pub fn get(&self, key: &str) -> Result<Option<Node<'a>>, ArchiveError> {
+    pub fn get(&self, key: &str) -> Result<Option<ArchivedValue<'a>>, ArchiveError> {
         self.fields.get(key).map_or(Ok(None), |field| self.archive.value(field))
     }
 
@@ -357,7 +357,7 @@ impl<'a> Object<'a> {
     pub fn text(&self, key: &'static str) -> Result<Option<&'a str>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::Text(text)) => Ok(Some(text)),
+            Some(ArchivedValue::Text(text)) => Ok(Some(text)),
             Some(other) => Err(self.kind(key, &other, "text")),
         }
     }
@@ -377,7 +377,7 @@ impl<'a> Object<'a> {
     pub fn bytes(&self, key: &'static str) -> Result<Option<&'a [u8]>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(ArchivedValue::Bytes(bytes)) => Ok(Some(bytes)),
             Some(other) => Err(self.kind(key, &other, "data")),
         }
     }
@@ -388,9 +388,9 @@ impl<'a> Object<'a> {
     /// If the value is neither a flag nor 0 or 1.
     pub fn flag(&self, key: &'static str) -> Result<bool, ArchiveError> {
         match self.get(key)? {
-            None | Some(Node::Whole(0)) => Ok(false),
-            Some(Node::Flag(flag)) => Ok(flag),
-            Some(Node::Whole(1)) => Ok(true),
+            None | Some(ArchivedValue::Whole(0)) => Ok(false),
+            Some(ArchivedValue::Flag(flag)) => Ok(flag),
+            Some(ArchivedValue::Whole(1)) => Ok(true),
             Some(other) => Err(self.kind(key, &other, "a flag")),
         }
     }
@@ -402,7 +402,7 @@ impl<'a> Object<'a> {
     pub fn whole<T: TryFrom<i128>>(&self, key: &'static str) -> Result<Option<T>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::Whole(number)) => match T::try_from(number) {
+            Some(ArchivedValue::Whole(number)) => match T::try_from(number) {
                 Ok(number) => Ok(Some(number)),
                 Err(_) => Err(ArchiveError::Kind {
                     class: Name::new(self.class),
@@ -411,7 +411,7 @@ impl<'a> Object<'a> {
                     expected: "a number in range",
                 }),
             },
-            Some(Node::Flag(flag)) => Ok(T::try_from(i128::from(flag)).ok()),
+            Some(ArchivedValue::Flag(flag)) => Ok(T::try_from(i128::from(flag)).ok()),
             Some(other) => Err(self.kind(key, &other, "a whole number")),
         }
     }
@@ -423,7 +423,7 @@ impl<'a> Object<'a> {
     pub fn date(&self, key: &'static str) -> Result<Option<f64>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::Date(seconds)) => Ok(Some(seconds)),
+            Some(ArchivedValue::Date(seconds)) => Ok(Some(seconds)),
             Some(other) => Err(self.kind(key, &other, "a date")),
         }
     }
@@ -432,10 +432,10 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// If the value is of another kind.
-    pub fn list(&self, key: &'static str) -> Result<Option<List<'a>>, ArchiveError> {
+    pub fn list(&self, key: &'static str) -> Result<Option<ArchivedList<'a>>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::List(list)) => Ok(Some(list)),
+            Some(ArchivedValue::List(list)) => Ok(Some(list)),
             Some(other) => Err(self.kind(key, &other, "a list")),
         }
     }
@@ -448,7 +448,7 @@ impl<'a> Object<'a> {
         let Some(list) = self.list(key)? else { return Ok(Vec::new()) };
         list.iter()
             .map(|element| match element? {
-                Node::Text(text) => Ok(text.to_owned()),
+                ArchivedValue::Text(text) => Ok(text.to_owned()),
                 other => Err(self.kind(key, &other, "a list of texts")),
             })
             .collect()
@@ -458,10 +458,10 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// If the value is of another kind.
-    pub fn dictionary(&self, key: &'static str) -> Result<Option<Pairs<'a>>, ArchiveError> {
+    pub fn dictionary(&self, key: &'static str) -> Result<Option<ArchivedPairs<'a>>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::Dictionary(pairs)) => Ok(Some(pairs)),
+            Some(ArchivedValue::Dictionary(pairs)) => Ok(Some(pairs)),
             Some(other) => Err(self.kind(key, &other, "a dictionary")),
         }
     }
@@ -474,10 +474,12 @@ impl<'a> Object<'a> {
         &self,
         key: &'static str,
         classes: &[&'static str],
-    ) -> Result<Option<Object<'a>>, ArchiveError> {
+    ) -> Result<Option<ArchivedObject<'a>>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
-            Some(Node::Object(object)) if classes.contains(&object.class) => Ok(Some(object)),
+            Some(ArchivedValue::Object(object)) if classes.contains(&object.class) => {
+                Ok(Some(object))
+            }
             Some(other) => {
                 Err(self.kind(key, &other, classes.first().copied().unwrap_or("an object")))
             }
@@ -495,17 +497,21 @@ impl<'a> Object<'a> {
     pub fn kind(
         &self,
         key: &'static str,
-        found: &Node<'_>,
+        found: &ArchivedValue<'_>,
         expected: &'static str,
     ) -> ArchiveError {
         ArchiveError::Kind { class: Name::new(self.class), key, found: found.kind(), expected }
     }
 
     /// The content of a text or data object, which lies in the object itself.
-    fn inline(&self, key: &'static str, expected: &'static str) -> Result<Node<'a>, ArchiveError> {
+    fn inline(
+        &self,
+        key: &'static str,
+        expected: &'static str,
+    ) -> Result<ArchivedValue<'a>, ArchiveError> {
         let node = self.fields.get(key).and_then(scalar).ok_or_else(|| self.missing(key))?;
         match node {
-            Node::Text(_) | Node::Bytes(_) => Ok(node),
+            ArchivedValue::Text(_) | ArchivedValue::Bytes(_) => Ok(node),
             other => Err(self.kind(key, &other, expected)),
         }
     }
@@ -518,16 +524,18 @@ impl<'a> Object<'a> {
     }
 }
 
-impl<'a> List<'a> {
+impl<'a> ArchivedList<'a> {
     /// The elements that are not null.
-    pub fn iter(self) -> impl Iterator<Item = Result<Node<'a>, ArchiveError>> {
+    pub fn iter(self) -> impl Iterator<Item = Result<ArchivedValue<'a>, ArchiveError>> {
         self.elements.iter().filter_map(move |element| self.archive.value(element).transpose())
     }
 }
 
-impl<'a> Pairs<'a> {
+impl<'a> ArchivedPairs<'a> {
     /// The entries whose key and value are not null, in the archive's order.
-    pub fn iter(self) -> impl Iterator<Item = Result<(Node<'a>, Node<'a>), ArchiveError>> {
+    pub fn iter(
+        self,
+    ) -> impl Iterator<Item = Result<(ArchivedValue<'a>, ArchivedValue<'a>), ArchiveError>> {
         let pair = move |(key, value): (&'a Value, &'a Value)| {
             let key = self.archive.value(key)?;
             let value = self.archive.value(value)?;

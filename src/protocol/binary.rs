@@ -10,13 +10,13 @@ mod tests;
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::body::{BodyError, Decoded, shown};
+use super::body::{BodyError, DecodedBody, shown};
 use super::json::{Field, Message, Shape, UNKNOWN_ENUM_VALUE};
 use super::notes::Notes;
 
 /// Bytes of a nested message at the most, after what cannot be read was
 /// dropped.
-const MAX_NESTED: usize = 8 << 20;
+const MAX_NESTED_BYTES: usize = 8 << 20;
 
 /// The fields of an entry of a map of texts.
 const MAP_ENTRY: &[Field] = &[entry_field(1, "key"), entry_field(2, "value")];
@@ -41,7 +41,7 @@ pub(super) type Reason = String;
 /// # Errors
 /// If a field is of another wire type than the message's, or a body that is not
 /// empty holds no field of the message.
-pub(super) fn decode<M>(body: &[u8]) -> Result<Decoded<M>, BodyError>
+pub(super) fn decode<M>(body: &[u8]) -> Result<DecodedBody<M>, BodyError>
 where
     M: prost::Message + Message,
 {
@@ -54,7 +54,7 @@ where
         if found || body.is_empty() { Ok(()) } else { Err("it has none of its fields".into()) }
     });
     match read {
-        Ok(()) => Ok(Decoded { message, warnings: notes.into_warnings() }),
+        Ok(()) => Ok(DecodedBody { message, warnings: notes.into_warnings() }),
         Err(reason) => Err(BodyError::NotProtobuf { message: M::NAME, reason: shown(&reason) }),
     }
 }
@@ -124,29 +124,29 @@ const fn expected(shape: &Shape) -> WireType {
 }
 
 /// The value of a field.
-enum Value<'a> {
+enum FieldValue<'a> {
     Number(u64),
     Block(&'a [u8]),
 }
 
-fn split_value<'a>(wire_type: WireType, body: &mut &'a [u8]) -> Result<Value<'a>, Reason> {
+fn split_value<'a>(wire_type: WireType, body: &mut &'a [u8]) -> Result<FieldValue<'a>, Reason> {
     let mut number = || decode_varint(body).map_err(|error| error.to_string());
     if wire_type == WireType::Varint {
-        return number().map(Value::Number);
+        return number().map(FieldValue::Number);
     }
     // The only other one is of 64 bits.
     let length = if wire_type == WireType::LengthDelimited { number()? } else { 8 };
     let split = usize::try_from(length).ok().and_then(|length| body.split_at_checked(length));
     let (block, rest) = split.ok_or("it breaks off")?;
     *body = rest;
-    Ok(Value::Block(block))
+    Ok(FieldValue::Block(block))
 }
 
 /// Hands a field to `take` if it can be read, else notes it.
 fn read_value(
     field: &Field,
     key: &[u8],
-    value: Value<'_>,
+    value: FieldValue<'_>,
     whole: &[u8],
     notes: &mut Notes,
     take: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
@@ -155,7 +155,7 @@ fn read_value(
         return Ok(());
     }
     match (&field.shape, value) {
-        (Shape::Text, Value::Block(text)) => {
+        (Shape::Text, FieldValue::Block(text)) => {
             let limit = notes.text_limit();
             if text.len() > limit {
                 notes.refuse_text(&start(text), &format!("is longer than {limit} bytes"));
@@ -165,7 +165,7 @@ fn read_value(
                 take(whole)?;
             }
         }
-        (Shape::Enum(names), Value::Number(number)) => {
+        (Shape::Enum(names), FieldValue::Number(number)) => {
             let known = int32(number).is_some_and(|n| names.iter().any(|(_, of)| *of == n));
             if known {
                 take(whole)?;
@@ -174,14 +174,16 @@ fn read_value(
                 take(&[key, &[0]].concat())?;
             }
         }
-        (Shape::U32, Value::Number(number)) if u32::try_from(number).is_err() => {
+        (Shape::U32, FieldValue::Number(number)) if u32::try_from(number).is_err() => {
             notes.unreadable(&number.to_string());
         }
-        (Shape::I32, Value::Number(number)) if int32(number).is_none() => {
+        (Shape::I32, FieldValue::Number(number)) if int32(number).is_none() => {
             notes.unreadable(&number.cast_signed().to_string());
         }
-        (Shape::Nested(fields), Value::Block(block)) => nested(fields, key, block, notes, take)?,
-        (Shape::Map, Value::Block(block)) => nested(MAP_ENTRY, key, block, notes, take)?,
+        (Shape::Nested(fields), FieldValue::Block(block)) => {
+            nested(fields, key, block, notes, take)?
+        }
+        (Shape::Map, FieldValue::Block(block)) => nested(MAP_ENTRY, key, block, notes, take)?,
         (Shape::Bool | Shape::U32 | Shape::I32 | Shape::F64, _) => take(whole)?,
         // The wire type has been checked.
         (Shape::Text | Shape::Enum(_) | Shape::Nested(_) | Shape::Map, _) => {}
@@ -199,14 +201,14 @@ fn nested(
     let mut kept = Vec::new();
     let mut too_long = false;
     read_fields(fields, block, notes, &mut |field| {
-        too_long |= kept.len() + field.len() > MAX_NESTED;
+        too_long |= kept.len() + field.len() > MAX_NESTED_BYTES;
         if !too_long {
             kept.extend_from_slice(field);
         }
         Ok(())
     })?;
     if too_long {
-        notes.warn("", format!("longer than {MAX_NESTED} bytes; treated as absent"));
+        notes.warn("", format!("longer than {MAX_NESTED_BYTES} bytes; treated as absent"));
         return Ok(());
     }
     let mut whole = key.to_vec();

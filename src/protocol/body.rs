@@ -16,9 +16,9 @@ use super::json::{self, ErrorReport, MessageSeed};
 use super::notes::{Notes, Warning};
 use crate::model::text;
 
+pub(super) use received::INVALID_BYTE_MARK;
 use received::JsonText;
-pub(super) use received::MARK;
-pub use received::Received;
+pub use received::ResponseBody;
 
 /// How messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -49,7 +49,7 @@ impl EncodedBody {
 
 /// What a body held.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Decoded<M> {
+pub struct DecodedBody<M> {
     /// The message.
     pub message: M,
     /// Parts of the body that were read as absent or zero.
@@ -97,7 +97,7 @@ pub enum BodyError {
         words: String,
     },
     /// A cursor that no server needs.
-    #[error("the cursor is {0} bytes long; at most {MAX_CURSOR} are taken")]
+    #[error("the cursor is {0} bytes long; at most {MAX_CURSOR_BYTES} are taken")]
     CursorTooLong(usize),
     /// Whoever wanted it read told the reader to give up.
     #[error("reading the answer was given up")]
@@ -119,7 +119,7 @@ pub enum BodyError {
 }
 
 /// Bytes of a cursor at the most.
-pub const MAX_CURSOR: usize = 64 << 10;
+pub const MAX_CURSOR_BYTES: usize = 64 << 10;
 
 /// The prefixes servers put before JSON so that a script tag cannot load it.
 const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
@@ -128,7 +128,7 @@ const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How many characters of a body an error shows.
-const SHOWN: usize = 200;
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// Encodes a message.
 ///
@@ -148,7 +148,7 @@ where
 ///
 /// # Errors
 /// If the body is not the message.
-pub fn decode<M>(received: Received<'_>) -> Result<Decoded<M>, BodyError>
+pub fn decode<M>(received: ResponseBody<'_>) -> Result<DecodedBody<M>, BodyError>
 where
     M: prost::Message + json::Message,
 {
@@ -158,10 +158,10 @@ where
     }
 }
 
-fn decode_json<M: json::Message>(text: &JsonText<'_>) -> Result<Decoded<M>, BodyError> {
+fn decode_json<M: json::Message>(text: &JsonText<'_>) -> Result<DecodedBody<M>, BodyError> {
     let (marked, text) = (text.is_marked(), text.as_str());
     if text.is_empty() {
-        return Ok(Decoded { message: M::default(), warnings: Vec::new() });
+        return Ok(DecodedBody { message: M::default(), warnings: Vec::new() });
     }
     let mut notes = Notes::response(marked);
     let mut report = ErrorReport::default();
@@ -171,7 +171,7 @@ fn decode_json<M: json::Message>(text: &JsonText<'_>) -> Result<Decoded<M>, Body
         .and_then(|message| reader.end().map(|()| message))
         .map_err(|error| json_error(M::NAME, ".", text, &error))?;
     check_report(M::NAME, report, &mut notes)?;
-    Ok(Decoded { message, warnings: notes.into_warnings() })
+    Ok(DecodedBody { message, warnings: notes.into_warnings() })
 }
 
 /// Decides what an error that a response reports is worth: beside an answer, a
@@ -228,7 +228,7 @@ pub(super) fn json_error(
 
 /// The start of a text in which the server may have had a say, safe to show.
 pub(super) fn shown(text: &str) -> String {
-    text::escaped_start(text, SHOWN)
+    text::escaped_start(text, MAX_SHOWN_CHARS)
 }
 
 fn looks_like_html(text: &str) -> bool {
@@ -237,5 +237,5 @@ fn looks_like_html(text: &str) -> bool {
 
 /// The first characters of a body, for an error.
 fn start_of(text: &str) -> String {
-    text::escaped_start(text, SHOWN)
+    text::escaped_start(text, MAX_SHOWN_CHARS)
 }

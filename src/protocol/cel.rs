@@ -17,17 +17,17 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// Bytes of an expression at the most.
-pub const MAX_EXPRESSION: usize = 64 << 10;
+pub const MAX_EXPRESSION_BYTES: usize = 64 << 10;
 /// Levels of nesting in an expression at the most, as in the authorizer.
 pub const MAX_DEPTH: usize = 250;
 /// How long the expressions of one sync may take to parse, all together.
-pub const MAX_TIME: Duration = Duration::from_secs(10);
+pub const MAX_CHECK_TIME: Duration = Duration::from_secs(10);
 
 /// Why the expression of a rule is refused. Reads on from "the expression".
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CelError {
-    /// It is longer than [`MAX_EXPRESSION`].
-    #[error("is {0} bytes long; at most {MAX_EXPRESSION} are taken")]
+    /// It is longer than [`MAX_EXPRESSION_BYTES`].
+    #[error("is {0} bytes long; at most {MAX_EXPRESSION_BYTES} are taken")]
     TooLong(usize),
     /// It is not CEL.
     #[error("does not parse: {0}")]
@@ -39,7 +39,7 @@ pub enum CelError {
     /// The time for the expressions of a sync is used up.
     #[error(
         "is too_costly: parsing the expressions before it has taken {} s of this sync",
-        MAX_TIME.as_secs()
+        MAX_CHECK_TIME.as_secs()
     )]
     TooCostly,
 }
@@ -49,13 +49,13 @@ pub enum CelError {
 /// # Errors
 /// The first reason not to take it.
 pub fn check(expression: &str) -> Result<(), CelError> {
-    if expression.len() > MAX_EXPRESSION {
+    if expression.len() > MAX_EXPRESSION_BYTES {
         return Err(CelError::TooLong(expression.len()));
     }
     grammar::check(expression)
 }
 
-/// Checks the expressions of one sync within [`MAX_TIME`]. Servers put one and
+/// Checks the expressions of one sync within [`MAX_CHECK_TIME`]. Servers put one and
 /// the same expression on many rules: the first ones are remembered.
 pub struct CelBudget {
     /// Reads a clock that stands still while this thread does not run.
@@ -66,9 +66,9 @@ pub struct CelBudget {
 
 impl CelBudget {
     /// How many expressions are remembered.
-    const KEPT: usize = 256;
+    const MAX_KNOWN_EXPRESSIONS: usize = 256;
     /// The longest expression that is remembered, in bytes.
-    const KEPT_BYTES: usize = 4 << 10;
+    const MAX_KNOWN_EXPRESSION_BYTES: usize = 4 << 10;
 
     /// The budget of a sync; `elapsed` reads a clock, best one of the time that
     /// this thread has computed.
@@ -85,13 +85,15 @@ impl CelBudget {
         if let Some(known) = self.checked.get(expression) {
             return known.clone();
         }
-        if self.spent >= MAX_TIME {
+        if self.spent >= MAX_CHECK_TIME {
             return Err(CelError::TooCostly);
         }
         let began = (self.elapsed)();
         let result = check(expression);
         self.spent += (self.elapsed)().saturating_sub(began);
-        if self.checked.len() < Self::KEPT && expression.len() <= Self::KEPT_BYTES {
+        if self.checked.len() < Self::MAX_KNOWN_EXPRESSIONS
+            && expression.len() <= Self::MAX_KNOWN_EXPRESSION_BYTES
+        {
             self.checked.insert(expression.to_owned(), result.clone());
         }
         result

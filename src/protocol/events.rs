@@ -15,8 +15,10 @@ use thiserror::Error;
 use super::body::Transfer;
 use super::json::{Message as _, Nested, read_value};
 use super::notes::Notes;
-use super::stored::{Decoded, EventError, QueuedEvent, allows, bundle_of, decode_row, summarize};
-use super::upload::Upload;
+use super::stored::{
+    DecodedEvent, EventError, QueuedEvent, allows, bundle_of, decode_row, summarize,
+};
+use super::upload::EventUploadBody;
 use super::{json, wire};
 use crate::model::{EventRow, EventSummary, Settings};
 
@@ -40,7 +42,7 @@ pub struct Sorted {
 #[must_use]
 pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted {
     let mut sorted = Sorted::default();
-    let mut upload = Upload::new(transfer);
+    let mut upload = EventUploadBody::new(transfer);
     for row in rows {
         let id = row.id;
         if row.oversize.is_none() && upload.push_stored(&row.data) {
@@ -48,7 +50,7 @@ pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted
             continue;
         }
         match decode(&row) {
-            Decoded::Sendable(event) => match upload.push(&event) {
+            DecodedEvent::Sendable(event) => match upload.push(&event) {
                 Ok(()) => {
                     sorted.ids.push(id);
                     let bundle = bundle_of(&event);
@@ -56,8 +58,8 @@ pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted
                 }
                 Err(error) => sorted.rejected.push((id, error.to_string())),
             },
-            Decoded::Unsendable { kind } => sorted.dropped.push((id, kind)),
-            Decoded::Undecodable { reason } => sorted.rejected.push((id, reason)),
+            DecodedEvent::Unsendable { kind } => sorted.dropped.push((id, kind)),
+            DecodedEvent::Undecodable { reason } => sorted.rejected.push((id, reason)),
         }
     }
     sorted.body = upload.finish(machine_id);
@@ -66,10 +68,10 @@ pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted
 
 /// Reads the event of a row.
 #[must_use]
-pub fn decode(row: &EventRow) -> Decoded {
+pub fn decode(row: &EventRow) -> DecodedEvent {
     match row.oversize {
         None => decode_row(&row.data),
-        Some(bytes) => Decoded::Undecodable {
+        Some(bytes) => DecodedEvent::Undecodable {
             reason: format!(
                 "the payload has {bytes} bytes, more than any event; only its beginning is kept"
             ),
@@ -127,7 +129,7 @@ impl IngestPolicy {
 
 /// An event that a program hands us.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Incoming {
+pub struct IncomingEvent {
     /// The event.
     pub event: QueuedEvent,
     /// A rule asked for a record of this execution, though it was allowed.
@@ -138,7 +140,7 @@ pub struct Incoming {
 
 /// Why a line is no event.
 #[derive(Debug, Error)]
-pub enum LineError {
+pub enum EventLineError {
     /// Not JSON, or not of the shape.
     #[error("{reason}{}", At(.path))]
     Json {
@@ -171,12 +173,12 @@ impl fmt::Display for At<'_> {
 ///
 /// # Errors
 /// If the line is none of these, or the event lacks what every one has.
-pub fn read_line(line: &[u8]) -> Result<Incoming, LineError> {
+pub fn read_line(line: &[u8]) -> Result<IncomingEvent, EventLineError> {
     let mut deserializer = serde_json::Deserializer::from_slice(line);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
-    let read = Line::deserialize(tracked).and_then(|line| deserializer.end().map(|()| line));
-    let line = read.map_err(|error| LineError::Json {
+    let read = EventLine::deserialize(tracked).and_then(|line| deserializer.end().map(|()| line));
+    let line = read.map_err(|error| EventLineError::Json {
         // There is but one line.
         reason: error.to_string().replace(" at line 1 column ", " at column "),
         path: Some(track.path().to_string()).filter(|path| path != ".").unwrap_or_default(),
@@ -187,41 +189,41 @@ pub fn read_line(line: &[u8]) -> Result<Incoming, LineError> {
     if let QueuedEvent::Execution(event) = &mut event {
         event.file_sha256.make_ascii_lowercase();
     }
-    Ok(Incoming { event, audited, summary })
+    Ok(IncomingEvent { event, audited, summary })
 }
 
 /// A line as it came.
 #[derive(Default)]
-struct Line {
+struct EventLine {
     execution: Option<Box<wire::Event>>,
     file_access: Option<Box<wire::FileAccessEvent>>,
     audit: Option<wire::AuditEvent>,
     audited: bool,
 }
 
-impl Line {
+impl EventLine {
     /// The one event of the line.
-    fn event(self) -> Result<QueuedEvent, LineError> {
+    fn event(self) -> Result<QueuedEvent, EventLineError> {
         match (self.execution, self.file_access, self.audit) {
             (Some(event), None, None) => Ok(QueuedEvent::Execution(event)),
             (None, Some(event), None) => Ok(QueuedEvent::FileAccess(event)),
             (None, None, Some(event)) => Ok(QueuedEvent::Audit(event)),
-            _ => Err(LineError::NoEvent),
+            _ => Err(EventLineError::NoEvent),
         }
     }
 }
 
-impl<'de> de::Deserialize<'de> for Line {
+impl<'de> de::Deserialize<'de> for EventLine {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct LineVisitor;
         impl<'de> Visitor<'de> for LineVisitor {
-            type Value = Line;
+            type Value = EventLine;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object that is an event")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Line, A::Error> {
-                let mut line = Line::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventLine, A::Error> {
+                let mut line = EventLine::default();
                 let mut event = Box::<wire::Event>::default();
                 let notes = &mut Notes::strict();
                 while let Some(key) = map.next_key::<String>()? {

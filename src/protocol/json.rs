@@ -22,7 +22,7 @@ pub(super) use transcode::{transcode, varint_field};
 
 pub use super::notes::Notes;
 
-pub(super) use read::{ErrorReport, Key, MessageSeed};
+pub(super) use read::{ErrorReport, MemberName, MessageSeed};
 pub use read::{read_map, read_message, read_repeated, read_value};
 
 pub(super) use kinds::UNKNOWN_ENUM_VALUE;

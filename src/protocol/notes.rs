@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use crate::model::text;
 
 /// Bytes of one text of a response at the most.
-pub const MAX_TEXT: usize = 64 << 10;
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Elements of all arrays of a response at the most, rules aside.
 pub const MAX_ELEMENTS: usize = 10_000;
 /// Bytes of all texts in arrays of a response at the most.
@@ -17,11 +17,11 @@ pub const MAX_ARRAY_BYTES: usize = 4 << 20;
 /// Warnings of one response that are listed; the others are counted.
 pub const MAX_WARNINGS: usize = 50;
 /// Bytes of a rule's identifier at the most.
-pub const MAX_IDENTIFIER: usize = 1 << 10;
+pub const MAX_IDENTIFIER_BYTES: usize = 1 << 10;
 /// Bytes of a rule's other texts but the expression at the most.
-pub const MAX_RULE_TEXT: usize = 16 << 10;
+pub const MAX_RULE_TEXT_BYTES: usize = 16 << 10;
 /// How much of a value a warning shows, in characters.
-const VALUE_SHOWN: usize = 64;
+const MAX_VALUE_CHARS: usize = 64;
 
 /// Fields whose values no log or record may show.
 const SECRETS: [&str; 3] = ["push_token", "push_issuer_token", "export_configuration"];
@@ -51,7 +51,7 @@ impl Warning {
 
 /// How leniently values are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+enum Leniency {
     /// A value of the wrong kind is an error.
     Strict,
     /// A value that cannot be read counts as absent.
@@ -61,7 +61,7 @@ enum Manner {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum PathStep {
     Field(&'static str),
     Element(usize),
 }
@@ -69,10 +69,10 @@ enum Step {
 /// What is known while a message is read.
 #[derive(Debug)]
 pub struct Notes {
-    manner: Manner,
-    /// Bytes that were not UTF-8 have been replaced by [`super::body::MARK`].
+    leniency: Leniency,
+    /// Bytes that were not UTF-8 have been replaced by [`super::body::INVALID_BYTE_MARK`].
     marked: bool,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     present: bool,
     elements: usize,
     array_bytes: usize,
@@ -83,9 +83,9 @@ pub struct Notes {
 }
 
 impl Notes {
-    const fn new(manner: Manner, marked: bool) -> Self {
+    const fn new(leniency: Leniency, marked: bool) -> Self {
         Self {
-            manner,
+            leniency,
             marked,
             path: Vec::new(),
             present: false,
@@ -100,26 +100,26 @@ impl Notes {
 
     /// For a message in which every value must be of its field's kind.
     pub(super) const fn strict() -> Self {
-        Self::new(Manner::Strict, false)
+        Self::new(Leniency::Strict, false)
     }
 
     /// For a response; `marked` if bytes that were not UTF-8 were replaced.
     pub(super) const fn response(marked: bool) -> Self {
-        Self::new(Manner::Response, marked)
+        Self::new(Leniency::Response, marked)
     }
 
     /// For one rule of a response.
     pub(super) const fn rule(marked: bool) -> Self {
-        Self::new(Manner::Rule, marked)
+        Self::new(Leniency::Rule, marked)
     }
 
     pub(super) const fn is_strict(&self) -> bool {
-        matches!(self.manner, Manner::Strict)
+        matches!(self.leniency, Leniency::Strict)
     }
 
     /// For reading the same message again.
     pub(super) const fn like(of: &Self) -> Self {
-        Self::new(of.manner, of.marked)
+        Self::new(of.leniency, of.marked)
     }
 
     /// Nothing has been noted.
@@ -129,7 +129,7 @@ impl Notes {
 
     /// Whether a raw JSON value held a byte that was not UTF-8.
     pub(super) fn is_marked(&self, raw: &str) -> bool {
-        self.marked && raw.contains(super::body::MARK)
+        self.marked && raw.contains(super::body::INVALID_BYTE_MARK)
     }
 
     /// A field of the message is there and not null.
@@ -142,11 +142,11 @@ impl Notes {
     }
 
     pub(super) fn enter(&mut self, field: &'static str) {
-        self.path.push(Step::Field(field));
+        self.path.push(PathStep::Field(field));
     }
 
     pub(super) fn enter_element(&mut self, index: usize) {
-        self.path.push(Step::Element(index));
+        self.path.push(PathStep::Element(index));
     }
 
     pub(super) fn leave(&mut self) {
@@ -171,14 +171,14 @@ impl Notes {
     /// Bytes of a text at the present path at the most.
     pub(super) fn text_limit(&self) -> usize {
         let field = match self.path.last() {
-            Some(Step::Field(field)) => field,
-            Some(Step::Element(_)) | None => "",
+            Some(PathStep::Field(field)) => field,
+            Some(PathStep::Element(_)) | None => "",
         };
-        match (self.manner, field) {
-            (Manner::Strict, _) => usize::MAX,
-            (Manner::Rule, "identifier" | "sha256") => MAX_IDENTIFIER,
-            (Manner::Rule, "cel_expr") | (Manner::Response, _) => MAX_TEXT,
-            (Manner::Rule, _) => MAX_RULE_TEXT,
+        match (self.leniency, field) {
+            (Leniency::Strict, _) => usize::MAX,
+            (Leniency::Rule, "identifier" | "sha256") => MAX_IDENTIFIER_BYTES,
+            (Leniency::Rule, "cel_expr") | (Leniency::Response, _) => MAX_TEXT_BYTES,
+            (Leniency::Rule, _) => MAX_RULE_TEXT_BYTES,
         }
     }
 
@@ -189,7 +189,7 @@ impl Notes {
             return;
         }
         let secret =
-            self.path.iter().any(|step| matches!(step, Step::Field(f) if SECRETS.contains(f)));
+            self.path.iter().any(|step| matches!(step, PathStep::Field(f) if SECRETS.contains(f)));
         let value = if secret { "(secret)".to_owned() } else { shown(value) };
         self.warnings.push(Warning { field: self.path(), value, action: action.into() });
     }
@@ -201,7 +201,7 @@ impl Notes {
 
     /// The text at the present path cannot be taken.
     pub(super) fn refuse_text(&mut self, value: &str, why: &str) {
-        if self.manner == Manner::Rule {
+        if self.leniency == Leniency::Rule {
             let reason = format!("its {} {why}", self.path());
             self.refused.get_or_insert(reason);
         } else {
@@ -242,12 +242,12 @@ impl Notes {
         let mut path = String::new();
         for step in &self.path {
             match step {
-                Step::Field(name) if path.is_empty() => path.push_str(name),
-                Step::Field(name) => {
+                PathStep::Field(name) if path.is_empty() => path.push_str(name),
+                PathStep::Field(name) => {
                     path.push('.');
                     path.push_str(name);
                 }
-                Step::Element(index) => {
+                PathStep::Element(index) => {
                     // Writing to a string does not fail.
                     let _ = write!(path, "[{index}]");
                 }
@@ -258,12 +258,12 @@ impl Notes {
 }
 
 /// The start of a value, a JSON string without its quotation marks, safe to
-/// show and no longer than [`VALUE_SHOWN`] characters.
+/// show and no longer than [`MAX_VALUE_CHARS`] characters.
 fn shown(value: &str) -> String {
     let value =
         value.strip_prefix('"').map_or(value, |inner| inner.strip_suffix('"').unwrap_or(inner));
-    let mut shown = text::escaped_start(value, VALUE_SHOWN);
-    if let Some((cut, _)) = shown.char_indices().nth(VALUE_SHOWN) {
+    let mut shown = text::escaped_start(value, MAX_VALUE_CHARS);
+    if let Some((cut, _)) = shown.char_indices().nth(MAX_VALUE_CHARS) {
         let last = shown[..cut].char_indices().next_back().map_or(0, |(at, _)| at);
         shown.truncate(last);
         shown.push('…');
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(shown(&"ä".repeat(64)), "ä".repeat(64));
         for long in ["ä".repeat(65), "\u{202e}".repeat(64), "\n".repeat(33)] {
             let shown = shown(&long);
-            assert_eq!(shown.chars().count(), VALUE_SHOWN, "{shown}");
+            assert_eq!(shown.chars().count(), MAX_VALUE_CHARS, "{shown}");
             assert!(shown.ends_with('…') && !shown.contains(text::is_unsafe_to_show));
         }
     }

@@ -19,7 +19,7 @@ pub const MIN_PUSH_DEADLINE: u32 = 600;
 
 /// What the request tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct PreflightFacts {
     /// The host.
     pub host: HostFacts,
     /// The mode in force.
@@ -32,7 +32,7 @@ pub struct Facts {
 
 /// What the response says.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Answer {
+pub struct PreflightResult {
     /// The settings it carries.
     pub settings: Settings,
     /// Its `sync_type`; unspecified and unknown ones read as NORMAL.
@@ -45,8 +45,12 @@ pub struct Answer {
 
 /// The request for these facts; `clean` asks for a clean sync.
 #[must_use]
-pub fn request(machine_id: &MachineId, facts: &Facts, clean: bool) -> wire::PreflightRequest {
-    let Facts { host, client_mode, rule_counts, rules_hash } = facts;
+pub fn request(
+    machine_id: &MachineId,
+    facts: &PreflightFacts,
+    clean: bool,
+) -> wire::PreflightRequest {
+    let PreflightFacts { host, client_mode, rule_counts, rules_hash } = facts;
     let host = host.clone();
     wire::PreflightRequest {
         serial_number: host.serial_number,
@@ -79,7 +83,7 @@ pub fn request(machine_id: &MachineId, facts: &Facts, clean: bool) -> wire::Pref
 /// given, the successor counts.
 #[must_use]
 #[expect(deprecated, reason = "servers of the field still send the deprecated fields")]
-pub fn read(response: wire::PreflightResponse) -> Answer {
+pub fn read(response: wire::PreflightResponse) -> PreflightResult {
     let client_mode = ClientMode::from_number(response.client_mode);
     let file_access =
         response.override_file_access_action.map(|_| response.override_file_access_action());
@@ -117,7 +121,7 @@ pub fn read(response: wire::PreflightResponse) -> Answer {
             .then_some([r.push_issuer_token, r.push_token]),
     };
     let batch_size = if r.batch_size == 0 { DEFAULT_BATCH_SIZE } else { r.batch_size };
-    Answer {
+    PreflightResult {
         settings,
         sync_type,
         clean_sync: r.deprecated_clean_sync.unwrap_or(false),
@@ -189,17 +193,17 @@ fn old_media_policy(block: bool, remount_flags: Vec<String>) -> MediaPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::body::{self, Received, Transfer};
+    use crate::protocol::body::{self, ResponseBody, Transfer};
 
-    fn answer(body: &str) -> Answer {
-        let received = Received::new(Transfer::Json, body.as_bytes());
+    fn answer(body: &str) -> PreflightResult {
+        let received = ResponseBody::new(Transfer::Json, body.as_bytes());
         read(body::decode(received).expect(body).message)
     }
 
     /// JSON-2, PRE-1: case 11's request, with the keys that are always written.
     #[test]
     fn json_2_the_request_is_written_to_the_letter() {
-        let facts = Facts {
+        let facts = PreflightFacts {
             host: HostFacts {
                 serial_number: "QYGF4QM373".into(),
                 hostname: "full-hostname.example.com".into(),

@@ -12,28 +12,28 @@ use std::mem::take;
 
 use thiserror::Error;
 
-use super::body::{BodyError, Decoded, Received, Transfer};
+use super::body::{BodyError, DecodedBody, ResponseBody, Transfer};
 use super::cel::{CelBudget, CelError};
-use super::notes::{MAX_IDENTIFIER, MAX_RULE_TEXT, MAX_TEXT, Notes};
+use super::notes::{MAX_IDENTIFIER_BYTES, MAX_RULE_TEXT_BYTES, MAX_TEXT_BYTES, Notes};
 use super::wire;
 use crate::model::{
-    BUTTON_LABEL_MAX, Cursor, Identifier, IdentifierError, MachineId, Policy, RejectedRule, Rule,
-    RuleDetails, RulePage, RuleSet, RuleType, text,
+    Cursor, Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, MachineId, Policy, RejectedRule,
+    Rule, RuleDetails, RulePage, RuleSet, RuleType, text,
 };
 
-/// Rules of one sync at the most.
-pub const MAX_RULES: u64 = 5_000_000;
+/// RulesSeed of one sync at the most.
+pub const MAX_RULES_PER_SYNC: u64 = 5_000_000;
 /// Bytes of one rule at the most, as sent.
-pub const MAX_RULE: usize = 256 << 10;
+pub const MAX_RULE_BYTES: usize = 256 << 10;
 /// How much of a rejected rule's identifier is kept, in characters.
-const IDENTIFIER_SHOWN: usize = 128;
+const MAX_IDENTIFIER_CHARS: usize = 128;
 
 /// One page of a rule download.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
     /// The rules that passed the checks, in the order received.
     pub rules: RulePage,
-    /// The first [`RuleSet::REJECTED_KEPT`] of the rules that did not.
+    /// The first [`RuleSet::MAX_REJECTED_LISTED`] of the rules that did not.
     pub rejected: Vec<RejectedRule>,
     /// How many more of them there were.
     pub rejected_unlisted: u64,
@@ -59,8 +59,8 @@ pub enum RuleError {
     /// A part of it is longer than it may be.
     #[error("its {0} is longer than {1} bytes")]
     TooLong(&'static str, usize),
-    /// It is longer than [`MAX_RULE`] as a whole.
-    #[error("it is longer than {MAX_RULE} bytes")]
+    /// It is longer than [`MAX_RULE_BYTES`] as a whole.
+    #[error("it is longer than {MAX_RULE_BYTES} bytes")]
     TooLarge,
     /// A CEL rule without an expression.
     #[error("the policy is CEL and the expression is missing")]
@@ -81,19 +81,19 @@ pub fn request(machine_id: &MachineId, cursor: Option<&Cursor>) -> wire::RuleDow
 
 /// Reads the body of a page; `number` is its place in the download, from 1, and
 /// `expressions` spans the pages of a sync. `give_up` is asked every
-/// [`RULES_BETWEEN_QUESTIONS`] rules whether to end the reading there.
+/// [`RULES_PER_CANCEL_CHECK`] rules whether to end the reading there.
 ///
 /// # Errors
 /// If the body is not a page of rules. An object that has keys, but neither
 /// `rules` nor `cursor`, is not: servers report errors that way, and taken for
 /// an empty page it would delete every rule in a clean sync.
 pub fn read_page(
-    received: Received<'_>,
+    received: ResponseBody<'_>,
     number: u32,
     expressions: &mut CelBudget,
     give_up: &dyn Fn() -> bool,
-) -> Result<Decoded<Page>, BodyError> {
-    let mut reader = Reader {
+) -> Result<DecodedBody<Page>, BodyError> {
+    let mut reader = PageReader {
         number,
         seen: 0,
         page: Page::default(),
@@ -105,7 +105,7 @@ pub fn read_page(
         Transfer::Json => json::read(&mut reader, received)?,
         Transfer::Protobuf => binary::read(&mut reader, &received)?,
     }
-    Ok(Decoded { message: reader.page, warnings: reader.notes.into_warnings() })
+    Ok(DecodedBody { message: reader.page, warnings: reader.notes.into_warnings() })
 }
 
 /// [`read_page`] for tests and tools: no warnings, no limit of time.
@@ -113,17 +113,17 @@ pub fn read_page(
 /// # Errors
 /// As [`read_page`].
 pub fn page_of(transfer: Transfer, body: &[u8]) -> Result<Page, BodyError> {
-    let received = Received::new(transfer, body);
+    let received = ResponseBody::new(transfer, body);
     read_page(received, 1, &mut CelBudget::default(), &|| false).map(|decoded| decoded.message)
 }
 
 /// How many rules are read between two questions whether to give up: with the
 /// longest expressions they take some tens of milliseconds.
-pub const RULES_BETWEEN_QUESTIONS: u64 = 64;
+pub const RULES_PER_CANCEL_CHECK: u64 = 64;
 
 /// Takes a page in rule by rule: nothing is held that is not kept, so that a
 /// page of empty rules costs no more than its bytes.
-struct Reader<'a> {
+struct PageReader<'a> {
     number: u32,
     seen: u64,
     page: Page,
@@ -132,7 +132,7 @@ struct Reader<'a> {
     give_up: &'a dyn Fn() -> bool,
 }
 
-impl Reader<'_> {
+impl PageReader<'_> {
     /// Counts a rule.
     ///
     /// # Errors
@@ -140,10 +140,10 @@ impl Reader<'_> {
     /// end.
     fn count(&mut self) -> Result<(), BodyError> {
         self.seen += 1;
-        if self.seen > MAX_RULES {
-            return Err(BodyError::TooManyRules(MAX_RULES));
+        if self.seen > MAX_RULES_PER_SYNC {
+            return Err(BodyError::TooManyRules(MAX_RULES_PER_SYNC));
         }
-        if self.seen.is_multiple_of(RULES_BETWEEN_QUESTIONS) && (self.give_up)() {
+        if self.seen.is_multiple_of(RULES_PER_CANCEL_CHECK) && (self.give_up)() {
             return Err(BodyError::GivenUp);
         }
         Ok(())
@@ -165,12 +165,12 @@ impl Reader<'_> {
     }
 
     fn reject(&mut self, identifier: &str, reason: String) {
-        if self.page.rejected.len() == RuleSet::REJECTED_KEPT {
+        if self.page.rejected.len() == RuleSet::MAX_REJECTED_LISTED {
             self.page.rejected_unlisted += 1;
             return;
         }
         let index = u32::try_from(self.seen - 1).unwrap_or(u32::MAX);
-        let identifier = identifier.chars().take(IDENTIFIER_SHOWN).collect();
+        let identifier = identifier.chars().take(MAX_IDENTIFIER_CHARS).collect();
         self.page.rejected.push(RejectedRule { page: self.number, index, identifier, reason });
     }
 
@@ -206,7 +206,7 @@ fn check_with(rule: &mut wire::Rule, expressions: &mut CelBudget) -> Result<Rule
         expressions.check(&rule.cel_expr)?;
     }
     let mut label = take(&mut rule.event_detail_button_label);
-    if let Some((cut, _)) = label.char_indices().nth(BUTTON_LABEL_MAX) {
+    if let Some((cut, _)) = label.char_indices().nth(MAX_BUTTON_LABEL_CHARS) {
         label.truncate(cut);
     }
     let details = RuleDetails {
@@ -225,12 +225,12 @@ fn check_with(rule: &mut wire::Rule, expressions: &mut CelBudget) -> Result<Rule
 
 fn check_lengths(rule: &wire::Rule) -> Result<(), RuleError> {
     let texts = [
-        ("identifier", named_identifier(rule), MAX_IDENTIFIER),
-        ("cel_expr", &rule.cel_expr, MAX_TEXT),
-        ("custom_msg", &rule.custom_msg, MAX_RULE_TEXT),
-        ("custom_url", &rule.custom_url, MAX_RULE_TEXT),
-        ("event_detail_button_label", &rule.event_detail_button_label, MAX_RULE_TEXT),
-        ("notification_app_name", &rule.notification_app_name, MAX_RULE_TEXT),
+        ("identifier", named_identifier(rule), MAX_IDENTIFIER_BYTES),
+        ("cel_expr", &rule.cel_expr, MAX_TEXT_BYTES),
+        ("custom_msg", &rule.custom_msg, MAX_RULE_TEXT_BYTES),
+        ("custom_url", &rule.custom_url, MAX_RULE_TEXT_BYTES),
+        ("event_detail_button_label", &rule.event_detail_button_label, MAX_RULE_TEXT_BYTES),
+        ("notification_app_name", &rule.notification_app_name, MAX_RULE_TEXT_BYTES),
     ];
     match texts.into_iter().find(|(_, text, limit)| text.len() > *limit) {
         Some((name, _, limit)) => Err(RuleError::TooLong(name, limit)),

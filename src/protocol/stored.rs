@@ -17,7 +17,7 @@ mod tests;
 use prost::Message as _;
 use thiserror::Error;
 
-use super::archive::{Archive, Name, Node, Object};
+use super::archive::{Archive, ArchivedObject, ArchivedValue, Name};
 use super::{json, wire};
 use crate::model::EventSummary;
 
@@ -34,7 +34,7 @@ pub enum QueuedEvent {
 
 /// What the payload of a row is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Decoded {
+pub enum DecodedEvent {
     /// An event the protocol has a form for.
     Sendable(QueuedEvent),
     /// An event that was read, but that version 1 of the protocol cannot carry.
@@ -51,13 +51,13 @@ pub enum Decoded {
 }
 
 /// What our own form starts with. No property list does: it is not UTF-8.
-const MARK: &[u8] = b"\xf5sse";
+const STORED_MARK: &[u8] = b"\xf5sse";
 const EXECUTION: u8 = 1;
 const FILE_ACCESS: u8 = 2;
 const AUDIT: u8 = 3;
 
 /// The longest unique id taken in, in bytes.
-const UNIQUE_ID_MAX: usize = 1024;
+const MAX_UNIQUE_ID_BYTES: usize = 1024;
 
 /// Our own stored form of an event.
 #[must_use]
@@ -67,8 +67,8 @@ pub fn encode(event: &QueuedEvent) -> Vec<u8> {
         QueuedEvent::FileAccess(event) => (FILE_ACCESS, event.encoded_len()),
         QueuedEvent::Audit(event) => (AUDIT, event.encoded_len()),
     };
-    let mut bytes = Vec::with_capacity(MARK.len() + 1 + length);
-    bytes.extend_from_slice(MARK);
+    let mut bytes = Vec::with_capacity(STORED_MARK.len() + 1 + length);
+    bytes.extend_from_slice(STORED_MARK);
     bytes.push(kind);
     match event {
         QueuedEvent::Execution(event) => event.encode_raw(&mut bytes),
@@ -80,18 +80,18 @@ pub fn encode(event: &QueuedEvent) -> Vec<u8> {
 
 /// The binary message in our own form of an event, if it is one of those kinds
 /// that are sent as they are; what it holds is not looked at.
-pub(super) fn message_of(data: &[u8]) -> Option<(Kind, &[u8])> {
-    match data.strip_prefix(MARK)?.split_first()? {
-        (&EXECUTION, message) => Some((Kind::Execution, message)),
-        (&FILE_ACCESS, message) => Some((Kind::FileAccess, message)),
-        (&AUDIT, message) => Some((Kind::Audit, message)),
+pub(super) fn message_of(data: &[u8]) -> Option<(EventKind, &[u8])> {
+    match data.strip_prefix(STORED_MARK)?.split_first()? {
+        (&EXECUTION, message) => Some((EventKind::Execution, message)),
+        (&FILE_ACCESS, message) => Some((EventKind::FileAccess, message)),
+        (&AUDIT, message) => Some((EventKind::Audit, message)),
         _ => None,
     }
 }
 
 /// The kinds of events the protocol has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EventKind {
     Execution,
     FileAccess,
     Audit,
@@ -99,8 +99,8 @@ pub(super) enum Kind {
 
 /// Reads the payload of a row, whichever producer wrote it.
 #[must_use]
-pub fn decode_row(data: &[u8]) -> Decoded {
-    if let Some(own) = data.strip_prefix(MARK) {
+pub fn decode_row(data: &[u8]) -> DecodedEvent {
+    if let Some(own) = data.strip_prefix(STORED_MARK) {
         return decode_own(own);
     }
     let text = data.trim_ascii_start();
@@ -114,11 +114,11 @@ pub fn decode_row(data: &[u8]) -> Decoded {
     }
 }
 
-fn undecodable(reason: impl Into<String>) -> Decoded {
-    Decoded::Undecodable { reason: reason.into() }
+fn undecodable(reason: impl Into<String>) -> DecodedEvent {
+    DecodedEvent::Undecodable { reason: reason.into() }
 }
 
-fn decode_own(bytes: &[u8]) -> Decoded {
+fn decode_own(bytes: &[u8]) -> DecodedEvent {
     let Some((&kind, message)) = bytes.split_first() else {
         return undecodable("the stored event breaks off after its mark");
     };
@@ -135,7 +135,7 @@ fn decode_own(bytes: &[u8]) -> Decoded {
         }
     };
     match event {
-        Ok(event) => Decoded::Sendable(event),
+        Ok(event) => DecodedEvent::Sendable(event),
         Err(error) => undecodable(format!("the stored event is damaged: {error}")),
     }
 }
@@ -161,26 +161,26 @@ fn version_2_kind(class: &str) -> Option<&str> {
     Some(class.trim_start_matches("SNTStored").trim_end_matches("Event"))
 }
 
-fn decode_archive(bytes: &[u8]) -> Decoded {
+fn decode_archive(bytes: &[u8]) -> DecodedEvent {
     let archive = match Archive::read(bytes) {
         Ok(archive) => archive,
         Err(error) => return undecodable(error.to_string()),
     };
     match archive.root() {
-        Ok(Node::Object(event)) => decode_object(event),
+        Ok(ArchivedValue::Object(event)) => decode_object(event),
         Ok(other) => undecodable(format!("{} was archived, not an event", other.kind())),
         Err(error) => undecodable(error.to_string()),
     }
 }
 
-fn decode_object(event: Object<'_>) -> Decoded {
+fn decode_object(event: ArchivedObject<'_>) -> DecodedEvent {
     let decoded = match event.class() {
         // Before events had kinds, every event was an execution of this class.
         "SNTStoredExecutionEvent" | "SNTStoredEvent" => execution::decode(event),
         "SNTStoredFileAccessEvent" => file_access::decode(event),
         class => {
             if let Some(kind) = version_2_kind(class) {
-                return Decoded::Unsendable { kind: kind.to_owned() };
+                return DecodedEvent::Unsendable { kind: kind.to_owned() };
             }
             return undecodable(format!(
                 "{} was archived, a class this version does not know",
@@ -225,7 +225,7 @@ pub fn summarize(event: &QueuedEvent, audited: bool) -> Result<EventSummary, Eve
         QueuedEvent::FileAccess(event) => summarize_file_access(event)?,
         QueuedEvent::Audit(event) => summarize_audit(event)?,
     };
-    if summary.unique_id.len() > UNIQUE_ID_MAX {
+    if summary.unique_id.len() > MAX_UNIQUE_ID_BYTES {
         return Err(value(
             "the text that tells events apart",
             &summary.unique_id,

@@ -5,12 +5,12 @@ use prost::encoding;
 
 use super::body::Transfer;
 use super::json::{self, Message as _};
-use super::stored::{self, Kind, QueuedEvent};
+use super::stored::{self, EventKind, QueuedEvent};
 use super::wire;
 
 /// The body of an [`super::wire::EventUploadRequest`] in the making.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(super) struct EventUploadBody {
     transfer: Transfer,
     events: Vec<u8>,
     audit_events: Vec<u8>,
@@ -18,15 +18,15 @@ pub(super) struct Upload {
 }
 
 /// Field numbers of the message.
-const EVENTS: u32 = 1;
-const MACHINE_ID: u32 = 2;
-const AUDIT_EVENTS: u32 = 3;
-const FILE_ACCESS_EVENTS: u32 = 4;
+const EVENTS_FIELD: u32 = 1;
+const MACHINE_ID_FIELD: u32 = 2;
+const AUDIT_EVENTS_FIELD: u32 = 3;
+const FILE_ACCESS_EVENTS_FIELD: u32 = 4;
 
 /// The field number of an execution's decision.
-const DECISION: u64 = 8;
+const DECISION_FIELD: u64 = 8;
 
-impl Upload {
+impl EventUploadBody {
     pub(super) const fn new(transfer: Transfer) -> Self {
         Self {
             transfer,
@@ -43,10 +43,10 @@ impl Upload {
     pub(super) fn push(&mut self, event: &QueuedEvent) -> Result<(), serde_json::Error> {
         let Self { transfer, events, audit_events, file_access_events } = self;
         match event {
-            QueuedEvent::Execution(event) => add(*transfer, EVENTS, &**event, events),
-            QueuedEvent::Audit(event) => add(*transfer, AUDIT_EVENTS, event, audit_events),
+            QueuedEvent::Execution(event) => add(*transfer, EVENTS_FIELD, &**event, events),
+            QueuedEvent::Audit(event) => add(*transfer, AUDIT_EVENTS_FIELD, event, audit_events),
             QueuedEvent::FileAccess(event) => {
-                add(*transfer, FILE_ACCESS_EVENTS, &**event, file_access_events)
+                add(*transfer, FILE_ACCESS_EVENTS_FIELD, &**event, file_access_events)
             }
         }
     }
@@ -60,15 +60,15 @@ impl Upload {
         }
         let Some((kind, message)) = stored::message_of(data) else { return false };
         let (to, fields) = match kind {
-            Kind::Execution => {
-                let decision = json::varint_field(message, DECISION);
+            EventKind::Execution => {
+                let decision = json::varint_field(message, DECISION_FIELD);
                 if decision == Some(wire::Decision::BundleBinary as u64) {
                     return false;
                 }
                 (&mut self.events, wire::Event::FIELDS)
             }
-            Kind::Audit => (&mut self.audit_events, wire::AuditEvent::FIELDS),
-            Kind::FileAccess => (&mut self.file_access_events, wire::FileAccessEvent::FIELDS),
+            EventKind::Audit => (&mut self.audit_events, wire::AuditEvent::FIELDS),
+            EventKind::FileAccess => (&mut self.file_access_events, wire::FileAccessEvent::FIELDS),
         };
         let before = to.len();
         if before > 0 {
@@ -86,7 +86,7 @@ impl Upload {
         let Self { transfer, mut events, audit_events, file_access_events } = self;
         if transfer == Transfer::Protobuf {
             if !machine_id.is_empty() {
-                encoding::string::encode(MACHINE_ID, &machine_id.to_owned(), &mut events);
+                encoding::string::encode(MACHINE_ID_FIELD, &machine_id.to_owned(), &mut events);
             }
             events.extend(audit_events);
             events.extend(file_access_events);
@@ -152,8 +152,8 @@ mod tests {
         use crate::harness::fixtures;
 
         let decision = wire::Event::FIELDS.iter().find(|field| field.key == "\"decision\":");
-        assert_eq!(decision.map(|field| u64::from(field.number)), Some(DECISION));
-        let mut upload = Upload::new(Transfer::Json);
+        assert_eq!(decision.map(|field| u64::from(field.number)), Some(DECISION_FIELD));
+        let mut upload = EventUploadBody::new(Transfer::Json);
         let mut message = wire::EventUploadRequest::default();
         for event in fixtures::events(200, 7) {
             match QueuedEvent::from(event) {
@@ -204,7 +204,7 @@ mod tests {
                     message.audit_events = vec![audit(), audit()];
                 }
                 for transfer in [Transfer::Json, Transfer::Protobuf] {
-                    let mut upload = Upload::new(transfer);
+                    let mut upload = EventUploadBody::new(transfer);
                     for access in &message.file_access_events {
                         upload.push(&QueuedEvent::FileAccess(Box::new(access.clone()))).unwrap();
                     }

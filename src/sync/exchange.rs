@@ -3,7 +3,7 @@
 use super::machine::{Answer, Request};
 use super::retry::{Failure, FailureKind};
 use crate::model::{Stage, SyncWarning};
-use crate::protocol::body::{self, BodyError, EncodedBody, Received, Transfer};
+use crate::protocol::body::{self, BodyError, EncodedBody, ResponseBody, Transfer};
 use crate::protocol::cel::CelBudget;
 use crate::protocol::notes::Warning;
 use crate::protocol::{rules, wire};
@@ -50,7 +50,7 @@ pub(super) fn decode(
     give_up: &dyn Fn() -> bool,
 ) -> Result<Decoded, Failure> {
     let transport::Response { body, content_type, .. } = response;
-    let received = Received::new(transfer, body).under(content_type.as_deref());
+    let received = ResponseBody::new(transfer, body).under(content_type.as_deref());
     let decoded = match request {
         Request::Preflight(_) => {
             split(body::decode(received), |message| Answer::Preflight(Box::new(message)))
@@ -75,8 +75,8 @@ pub(super) fn decode_upload(
     url: &str,
 ) -> Result<(wire::EventUploadResponse, Vec<SyncWarning>), Failure> {
     let transport::Response { body, content_type, .. } = response;
-    let received = Received::new(transfer, body).under(content_type.as_deref());
-    let body::Decoded { message, warnings } =
+    let received = ResponseBody::new(transfer, body).under(content_type.as_deref());
+    let body::DecodedBody { message, warnings } =
         body::decode(received).map_err(|error| failure(url, &error))?;
     Ok((message, sync_warnings(Stage::EventUpload, warnings)))
 }
@@ -98,15 +98,15 @@ fn sync_warnings(stage: Stage, warnings: Vec<Warning>) -> Vec<SyncWarning> {
 type Split = Result<(Answer, Vec<Warning>), BodyError>;
 
 fn split<M>(
-    decoded: Result<body::Decoded<M>, BodyError>,
+    decoded: Result<body::DecodedBody<M>, BodyError>,
     answer: impl FnOnce(M) -> Answer,
 ) -> Split {
-    decoded.map(|body::Decoded { message, warnings }| (answer(message), warnings))
+    decoded.map(|body::DecodedBody { message, warnings }| (answer(message), warnings))
 }
 
 /// Nothing hangs on the answer to a postflight, so an error that it reports is
 /// a warning.
-fn postflight(decoded: Result<body::Decoded<wire::PostflightResponse>, BodyError>) -> Split {
+fn postflight(decoded: Result<body::DecodedBody<wire::PostflightResponse>, BodyError>) -> Split {
     match decoded {
         Err(BodyError::ErrorInAnswer { member, words, .. }) => {
             let warning = Warning::of_error(member, &words);

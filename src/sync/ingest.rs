@@ -5,7 +5,7 @@
 //! line costs nobody but itself.
 
 use crate::model::Now;
-use crate::protocol::events::{Incoming, IngestPolicy, LineError, read_line};
+use crate::protocol::events::{EventLineError, IncomingEvent, IngestPolicy, read_line};
 use crate::protocol::stored::{encode, is_denial};
 use crate::store::{EventStore, Limits, NewEvent, Queued, StoreError};
 
@@ -24,7 +24,7 @@ pub enum Answer {
     /// The policy does not take such events in.
     Filtered,
     /// It is no event.
-    Invalid(LineError),
+    Invalid(EventLineError),
 }
 
 impl Answer {
@@ -77,7 +77,7 @@ pub fn take_in(
     for line in lines {
         let (unique_id, answer, denial) = match read_line(line) {
             Err(error) => (String::new(), Answer::Invalid(error), false),
-            Ok(Incoming { event, audited, summary }) => {
+            Ok(IncomingEvent { event, audited, summary }) => {
                 let unique_id = summary.unique_id.clone();
                 let denial = is_denial(&event);
                 if policy.admits(&event, audited) {

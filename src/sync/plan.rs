@@ -3,7 +3,7 @@
 //! responds.
 
 use crate::model::SyncType;
-use crate::protocol::preflight::Answer;
+use crate::protocol::preflight::PreflightResult;
 
 /// What a preflight answer settles for the rest of the sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Plan {
 /// The type to do: the server's `sync_type` decides, without it `clean_sync`;
 /// CLEAN becomes `CLEAN_ALL` if that is what the client requested.
 #[must_use]
-pub const fn negotiate(requested: SyncType, answer: &Answer) -> SyncType {
+pub const fn negotiate(requested: SyncType, answer: &PreflightResult) -> SyncType {
     let clean = match requested {
         SyncType::CleanAll => SyncType::CleanAll,
         SyncType::Normal
@@ -39,7 +39,7 @@ pub const fn negotiate(requested: SyncType, answer: &Answer) -> SyncType {
 /// What the rest of the sync is to do. `hold_back_in_clean` is an explicit
 /// `SyncEnableCleanSyncEventUpload = false`.
 #[must_use]
-pub fn plan(requested: SyncType, answer: &Answer, hold_back_in_clean: bool) -> Plan {
+pub fn plan(requested: SyncType, answer: &PreflightResult, hold_back_in_clean: bool) -> Plan {
     let sync_type = negotiate(requested, answer);
     let batch_size = answer.batch_size.max(1);
     Plan { sync_type, batch_size, upload_events: !(hold_back_in_clean && sync_type.is_clean()) }
@@ -77,7 +77,7 @@ mod tests {
             (Clean, Some(CleanFileAccessRules), false, CleanFileAccessRules),
         ];
         for (requested, sync_type, clean_sync, expected) in rows {
-            let answer = Answer { sync_type, clean_sync, ..Answer::default() };
+            let answer = PreflightResult { sync_type, clean_sync, ..PreflightResult::default() };
             assert_eq!(
                 negotiate(requested, &answer),
                 expected,
@@ -89,7 +89,10 @@ mod tests {
     /// EV-3: what holds events back.
     #[test]
     fn ev_3_only_an_explicit_no_holds_events_back_in_a_clean_sync() {
-        let answer = |sync_type| Answer { sync_type: Some(sync_type), ..Answer::default() };
+        let answer = |sync_type| PreflightResult {
+            sync_type: Some(sync_type),
+            ..PreflightResult::default()
+        };
         let uploads = |t, hold| plan(SyncType::Normal, &answer(t), hold).upload_events;
         assert!(uploads(SyncType::Clean, false) && uploads(SyncType::Normal, true));
         assert!(!uploads(SyncType::Clean, true) && !uploads(SyncType::CleanAll, true));

@@ -10,7 +10,7 @@ use crate::model::{
     BaseUrl, CleanSyncReason, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType,
     SyncWarning, Timestamp, UploadMemory,
 };
-use crate::protocol::preflight::Facts;
+use crate::protocol::preflight::PreflightFacts;
 use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
 
 /// How much waits vary: a quarter.
@@ -123,7 +123,7 @@ pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, Store
 fn inputs(store: &Store, request: &Request, requested: SyncType) -> Result<Inputs, StoreError> {
     let stored = store.rule_counts()?;
     let added = request.static_rules;
-    let facts = Facts {
+    let facts = PreflightFacts {
         host: request.host.clone(),
         client_mode: store.client_mode(request.configured_mode)?,
         rule_counts: RuleCounts {

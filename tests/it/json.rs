@@ -9,14 +9,14 @@ use prost_reflect::{
     Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
     ReflectMessage as _, SerializeOptions, Value,
 };
-use santa_sync::protocol::body::{self, BodyError, Received, Transfer, encode};
+use santa_sync::protocol::body::{self, BodyError, ResponseBody, Transfer, encode};
 use santa_sync::protocol::{json, wire};
 
 fn decode<M>(transfer: Transfer, body: &[u8]) -> Result<M, BodyError>
 where
     M: prost::Message + json::Message,
 {
-    body::decode(Received::new(transfer, body)).map(|decoded| decoded.message)
+    body::decode(ResponseBody::new(transfer, body)).map(|decoded| decoded.message)
 }
 
 fn pool() -> DescriptorPool {
@@ -148,7 +148,7 @@ mod stored {
     use super::*;
     use santa_sync::model::EventRow;
     use santa_sync::protocol::events::{Sorted, sort};
-    use santa_sync::protocol::stored::{Decoded, QueuedEvent, decode_row, encode as store};
+    use santa_sync::protocol::stored::{DecodedEvent, QueuedEvent, decode_row, encode as store};
     use santa_sync::protocol::wire::EventUploadRequest;
 
     fn rows(message: &EventUploadRequest) -> Vec<EventRow> {
@@ -169,7 +169,7 @@ mod stored {
         let (mut ids, mut rejected) = (Vec::new(), Vec::new());
         for EventRow { id, data, .. } in rows {
             match decode_row(data) {
-                Decoded::Sendable(event) => {
+                DecodedEvent::Sendable(event) => {
                     ids.push(*id);
                     match event {
                         QueuedEvent::Execution(event) => message.events.push(*event),
@@ -177,8 +177,8 @@ mod stored {
                         QueuedEvent::Audit(event) => message.audit_events.push(event),
                     }
                 }
-                Decoded::Undecodable { reason } => rejected.push((*id, reason)),
-                Decoded::Unsendable { kind } => panic!("our own form holds no {kind}"),
+                DecodedEvent::Undecodable { reason } => rejected.push((*id, reason)),
+                DecodedEvent::Unsendable { kind } => panic!("our own form holds no {kind}"),
             }
         }
         (ids, rejected, encode(transfer, &message).expect("a body"))

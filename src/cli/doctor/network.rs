@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::host::HostReport;
 use crate::model::{Stage, Timestamp};
-use crate::protocol::body::Decoded;
+use crate::protocol::body::DecodedBody;
 use crate::protocol::notes::Warning;
 use crate::store::ReadStore;
 use crate::sync::job::transport_options;
@@ -364,7 +364,7 @@ fn body(transport: &Transport, options: &TransportOptions, answer: &Response, li
             let message = "the answer is empty, which stands for the defaults";
             lines.add(Line::warning(layer, message, "check that the URL is the sync server's"));
         }
-        Ok(Decoded { message: read, warnings }) => {
+        Ok(DecodedBody { message: read, warnings }) => {
             let mode = read.settings.client_mode.map_or("no client mode", |mode| mode.name());
             let sync_type = read.sync_type.map_or("no sync type", |t| t.name());
             let message =

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::HostReport;
 use crate::model::{ClientMode, RuleCounts, Stage};
-use crate::protocol::body::{self, BodyError, Decoded, Received, Transfer};
+use crate::protocol::body::{self, BodyError, DecodedBody, ResponseBody, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
 use crate::sync::retry::{Failure, FailureKind};
@@ -13,7 +13,7 @@ use crate::transport::{self, Response, Transport, TransportOptions};
 /// What a probe tells the server of this host: what a sync would.
 #[derive(Debug)]
 pub(super) struct Probe {
-    facts: preflight::Facts,
+    facts: preflight::PreflightFacts,
 }
 
 /// What came of one.
@@ -38,7 +38,7 @@ impl Probe {
             String::new(),
         ));
         let host = report.facts.clone();
-        Self { facts: preflight::Facts { host, client_mode, rule_counts, rules_hash } }
+        Self { facts: preflight::PreflightFacts { host, client_mode, rule_counts, rules_hash } }
     }
 
     /// Sends the preflight once; where the server asks for a token, once more.
@@ -83,10 +83,10 @@ impl Probe {
 pub(super) fn read(
     options: &TransportOptions,
     answer: &Response,
-) -> Result<Decoded<preflight::Answer>, BodyError> {
-    let received = Received::new(transfer(options), answer.body.as_slice())
+) -> Result<DecodedBody<preflight::PreflightResult>, BodyError> {
+    let received = ResponseBody::new(transfer(options), answer.body.as_slice())
         .under(answer.content_type.as_deref());
-    body::decode::<wire::PreflightResponse>(received).map(|decoded| Decoded {
+    body::decode::<wire::PreflightResponse>(received).map(|decoded| DecodedBody {
         message: preflight::read(decoded.message),
         warnings: decoded.warnings,
     })

@@ -11,7 +11,7 @@ use crate::cli::{Error, output};
 use crate::model::{EventRow, Timestamp};
 use crate::protocol::events::decode;
 use crate::protocol::json::enum_name;
-use crate::protocol::stored::{Decoded, QueuedEvent};
+use crate::protocol::stored::{DecodedEvent, QueuedEvent};
 use crate::protocol::wire;
 use crate::store::{Drops, Rejected};
 
@@ -149,9 +149,9 @@ impl List {
 impl EventForm {
     fn of(row: EventRow, queued_at: Timestamp) -> Self {
         let (kind, decision, subject) = match decode(&row) {
-            Decoded::Unsendable { kind } => ("unsendable", kind, String::new()),
-            Decoded::Undecodable { reason } => ("undecodable", reason, String::new()),
-            Decoded::Sendable(event) => described(event),
+            DecodedEvent::Unsendable { kind } => ("unsendable", kind, String::new()),
+            DecodedEvent::Undecodable { reason } => ("undecodable", reason, String::new()),
+            DecodedEvent::Sendable(event) => described(event),
         };
         Self { id: row.id, unique_id: row.unique_id, queued_at, kind, decision, subject }
     }

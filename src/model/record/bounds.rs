@@ -10,21 +10,21 @@ use serde::Serialize;
 use super::{ErrorRecord, SettingChange, SyncRecord};
 
 /// A text of a record is cut to so many bytes.
-pub const RECORD_TEXT_MAX: usize = 1024;
+pub const MAX_RECORD_TEXT_BYTES: usize = 1024;
 /// The JSON of a record takes at most so many bytes.
-pub const RECORD_MAX: usize = 256 * 1024;
+pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 /// What is kept free for `left_out`, in bytes: a line for each list.
-const FOR_LEFT_OUT: usize = 1024;
+const LEFT_OUT_BYTES: usize = 1024;
 /// How many errors are kept of a chain of causes.
-const CAUSES_MAX: usize = 4;
+const MAX_CAUSES: usize = 4;
 
 impl SyncRecord {
-    /// The record, cut so that its JSON takes at most [`RECORD_MAX`] bytes and
-    /// each of its texts [`RECORD_TEXT_MAX`].
+    /// The record, cut so that its JSON takes at most [`MAX_RECORD_BYTES`] bytes and
+    /// each of its texts [`MAX_RECORD_TEXT_BYTES`].
     #[must_use]
     pub fn bounded(mut self) -> Self {
         self.cut_texts();
-        if size(&self) <= RECORD_MAX {
+        if size(&self) <= MAX_RECORD_BYTES {
             return self;
         }
         let lists = Lists {
@@ -35,8 +35,8 @@ impl SyncRecord {
             rules_rejected: std::mem::take(&mut self.rules_rejected),
             warnings: std::mem::take(&mut self.warnings),
         };
-        let mut room = Room {
-            left: RECORD_MAX.saturating_sub(size(&self) + FOR_LEFT_OUT),
+        let mut room = ByteBudget {
+            left: MAX_RECORD_BYTES.saturating_sub(size(&self) + LEFT_OUT_BYTES),
             lists: 6,
             record: &mut self,
         };
@@ -61,7 +61,7 @@ impl SyncRecord {
     fn cut_texts(&mut self) {
         cut(&mut self.id);
         cut(&mut self.rules_hash);
-        if self.events_dropped.keys().any(|kind| kind.len() > RECORD_TEXT_MAX) {
+        if self.events_dropped.keys().any(|kind| kind.len() > MAX_RECORD_TEXT_BYTES) {
             for (mut kind, count) in std::mem::take(&mut self.events_dropped) {
                 cut(&mut kind);
                 *self.events_dropped.entry(kind).or_default() += count;
@@ -82,12 +82,12 @@ impl SyncRecord {
             cut(&mut warning.action);
         }
         let mut next = self.error.as_mut();
-        for place in 1..=CAUSES_MAX {
+        for place in 1..=MAX_CAUSES {
             let Some(ErrorRecord { stage, kind, message, cause, http_status: _ }) = next else {
                 break;
             };
             [stage, kind, message].into_iter().for_each(cut);
-            if place == CAUSES_MAX {
+            if place == MAX_CAUSES {
                 *cause = None;
             }
             next = cause.as_deref_mut();
@@ -106,7 +106,7 @@ struct Lists {
 }
 
 /// What is left for lists.
-struct Room<'a> {
+struct ByteBudget<'a> {
     /// Bytes.
     left: usize,
     /// Lists that come.
@@ -114,7 +114,7 @@ struct Room<'a> {
     record: &'a mut SyncRecord,
 }
 
-impl Room<'_> {
+impl ByteBudget<'_> {
     /// The start of a list that fits its share. Notes how much was left out.
     fn fill<T: Serialize>(&mut self, name: &str, mut list: Vec<T>) -> Vec<T> {
         let share = self.left / self.lists.max(1);
@@ -140,8 +140,8 @@ impl Room<'_> {
 /// Cuts a text at a character, and marks that.
 fn cut(text: &mut String) {
     const MARK: char = '…';
-    if text.len() > RECORD_TEXT_MAX {
-        text.truncate(text.floor_char_boundary(RECORD_TEXT_MAX - MARK.len_utf8()));
+    if text.len() > MAX_RECORD_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_RECORD_TEXT_BYTES - MARK.len_utf8()));
         text.push(MARK);
     }
 }
@@ -240,7 +240,7 @@ mod tests {
             record.error = Some(error(1_000));
             let bounded = record.clone().bounded();
             let json = serde_json::to_vec(&bounded).expect("JSON");
-            assert!(json.len() <= RECORD_MAX, "{entries}: {}", json.len());
+            assert!(json.len() <= MAX_RECORD_BYTES, "{entries}: {}", json.len());
             assert_eq!(serde_json::from_slice::<SyncRecord>(&json).expect("read"), bounded);
             // What is missing is counted.
             let gone = |list: &str| bounded.left_out.get(list).copied().unwrap_or(0);

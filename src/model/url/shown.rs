@@ -10,7 +10,7 @@ const SHOWN_CHARS: usize = 4;
 
 /// The shortest path segment that may be a secret: tokens are no shorter, and
 /// words of a path hardly longer.
-const SHORTEST_SECRET_SEGMENT: usize = 16;
+const MIN_SECRET_SEGMENT_CHARS: usize = 16;
 
 /// A URL as it may be shown: user, values of the query, and path segments that
 /// look like tokens are cut to their first characters; a password and a
@@ -89,7 +89,7 @@ pub fn start_of_secret(text: &str) -> String {
 /// Whether a path segment has the looks of a token: long, of letters and digits.
 fn is_secret_segment(segment: &str) -> bool {
     let decoded = decoded(segment);
-    decoded.chars().count() >= SHORTEST_SECRET_SEGMENT
+    decoded.chars().count() >= MIN_SECRET_SEGMENT_CHARS
         && decoded.chars().any(char::is_alphabetic)
         && decoded.chars().any(char::is_numeric)
 }

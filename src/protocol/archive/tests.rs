@@ -41,13 +41,13 @@ fn every_kind_of_value_reads_the_same_from_binary_and_xml() {
     });
     for bytes in archives {
         let archive = Archive::read(&bytes).expect("an archive");
-        let Ok(Node::Object(thing)) = archive.root() else { panic!("an object") };
+        let Ok(ArchivedValue::Object(thing)) = archive.root() else { panic!("an object") };
         assert_eq!(thing.class(), "Thing");
         assert_eq!(thing.text("text").expect("text"), Some("text"));
         assert_eq!(thing.whole::<u64>("one").expect("whole"), Some(1));
         assert!(thing.flag("yes").expect("flag"));
         assert!(thing.flag("one").expect("1 is true"));
-        assert!(matches!(thing.get("real"), Ok(Some(Node::Real(1.5)))));
+        assert!(matches!(thing.get("real"), Ok(Some(ArchivedValue::Real(1.5)))));
         assert_eq!(thing.bytes("data").expect("data"), Some(&[1, 2][..]));
         assert_eq!(thing.bytes("inline").expect("inline"), Some(&[9][..]));
         assert_eq!(thing.bytes("wrapped").expect("wrapped"), Some(&[3][..]));
@@ -70,7 +70,7 @@ fn a_value_of_another_kind_is_an_error_that_names_class_and_key() {
         a.instance("Thing", [("text", one.clone()), ("small", one), ("flag", date)])
     }) {
         let archive = Archive::read(&bytes).expect("an archive");
-        let Ok(Node::Object(thing)) = archive.root() else { panic!("an object") };
+        let Ok(ArchivedValue::Object(thing)) = archive.root() else { panic!("an object") };
         let message = |error: Option<ArchiveError>| error.expect("an error").to_string();
         assert_eq!(message(thing.text("text").err()), "Thing.text is a whole number, not text");
         assert_eq!(
@@ -96,7 +96,8 @@ fn what_is_no_archive_says_so() {
         let error = Archive::read(bytes).expect_err("no archive").to_string();
         assert!(error.contains(words), "{error}");
     }
-    let error = Archive::read(&vec![b' '; MAX_BYTES + 1]).expect_err("too large").to_string();
+    let error =
+        Archive::read(&vec![b' '; MAX_ARCHIVE_BYTES + 1]).expect_err("too large").to_string();
     assert!(error.contains("1048577 bytes"), "{error}");
 }
 
@@ -105,7 +106,7 @@ fn a_reference_to_nowhere_and_an_object_without_class_are_errors() {
     let mut a = Archiver::new();
     let root = a.instance("Thing", [("x", Archiver::number(77))]);
     let archive = Archive::read(&a.binary(root)).map_err(|e| e.to_string()).expect("an archive");
-    let Ok(Node::Object(thing)) = archive.root() else { panic!("an object") };
+    let Ok(ArchivedValue::Object(thing)) = archive.root() else { panic!("an object") };
     assert!(matches!(thing.get("x"), Err(ArchiveError::Dangling(77))));
 
     let mut a = Archiver::new();
@@ -123,7 +124,7 @@ fn shared_objects_cannot_unfold_past_the_bound() {
     let root = a.instance("Thing", [("list", list)]);
     let bytes = a.binary(root);
     let archive = Archive::read(&bytes).expect("an archive");
-    let Ok(Node::Object(thing)) = archive.root() else { panic!("an object") };
+    let Ok(ArchivedValue::Object(thing)) = archive.root() else { panic!("an object") };
     assert!(matches!(thing.texts("list"), Err(ArchiveError::Unfolds)));
 }
 

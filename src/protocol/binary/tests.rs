@@ -2,12 +2,12 @@ use prost::Message as _;
 use prost::encoding::{encode_key, encode_varint};
 
 use super::*;
-use crate::protocol::body::{self, Received, Transfer};
+use crate::protocol::body::{self, ResponseBody, Transfer};
 use crate::protocol::notes::MAX_ELEMENTS;
 use crate::protocol::wire;
 
-fn read<M: prost::Message + Message>(body: &[u8]) -> Result<Decoded<M>, BodyError> {
-    body::decode(Received::new(Transfer::Protobuf, body))
+fn read<M: prost::Message + Message>(body: &[u8]) -> Result<DecodedBody<M>, BodyError> {
+    body::decode(ResponseBody::new(Transfer::Protobuf, body))
 }
 
 fn field(number: u32, value: &[u8]) -> Vec<u8> {
@@ -27,7 +27,7 @@ fn number(number: u32, value: u64) -> Vec<u8> {
 
 /// A preflight response and its warnings as `field = value`.
 fn odd(body: &[u8]) -> (wire::PreflightResponse, Vec<String>) {
-    let Decoded { message, warnings } = read(body).expect("a response");
+    let DecodedBody { message, warnings } = read(body).expect("a response");
     let warnings = warnings.into_iter().map(|w| format!("{} = {}", w.field, w.value));
     (message, warnings.collect())
 }
@@ -51,12 +51,12 @@ fn json_3_text_passes_for_no_message() {
     // A valid message, but one that the server calls text.
     let body = field(1, b"hash");
     assert!(read::<wire::EventUploadResponse>(&body).is_ok());
-    let named = Received::new(Transfer::Protobuf, body).under(Some("text/plain"));
+    let named = ResponseBody::new(Transfer::Protobuf, body).under(Some("text/plain"));
     let error = body::decode::<wire::EventUploadResponse>(named).expect_err("text").to_string();
     assert!(error.contains("its Content-Type is text/plain"), "{error}");
     // HTTP-7: nothing is every field absent, whatever it is called.
-    let named = Received::new(Transfer::Protobuf, Vec::new()).under(Some("text/plain"));
-    assert_eq!(body::decode::<wire::EventUploadResponse>(named), Ok(Decoded::default()));
+    let named = ResponseBody::new(Transfer::Protobuf, Vec::new()).under(Some("text/plain"));
+    assert_eq!(body::decode::<wire::EventUploadResponse>(named), Ok(DecodedBody::default()));
 }
 
 /// JSON-3: unknown fields are passed over, beside known ones only.

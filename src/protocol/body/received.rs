@@ -7,13 +7,13 @@ use crate::model::text;
 
 /// The body of a response, and what must be known to read it.
 #[derive(Clone, Debug)]
-pub struct Received<'a> {
+pub struct ResponseBody<'a> {
     transfer: Transfer,
     content_type: Option<&'a str>,
     body: Cow<'a, [u8]>,
 }
 
-impl<'a> Received<'a> {
+impl<'a> ResponseBody<'a> {
     /// A body without a `Content-Type`.
     #[must_use]
     pub fn new(transfer: Transfer, body: impl Into<Cow<'a, [u8]>>) -> Self {
@@ -100,7 +100,7 @@ impl JsonText<'_> {
         self.text.get(self.start..).unwrap_or_default().trim_ascii()
     }
 
-    /// Whether bytes that were not UTF-8 have been replaced by [`MARK`].
+    /// Whether bytes that were not UTF-8 have been replaced by [`INVALID_BYTE_MARK`].
     pub(in crate::protocol) const fn is_marked(&self) -> bool {
         self.marked
     }
@@ -109,9 +109,9 @@ impl JsonText<'_> {
 /// What stands for a byte that is not UTF-8: a character of one byte, so that
 /// nothing moves, which JSON allows in strings, and which no text of a rule or
 /// setting has. In a body with such a byte, DEL itself passes for one, too.
-pub(in crate::protocol) const MARK: char = '\u{7f}';
+pub(in crate::protocol) const INVALID_BYTE_MARK: char = '\u{7f}';
 
-/// The bytes as text, with [`MARK`] for each byte that is not UTF-8.
+/// The bytes as text, with [`INVALID_BYTE_MARK`] for each byte that is not UTF-8.
 fn mark(mut bytes: Vec<u8>) -> String {
     let mut from = 0;
     while let Err(error) = str::from_utf8(&bytes[from..]) {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::protocol::wire;
 
-fn read<M: prost::Message + json::Message>(body: &[u8]) -> Result<Decoded<M>, BodyError> {
-    decode(Received::new(Transfer::Json, body))
+fn read<M: prost::Message + json::Message>(body: &[u8]) -> Result<DecodedBody<M>, BodyError> {
+    decode(ResponseBody::new(Transfer::Json, body))
 }
 
 fn preflight(body: &str) -> Result<wire::PreflightResponse, BodyError> {
@@ -11,7 +11,7 @@ fn preflight(body: &str) -> Result<wire::PreflightResponse, BodyError> {
 
 /// A preflight response and its warnings as `field = value`.
 fn odd(body: &[u8]) -> (wire::PreflightResponse, Vec<String>) {
-    let Decoded { message, warnings } = read(body).expect("a response");
+    let DecodedBody { message, warnings } = read(body).expect("a response");
     let warnings = warnings.into_iter().map(|w| format!("{} = {}", w.field, w.value));
     (message, warnings.collect())
 }
@@ -179,13 +179,13 @@ fn json_3_a_setting_that_is_not_utf_8_counts_as_absent() {
     assert_eq!(message.remount_usb_mode, ["noexec"]);
     let fields: Vec<_> = warnings.iter().map(|w| w.split(' ').next().unwrap_or_default()).collect();
     assert_eq!(fields, ["allowed_path_regex", "client_mode", "remount_usb_mode[0]"]);
-    let owned: Decoded<wire::PreflightResponse> =
-        decode(Received::new(Transfer::Json, body.to_vec())).expect("a response");
+    let owned: DecodedBody<wire::PreflightResponse> =
+        decode(ResponseBody::new(Transfer::Json, body.to_vec())).expect("a response");
     assert_eq!(owned.message.batch_size, 7);
     assert!(matches!(preflight_bytes(b"{\xff}"), Err(BodyError::NotJson { .. })));
 }
 
-fn preflight_bytes(body: &[u8]) -> Result<Decoded<wire::PreflightResponse>, BodyError> {
+fn preflight_bytes(body: &[u8]) -> Result<DecodedBody<wire::PreflightResponse>, BodyError> {
     read(body)
 }
 
@@ -217,6 +217,6 @@ fn http_8_a_setting_that_is_too_long_counts_as_absent() {
 fn json_3_binary_protobuf_goes_both_ways() {
     let sent = wire::PreflightResponse { batch_size: 7, ..Default::default() };
     let body = encode(Transfer::Protobuf, &sent).expect("encodes");
-    let read = decode(Received::new(Transfer::Protobuf, body));
-    assert_eq!(read, Ok(Decoded { message: sent, warnings: Vec::new() }));
+    let read = decode(ResponseBody::new(Transfer::Protobuf, body));
+    assert_eq!(read, Ok(DecodedBody { message: sent, warnings: Vec::new() }));
 }

@@ -94,11 +94,11 @@ fn rule_4_touch_id_results_are_refused_as_the_reference_refuses_them() {
 /// HTTP-8: 64 KiB are taken, and not a byte more.
 #[test]
 fn http_8_an_expression_of_64_kib_is_taken() {
-    let strings = format!("target.cdhash in ['{}']", "a".repeat(MAX_EXPRESSION));
-    let (longest, rest) = strings.split_at(MAX_EXPRESSION - 2);
+    let strings = format!("target.cdhash in ['{}']", "a".repeat(MAX_EXPRESSION_BYTES));
+    let (longest, rest) = strings.split_at(MAX_EXPRESSION_BYTES - 2);
     assert_eq!(check(&format!("{longest}']")), Ok(()));
     assert!(!rest.is_empty());
-    let error = check(&"1".repeat(MAX_EXPRESSION + 1)).expect_err("too long");
+    let error = check(&"1".repeat(MAX_EXPRESSION_BYTES + 1)).expect_err("too long");
     assert_eq!(error.to_string(), "is 65537 bytes long; at most 65536 are taken");
 }
 
@@ -133,13 +133,13 @@ fn rule_4_a_remembered_expression_has_the_same_answer_and_few_are_remembered() {
         assert_eq!(budget.check("true"), Ok(()));
         assert_eq!(budget.check("1 +"), check("1 +"));
     }
-    let long = format!("'{}'", "x".repeat(CelBudget::KEPT_BYTES));
+    let long = format!("'{}'", "x".repeat(CelBudget::MAX_KNOWN_EXPRESSION_BYTES));
     assert_eq!(budget.check(&long), Ok(()));
     assert!(!budget.checked.contains_key(&long));
-    for n in 0..2 * CelBudget::KEPT {
+    for n in 0..2 * CelBudget::MAX_KNOWN_EXPRESSIONS {
         assert_eq!(budget.check(&format!("{n}")), Ok(()));
     }
-    assert_eq!(budget.checked.len(), CelBudget::KEPT);
+    assert_eq!(budget.checked.len(), CelBudget::MAX_KNOWN_EXPRESSIONS);
 }
 
 /// SYNC-6: a hostile expression costs its rule and nothing more, however deep
@@ -172,7 +172,7 @@ fn sync_6_an_expression_takes_time_by_its_length_and_no_stack() {
         ("''''", "", ""),
         ("//\n", "a", ""),
     ] {
-        let times = (MAX_EXPRESSION - core.len()) / (open.len() + close.len());
+        let times = (MAX_EXPRESSION_BYTES - core.len()) / (open.len() + close.len());
         let deep = format!("{}{core}{}", open.repeat(times), close.repeat(times));
         let flat = matches!(open, "" | "!" | "-" | "a?b:" | "//\n");
         assert_eq!(check(&deep).is_ok(), flat, "{open}{core}{close}");

@@ -12,9 +12,9 @@ use super::{Enumeration, Message, enum_name, find_number};
 use crate::protocol::notes::Notes;
 
 /// Bytes of the JSON of a number, a bool or an enum value at the most.
-const MAX_SCALAR: usize = 1 << 10;
+const MAX_SCALAR_BYTES: usize = 1 << 10;
 /// Bytes of JSON that one byte of text may take: `\u0041`.
-const MAX_ESCAPE: usize = 6;
+const MAX_ESCAPE_BYTES: usize = 6;
 
 /// What becomes of an enum value that is not one of the enum's.
 pub(crate) const UNKNOWN_ENUM_VALUE: &str = "unknown value; treated as unspecified";
@@ -33,7 +33,7 @@ pub trait FieldKind {
     /// Reads one value of a response, not null. `None`, with a warning, if it
     /// cannot be read.
     fn read_raw(raw: &str, notes: &mut Notes) -> Option<Self::Value> {
-        let short = raw.len() <= MAX_SCALAR;
+        let short = raw.len() <= MAX_SCALAR_BYTES;
         let read = short.then(|| Self::read(&mut serde_json::Deserializer::from_str(raw)).ok());
         let value = read.flatten().flatten();
         if value.is_none() {
@@ -112,7 +112,7 @@ impl FieldKind for Text {
             return None;
         }
         let limit = notes.text_limit();
-        let short = raw.len() <= limit.saturating_mul(MAX_ESCAPE).saturating_add(2);
+        let short = raw.len() <= limit.saturating_mul(MAX_ESCAPE_BYTES).saturating_add(2);
         let read = short.then(|| serde_json::from_str::<String>(raw));
         match read {
             Some(Ok(text)) if text.len() <= limit => return Some(text),
@@ -410,7 +410,7 @@ impl<E: Enumeration> FieldKind for Enum<E> {
     }
 
     fn read_raw(raw: &str, notes: &mut Notes) -> Option<i32> {
-        let found = if raw.len() <= MAX_SCALAR {
+        let found = if raw.len() <= MAX_SCALAR_BYTES {
             Self::find(&mut serde_json::Deserializer::from_str(raw)).unwrap_or(Found::Null)
         } else if raw.starts_with('"') {
             Found::Unknown

@@ -163,7 +163,7 @@ pub fn read_map<'de, A: MapAccess<'de>>(
         map.next_value::<Option<Entries>>()?
     } else {
         let Some(raw) = raw_value(map, notes)? else { return Ok(()) };
-        let short = raw.len() <= notes::MAX_TEXT && !notes.is_marked(raw);
+        let short = raw.len() <= notes::MAX_TEXT_BYTES && !notes.is_marked(raw);
         let entries = short.then(|| serde_json::from_str::<Entries>(raw).ok()).flatten();
         if entries.is_none() {
             notes.enter(field);
@@ -179,53 +179,53 @@ pub fn read_map<'de, A: MapAccess<'de>>(
 }
 
 /// A key of an object, borrowed from the input where it can be. No field has a
-/// name that is not Unicode, or longer than [`Key::MAX`]: such keys are cut.
-pub(crate) struct Key<'de>(pub(crate) Cow<'de, str>);
+/// name that is not Unicode, or longer than [`MemberName::MAX_BYTES`]: such keys are cut.
+pub(crate) struct MemberName<'de>(pub(crate) Cow<'de, str>);
 
-impl Key<'_> {
-    const MAX: usize = 128;
+impl MemberName<'_> {
+    const MAX_BYTES: usize = 128;
 }
 
-impl<'de> Visitor<'de> for KeyVisitor {
-    type Value = Key<'de>;
+impl<'de> Visitor<'de> for MemberNameVisitor {
+    type Value = MemberName<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a field name")
     }
     fn visit_borrowed_str<E: de::Error>(self, v: &'de str) -> Result<Self::Value, E> {
-        Ok(Key(Cow::Borrowed(v)))
+        Ok(MemberName(Cow::Borrowed(v)))
     }
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
         self.visit_bytes(v.as_bytes())
     }
     fn visit_borrowed_bytes<E: de::Error>(self, v: &'de [u8]) -> Result<Self::Value, E> {
         match str::from_utf8(v) {
-            Ok(name) => Ok(Key(Cow::Borrowed(name))),
+            Ok(name) => Ok(MemberName(Cow::Borrowed(name))),
             Err(_) => self.visit_bytes(v),
         }
     }
     fn visit_bytes<E: de::Error>(self, v: &[u8]) -> Result<Self::Value, E> {
-        let start = v.get(..Key::MAX).unwrap_or(v);
-        Ok(Key(Cow::Owned(String::from_utf8_lossy(start).into_owned())))
+        let start = v.get(..MemberName::MAX_BYTES).unwrap_or(v);
+        Ok(MemberName(Cow::Owned(String::from_utf8_lossy(start).into_owned())))
     }
 }
 
-struct KeyVisitor;
+struct MemberNameVisitor;
 
 /// Reads a key of a response as bytes, so that an escape that is half a
 /// character passes.
-impl<'de> Deserialize<'de> for Key<'de> {
+impl<'de> Deserialize<'de> for MemberName<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(KeyVisitor)
+        deserializer.deserialize_bytes(MemberNameVisitor)
     }
 }
 
 /// A key where every one must be Unicode.
-struct StrictKey<'de>(Key<'de>);
+struct StrictMemberName<'de>(MemberName<'de>);
 
-impl<'de> Deserialize<'de> for StrictKey<'de> {
+impl<'de> Deserialize<'de> for StrictMemberName<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_identifier(KeyVisitor).map(Self)
+        deserializer.deserialize_identifier(MemberNameVisitor).map(Self)
     }
 }
 
@@ -233,7 +233,7 @@ impl<'de> Deserialize<'de> for StrictKey<'de> {
 /// lower case.
 const ERROR_MEMBERS: [&str; 5] = ["error", "errors", "err", "errormessage", "error_message"];
 /// How much of a server's words is kept, in characters.
-const WORDS_SHOWN: usize = 200;
+const MAX_ERROR_CHARS: usize = 200;
 
 /// The error that a response reports, if any does.
 #[derive(Debug, Default)]
@@ -256,10 +256,10 @@ impl ErrorReport {
         if inner.trim_ascii().is_empty() || self.0.is_some() {
             return;
         }
-        let decoded = (raw.len() <= notes::MAX_TEXT)
+        let decoded = (raw.len() <= notes::MAX_TEXT_BYTES)
             .then(|| serde_json::from_str::<String>(raw).ok())
             .flatten();
-        let words = text::escaped_start(decoded.as_deref().unwrap_or(raw), WORDS_SHOWN);
+        let words = text::escaped_start(decoded.as_deref().unwrap_or(raw), MAX_ERROR_CHARS);
         self.0 = Some((member, words));
     }
 
@@ -303,11 +303,11 @@ impl<'de, M: Message> Visitor<'de> for MessageSeed<'_, M> {
         let mut message = M::default();
         loop {
             let key = if notes.is_strict() {
-                map.next_key::<StrictKey<'_>>()?.map(|StrictKey(key)| key)
+                map.next_key::<StrictMemberName<'_>>()?.map(|StrictMemberName(key)| key)
             } else {
-                map.next_key::<Key<'_>>()?
+                map.next_key::<MemberName<'_>>()?
             };
-            let Some(Key(name)) = key else { return Ok(message) };
+            let Some(MemberName(name)) = key else { return Ok(message) };
             if message.read_field(&name, &mut map, notes)? {
                 continue;
             }

@@ -6,19 +6,22 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{MAX_RULE, Reader, RuleError, policy, rule_type};
+use super::{MAX_RULE_BYTES, PageReader, RuleError, policy, rule_type};
 use crate::model::{Cursor, Identifier, Policy, Rule};
-use crate::protocol::body::{self, BodyError, MAX_CURSOR, Received};
-use crate::protocol::json::{ErrorReport, Key, MessageSeed};
-use crate::protocol::notes::{MAX_IDENTIFIER, Notes};
+use crate::protocol::body::{self, BodyError, MAX_CURSOR_BYTES, ResponseBody};
+use crate::protocol::json::{ErrorReport, MemberName, MessageSeed};
+use crate::protocol::notes::{MAX_IDENTIFIER_BYTES, Notes};
 use crate::protocol::wire;
 
 const MESSAGE: &str = "RuleDownloadResponse";
 /// Bytes of the JSON of a plain rule at the most: one with a longer identifier
 /// is read the long way.
-const MAX_PLAIN: usize = 2 << 10;
+const MAX_PLAIN_RULE_BYTES: usize = 2 << 10;
 
-pub(super) fn read(reader: &mut Reader<'_>, received: Received<'_>) -> Result<(), BodyError> {
+pub(super) fn read(
+    reader: &mut PageReader<'_>,
+    received: ResponseBody<'_>,
+) -> Result<(), BodyError> {
     let json = received.into_json()?;
     let text = json.as_str();
     reader.page.without_body = text.is_empty();
@@ -62,7 +65,7 @@ pub(super) fn read(reader: &mut Reader<'_>, received: Received<'_>) -> Result<()
 
 /// The object of a page. An array is not one, though it could be empty.
 struct PageObject<'a, 'b> {
-    reader: &'a mut Reader<'b>,
+    reader: &'a mut PageReader<'b>,
     marked: bool,
     /// A field of a page was there.
     known: bool,
@@ -84,11 +87,11 @@ impl<'de> Visitor<'de> for &mut PageObject<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Key(key)) = map.next_key()? {
+        while let Some(MemberName(key)) = map.next_key()? {
             match &*key {
                 "rules" => {
                     self.at = "rules";
-                    let rules = Rules {
+                    let rules = RulesSeed {
                         reader: &mut *self.reader,
                         marked: self.marked,
                         ended: &mut self.ended,
@@ -134,33 +137,33 @@ fn cursor(raw: &str, marked: bool) -> Result<Option<Cursor>, BodyError> {
         return Ok(None);
     }
     let is_number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-    if is_number && raw.len() <= MAX_CURSOR {
+    if is_number && raw.len() <= MAX_CURSOR_BYTES {
         return Ok(Cursor::new(raw.to_owned()));
     }
     if !is_number && !raw.starts_with('"') {
         return wrong("neither a text nor a number");
     }
-    if is_number || raw.len() > 6 * MAX_CURSOR + 2 {
+    if is_number || raw.len() > 6 * MAX_CURSOR_BYTES + 2 {
         return Err(BodyError::CursorTooLong(raw.len()));
     }
-    if marked && raw.contains(body::MARK) {
+    if marked && raw.contains(body::INVALID_BYTE_MARK) {
         return wrong("it is not UTF-8");
     }
     match serde_json::from_str::<String>(raw) {
-        Ok(text) if text.len() > MAX_CURSOR => Err(BodyError::CursorTooLong(text.len())),
+        Ok(text) if text.len() > MAX_CURSOR_BYTES => Err(BodyError::CursorTooLong(text.len())),
         Ok(text) => Ok(Cursor::new(text)),
         Err(_) => wrong("it is not Unicode"),
     }
 }
 
 /// The array of a page's rules, or null.
-struct Rules<'a, 'b> {
-    reader: &'a mut Reader<'b>,
+struct RulesSeed<'a, 'b> {
+    reader: &'a mut PageReader<'b>,
     marked: bool,
     ended: &'a mut Option<BodyError>,
 }
 
-impl<'de> DeserializeSeed<'de> for Rules<'_, '_> {
+impl<'de> DeserializeSeed<'de> for RulesSeed<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -168,7 +171,7 @@ impl<'de> DeserializeSeed<'de> for Rules<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Rules<'_, '_> {
+impl<'de> Visitor<'de> for RulesSeed<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -201,7 +204,7 @@ impl<'de> Visitor<'de> for Rules<'_, '_> {
 /// names, and nothing else.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Plain<'a> {
+struct PlainRule<'a> {
     identifier: &'a str,
     policy: &'a str,
     #[serde(alias = "ruleType")]
@@ -213,21 +216,24 @@ struct Plain<'a> {
 /// is not found here is read that way.
 pub(super) fn plain(raw: &str, marked: bool) -> Option<Rule> {
     // A list of the three texts would pass for a rule, too.
-    if !raw.starts_with('{') || raw.len() > MAX_PLAIN || (marked && raw.contains(body::MARK)) {
+    if !raw.starts_with('{')
+        || raw.len() > MAX_PLAIN_RULE_BYTES
+        || (marked && raw.contains(body::INVALID_BYTE_MARK))
+    {
         return None;
     }
-    let Plain { identifier, policy: policy_name, rule_type: type_name } =
+    let PlainRule { identifier, policy: policy_name, rule_type: type_name } =
         serde_json::from_str(raw).ok()?;
     let rule_type = rule_type(wire::RuleType::from_str_name(type_name)?)?;
     let policy = policy(wire::Policy::from_str_name(policy_name)?)?;
-    if policy == Policy::Cel || identifier.len() > MAX_IDENTIFIER {
+    if policy == Policy::Cel || identifier.len() > MAX_IDENTIFIER_BYTES {
         return None;
     }
     let identifier = Identifier::parse(rule_type, identifier).ok()?;
     Some(Rule { identifier, policy, details: None })
 }
 
-fn any_rule(reader: &mut Reader<'_>, raw: &str, marked: bool) {
+fn any_rule(reader: &mut PageReader<'_>, raw: &str, marked: bool) {
     if raw == "null" {
         reader.seen -= 1;
         return;
@@ -235,7 +241,7 @@ fn any_rule(reader: &mut Reader<'_>, raw: &str, marked: bool) {
     if !raw.starts_with('{') {
         return reader.reject_shape("", "it is not an object");
     }
-    if raw.len() > MAX_RULE {
+    if raw.len() > MAX_RULE_BYTES {
         return reader.reject(&named(raw), RuleError::TooLarge.to_string());
     }
     let mut notes = Notes::rule(marked);
@@ -257,7 +263,7 @@ fn named(raw: &str) -> String {
         return String::new();
     };
     let raw = raw.get();
-    let short = raw.len() <= 6 * MAX_IDENTIFIER;
+    let short = raw.len() <= 6 * MAX_IDENTIFIER_BYTES;
     let decoded = short.then(|| serde_json::from_str::<String>(raw).ok()).flatten();
     decoded.unwrap_or_else(|| body::shown(raw.trim_matches('"')))
 }

@@ -133,7 +133,7 @@ fn http_8_a_page_of_nonsense_keeps_little_of_it() {
         custom_msg: "x".repeat(1 << 20),
         ..Default::default()
     };
-    assert_eq!(check(rule.clone()), Err(RuleError::TooLong("custom_msg", MAX_RULE_TEXT)));
+    assert_eq!(check(rule.clone()), Err(RuleError::TooLong("custom_msg", MAX_RULE_TEXT_BYTES)));
     let sent = wire::RuleDownloadResponse { rules: vec![rule], cursor: "next".into() };
     let page = page_of(Transfer::Protobuf, &sent.encode_to_vec()).expect("a page");
     assert_eq!((page.rules.len(), page.rejected.len()), (0, 1));
@@ -198,7 +198,7 @@ fn json_1_a_plain_rule_is_read_like_any_other() {
     assert_eq!((list.rules.len(), list.rejected.len()), (0, 1), "a list is no rule");
 }
 
-fn read(received: Received<'_>) -> Result<Decoded<Page>, BodyError> {
+fn read(received: ResponseBody<'_>) -> Result<DecodedBody<Page>, BodyError> {
     read_page(received, 1, &mut CelBudget::default(), &|| false)
 }
 
@@ -212,7 +212,7 @@ fn http_15_an_error_report_is_no_page() {
         let read = page_of(Transfer::Json, error.as_bytes());
         assert!(matches!(read, Err(BodyError::ErrorInAnswer { .. })), "{error}: {read:?}");
     }
-    let beside = read(Received::new(Transfer::Json, br#"{"rules":[],"error":"x"}"#.as_slice()));
+    let beside = read(ResponseBody::new(Transfer::Json, br#"{"rules":[],"error":"x"}"#.as_slice()));
     let warnings = beside.expect("a page").warnings;
     assert_eq!((warnings[0].field.as_str(), warnings[0].value.as_str()), ("error", "x"));
     assert_eq!(page(r#"{"rules":[],"error":null}"#), Page::default());
@@ -228,8 +228,8 @@ fn json_1_a_rule_is_taken_without_a_part_that_cannot_be_read() {
         {"identifier":"BBBBBBBBBB","policy":"CEL","rule_type":"TEAMID","cel_expr":7},
         {"identifier":["CCCCCCCCCC"],"policy":"BLOCKLIST","rule_type":"TEAMID"}
     ]}"#;
-    let Decoded { message: page, warnings } =
-        read(Received::new(Transfer::Json, body.as_bytes())).expect("a page");
+    let DecodedBody { message: page, warnings } =
+        read(ResponseBody::new(Transfer::Json, body.as_bytes())).expect("a page");
     assert_eq!(page.rules.len(), 1);
     let fields: Vec<_> = warnings.iter().map(|w| (w.field.as_str(), w.value.as_str())).collect();
     assert_eq!(
@@ -357,7 +357,7 @@ fn http_8_a_rule_beyond_its_limits_is_rejected_alone() {
     }
     let body = format!(
         r#"{{"rules":[{{"identifier":"AAAAAAAAAA","policy":"REMOVE","rule_type":"TEAMID","x":"{}"}}]}}"#,
-        "y".repeat(MAX_RULE)
+        "y".repeat(MAX_RULE_BYTES)
     );
     let page = page_of(Transfer::Json, body.as_bytes()).expect("a page");
     assert_eq!(page.rejected[0].identifier, "AAAAAAAAAA");
@@ -373,7 +373,8 @@ fn http_8_a_rule_beyond_its_limits_is_rejected_alone() {
 #[test]
 fn json_3_only_protobuf_passes_for_a_page() {
     let under = |body: &'static [u8], content_type| {
-        read(Received::new(Transfer::Protobuf, body).under(content_type)).map(|read| read.message)
+        read(ResponseBody::new(Transfer::Protobuf, body).under(content_type))
+            .map(|read| read.message)
     };
     for text in
         [&b"Error"[..], b"Internal Server Error", b"ok", b"{}", b"<html>", b"\x0a", b"\x08\x01"]
@@ -433,8 +434,8 @@ fn json_3_a_binary_rule_that_cannot_be_read_is_rejected_alone() {
         prost::encoding::encode_varint(rule.len() as u64, &mut body);
         body.extend(rule);
     }
-    let Decoded { message: page, warnings } =
-        read(Received::new(Transfer::Protobuf, body)).expect("a page");
+    let DecodedBody { message: page, warnings } =
+        read(ResponseBody::new(Transfer::Protobuf, body)).expect("a page");
     assert_eq!(page.rules.len(), 2);
     assert_eq!(
         reasons(&page),
@@ -474,11 +475,11 @@ fn sync_6_the_reading_of_a_page_ends_when_told_to() {
             asked.set(asked.get() + 1);
             asked.get() == 3
         };
-        let received = Received::new(transfer, body.clone());
+        let received = ResponseBody::new(transfer, body.clone());
         let read = read_page(received, 1, &mut CelBudget::default(), &third);
         assert_eq!(read.map(|page| page.message.rules.len()), Err(BodyError::GivenUp));
         assert_eq!(asked.get(), 3);
-        let received = Received::new(transfer, body);
+        let received = ResponseBody::new(transfer, body);
         let read = read_page(received, 1, &mut CelBudget::default(), &|| false).expect("a page");
         assert_eq!(read.message.rules.len(), 10_000);
     }

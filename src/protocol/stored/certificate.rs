@@ -5,7 +5,7 @@ use x509_parser::der_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::AttributeTypeAndValue;
 
-use super::super::archive::{ArchiveError, Node, Object};
+use super::super::archive::{ArchiveError, ArchivedObject, ArchivedValue};
 use super::super::wire;
 
 /// The longest chain read; longer ones are cut. Real ones have three.
@@ -13,7 +13,7 @@ const MAX_CHAIN: usize = 32;
 
 /// The certificates of a signing chain, leaf first.
 pub(super) fn chain(
-    owner: &Object<'_>,
+    owner: &ArchivedObject<'_>,
     key: &'static str,
 ) -> Result<Vec<wire::Certificate>, ArchiveError> {
     let Some(list) = owner.list(key)? else { return Ok(Vec::new()) };
@@ -21,7 +21,7 @@ pub(super) fn chain(
         .take(MAX_CHAIN)
         .map(|element| {
             let element = element?;
-            let Node::Object(certificate) = element else {
+            let ArchivedValue::Object(certificate) = element else {
                 return Err(owner.kind(key, &element, "a list of MOLCertificate"));
             };
             if certificate.class() != "MOLCertificate" {

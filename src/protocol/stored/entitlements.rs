@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use super::super::archive::{ArchiveError, Node, Object, Pairs};
+use super::super::archive::{ArchiveError, ArchivedObject, ArchivedPairs, ArchivedValue};
 use super::super::wire;
 
 /// The most entitlements sent.
@@ -20,7 +20,7 @@ const ISO_8601: &[BorrowedFormatItem<'_>] =
 
 /// The entitlements of an execution. Always present: the flag says whether
 /// something was left out, here or before.
-pub(super) fn info(event: &Object<'_>) -> Result<wire::EntitlementInfo, ArchiveError> {
+pub(super) fn info(event: &ArchivedObject<'_>) -> Result<wire::EntitlementInfo, ArchiveError> {
     let mut entitlements = Vec::new();
     let mut clip = Clip { clipped: event.flag("entitlementsFiltered")? };
     if let Some(pairs) = event.dictionary("entitlements")? {
@@ -30,7 +30,7 @@ pub(super) fn info(event: &Object<'_>) -> Result<wire::EntitlementInfo, ArchiveE
                 break;
             }
             let (key, value) = pair?;
-            let Node::Text(key) = key else {
+            let ArchivedValue::Text(key) = key else {
                 return Err(event.kind("entitlements", &key, "a dictionary with text for keys"));
             };
             let value = clip.json(value, MAX_DEPTH)?;
@@ -50,31 +50,43 @@ struct Clip {
 
 impl Clip {
     /// The JSON form of a value; null stands for what is left out.
-    fn json(&mut self, node: Node<'_>, depth: u32) -> Result<Value, ArchiveError> {
+    fn json(&mut self, node: ArchivedValue<'_>, depth: u32) -> Result<Value, ArchiveError> {
         Ok(match node {
-            Node::Text(text) => Value::String(text.to_owned()),
-            Node::Bytes(bytes) => Value::String(STANDARD.encode(bytes)),
-            Node::Flag(flag) => Value::Bool(flag),
-            Node::Whole(number) => Number::from_i128(number).map_or(Value::Null, Value::Number),
-            Node::Real(number) => Number::from_f64(number).map_or(Value::Null, Value::Number),
-            Node::Date(seconds) => date(seconds).map_or(Value::Null, Value::String),
-            Node::List(_) | Node::Dictionary(_) | Node::Object(_) if depth <= 1 => self.leave_out(),
-            Node::List(list) => {
+            ArchivedValue::Text(text) => Value::String(text.to_owned()),
+            ArchivedValue::Bytes(bytes) => Value::String(STANDARD.encode(bytes)),
+            ArchivedValue::Flag(flag) => Value::Bool(flag),
+            ArchivedValue::Whole(number) => {
+                Number::from_i128(number).map_or(Value::Null, Value::Number)
+            }
+            ArchivedValue::Real(number) => {
+                Number::from_f64(number).map_or(Value::Null, Value::Number)
+            }
+            ArchivedValue::Date(seconds) => date(seconds).map_or(Value::Null, Value::String),
+            ArchivedValue::List(_) | ArchivedValue::Dictionary(_) | ArchivedValue::Object(_)
+                if depth <= 1 =>
+            {
+                self.leave_out()
+            }
+            ArchivedValue::List(list) => {
                 let mut elements = Vec::new();
                 for element in list.iter() {
                     elements.push(self.json(element?, depth - 1)?);
                 }
                 Value::Array(elements)
             }
-            Node::Dictionary(pairs) => Value::Object(self.object(pairs, depth)?),
-            Node::Object(_) => self.leave_out(),
+            ArchivedValue::Dictionary(pairs) => Value::Object(self.object(pairs, depth)?),
+            ArchivedValue::Object(_) => self.leave_out(),
         })
     }
 
-    fn object(&mut self, pairs: Pairs<'_>, depth: u32) -> Result<Map<String, Value>, ArchiveError> {
+    fn object(
+        &mut self,
+        pairs: ArchivedPairs<'_>,
+        depth: u32,
+    ) -> Result<Map<String, Value>, ArchiveError> {
         let mut map = Map::new();
         for pair in pairs.iter() {
-            let (Node::Text(key), value) = pair? else {
+            let (ArchivedValue::Text(key), value) = pair? else {
                 self.clipped = true;
                 continue;
             };

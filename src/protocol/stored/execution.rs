@@ -1,11 +1,11 @@
 //! Archived executions.
 
-use super::super::archive::{ArchiveError, Name, Object};
+use super::super::archive::{ArchiveError, ArchivedObject, Name};
 use super::super::wire;
-use super::{Decoded, QueuedEvent, certificate, entitlements, undecodable};
+use super::{DecodedEvent, QueuedEvent, certificate, entitlements, undecodable};
 
 /// What becomes of a decision on the wire.
-enum Form {
+enum DecisionForm {
     Sent(wire::Decision),
     /// Without a form; the word is counted.
     Unsent(&'static str),
@@ -14,8 +14,8 @@ enum Form {
 /// The form of a decision as the existing daemon stores it: one bit of 16..=31
 /// for a block, one of 40..=63 for an allow. `None` for what this version does
 /// not know.
-fn form(state: u64) -> Option<Form> {
-    use Form::{Sent, Unsent};
+fn form(state: u64) -> Option<DecisionForm> {
+    use DecisionForm::{Sent, Unsent};
     use wire::Decision as D;
     const BLOCK: u64 = 0xff_ffff << 16;
     const ALLOW: u64 = 0xff_ffff << 40;
@@ -54,14 +54,16 @@ fn form(state: u64) -> Option<Form> {
 }
 
 /// Reads an archived execution.
-pub(super) fn decode(event: Object<'_>) -> Result<Decoded, ArchiveError> {
+pub(super) fn decode(event: ArchivedObject<'_>) -> Result<DecodedEvent, ArchiveError> {
     let hash = event.required_text("fileSHA256")?;
     let path = event.required_text("filePath")?;
     let occurred = event.date("occurrenceDate")?.ok_or_else(|| event.missing("occurrenceDate"))?;
     let state = event.whole::<u64>("decision")?.ok_or_else(|| event.missing("decision"))?;
     let decision = match form(state) {
-        Some(Form::Sent(decision)) => decision,
-        Some(Form::Unsent(kind)) => return Ok(Decoded::Unsendable { kind: kind.to_owned() }),
+        Some(DecisionForm::Sent(decision)) => decision,
+        Some(DecisionForm::Unsent(kind)) => {
+            return Ok(DecodedEvent::Unsendable { kind: kind.to_owned() });
+        }
         None => {
             return Ok(undecodable(format!(
                 "{}.decision is {state:#x}, which this version does not know",
@@ -109,7 +111,7 @@ pub(super) fn decode(event: Object<'_>) -> Result<Decoded, ArchiveError> {
         signing_time: seconds(event.date("signingTime")?),
         static_rule: event.flag("staticRule")?,
     };
-    Ok(Decoded::Sendable(QueuedEvent::Execution(Box::new(message))))
+    Ok(DecodedEvent::Sendable(QueuedEvent::Execution(Box::new(message))))
 }
 
 /// Directory and last component of a path.

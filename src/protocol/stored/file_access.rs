@@ -1,8 +1,8 @@
 //! Archived file accesses, with the process and its ancestors.
 
-use super::super::archive::{ArchiveError, Object};
+use super::super::archive::{ArchiveError, ArchivedObject};
 use super::super::wire;
-use super::{Decoded, QueuedEvent, certificate, undecodable};
+use super::{DecodedEvent, QueuedEvent, certificate, undecodable};
 
 /// The class of processes, and the name it had before.
 const PROCESS: [&str; 2] = ["SNTStoredProcess", "SNTStoredFileAccessProcess"];
@@ -12,7 +12,7 @@ const PROCESS: [&str; 2] = ["SNTStoredProcess", "SNTStoredFileAccessProcess"];
 const MAX_CHAIN: usize = 128;
 
 /// Reads an archived file access.
-pub(super) fn decode(event: Object<'_>) -> Result<Decoded, ArchiveError> {
+pub(super) fn decode(event: ArchivedObject<'_>) -> Result<DecodedEvent, ArchiveError> {
     use wire::FileAccessDecision as D;
     let occurred = event.date("occurrenceDate")?.ok_or_else(|| event.missing("occurrenceDate"))?;
     let rule_version = event.required_text("ruleVersion")?;
@@ -20,7 +20,7 @@ pub(super) fn decode(event: Object<'_>) -> Result<Decoded, ArchiveError> {
     let target = event.required_text("accessedPath")?;
     let process = event.object("process", &PROCESS)?.ok_or_else(|| event.missing("process"))?;
     process.required_text("filePath")?;
-    let unsendable = |kind: &str| Ok(Decoded::Unsendable { kind: kind.to_owned() });
+    let unsendable = |kind: &str| Ok(DecodedEvent::Unsendable { kind: kind.to_owned() });
     let decision = match event.whole::<i64>("decision")? {
         None => return Err(event.missing("decision")),
         Some(1) => D::Denied,
@@ -43,11 +43,11 @@ pub(super) fn decode(event: Object<'_>) -> Result<Decoded, ArchiveError> {
         access_time: occurred,
         decision: decision.into(),
     };
-    Ok(Decoded::Sendable(QueuedEvent::FileAccess(Box::new(message))))
+    Ok(DecodedEvent::Sendable(QueuedEvent::FileAccess(Box::new(message))))
 }
 
 /// The process, then its parent, then that one's.
-fn chain(process: Object<'_>) -> Result<Vec<wire::Process>, ArchiveError> {
+fn chain(process: ArchivedObject<'_>) -> Result<Vec<wire::Process>, ArchiveError> {
     let mut chain = Vec::new();
     let mut next = Some(process);
     while let Some(process) = next {

@@ -30,7 +30,7 @@ fn execution(a: &mut Archiver, decision: u64) -> Fields {
     ]
 }
 
-fn archived(class: &str, fields: impl Fn(&mut Archiver) -> Fields) -> Decoded {
+fn archived(class: &str, fields: impl Fn(&mut Archiver) -> Fields) -> DecodedEvent {
     let mut a = Archiver::new();
     let fields_of = fields(&mut a);
     let root = a.instance(class, fields_of);
@@ -42,13 +42,15 @@ fn archived(class: &str, fields: impl Fn(&mut Archiver) -> Fields) -> Decoded {
     binary
 }
 
-fn event(decoded: Decoded) -> wire::Event {
-    let Decoded::Sendable(QueuedEvent::Execution(event)) = decoded else { panic!("{decoded:?}") };
+fn event(decoded: DecodedEvent) -> wire::Event {
+    let DecodedEvent::Sendable(QueuedEvent::Execution(event)) = decoded else {
+        panic!("{decoded:?}")
+    };
     *event
 }
 
-fn reason(decoded: Decoded) -> String {
-    let Decoded::Undecodable { reason } = decoded else { panic!("{decoded:?}") };
+fn reason(decoded: DecodedEvent) -> String {
+    let DecodedEvent::Undecodable { reason } = decoded else { panic!("{decoded:?}") };
     reason
 }
 
@@ -142,7 +144,7 @@ fn an_archived_file_access_has_its_process_and_the_parents() {
                 ("decision", a.add(5)),
             ]
         });
-        let Decoded::Sendable(event) = decoded else { panic!("{decoded:?}") };
+        let DecodedEvent::Sendable(event) = decoded else { panic!("{decoded:?}") };
         let summary = summarize(&event, false).expect("a summary");
         assert_eq!(summary.unique_id, "MyRule|MyRuleVersion|58fd");
         assert!(!summary.actionable, "it was only recorded");
@@ -159,7 +161,7 @@ fn ev_4_each_decision_has_its_wire_form_or_is_counted_under_its_name() {
     states.extend((16..26).chain(40..57).map(|bit| 1_u64 << bit));
     for state in states {
         let decoded = archived("SNTStoredExecutionEvent", |a| execution(a, state));
-        let what = if let Decoded::Sendable(QueuedEvent::Execution(event)) = decoded {
+        let what = if let DecodedEvent::Sendable(QueuedEvent::Execution(event)) = decoded {
             let decision = json::enum_name::<wire::Decision>(event.decision);
             format!("{} at {}", decision.unwrap_or("?"), event.execution_time)
         } else {
@@ -201,7 +203,7 @@ fn ev_4_events_of_version_2_are_unsendable_and_unknown_classes_undecodable() {
         ("SNTStoredTemporaryMonitorModeAnyName", "TemporaryMonitorMode"),
     ] {
         let decoded = archived(class, |a| vec![("idx", a.add(1))]);
-        assert_eq!(decoded, Decoded::Unsendable { kind: kind.to_owned() });
+        assert_eq!(decoded, DecodedEvent::Unsendable { kind: kind.to_owned() });
     }
     let unknown = reason(archived("SNTStoredNext\u{7}", |a| vec![("idx", a.add(1))]));
     assert_eq!(unknown, "SNTStoredNext\\u{7} was archived, a class this version does not know");
@@ -240,7 +242,7 @@ fn ev_5_a_row_of_the_legacy_class_is_an_execution() {
     assert_eq!(legacy, event(archived("SNTStoredExecutionEvent", bundled)));
 
     let unsent = archived("SNTStoredEvent", |a| execution(a, 1 << 45));
-    assert_eq!(unsent, Decoded::Unsendable { kind: "AllowTransitive".to_owned() });
+    assert_eq!(unsent, DecodedEvent::Unsendable { kind: "AllowTransitive".to_owned() });
     // The bare base class of later releases has none of the fields.
     let bare = reason(archived("SNTStoredEvent", |a| vec![("idx", a.add(1))]));
     assert_eq!(bare, "SNTStoredEvent.fileSHA256 is missing");
@@ -437,7 +439,7 @@ fn our_own_form_reads_back_as_it_was() {
         QueuedEvent::FileAccess(Box::new(access)),
         QueuedEvent::Audit(audit),
     ] {
-        assert_eq!(decode_row(&encode(&event)), Decoded::Sendable(event));
+        assert_eq!(decode_row(&encode(&event)), DecodedEvent::Sendable(event));
     }
 }
 

@@ -1,7 +1,7 @@
 use rusqlite::Connection;
 
 use super::RECORDS_KEPT;
-use crate::model::{RECORD_MAX, SettingChange, SyncRecord, SyncType, Timestamp, Trigger};
+use crate::model::{MAX_RECORD_BYTES, SettingChange, SyncRecord, SyncType, Timestamp, Trigger};
 use crate::store::Store;
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
@@ -109,7 +109,7 @@ fn http_8_what_is_written_of_a_sync_is_small() {
             conn.query_row(sql, [], |row| row.get(0))
         })
         .expect("measured");
-    assert!(longest > RECORD_MAX / 10 && longest <= RECORD_MAX, "{longest}");
+    assert!(longest > MAX_RECORD_BYTES / 10 && longest <= MAX_RECORD_BYTES, "{longest}");
     let read = store.history(2).expect("read");
     assert!(read[0].left_out["settings_reverted"] > 0 && read[1].left_out["settings_applied"] > 0);
 }

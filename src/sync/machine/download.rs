@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::{MAX_PAGES, MAX_TEXT, Machine};
 use crate::model::{Cursor, RuleSet, SyncType, text};
-use crate::protocol::rules::{MAX_RULES, Page};
+use crate::protocol::rules::{MAX_RULES_PER_SYNC, Page};
 use crate::sync::plan::Plan;
 use crate::sync::retry::{Failure, FailureKind};
 
@@ -87,10 +87,10 @@ pub(super) fn check_page(plan: Plan, download: &Download, page: &Page) -> Option
         let message =
             format!("the rules' texts are longer than {MAX_TEXT} bytes; they must be shorter");
         (FailureKind::TooLarge, message)
-    } else if received > MAX_RULES {
+    } else if received > MAX_RULES_PER_SYNC {
         (
             FailureKind::TooManyRules,
-            format!("the server sent more than {MAX_RULES} rules; it must send fewer"),
+            format!("the server sent more than {MAX_RULES_PER_SYNC} rules; it must send fewer"),
         )
     } else {
         return None;

@@ -9,7 +9,7 @@ use crate::model::{
     SyncResult, SyncType, SyncWarning, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
-use crate::protocol::preflight::Facts;
+use crate::protocol::preflight::PreflightFacts;
 use crate::protocol::rules::Page;
 use crate::protocol::wire;
 use crate::sync::retry::Failure;
@@ -21,7 +21,7 @@ pub struct Inputs {
     /// The id the server knows this host by.
     pub machine_id: MachineId,
     /// What preflight tells.
-    pub facts: Facts,
+    pub facts: PreflightFacts,
     /// The type of clean sync requested; NORMAL if there is none.
     pub requested: SyncType,
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.

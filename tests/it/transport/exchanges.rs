@@ -11,7 +11,7 @@ use prost::Message as _;
 use santa_sync::model::{
     BaseUrl, ClientMode, Cursor, HostFacts, MachineId, Rule, RuleCounts, Secret, Stage, SyncType,
 };
-use santa_sync::protocol::body::{self, Received, Transfer as Form};
+use santa_sync::protocol::body::{self, ResponseBody, Transfer as Form};
 use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, postflight, preflight, rules, wire};
 use santa_sync::transport::{Proxy, Transfer, Transport, TransportOptions};
@@ -185,7 +185,7 @@ impl AttemptResult {
 
     /// What a body means, in words.
     fn meaning(&self, answer: &[u8]) -> String {
-        let received = Received::new(self.form(), answer);
+        let received = ResponseBody::new(self.form(), answer);
         let meaning = match self.stage().expect("a stage") {
             Stage::Preflight => body::decode(received)
                 .map(|decoded| format!("{:#?}", preflight::read(decoded.message))),
@@ -244,8 +244,8 @@ macro_rules! finish {
 
 finish!(GzEncoder, ZlibEncoder, DeflateEncoder);
 
-fn facts() -> preflight::Facts {
-    preflight::Facts {
+fn facts() -> preflight::PreflightFacts {
+    preflight::PreflightFacts {
         host: HostFacts {
             serial_number: "C02X".to_owned(),
             hostname: "host.example.com".to_owned(),

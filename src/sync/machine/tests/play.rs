@@ -6,7 +6,7 @@ use crate::model::{
     ClientMode, Cursor, HostFacts, Identifier, MachineId, Policy, RejectedRule, Rule, RuleCounts,
     RuleType, Timestamp, UploadMemory,
 };
-use crate::protocol::preflight::Facts;
+use crate::protocol::preflight::PreflightFacts;
 use crate::sync::machine::*;
 
 /// Plays the driver: a script of what comes of each attempt, and a list of the
@@ -33,7 +33,7 @@ pub(super) struct Play {
 pub(super) fn inputs() -> Inputs {
     Inputs {
         machine_id: MachineId::new("id").expect("an id"),
-        facts: Facts {
+        facts: PreflightFacts {
             host: HostFacts::default(),
             client_mode: ClientMode::Monitor,
             rule_counts: RuleCounts::default(),
