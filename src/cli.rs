@@ -170,7 +170,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .map_or(ExitCode::from(EXIT_INTERNAL), |done| done.unwrap_or_else(|error| failed(&error)));
     match log {
         Some(log) => log.end(),
-        None => stderr::flush(logging::LAST_LINES_OF_A_SERVICE),
+        None => stderr::flush(logging::DAEMON_FLUSH_TIMEOUT),
     }
     // Lost output is a failure.
     if output::was_lost() && code == ExitCode::SUCCESS {

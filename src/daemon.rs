@@ -1,28 +1,20 @@
 //! The daemon: syncs by the clock and on request, for as long as it runs.
 //!
-//! One loop on one thread, `heart`, decides what happens next; [`schedule`] tells when.
+//! One loop on one thread, `event_loop`, decides what happens next; [`schedule`] tells when.
 //! Each sync is a process of its own, so that nothing a sync does can stop the
 //! loop or grow it. Promise: while the daemon lives there is a next sync or one
 //! that runs and has a deadline, and `daemon.json` says which. It writes no
 //! store; events handed in over the socket go through [`crate::store`].
 
-pub mod beat;
-pub mod client;
-pub mod decision;
-mod facts;
-mod group;
-mod guard;
-mod heart;
-mod manager;
-pub mod message;
+mod control;
+mod event_loop;
+mod instance_lock;
 mod metrics;
-pub mod moment;
 pub mod network;
-mod queries;
 pub mod schedule;
 pub mod signals;
-mod socket;
-mod supervise;
+pub mod sync_process;
+mod systemd;
 
 use std::io;
 use std::path::PathBuf;
@@ -34,8 +26,8 @@ use crate::clock::SystemClock;
 use crate::config::{self, Loaded, LogLevel, Sources};
 use crate::store::{Store, StoreError};
 
-pub use guard::is_taken;
-pub use supervise::{Program, read_order};
+pub use instance_lock::is_running;
+pub use sync_process::parent::Program;
 
 /// Sets the level of log lines.
 pub type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
@@ -74,7 +66,7 @@ pub enum DaemonError {
     Store(#[from] StoreError),
     /// The place cannot be taken.
     #[error("cannot lock {path}: {source}; check that the state directory is yours")]
-    Guard {
+    Lock {
         /// The state directory.
         path: PathBuf,
         /// Why.
@@ -121,10 +113,11 @@ fn level_of(name: &str) -> Option<LogLevel> {
 pub fn run(options: Options) -> Result<(), DaemonError> {
     let state_dir = config::state_dir(options.state_dir.as_deref(), &options.loaded.config);
     Store::prepare_dir(&state_dir)?;
-    let guard = guard::Guard::take_or_say_who(&state_dir)?;
+    let instance_lock = instance_lock::InstanceLock::acquire(&state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done =
-        runtime.block_on(async { heart::Daemon::new(options, state_dir, guard)?.serve().await });
+    let done = runtime.block_on(async {
+        event_loop::EventLoop::new(options, state_dir, instance_lock)?.serve().await
+    });
     // A thread that a file system holds must not hold the process.
     runtime.shutdown_background();
     done

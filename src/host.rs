@@ -11,6 +11,7 @@ use std::path::Path;
 
 mod boot;
 mod command;
+mod group;
 mod identity;
 mod linux;
 mod macos;
@@ -19,6 +20,7 @@ mod source;
 
 pub use boot::{boot_id, woke_at};
 pub use command::{CommandError, TIMEOUT};
+pub use group::group_id;
 pub use identity::MachineIdProblem;
 pub use signals::{Ignored, ignored_signals};
 pub use source::{HostSource, RecordedHost, SystemHost, Uname};

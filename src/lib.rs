@@ -11,6 +11,8 @@
 //! - [`config`] what is configured, and where each value comes from;
 //! - [`host`] who and what this host is;
 //! - [`clock`] the only reader of time;
+//! - [`ingest`] events that programs hand in;
+//! - [`control`] the messages and the client of the daemon's socket;
 //! - [`daemon`] syncs by the clock and on request, for as long as the host runs;
 //! - `harness` a fake server, for tests and for people who write servers.
 //! - [`transport`] one HTTP exchange with the server.
@@ -45,11 +47,13 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod files;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod host;
+pub mod ingest;
 pub mod model;
 pub mod plist_bounded;
 pub mod protocol;

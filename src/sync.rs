@@ -2,21 +2,20 @@
 //!
 //! [`machine`], [`plan`] and [`retry`] are pure. This module carries their
 //! effects out against the transport, the stores and the clock, one at a time,
-//! and writes the record; `ahead` reads the next batch meanwhile. It holds no
+//! and writes the record; `prefetch` reads the next batch meanwhile. It holds no
 //! write lock while the network is in use: every store effect is one finished
 //! transaction.
 
-mod ahead;
-mod effects;
-mod exchange;
-pub mod ingest;
-pub mod job;
+mod codec;
 pub mod machine;
 mod notify;
 pub mod plan;
+mod prefetch;
 mod prepare;
 pub mod progress;
 pub mod retry;
+pub mod run;
+mod store_effects;
 pub mod upload;
 
 use std::future::Future;
@@ -26,13 +25,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use self::ahead::Ahead;
-use self::effects::{Live, act_dry, pending_events};
 use self::machine::{
-    Effect, Event, Exchange, Inputs, Machine, Outcome, Request, StoreEffect, Traffic,
+    AttemptResult, Effect, Inputs, Machine, StageRequest, StageResponse, StoreEffect, SyncEvent,
+    SyncOutcome, Traffic,
 };
-use self::progress::{Observer, Progress, When, checkpoint_name};
+use self::prefetch::Prefetcher;
+use self::progress::{Observer, SyncProgress, When, checkpoint_name};
 use self::retry::{Failure, FailureKind};
+use self::store_effects::{LiveStores, act_dry, pending_events};
 use crate::clock::{self, Clock};
 use crate::model::{SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
 use crate::protocol::body::{EncodedBody, Transfer};
@@ -40,8 +40,8 @@ use crate::protocol::cel::CelBudget;
 use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError, leave_record};
 use crate::transport::{Packer, Transport, XsrfToken};
 
-pub(crate) use exchange::kind_of_body_error;
-pub use prepare::{Request as SyncRequest, prepare, prepare_dry};
+pub(crate) use codec::kind_of_body_error;
+pub use prepare::{SyncSpec, prepare, prepare_dry};
 
 /// The stores of one sync.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Driver<'_> {
 struct Held {
     token: Option<XsrfToken>,
     /// The request under way and its body.
-    body: Option<(Arc<Request>, EncodedBody)>,
+    body: Option<(Arc<StageRequest>, EncodedBody)>,
     /// Settings a dry run has staged nowhere else.
     staged: Settings,
     /// What the staged settings would change.
@@ -173,13 +173,13 @@ impl Driver<'_> {
         // Those have been logged where they were met.
         let logged = inputs.warnings.len();
         let mut held = Held::new(self.horizon());
-        let mut ahead = Ahead::new(ahead::Form {
+        let mut prefetcher = Prefetcher::new(prefetch::BatchBuilder {
             machine_id: inputs.machine_id.clone(),
             transfer: self.transfer,
             packer: self.transport.as_ref().map_or_else(|_| Packer::default(), |t| t.packer()),
         });
         let mut machine = Machine::new(inputs);
-        let mut event = Event::Started;
+        let mut event = SyncEvent::Started;
         let outcome = loop {
             let effect = machine.handle(event, self.clock.now());
             let name = checkpoint_name(&effect);
@@ -192,19 +192,19 @@ impl Driver<'_> {
                 Effect::Send { request, attempt } => {
                     let reason = *self.stop.borrow();
                     if let Some(reason) = reason {
-                        Event::Exchange(Exchange::Stopped {
+                        SyncEvent::Attempt(AttemptResult::Stopped {
                             failure: stop_failure(reason),
                             begun: attempt > 1,
                         })
                     } else {
-                        if !matches!(*request, Request::EventUpload(_)) {
-                            ahead.rest();
+                        if !matches!(*request, StageRequest::EventUpload(_)) {
+                            prefetcher.stop();
                         }
                         let sending = self.send(request, attempt, &mut held, &over);
                         let sent = interruptible.run(sending).await;
-                        Event::Exchange(match sent {
+                        SyncEvent::Attempt(match sent {
                             // The reading of its answer was given up.
-                            Ok(Exchange::Failed(failure, _))
+                            Ok(AttemptResult::Failed(failure, _))
                                 if failure.kind == FailureKind::Cancelled =>
                             {
                                 stopped_midway(self.ended_early(deadline))
@@ -215,18 +215,27 @@ impl Driver<'_> {
                 }
                 Effect::FetchToken { .. } => {
                     let fetched = interruptible.run(self.fetch_token(&mut held)).await;
-                    Event::Exchange(fetched.map_or_else(stopped_midway, Exchange::TokenFetched))
+                    SyncEvent::Attempt(
+                        fetched.map_or_else(stopped_midway, AttemptResult::TokenFetched),
+                    )
                 }
                 Effect::Wait { duration, stage, next_attempt, failure } => {
                     self.tell_wait(duration, stage, next_attempt, &failure);
                     let waited = interruptible.run(self.clock.sleep(duration)).await;
-                    Event::Exchange(waited.map_or_else(stopped_midway, |()| Exchange::Waited))
+                    SyncEvent::Attempt(
+                        waited.map_or_else(stopped_midway, |()| AttemptResult::Waited),
+                    )
                 }
                 Effect::Store(effect) => {
-                    let done =
-                        self.act_on_stores(effect, &mut held, &mut ahead, pending, over.clone());
-                    if matches!(done, Event::StoreFailed(_)) && over() {
-                        Event::StoreFailed(self.ended_early(deadline))
+                    let done = self.act_on_stores(
+                        effect,
+                        &mut held,
+                        &mut prefetcher,
+                        pending,
+                        over.clone(),
+                    );
+                    if matches!(done, SyncEvent::StoreFailed(_)) && over() {
+                        SyncEvent::StoreFailed(self.ended_early(deadline))
                     } else {
                         done
                     }
@@ -242,7 +251,7 @@ impl Driver<'_> {
         self.leave_record(number.ok(), &record);
         log_rejected(&record);
         log_end(&record);
-        self.observer.progress(&Progress::Ended(&record));
+        self.observer.progress(&SyncProgress::Ended(&record));
         if let Stores::Live { store, .. } = &mut self.stores {
             let stop = self.stop.clone();
             store.compact_rules(move || stop.borrow().is_some());
@@ -298,7 +307,7 @@ impl Driver<'_> {
     ) {
         let wait_s = duration.as_secs_f64();
         info!(%stage, next_attempt, wait_s, kind = %failure.kind, error = %failure, "attempt failed");
-        self.observer.progress(&Progress::Waiting { stage, duration, next_attempt, failure });
+        self.observer.progress(&SyncProgress::Waiting { stage, duration, next_attempt, failure });
     }
 
     async fn fetch_token(&self, held: &mut Held) -> bool {
@@ -320,10 +329,10 @@ impl Driver<'_> {
         &mut self,
         effect: StoreEffect,
         held: &mut Held,
-        ahead: &mut Ahead,
+        prefetcher: &mut Prefetcher,
         pending: u64,
         over: impl Fn() -> bool + Send + 'static,
-    ) -> Event {
+    ) -> SyncEvent {
         let done = match &mut self.stores {
             Stores::Dry(store) => act_dry(store, effect, held, self.observer),
             Stores::Live { store, events, guard } => {
@@ -334,7 +343,8 @@ impl Driver<'_> {
                 if long {
                     store.give_up_when(over);
                 }
-                let mut live = Live { store, events, guard, ahead, observer: self.observer, now };
+                let mut live =
+                    LiveStores { store, events, guard, prefetcher, observer: self.observer, now };
                 let done = live.act(effect, held, pending);
                 if long {
                     live.store.never_give_up();
@@ -345,18 +355,18 @@ impl Driver<'_> {
         done.unwrap_or_else(|error| {
             let full = matches!(error, StoreError::Full { .. });
             let kind = if full { FailureKind::DiskFull } else { FailureKind::Store };
-            Event::StoreFailed(Failure::new(kind, error.to_string()))
+            SyncEvent::StoreFailed(Failure::new(kind, error.to_string()))
         })
     }
 
     fn record(
         &mut self,
         blank: SyncRecord,
-        outcome: Outcome,
+        outcome: SyncOutcome,
         held: &Held,
         took: Duration,
     ) -> SyncRecord {
-        let Outcome {
+        let SyncOutcome {
             result,
             error,
             sync_type,
@@ -399,25 +409,25 @@ impl Driver<'_> {
 
     async fn send(
         &mut self,
-        request: Arc<Request>,
+        request: Arc<StageRequest>,
         attempt: u32,
         held: &mut Held,
         over: &dyn Fn() -> bool,
-    ) -> Exchange {
+    ) -> AttemptResult {
         let stage = request.stage();
-        self.observer.progress(&Progress::Attempt { stage, attempt });
+        self.observer.progress(&SyncProgress::Attempt { stage, attempt });
         let transport = match &self.transport {
             Ok(transport) => *transport,
-            Err(failure) => return Exchange::Failed(failure.clone(), Traffic::default()),
+            Err(failure) => return AttemptResult::Failed(failure.clone(), Traffic::default()),
         };
         let body = match &held.body {
             Some((of, body)) if Arc::ptr_eq(of, &request) => body.clone(),
-            _ => match exchange::encode(self.transfer, &request, transport) {
+            _ => match codec::encode(self.transfer, &request, transport) {
                 Ok(body) => body,
                 Err(error) => {
                     let message = format!("the request has no JSON form: {error}");
                     let failure = Failure::new(FailureKind::WrongShape, message);
-                    return Exchange::Failed(failure, Traffic::default());
+                    return AttemptResult::Failed(failure, Traffic::default());
                 }
             },
         };
@@ -432,29 +442,29 @@ impl Driver<'_> {
         };
         let url = transport.url(stage);
         let decoded = exchanged.outcome.and_then(|answer| {
-            exchange::decode(self.transfer, &request, answer, &url, &mut held.expressions, over)
+            codec::decode(self.transfer, &request, answer, &url, &mut held.expressions, over)
         });
         // What could not be read may be an echo of what was sent.
         let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
         match decoded {
-            Ok(exchange::Decoded { answer, warnings }) => {
+            Ok(codec::DecodedResponse { answer, warnings }) => {
                 hold_warnings(held, warnings, transport);
-                if let machine::Answer::Preflight(response) = &answer {
+                if let StageResponse::Preflight(response) = &answer {
                     held.batch_size = response.batch_size;
                 }
                 self.tell_page(&request, &answer, held);
-                Exchange::Answered(answer, traffic)
+                AttemptResult::Answered(answer, traffic)
             }
-            Err(failure) => Exchange::Failed(failure, traffic),
+            Err(failure) => AttemptResult::Failed(failure, traffic),
         }
     }
 
-    fn tell_page(&mut self, request: &Request, answer: &machine::Answer, held: &mut Held) {
-        if let (Request::RuleDownload { page, .. }, machine::Answer::RuleDownload(answer)) =
+    fn tell_page(&mut self, request: &StageRequest, answer: &StageResponse, held: &mut Held) {
+        if let (StageRequest::RuleDownload { page, .. }, StageResponse::RuleDownload(answer)) =
             (request, answer)
         {
             held.rules += (answer.rules.len() + answer.rejected.len()) as u64;
-            self.observer.progress(&Progress::Page {
+            self.observer.progress(&SyncProgress::Page {
                 page: *page,
                 rules: held.rules,
                 rejected: &answer.rejected,
@@ -514,8 +524,8 @@ fn stop_failure(reason: &str) -> Failure {
     Failure::new(FailureKind::Cancelled, format!("the sync was stopped: {reason}"))
 }
 
-const fn stopped_midway(failure: Failure) -> Exchange {
-    Exchange::Stopped { failure, begun: true }
+const fn stopped_midway(failure: Failure) -> AttemptResult {
+    AttemptResult::Stopped { failure, begun: true }
 }
 
 async fn stopped(stop: &mut Stop) -> &'static str {

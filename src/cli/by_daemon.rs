@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Global, output};
-use crate::daemon::client::Client;
-use crate::daemon::message::{Answer, ErrorKind, Request};
+use crate::control::client::Client;
+use crate::control::message::{ControlErrorKind, ControlRequest, ControlResponse};
 
 /// How long the daemon may take for what it does at once. It answers `busy`
 /// after 10 s.
@@ -64,7 +64,7 @@ pub(super) fn upload_events(state_dir: &Path) {
     let Some(mut client) = Client::connect(state_dir) else { return };
     let told = client
         .wait_at_most(TELLING)
-        .and_then(|()| client.ask(&Request::UploadEvents))
+        .and_then(|()| client.ask(&ControlRequest::UploadEvents))
         .and_then(|()| client.answer());
     if let Err(error) = told {
         tracing::debug!(%error, "the daemon has not heard of the events");
@@ -76,18 +76,20 @@ pub(super) fn upload_events(state_dir: &Path) {
 /// a store.
 pub(super) fn ask<T>(
     client: &mut Client,
-    request: &Request,
-    pick: impl FnOnce(Answer) -> Option<T>,
+    request: &ControlRequest,
+    pick: impl FnOnce(ControlResponse) -> Option<T>,
 ) -> Option<Result<T, String>> {
     let mut answer = client.ask(request).and_then(|()| client.answer());
     for _ in 0..REPEATS_WHEN_BUSY {
-        if matches!(answer, Ok(Answer::Error { kind: ErrorKind::Busy, .. })) {
+        if matches!(answer, Ok(ControlResponse::Error { kind: ControlErrorKind::Busy, .. })) {
             answer = client.ask(request).and_then(|()| client.answer());
         }
     }
     let why = match answer {
-        Ok(Answer::Error { kind: ErrorKind::Store, message }) => return Some(Err(message)),
-        Ok(Answer::Error { message, .. }) => message,
+        Ok(ControlResponse::Error { kind: ControlErrorKind::Store, message }) => {
+            return Some(Err(message));
+        }
+        Ok(ControlResponse::Error { message, .. }) => message,
         Ok(answer) => match pick(answer) {
             Some(picked) => return Some(Ok(picked)),
             None => "it answers something else; is it of another version?".to_owned(),

@@ -13,7 +13,7 @@ use crate::model::{RuleCounts, SettingChange, Stage, SyncRecord, SyncResult, Syn
 use crate::protocol::stored::{self, QueuedEvent};
 use crate::protocol::wire;
 use crate::store::{EventStore, Limits, NewEvent, Store};
-use crate::sync::job::Wanted;
+use crate::sync::run::SyncOptions;
 
 /// The waits of the broken sync pass this many times as fast as they read.
 const CLOCK_RATE: u32 = 1000;
@@ -71,7 +71,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let config = Config::examine(&sources).config;
     let heeded = Heeded::inherited();
     let sync = |rate: u32| {
-        let wanted = Wanted { wait: false, ..Wanted::of(Trigger::Manual) };
+        let wanted = SyncOptions { wait: false, ..SyncOptions::of(Trigger::Manual) };
         let mut reporter = Reporter::new(true);
         let clock = SystemClock::with_rate(rate.max(global.clock_rate));
         let record = sync_once(&config, &state_dir, wanted, clock, heeded, &mut reporter);

@@ -115,7 +115,7 @@ impl From<ConfigError> for Error {
 impl From<DaemonError> for Error {
     fn from(error: DaemonError) -> Self {
         let exit = match error {
-            DaemonError::Store(_) | DaemonError::Guard { .. } | DaemonError::Taken { .. } => {
+            DaemonError::Store(_) | DaemonError::Lock { .. } | DaemonError::Taken { .. } => {
                 EXIT_UNUSABLE
             }
             DaemonError::System(_) => EXIT_INTERNAL,

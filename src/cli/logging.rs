@@ -24,10 +24,10 @@ mod safe;
 
 /// How long the last lines of the daemon or of a sync of its may take: DAEMON-3
 /// leaves 5 s for everything.
-pub(super) const LAST_LINES_OF_A_SERVICE: Duration = Duration::from_millis(500);
+pub(super) const DAEMON_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the last lines of a command may take.
-const LAST_LINES: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The end of a command's log.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(super) fn start(global: &Global, of_daemon: bool) -> Log {
     let level = global.log_level.unwrap_or(LogLevel::Warn);
     // A second start in one process, as in tests, keeps the first.
     let _ = Registry::default().with(layer.with_filter(filter(level.into()))).try_init();
-    let last_lines = if of_daemon { LAST_LINES_OF_A_SERVICE } else { LAST_LINES };
+    let last_lines = if of_daemon { DAEMON_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT };
     Log { flood: Some(flood), format, last_lines }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn start_adjustable(
         // Fails only once there is no subscriber.
         let _ = handle.reload(filter(level));
     });
-    (Log { flood: None, format, last_lines: LAST_LINES_OF_A_SERVICE }, set_level)
+    (Log { flood: None, format, last_lines: DAEMON_FLUSH_TIMEOUT }, set_level)
 }
 
 fn lines(format: LogFormat, flood: Option<Arc<Flood>>) -> Box<dyn Layer<Registry> + Send + Sync> {

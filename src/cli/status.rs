@@ -8,8 +8,8 @@ use std::{fs, io};
 use super::error::{EXIT_TOO_OLD, Error};
 use super::{Global, setup};
 use crate::clock::{Clock as _, SystemClock};
-use crate::daemon::beat::Beat;
-use crate::daemon::message::{Answer, Request};
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::status::DaemonStatus;
 use crate::host::{self, SystemHost};
 use crate::model::Timestamp;
 
@@ -33,15 +33,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let now = SystemClock::new().now().wall;
     let machine_id = host::machine_id(&setup.config, &SystemHost);
     // To a user who may not look into it, an empty directory is one that is full.
-    let beat = is_closed(&setup.state_dir).then(|| by_daemon(global, &setup.state_dir)).flatten();
-    let never = match beat {
+    let status = is_closed(&setup.state_dir).then(|| by_daemon(global, &setup.state_dir)).flatten();
+    let never = match status {
         // What was before, it has not heard of.
         Some(_) => "no sync has succeeded since the daemon's start",
         None => "no sync has ever succeeded",
     };
-    let success = if let Some(beat) = beat {
-        let success = beat.last_success;
-        let told = Told::new(&setup.config, &setup.state_dir, beat, now);
+    let success = if let Some(status) = status {
+        let success = status.last_success;
+        let told = Told::new(&setup.config, &setup.state_dir, status, now);
         if args.json {
             setup.print_json(&told);
         } else {
@@ -76,10 +76,10 @@ fn is_closed(state_dir: &Path) -> bool {
 }
 
 /// What the daemon tells of itself, which is open to more users than its files.
-fn by_daemon(global: &Global, state_dir: &Path) -> Option<Beat> {
+fn by_daemon(global: &Global, state_dir: &Path) -> Option<DaemonStatus> {
     let mut client = super::by_daemon::find_to_ask(global, state_dir)?;
-    let answer = super::by_daemon::ask(&mut client, &Request::Status, |answer| {
-        if let Answer::Status(beat) = answer { Some(*beat) } else { None }
+    let answer = super::by_daemon::ask(&mut client, &ControlRequest::Status, |answer| {
+        if let ControlResponse::Status(status) = answer { Some(*status) } else { None }
     });
     answer?.ok()
 }
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn daemon_4_what_the_daemon_tells_is_enough_to_act_on() {
         let at = Timestamp::from_secs(1_800_000_000);
-        let beat = serde_json::json!({
+        let status = serde_json::json!({
             "schema_version": 1, "pid": 1, "version": "0.1.0", "started_at": at, "beat_at": at,
             "doing": "idle", "sync_began_at": null, "sync_waiting": false,
             "next_sync_at": at.after(Duration::from_mins(1)), "next_sync_why": "network",
@@ -130,10 +130,10 @@ mod tests {
             "last_sync": null, "last_success": at, "last_panic": null, "last_hang": null,
             "configuration_refused": null, "log_level": "info",
         });
-        let beat: Beat = serde_json::from_value(beat).expect("a heartbeat");
+        let status: DaemonStatus = serde_json::from_value(status).expect("a status");
         let config = crate::config::Config::resolve(&[]).config;
         let now = at.after(Duration::from_secs(30));
-        let told = Told::new(&config, Path::new("/state"), beat, now);
+        let told = Told::new(&config, Path::new("/state"), status, now);
         let told = serde_json::to_value(&told).expect("JSON");
         assert_eq!(told["last_success"]["age_seconds"], 30);
         let daemon = &told["daemon"];

@@ -20,10 +20,10 @@ pub(super) const MAX_LINE: usize = 16 * 1024;
 
 /// How long a full queue may hold up whoever has a line for it. A reader that is
 /// merely slower than the writer takes something out in that time.
-const PATIENCE: Duration = Duration::from_millis(100);
+const FULL_QUEUE_WAIT: Duration = Duration::from_millis(100);
 
 /// How much is written at a time.
-const PIECE: usize = 8 * 1024;
+const WRITE_CHUNK_BYTES: usize = 8 * 1024;
 
 /// A queue with more room than this gives it back once it is empty.
 const KEPT_CAPACITY: usize = 16 * 1024;
@@ -103,7 +103,7 @@ impl Queue {
         let mut state = self.0.lock();
         if state.dropped == 0 && !state.has_room(text.len()) {
             let full = |state: &mut State| state.dropped == 0 && !state.has_room(text.len());
-            let waited = self.0.changed.wait_timeout_while(state, PATIENCE, full);
+            let waited = self.0.changed.wait_timeout_while(state, FULL_QUEUE_WAIT, full);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         // Once a line is dropped, all are until the queue has been emptied: the
@@ -151,7 +151,7 @@ impl Shared {
             state.writing = true;
             drop(state);
             self.changed.notify_all();
-            for piece in taken.chunks(PIECE) {
+            for piece in taken.chunks(WRITE_CHUNK_BYTES) {
                 // Whoever read has gone: there is nobody to tell.
                 let _ = to.write_all(piece);
             }

@@ -12,9 +12,9 @@ use crate::config::{Config, ConfigError};
 use crate::host::{self, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
 use crate::store::{self, RulesPreview, Store};
-use crate::sync::job::{self, Host, JobError, Wanted};
 use crate::sync::progress::Observer;
-use crate::sync::upload::{self, Report};
+use crate::sync::run::{self, SyncError, SyncHost, SyncOptions};
+use crate::sync::upload::{self, UploadReport};
 
 mod by_daemon;
 mod report;
@@ -71,18 +71,18 @@ impl Args {
         if self.debug && level != LogLevel::Trace { LogLevel::Debug } else { level }
     }
 
-    fn wanted(&self) -> Wanted {
+    fn wanted(&self) -> SyncOptions {
         let clean = match (self.clean_all, self.clean) {
             (true, _) => Some(SyncType::CleanAll),
             (false, true) => Some(SyncType::Clean),
             (false, false) => None,
         };
-        Wanted {
+        SyncOptions {
             clean,
             dry_run: self.dry_run,
             wait: !self.no_wait,
             past_guard: self.past_guard,
-            ..Wanted::of(Trigger::Manual)
+            ..SyncOptions::of(Trigger::Manual)
         }
     }
 }
@@ -109,7 +109,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
 
 /// The record of a sync whose configuration is refused. Nobody keeps it: the
 /// state directory is not known.
-fn refused(refused: &ConfigError, wanted: Wanted) -> SyncRecord {
+fn refused(refused: &ConfigError, wanted: SyncOptions) -> SyncRecord {
     let now = SystemClock::new().now().wall;
     let clean = wanted.clean.unwrap_or(SyncType::Normal);
     let result = SyncResult::BadConfiguration;
@@ -132,7 +132,7 @@ fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {
 pub(super) fn sync_once(
     config: &Config,
     state_dir: &Path,
-    wanted: Wanted,
+    wanted: SyncOptions,
     clock: SystemClock,
     heeded: Heeded,
     observer: &mut dyn Observer,
@@ -147,7 +147,7 @@ pub(super) fn sync_once(
         record
     };
     if config.sync_base_url.is_none() {
-        let error = JobError::MissingSyncBaseUrl;
+        let error = SyncError::MissingSyncBaseUrl;
         return not_begun(error.result(), error.to_string());
     }
     let report = host::facts(config, &SystemHost);
@@ -155,7 +155,7 @@ pub(super) fn sync_once(
         Ok((machine_id, _)) => machine_id,
         Err(problem) => return not_begun(SyncResult::MissingMachineId, problem.to_string()),
     };
-    let host = Host { config, state_dir, machine_id, facts: report.facts };
+    let host = SyncHost { config, state_dir, machine_id, facts: report.facts };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -165,7 +165,7 @@ pub(super) fn sync_once(
         }
     };
     let signals = Signals::catch(heeded);
-    let record = runtime.block_on(job::run(&host, wanted, &clock, observer, signals.stop()));
+    let record = runtime.block_on(run::run_sync(&host, wanted, &clock, observer, signals.stop()));
     // A thread that still waits for the lock must not hold the process back.
     runtime.shutdown_background();
     record.unwrap_or_else(|error| not_begun(error.result(), error.to_string()))
@@ -177,16 +177,16 @@ pub(super) fn upload_once(
     state_dir: &Path,
     clock: SystemClock,
     heeded: Heeded,
-) -> Report {
+) -> UploadReport {
     let report = host::facts(config, &SystemHost);
     let machine_id = match report.machine_id {
         Ok((machine_id, _)) => machine_id,
-        Err(problem) => return Report::failed(problem.to_string()),
+        Err(problem) => return UploadReport::failed(problem.to_string()),
     };
-    let host = Host { config, state_dir, machine_id, facts: report.facts };
+    let host = SyncHost { config, state_dir, machine_id, facts: report.facts };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Report::failed(format!("cannot start the runtime: {error}")),
+        Err(error) => return UploadReport::failed(format!("cannot start the runtime: {error}")),
     };
     let signals = Signals::catch(heeded);
     let report = runtime.block_on(upload::run(&host, &clock, signals.stop()));

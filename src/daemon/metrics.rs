@@ -5,8 +5,8 @@ use std::fmt::{self, Display, Write as _};
 use std::io;
 use std::path::Path;
 
-use super::beat::Beat;
-use super::message::Facts;
+use super::sync_process::summary::StoreSummary;
+use crate::control::status::DaemonStatus;
 use crate::files::{self, Replacement};
 use crate::model::text::escaped;
 use crate::model::{Stage, SyncRecord, SyncResult};
@@ -40,12 +40,16 @@ impl Counters {
     }
 
     /// Everything there is to tell.
-    pub(super) fn render(&self, beat: &Beat, facts: Option<&Facts>) -> String {
+    pub(super) fn render(&self, status: &DaemonStatus, facts: Option<&StoreSummary>) -> String {
         let mut out = Text::default();
         let at = |t: crate::model::Timestamp| t.as_secs();
         out.family("santa_sync_info", "gauge", "The program's version.");
-        out.sample("", &[("version", &beat.version)], 1);
-        out.gauge("santa_sync_start_time_seconds", "When the daemon started.", at(beat.started_at));
+        out.sample("", &[("version", &status.version)], 1);
+        out.gauge(
+            "santa_sync_start_time_seconds",
+            "When the daemon started.",
+            at(status.started_at),
+        );
         out.family("santa_sync_syncs_total", "counter", "Syncs by result.");
         for (result, n) in &self.syncs {
             out.sample("", &[("result", result)], n);
@@ -69,22 +73,22 @@ impl Counters {
         out.gauge(
             "santa_sync_failures_in_a_row",
             "Syncs that failed since one succeeded.",
-            beat.failures_in_a_row,
+            status.failures_in_a_row,
         );
         out.gauge(
             "santa_sync_back_off_seconds",
             "The wait that stands in for the interval; 0 for none.",
-            beat.back_off.unwrap_or(0),
+            status.back_off.unwrap_or(0),
         );
         out.gauge(
             "santa_sync_interval_seconds",
             "Time between syncs that succeed.",
-            beat.full_sync_interval,
+            status.full_sync_interval,
         );
         out.gauge(
             "santa_sync_configuration_refused",
             "1 if the configuration on disk is not the one in force.",
-            u8::from(beat.configuration_refused.is_some()),
+            u8::from(status.configuration_refused.is_some()),
         );
         if let Some(facts) = facts {
             facts_of(&mut out, facts);
@@ -93,7 +97,7 @@ impl Counters {
     }
 }
 
-fn facts_of(out: &mut Text, facts: &Facts) {
+fn facts_of(out: &mut Text, facts: &StoreSummary) {
     if let Some(success) = facts.last_success {
         out.gauge(
             "santa_sync_last_success_time_seconds",
@@ -184,7 +188,7 @@ mod tests {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::daemon::beat::example;
+    use crate::control::status::example;
     use crate::model::{ErrorRecord, StageRecord, SyncType, Timestamp, Trigger};
 
     fn record() -> SyncRecord {
@@ -222,10 +226,10 @@ mod tests {
         let mut counters = Counters::default();
         counters.count(&record());
         counters.count(&record());
-        let facts = Facts {
+        let facts = StoreSummary {
             last_success: Some(Timestamp::from_secs(7)),
             events_pending: 3,
-            ..Facts::default()
+            ..StoreSummary::default()
         };
         let text = counters.render(&example(), Some(&facts));
         for line in [
@@ -251,7 +255,7 @@ mod tests {
     fn the_text_is_in_the_format() {
         let mut counters = Counters::default();
         counters.count(&record());
-        let text = counters.render(&example(), Some(&Facts::default()));
+        let text = counters.render(&example(), Some(&StoreSummary::default()));
         let mut family = String::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
 /// Messages read in one go; more than that are left for the next one.
-const AT_ONCE: usize = 64;
+const MAX_MESSAGES_PER_READ: usize = 64;
 
 /// Opens what the system tells changes on.
 pub type Source = Box<dyn Fn() -> io::Result<OwnedFd> + Send>;
@@ -129,7 +129,7 @@ fn drain(mut read: impl FnMut(&mut [u8]) -> io::Result<Option<usize>>) -> io::Re
     // A longer message is cut off; its beginning says enough.
     let mut buffer = [0; 4096];
     let mut changed = false;
-    for _ in 0..AT_ONCE {
+    for _ in 0..MAX_MESSAGES_PER_READ {
         match read(&mut buffer) {
             Ok(Some(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(Some(length)) => changed |= counts(buffer.get(..length).unwrap_or_default()),
@@ -225,7 +225,7 @@ mod tests {
             buffer[..4].copy_from_slice(&CHANGE);
             Ok(Some(4))
         });
-        assert!(more.expect("read") && endless == AT_ONCE);
+        assert!(more.expect("read") && endless == MAX_MESSAGES_PER_READ);
     }
 
     #[test]

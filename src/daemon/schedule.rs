@@ -8,23 +8,23 @@ mod prompt;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::control::status::SyncReason;
 use crate::model::Now;
 
-pub use prompt::Prompt;
+pub use prompt::PromptSchedule;
 
 /// From the start of the daemon to its first sync, at least (DAEMON-1).
-pub const FIRST: Duration = Duration::from_secs(15);
+pub const FIRST_SYNC_DELAY: Duration = Duration::from_secs(15);
 /// How much longer it may take, by host (DAEMON-1).
-pub const SPLAY: Duration = Duration::from_secs(15);
+pub const MAX_SPLAY: Duration = Duration::from_secs(15);
 /// The interval if neither server nor anybody else gave one (PRE-5).
 pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(10);
 /// The wait after the first failure in a row (DAEMON-2).
 pub const FIRST_BACK_OFF: Duration = Duration::from_mins(1);
 
 /// The bounds of an interval (PRE-5).
-const INTERVALS: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(7 * 24));
+const INTERVAL_BOUNDS: (Duration, Duration) =
+    (Duration::from_mins(1), Duration::from_hours(7 * 24));
 /// How much an interval varies (DAEMON-1).
 const JITTER: f64 = 0.05;
 /// How much a back-off varies: a fleet whose server comes back must not come
@@ -32,42 +32,26 @@ const JITTER: f64 = 0.05;
 const BACK_OFF_JITTER: f64 = 0.25;
 /// The pause after a sync that took longer than the interval, so that a slow
 /// server is not asked without one.
-const PAUSE: Duration = Duration::from_secs(10);
+const OVERRUN_PAUSE: Duration = Duration::from_secs(10);
 /// From the last change of the network to the sync that tries it, at least: a
 /// link that comes up brings an address, routes and name servers, one by one.
-const SETTLING: Duration = Duration::from_secs(5);
+const NETWORK_SETTLE_TIME: Duration = Duration::from_secs(5);
 /// How much longer it may take: a switch that comes back brings its whole
 /// network back at once.
-const SETTLING_SPREAD: Duration = Duration::from_secs(5);
+const NETWORK_SETTLE_SPREAD: Duration = Duration::from_secs(5);
 /// From one sync begun because of the network to the next, at least: a link
 /// that comes and goes must not undo the back-off.
-const NUDGES_APART: Duration = Duration::from_mins(1);
-
-/// Why a sync begins when it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Why {
-    /// It is the first one.
-    Start,
-    /// The interval has passed.
-    Interval,
-    /// The wait after a failure has passed.
-    BackOff,
-    /// The network has changed since the last sync failed.
-    Network,
-    /// Somebody asked.
-    Asked,
-}
+const MIN_NETWORK_SYNC_GAP: Duration = Duration::from_mins(1);
 
 /// From one sync that the group asks for to the next, at least (DAEMON-4).
-const GROUP_APART: Duration = Duration::from_secs(10);
+const MIN_GROUP_SYNC_GAP: Duration = Duration::from_secs(10);
 /// From a sync that failed to the next one that the group asks for, at least
 /// (DAEMON-4).
-const GROUP_APART_FAILED: Duration = Duration::from_mins(1);
+const MIN_GROUP_SYNC_GAP_FAILED: Duration = Duration::from_mins(1);
 
 /// Who asks for a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum Requester {
     /// The owner of the daemon or root, also by a signal.
     Owner,
     /// A member of the group that the control socket is open to.
@@ -76,7 +60,7 @@ pub enum By {
 
 /// What becomes of a request for a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum RequestOutcome {
     /// It begins at once.
     AtOnce,
     /// It begins after this time, because the group asks too often; or earlier,
@@ -90,7 +74,7 @@ pub enum Asked {
 
 /// How a sync ended, as far as the schedule goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum SyncEnd {
     /// It succeeded.
     Success,
     /// It did not, for whatever reason.
@@ -106,7 +90,7 @@ pub struct Schedule {
     failures: u32,
     due: Duration,
     /// Why it is due then, nothing else coming first.
-    why: Why,
+    why: SyncReason,
     /// When to try a network that has changed.
     nudge: Option<Duration>,
     /// When that was done last.
@@ -127,12 +111,12 @@ impl Schedule {
     /// each start of a host and differs between hosts.
     #[must_use]
     pub fn new(now: Now, host: u64) -> Self {
-        let splay = host % (u64::try_from(SPLAY.as_millis()).unwrap_or(0) + 1);
+        let splay = host % (u64::try_from(MAX_SPLAY.as_millis()).unwrap_or(0) + 1);
         Self {
             interval: DEFAULT_INTERVAL,
             failures: 0,
-            due: now.elapsed + FIRST + Duration::from_millis(splay),
-            why: Why::Start,
+            due: now.elapsed + FIRST_SYNC_DELAY + Duration::from_millis(splay),
+            why: SyncReason::Start,
             nudge: None,
             nudged: None,
             began: None,
@@ -152,39 +136,39 @@ impl Schedule {
 
     /// Why the next sync begins when it does; `None` while one runs.
     #[must_use]
-    pub fn why(&self) -> Option<Why> {
+    pub fn why(&self) -> Option<SyncReason> {
         self.next().map(|(_, why)| why)
     }
 
     /// When the next sync begins, and why.
-    fn next(&self) -> Option<(Duration, Why)> {
+    fn next(&self) -> Option<(Duration, SyncReason)> {
         if self.began.is_some() {
             return None;
         }
         if self.asked {
-            return Some((Duration::ZERO, Why::Asked));
+            return Some((Duration::ZERO, SyncReason::Asked));
         }
-        let group = self.group_asked.then(|| (self.group_from(), Why::Asked));
-        let nudge = self.nudge.map(|nudge| (nudge, Why::Network));
+        let group = self.group_asked.then(|| (self.group_from(), SyncReason::Asked));
+        let nudge = self.nudge.map(|nudge| (nudge, SyncReason::Network));
         // Of two reasons at the same time the first one counts.
         [group, Some((self.due, self.why)), nudge].into_iter().flatten().min_by_key(|next| next.0)
     }
 
     /// From when on a sync that the group asks for may begin.
     fn group_from(&self) -> Duration {
-        let spaced = self.group_began.map(|began| began + GROUP_APART);
-        let failed = self.failed.map(|failed| failed + GROUP_APART_FAILED);
+        let spaced = self.group_began.map(|began| began + MIN_GROUP_SYNC_GAP);
+        let failed = self.failed.map(|failed| failed + MIN_GROUP_SYNC_GAP_FAILED);
         spaced.max(failed).unwrap_or(Duration::ZERO)
     }
 
     /// Returns why a sync begins, if it does. From then on it runs, until
     /// [`Self::end`].
-    pub fn begin(&mut self, now: Now) -> Option<Why> {
+    pub fn begin(&mut self, now: Now) -> Option<SyncReason> {
         let (due, why) = self.next()?;
         if now.elapsed < due {
             return None;
         }
-        if why == Why::Network {
+        if why == SyncReason::Network {
             self.nudged = Some(now.elapsed);
         }
         self.nudge = None;
@@ -198,18 +182,20 @@ impl Schedule {
     }
 
     /// Somebody asks for a sync. The owner and root are not limited.
-    pub fn ask(&mut self, by: By, now: Now) -> Asked {
+    pub fn ask(&mut self, by: Requester, now: Now) -> RequestOutcome {
         let known = self.is_asked();
         let wait = self.group_wait(now);
         match by {
-            By::Owner => self.asked = true,
-            By::Group => self.group_asked = true,
+            Requester::Owner => self.asked = true,
+            Requester::Group => self.group_asked = true,
         }
         match (known, by, self.began) {
-            (_, By::Group, None) if !self.asked && !wait.is_zero() => Asked::Later(wait),
-            (true, _, _) => Asked::Already,
-            (false, _, Some(_)) => Asked::Next,
-            (false, _, None) => Asked::AtOnce,
+            (_, Requester::Group, None) if !self.asked && !wait.is_zero() => {
+                RequestOutcome::Later(wait)
+            }
+            (true, _, _) => RequestOutcome::Already,
+            (false, _, Some(_)) => RequestOutcome::Next,
+            (false, _, None) => RequestOutcome::AtOnce,
         }
     }
 
@@ -226,8 +212,10 @@ impl Schedule {
         if !self.heeds_network() {
             return;
         }
-        let settled = now.elapsed + SETTLING + SETTLING_SPREAD.mul_f64(random.clamp(0.0, 1.0));
-        let earliest = self.nudged.map_or(settled, |nudged| nudged + NUDGES_APART);
+        let settled = now.elapsed
+            + NETWORK_SETTLE_TIME
+            + NETWORK_SETTLE_SPREAD.mul_f64(random.clamp(0.0, 1.0));
+        let earliest = self.nudged.map_or(settled, |nudged| nudged + MIN_NETWORK_SYNC_GAP);
         self.nudge = Some(settled.max(earliest));
     }
 
@@ -239,31 +227,31 @@ impl Schedule {
 
     /// The sync has ended. `interval` is the one in force afterwards, if it is
     /// known; `random` lies in 0..1.
-    pub fn end(&mut self, now: Now, end: End, interval: Option<Duration>, random: f64) {
+    pub fn end(&mut self, now: Now, end: SyncEnd, interval: Option<Duration>, random: f64) {
         if let Some(interval) = interval {
-            self.interval = interval.clamp(INTERVALS.0, INTERVALS.1);
+            self.interval = interval.clamp(INTERVAL_BOUNDS.0, INTERVAL_BOUNDS.1);
         }
         let began = self.began.take().unwrap_or(now.elapsed);
         match end {
-            End::Success => (self.failures, self.failed) = (0, None),
-            End::Failure => {
+            SyncEnd::Success => (self.failures, self.failed) = (0, None),
+            SyncEnd::Failure => {
                 self.failures = self.failures.saturating_add(1);
                 self.failed = Some(now.elapsed);
             }
-            End::Nothing => {}
+            SyncEnd::Nothing => {}
         }
         // A change that had settled before the end is one the sync has met.
-        self.nudge = self.nudge.filter(|nudge| end == End::Failure && *nudge > now.elapsed);
+        self.nudge = self.nudge.filter(|nudge| end == SyncEnd::Failure && *nudge > now.elapsed);
         (self.due, self.why) = match self.back_off() {
-            Some(wait) if end == End::Failure => {
+            Some(wait) if end == SyncEnd::Failure => {
                 let share = if wait < self.interval { BACK_OFF_JITTER } else { JITTER };
-                (now.elapsed + jittered(wait, share, random), Why::BackOff)
+                (now.elapsed + jittered(wait, share, random), SyncReason::BackOff)
             }
             // A time that has passed meanwhile is caught up once: the next one
             // is counted from that sync.
             Some(_) | None => {
                 let due = began + jittered(self.interval, JITTER, random);
-                (due.max(now.elapsed + PAUSE), Why::Interval)
+                (due.max(now.elapsed + OVERRUN_PAUSE), SyncReason::Interval)
             }
         };
     }

@@ -12,23 +12,23 @@
 //! - a batch of events leaves the queue only after its 200 (EV-2);
 //! - rules are committed once, after the last page (RULE-1).
 
+mod attempts;
 mod download;
 mod event_stage;
-mod ledger;
-mod request;
+mod tally;
+mod types;
 mod uploads;
-mod words;
 
 use std::time::Duration;
 
-pub use words::{
-    Answer, Batch, Committed, Effect, Event, Exchange, Inputs, Outcome, Request, Settled,
-    StoreEffect, Tally, Traffic,
+pub use types::{
+    AttemptResult, Batch, Committed, Effect, Inputs, Settled, StageRequest, StageResponse,
+    StoreEffect, SyncEvent, SyncOutcome, SyncTally, Traffic,
 };
 
+use self::attempts::{AttemptStep, Attempts, GivenUp};
 use self::download::{Download, check_page, fingerprint, next_page};
-use self::ledger::Ledger;
-use self::request::{Attempting, GivenUp, Progress};
+use self::tally::RunningTally;
 use self::uploads::Uploads;
 use super::plan::{self, Plan};
 use super::retry::{Failure, FailureKind};
@@ -43,9 +43,9 @@ pub const MAX_PAGES: usize = 10_000;
 /// Bytes of the texts of all rules of one sync at the most.
 pub const MAX_TEXT: u64 = 256 << 20;
 /// So many unfinished uploads in a row make the batch smaller.
-const UNFINISHED_MAX: u32 = 2;
+const MAX_UNFINISHED_UPLOADS: u32 = 2;
 
-/// One sync, from [`Event::Started`] to [`Effect::Finish`].
+/// One sync, from [`SyncEvent::Started`] to [`Effect::Finish`].
 #[derive(Debug)]
 pub struct Machine {
     inputs: Inputs,
@@ -57,7 +57,7 @@ pub struct Machine {
     token_spent: bool,
     uploads: Uploads,
     sync_type: Option<SyncType>,
-    ledger: Ledger,
+    ledger: RunningTally,
     warnings: Vec<SyncWarning>,
     /// Settings for which the disk had no room: they are staged once the events
     /// that may fill it have gone up.
@@ -67,18 +67,18 @@ pub struct Machine {
 #[derive(Debug)]
 enum State {
     Ready,
-    Preflight(Attempting),
+    Preflight(Attempts),
     Staging(Plan, Box<Settings>),
     StagingAgain(Plan),
     ReadingEvents(Plan),
-    Uploading(Plan, Attempting, Box<Batch>),
+    Uploading(Plan, Attempts, Box<Batch>),
     Settling(Plan),
     NotingUploads(Plan),
     NotingRefusal(Plan, GivenUp, AfterRefusal),
     EndingUploads(Plan),
-    Downloading(Plan, Attempting, Download),
+    Downloading(Plan, Attempts, Download),
     Committing(Plan),
-    Postflight(Plan, Attempting),
+    Postflight(Plan, Attempts),
     Applying(Option<ErrorRecord>),
     Dropping(SyncResult, ErrorRecord),
     Finished,
@@ -105,7 +105,7 @@ impl Machine {
             token_spent: false,
             uploads: Uploads::new(inputs.upload_memory),
             sync_type: None,
-            ledger: Ledger::default(),
+            ledger: RunningTally::default(),
             unstaged: None,
             warnings,
             inputs,
@@ -115,142 +115,147 @@ impl Machine {
     #[expect(clippy::too_many_lines, reason = "one match, in which every pair can be seen")]
     /// Takes what happened and answers what to do next. An event that does not
     /// belong to the effect answered last ends the sync as an internal error.
-    pub fn handle(&mut self, event: Event, now: Now) -> Effect {
+    pub fn handle(&mut self, event: SyncEvent, now: Now) -> Effect {
         let state = std::mem::replace(&mut self.state, State::Finished);
         match (state, event) {
-            (State::Ready, Event::Started) => self.start(now),
+            (State::Ready, SyncEvent::Started) => self.start(now),
 
-            (State::Preflight(attempting), Event::Exchange(exchange)) => {
+            (State::Preflight(attempting), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
-                    Progress::UnderWay(attempting, effect) => {
+                    AttemptStep::UnderWay(attempting, effect) => {
                         self.go_on(State::Preflight(*attempting), effect)
                     }
-                    Progress::Answered(Answer::Preflight(response)) => {
+                    AttemptStep::Answered(StageResponse::Preflight(response)) => {
                         self.stage_settings(*response, now)
                     }
-                    Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(given_up) => self.abandon(Stage::Preflight, &given_up, now),
+                    AttemptStep::Answered(_) => self.out_of_step(),
+                    AttemptStep::Failed(given_up) => self.abandon(Stage::Preflight, &given_up, now),
                 }
             }
-            (State::Uploading(plan, attempting, batch), Event::Exchange(exchange)) => {
+            (State::Uploading(plan, attempting, batch), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
-                    Progress::UnderWay(_, Effect::Wait { duration, .. })
+                    AttemptStep::UnderWay(_, Effect::Wait { duration, .. })
                         if self.past_event_time(now, duration) =>
                     {
                         self.leave_events(plan, now)
                     }
                     // Smaller batches may fit the way to the server (HTTP-9).
-                    Progress::UnderWay(attempting, Effect::Wait { .. })
-                        if attempting.unfinished() >= UNFINISHED_MAX && batch.ids.len() > 1 =>
+                    AttemptStep::UnderWay(attempting, Effect::Wait { .. })
+                        if attempting.unfinished() >= MAX_UNFINISHED_UPLOADS
+                            && batch.ids.len() > 1 =>
                     {
                         self.halve(plan, &batch.ids)
                     }
-                    Progress::UnderWay(attempting, effect) => {
+                    AttemptStep::UnderWay(attempting, effect) => {
                         self.go_on(State::Uploading(plan, *attempting, batch), effect)
                     }
-                    Progress::Answered(Answer::EventUpload(response)) => {
+                    AttemptStep::Answered(StageResponse::EventUpload(response)) => {
                         self.settle(plan, *batch, events::bundle_requests(response))
                     }
-                    Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(given_up) => self.upload_failed(plan, *batch, given_up, now),
+                    AttemptStep::Answered(_) => self.out_of_step(),
+                    AttemptStep::Failed(given_up) => {
+                        self.upload_failed(plan, *batch, given_up, now)
+                    }
                 }
             }
-            (State::Downloading(plan, attempting, download), Event::Exchange(exchange)) => {
+            (State::Downloading(plan, attempting, download), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
-                    Progress::UnderWay(attempting, effect) => {
+                    AttemptStep::UnderWay(attempting, effect) => {
                         self.go_on(State::Downloading(plan, *attempting, download), effect)
                     }
-                    Progress::Answered(Answer::RuleDownload(page)) => {
+                    AttemptStep::Answered(StageResponse::RuleDownload(page)) => {
                         self.page(plan, download, page, now)
                     }
-                    Progress::Answered(_) => self.out_of_step(),
-                    Progress::Failed(given_up) => self.abandon(Stage::RuleDownload, &given_up, now),
+                    AttemptStep::Answered(_) => self.out_of_step(),
+                    AttemptStep::Failed(given_up) => {
+                        self.abandon(Stage::RuleDownload, &given_up, now)
+                    }
                 }
             }
-            (State::Postflight(plan, attempting), Event::Exchange(exchange)) => {
+            (State::Postflight(plan, attempting), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
-                    Progress::UnderWay(attempting, effect) => {
+                    AttemptStep::UnderWay(attempting, effect) => {
                         self.go_on(State::Postflight(plan, *attempting), effect)
                     }
-                    Progress::Answered(Answer::Postflight) => self.apply(plan, None),
-                    Progress::Answered(_) => self.out_of_step(),
+                    AttemptStep::Answered(StageResponse::Postflight) => self.apply(plan, None),
+                    AttemptStep::Answered(_) => self.out_of_step(),
                     // No request was made, or it is another server's settings that
                     // stay in force until a sync has succeeded (PRE-7).
-                    Progress::Failed(given_up)
+                    AttemptStep::Failed(given_up)
                         if given_up.attempts == 0 || self.inputs.former_settings =>
                     {
                         self.abandon(Stage::Postflight, &given_up, now)
                     }
                     // The request has been made: its settings take effect.
-                    Progress::Failed(given_up) => {
+                    AttemptStep::Failed(given_up) => {
                         self.apply(plan, Some(error_record(Stage::Postflight, &given_up)))
                     }
                 }
             }
 
-            (State::Staging(plan, _), Event::SettingsStaged) => {
+            (State::Staging(plan, _), SyncEvent::SettingsStaged) => {
                 self.staged = true;
                 self.ledger.end(Stage::Preflight, now.elapsed);
                 self.read_events(plan, now)
             }
-            (State::StagingAgain(plan), Event::SettingsStaged) => {
+            (State::StagingAgain(plan), SyncEvent::SettingsStaged) => {
                 self.staged = true;
                 self.download(plan, now)
             }
             // Uploading events needs no room, and may make some.
-            (State::Staging(plan, settings), Event::StoreFailed(failure))
+            (State::Staging(plan, settings), SyncEvent::StoreFailed(failure))
                 if failure.kind == FailureKind::DiskFull =>
             {
                 self.unstaged = Some(settings);
                 self.read_events(plan, now)
             }
-            (State::ReadingEvents(plan), Event::EventsRead(batch)) => {
+            (State::ReadingEvents(plan), SyncEvent::EventsRead(batch)) => {
                 self.upload(plan, *batch, now)
             }
-            (State::Settling(plan), Event::EventsSettled) => self.read_events(plan, now),
+            (State::Settling(plan), SyncEvent::EventsSettled) => self.read_events(plan, now),
             // What cannot be noted is learned again in the next sync.
-            (State::NotingUploads(plan), Event::UploadsNoted | Event::StoreFailed(_))
-            | (State::NotingRefusal(plan, ..), Event::RefusalNoted { set_aside: true }) => {
+            (State::NotingUploads(plan), SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_))
+            | (State::NotingRefusal(plan, ..), SyncEvent::RefusalNoted { set_aside: true }) => {
                 self.read_events(plan, now)
             }
             (
                 State::NotingRefusal(plan, _, AfterRefusal::GoOn),
-                Event::RefusalNoted { set_aside: false },
+                SyncEvent::RefusalNoted { set_aside: false },
             )
-            | (State::EndingUploads(plan), Event::UploadsNoted | Event::StoreFailed(_)) => {
+            | (State::EndingUploads(plan), SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_)) => {
                 self.download(plan, now)
             }
             (
                 State::NotingRefusal(_, given_up, AfterRefusal::Fail),
-                Event::RefusalNoted { set_aside: false },
+                SyncEvent::RefusalNoted { set_aside: false },
             )
-            | (State::NotingRefusal(_, given_up, _), Event::StoreFailed(_)) => {
+            | (State::NotingRefusal(_, given_up, _), SyncEvent::StoreFailed(_)) => {
                 self.abandon(Stage::EventUpload, &given_up, now)
             }
-            (State::Committing(plan), Event::RulesCommitted(committed)) => {
+            (State::Committing(plan), SyncEvent::RulesCommitted(committed)) => {
                 self.committed(plan, committed, now)
             }
-            (State::Applying(error), Event::SettingsApplied(changes)) => {
+            (State::Applying(error), SyncEvent::SettingsApplied(changes)) => {
                 self.applied(error, changes, now)
             }
-            (State::Dropping(result, error), Event::StagedDropped(changes)) => {
+            (State::Dropping(result, error), SyncEvent::StagedDropped(changes)) => {
                 self.finish(result, Some(error), Vec::new(), changes)
             }
             // What cannot be dropped here is dropped at the next start.
-            (State::Dropping(result, error), Event::StoreFailed(_)) => {
+            (State::Dropping(result, error), SyncEvent::StoreFailed(_)) => {
                 self.finish(result, Some(error), Vec::new(), Vec::new())
             }
 
-            (State::Staging(..) | State::StagingAgain(_), Event::StoreFailed(failure)) => {
+            (State::Staging(..) | State::StagingAgain(_), SyncEvent::StoreFailed(failure)) => {
                 self.abandon(Stage::Preflight, &failure.into(), now)
             }
-            (State::ReadingEvents(_) | State::Settling(_), Event::StoreFailed(failure)) => {
+            (State::ReadingEvents(_) | State::Settling(_), SyncEvent::StoreFailed(failure)) => {
                 self.abandon(Stage::EventUpload, &failure.into(), now)
             }
-            (State::Committing(_), Event::StoreFailed(failure)) => {
+            (State::Committing(_), SyncEvent::StoreFailed(failure)) => {
                 self.abandon(Stage::RuleDownload, &failure.into(), now)
             }
-            (State::Applying(_), Event::StoreFailed(failure)) => {
+            (State::Applying(_), SyncEvent::StoreFailed(failure)) => {
                 self.abandon(Stage::Postflight, &failure.into(), now)
             }
 
@@ -271,17 +276,17 @@ impl Machine {
                 | State::Applying(_)
                 | State::Dropping(..)
                 | State::Finished,
-                Event::Started
-                | Event::Exchange(_)
-                | Event::SettingsStaged
-                | Event::EventsRead(_)
-                | Event::EventsSettled
-                | Event::RefusalNoted { .. }
-                | Event::UploadsNoted
-                | Event::RulesCommitted(_)
-                | Event::SettingsApplied(_)
-                | Event::StagedDropped(_)
-                | Event::StoreFailed(_),
+                SyncEvent::Started
+                | SyncEvent::Attempt(_)
+                | SyncEvent::SettingsStaged
+                | SyncEvent::EventsRead(_)
+                | SyncEvent::EventsSettled
+                | SyncEvent::RefusalNoted { .. }
+                | SyncEvent::UploadsNoted
+                | SyncEvent::RulesCommitted(_)
+                | SyncEvent::SettingsApplied(_)
+                | SyncEvent::StagedDropped(_)
+                | SyncEvent::StoreFailed(_),
             ) => self.out_of_step(),
         }
     }
@@ -291,7 +296,7 @@ impl Machine {
         self.ledger.begin(now.elapsed);
         let clean = self.inputs.requested != SyncType::Normal;
         let message = preflight::request(&self.inputs.machine_id, &self.inputs.facts, clean);
-        let (attempting, effect) = self.begin(Request::Preflight(Box::new(message)));
+        let (attempting, effect) = self.begin(StageRequest::Preflight(Box::new(message)));
         self.go_on(State::Preflight(attempting), effect)
     }
 
@@ -324,7 +329,7 @@ impl Machine {
         }
         let message = rules::request(&self.inputs.machine_id, download.asked.as_ref());
         let page = next_page(&download);
-        let (attempting, effect) = self.begin(Request::RuleDownload { message, page });
+        let (attempting, effect) = self.begin(StageRequest::RuleDownload { message, page });
         self.go_on(State::Downloading(plan, attempting, download), effect)
     }
 
@@ -365,7 +370,7 @@ impl Machine {
             self.ledger.tally.committed.processed,
             &self.ledger.tally.committed.rules_hash,
         );
-        let (attempting, effect) = self.begin(Request::Postflight(message));
+        let (attempting, effect) = self.begin(StageRequest::Postflight(message));
         self.go_on(State::Postflight(plan, attempting), effect)
     }
 
@@ -430,8 +435,8 @@ impl Machine {
         settings_applied: Vec<SettingChange>,
         settings_reverted: Vec<SettingChange>,
     ) -> Effect {
-        let Ledger { stages, tally, .. } = std::mem::take(&mut self.ledger);
-        let outcome = Outcome {
+        let RunningTally { stages, tally, .. } = std::mem::take(&mut self.ledger);
+        let outcome = SyncOutcome {
             result,
             error,
             sync_type: self.sync_type,
@@ -452,18 +457,18 @@ impl Machine {
         effect
     }
 
-    fn begin(&mut self, request: Request) -> (Attempting, Effect) {
+    fn begin(&mut self, request: StageRequest) -> (Attempts, Effect) {
         self.ledger.request(request.stage());
-        Attempting::start(request, self.inputs.jitter)
+        Attempts::start(request, self.inputs.jitter)
     }
 
-    fn progress(&mut self, attempting: Attempting, exchange: Exchange, now: Now) -> Progress {
-        if let Exchange::Answered(_, traffic) | Exchange::Failed(_, traffic) = &exchange {
+    fn progress(&mut self, attempting: Attempts, exchange: AttemptResult, now: Now) -> AttemptStep {
+        if let AttemptResult::Answered(_, traffic) | AttemptResult::Failed(_, traffic) = &exchange {
             self.ledger.traffic(attempting.stage(), *traffic);
         }
         match (attempting.on(exchange, &mut self.token_spent), self.past_deadline(now)) {
-            (Progress::UnderWay(attempting, _), Some(failure)) => {
-                Progress::Failed(attempting.stop(failure))
+            (AttemptStep::UnderWay(attempting, _), Some(failure)) => {
+                AttemptStep::Failed(attempting.stop(failure))
             }
             (progress, _) => progress,
         }

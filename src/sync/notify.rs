@@ -20,7 +20,7 @@ use crate::files;
 use crate::model::text::fit_for_argument;
 
 /// How long one call of the hook may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many rules of one sync are announced: a person reads each of them.
 const MAX_ANNOUNCED: usize = 100;
 /// Characters of an application's name that are passed on.
@@ -37,7 +37,7 @@ const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 /// The hook gets no input, no environment but `PATH`, and `/` as its directory.
 /// What it has started ends with its call.
 pub(super) async fn run_hook(hook: &Path, announcements: &[(String, String)], stop: Stop) {
-    run_within(TIMEOUT, hook, announcements, stop).await;
+    run_within(HOOK_TIMEOUT, hook, announcements, stop).await;
 }
 
 async fn run_within(

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::effects::pending_events;
 use super::machine::Inputs;
+use super::store_effects::pending_events;
 use crate::model::{
     BaseUrl, CleanSyncReason, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType,
     SyncWarning, Timestamp, UploadMemory,
@@ -18,7 +18,7 @@ const JITTER: f64 = 0.25;
 
 /// A sync to make, as configuration and operator want it.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct SyncSpec {
     /// The server.
     pub base_url: BaseUrl,
     /// The id it knows this host by.
@@ -47,7 +47,7 @@ pub struct Request {
 pub fn prepare(
     store: &mut Store,
     events: &EventStore,
-    request: &Request,
+    request: &SyncSpec,
     now: Timestamp,
 ) -> Result<Inputs, StoreError> {
     let reverted = unless_full(store.drop_staged())?.flatten().unwrap_or_default();
@@ -101,7 +101,7 @@ fn unless_full<T>(done: Result<T, StoreError>) -> Result<Option<T>, StoreError> 
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, StoreError> {
+pub fn prepare_dry(store: &ReadStore, request: &SyncSpec) -> Result<Inputs, StoreError> {
     let known = store.identity()?;
     let same = known.is_some_and(|(server, machine)| {
         request.base_url.is_named_by(&server) && machine == request.machine_id.as_str()
@@ -120,7 +120,7 @@ pub fn prepare_dry(store: &ReadStore, request: &Request) -> Result<Inputs, Store
     Ok(Inputs { dry_run: true, former_settings, ..inputs })
 }
 
-fn inputs(store: &Store, request: &Request, requested: SyncType) -> Result<Inputs, StoreError> {
+fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inputs, StoreError> {
     let stored = store.rule_counts()?;
     let added = request.static_rules;
     let facts = PreflightFacts {

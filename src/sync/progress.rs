@@ -10,7 +10,7 @@ use crate::store::{RulesCommitted, RulesPreview};
 /// Something that happened in a sync.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Progress<'a> {
+pub enum SyncProgress<'a> {
     /// Another sync, or an import of rules, is in the way.
     InLine {
         /// Its process, if it is known.
@@ -86,7 +86,7 @@ pub enum When {
 /// Watches a sync. Every method may do nothing.
 pub trait Observer {
     /// Something happened.
-    fn progress(&mut self, progress: &Progress<'_>);
+    fn progress(&mut self, progress: &SyncProgress<'_>);
 
     /// The driver stands before or after an effect of this name: the places
     /// where a crash must leave the old or the new state and never a mix.
@@ -100,7 +100,7 @@ pub trait Observer {
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn progress(&mut self, _: &Progress<'_>) {}
+    fn progress(&mut self, _: &SyncProgress<'_>) {}
 }
 
 /// The name of an effect at a checkpoint.

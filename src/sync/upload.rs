@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::exchange;
-use super::job::{self, Host};
+use super::codec;
 use super::retry::Failure;
+use super::run::{self, SyncHost};
 use super::{Interruptible, Stop, log_response_warning, redacted};
 use crate::clock::Clock;
 use crate::model::{MachineId, Stage};
@@ -24,13 +24,13 @@ use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError}
 use crate::transport::{Transport, XsrfToken};
 
 /// How long an upload takes at most. A sync that is due waits for its end.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What came of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct UploadReport {
     /// How it ended.
-    pub result: Ending,
+    pub result: UploadResult,
     /// How many events the server took.
     pub events: u64,
     /// Why it ended early.
@@ -40,8 +40,8 @@ pub struct Report {
 /// How an upload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
-    /// What waited has gone up, or as much of it as fits into [`LIMIT`].
+pub enum UploadResult {
+    /// What waited has gone up, or as much of it as fits into [`UPLOAD_LIMIT`].
     Uploaded,
     /// No sync with this server has succeeded yet, so that the next one has to
     /// come first.
@@ -52,32 +52,32 @@ pub enum Ending {
     Failed,
 }
 
-impl Report {
-    fn new(result: Ending) -> Self {
+impl UploadReport {
+    fn new(result: UploadResult) -> Self {
         Self { result, events: 0, error: None }
     }
 
     /// The report of an upload that could not even begin.
     #[must_use]
     pub fn failed(error: impl Into<String>) -> Self {
-        Self { error: Some(error.into()), ..Self::new(Ending::Failed) }
+        Self { error: Some(error.into()), ..Self::new(UploadResult::Failed) }
     }
 }
 
-impl From<StoreError> for Report {
+impl From<StoreError> for UploadReport {
     fn from(error: StoreError) -> Self {
         Self::failed(error.to_string())
     }
 }
 
 /// Uploads what waits.
-pub async fn run(host: &Host<'_>, clock: &dyn Clock, stop: Stop) -> Report {
+pub async fn run(host: &SyncHost<'_>, clock: &dyn Clock, stop: Stop) -> UploadReport {
     match prepare(host, clock) {
-        Ok(Ready { transport, mut events, batch_size, _lock }) => {
-            let mut upload = Upload {
+        Ok(PreparedUpload { transport, mut events, batch_size, _lock }) => {
+            let mut upload = PromptUploader {
                 events: &mut events,
                 transport: &transport,
-                transfer: job::transfer(host.config),
+                transfer: run::transfer(host.config),
                 machine_id: &host.machine_id,
                 batch_size,
                 clock,
@@ -89,8 +89,10 @@ pub async fn run(host: &Host<'_>, clock: &dyn Clock, stop: Stop) -> Report {
             let done = upload.run().await;
             let uploaded = upload.uploaded;
             match done {
-                Ok(()) => Report { events: uploaded, ..Report::new(Ending::Uploaded) },
-                Err(error) => Report { events: uploaded, ..Report::failed(error) },
+                Ok(()) => {
+                    UploadReport { events: uploaded, ..UploadReport::new(UploadResult::Uploaded) }
+                }
+                Err(error) => UploadReport { events: uploaded, ..UploadReport::failed(error) },
             }
         }
         Err(report) => report,
@@ -98,42 +100,43 @@ pub async fn run(host: &Host<'_>, clock: &dyn Clock, stop: Stop) -> Report {
 }
 
 /// Everything an upload needs.
-struct Ready {
+struct PreparedUpload {
     transport: Transport,
     events: EventStore,
     batch_size: usize,
     _lock: StateLock,
 }
 
-fn prepare(host: &Host<'_>, clock: &dyn Clock) -> Result<Ready, Report> {
-    let base_url = host.config.sync_base_url.clone().ok_or_else(|| Report::new(Ending::NotYet))?;
+fn prepare(host: &SyncHost<'_>, clock: &dyn Clock) -> Result<PreparedUpload, UploadReport> {
+    let base_url =
+        host.config.sync_base_url.clone().ok_or_else(|| UploadReport::new(UploadResult::NotYet))?;
     let lock = StateLock::acquire(host.state_dir, false).map_err(|error| match error {
-        LockError::TooManySyncs(_) => Report::new(Ending::Busy),
+        LockError::TooManySyncs(_) => UploadReport::new(UploadResult::Busy),
         error @ (LockError::NotAFile { .. } | LockError::Unusable { .. }) => {
-            Report::failed(error.to_string())
+            UploadReport::failed(error.to_string())
         }
     })?;
     let store = match Store::open_read_only(host.state_dir) {
-        Err(error) if error.is_unused() => return Err(Report::new(Ending::NotYet)),
+        Err(error) if error.is_unused() => return Err(UploadReport::new(UploadResult::NotYet)),
         opened => opened?,
     };
     let known = store.identity()?.is_some_and(|(server, machine)| {
         base_url.is_named_by(&server) && machine == host.machine_id.as_str()
     });
     if !known || store.full_sync_last_success()?.is_none() {
-        return Err(Report::new(Ending::NotYet));
+        return Err(UploadReport::new(UploadResult::NotYet));
     }
     let batch_size = store.batch_size()?.unwrap_or(DEFAULT_BATCH_SIZE as usize);
     let (events, _) = EventStore::open(host.state_dir, clock.now().wall)?;
     // A size that the server has refused is not tried here (EV-6).
     let ceiling = events.upload_memory()?.ceiling;
     let batch_size = batch_size.min(ceiling.unwrap_or(usize::MAX)).max(1);
-    let transport =
-        job::transport(host, base_url).map_err(|failure| Report::failed(failure.to_string()))?;
-    Ok(Ready { transport, events, batch_size, _lock: lock })
+    let transport = run::transport(host, base_url)
+        .map_err(|failure| UploadReport::failed(failure.to_string()))?;
+    Ok(PreparedUpload { transport, events, batch_size, _lock: lock })
 }
 
-struct Upload<'a> {
+struct PromptUploader<'a> {
     events: &'a mut EventStore,
     transport: &'a Transport,
     transfer: Transfer,
@@ -146,7 +149,7 @@ struct Upload<'a> {
     uploaded: u64,
 }
 
-impl Upload<'_> {
+impl PromptUploader<'_> {
     /// Sends batch after batch, oldest first, until the queue is empty or the
     /// time is up. The error says why it ended early.
     async fn run(&mut self) -> Result<(), String> {
@@ -154,7 +157,7 @@ impl Upload<'_> {
         let began = self.clock.now().elapsed;
         loop {
             let now = self.clock.now();
-            let left = LIMIT.saturating_sub(now.elapsed.saturating_sub(began));
+            let left = UPLOAD_LIMIT.saturating_sub(now.elapsed.saturating_sub(began));
             let rows = self.events.read_batch(self.batch_size, None, now.wall).map_err(told)?;
             if rows.is_empty() || left.is_zero() {
                 return Ok(());
@@ -183,7 +186,7 @@ impl Upload<'_> {
     /// one (HTTP-4). Returns the bundles that the server asks for.
     async fn send(&mut self, body: &EncodedBody, left: Duration) -> Result<Vec<String>, Failure> {
         let mut stop = self.stop.clone();
-        let bounds = Interruptible { stop: &mut stop, left, deadline: LIMIT };
+        let bounds = Interruptible { stop: &mut stop, left, deadline: UPLOAD_LIMIT };
         bounds
             .run(async {
                 match self.attempt(body).await {
@@ -206,9 +209,8 @@ impl Upload<'_> {
         let (stage, now) = (Stage::EventUpload, self.clock.now().wall);
         let url = self.transport.url(stage);
         let exchanged = self.transport.post_packed(stage, body, self.token.as_ref(), now).await;
-        let decoded = exchanged
-            .outcome
-            .and_then(|answer| exchange::decode_upload(self.transfer, answer, &url));
+        let decoded =
+            exchanged.outcome.and_then(|answer| codec::decode_upload(self.transfer, answer, &url));
         let (response, warnings) = decoded.map_err(|failure| Failure {
             message: self.transport.redact(&failure.message),
             ..failure

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use santa_sync::clock::{Clock as _, SystemClock};
-use santa_sync::daemon::client::Client;
-use santa_sync::daemon::message::{Answer, Request, Sync};
+use santa_sync::control::client::Client;
+use santa_sync::control::message::{ControlRequest, ControlResponse, SyncRequest};
 use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
 use santa_sync::model::{Stage, SyncRecord, SyncResult, Trigger};
 use serde_json::Value;
@@ -146,7 +146,7 @@ pub(crate) fn client(agent: &Agent) -> Client {
 }
 
 /// Asks for something that is answered by one line.
-pub(crate) fn ask(agent: &Agent, request: &Request) -> Answer {
+pub(crate) fn ask(agent: &Agent, request: &ControlRequest) -> ControlResponse {
     let mut client = client(agent);
     client.ask(request).expect("asked");
     client.answer().expect("an answer")
@@ -156,11 +156,16 @@ pub(crate) fn ask(agent: &Agent, request: &Request) -> Answer {
 pub(crate) fn synced(client: &mut Client) -> SyncRecord {
     loop {
         let answer = client.answer().expect("an answer");
-        if let Answer::Synced { record } = answer {
+        if let ControlResponse::Synced { record } = answer {
             return *record;
         }
         assert!(
-            matches!(answer, Answer::Progress(_) | Answer::Waiting | Answer::Subscribed),
+            matches!(
+                answer,
+                ControlResponse::Progress(_)
+                    | ControlResponse::Waiting
+                    | ControlResponse::Subscribed
+            ),
             "{answer:?}"
         );
     }
@@ -169,7 +174,7 @@ pub(crate) fn synced(client: &mut Client) -> SyncRecord {
 /// Has the daemon make a sync.
 pub(crate) fn sync(agent: &Agent) -> SyncRecord {
     let mut client = client(agent);
-    client.ask(&Request::Sync(Sync::default())).expect("asked");
+    client.ask(&ControlRequest::Sync(SyncRequest::default())).expect("asked");
     synced(&mut client)
 }
 
@@ -187,7 +192,7 @@ fn daemon_1_syncs_come_by_themselves() {
     // 15 to 30 s are 30 to 60 ms, ten minutes 1.2 s.
     let daemon = Daemon::start(&agent, 500, &[]);
     let mut client = client(&agent);
-    client.ask(&Request::Subscribe).unwrap();
+    client.ask(&ControlRequest::Subscribe).unwrap();
     for _ in 0..2 {
         let record = synced(&mut client);
         assert_eq!((record.trigger, record.result), (Trigger::Timer, SyncResult::Success));
@@ -223,8 +228,8 @@ fn daemon_3_sigusr1_makes_a_sync() {
     let agent = Agent::of(&server);
     let daemon = Daemon::start(&agent, 1, &[]);
     let mut client = client(&agent);
-    client.ask(&Request::Subscribe).unwrap();
-    assert_eq!(client.answer().unwrap(), Answer::Subscribed);
+    client.ask(&ControlRequest::Subscribe).unwrap();
+    assert_eq!(client.answer().unwrap(), ControlResponse::Subscribed);
     daemon.signal(Signal::USR1);
     let record = synced(&mut client);
     assert_eq!((record.trigger, record.result), (Trigger::Trigger, SyncResult::Success));
@@ -305,7 +310,7 @@ fn metrics_are_written_where_the_configuration_says() {
     let daemon = Daemon::start(&agent, 1, &["--set", &set]);
     assert_eq!(sync(&agent).result, SyncResult::Success);
     // Written before the next request is answered.
-    ask(&agent, &Request::Status);
+    ask(&agent, &ControlRequest::Status);
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("santa_sync_syncs_total{result=\"success\"} 1\n"), "{text}");
     assert!(text.contains("santa_sync_last_success_time_seconds "), "{text}");

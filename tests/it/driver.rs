@@ -12,8 +12,8 @@ use santa_sync::model::{
 };
 use santa_sync::protocol::stored::{self, QueuedEvent};
 use santa_sync::store::{EventStore, Limits, NewEvent, Queued, Store};
-use santa_sync::sync::job::{self, Host, Wanted};
-use santa_sync::sync::progress::{Observer, Progress, Unobserved, When};
+use santa_sync::sync::progress::{Observer, SyncProgress, Unobserved, When};
+use santa_sync::sync::run::{self, SyncHost, SyncOptions};
 use tokio::sync::watch;
 
 struct Bench {
@@ -33,16 +33,16 @@ impl Bench {
     fn sync(&self, observer: &mut dyn Observer) -> SyncRecord {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let host = Host {
+        let host = SyncHost {
             config: &self.config,
             state_dir: &self.dir.path().join("state"),
             machine_id: MachineId::new("driver-test").expect("an id"),
             facts: HostFacts::default(),
         };
-        let wanted = Wanted { wait: false, ..Wanted::of(Trigger::Timer) };
+        let wanted = SyncOptions { wait: false, ..SyncOptions::of(Trigger::Timer) };
         let (_tell, stop) = watch::channel(None);
         let clock = SystemClock::with_rate(10_000);
-        runtime.block_on(job::run(&host, wanted, &clock, observer, stop)).expect("a record")
+        runtime.block_on(run::run_sync(&host, wanted, &clock, observer, stop)).expect("a record")
     }
 }
 
@@ -88,7 +88,7 @@ fn sync_3_settings_are_applied_after_rules_and_postflight() {
     #[derive(Default)]
     struct Order(Vec<&'static str>);
     impl Observer for Order {
-        fn progress(&mut self, _: &Progress<'_>) {}
+        fn progress(&mut self, _: &SyncProgress<'_>) {}
 
         fn checkpoint(&mut self, when: When, effect: &'static str) {
             if when == When::After {

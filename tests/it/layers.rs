@@ -36,14 +36,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("ingest", &["ingest", "model", "protocol", "store"]),
+    ("control", &["clock", "control", "files", "host", "model", "store", "sync"]),
     (
         "daemon",
         &[
             "clock",
             "config",
+            "control",
             "daemon",
             "files",
             "host",
+            "ingest",
             "model",
             "plist_bounded",
             "protocol",

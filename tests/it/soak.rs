@@ -9,7 +9,7 @@ use std::{fs, thread};
 
 use rusqlite::Connection;
 use rustix::process::Signal;
-use santa_sync::daemon::message::{Answer, Request};
+use santa_sync::control::message::{ControlRequest, ControlResponse};
 use santa_sync::harness::{FakeServer, Fault, every, fixtures};
 use santa_sync::model::{Stage, SyncResult};
 use santa_sync::protocol::stored::{QueuedEvent, encode};
@@ -154,8 +154,8 @@ fn daemon_6_many_syncs_with_faults_leave_nothing_behind() {
     let other = format!("EventsDatabase={}", writer.path.display());
     let daemon = Daemon::start(&agent, 2_000, &["--set", &other]);
     // Nobody reads its log from here on.
-    let off = Request::LogLevel { level: "off".to_owned() };
-    assert_eq!(ask(&agent, &off), Answer::Done);
+    let off = ControlRequest::LogLevel { level: "off".to_owned() };
+    assert_eq!(ask(&agent, &off), ControlResponse::Done);
     sync(&agent);
     let (mut queued, mut succeeded) = (0_u64, 0_u64);
     let mut early = None;

@@ -16,9 +16,9 @@ use crate::model::{Stage, Timestamp};
 use crate::protocol::body::DecodedBody;
 use crate::protocol::notes::Warning;
 use crate::store::ReadStore;
-use crate::sync::job::transport_options;
 use crate::sync::kind_of_body_error;
 use crate::sync::retry::{Failure, FailureKind};
+use crate::sync::run::transport_options;
 use crate::transport::{
     CertificateFacts, ProxyRoute, Response, Roots, Transport, TransportOptions,
 };

@@ -7,7 +7,7 @@ use super::{Layer, Line, Status};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::store::{EventStore, FileCheck, ModeHeldBack, ReadStore, StateLock, Store, StoreError};
-use crate::sync::job;
+use crate::sync::run;
 
 const LAYER: Layer = Layer::Stores;
 
@@ -105,7 +105,7 @@ fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
 /// What stands in the rule store and deserves a warning.
 pub(super) fn standing(rules: &Rules, config: &Config) -> Vec<Line> {
     let Some(store) = rules.open() else { return Vec::new() };
-    match job::standing(store, config) {
+    match run::standing(store, config) {
         Ok(standing) => standing
             .iter()
             .map(|standing| Line::warning(LAYER, standing.to_string(), standing.fix()))

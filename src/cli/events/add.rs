@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::SCHEMA_VERSION;
 use crate::cli::setup::Setup;
 use crate::cli::{Error, Global, output};
-use crate::sync::ingest::LINE_MAX;
+use crate::ingest::MAX_LINE_BYTES;
 
 mod intake;
 
@@ -57,7 +57,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
         let more_at_hand = !ended && input.buffer().contains(&b'\n');
         if !lines.is_empty() && (!more_at_hand || lines.len() == BATCH) {
             let mut told = Vec::with_capacity(lines.len());
-            let done = intake.take_in(&lines, &mut told);
+            let done = intake.ingest_lines(&lines, &mut told);
             tell(&numbers, &told, args.json);
             done.map_err(|error| {
                 let first = numbers.get(told.len()).copied().unwrap_or(number);
@@ -94,7 +94,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
 /// longer than allowed the beginning, which is no JSON then.
 fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    let most = LINE_MAX as u64 + 1;
+    let most = MAX_LINE_BYTES as u64 + 1;
     if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
     }

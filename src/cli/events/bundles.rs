@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::{SCHEMA_VERSION, look};
 use crate::cli::setup::Setup;
 use crate::cli::{Error, Global, by_daemon, output};
-use crate::daemon::client::Client;
-use crate::daemon::message::{Answer, Bundle, Request};
+use crate::control::client::Client;
+use crate::control::message::{ControlRequest, ControlResponse, RequestedBundle};
 use crate::model::Timestamp;
 
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
             None => Vec::new(),
         },
     };
-    let bundles = bundles.into_iter().map(|bundle: Bundle| BundleForm {
+    let bundles = bundles.into_iter().map(|bundle: RequestedBundle| BundleForm {
         hash: bundle.hash,
         requested_at: bundle.since,
         executables: bundle.executables,
@@ -63,9 +63,9 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
 }
 
 /// What the daemon says; `None` if it says nothing.
-fn asked(mut client: Client) -> Option<Result<Vec<Bundle>, Error>> {
-    let answer = by_daemon::ask(&mut client, &Request::BundleRequests, |answer| {
-        if let Answer::BundleRequests { bundles } = answer { Some(bundles) } else { None }
+fn asked(mut client: Client) -> Option<Result<Vec<RequestedBundle>, Error>> {
+    let answer = by_daemon::ask(&mut client, &ControlRequest::BundleRequests, |answer| {
+        if let ControlResponse::BundleRequests { bundles } = answer { Some(bundles) } else { None }
     })?;
     Some(answer.map_err(Error::unusable))
 }

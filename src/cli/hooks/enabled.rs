@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::daemon::network;
-use crate::sync::progress::{Observer, Progress, When};
+use crate::sync::progress::{Observer, SyncProgress, When};
 
 /// Hooks of `sync`.
 #[derive(Debug, Clone, clap::Args)]
@@ -128,7 +128,7 @@ struct Misbehaving<'a> {
 }
 
 impl Observer for Misbehaving<'_> {
-    fn progress(&mut self, progress: &Progress<'_>) {
+    fn progress(&mut self, progress: &SyncProgress<'_>) {
         self.inner.progress(progress);
     }
 

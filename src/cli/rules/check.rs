@@ -11,9 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::SCHEMA_VERSION;
 use crate::cli::setup::{self, Setup};
 use crate::cli::{Error, Global, by_daemon, output};
-use crate::daemon::client::Client;
-use crate::daemon::decision::Decision;
-use crate::daemon::message::{self, Lookup, Request};
+use crate::control::client::Client;
+use crate::control::message::Decision;
+use crate::control::message::{self, ControlRequest, RuleLookup};
 use crate::files::kind_of;
 use crate::model::{Executable, Identifier, RuleType, StaticRules};
 use crate::store::Store;
@@ -92,7 +92,7 @@ fn looked_up(setup: &Setup, executable: &Executable) -> Result<Decision, Error> 
 
 /// What the daemon says; `None` if it says nothing.
 fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Error>> {
-    let mut lookup = Lookup::default();
+    let mut lookup = RuleLookup::default();
     for identifier in executable.identifiers() {
         let field = match identifier.rule_type() {
             RuleType::Binary => &mut lookup.sha256,
@@ -103,8 +103,8 @@ fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision,
         };
         *field = Some(identifier.to_string());
     }
-    let answer = by_daemon::ask(&mut client, &Request::RulesLookup(lookup), |answer| {
-        let message::Answer::Rule(decision) = answer else { return None };
+    let answer = by_daemon::ask(&mut client, &ControlRequest::RulesLookup(lookup), |answer| {
+        let message::ControlResponse::Rule(decision) = answer else { return None };
         // A daemon of an older version does not tell the rule.
         (decision.matched == decision.rule.is_some()).then_some(*decision)
     })?;

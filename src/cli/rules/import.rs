@@ -15,7 +15,7 @@ use crate::cli::{Error, Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::SyncType;
 use crate::store::{LockError, Notice, RuleChange, RuleChangeKind, StateLock, Store, StoreError};
-use crate::sync::job::SILENT;
+use crate::sync::run::QUIET_WAIT;
 
 /// How many changes of a dry run are listed.
 const LISTED: usize = 1_000;
@@ -146,7 +146,7 @@ fn locked(state_dir: &Path, json: bool) -> Result<StateLock, LockError> {
     let (over, waits) = mpsc::channel::<()>();
     thread::scope(|scope| {
         scope.spawn(move || {
-            if waits.recv_timeout(SILENT) == Err(RecvTimeoutError::Timeout) && !json {
+            if waits.recv_timeout(QUIET_WAIT) == Err(RecvTimeoutError::Timeout) && !json {
                 in_line(StateLock::holder(state_dir));
             }
         });

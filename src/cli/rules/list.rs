@@ -8,7 +8,7 @@ use serde::ser::{SerializeSeq as _, Serializer};
 
 use super::{SCHEMA_VERSION, TypeArg, open, parse_policy};
 use crate::cli::{Error, Global, output};
-use crate::daemon::decision::RuleForm;
+use crate::control::message::RuleForm;
 use crate::model::{RuleCounts, RuleState, RuleType};
 use crate::store::{ReadStore, RuleFilter, StoreError};
 

@@ -6,17 +6,17 @@ use serde::Serialize;
 
 use crate::cli::output::{self, brief};
 use crate::config::Config;
-use crate::daemon::beat::{Beat, Doing, Liveness, PromptUpload};
-use crate::daemon::moment::Moment;
-use crate::daemon::schedule::Why;
+use crate::control::moment::Moment;
+use crate::control::status::SyncReason;
+use crate::control::status::{Activity, DaemonStatus, Liveness, PromptUpload};
 use crate::host::{MachineIdProblem, SystemHost};
 use crate::model::{
     CleanSyncRequest, ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord,
     SyncResult, SyncType, SyncWarning, Timestamp, Trigger,
 };
 use crate::store::{EventStore, ReadStore, Standing, Store, StoreError, left_records};
-use crate::sync::job;
-use crate::sync::upload::Ending;
+use crate::sync::run;
+use crate::sync::upload::UploadResult;
 use crate::transport::{ClientCertificate, inspect_client_certificate};
 
 /// Seconds between syncs if nobody said otherwise.
@@ -121,36 +121,36 @@ struct Certificate {
     error: Option<String>,
 }
 
-/// How the daemon stands, as its heartbeat tells.
+/// How the daemon stands, as its status tells.
 #[derive(Debug, Serialize)]
 struct Daemon {
     liveness: Liveness,
     /// Since its start, if it lives.
     uptime_seconds: Option<u64>,
-    /// Since its heartbeat was written.
+    /// Since its status was written.
     heartbeat_age_seconds: u64,
     #[serde(flatten)]
-    beat: Beat,
+    status: DaemonStatus,
 }
 
 impl Daemon {
     fn read(config: &Config, state_dir: &Path) -> Option<Self> {
-        let beat = Beat::read(state_dir)?;
-        Some(Self::of(beat, crate::daemon::is_taken(state_dir), config))
+        let status = DaemonStatus::read(state_dir)?;
+        Some(Self::of(status, crate::daemon::is_running(state_dir), config))
     }
 
-    fn of(beat: Beat, runs: bool, config: &Config) -> Self {
+    fn of(status: DaemonStatus, runs: bool, config: &Config) -> Self {
         let seen = Moment::read(&SystemHost);
         Self {
-            liveness: beat.liveness(runs, &seen, config.sync_deadline),
-            uptime_seconds: runs.then(|| beat.uptime(&seen).as_secs()),
-            heartbeat_age_seconds: beat.age(&seen).as_secs(),
-            beat,
+            liveness: status.liveness(runs, &seen, config.sync_deadline),
+            uptime_seconds: runs.then(|| status.uptime(&seen).as_secs()),
+            heartbeat_age_seconds: status.age(&seen).as_secs(),
+            status,
         }
     }
 
     fn show(&self) {
-        let beat = &self.beat;
+        let status = &self.status;
         heading("Daemon");
         row(
             "State",
@@ -161,45 +161,47 @@ impl Daemon {
                 Liveness::Dead => "Dead (it ended without saying so; look at its log)",
             },
         );
-        row("Process", &format!("{} (version {})", beat.pid, beat.version));
+        row("Process", &format!("{} (version {})", status.pid, status.version));
         if let Some(uptime) = self.uptime_seconds {
             row("Uptime", &age(uptime));
         }
         row("Heartbeat", &format!("{} ago", age(self.heartbeat_age_seconds)));
-        match (beat.sync_began_at, beat.next_sync_at) {
-            (Some(began), _) if beat.doing == Doing::Waiting => {
+        match (status.sync_began_at, status.next_sync_at) {
+            (Some(began), _) if status.doing == Activity::Waiting => {
                 row("Sync Waiting Since", &format!("{began} (for one of another process)"));
             }
             (Some(began), _) => row("Sync Running Since", &began.to_string()),
             (None, Some(next)) => {
-                let why = beat
+                let why = status
                     .next_sync_why
                     .map_or_else(String::new, |why| format!(" ({})", why_words(why)));
                 row("Next Sync", &format!("{next}{why}"));
             }
             (None, None) => {}
         }
-        if let Some(wait) = beat.back_off {
-            row("Back-off", &format!("{wait} s after {} failures", beat.failures_in_a_row));
+        if let Some(wait) = status.back_off {
+            row("Back-off", &format!("{wait} s after {} failures", status.failures_in_a_row));
         }
-        if let Some(PromptUpload { at, report }) = &beat.prompt_upload {
+        if let Some(PromptUpload { at, report }) = &status.prompt_upload {
             let words = match (report.result, &report.error) {
-                (Ending::Uploaded, _) => format!("{at} {} events", report.events),
-                (Ending::NotYet, _) => format!("{at} left to the next sync, the first one"),
-                (Ending::Busy, _) => format!("{at} put off: another process syncs"),
-                (Ending::Failed, error) => {
+                (UploadResult::Uploaded, _) => format!("{at} {} events", report.events),
+                (UploadResult::NotYet, _) => format!("{at} left to the next sync, the first one"),
+                (UploadResult::Busy, _) => format!("{at} put off: another process syncs"),
+                (UploadResult::Failed, error) => {
                     let error = error.as_deref().unwrap_or("for no reason that it told");
                     format!("{at} failed, left to the next sync: {error}")
                 }
             };
             row("Prompt Upload", &words);
         }
-        for (name, incident) in [("Last Panic", &beat.last_panic), ("Last Hang", &beat.last_hang)] {
+        for (name, incident) in
+            [("Last Panic", &status.last_panic), ("Last Hang", &status.last_hang)]
+        {
             if let Some(incident) = incident {
                 row(name, &format!("{} {}", incident.at, incident.message));
             }
         }
-        if let Some(refused) = &beat.configuration_refused {
+        if let Some(refused) = &status.configuration_refused {
             row("Configuration Refused", refused);
         }
     }
@@ -216,13 +218,18 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn new(config: &Config, state_dir: &Path, beat: Beat, now: Timestamp) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        state_dir: &Path,
+        status: DaemonStatus,
+        now: Timestamp,
+    ) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
             state_dir: state_dir.display().to_string(),
             server: config.sync_base_url.as_ref().map(ToString::to_string),
-            last_success: beat.last_success.map(|at| Success::new(at, now)),
-            daemon: Daemon::of(beat, true, config),
+            last_success: status.last_success.map(|at| Success::new(at, now)),
+            daemon: Daemon::of(status, true, config),
         }
     }
 
@@ -234,7 +241,7 @@ impl Told {
             "Last Successful Full Sync",
             &words_of(self.last_success.as_ref(), "None since the daemon's start"),
         );
-        if let Some(last) = &self.daemon.beat.last_sync {
+        if let Some(last) = &self.daemon.status.last_sync {
             row("Last Attempt", &format!("{} {}", last.at, last.result.name()));
             if let Some(error) = &last.error {
                 row("Last Error", error);
@@ -360,7 +367,7 @@ impl Read {
         Ok(Self {
             mode: Mode(mode),
             mode_held: held,
-            standing: job::standing(store, config)?,
+            standing: run::standing(store, config)?,
             history: store.history(crate::store::RECORDS_KEPT)?,
             last_success: store.full_sync_last_success()?,
             last_rule_sync: store.rule_sync_last_success()?,
@@ -532,13 +539,13 @@ impl Status {
     }
 }
 
-const fn why_words(why: Why) -> &'static str {
+const fn why_words(why: SyncReason) -> &'static str {
     match why {
-        Why::Start => "the first since the daemon's start",
-        Why::Interval => "by the interval",
-        Why::BackOff => "by the back-off",
-        Why::Network => "the network has changed since the last failure",
-        Why::Asked => "it is asked for",
+        SyncReason::Start => "the first since the daemon's start",
+        SyncReason::Interval => "by the interval",
+        SyncReason::BackOff => "by the back-off",
+        SyncReason::Network => "the network has changed since the last failure",
+        SyncReason::Asked => "it is asked for",
     }
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::{Args, Reporter};
 use crate::cli::{Global, by_daemon, output};
 use crate::clock::{Clock as _, SystemClock};
-use crate::daemon::client::Client;
-use crate::daemon::message::{Answer, ErrorKind, Request, Sync};
+use crate::control::client::Client;
+use crate::control::message::{ControlErrorKind, ControlRequest, ControlResponse, SyncRequest};
 use crate::model::{SyncRecord, SyncResult, SyncType};
-use crate::sync::job::Wanted;
+use crate::sync::run::SyncOptions;
 
 /// The daemon that is to make the sync, if there is one and it can. With a
 /// configuration of its own, past the guard, or to be looked at closely, a sync is
@@ -25,8 +25,8 @@ pub(super) fn find(global: &Global, args: &Args, state_dir: &Path) -> Option<Cli
 }
 
 /// Has the daemon make a sync, and shows it.
-pub(super) fn sync(mut client: Client, wanted: Wanted, reporter: &Reporter) -> SyncRecord {
-    let asked = Sync { clean: wanted.clean, manual: true, wait: wanted.wait, attach: false };
+pub(super) fn sync(mut client: Client, wanted: SyncOptions, reporter: &Reporter) -> SyncRecord {
+    let asked = SyncRequest { clean: wanted.clean, manual: true, wait: wanted.wait, attach: false };
     let began = SystemClock::new().now().wall;
     let not_begun = |result: SyncResult, message: String| {
         let requested = wanted.clean.unwrap_or(SyncType::Normal);
@@ -38,36 +38,36 @@ pub(super) fn sync(mut client: Client, wanted: Wanted, reporter: &Reporter) -> S
         );
         not_begun(SyncResult::DaemonNotReachable, message)
     };
-    if let Err(error) = client.ask(&Request::Sync(asked)) {
+    if let Err(error) = client.ask(&ControlRequest::Sync(asked)) {
         return gone(&error);
     }
     loop {
         match client.answer() {
-            Ok(Answer::Waiting) => reporter.waiting(),
-            Ok(Answer::Progress(step)) => reporter.step(&step),
-            Ok(Answer::Synced { record }) => return *record,
-            Ok(Answer::Error { kind, message }) => {
+            Ok(ControlResponse::Waiting) => reporter.waiting(),
+            Ok(ControlResponse::Progress(step)) => reporter.step(&step),
+            Ok(ControlResponse::Synced { record }) => return *record,
+            Ok(ControlResponse::Error { kind, message }) => {
                 let result = match kind {
-                    ErrorKind::TooManySyncs => SyncResult::TooManySyncs,
-                    ErrorKind::BadRequest
-                    | ErrorKind::Forbidden
-                    | ErrorKind::Busy
-                    | ErrorKind::Stopping
-                    | ErrorKind::Store
-                    | ErrorKind::Internal => SyncResult::DaemonNotReachable,
+                    ControlErrorKind::TooManySyncs => SyncResult::TooManySyncs,
+                    ControlErrorKind::BadRequest
+                    | ControlErrorKind::Forbidden
+                    | ControlErrorKind::Busy
+                    | ControlErrorKind::Stopping
+                    | ControlErrorKind::Store
+                    | ControlErrorKind::Internal => SyncResult::DaemonNotReachable,
                 };
                 return not_begun(result, message);
             }
             Ok(
-                Answer::Missed { .. }
-                | Answer::Status(_)
-                | Answer::EventsAdded { .. }
-                | Answer::Rule(_)
-                | Answer::BundleRequests { .. }
-                | Answer::Subscribed
-                | Answer::Notification { .. }
-                | Answer::Metrics { .. }
-                | Answer::Done,
+                ControlResponse::Missed { .. }
+                | ControlResponse::Status(_)
+                | ControlResponse::EventsAdded { .. }
+                | ControlResponse::Rule(_)
+                | ControlResponse::BundleRequests { .. }
+                | ControlResponse::Subscribed
+                | ControlResponse::Notification { .. }
+                | ControlResponse::Metrics { .. }
+                | ControlResponse::Done,
             ) => {}
             Err(error) => return gone(&error),
         }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output::{self, brief, line, printable};
-use crate::daemon::message::Step;
+use crate::control::message::SyncStep;
 use crate::model::{SettingChange, SyncRecord, SyncType, SyncWarning};
 use crate::store::{RuleChangeKind, RulesPreview};
-use crate::sync::progress::{Observer, Progress};
+use crate::sync::progress::{Observer, SyncProgress};
 
 /// How many rejected rules the summary lists.
 const REJECTED_SHOWN: usize = 10;
@@ -61,11 +61,11 @@ impl Reporter {
 }
 
 impl Observer for Reporter {
-    fn progress(&mut self, progress: &Progress<'_>) {
-        if let Progress::Compared(preview) = progress {
+    fn progress(&mut self, progress: &SyncProgress<'_>) {
+        if let SyncProgress::Compared(preview) = progress {
             self.preview = Some((*preview).clone());
         }
-        if let Progress::InLine { behind } = progress
+        if let SyncProgress::InLine { behind } = progress
             && (self.lines || self.bar.is_some())
         {
             // On standard error: it is not what became of this sync.
@@ -74,7 +74,7 @@ impl Observer for Reporter {
                 None => in_line(*behind),
             }
         }
-        if let Some(step) = Step::of(progress) {
+        if let Some(step) = SyncStep::of(progress) {
             self.step(&step);
         }
     }
@@ -82,32 +82,32 @@ impl Observer for Reporter {
 
 impl Reporter {
     /// Shows what happened, here or in the daemon.
-    pub(crate) fn step(&self, step: &Step) {
+    pub(crate) fn step(&self, step: &SyncStep) {
         match step {
-            Step::Attempt { stage, attempt } => self.moving(|| match attempt {
+            SyncStep::Attempt { stage, attempt } => self.moving(|| match attempt {
                 1 => stage.to_string(),
                 n => format!("{stage}, attempt {n}"),
             }),
-            Step::Retry { stage, wait_ms, next_attempt, message } => self.lasting(|| {
+            SyncStep::Retry { stage, wait_ms, next_attempt, message } => self.lasting(|| {
                 format!(
                     "{stage}: {}; attempt {next_attempt} in {:.1} s",
                     printable(message),
                     Duration::from_millis(*wait_ms).as_secs_f64()
                 )
             }),
-            Step::Negotiated { sync_type } => {
+            SyncStep::Negotiated { sync_type } => {
                 self.lasting(|| format!("preflight: a {} sync", sync_type.name()));
             }
-            Step::Uploaded { total, of } => {
+            SyncStep::Uploaded { total, of } => {
                 self.moving(|| format!("event_upload: {total} of {of} events"));
             }
-            Step::Page { page, rules } => {
+            SyncStep::Page { page, rules } => {
                 self.moving(|| format!("rule_download: page {page}, {rules} rules"));
             }
-            Step::Committing { rules } => {
+            SyncStep::Committing { rules } => {
                 self.moving(|| format!("rule_download: committing {rules} rules"));
             }
-            Step::Committed { added, replaced, removed, kept_transitive } => self.lasting(|| {
+            SyncStep::Committed { added, replaced, removed, kept_transitive } => self.lasting(|| {
                 format!(
                     "rule_download: removed {removed}, kept {kept_transitive} transitive, added \
                      {added}, replaced {replaced}"

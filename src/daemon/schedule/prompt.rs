@@ -7,13 +7,13 @@ use crate::model::Now;
 
 /// From the first event that is urgent to the upload: what was denied once is
 /// often tried again at once, and one request carries both. EV-10 allows 2 s.
-const GATHERING: Duration = Duration::from_millis(500);
+const GATHER_TIME: Duration = Duration::from_millis(500);
 /// From one upload to the next, at least (EV-10).
-const APART: Duration = Duration::from_secs(10);
+const MIN_UPLOAD_GAP: Duration = Duration::from_secs(10);
 
 /// The schedule of uploads between syncs.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Prompt {
+pub struct PromptSchedule {
     /// Since when something urgent waits.
     since: Option<Duration>,
     /// When the last of it was queued.
@@ -22,7 +22,7 @@ pub struct Prompt {
     began: Option<Duration>,
 }
 
-impl Prompt {
+impl PromptSchedule {
     /// Something urgent has been queued.
     pub fn queued(&mut self, now: Now) {
         self.since.get_or_insert(now.elapsed);
@@ -33,8 +33,8 @@ impl Prompt {
     /// nor an upload runs; `None` if nothing urgent waits.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
-        let gathered = self.since? + GATHERING;
-        Some(self.began.map_or(gathered, |began| gathered.max(began + APART)))
+        let gathered = self.since? + GATHER_TIME;
+        Some(self.began.map_or(gathered, |began| gathered.max(began + MIN_UPLOAD_GAP)))
     }
 
     /// Returns whether an upload begins. It takes what waits.
@@ -66,14 +66,14 @@ mod tests {
         Now { wall: Timestamp::from_secs(0), elapsed: Duration::from_millis(ms) }
     }
 
-    fn due(prompt: &Prompt) -> Option<u128> {
+    fn due(prompt: &PromptSchedule) -> Option<u128> {
         prompt.due().map(|due| due.as_millis())
     }
 
     /// EV-10: within 2 s, together with what comes meanwhile.
     #[test]
     fn ev_10_what_was_denied_is_due_within_two_seconds() {
-        let mut prompt = Prompt::default();
+        let mut prompt = PromptSchedule::default();
         assert_eq!((due(&prompt), prompt.begin(at(0))), (None, false));
         prompt.queued(at(1_000));
         prompt.queued(at(1_400));
@@ -86,7 +86,7 @@ mod tests {
     /// EV-10: at most once in 10 s, whatever comes.
     #[test]
     fn ev_10_uploads_begin_ten_seconds_apart() {
-        let mut prompt = Prompt::default();
+        let mut prompt = PromptSchedule::default();
         let mut began = Vec::new();
         for ms in (0..60_000).step_by(100) {
             prompt.queued(at(ms));
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn ev_10_what_a_sync_did_not_take_goes_up_after_it() {
         let began = Duration::from_secs(2);
-        let mut prompt = Prompt::default();
+        let mut prompt = PromptSchedule::default();
         prompt.queued(at(1_000));
         prompt.sync_ended(began, 0);
         assert_eq!(due(&prompt), None, "it went up");

@@ -12,7 +12,7 @@ struct World {
     /// Deterministic, and covers 0..1 evenly enough.
     random: u64,
     /// When each sync began, and why.
-    began: Vec<(Duration, Why)>,
+    began: Vec<(Duration, SyncReason)>,
 }
 
 impl World {
@@ -32,7 +32,7 @@ impl World {
     }
 
     /// Moves to the next begin and answers why it came.
-    fn next(&mut self) -> Why {
+    fn next(&mut self) -> SyncReason {
         let due = self.schedule.due().expect("a next time");
         self.pass(due.saturating_sub(self.now.elapsed));
         let why = self.schedule.begin(self.now).expect("it is due");
@@ -42,14 +42,14 @@ impl World {
         why
     }
 
-    fn end(&mut self, end: End, interval: Option<u64>) {
+    fn end(&mut self, end: SyncEnd, interval: Option<u64>) {
         let random = self.random();
         self.schedule.end(self.now, end, interval.map(secs), random);
         assert!(self.schedule.due().is_some(), "never silent");
     }
 
     /// A sync that takes a second, begun at its time.
-    fn sync(&mut self, end: End) -> Duration {
+    fn sync(&mut self, end: SyncEnd) -> Duration {
         let last = self.now.elapsed;
         self.next();
         let waited = self.now.elapsed.saturating_sub(last);
@@ -84,32 +84,32 @@ fn daemon_1_a_week_of_success_syncs_every_ten_minutes() {
     let mut world = World::new(0);
     let start = world.now.elapsed;
     while world.now.elapsed < start + WEEK {
-        world.sync(End::Success);
+        world.sync(SyncEnd::Success);
     }
     let gaps: Vec<_> =
         world.began.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).collect();
     assert!(gaps.iter().all(|gap| (secs(570)..=secs(630)).contains(gap)));
     assert!(gaps.iter().min() < Some(&secs(575)) && gaps.iter().max() > Some(&secs(625)));
     assert!((1000..=1015).contains(&gaps.len()), "{}", gaps.len());
-    assert_eq!(world.began[0].1, Why::Start);
-    assert!(world.began[1..].iter().all(|(_, why)| *why == Why::Interval));
+    assert_eq!(world.began[0].1, SyncReason::Start);
+    assert!(world.began[1..].iter().all(|(_, why)| *why == SyncReason::Interval));
 }
 
 /// DAEMON-2: 60 s, doubling to the interval; a success resets it.
 #[test]
 fn daemon_2_failures_back_off_to_the_interval_and_a_success_ends_it() {
     let mut world = World::new(0);
-    world.sync(End::Failure);
+    world.sync(SyncEnd::Failure);
     for wait in [60, 120, 240, 480, 600, 600, 600] {
         assert_eq!(world.schedule.back_off(), Some(secs(wait)));
-        let waited = world.sync(End::Failure);
+        let waited = world.sync(SyncEnd::Failure);
         let share = if wait < 600 { 0.25 } else { 0.05 };
         let bounds = secs(wait).mul_f64(1.0 - share)..=secs(wait).mul_f64(1.0 + share);
         assert!(bounds.contains(&waited), "{waited:?} after {wait}");
     }
-    world.sync(End::Success);
+    world.sync(SyncEnd::Success);
     assert_eq!((world.schedule.failures(), world.schedule.back_off()), (0, None));
-    assert!(world.sync(End::Failure) > secs(560), "the interval again");
+    assert!(world.sync(SyncEnd::Failure) > secs(560), "the interval again");
     assert_eq!(world.schedule.back_off(), Some(secs(60)));
 }
 
@@ -120,7 +120,7 @@ fn daemon_2_a_week_of_failure_neither_hammers_nor_falls_silent() {
     let mut world = World::new(0);
     let start = world.now.elapsed;
     while world.now.elapsed < start + WEEK {
-        world.sync(End::Failure);
+        world.sync(SyncEnd::Failure);
     }
     assert!((1000..=1015).contains(&world.began.len()), "{}", world.began.len());
     world.schedule.failures = u32::MAX;
@@ -131,11 +131,11 @@ fn daemon_2_a_week_of_failure_neither_hammers_nor_falls_silent() {
 #[test]
 fn daemon_1_sleep_is_caught_up_once() {
     let mut world = World::new(0);
-    world.sync(End::Success);
+    world.sync(SyncEnd::Success);
     for _ in 0..7 {
         world.pass(secs(8 * 60 * 60));
         assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
-        assert_eq!(world.sync(End::Success), Duration::ZERO);
+        assert_eq!(world.sync(SyncEnd::Success), Duration::ZERO);
         let left = world.schedule.left(world.now).expect("a time");
         assert!((secs(569)..=secs(629)).contains(&left), "{left:?}");
     }
@@ -148,10 +148,10 @@ fn daemon_1_a_sync_longer_than_the_interval_is_followed_after_a_pause() {
     let mut world = World::new(0);
     world.next();
     world.pass(secs(5 * 60 * 60));
-    world.end(End::Success, None);
-    assert_eq!(world.schedule.left(world.now), Some(PAUSE));
-    world.sync(End::Success);
-    assert!(world.sync(End::Success) > secs(560));
+    world.end(SyncEnd::Success, None);
+    assert_eq!(world.schedule.left(world.now), Some(OVERRUN_PAUSE));
+    world.sync(SyncEnd::Success);
+    assert!(world.sync(SyncEnd::Success) > secs(560));
 }
 
 /// DAEMON-1: whoever sets the wall clock moves nothing.
@@ -162,7 +162,7 @@ fn daemon_1_the_wall_clock_may_jump_both_ways() {
     for round in 0..1000_i64 {
         let by = if round % 2 == 0 { 400_000_000 } else { -500_000_000 };
         jumping.now.wall = Timestamp::from_secs(jumping.now.wall.as_secs() + by);
-        let end = if round % 7 == 0 { End::Failure } else { End::Success };
+        let end = if round % 7 == 0 { SyncEnd::Failure } else { SyncEnd::Success };
         jumping.sync(end);
         steady.sync(end);
     }
@@ -176,15 +176,15 @@ fn daemon_1_the_interval_changes_with_the_settings() {
     let mut world = World::new(0);
     for (given, held) in [(3600, 3600), (120, 120), (1, 60), (99_999_999, 604_800), (0, 60)] {
         world.next();
-        world.end(End::Success, Some(given));
+        world.end(SyncEnd::Success, Some(given));
         assert_eq!(world.schedule.interval(), secs(held));
         let left = world.schedule.left(world.now).expect("a time");
         let bounds = secs(held).mul_f64(0.95)..=secs(held).mul_f64(1.05);
         assert!(bounds.contains(&left), "{left:?} of {held}");
     }
     // Unknown leaves it, and bounds the back-off.
-    world.sync(End::Failure);
-    world.sync(End::Failure);
+    world.sync(SyncEnd::Failure);
+    world.sync(SyncEnd::Failure);
     assert_eq!(world.schedule.interval(), secs(60));
     assert_eq!(world.schedule.back_off(), Some(secs(60)));
 }
@@ -193,11 +193,11 @@ fn daemon_1_the_interval_changes_with_the_settings() {
 #[test]
 fn daemon_3_requests_while_idle_are_one_sync_at_once() {
     let mut world = World::new(0);
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::AtOnce);
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Already);
+    assert_eq!(world.schedule.ask(Requester::Owner, world.now), RequestOutcome::AtOnce);
+    assert_eq!(world.schedule.ask(Requester::Owner, world.now), RequestOutcome::Already);
     assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
-    assert_eq!(world.next(), Why::Asked);
-    world.end(End::Success, None);
+    assert_eq!(world.next(), SyncReason::Asked);
+    world.end(SyncEnd::Success, None);
     assert!(!world.schedule.is_asked());
     assert!(world.schedule.left(world.now) > Some(secs(500)), "the timer starts over");
 }
@@ -207,12 +207,12 @@ fn daemon_3_requests_while_idle_are_one_sync_at_once() {
 fn daemon_3_requests_while_a_sync_runs_are_one_more_sync() {
     let mut world = World::new(0);
     world.next();
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Next);
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Already);
+    assert_eq!(world.schedule.ask(Requester::Owner, world.now), RequestOutcome::Next);
+    assert_eq!(world.schedule.ask(Requester::Owner, world.now), RequestOutcome::Already);
     assert_eq!(world.schedule.due(), None);
-    world.end(End::Failure, None);
-    assert_eq!(world.next(), Why::Asked);
-    world.end(End::Success, None);
+    world.end(SyncEnd::Failure, None);
+    assert_eq!(world.next(), SyncReason::Asked);
+    world.end(SyncEnd::Success, None);
     assert_eq!(world.schedule.left(world.now).map(|left| left > secs(500)), Some(true));
 }
 
@@ -220,10 +220,10 @@ fn daemon_3_requests_while_a_sync_runs_are_one_more_sync() {
 #[test]
 fn daemon_3_a_request_during_a_back_off_begins_at_once() {
     let mut world = World::new(0);
-    world.sync(End::Failure);
-    world.schedule.ask(By::Owner, world.now);
-    assert_eq!(world.next(), Why::Asked);
-    world.end(End::Failure, None);
+    world.sync(SyncEnd::Failure);
+    world.schedule.ask(Requester::Owner, world.now);
+    assert_eq!(world.next(), SyncReason::Asked);
+    world.end(SyncEnd::Failure, None);
     assert_eq!(world.schedule.back_off(), Some(secs(120)));
 }
 
@@ -232,8 +232,8 @@ fn daemon_3_a_request_during_a_back_off_begins_at_once() {
 #[test]
 fn nothing_to_sync_with_is_neither_success_nor_failure() {
     let mut world = World::new(0);
-    world.sync(End::Failure);
-    world.sync(End::Nothing);
+    world.sync(SyncEnd::Failure);
+    world.sync(SyncEnd::Nothing);
     assert_eq!(world.schedule.failures(), 1);
     assert!(world.schedule.left(world.now) > Some(secs(500)));
 }
@@ -252,9 +252,9 @@ impl World {
     /// Fails until the back-off is as long as it gets.
     fn long_back_off(&mut self) {
         for _ in 0..8 {
-            self.sync(End::Failure);
+            self.sync(SyncEnd::Failure);
         }
-        assert!(self.left() > secs(560) && self.schedule.why() == Some(Why::BackOff));
+        assert!(self.left() > secs(560) && self.schedule.why() == Some(SyncReason::BackOff));
     }
 }
 
@@ -267,17 +267,20 @@ fn daemon_2_a_changed_network_is_tried_5_to_10_s_later() {
     world.pass(secs(30));
     world.network_changes();
     assert!((secs(5)..=secs(10)).contains(&world.left()), "{:?}", world.left());
-    assert_eq!(world.schedule.why(), Some(Why::Network));
-    assert_eq!(world.next(), Why::Network);
+    assert_eq!(world.schedule.why(), Some(SyncReason::Network));
+    assert_eq!(world.next(), SyncReason::Network);
     world.pass(secs(1));
-    world.end(End::Failure, None);
+    world.end(SyncEnd::Failure, None);
     assert!(world.left() > secs(560), "{:?}", world.left());
-    assert_eq!((world.schedule.why(), world.schedule.failures()), (Some(Why::BackOff), 9));
-    world.pass(NUDGES_APART);
+    assert_eq!((world.schedule.why(), world.schedule.failures()), (Some(SyncReason::BackOff), 9));
+    world.pass(MIN_NETWORK_SYNC_GAP);
     world.network_changes();
-    assert_eq!(world.next(), Why::Network);
-    world.end(End::Success, None);
-    assert_eq!((world.schedule.why(), world.schedule.back_off()), (Some(Why::Interval), None));
+    assert_eq!(world.next(), SyncReason::Network);
+    world.end(SyncEnd::Success, None);
+    assert_eq!(
+        (world.schedule.why(), world.schedule.back_off()),
+        (Some(SyncReason::Interval), None)
+    );
 }
 
 /// DAEMON-2: the delay counts from the last change.
@@ -290,9 +293,9 @@ fn daemon_2_a_network_that_keeps_changing_is_left_to_settle() {
         world.pass(secs(4));
         assert_eq!(world.schedule.begin(world.now), None);
     }
-    assert_eq!(world.next(), Why::Network);
+    assert_eq!(world.next(), SyncReason::Network);
     // One that never settles puts the time of the back-off off by nothing.
-    world.end(End::Failure, None);
+    world.end(SyncEnd::Failure, None);
     let due = world.now.elapsed + world.left();
     while world.now.elapsed + secs(4) < due {
         world.network_changes();
@@ -300,7 +303,7 @@ fn daemon_2_a_network_that_keeps_changing_is_left_to_settle() {
         world.pass(secs(4));
     }
     world.network_changes();
-    assert_eq!((world.next(), world.now.elapsed), (Why::BackOff, due));
+    assert_eq!((world.next(), world.now.elapsed), (SyncReason::BackOff, due));
 }
 
 /// DAEMON-2: however often it changes, it begins a sync a minute at most.
@@ -313,13 +316,13 @@ fn daemon_2_a_changed_network_is_tried_once_a_minute_at_most() {
         world.network_changes();
         world.pass(secs(11));
         if let Some(why) = world.schedule.begin(world.now) {
-            if why == Why::Network {
+            if why == SyncReason::Network {
                 tried.push(world.now.elapsed);
             }
-            world.end(End::Failure, None);
+            world.end(SyncEnd::Failure, None);
         }
     }
-    assert!(tried.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= NUDGES_APART));
+    assert!(tried.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= MIN_NETWORK_SYNC_GAP));
     assert!((80..=110).contains(&tried.len()), "{}", tried.len());
 }
 
@@ -329,8 +332,8 @@ fn daemon_2_a_changed_network_is_tried_once_a_minute_at_most() {
 fn daemon_2_a_changed_network_is_nothing_to_a_healthy_host() {
     let mut world = World::new(0);
     world.network_changes();
-    assert_eq!(world.schedule.why(), Some(Why::Start));
-    world.sync(End::Success);
+    assert_eq!(world.schedule.why(), Some(SyncReason::Start));
+    world.sync(SyncEnd::Success);
     let before = world.schedule.clone();
     world.network_changes();
     assert_eq!(world.schedule, before);
@@ -338,21 +341,21 @@ fn daemon_2_a_changed_network_is_nothing_to_a_healthy_host() {
     // A change in the middle of a sync that succeeds is one it has met.
     world.next();
     world.network_changes();
-    world.end(End::Success, None);
-    assert_eq!(world.schedule.why(), Some(Why::Interval));
+    world.end(SyncEnd::Success, None);
+    assert_eq!(world.schedule.why(), Some(SyncReason::Interval));
 }
 
 /// DAEMON-2: a change at the end of a sync that fails is tried; one that had
 /// settled before, the sync itself has tried.
 #[test]
 fn daemon_2_a_change_during_a_failing_sync_counts_if_it_came_late() {
-    for (passed, why) in [(secs(2), Why::Network), (secs(11), Why::BackOff)] {
+    for (passed, why) in [(secs(2), SyncReason::Network), (secs(11), SyncReason::BackOff)] {
         let mut world = World::new(0);
         world.next();
         assert!(world.schedule.heeds_network());
         world.network_changes();
         world.pass(passed);
-        world.end(End::Failure, None);
+        world.end(SyncEnd::Failure, None);
         assert_eq!(world.schedule.why(), Some(why));
     }
 }
@@ -364,25 +367,31 @@ fn daemon_3_a_request_comes_before_a_changed_network() {
     let mut world = World::new(0);
     world.long_back_off();
     world.network_changes();
-    world.schedule.ask(By::Owner, world.now);
-    assert_eq!(world.next(), Why::Asked);
-    world.end(End::Failure, None);
-    assert_eq!(world.schedule.why(), Some(Why::BackOff));
+    world.schedule.ask(Requester::Owner, world.now);
+    assert_eq!(world.next(), SyncReason::Asked);
+    world.end(SyncEnd::Failure, None);
+    assert_eq!(world.schedule.why(), Some(SyncReason::BackOff));
 }
 
 /// DAEMON-1: each time says why it comes.
 #[test]
 fn daemon_1_why_the_next_sync_begins_is_known() {
     let mut world = World::new(0);
-    assert_eq!((world.schedule.why(), world.next()), (Some(Why::Start), Why::Start));
+    assert_eq!((world.schedule.why(), world.next()), (Some(SyncReason::Start), SyncReason::Start));
     assert_eq!(world.schedule.why(), None, "it runs");
-    world.end(End::Success, None);
-    assert_eq!((world.schedule.why(), world.next()), (Some(Why::Interval), Why::Interval));
-    world.end(End::Failure, None);
-    assert_eq!((world.schedule.why(), world.next()), (Some(Why::BackOff), Why::BackOff));
-    world.schedule.ask(By::Owner, world.now);
-    world.end(End::Failure, None);
-    assert_eq!((world.schedule.why(), world.next()), (Some(Why::Asked), Why::Asked));
+    world.end(SyncEnd::Success, None);
+    assert_eq!(
+        (world.schedule.why(), world.next()),
+        (Some(SyncReason::Interval), SyncReason::Interval)
+    );
+    world.end(SyncEnd::Failure, None);
+    assert_eq!(
+        (world.schedule.why(), world.next()),
+        (Some(SyncReason::BackOff), SyncReason::BackOff)
+    );
+    world.schedule.ask(Requester::Owner, world.now);
+    world.end(SyncEnd::Failure, None);
+    assert_eq!((world.schedule.why(), world.next()), (Some(SyncReason::Asked), SyncReason::Asked));
 }
 
 /// DAEMON-4: an hour in which the group asks all the time has a sync every ten
@@ -390,7 +399,7 @@ fn daemon_1_why_the_next_sync_begins_is_known() {
 /// notice.
 #[test]
 fn daemon_4_syncs_that_the_group_asks_for_keep_their_distance() {
-    for (end, apart) in [(End::Success, 10), (End::Failure, 60)] {
+    for (end, apart) in [(SyncEnd::Success, 10), (SyncEnd::Failure, 60)] {
         let mut world = World::new(0);
         world.sync(end);
         world.began.clear();
@@ -398,7 +407,7 @@ fn daemon_4_syncs_that_the_group_asks_for_keep_their_distance() {
         while world.now.elapsed < hour_ends {
             // Thirty-two clients, ten times a second.
             for _ in 0..32 {
-                world.schedule.ask(By::Group, world.now);
+                world.schedule.ask(Requester::Group, world.now);
             }
             if world.schedule.due().is_some_and(|due| due <= world.now.elapsed) {
                 world.sync(end);
@@ -410,7 +419,7 @@ fn daemon_4_syncs_that_the_group_asks_for_keep_their_distance() {
         for pair in world.began.windows(2) {
             let [(before, _), (after, _)] = pair else { panic!("a pair") };
             // A back-off may be over earlier, which is not the group's doing.
-            let due = pair[1].1 == Why::BackOff;
+            let due = pair[1].1 == SyncReason::BackOff;
             assert!(due || *after >= *before + secs(apart), "{end:?}: {before:?} {after:?}");
         }
     }
@@ -421,19 +430,23 @@ fn daemon_4_syncs_that_the_group_asks_for_keep_their_distance() {
 #[test]
 fn daemon_4_the_owner_does_not_wait_with_the_group() {
     let mut world = World::new(0);
-    world.sync(End::Success);
-    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::AtOnce);
-    world.sync(End::Success);
-    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::Later(secs(9)));
-    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::Later(secs(9)));
+    world.sync(SyncEnd::Success);
+    assert_eq!(world.schedule.ask(Requester::Group, world.now), RequestOutcome::AtOnce);
+    world.sync(SyncEnd::Success);
+    assert_eq!(world.schedule.ask(Requester::Group, world.now), RequestOutcome::Later(secs(9)));
+    assert_eq!(world.schedule.ask(Requester::Group, world.now), RequestOutcome::Later(secs(9)));
     assert_eq!(world.schedule.left(world.now), Some(secs(9)));
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::Already);
+    assert_eq!(world.schedule.ask(Requester::Owner, world.now), RequestOutcome::Already);
     assert_eq!(world.schedule.left(world.now), Some(Duration::ZERO));
-    world.sync(End::Success);
+    world.sync(SyncEnd::Success);
     assert!(!world.schedule.is_asked(), "both have had their sync");
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::AtOnce);
-    world.sync(End::Failure);
-    assert_eq!(world.schedule.ask(By::Owner, world.now), Asked::AtOnce, "not after a failure");
-    world.sync(End::Failure);
-    assert_eq!(world.schedule.ask(By::Group, world.now), Asked::Later(secs(60)));
+    assert_eq!(world.schedule.ask(Requester::Owner, world.now), RequestOutcome::AtOnce);
+    world.sync(SyncEnd::Failure);
+    assert_eq!(
+        world.schedule.ask(Requester::Owner, world.now),
+        RequestOutcome::AtOnce,
+        "not after a failure"
+    );
+    world.sync(SyncEnd::Failure);
+    assert_eq!(world.schedule.ask(Requester::Group, world.now), RequestOutcome::Later(secs(60)));
 }

@@ -10,7 +10,7 @@ use crate::sync::plan::Plan;
 use crate::sync::retry::{Failure, FailureKind};
 
 /// How many reasons the error of a download without a usable rule names.
-const REASONS_NAMED: usize = 3;
+const MAX_REASONS_NAMED: usize = 3;
 
 /// A rule download under way.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Machine {
         let reasons: Vec<String> = rules
             .rejected()
             .iter()
-            .take(REASONS_NAMED)
+            .take(MAX_REASONS_NAMED)
             .map(|rule| format!("{:?}: {}", text::escaped_start(&rule.identifier, 64), rule.reason))
             .collect();
         let message = format!(

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use super::request::GivenUp;
-use super::{AfterRefusal, Batch, Effect, Machine, Request, Settled, State, StoreEffect, uploads};
+use super::attempts::GivenUp;
+use super::{
+    AfterRefusal, Batch, Effect, Machine, Settled, StageRequest, State, StoreEffect, uploads,
+};
 use crate::model::{Now, Stage};
 use crate::sync::plan::Plan;
 use crate::sync::retry::FailureKind;
@@ -34,7 +36,7 @@ impl Machine {
             return self.abandon(Stage::EventUpload, &failure.into(), now);
         }
         let body = std::mem::take(&mut batch.body);
-        let (attempting, effect) = self.begin(Request::EventUpload(body));
+        let (attempting, effect) = self.begin(StageRequest::EventUpload(body));
         self.go_on(State::Uploading(plan, attempting, Box::new(batch)), effect)
     }
 

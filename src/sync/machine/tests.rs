@@ -145,9 +145,9 @@ fn http_3_a_stage_that_recovers_goes_on() {
 /// HTTP-3: `Retry-After` replaces the wait.
 #[test]
 fn http_3_retry_after_replaces_the_wait() {
-    let Exchange::Failed(mut failure, traffic) = status(429) else { unreachable!() };
+    let AttemptResult::Failed(mut failure, traffic) = status(429) else { unreachable!() };
     failure.retry_after = Some(Duration::from_secs(77));
-    let (effects, _) = play([Exchange::Failed(failure, traffic), status(500)]).run();
+    let (effects, _) = play([AttemptResult::Failed(failure, traffic), status(500)]).run();
     assert_eq!(effects[1..4], ["wait 77", "send preflight #2", "wait 8"]);
 }
 
@@ -219,7 +219,7 @@ fn http_8_pages_past_a_limit_end_the_download_uncommitted() {
     let endless: Vec<_> = (0..=MAX_PAGES).map(|n| page_of(&[], &n.to_string())).collect();
     let endless = [start(), endless].concat();
     let empty = Page { without_body: true, ..Page::default() };
-    let empty = [start(), vec![answered(Answer::RuleDownload(empty))]].concat();
+    let empty = [start(), vec![answered(StageResponse::RuleDownload(empty))]].concat();
     let alternating =
         [start(), ["x", "y", "x"].map(|cursor| page_of(&["AAAAAAAAAA"], cursor)).to_vec()].concat();
     for (script, kind) in [
@@ -239,7 +239,7 @@ fn http_8_pages_past_a_limit_end_the_download_uncommitted() {
 /// one has succeeded, and that sync replaces them whatever its type.
 #[test]
 fn pre_7_a_former_servers_settings_go_with_the_first_success_and_not_before() {
-    let former = |script: Vec<Exchange>| play(script).with(|i| i.former_settings = true).run();
+    let former = |script: Vec<AttemptResult>| play(script).with(|i| i.former_settings = true).run();
     let (effects, _) = former(vec![preflight_of(wire::SyncType::Normal)]);
     assert!(effects.contains(&"apply settings clear=true succeeded=true".to_owned()));
     for stage in Stage::ALL {
@@ -256,7 +256,7 @@ fn http_7_a_normal_sync_takes_a_page_without_body_for_no_rules() {
     let (effects, outcome) = play([
         preflight_of(wire::SyncType::Normal),
         upload_ok(),
-        answered(Answer::RuleDownload(empty)),
+        answered(StageResponse::RuleDownload(empty)),
     ])
     .run();
     assert_eq!(outcome.result, SyncResult::Success);
@@ -386,13 +386,13 @@ fn sync_6_past_its_deadline_a_sync_is_abandoned() {
 /// time, is recorded beside the stop.
 #[test]
 fn sync_2_a_stop_does_not_erase_the_error_it_was_waiting_for() {
-    let stop = |begun| Exchange::Stopped {
+    let stop = |begun| AttemptResult::Stopped {
         failure: Failure::new(FailureKind::Cancelled, "told to stop".into()),
         begun,
     };
     for stage in Stage::ALL {
         // In the wait, and in the attempt after it.
-        for repeated in [vec![], vec![Exchange::Waited]] {
+        for repeated in [vec![], vec![AttemptResult::Waited]] {
             let script = [before(stage), vec![status_saying(503, "out of order")]].concat();
             let (_, outcome) = play(script).then(repeated, stop(true)).run();
             let error = outcome.error.expect("an error");
@@ -418,7 +418,7 @@ fn sync_2_a_stop_does_not_erase_the_error_it_was_waiting_for() {
 fn sync_6_a_sync_told_to_stop_ends_where_it_stands() {
     for (stage, begun) in Stage::ALL.into_iter().flat_map(|stage| [(stage, true), (stage, false)]) {
         let failure = Failure::new(FailureKind::Cancelled, "told to stop".into());
-        let stop = Exchange::Stopped { failure, begun };
+        let stop = AttemptResult::Stopped { failure, begun };
         let (effects, outcome) = play([before(stage), vec![stop]].concat()).run();
         assert_eq!(outcome.result, SyncResult::of_failed(stage));
         assert_eq!(outcome.error.map(|e| e.kind), Some("cancelled".into()));
@@ -435,8 +435,10 @@ fn pre_3_a_clean_sync_request_goes_up_in_preflight() {
     {
         let mut machine = Machine::new(Inputs { requested, ..inputs() });
         let now = Now { wall: Timestamp::default(), elapsed: Duration::ZERO };
-        let Effect::Send { request, .. } = machine.handle(Event::Started, now) else { panic!() };
-        let Request::Preflight(message) = &*request else { panic!() };
+        let Effect::Send { request, .. } = machine.handle(SyncEvent::Started, now) else {
+            panic!()
+        };
+        let StageRequest::Preflight(message) = &*request else { panic!() };
         assert_eq!(message.request_clean_sync, told);
     }
 }
@@ -464,14 +466,14 @@ fn a_dry_run_neither_uploads_nor_reports() {
 fn an_event_out_of_step_ends_the_sync_as_an_internal_error() {
     let now = Now { wall: Timestamp::default(), elapsed: Duration::ZERO };
     for event in [
-        Event::EventsSettled,
-        Event::SettingsApplied(Vec::new()),
-        Event::Exchange(answered(Answer::Postflight)),
+        SyncEvent::EventsSettled,
+        SyncEvent::SettingsApplied(Vec::new()),
+        SyncEvent::Attempt(answered(StageResponse::Postflight)),
     ] {
         let mut machine = Machine::new(inputs());
         assert_eq!(words(&machine.handle(event.clone(), now)), "finish internal_error");
         let mut machine = Machine::new(inputs());
-        machine.handle(Event::Started, now);
+        machine.handle(SyncEvent::Started, now);
         assert_eq!(words(&machine.handle(event, now)), "finish internal_error");
     }
 }

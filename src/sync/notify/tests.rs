@@ -95,7 +95,7 @@ const LINGERS: &str = "exec 3>DIR/alive; sleep 600 & echo alive >&3;";
 #[tokio::test]
 async fn rule_10_a_hook_that_hangs_is_killed_with_all_it_started() {
     let script = format!("{LINGERS} sleep 600");
-    outlived(&script, TIMEOUT, || (), watch::channel(None).1).await;
+    outlived(&script, HOOK_TIMEOUT, || (), watch::channel(None).1).await;
 }
 
 #[tokio::test]

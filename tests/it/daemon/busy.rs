@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use santa_sync::daemon::message::{ErrorKind, EventResult, Lookup};
+use santa_sync::control::message::{ControlErrorKind, EventResult, RuleLookup};
 use santa_sync::store::EventStore;
 
 use super::*;
@@ -39,13 +39,14 @@ fn daemon_4_a_lookup_waits_for_no_writer() {
                 let events: Vec<_> = fixtures::events(100, number).map(|e| e.to_json()).collect();
                 let mut client = client(agent);
                 while !done.load(Ordering::Relaxed) {
-                    client.ask(&Request::EventsAdd { events: events.clone() }).unwrap();
+                    client.ask(&ControlRequest::EventsAdd { events: events.clone() }).unwrap();
                     let answer = client.answer().unwrap();
-                    if matches!(answer, Answer::Error { kind: ErrorKind::Busy, .. }) {
+                    if matches!(answer, ControlResponse::Error { kind: ControlErrorKind::Busy, .. })
+                    {
                         busy.fetch_add(1, Ordering::Relaxed);
                     } else {
                         let unlocked = done.load(Ordering::Relaxed);
-                        let added = matches!(answer, Answer::EventsAdded { .. });
+                        let added = matches!(answer, ControlResponse::EventsAdded { .. });
                         assert!(added && unlocked, "{answer:?}");
                     }
                 }
@@ -57,10 +58,12 @@ fn daemon_4_a_lookup_waits_for_no_writer() {
         while busy.load(Ordering::Relaxed) < 32 {
             let began = clock.now().elapsed;
             let team_id = Some("ZZZZZZZZZ9".to_owned());
-            client.ask(&Request::RulesLookup(Lookup { team_id, ..Lookup::default() })).unwrap();
+            client
+                .ask(&ControlRequest::RulesLookup(RuleLookup { team_id, ..RuleLookup::default() }))
+                .unwrap();
             let answer = client.answer().unwrap();
             took.push(clock.now().elapsed.saturating_sub(began));
-            assert!(matches!(answer, Answer::Rule(_)), "{answer:?}");
+            assert!(matches!(answer, ControlResponse::Rule(_)), "{answer:?}");
         }
         done.store(true, Ordering::Relaxed);
         lock.execute_batch("ROLLBACK").unwrap();
@@ -99,12 +102,16 @@ fn daemon_4_events_add_outlasts_a_busy_queue() {
     // This client waits in line with the producer, and its wait ends in `busy`
     // as the producer's does.
     let event = fixtures::events(1, 9).next().unwrap().to_json();
-    let answer = ask(&agent, &Request::EventsAdd { events: vec![event.clone()] });
-    assert!(matches!(answer, Answer::Error { kind: ErrorKind::Busy, .. }), "{answer:?}");
+    let answer = ask(&agent, &ControlRequest::EventsAdd { events: vec![event.clone()] });
+    assert!(
+        matches!(answer, ControlResponse::Error { kind: ControlErrorKind::Busy, .. }),
+        "{answer:?}"
+    );
     lock.execute_batch("ROLLBACK").unwrap();
     let output = producer.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let Answer::EventsAdded { results } = ask(&agent, &Request::EventsAdd { events: vec![event] })
+    let ControlResponse::EventsAdded { results } =
+        ask(&agent, &ControlRequest::EventsAdd { events: vec![event] })
     else {
         panic!("not added")
     };

@@ -1,6 +1,6 @@
 //! Uploads between syncs, because something was denied (EV-10).
 
-use santa_sync::daemon::message::{ErrorKind, EventResult};
+use santa_sync::control::message::{ControlErrorKind, EventResult};
 use serde_json::json;
 
 use super::*;
@@ -24,7 +24,9 @@ fn execution(number: u32, decision: &str) -> Value {
 
 fn add(agent: &Agent, events: Vec<Value>) {
     let count = events.len();
-    let Answer::EventsAdded { results } = ask(agent, &Request::EventsAdd { events }) else {
+    let ControlResponse::EventsAdded { results } =
+        ask(agent, &ControlRequest::EventsAdd { events })
+    else {
         panic!("not added")
     };
     assert_eq!(results, vec![EventResult::Added; count]);
@@ -35,7 +37,9 @@ fn told(agent: &Agent, like: impl Fn(&Value) -> bool) -> Value {
     let clock = SystemClock::new();
     let until = clock.now().elapsed + PATIENCE;
     loop {
-        let Answer::Status(beat) = ask(agent, &Request::Status) else { panic!("no status") };
+        let ControlResponse::Status(beat) = ask(agent, &ControlRequest::Status) else {
+            panic!("no status")
+        };
         let upload = serde_json::to_value(&beat.prompt_upload).unwrap();
         if like(&upload) {
             return upload;
@@ -85,7 +89,9 @@ fn ev_10_only_what_was_denied_is_urgent() {
     told(&agent, |upload| upload["events"] == 3);
     assert_eq!(server.count(Stage::EventUpload), 1);
     // The other daemon had its event first, and has not moved.
-    let Answer::Status(beat) = ask(&off_agent, &Request::Status) else { panic!("no status") };
+    let ControlResponse::Status(beat) = ask(&off_agent, &ControlRequest::Status) else {
+        panic!("no status")
+    };
     assert_eq!((beat.prompt_upload, off_server.count(Stage::EventUpload)), (None, 0));
     drop((daemon, off_daemon));
 }
@@ -135,7 +141,7 @@ fn ev_10_syncs_and_uploads_do_not_overlap() {
     let (server, agent, _daemon) = synced_once(&[]);
     server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
     let mut asker = client(&agent);
-    asker.ask(&Request::Sync(Sync::default())).unwrap();
+    asker.ask(&ControlRequest::Sync(SyncRequest::default())).unwrap();
     assert!(server.wait_for(Stage::RuleDownload, 2, PATIENCE));
     // Its events have gone; this one comes too late for it.
     add(&agent, vec![execution(1, "BLOCK_BINARY")]);
@@ -144,7 +150,7 @@ fn ev_10_syncs_and_uploads_do_not_overlap() {
     server.release();
     assert_eq!(synced(&mut asker).events_uploaded, 0);
     assert!(server.wait_for(Stage::EventUpload, 1, PATIENCE));
-    asker.ask(&Request::Sync(Sync::default())).unwrap();
+    asker.ask(&ControlRequest::Sync(SyncRequest::default())).unwrap();
     assert_eq!(server.count(Stage::Preflight), 2, "the upload runs");
     server.release();
     let record = synced(&mut asker);
@@ -162,6 +168,9 @@ fn ev_10_a_new_host_syncs_first() {
     told(&agent, |upload| upload["result"] == "not_yet");
     assert_eq!(server.count(Stage::EventUpload), 0);
     assert_eq!(sync(&agent).events_uploaded, 1);
-    let refused = ask(&agent, &Request::UploadEvents);
-    assert!(!matches!(refused, Answer::Error { kind: ErrorKind::BadRequest, .. }), "{refused:?}");
+    let refused = ask(&agent, &ControlRequest::UploadEvents);
+    assert!(
+        !matches!(refused, ControlResponse::Error { kind: ControlErrorKind::BadRequest, .. }),
+        "{refused:?}"
+    );
 }

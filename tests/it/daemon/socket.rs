@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use santa_sync::daemon::message::{ErrorKind, EventResult, Lookup, MAX_LINE};
+use santa_sync::control::message::{ControlErrorKind, EventResult, MAX_LINE, RuleLookup};
 use santa_sync::protocol::wire;
 use serde_json::json;
 
@@ -25,19 +25,23 @@ fn idle() -> (FakeServer, Agent, Daemon) {
 fn sync_6_one_runs_one_waits_and_a_further_one_is_too_many() {
     let (server, agent, _daemon) = idle();
     server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
-    let asks = |sync: Sync| {
+    let asks = |sync: SyncRequest| {
         let mut client = client(&agent);
-        client.ask(&Request::Sync(sync)).unwrap();
+        client.ask(&ControlRequest::Sync(sync)).unwrap();
         client
     };
-    let mut running = asks(Sync::default());
+    let mut running = asks(SyncRequest::default());
     assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
-    let mut waiting = asks(Sync::default());
-    assert_eq!(waiting.answer().unwrap(), Answer::Waiting);
-    let too_many = |answer| matches!(answer, Answer::Error { kind: ErrorKind::TooManySyncs, .. });
-    assert!(too_many(asks(Sync::default()).answer().unwrap()));
-    assert!(too_many(asks(Sync { wait: false, ..Sync::default() }).answer().unwrap()));
-    let mut attached = asks(Sync { attach: true, ..Sync::default() });
+    let mut waiting = asks(SyncRequest::default());
+    assert_eq!(waiting.answer().unwrap(), ControlResponse::Waiting);
+    let too_many = |answer| {
+        matches!(answer, ControlResponse::Error { kind: ControlErrorKind::TooManySyncs, .. })
+    };
+    assert!(too_many(asks(SyncRequest::default()).answer().unwrap()));
+    assert!(too_many(
+        asks(SyncRequest { wait: false, ..SyncRequest::default() }).answer().unwrap()
+    ));
+    let mut attached = asks(SyncRequest { attach: true, ..SyncRequest::default() });
 
     // The command says so, too.
     let mut command = program();
@@ -191,13 +195,17 @@ fn daemon_4_a_daemon_that_goes_away_is_not_reachable() {
 #[test]
 fn daemon_4_each_request_is_answered() {
     let (server, agent, mut daemon) = idle();
-    let Answer::Status(beat) = ask(&agent, &Request::Status) else { panic!("no status") };
+    let ControlResponse::Status(beat) = ask(&agent, &ControlRequest::Status) else {
+        panic!("no status")
+    };
     assert!(beat.pid == daemon.pid() && beat.syncs == 0 && beat.next_sync_at.is_some());
     assert_eq!(sync(&agent).result, SyncResult::Success);
 
     let event = fixtures::events(1, 1).next().unwrap().to_json();
     let events = vec![event.clone(), event, json!({"no": "event"})];
-    let Answer::EventsAdded { results } = ask(&agent, &Request::EventsAdd { events }) else {
+    let ControlResponse::EventsAdded { results } =
+        ask(&agent, &ControlRequest::EventsAdd { events })
+    else {
         panic!("not added")
     };
     assert_eq!(results[..2], [EventResult::Added, EventResult::BackedOff]);
@@ -214,25 +222,34 @@ fn daemon_4_each_request_is_answered() {
             team = rule["identifier"].as_str().map(str::to_owned);
         }
     }
-    let lookup =
-        |team_id| ask(&agent, &Request::RulesLookup(Lookup { team_id, ..Lookup::default() }));
+    let lookup = |team_id| {
+        ask(&agent, &ControlRequest::RulesLookup(RuleLookup { team_id, ..RuleLookup::default() }))
+    };
     if team.is_some() {
-        assert!(matches!(lookup(team), Answer::Rule(decision) if decision.matched));
+        assert!(matches!(lookup(team), ControlResponse::Rule(decision) if decision.matched));
     }
     let nobody = lookup(Some("ZZZZZZZZZ9".to_owned()));
-    assert!(matches!(&nobody, Answer::Rule(decision) if !decision.matched), "{nobody:?}");
+    assert!(matches!(&nobody, ControlResponse::Rule(decision) if !decision.matched), "{nobody:?}");
     let nothing = lookup(None);
-    assert!(matches!(nothing, Answer::Error { kind: ErrorKind::BadRequest, .. }), "{nothing:?}");
+    assert!(
+        matches!(nothing, ControlResponse::Error { kind: ControlErrorKind::BadRequest, .. }),
+        "{nothing:?}"
+    );
     assert_eq!(
-        ask(&agent, &Request::BundleRequests),
-        Answer::BundleRequests { bundles: Vec::new() }
+        ask(&agent, &ControlRequest::BundleRequests),
+        ControlResponse::BundleRequests { bundles: Vec::new() }
     );
 
-    let Answer::Metrics { text } = ask(&agent, &Request::Metrics) else { panic!("no metrics") };
+    let ControlResponse::Metrics { text } = ask(&agent, &ControlRequest::Metrics) else {
+        panic!("no metrics")
+    };
     assert!(text.contains("santa_sync_syncs_total{result=\"success\"} 2\n"), "{text}");
-    let level = |level: &str| ask(&agent, &Request::LogLevel { level: level.to_owned() });
-    assert_eq!(level("debug"), Answer::Done);
-    assert!(matches!(level("loud"), Answer::Error { kind: ErrorKind::BadRequest, .. }));
+    let level = |level: &str| ask(&agent, &ControlRequest::LogLevel { level: level.to_owned() });
+    assert_eq!(level("debug"), ControlResponse::Done);
+    assert!(matches!(
+        level("loud"),
+        ControlResponse::Error { kind: ControlErrorKind::BadRequest, .. }
+    ));
     assert_eq!(sync(&agent).result, SyncResult::Success);
     daemon.says("DEBUG");
 }

@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use santa_sync::daemon::message::Step;
+use santa_sync::control::message::SyncStep;
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn daemon_6_a_sync_that_hangs_is_killed_and_the_next_runs_on_time() {
     let args = ["--misbehave", "1:hang:after:stage_settings", "--set", "SyncDeadline=60"];
     let _daemon = Daemon::start(&agent, 30, &args);
     let mut client = client(&agent);
-    client.ask(&Request::Subscribe).unwrap();
+    client.ask(&ControlRequest::Subscribe).unwrap();
     let record = synced(&mut client);
     assert_eq!(record.result, SyncResult::InternalError);
     let message = record.error.unwrap().message;
@@ -72,10 +72,10 @@ fn daemon_6_a_sync_that_waits_in_line_is_waiting() {
     let own = agent.spawn(&["sync", "--json"]);
     assert!(server.wait_for(Stage::RuleDownload, 1, PATIENCE));
     let mut client = client(&agent);
-    client.ask(&Request::Subscribe).unwrap();
-    assert_eq!(client.answer().unwrap(), Answer::Subscribed);
+    client.ask(&ControlRequest::Subscribe).unwrap();
+    assert_eq!(client.answer().unwrap(), ControlResponse::Subscribed);
     let mut asker = super::client(&agent);
-    asker.ask(&Request::Sync(Sync::default())).unwrap();
+    asker.ask(&ControlRequest::Sync(SyncRequest::default())).unwrap();
     let waiting = loop {
         let beat = status(&agent)["daemon"].clone();
         if beat["doing"] == "waiting" {
@@ -140,7 +140,7 @@ fn daemon_6_a_full_disk_does_not_end_the_daemon() {
     let record = sync(&agent);
     assert_ne!(record.result, SyncResult::Success, "{record:?}");
     daemon.says("a file cannot be written");
-    assert!(matches!(ask(&agent, &Request::Status), Answer::Status(_)));
+    assert!(matches!(ask(&agent, &ControlRequest::Status), ControlResponse::Status(_)));
     prlimit(pid, Resource::Fsize, all).unwrap();
     assert_eq!(sync(&agent).result, SyncResult::Success);
     assert_eq!(agent.rules(), 5);
@@ -158,10 +158,10 @@ fn sync_2_a_stop_of_the_daemon_keeps_the_cause() {
     let agent = Agent::of(&server);
     let daemon = Daemon::start(&agent, 1, &[]);
     let mut client = client(&agent);
-    client.ask(&Request::Sync(Sync::default())).unwrap();
+    client.ask(&ControlRequest::Sync(SyncRequest::default())).unwrap();
     loop {
         let answer = client.answer().unwrap();
-        if matches!(answer, Answer::Progress(Step::Retry { .. })) {
+        if matches!(answer, ControlResponse::Progress(SyncStep::Retry { .. })) {
             break;
         }
     }
@@ -193,7 +193,9 @@ fn daemon_2_a_network_that_comes_back_is_tried_before_the_back_off_ends() {
     let args = ["--network", network.to_str().unwrap()];
     let _daemon = Daemon::start(&agent, 10, &args);
     let listens = network.exists();
-    let Answer::Status(beat) = ask(&agent, &Request::Status) else { panic!("no status") };
+    let ControlResponse::Status(beat) = ask(&agent, &ControlRequest::Status) else {
+        panic!("no status")
+    };
     assert!(!listens || beat.syncs > 0, "nobody listens before the first sync");
     for _ in 0..5 {
         assert_eq!(sync(&agent).result, SyncResult::PreflightFailed);
@@ -201,8 +203,8 @@ fn daemon_2_a_network_that_comes_back_is_tried_before_the_back_off_ends() {
     assert_eq!(status(&agent)["daemon"]["next_sync_why"], "back_off");
     server.clear_faults();
     let mut client = client(&agent);
-    client.ask(&Request::Subscribe).unwrap();
-    assert_eq!(client.answer().unwrap(), Answer::Subscribed);
+    client.ask(&ControlRequest::Subscribe).unwrap();
+    assert_eq!(client.answer().unwrap(), ControlResponse::Subscribed);
     // Of an interface, as macOS tells it.
     UnixDatagram::unbound().unwrap().send_to(&[4, 0, 5, 0xe], &network).unwrap();
     let record = synced(&mut client);

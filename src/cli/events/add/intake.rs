@@ -4,12 +4,12 @@ use super::super::{look, open};
 use crate::cli::setup::Setup;
 use crate::cli::{Error, Global, by_daemon, output};
 use crate::clock::{Clock as _, SystemClock};
-use crate::daemon::client::Client;
-use crate::daemon::message::{Answer, EventResult, MAX_LINE, Request};
+use crate::control::client::Client;
+use crate::control::message::{ControlRequest, ControlResponse, EventResult, MAX_LINE};
+use crate::ingest::{self, IngestedEvent, ingest_lines};
 use crate::model::Settings;
 use crate::protocol::events::{IngestPolicy, read_line};
 use crate::store::{EventStore, Limits, Store};
-use crate::sync::ingest::{self, Answered, take_in};
 
 /// What a request has around its events, in bytes; rather more than less.
 const AROUND: usize = 64;
@@ -40,7 +40,11 @@ impl<'a> Intake<'a> {
 
     /// Takes lines in, in their order, and tells of each that was, also if the
     /// others could not be. An event that is told of as added is on disk.
-    pub(super) fn take_in(&mut self, lines: &[Vec<u8>], told: &mut Vec<Told>) -> Result<(), Error> {
+    pub(super) fn ingest_lines(
+        &mut self,
+        lines: &[Vec<u8>],
+        told: &mut Vec<Told>,
+    ) -> Result<(), Error> {
         // Whoever writes the lines may have been silent for long.
         if self.by_daemon
             && let Some(mut client) = by_daemon::again(&self.setup.state_dir)
@@ -57,19 +61,19 @@ impl<'a> Intake<'a> {
             None => self.own.insert(own(self.setup)?),
         };
         let limits = Limits { events: self.setup.config.event_queue_limit, ..Limits::default() };
-        let answers = take_in(store, *policy, limits, left, SystemClock::new().now())?;
-        if answers.iter().any(Answered::is_urgent) {
+        let answers = ingest_lines(store, *policy, limits, left, SystemClock::new().now())?;
+        if answers.iter().any(IngestedEvent::is_urgent) {
             by_daemon::upload_events(&self.setup.state_dir);
         }
         told.extend(answers.into_iter().map(|answered| Told {
             unique_id: answered.unique_id,
             result: answered.answer.name(),
             reason: match answered.answer {
-                ingest::Answer::Invalid(error) => Some(error.to_string()),
-                ingest::Answer::Added
-                | ingest::Answer::Duplicate
-                | ingest::Answer::BackedOff
-                | ingest::Answer::Filtered => None,
+                ingest::IngestOutcome::Invalid(error) => Some(error.to_string()),
+                ingest::IngestOutcome::Added
+                | ingest::IngestOutcome::Duplicate
+                | ingest::IngestOutcome::BackedOff
+                | ingest::IngestOutcome::Filtered => None,
             },
         }));
         Ok(())
@@ -116,8 +120,8 @@ fn send(client: &mut Client, lines: &[Vec<u8>], told: &mut Vec<Told>) -> Result<
         }
         if !events.is_empty() {
             let count = events.len();
-            let answer = by_daemon::ask(client, &Request::EventsAdd { events }, |answer| {
-                let Answer::EventsAdded { results } = answer else { return None };
+            let answer = by_daemon::ask(client, &ControlRequest::EventsAdd { events }, |answer| {
+                let ControlResponse::EventsAdded { results } = answer else { return None };
                 (results.len() == count).then_some(results)
             });
             let Some(results) = answer else { return Ok(()) };
@@ -190,7 +194,7 @@ mod tests {
         assert_eq!((told.len(), events.len()), (26, 25));
         assert!(told[3].reason.is_some() && told[3].unique_id.is_empty());
         assert!(told.iter().filter(|told| told.reason.is_none()).all(|t| !t.unique_id.is_empty()));
-        let request = serde_json::to_string(&Request::EventsAdd { events }).expect("JSON");
+        let request = serde_json::to_string(&ControlRequest::EventsAdd { events }).expect("JSON");
         assert!(request.len() <= MAX_LINE, "{}", request.len());
         assert!(chunk(&[event(1, MAX_LINE)]).0.is_empty(), "one alone is too long");
     }

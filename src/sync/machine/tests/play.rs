@@ -16,14 +16,14 @@ pub(super) struct Play {
     now: Duration,
     /// What comes of the attempts, in order; afterwards everything is answered
     /// with an empty 200.
-    attempts: VecDeque<Exchange>,
+    attempts: VecDeque<AttemptResult>,
     batches: VecDeque<Batch>,
     /// The store effect that fails, in words.
     broken: &'static str,
     /// How many times the disk has no room for settings.
     full: u32,
     /// What comes of the waits, in order; afterwards each is sat through.
-    waits: VecDeque<Exchange>,
+    waits: VecDeque<AttemptResult>,
     pub(super) token: bool,
     /// Whether a refused event is set aside.
     pub(super) set_aside: bool,
@@ -52,7 +52,7 @@ pub(super) fn inputs() -> Inputs {
     }
 }
 
-pub(super) fn play(attempts: impl IntoIterator<Item = Exchange>) -> Play {
+pub(super) fn play(attempts: impl IntoIterator<Item = AttemptResult>) -> Play {
     Play {
         machine: Machine::new(inputs()),
         now: Duration::from_secs(1000),
@@ -92,7 +92,7 @@ impl Play {
 
     /// What comes of the waits and then of the attempt after them: the last
     /// exchange comes of the wait itself if there are no others.
-    pub(super) fn then(mut self, waits: Vec<Exchange>, last: Exchange) -> Self {
+    pub(super) fn then(mut self, waits: Vec<AttemptResult>, last: AttemptResult) -> Self {
         if waits.is_empty() {
             self.waits.push_back(last);
         } else {
@@ -102,8 +102,8 @@ impl Play {
         self
     }
 
-    pub(super) fn run(mut self) -> (Vec<String>, Outcome) {
-        let mut event = Event::Started;
+    pub(super) fn run(mut self) -> (Vec<String>, SyncOutcome) {
+        let mut event = SyncEvent::Started;
         for _ in 0..100_000 {
             let now = Now { wall: Timestamp::default(), elapsed: self.now };
             let effect = self.machine.handle(event, now);
@@ -114,9 +114,9 @@ impl Play {
             }
             event = if self.full > 0 && words == "stage settings" {
                 self.full -= 1;
-                Event::StoreFailed(Failure::new(FailureKind::DiskFull, "no room left".into()))
+                SyncEvent::StoreFailed(Failure::new(FailureKind::DiskFull, "no room left".into()))
             } else if !self.broken.is_empty() && words.starts_with(self.broken) {
-                Event::StoreFailed(Failure::new(FailureKind::Store, "disk full".into()))
+                SyncEvent::StoreFailed(Failure::new(FailureKind::Store, "disk full".into()))
             } else {
                 self.act(effect)
             };
@@ -124,37 +124,39 @@ impl Play {
         panic!("the machine does not come to an end: {:?}", &self.effects[..20]);
     }
 
-    fn act(&mut self, effect: Effect) -> Event {
+    fn act(&mut self, effect: Effect) -> SyncEvent {
         self.now += Duration::from_millis(10);
         match effect {
-            Effect::Send { request, .. } => Event::Exchange(
+            Effect::Send { request, .. } => SyncEvent::Attempt(
                 self.attempts.pop_front().unwrap_or_else(|| answered(empty_answer(&request))),
             ),
-            Effect::FetchToken { .. } => Event::Exchange(Exchange::TokenFetched(self.token)),
+            Effect::FetchToken { .. } => {
+                SyncEvent::Attempt(AttemptResult::TokenFetched(self.token))
+            }
             Effect::Wait { duration, .. } => {
                 self.now += duration;
-                Event::Exchange(self.waits.pop_front().unwrap_or(Exchange::Waited))
+                SyncEvent::Attempt(self.waits.pop_front().unwrap_or(AttemptResult::Waited))
             }
-            Effect::Store(StoreEffect::StageSettings { .. }) => Event::SettingsStaged,
+            Effect::Store(StoreEffect::StageSettings { .. }) => SyncEvent::SettingsStaged,
             Effect::Store(StoreEffect::ReadEvents { .. }) => {
-                Event::EventsRead(Box::new(self.batches.pop_front().unwrap_or_default()))
+                SyncEvent::EventsRead(Box::new(self.batches.pop_front().unwrap_or_default()))
             }
-            Effect::Store(StoreEffect::SettleEvents(_)) => Event::EventsSettled,
+            Effect::Store(StoreEffect::SettleEvents(_)) => SyncEvent::EventsSettled,
             Effect::Store(StoreEffect::NoteRefusal { at_once, .. }) => {
-                Event::RefusalNoted { set_aside: at_once || self.set_aside }
+                SyncEvent::RefusalNoted { set_aside: at_once || self.set_aside }
             }
-            Effect::Store(StoreEffect::NoteUploads(_)) => Event::UploadsNoted,
+            Effect::Store(StoreEffect::NoteUploads(_)) => SyncEvent::UploadsNoted,
             Effect::Store(StoreEffect::CommitRules { rules, .. }) => {
-                Event::RulesCommitted(Committed {
+                SyncEvent::RulesCommitted(Committed {
                     processed: rules.len() as u64,
                     rules_hash: "after".into(),
                     ..Committed::default()
                 })
             }
             Effect::Store(StoreEffect::ApplySettings { .. }) => {
-                Event::SettingsApplied(vec![change()])
+                SyncEvent::SettingsApplied(vec![change()])
             }
-            Effect::Store(StoreEffect::DropStaged) => Event::StagedDropped(vec![change()]),
+            Effect::Store(StoreEffect::DropStaged) => SyncEvent::StagedDropped(vec![change()]),
             Effect::Finish(_) => unreachable!("handled by run"),
         }
     }
@@ -167,10 +169,12 @@ pub(super) fn change() -> SettingChange {
 pub(super) fn words(effect: &Effect) -> String {
     match effect {
         Effect::Send { request, attempt } => match &**request {
-            Request::RuleDownload { message, page } => {
+            StageRequest::RuleDownload { message, page } => {
                 format!("send rule_download page {page} {:?} #{attempt}", message.cursor)
             }
-            Request::Preflight(_) | Request::EventUpload(_) | Request::Postflight(_) => {
+            StageRequest::Preflight(_)
+            | StageRequest::EventUpload(_)
+            | StageRequest::Postflight(_) => {
                 format!("send {} #{attempt}", request.stage())
             }
         },
@@ -204,35 +208,35 @@ pub(super) fn traffic() -> Traffic {
     Traffic { http_status: Some(200), bytes_sent: 10, bytes_received: 20, ..Traffic::default() }
 }
 
-pub(super) fn answered(answer: Answer) -> Exchange {
-    Exchange::Answered(answer, traffic())
+pub(super) fn answered(answer: StageResponse) -> AttemptResult {
+    AttemptResult::Answered(answer, traffic())
 }
 
-pub(super) fn empty_answer(request: &Request) -> Answer {
+pub(super) fn empty_answer(request: &StageRequest) -> StageResponse {
     match request.stage() {
-        Stage::Preflight => Answer::Preflight(Box::default()),
-        Stage::EventUpload => Answer::EventUpload(wire::EventUploadResponse::default()),
-        Stage::RuleDownload => Answer::RuleDownload(Page::default()),
-        Stage::Postflight => Answer::Postflight,
+        Stage::Preflight => StageResponse::Preflight(Box::default()),
+        Stage::EventUpload => StageResponse::EventUpload(wire::EventUploadResponse::default()),
+        Stage::RuleDownload => StageResponse::RuleDownload(Page::default()),
+        Stage::Postflight => StageResponse::Postflight,
     }
 }
 
-pub(super) fn preflight_ok(response: wire::PreflightResponse) -> Exchange {
-    answered(Answer::Preflight(Box::new(response)))
+pub(super) fn preflight_ok(response: wire::PreflightResponse) -> AttemptResult {
+    answered(StageResponse::Preflight(Box::new(response)))
 }
 
-pub(super) fn preflight_of(sync_type: wire::SyncType) -> Exchange {
+pub(super) fn preflight_of(sync_type: wire::SyncType) -> AttemptResult {
     preflight_ok(wire::PreflightResponse {
         sync_type: Some(sync_type.into()),
         ..Default::default()
     })
 }
 
-pub(super) fn upload_ok() -> Exchange {
-    answered(Answer::EventUpload(wire::EventUploadResponse::default()))
+pub(super) fn upload_ok() -> AttemptResult {
+    answered(StageResponse::EventUpload(wire::EventUploadResponse::default()))
 }
 
-pub(super) fn page_of(teams: &[&str], cursor: &str) -> Exchange {
+pub(super) fn page_of(teams: &[&str], cursor: &str) -> AttemptResult {
     let rules = teams
         .iter()
         .map(|team| Rule {
@@ -242,40 +246,40 @@ pub(super) fn page_of(teams: &[&str], cursor: &str) -> Exchange {
         })
         .collect();
     let cursor = Cursor::new(cursor.to_owned());
-    answered(Answer::RuleDownload(Page { rules, cursor, ..Page::default() }))
+    answered(StageResponse::RuleDownload(Page { rules, cursor, ..Page::default() }))
 }
 
 /// The last page, of rules that were all rejected.
-pub(super) fn page_of_rejected(count: usize) -> Exchange {
+pub(super) fn page_of_rejected(count: usize) -> AttemptResult {
     let rejected = (0..count).map(|index| RejectedRule {
         page: 1,
         index: u32::try_from(index).expect("few"),
         identifier: format!("rule {index}\u{202e}"),
         reason: "the policy is missing or unknown".to_owned(),
     });
-    answered(Answer::RuleDownload(Page { rejected: rejected.collect(), ..Page::default() }))
+    answered(StageResponse::RuleDownload(Page { rejected: rejected.collect(), ..Page::default() }))
 }
 
-pub(super) fn status(status: u16) -> Exchange {
+pub(super) fn status(status: u16) -> AttemptResult {
     status_saying(status, &format!("status {status}"))
 }
 
-pub(super) fn status_saying(status: u16, words: &str) -> Exchange {
+pub(super) fn status_saying(status: u16, words: &str) -> AttemptResult {
     let failure = Failure {
         kind: FailureKind::of_status(status),
         message: words.to_owned(),
         http_status: Some(status),
         retry_after: None,
     };
-    Exchange::Failed(failure, Traffic { http_status: Some(status), ..Traffic::default() })
+    AttemptResult::Failed(failure, Traffic { http_status: Some(status), ..Traffic::default() })
 }
 
-pub(super) fn times(n: usize, exchange: &Exchange) -> Vec<Exchange> {
+pub(super) fn times(n: usize, exchange: &AttemptResult) -> Vec<AttemptResult> {
     vec![exchange.clone(); n]
 }
 
 /// What leads up to each stage, all of it going well.
-pub(super) fn before(stage: Stage) -> Vec<Exchange> {
+pub(super) fn before(stage: Stage) -> Vec<AttemptResult> {
     let preflight = preflight_of(wire::SyncType::Normal);
     match stage {
         Stage::Preflight => vec![],

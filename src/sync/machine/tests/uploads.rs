@@ -109,7 +109,8 @@ fn ev_1_events_leave_half_of_the_deadline_to_the_rules() {
     assert_eq!(waits, ["wait 4"], "{effects:?}");
 
     // Nor is an attempt that overruns it a failure of the sync.
-    let cut = Exchange::Stopped { failure: deadline_failure(Duration::from_secs(20)), begun: true };
+    let cut =
+        AttemptResult::Stopped { failure: deadline_failure(Duration::from_secs(20)), begun: true };
     let (_, outcome) = play([before(Stage::EventUpload), vec![cut]].concat()).with(short).run();
     assert_eq!(outcome.result, SyncResult::Success);
 }
@@ -120,9 +121,9 @@ fn ev_1_events_leave_half_of_the_deadline_to_the_rules() {
 fn http_9_a_batch_that_does_not_get_through_twice_is_halved() {
     let lost = |upload_unfinished| {
         let failure = Failure::new(FailureKind::ConnectionLost, "reset".into());
-        Exchange::Failed(failure, Traffic { upload_unfinished, ..Traffic::default() })
+        AttemptResult::Failed(failure, Traffic { upload_unfinished, ..Traffic::default() })
     };
-    let run = |lost: Vec<Exchange>, ids: &[i64]| {
+    let run = |lost: Vec<AttemptResult>, ids: &[i64]| {
         play([before(Stage::EventUpload), lost].concat())
             .batches([batch(ids), batch(&[1]), batch(&[2]), Batch::default()])
             .run()

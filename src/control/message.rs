@@ -1,0 +1,375 @@
+//! The messages of the control socket: one JSON object per line. The README
+//! documents them.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::DaemonStatus;
+use crate::model::{Match, RuleOrigin, Stage, StoredRule, SyncRecord, SyncType, Timestamp};
+use crate::store::BundleRequest;
+use crate::sync::progress::SyncProgress;
+
+/// The longest line either side takes, in bytes. An event with its signing
+/// chain has about 10 KiB.
+pub const MAX_LINE: usize = 256 * 1024;
+
+/// What a client asks. One request at a time on a connection; the answers to
+/// one end with a line that is not [`ControlResponse::Progress`], [`ControlResponse::Waiting`]
+/// or, of a subscription, at all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum ControlRequest {
+    /// How the daemon stands.
+    Status,
+    /// A sync, now.
+    Sync(SyncRequest),
+    /// Events for the queue, each in the form that `events add` reads.
+    EventsAdd {
+        /// The events.
+        events: Vec<serde_json::Value>,
+    },
+    /// Something that was denied has been queued by another process: the daemon
+    /// uploads what waits soon (EV-10).
+    UploadEvents,
+    /// Which rule decides about an executable.
+    RulesLookup(RuleLookup),
+    /// The bundles whose executables the server waits for.
+    BundleRequests,
+    /// What happens from here on, until the client closes.
+    Subscribe,
+    /// The metrics, in the Prometheus text format.
+    Metrics,
+    /// Another level of the daemon's log lines, until it ends.
+    LogLevel {
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+        level: String,
+    },
+}
+
+/// A sync that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SyncRequest {
+    /// The clean sync to request: `CLEAN` or `CLEAN_ALL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clean: Option<SyncType>,
+    /// Whether a person asks, as the record tells it.
+    pub manual: bool,
+    /// Whether to wait for a sync that runs, instead of being one too many.
+    pub wait: bool,
+    /// Whether a sync that runs will do.
+    pub attach: bool,
+}
+
+impl Default for SyncRequest {
+    fn default() -> Self {
+        Self { clean: None, manual: false, wait: true, attach: false }
+    }
+}
+
+/// What is known of an executable; at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleLookup {
+    /// SHA-256 of the file.
+    pub sha256: Option<String>,
+    /// Code directory hash.
+    pub cdhash: Option<String>,
+    /// `TEAMID:name` or `platform:name`.
+    pub signing_id: Option<String>,
+    /// SHA-256 of the leaf certificate.
+    pub cert_sha256: Option<String>,
+    /// Developer team.
+    pub team_id: Option<String>,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum ControlResponse {
+    /// How the daemon stands.
+    Status(Box<DaemonStatus>),
+    /// A sync runs; the one asked for begins after it. Its progress follows.
+    Waiting,
+    /// Something happened in the sync.
+    Progress(SyncStep),
+    /// The sync has ended; with a result that is not `success`, too.
+    Synced {
+        /// Its record.
+        record: Box<SyncRecord>,
+    },
+    /// What became of each event, in their order. Those taken in are on disk.
+    EventsAdded {
+        /// One for each event.
+        results: Vec<EventResult>,
+    },
+    /// Which rule decides.
+    Rule(Box<Decision>),
+    /// The open requests, oldest first.
+    BundleRequests {
+        /// The requests.
+        bundles: Vec<RequestedBundle>,
+    },
+    /// What happened will follow, a line for each.
+    Subscribed,
+    /// Users wait for this rule (RULE-10).
+    Notification {
+        /// The application's name.
+        application: String,
+        /// The identifier of the rule.
+        identifier: String,
+    },
+    /// The client reads too slowly: that many lines were left out.
+    Missed {
+        /// How many.
+        lines: u64,
+    },
+    /// The metrics.
+    Metrics {
+        /// In the Prometheus text format.
+        text: String,
+    },
+    /// It is done.
+    Done,
+    /// It is not done.
+    Error {
+        /// One word for the cause.
+        kind: ControlErrorKind,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlErrorKind {
+    /// Not a request.
+    BadRequest,
+    /// Not open to this user.
+    Forbidden,
+    /// Too many connections.
+    Busy,
+    /// A sync runs and another waits.
+    TooManySyncs,
+    /// The daemon ends.
+    Stopping,
+    /// A store cannot be used.
+    Store,
+    /// A fault of the daemon.
+    Internal,
+}
+
+impl ControlResponse {
+    /// An error.
+    pub fn error(kind: ControlErrorKind, message: impl Into<String>) -> Self {
+        Self::Error { kind, message: message.into() }
+    }
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum EventResult {
+    /// It is queued.
+    Added,
+    /// An event of the same unique id waits already.
+    Duplicate,
+    /// An equal record of something allowed was taken in less than 4 h ago.
+    BackedOff,
+    /// The policy does not record it.
+    Filtered,
+    /// It is none.
+    Rejected {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A bundle the server asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestedBundle {
+    /// Its hash.
+    pub hash: String,
+    /// When it was asked for first.
+    pub since: Timestamp,
+    /// How many executables it has; 0 while that is not known.
+    pub executables: u32,
+    /// How many of them the server took.
+    pub delivered: u32,
+}
+
+impl From<BundleRequest> for RequestedBundle {
+    fn from(request: BundleRequest) -> Self {
+        Self {
+            hash: request.hash,
+            since: request.since,
+            executables: request.executables,
+            delivered: request.delivered,
+        }
+    }
+}
+
+/// Something that happened in a sync, as it is told to others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum SyncStep {
+    /// An attempt is about to be made.
+    Attempt {
+        /// Its stage.
+        stage: Stage,
+        /// Which attempt of the request, from 1.
+        attempt: u32,
+    },
+    /// The sync waits before it repeats a request.
+    Retry {
+        /// The stage.
+        stage: Stage,
+        /// How long.
+        wait_ms: u64,
+        /// The attempt that follows.
+        next_attempt: u32,
+        /// Why.
+        message: String,
+    },
+    /// What kind of sync this is.
+    Negotiated {
+        /// The type.
+        sync_type: SyncType,
+    },
+    /// Events went up.
+    Uploaded {
+        /// In this sync so far.
+        total: u64,
+        /// Queued when the sync began.
+        of: u64,
+    },
+    /// A page of rules came.
+    Page {
+        /// Its number, from 1.
+        page: u32,
+        /// Rules received so far.
+        rules: u64,
+    },
+    /// Rules are being committed.
+    Committing {
+        /// How many.
+        rules: u64,
+    },
+    /// Rules were committed.
+    Committed {
+        /// Rules stored whose identifier and type had none.
+        added: u64,
+        /// Rules stored in the place of an older one.
+        replaced: u64,
+        /// Rules deleted.
+        removed: u64,
+        /// Transitive rules afterwards.
+        kept_transitive: u64,
+    },
+}
+
+impl SyncStep {
+    /// What to tell of progress, if anything.
+    #[must_use]
+    pub fn of(progress: &SyncProgress<'_>) -> Option<Self> {
+        Some(match progress {
+            SyncProgress::Attempt { stage, attempt } => {
+                Self::Attempt { stage: *stage, attempt: *attempt }
+            }
+            SyncProgress::Waiting { stage, duration, next_attempt, failure } => Self::Retry {
+                stage: *stage,
+                wait_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+                next_attempt: *next_attempt,
+                message: failure.to_string(),
+            },
+            SyncProgress::Negotiated { sync_type } => Self::Negotiated { sync_type: *sync_type },
+            SyncProgress::Uploaded { total, of } => Self::Uploaded { total: *total, of: *of },
+            SyncProgress::Page { page, rules, .. } => Self::Page { page: *page, rules: *rules },
+            SyncProgress::Committing { rules } => Self::Committing { rules: *rules },
+            SyncProgress::Committed(committed) => Self::Committed {
+                added: committed.added,
+                replaced: committed.replaced,
+                removed: committed.removed_by_rule + committed.removed_by_cleanup,
+                kept_transitive: committed.kept_transitive,
+            },
+            SyncProgress::InLine { .. }
+            | SyncProgress::Begun
+            | SyncProgress::Compared(_)
+            | SyncProgress::Applied(_)
+            | SyncProgress::Reverted(_)
+            | SyncProgress::Ended(_) => return None,
+        })
+    }
+}
+
+/// A rule as every JSON form shows it; a text that is not there is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleForm {
+    /// What it is about.
+    pub identifier: String,
+    /// The protocol's name of what it decides.
+    pub policy: Cow<'static, str>,
+    /// The protocol's name of its type.
+    pub rule_type: Cow<'static, str>,
+    /// What a user is told.
+    pub custom_msg: String,
+    /// Where a user is sent.
+    pub custom_url: String,
+    /// What the button for that says.
+    pub event_detail_button_label: String,
+    /// Whatever its author noted.
+    pub comment: String,
+    /// The CEL expression.
+    pub cel_expr: String,
+    /// When a transitive rule was made or last used; absent for every other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
+}
+
+impl From<StoredRule> for RuleForm {
+    fn from(rule: StoredRule) -> Self {
+        Self {
+            last_used: rule.last_used(),
+            identifier: rule.identifier,
+            policy: rule.state.policy_name().into(),
+            rule_type: rule.rule_type.name().into(),
+            custom_msg: rule.details.custom_msg,
+            custom_url: rule.details.custom_url,
+            event_detail_button_label: rule.details.event_detail_button_label,
+            comment: rule.details.comment,
+            cel_expr: rule.details.cel_expr,
+        }
+    }
+}
+
+/// What the rules say about an executable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Whether a rule decides.
+    pub matched: bool,
+    /// What it decides, in words.
+    pub decision: Option<String>,
+    /// By which rule, in words.
+    pub why: Option<String>,
+    /// Where the rule was found: `configuration` or `store`.
+    pub origin: Option<Cow<'static, str>>,
+    /// The rule.
+    pub rule: Option<RuleForm>,
+}
+
+impl From<Option<Match>> for Decision {
+    fn from(found: Option<Match>) -> Self {
+        Self {
+            matched: found.is_some(),
+            decision: found.as_ref().map(|found| found.rule.wording()),
+            why: found.as_ref().map(ToString::to_string),
+            origin: found.as_ref().map(|found| match found.origin {
+                RuleOrigin::Configuration => "configuration".into(),
+                RuleOrigin::Store => "store".into(),
+            }),
+            rule: found.map(|found| found.rule.into()),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The server of the control socket.
+
+mod queries;
+pub(super) mod server;

@@ -1,0 +1,447 @@
+//! The loop: one event at a time, each handled without waiting for anything that
+//! may not come.
+
+mod prompt_upload;
+mod publish;
+mod reload;
+mod requests;
+mod state_dir;
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::control::server::{self, DaemonEvent, LoopRequest, Socket};
+use super::instance_lock::InstanceLock;
+use super::network::Network;
+use super::schedule::{self, PromptSchedule, Requester, Schedule, SyncEnd};
+use super::signals::Caught;
+use super::sync_process::order::{self, ChildMessage, Order, SyncOrder};
+use super::sync_process::parent::{self, ProcessEnd, ProcessFailure, Supervision, SyncPhase};
+use super::sync_process::summary::StoreSummary;
+use super::{DaemonError, Options, level_name, metrics, systemd};
+use crate::clock::{Alarm, Clock as _};
+use crate::config::{Loaded, LogLevel};
+use crate::control::moment::Stamp;
+use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
+use crate::host::{self, SystemHost};
+use crate::model::{Now, SyncRecord, SyncResult, SyncType, Trigger};
+
+/// From the deadline of a sync to the end of its process: the sync sees to its
+/// deadline itself, and this is for one that does not.
+const DEADLINE_GRACE: Duration = Duration::from_secs(30);
+/// How long the process of a sync may take to end with the daemon.
+const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
+/// Lines a slow client may lag behind.
+const EVENT_BACKLOG: usize = 256;
+
+/// A sync that is asked for and has not begun.
+#[derive(Default)]
+struct PendingSync {
+    clean: Option<SyncType>,
+    manual: bool,
+    /// Whether the owner asked, or only the group.
+    owner: bool,
+    /// Who waits for its end. Empty if only a signal asked.
+    askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
+}
+
+/// The sync that runs.
+struct RunningSync {
+    task: JoinHandle<ProcessEnd>,
+    phases: watch::Receiver<SyncPhase>,
+    phase: SyncPhase,
+    errand: SyncOrder,
+    /// When it entered its phase.
+    began: Now,
+    stamp: Stamp,
+    /// How long it may take from its begin.
+    limit: Duration,
+    askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
+}
+
+pub(super) struct EventLoop {
+    options: Options,
+    state_dir: PathBuf,
+    instance_lock: InstanceLock,
+    /// The state directory is not there, which has been told.
+    lost: bool,
+    socket: Option<Socket>,
+    commands: mpsc::Sender<LoopRequest>,
+    asked: Option<mpsc::Receiver<LoopRequest>>,
+    alarm: Alarm,
+    loaded: Arc<Loaded>,
+    refused: Option<String>,
+    level: LogLevel,
+    /// The level that a client asked for, which wins until the end.
+    asked_level: Option<LogLevel>,
+    schedule: Schedule,
+    prompt: PromptSchedule,
+    uploading: Option<JoinHandle<ProcessEnd>>,
+    prompt_upload: Option<PromptUpload>,
+    network: Network,
+    /// The name of this boot, if it has one.
+    boot_id: Option<String>,
+    started: Now,
+    started_stamp: Stamp,
+    syncs: u64,
+    waiting: PendingSync,
+    running: Option<RunningSync>,
+    last_sync: Option<LastSync>,
+    last_panic: Option<Incident>,
+    last_hang: Option<Incident>,
+    facts: Option<Box<StoreSummary>>,
+    counters: metrics::Counters,
+    events: broadcast::Sender<DaemonEvent>,
+    stop: watch::Sender<bool>,
+    configured: watch::Sender<Arc<Loaded>>,
+    /// What could not be written, told once until it can.
+    unwritable: Vec<PathBuf>,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        mut options: Options,
+        state_dir: PathBuf,
+        instance_lock: InstanceLock,
+    ) -> Result<Self, DaemonError> {
+        let (commands, asked) = mpsc::channel(server::MAX_CLIENTS);
+        let alarm = Alarm::new(options.clock)?;
+        let now = alarm.now();
+        let loaded = Arc::new(options.loaded.clone());
+        let machine_id = host::machine_id(&loaded.config, &SystemHost);
+        let host =
+            machine_id.map_or(0, |(id, _)| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
+        let level = options.level.unwrap_or(loaded.config.log_level);
+        (options.set_level)(level);
+        let network = std::mem::replace(&mut options.network, Box::new(super::network::source));
+        Ok(Self {
+            state_dir,
+            instance_lock,
+            lost: false,
+            socket: None,
+            commands,
+            asked: Some(asked),
+            alarm,
+            refused: None,
+            level,
+            asked_level: None,
+            schedule: Schedule::new(now, host),
+            prompt: PromptSchedule::default(),
+            uploading: None,
+            prompt_upload: None,
+            network: Network::new(network),
+            boot_id: host::boot_id(&SystemHost),
+            started: now,
+            started_stamp: Stamp::now(options.clock.now()),
+            syncs: 0,
+            waiting: PendingSync::default(),
+            running: None,
+            last_sync: None,
+            last_panic: None,
+            last_hang: None,
+            facts: None,
+            counters: metrics::Counters::default(),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            stop: watch::channel(false).0,
+            configured: watch::channel(Arc::clone(&loaded)).0,
+            loaded,
+            options,
+            unwritable: Vec::new(),
+        })
+    }
+
+    pub(super) async fn serve(mut self) -> Result<(), DaemonError> {
+        // Catching a signal would undo that it is ignored, and whoever started
+        // this process meant that: nohup, or the shell of a background job.
+        let ignored = host::ignored_signals(&SystemHost);
+        let mut interrupt = Caught::unless(ignored.interrupt, SignalKind::interrupt())?;
+        let mut terminate = Caught::unless(ignored.terminate, SignalKind::terminate())?;
+        let mut hang_up = Caught::unless(ignored.hang_up, SignalKind::hangup())?;
+        let mut user = signal(SignalKind::user_defined1())?;
+        let mut watchdog = systemd::watchdog().map(|every| {
+            let mut ticks = interval(every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        let Some(mut asked) = self.asked.take() else { return Ok(()) };
+        self.socket = self.listen();
+        self.publish();
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            state_dir = %self.state_dir.display(),
+            server = self.loaded.config.sync_base_url.as_ref().map(ToString::to_string),
+            first_sync_s = self.schedule.left(self.alarm.now()).map(|left| left.as_secs()),
+            "daemon started"
+        );
+        systemd::ready("waiting for the first sync");
+
+        let reason = loop {
+            let due = self.due();
+            tokio::select! {
+                biased;
+                () = interrupt.came() => break "SIGINT",
+                () = terminate.came() => break "SIGTERM",
+                () = hang_up.came() => {
+                    if self.reload().await {
+                        self.schedule.ask(Requester::Owner, self.alarm.now());
+                    }
+                    self.publish();
+                }
+                Some(()) = user.recv() => {
+                    info!("a sync is asked for by SIGUSR1");
+                    self.schedule.ask(Requester::Owner, self.alarm.now());
+                    self.publish();
+                }
+                happened = happened(&mut self.running) => match happened {
+                    Happened::Phase(phase) => self.entered(phase),
+                    Happened::Ended(ended) => self.ended(*ended),
+                },
+                ended = upload_ended(&mut self.uploading) => self.upload_ended(ended),
+                // Before the clients: no flood of requests keeps a sync away.
+                () = ring(&self.alarm, due) => self.begin().await,
+                Some(command) = asked.recv() => self.obey(command),
+                () = self.network.changed() => {
+                    debug!("the network has changed");
+                    self.schedule.network_changed(self.alarm.now(), random());
+                    self.publish();
+                }
+                () = tick(&mut watchdog) => systemd::alive(),
+            }
+        };
+        self.end(reason).await;
+        Ok(())
+    }
+
+    /// Begins a sync, if its time has come.
+    async fn begin_sync(&mut self) {
+        self.reload().await;
+        let now = self.alarm.now();
+        let Some(why) = self.schedule.begin(now) else { return };
+        let PendingSync { clean, manual, askers, owner: _ } = std::mem::take(&mut self.waiting);
+        let trigger = match (why, manual) {
+            (SyncReason::Start | SyncReason::Interval | SyncReason::BackOff, _) => Trigger::Timer,
+            (SyncReason::Asked, true) => Trigger::Manual,
+            (SyncReason::Asked | SyncReason::Network, _) => Trigger::Trigger,
+        };
+        let errand = SyncOrder { trigger, clean };
+        if self.loaded.config.sync_base_url.is_none() {
+            info!("no SyncBaseURL is configured; there is nothing to sync with");
+            let message = "no SyncBaseURL is configured; set it in the profile".to_owned();
+            let record = not_begun(SyncResult::MissingSyncBaseUrl, message, errand, now);
+            self.schedule.end(now, SyncEnd::Nothing, None, random());
+            self.tell_end(record, askers);
+            self.publish();
+            return;
+        }
+        if why == SyncReason::Network {
+            info!("the network has changed since the last sync failed; it is tried again");
+        }
+        if let Err(error) = self.keep_place() {
+            warn!(%error, "no sync, because the state directory cannot be used");
+            let record = not_begun(SyncResult::StateUnusable, error.to_string(), errand, now);
+            self.schedule.end(now, SyncEnd::Failure, None, random());
+            self.tell_end(record, askers);
+            self.publish();
+            return;
+        }
+        // What changes while a sync runs counts, should it fail.
+        self.network.listen(true);
+        self.syncs += 1;
+        let program = (self.options.program)(self.syncs, level_name(self.level));
+        let order = order::encode(Order::Sync(errand), &self.loaded.effective);
+        let limit = self.loaded.config.sync_deadline + DEADLINE_GRACE;
+        let phase = watch::channel(SyncPhase::Starting).0;
+        let phases = phase.subscribe();
+        let clock = Arc::new(self.options.clock);
+        let watch = Supervision { clock, limit, stop: self.stop.subscribe(), phase };
+        let (number, events) = (self.syncs, self.events.clone());
+        // Nobody may listen.
+        let tell = move |line| {
+            let _ = match line {
+                ChildMessage::Step(step) => events.send(DaemonEvent::Step(number, step)),
+                ChildMessage::Notification { application, identifier } => {
+                    events.send(DaemonEvent::Notification { application, identifier })
+                }
+                ChildMessage::Panicked { .. }
+                | ChildMessage::Uploaded { .. }
+                | ChildMessage::Ended { .. }
+                | ChildMessage::InLine { .. }
+                | ChildMessage::Begun => return,
+            };
+        };
+        debug!(number, ?trigger, program = %program.path.display(), "a sync's process starts");
+        let task = tokio::spawn(parent::run(program, order, watch, tell));
+        let (phase, stamp) = (SyncPhase::Starting, self.stamp());
+        self.running =
+            Some(RunningSync { task, phases, phase, errand, began: now, stamp, limit, askers });
+        self.publish();
+        systemd::status("a sync runs");
+    }
+
+    /// The sync's process has come further.
+    fn entered(&mut self, phase: SyncPhase) {
+        let (now, stamp) = (self.alarm.now(), self.stamp());
+        if let Some(running) = &mut self.running {
+            (running.phase, running.began, running.stamp) = (phase, now, stamp);
+        }
+        self.publish();
+        systemd::status(match phase {
+            SyncPhase::InLine => "a sync waits for one of another process to end",
+            SyncPhase::Starting | SyncPhase::Begun => "a sync runs",
+        });
+    }
+
+    fn ended(&mut self, (running, ended): (RunningSync, ProcessEnd)) {
+        let now = self.alarm.now();
+        let ProcessEnd { record, facts, trouble, uploaded: _ } = ended;
+        if let Some(trouble) = &trouble {
+            let incident = Incident { at: now.wall, message: trouble.message().to_owned() };
+            error!(error = incident.message, "a sync did not end by itself");
+            match trouble {
+                ProcessFailure::Died(_) => self.last_panic = Some(incident),
+                ProcessFailure::Hung(_) => self.last_hang = Some(incident),
+            }
+        }
+        let record = record.map_or_else(
+            || {
+                let message = trouble.map_or_else(String::new, |t| t.message().to_owned());
+                not_begun(SyncResult::InternalError, message, running.errand, running.began)
+            },
+            |record| *record,
+        );
+        if facts.is_some() {
+            self.facts = facts;
+        }
+        let end =
+            if record.result == SyncResult::Success { SyncEnd::Success } else { SyncEnd::Failure };
+        let interval = self.facts.as_ref().map(|facts| {
+            let given = facts.full_sync_interval.map(|s| Duration::from_secs(s.into()));
+            given.unwrap_or(schedule::DEFAULT_INTERVAL)
+        });
+        self.schedule.end(now, end, interval, random());
+        self.prompt.sync_ended(running.began.elapsed, record.events_pending);
+        self.network.listen(self.schedule.heeds_network());
+        debug!(
+            next_sync_s = self.schedule.left(now).map(|left| left.as_secs()),
+            failures = self.schedule.failures(),
+            "the next sync"
+        );
+        self.counters.count(&record);
+        self.tell_end(record, running.askers);
+        self.publish();
+        self.write_metrics();
+        systemd::status(match end {
+            SyncEnd::Success => "the last sync succeeded",
+            SyncEnd::Failure | SyncEnd::Nothing => "the last sync failed",
+        });
+    }
+
+    fn tell_end(&mut self, record: SyncRecord, askers: Vec<oneshot::Sender<Arc<SyncRecord>>>) {
+        self.last_sync = Some(LastSync::of(&record));
+        let record = Arc::new(record);
+        for asker in askers {
+            // It may have gone away.
+            let _ = asker.send(Arc::clone(&record));
+        }
+        let _ = self.events.send(DaemonEvent::Synced(record));
+    }
+
+    async fn end(mut self, reason: &'static str) {
+        info!(reason, "daemon stops");
+        systemd::stopping();
+        self.stop.send_replace(true);
+        if let Some(running) = self.running.take()
+            && timeout(STOP_TIMEOUT, running.task).await.is_err()
+        {
+            warn!("the sync's process does not end; it is left alone");
+        }
+        if let Some(uploading) = self.uploading.take() {
+            // It was told to stop at the same time.
+            let _ = timeout(Duration::from_millis(200), uploading).await;
+        }
+        if !self.instance_lock.holds(&self.state_dir) {
+            info!("daemon stopped; the state directory is not there");
+            return;
+        }
+        if let Err(error) = self.status(Activity::Stopped).write(&self.state_dir) {
+            warn!(%error, "daemon.json cannot be written");
+        }
+        info!("daemon stopped");
+    }
+}
+
+/// The end of the upload that runs; never, if none does.
+async fn upload_ended(uploading: &mut Option<JoinHandle<ProcessEnd>>) -> ProcessEnd {
+    let Some(task) = uploading else { return std::future::pending().await };
+    let ended = task.await.unwrap_or_else(|error| ProcessEnd {
+        trouble: Some(ProcessFailure::Died(format!("watching its process failed: {error}"))),
+        ..ProcessEnd::default()
+    });
+    *uploading = None;
+    ended
+}
+
+/// What the sync that runs has come to.
+enum Happened {
+    Phase(SyncPhase),
+    Ended(Box<(RunningSync, ProcessEnd)>),
+}
+
+/// What the sync that runs comes to next; never, if none does.
+async fn happened(running: &mut Option<RunningSync>) -> Happened {
+    let Some(of) = running else { return std::future::pending().await };
+    let ended = tokio::select! {
+        biased;
+        Ok(()) = of.phases.changed() => {
+            return Happened::Phase(*of.phases.borrow_and_update());
+        }
+        ended = &mut of.task => ended,
+    };
+    let ended = ended.unwrap_or_else(|error| ProcessEnd {
+        trouble: Some(ProcessFailure::Died(format!(
+            "watching the process of the sync failed: {error}"
+        ))),
+        ..ProcessEnd::default()
+    });
+    match running.take() {
+        Some(of) => Happened::Ended(Box::new((of, ended))),
+        // It was there a moment ago.
+        None => std::future::pending().await,
+    }
+}
+
+async fn ring(alarm: &Alarm, due: Option<Duration>) {
+    match due {
+        Some(due) => alarm.ring(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
+    match watchdog {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The record of a sync that its process left none of.
+fn not_begun(result: SyncResult, message: String, errand: SyncOrder, began: Now) -> SyncRecord {
+    let requested = errand.clean.unwrap_or(SyncType::Normal);
+    SyncRecord::not_begun(result, message, errand.trigger, began.wall, requested)
+}
+
+/// A number in 0..1 that other hosts do not draw at the same time.
+fn random() -> f64 {
+    let bits = RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(bits >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

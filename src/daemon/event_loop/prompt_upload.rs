@@ -1,0 +1,91 @@
+//! Uploads between syncs (EV-10).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::{DEADLINE_GRACE, EventLoop};
+use crate::control::status::PromptUpload;
+use crate::daemon::level_name;
+use crate::daemon::sync_process::order::{self, Order};
+use crate::daemon::sync_process::parent::{self, ProcessEnd, Supervision, SyncPhase};
+use crate::sync::upload::{UPLOAD_LIMIT, UploadReport, UploadResult};
+
+impl EventLoop {
+    /// Something that was denied has been queued.
+    pub(super) fn denial_queued(&mut self) {
+        let config = &self.loaded.config;
+        if config.prompt_event_upload && config.sync_base_url.is_some() {
+            self.prompt.queued(self.alarm.now());
+        }
+    }
+
+    /// When the next thing begins, a sync or an upload: nothing while an upload
+    /// runs, which is over soon.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let sync = self.schedule.due()?;
+        if self.uploading.is_some() {
+            return None;
+        }
+        Some(self.prompt.due().map_or(sync, |upload| upload.min(sync)))
+    }
+
+    /// Begins what is due. A sync takes what waits, so it comes first.
+    pub(super) async fn begin(&mut self) {
+        let now = self.alarm.now();
+        if self.schedule.due().is_some_and(|due| due <= now.elapsed) {
+            self.begin_sync().await;
+        } else if self.prompt.begin(now) {
+            self.begin_upload();
+        }
+    }
+
+    fn begin_upload(&mut self) {
+        if !self.instance_lock.holds(&self.state_dir) {
+            // The next sync makes it anew.
+            return;
+        }
+        // No number: those are of syncs, and so is misbehaviour.
+        let program = (self.options.program)(0, level_name(self.level));
+        let order = order::encode(Order::Upload, &self.loaded.effective);
+        let watch = Supervision {
+            clock: Arc::new(self.options.clock),
+            limit: UPLOAD_LIMIT + DEADLINE_GRACE,
+            stop: self.stop.subscribe(),
+            phase: watch::channel(SyncPhase::Begun).0,
+        };
+        debug!(program = %program.path.display(), "an upload's process starts");
+        self.uploading = Some(tokio::spawn(parent::run(program, order, watch, |_| {})));
+    }
+
+    pub(super) fn upload_ended(&mut self, ended: ProcessEnd) {
+        let now = self.alarm.now();
+        let report = match ended {
+            ProcessEnd { uploaded: Some(report), .. } => report,
+            ProcessEnd { trouble, .. } => UploadReport::failed(trouble.map_or_else(
+                || "the process of the upload left no word".to_owned(),
+                |trouble| trouble.message().to_owned(),
+            )),
+        };
+        match (report.result, &report.error) {
+            (UploadResult::Uploaded, _) if report.events > 0 => {
+                info!(events = report.events, "events uploaded, because something was denied");
+            }
+            (UploadResult::Failed, Some(error)) => {
+                warn!(error, "events are left to the next sync");
+            }
+            (result, _) => debug!(?result, "no events uploaded"),
+        }
+        // It may or may not take them.
+        if report.result == UploadResult::Busy {
+            self.prompt.queued(now);
+        }
+        if ended.facts.is_some() {
+            self.facts = ended.facts;
+        }
+        self.prompt_upload = Some(PromptUpload { at: now.wall, report });
+        self.publish();
+    }
+}

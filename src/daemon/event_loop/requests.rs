@@ -1,0 +1,194 @@
+//! What clients of the control socket ask the loop.
+
+use tokio::sync::oneshot;
+use tracing::{error, warn};
+
+use super::EventLoop;
+use crate::control::message::{self, ControlErrorKind, ControlResponse};
+use crate::control::status::Activity;
+use crate::daemon::control::server::{self, LoopRequest, SyncReply};
+use crate::daemon::level_of;
+use crate::daemon::schedule::{RequestOutcome, Requester};
+
+impl EventLoop {
+    /// Opens the control socket and answers on it. A daemon without one syncs.
+    pub(super) fn listen(&self) -> Option<server::Socket> {
+        let gid = self.group();
+        match server::Socket::open(&self.state_dir, gid) {
+            Ok((mut socket, listener)) => {
+                let shared = server::Shared {
+                    state_dir: self.state_dir.clone(),
+                    commands: self.commands.clone(),
+                    events: self.events.clone(),
+                    configured: self.configured.subscribe(),
+                    clock: self.options.clock,
+                    timeouts: server::Timeouts::default(),
+                };
+                socket.serve(listener, shared);
+                Some(socket)
+            }
+            Err(error) => {
+                error!(%error, "there is no control socket; syncs go on");
+                None
+            }
+        }
+    }
+
+    pub(super) fn obey(&mut self, command: LoopRequest) {
+        match command {
+            LoopRequest::Status(reply) => {
+                let _ = reply.send(self.status(Activity::Idle));
+            }
+            LoopRequest::Metrics(reply) => {
+                let text =
+                    self.counters.render(&self.status(Activity::Idle), self.facts.as_deref());
+                let _ = reply.send(text);
+            }
+            LoopRequest::LogLevel(name, reply) => {
+                let _ = reply.send(match level_of(&name) {
+                    Some(level) => {
+                        self.asked_level = Some(level);
+                        self.set_level(level);
+                        warn!(level = name, "the level of log lines was changed by a client");
+                        self.publish();
+                        ControlResponse::Done
+                    }
+                    None => ControlResponse::error(
+                        ControlErrorKind::BadRequest,
+                        format!(
+                            "{name:?} is no level; give off, error, warn, info, debug or trace"
+                        ),
+                    ),
+                });
+            }
+            LoopRequest::Denial => self.denial_queued(),
+            LoopRequest::Sync(sync, by, reply) => {
+                let answer = self.asked(&sync, by);
+                let _ = reply.send(answer);
+                self.publish();
+            }
+        }
+    }
+
+    /// Takes a client's request for a sync. What the group asks for is joined to
+    /// what begins anyway, or waits for its time (DAEMON-4); the owner is only
+    /// ever refused for other requests of the owner.
+    fn asked(
+        &mut self,
+        sync: &message::SyncRequest,
+        by: Requester,
+    ) -> Result<SyncReply, ControlResponse> {
+        let now = self.alarm.now();
+        let (asker, done) = oneshot::channel();
+        let steps = self.events.subscribe();
+        if let Some(running) = &mut self.running
+            && sync.attach
+        {
+            running.askers.push(asker);
+            return Ok(SyncReply { number: self.syncs, waits: false, steps, done });
+        }
+        let another_kind = self.waiting.clean != sync.clean;
+        let refused = match (by, self.running.is_some()) {
+            (Requester::Owner, true) => !sync.wait || self.waiting.owner,
+            (Requester::Owner, false) => self.waiting.owner && another_kind,
+            (Requester::Group, true) => !sync.wait || !self.waiting.askers.is_empty(),
+            (Requester::Group, false) => false,
+        };
+        if refused {
+            let message = "too many syncs are in progress: one runs and one waits; try again later";
+            return Err(ControlResponse::error(ControlErrorKind::TooManySyncs, message));
+        }
+        let early = self.schedule.group_wait(now);
+        if by == Requester::Group && !sync.wait && !self.schedule.is_asked() && !early.is_zero() {
+            let seconds = early.as_secs() + 1;
+            let message = format!(
+                "syncs that the group asks for begin at least 10 s apart, 60 s after a failure; \
+                 try again in {seconds} s"
+            );
+            return Err(ControlResponse::error(ControlErrorKind::TooManySyncs, message));
+        }
+        let waits = match self.schedule.ask(by, now) {
+            RequestOutcome::Later(_) => true,
+            RequestOutcome::AtOnce | RequestOutcome::Already | RequestOutcome::Next => {
+                self.running.is_some()
+            }
+        };
+        self.waiting.clean = sync.clean.or(self.waiting.clean);
+        self.waiting.manual |= sync.manual;
+        self.waiting.owner |= by == Requester::Owner;
+        self.waiting.askers.push(asker);
+        Ok(SyncReply { number: self.syncs + 1, waits, steps, done })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::{Config, Sources};
+    use crate::daemon::instance_lock::InstanceLock;
+    use crate::daemon::{Options, Program};
+    use crate::model::SyncType;
+
+    fn daemon(dir: &Path) -> EventLoop {
+        let options = Options {
+            sources: Arc::new(Sources::default),
+            loaded: Config::resolve(&[]),
+            state_dir: None,
+            clock: SystemClock::new(),
+            program: Box::new(|_, _| Program { path: PathBuf::from("/nowhere"), args: Vec::new() }),
+            network: Box::new(|| Err(std::io::ErrorKind::Unsupported.into())),
+            set_level: Box::new(|_| {}),
+            level: None,
+        };
+        let instance_lock = InstanceLock::take(dir).expect("no error").expect("the place");
+        EventLoop::new(options, dir.to_owned(), instance_lock).expect("a daemon")
+    }
+
+    /// DAEMON-4: thirty-two clients of the group are one sync, and the next of
+    /// theirs waits for its time; one that does not want to wait is told when
+    /// to try again. The owner is never refused because of the group.
+    #[tokio::test]
+    async fn daemon_4_a_storm_of_the_group_is_one_sync() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut daemon = daemon(dir.path());
+        let normal = message::SyncRequest::default();
+        let clean = message::SyncRequest {
+            clean: Some(SyncType::Clean),
+            ..message::SyncRequest::default()
+        };
+        for _ in 0..32 {
+            let reply = daemon.asked(&normal, Requester::Group).expect("it joins");
+            assert_eq!((reply.number, reply.waits), (1, false));
+        }
+        let begins = |daemon: &mut EventLoop| {
+            daemon.waiting = super::super::PendingSync::default();
+            let now = daemon.alarm.now();
+            daemon.schedule.begin(now).is_some()
+        };
+        assert!(begins(&mut daemon));
+        let now = daemon.alarm.now();
+        daemon.schedule.end(now, crate::daemon::schedule::SyncEnd::Success, None, 0.5);
+
+        let at_once = message::SyncRequest { wait: false, ..message::SyncRequest::default() };
+        let Err(ControlResponse::Error { kind, message }) =
+            daemon.asked(&at_once, Requester::Group)
+        else {
+            panic!("it is too early")
+        };
+        assert_eq!(kind, ControlErrorKind::TooManySyncs);
+        assert!(message.contains("try again in 10 s"), "{message}");
+        assert!(daemon.asked(&normal, Requester::Group).expect("it waits").waits);
+        assert!(!begins(&mut daemon), "too early");
+        assert!(!daemon.asked(&clean, Requester::Owner).expect("the owner is not limited").waits);
+        assert!(
+            daemon.asked(&normal, Requester::Owner).is_err(),
+            "the owner waits for another kind"
+        );
+        daemon.asked(&normal, Requester::Group).expect("it joins the owner's");
+        assert!(begins(&mut daemon));
+    }
+}

@@ -1,0 +1,73 @@
+//! One daemon on a state directory: the lock it holds for as long as it lives.
+
+use std::io;
+use std::path::Path;
+
+use super::DaemonError;
+use crate::control::status::DaemonStatus;
+use crate::files::{self, Access, FileLock};
+
+/// The file in the state directory whose lock says that a daemon runs.
+const LOCK_FILE: &str = "daemon.lock";
+
+/// The right to be the daemon of a state directory, held until dropped.
+#[derive(Debug)]
+pub(super) struct InstanceLock(FileLock);
+
+impl InstanceLock {
+    /// Takes the place.
+    ///
+    /// # Errors
+    /// If it cannot be locked, or another daemon holds it.
+    pub(super) fn acquire(state_dir: &Path) -> Result<Self, DaemonError> {
+        let path = || state_dir.to_owned();
+        Self::take(state_dir)
+            .map_err(|source| DaemonError::Lock { path: path(), source })?
+            .ok_or_else(|| DaemonError::Taken {
+                path: path(),
+                pid: DaemonStatus::read(state_dir).map(|status| status.pid),
+            })
+    }
+
+    /// Whether this is the lock of the state directory at this path: that
+    /// directory may have been removed or replaced.
+    pub(super) fn holds(&self, state_dir: &Path) -> bool {
+        self.0.is_at(&state_dir.join(LOCK_FILE))
+    }
+
+    /// Takes the place, if it is free.
+    pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
+        let file = files::open_own(&state_dir.join(LOCK_FILE), Access::Write)?;
+        Ok(FileLock::try_new(file)?.map(Self))
+    }
+}
+
+/// Whether a daemon runs on the state directory. A directory that cannot be
+/// read counts as free.
+#[must_use]
+pub fn is_running(state_dir: &Path) -> bool {
+    files::is_locked(&state_dir.join(LOCK_FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(!is_running(dir.path()));
+        let instance_lock = InstanceLock::take(dir.path()).expect("no error").expect("the place");
+        assert!(is_running(dir.path()));
+        assert!(InstanceLock::take(dir.path()).expect("no error").is_none());
+        assert!(instance_lock.holds(dir.path()));
+        std::fs::remove_file(dir.path().join(LOCK_FILE)).expect("removed");
+        assert!(!instance_lock.holds(dir.path()), "it is gone");
+        let another = InstanceLock::take(dir.path()).expect("no error").expect("the new place");
+        assert!(another.holds(dir.path()) && !instance_lock.holds(dir.path()), "it is another one");
+        drop(another);
+        drop(instance_lock);
+        assert!(!is_running(dir.path()));
+        assert!(InstanceLock::take(dir.path()).expect("no error").is_some());
+    }
+}

@@ -1,0 +1,81 @@
+//! The group that may ask the daemon: its number, by its name.
+
+use std::path::Path;
+
+use super::HostSource;
+
+/// The number of a group given by name or number; `None` if there is none.
+pub fn group_id(group: &str, host: &dyn HostSource) -> Option<u32> {
+    if let Ok(number) = group.parse() {
+        return Some(number);
+    }
+    let plain = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-. ".contains(c))
+    };
+    if !plain(group) || group.starts_with('-') {
+        return None;
+    }
+    let file = host.read(Path::new("/etc/group")).ok();
+    let local = file.and_then(|bytes| in_group_file(&String::from_utf8_lossy(&bytes), group));
+    local.or_else(|| {
+        if host.uname().is_macos() {
+            let args = ["-q", "group", "-a", "name", group];
+            let answer = host.run("/usr/bin/dscacheutil", &args).ok()?;
+            in_directory(&String::from_utf8_lossy(&answer))
+        } else {
+            let answer = host.run("/usr/bin/getent", &["group", group]).ok()?;
+            in_group_file(&String::from_utf8_lossy(&answer), group)
+        }
+    })
+}
+
+/// Of lines `name:password:number:members`.
+fn in_group_file(text: &str, group: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// Of lines `gid: number` among others.
+fn in_directory(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| line.strip_prefix("gid:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::RecordedHost;
+
+    fn host(
+        sysname: &str,
+        group_file: &str,
+        command: (&str, &str),
+    ) -> (tempfile::TempDir, RecordedHost) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let etc = dir.path().join("files/etc");
+        std::fs::create_dir_all(&etc).expect("made");
+        std::fs::create_dir_all(dir.path().join("commands")).expect("made");
+        std::fs::write(dir.path().join("uname"), sysname).expect("written");
+        std::fs::write(etc.join("group"), group_file).expect("written");
+        std::fs::write(dir.path().join("commands").join(command.0), command.1).expect("written");
+        let host = RecordedHost::new(dir.path());
+        (dir, host)
+    }
+
+    /// DAEMON-4: the configured group is found where this system keeps it.
+    #[test]
+    fn daemon_4_a_group_is_found_by_name_or_number() {
+        let file = "# local\nroot:x:0:\nadmins:x:500:a,b\nbroken\n";
+        let (_dir, linux) = host("Linux", file, ("getent", "ops:*:70001:a\n"));
+        assert_eq!(group_id("admins", &linux), Some(500));
+        assert_eq!(group_id("ops", &linux), Some(70001));
+        assert_eq!(group_id("123", &linux), Some(123));
+        for none in ["admin", "", "-x", "a;b", "broken"] {
+            assert_eq!(group_id(none, &linux), None, "{none:?}");
+        }
+        let answer = "name: staff\npassword: *\ngid: 20\nusers: root\n";
+        let (_dir, macos) = host("Darwin", file, ("dscacheutil", answer));
+        assert_eq!(group_id("staff", &macos), Some(20));
+    }
+}

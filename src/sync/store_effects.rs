@@ -1,0 +1,203 @@
+//! What a store does when the machine says so, in earnest and in a dry run.
+
+use tracing::{debug, warn};
+
+use super::Held;
+use super::machine::{Batch, Committed, Settled, StoreEffect, SyncEvent};
+use super::prefetch::Prefetcher;
+use super::progress::{Observer, SyncProgress};
+use super::retry::{Failure, FailureKind};
+use crate::model::{SettingChange, Timestamp};
+use crate::store::{
+    self, CommitOutcome, EventStore, ReadStore, Refused, RuleGuard, Store, StoreError,
+};
+
+/// How many changed rules a dry run lists.
+const MAX_CHANGES_LISTED: usize = 1000;
+
+/// Carries store effects out in earnest.
+pub(super) struct LiveStores<'a> {
+    pub(super) store: &'a mut Store,
+    pub(super) events: &'a mut EventStore,
+    pub(super) guard: Option<RuleGuard>,
+    pub(super) prefetcher: &'a mut Prefetcher,
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) now: Timestamp,
+}
+
+impl LiveStores<'_> {
+    pub(super) fn act(
+        &mut self,
+        effect: StoreEffect,
+        held: &mut Held,
+        pending: u64,
+    ) -> Result<SyncEvent, StoreError> {
+        Ok(match effect {
+            StoreEffect::StageSettings { settings, answered } => {
+                self.observer.progress(&SyncProgress::Negotiated { sync_type: answered });
+                self.store.keep_batch_size(held.batch_size)?;
+                self.store.stage_settings(&settings, answered)?;
+                held.staged_changes = self.store.preview_settings(&settings, false)?;
+                SyncEvent::SettingsStaged
+            }
+            StoreEffect::ReadEvents { limit } => {
+                SyncEvent::EventsRead(Box::new(self.read(limit, held)))
+            }
+            StoreEffect::SettleEvents(settled) => {
+                held.uploaded += settled.delivered.len() as u64;
+                if let Err(error) = self.settle(settled, std::mem::take(&mut held.bundles)) {
+                    // The batch is on the server. What is still queued is sent
+                    // again by the next sync.
+                    held.give_events_up(&error);
+                }
+                self.observer
+                    .progress(&SyncProgress::Uploaded { total: held.uploaded, of: pending });
+                SyncEvent::EventsSettled
+            }
+            StoreEffect::NoteRefusal { ids, words, at_once, memory } => {
+                self.prefetcher.discard();
+                let noted = self.events.note_refused(&ids, &words, at_once, memory, self.now);
+                let set_aside = match noted {
+                    Ok(refused) => refused == Refused::SetAside,
+                    Err(error) => {
+                        held.give_events_up(&error);
+                        false
+                    }
+                };
+                held.rejected += u64::from(set_aside);
+                SyncEvent::RefusalNoted { set_aside }
+            }
+            StoreEffect::NoteUploads(memory) => {
+                self.prefetcher.discard();
+                if let Err(error) = self.events.note_upload_memory(memory) {
+                    held.give_events_up(&error);
+                }
+                SyncEvent::UploadsNoted
+            }
+            StoreEffect::CommitRules { rules, sync_type } => {
+                self.observer.progress(&SyncProgress::Committing { rules: rules.len() as u64 });
+                let committed =
+                    self.store.commit_rules_guarded(&rules, sync_type, self.now, self.guard)?;
+                let committed = match committed {
+                    CommitOutcome::Committed(committed) => committed,
+                    CommitOutcome::Guarded(guarded) => {
+                        let message = format!(
+                            "nothing was changed: {guarded}; if that is intended, run \
+                             `santa-sync sync --clean --past-guard`"
+                        );
+                        let failure = Failure::new(FailureKind::Guarded, message);
+                        return Ok(SyncEvent::StoreFailed(failure));
+                    }
+                };
+                self.observer.progress(&SyncProgress::Committed(&committed));
+                SyncEvent::RulesCommitted(Committed {
+                    processed: committed.processed,
+                    removed: committed.removed_by_cleanup,
+                    kept_transitive: committed.kept_transitive,
+                    rules_hash: committed.hash,
+                })
+            }
+            StoreEffect::ApplySettings { clear, succeeded } => {
+                let changes = self.store.apply_staged(clear, succeeded, self.now)?;
+                self.observer.progress(&SyncProgress::Applied(&changes));
+                SyncEvent::SettingsApplied(changes)
+            }
+            StoreEffect::DropStaged => {
+                let changes = match self.store.drop_staged() {
+                    Ok(changes) => changes.unwrap_or_default(),
+                    // They are not in force, and never will be: the next start
+                    // drops them.
+                    Err(error) => {
+                        warn!(%error, "the staged settings stay on disk until the next sync");
+                        std::mem::take(&mut held.staged_changes)
+                    }
+                };
+                self.observer.progress(&SyncProgress::Reverted(&changes));
+                SyncEvent::StagedDropped(changes)
+            }
+        })
+    }
+
+    /// The next batch; an empty one if the queue cannot be used any more.
+    fn read(&mut self, limit: usize, held: &mut Held) -> Batch {
+        if held.events_unusable {
+            return Batch::default();
+        }
+        let read = if let Some(read) = self.prefetcher.take(limit) {
+            read
+        } else {
+            match self.events.read_batch_within(limit, None, held.horizon, self.now) {
+                Ok(rows) => self.prefetcher.build(rows),
+                Err(error) => {
+                    held.give_events_up(&error);
+                    return Batch::default();
+                }
+            }
+        };
+        self.prefetcher.start_next(&read, limit, held.horizon, self.events);
+        held.bundles = read.bundles;
+        read.batch
+    }
+
+    fn settle(
+        &mut self,
+        settled: Settled,
+        bundles_delivered: Vec<(String, u32)>,
+    ) -> Result<(), StoreError> {
+        let Settled { delivered, dropped, rejected, bundle_requests } = settled;
+        if !bundle_requests.is_empty() {
+            debug!(bundles = bundle_requests.len(), "the server asks for bundles");
+        }
+        let settled =
+            store::Settled { delivered, dropped, rejected, bundle_requests, bundles_delivered };
+        self.events.settle(&settled, self.now)
+    }
+}
+
+/// Events queued here and in the other program's database. What cannot be
+/// counted costs no sync.
+pub(super) fn pending_events(events: &EventStore) -> u64 {
+    let count = |counted: Result<u64, StoreError>| {
+        counted.unwrap_or_else(|error| {
+            warn!(%error, "queued events cannot be counted");
+            0
+        })
+    };
+    count(events.pending()) + count(events.pending_elsewhere())
+}
+
+/// What a dry run does in the place of each store effect.
+pub(super) fn act_dry(
+    store: &ReadStore,
+    effect: StoreEffect,
+    held: &mut Held,
+    observer: &mut dyn Observer,
+) -> Result<SyncEvent, StoreError> {
+    Ok(match effect {
+        StoreEffect::StageSettings { settings, answered } => {
+            observer.progress(&SyncProgress::Negotiated { sync_type: answered });
+            held.staged = *settings;
+            SyncEvent::SettingsStaged
+        }
+        StoreEffect::CommitRules { rules, sync_type } => {
+            let preview = store.preview_rules(&rules, sync_type, MAX_CHANGES_LISTED)?;
+            observer.progress(&SyncProgress::Compared(&preview));
+            SyncEvent::RulesCommitted(Committed {
+                processed: rules.len() as u64,
+                removed: preview.removed,
+                kept_transitive: preview.kept_transitive,
+                rules_hash: String::new(),
+            })
+        }
+        StoreEffect::ApplySettings { clear, .. } => {
+            let changes = store.preview_settings(&held.staged, clear)?;
+            observer.progress(&SyncProgress::Applied(&changes));
+            SyncEvent::SettingsApplied(changes)
+        }
+        StoreEffect::DropStaged => SyncEvent::StagedDropped(Vec::<SettingChange>::new()),
+        StoreEffect::ReadEvents { .. } => SyncEvent::EventsRead(Box::default()),
+        StoreEffect::SettleEvents(_) => SyncEvent::EventsSettled,
+        StoreEffect::NoteRefusal { .. } => SyncEvent::RefusalNoted { set_aside: false },
+        StoreEffect::NoteUploads(_) => SyncEvent::UploadsNoted,
+    })
+}
