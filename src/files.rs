@@ -243,12 +243,10 @@ pub struct Replacement {
 /// its temporary file (the name with `.new` behind it).
 pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstacle> {
     own(path)?;
-    let Some(name) = path.file_name() else {
+    if path.file_name().is_none() {
         return Err(Obstacle::not_a_file("a directory, not a file"));
-    };
-    let mut new_name = name.to_owned();
-    new_name.push(".new");
-    let new = path.with_file_name(new_name);
+    }
+    let new = beside(path, ".new");
     let new_file = temporary(&new)?;
     let written = (|| {
         let mut file = new_file.file();
@@ -335,6 +333,14 @@ pub fn create_below(root: &Path, relative: &Path) -> io::Result<()> {
         fs::set_permissions(&at, Permissions::from_mode(0o755))?;
     }
     Ok(())
+}
+
+/// The path with something behind its name.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// The directory a path lies in.

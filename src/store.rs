@@ -6,6 +6,7 @@
 //! between, and never waits. It decides nothing about a sync and reads no
 //! clock.
 
+mod agent_meta;
 mod db;
 mod events;
 mod left_records;

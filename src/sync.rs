@@ -252,9 +252,9 @@ impl Driver<'_> {
         log_rejected(&record);
         log_end(&record);
         self.observer.progress(&SyncProgress::Ended(&record));
+        let over = self.over(machine.time_left(self.clock.now()));
         if let Stores::Live { store, .. } = &mut self.stores {
-            let stop = self.stop.clone();
-            store.compact_rules(move || stop.borrow().is_some());
+            store.compact_rules(over);
         }
         record
     }

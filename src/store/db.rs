@@ -24,21 +24,21 @@ mod turn;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use self::migrate::{Version, absurd, migrate_all, newest, numberings, too_new};
+use self::migrate::{Version, absurd, migrate_all, numberings, too_new};
 use self::turn::Turn;
 use super::{FileCheck, Notice, StoreError};
-use crate::files::{self, FileIdentity};
+use crate::files::{self, FileIdentity, beside};
 use crate::model::Timestamp;
 
 pub(in crate::store) use aside::mark_suspect;
 pub(super) use directory::prepare_dir;
-pub(super) use migrate::Migration;
+pub(super) use migrate::{Migration, newest};
 #[cfg(test)]
 pub(super) use migrate::{Numbering, migrate};
 
@@ -60,7 +60,7 @@ const LOG_KEPT: u32 = 4 << 20;
 const MAPPED: i64 = 2 << 30;
 
 /// The files SQLite makes beside a database.
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(super) const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// A database file of ours and the steps of its schemas, oldest first.
 #[derive(Debug)]
@@ -324,25 +324,35 @@ fn check(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
     if found == "ok" { Ok(()) } else { Err(corruption(&found)) }
 }
 
-/// How many things wrong a check of the file tells.
-const TOLD: usize = 3;
-/// So many steps of SQLite's machine lie between two questions whether to give
-/// up: well under a millisecond.
-const STEPS: i32 = 10_000;
+/// SQLite asks whether to give up every this many steps of its virtual machine,
+/// which take well under a millisecond.
+pub(super) const GIVE_UP_STEPS: i32 = 10_000;
 
-/// Checks all pages and rows of a database, but for whether indexes fit their
-/// tables, until `give_up` answers true. Leaves no mark.
+/// Runs statements that end early, with an error, once `give_up` returns true.
+pub(super) fn with_give_up<T>(
+    conn: &mut Connection,
+    give_up: impl FnMut() -> bool + Send + 'static,
+    run: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    conn.progress_handler(GIVE_UP_STEPS, Some(give_up))?;
+    let done = run(conn);
+    conn.progress_handler(0, None::<fn() -> bool>)?;
+    done
+}
+
+/// How many problems a check of the file reports.
+const MAX_PROBLEMS: usize = 3;
+
+/// Checks all pages and rows of a database, but not whether indexes fit their
+/// tables, until `give_up` returns true. Leaves no mark.
 pub(super) fn check_file(
     conn: &mut Connection,
     give_up: impl FnMut() -> bool + Send + 'static,
 ) -> rusqlite::Result<FileCheck> {
-    let read = |conn: &Connection| -> rusqlite::Result<Vec<String>> {
-        let mut statement = conn.prepare(&format!("PRAGMA quick_check({TOLD})"))?;
+    let found = with_give_up(conn, give_up, |conn| -> rusqlite::Result<Vec<String>> {
+        let mut statement = conn.prepare(&format!("PRAGMA quick_check({MAX_PROBLEMS})"))?;
         statement.query_map([], |row| row.get(0))?.collect()
-    };
-    conn.progress_handler(STEPS, Some(give_up))?;
-    let found = read(conn);
-    conn.progress_handler(STEPS, None::<fn() -> bool>)?;
+    });
     match found {
         Ok(found) if found == ["ok"] => Ok(FileCheck::Sound),
         // A message begins with the name of the database in a line of its own.
@@ -351,7 +361,7 @@ pub(super) fn check_file(
                 .iter()
                 .flat_map(|text| text.lines())
                 .filter(|line| !line.starts_with("***"))
-                .take(TOLD)
+                .take(MAX_PROBLEMS)
                 .map(str::to_owned)
                 .collect(),
         )),
@@ -372,11 +382,4 @@ fn corruption(found: &str) -> rusqlite::Error {
 /// Whether the error says that the file's content is broken.
 pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
-/// The path with something behind its name.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

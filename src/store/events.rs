@@ -34,7 +34,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 
 use super::db::{self, Database};
 use super::{FileCheck, Notice, StoreError, space};
-use crate::files::FileIdentity;
+use crate::files::{self, FileIdentity};
 use crate::model::Timestamp;
 use recent::RecentlySeen;
 
@@ -67,6 +67,16 @@ pub(super) const DATABASE: Database = Database {
 /// The first `idx` that `agent_queue` has for an event of our own is one more.
 /// Other producers draw 32 bits.
 const OTHERS_END: i64 = 1 << 32;
+
+/// The condition on a row `e` of table `events` that another producer wrote and
+/// that has no entry in the queue yet.
+macro_rules! not_entered {
+    () => {
+        "e.idx < 4294967296 AND NOT EXISTS \
+         (SELECT 1 FROM agent_queue AS q WHERE q.idx = e.idx AND q.idx < 4294967296)"
+    };
+}
+use not_entered;
 
 /// The event queue of a state directory.
 #[derive(Debug)]
@@ -172,7 +182,7 @@ impl EventStore {
     /// # Errors
     /// As [`Self::open_read_only`].
     pub fn reader(&self) -> Result<Option<ReadEvents>, StoreError> {
-        let reader = Self::open_read_only(self.path.parent().unwrap_or(Path::new(".")))?;
+        let reader = Self::open_read_only(&files::directory_of(&self.path))?;
         // SQLite maps the file anew after every commit, which costs more than
         // copying the pages of a batch.
         reader
@@ -205,10 +215,7 @@ impl EventStore {
             let entered = state(&self.conn)?.pending;
             let others: u64 = self
                 .conn
-                .prepare_cached(
-                    "SELECT count(*) FROM events AS e WHERE e.idx < 4294967296 AND NOT EXISTS \
-                     (SELECT 1 FROM agent_queue AS q WHERE q.idx = e.idx AND q.idx < 4294967296)",
-                )?
+                .prepare_cached(concat!("SELECT count(*) FROM events AS e WHERE ", not_entered!()))?
                 .query_row([], |row| row.get(0))?;
             Ok(entered + others)
         };
@@ -265,8 +272,7 @@ impl EventStore {
 
     /// Opens the queue that lies in the place of the one that is open.
     fn reopen(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let (mut fresh, notices) = Self::open(dir, now)?;
+        let (mut fresh, notices) = Self::open(&files::directory_of(&self.path), now)?;
         tracing::warn!(path = %self.path.display(), ?notices, "the event queue is another file");
         // The old connection goes with `fresh`.
         std::mem::swap(&mut self.conn, &mut fresh.conn);
@@ -288,6 +294,12 @@ impl EventStore {
             Ok(done)
         };
         run(&mut self.conn).map_err(|source| StoreError::from_use(&self.path, doing, source))
+    }
+
+    /// The connection, for tests that set it up.
+    #[cfg(test)]
+    pub(in crate::store) const fn connection(&self) -> &Connection {
+        &self.conn
     }
 
     /// What an error of using `events.db` means.

@@ -1,8 +1,8 @@
 //! What became of the last syncs.
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
+use super::rules::lossy;
 use super::settings::{from_json, to_json};
 use super::{Store, StoreError};
 use crate::model::{ErrorRecord, SettingChange, SyncRecord, SyncResult, Trigger};
@@ -41,16 +41,13 @@ impl Store {
     /// If the database cannot be written; then it is as it was.
     pub fn end_sync(&mut self, number: i64, record: &SyncRecord) -> Result<(), StoreError> {
         let failed = self.failed("note what became of the sync");
-        let update = |conn: &mut Connection| {
-            let tx = conn.transaction()?;
-            tx.execute(
+        let update = |conn: &Connection| {
+            conn.execute(
                 "UPDATE agent_syncs SET record = ?2 WHERE number = ?1",
                 params![number, record_json(record)?],
-            )?;
-            prune(&tx)?;
-            tx.commit()
+            )
         };
-        update(&mut self.rules).map_err(failed)
+        update(&self.rules).map(|_| ()).map_err(failed)
     }
 
     /// Gives syncs whose process died a record that says so; `reverted` is what
@@ -71,7 +68,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT number, begun FROM agent_syncs WHERE record IS NULL ORDER BY number",
                 )?
-                .query_map([], |row| Ok((row.get(0)?, text_of(row, 1)?)))?
+                .query_map([], |row| Ok((row.get(0)?, lossy(row.get_ref(1)?))))?
                 .collect::<Result<_, _>>()?;
             for (place, (number, begun)) in (1..).zip(&open) {
                 let Some(begun) = readable(begun) else {
@@ -102,7 +99,7 @@ impl Store {
                     "SELECT record FROM agent_syncs WHERE record IS NOT NULL \
                      ORDER BY number DESC LIMIT ?1",
                 )?
-                .query_map([limit], |row| text_of(row, 0))?
+                .query_map([limit], |row| row.get_ref(0).map(lossy))?
                 .filter_map(|text| text.map(|text| readable(&text)).transpose())
                 .collect::<rusqlite::Result<Vec<SyncRecord>>>()
         };
@@ -136,16 +133,6 @@ fn prune(tx: &Transaction<'_>) -> rusqlite::Result<()> {
 /// The JSON of a record, within the bounds of one.
 fn record_json(record: &SyncRecord) -> rusqlite::Result<String> {
     to_json(&record.clone().bounded())
-}
-
-/// A text, whatever another program has left there.
-fn text_of(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
-    Ok(match row.get_ref(column)? {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-            String::from_utf8_lossy(bytes).into_owned()
-        }
-        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => String::new(),
-    })
 }
 
 /// A record, unless another version of this program wrote it in a form of its

@@ -8,8 +8,9 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, fallocate};
 
+use super::space;
 use crate::files::{self, Access};
 
 /// The file in the state directory.
@@ -38,8 +39,7 @@ const fn action(free: u64, held: bool) -> Action {
 
 /// Takes the room or gives it back. What goes wrong costs the sync nothing.
 pub(super) fn keep(dir: &Path) {
-    let Ok(volume) = statvfs(dir) else { return };
-    let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+    let Some(free) = space::free_room(dir) else { return };
     let path = dir.join(FILE);
     let held = match files::own(&path) {
         Ok(found) => found.is_some_and(|file| file.len() >= SIZE),

@@ -33,6 +33,7 @@ pub use guard::{RuleGuard, RulesGuarded};
 pub(super) use meta::any_allowing;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
 pub use read::{Lookups, RuleFilter};
+pub(super) use row::lossy;
 pub use verify::RulesVerified;
 
 use super::db::Database;

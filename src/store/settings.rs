@@ -10,7 +10,7 @@ mod held_back;
 mod stored;
 mod sync_state;
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,7 +20,7 @@ pub(super) use former::{former_rules, former_settings, rules_replaced};
 pub use held_back::ModeHeldBack;
 pub use sync_state::SYNC_STATE_FILE;
 
-use super::{Notice, Store, StoreError};
+use super::{Notice, Store, StoreError, agent_meta};
 use crate::model::{
     BaseUrl, CleanSyncReason, CleanSyncRequest, MachineId, SettingChange, Settings, SyncType,
     Timestamp,
@@ -63,7 +63,9 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn identity(&self) -> Result<Option<(String, String)>, StoreError> {
-        let read = || Ok(get_meta(&self.rules, SERVER)?.zip(get_meta(&self.rules, MACHINE)?));
+        let read = || {
+            Ok(agent_meta::get(&self.rules, SERVER)?.zip(agent_meta::get(&self.rules, MACHINE)?))
+        };
         read().map_err(self.failed("read the server's name"))
     }
 
@@ -205,9 +207,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn full_sync_last_success(&self) -> Result<Option<Timestamp>, StoreError> {
-        let read =
-            get_meta(&self.rules, FULL_SYNC).map_err(self.failed("read the last success"))?;
-        Ok(read.as_deref().and_then(Timestamp::parse))
+        self.time_of(FULL_SYNC)
     }
 
     /// When rules were last committed.
@@ -215,8 +215,12 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn rule_sync_last_success(&self) -> Result<Option<Timestamp>, StoreError> {
-        let read =
-            get_meta(&self.rules, RULE_SYNC).map_err(self.failed("read the last success"))?;
+        self.time_of(RULE_SYNC)
+    }
+
+    fn time_of(&self, key: &str) -> Result<Option<Timestamp>, StoreError> {
+        let read: Option<String> =
+            agent_meta::get(&self.rules, key).map_err(self.failed("read the last success"))?;
         Ok(read.as_deref().and_then(Timestamp::parse))
     }
 }
@@ -228,15 +232,15 @@ fn identify(
     recreated: bool,
     now: Timestamp,
 ) -> rusqlite::Result<Option<CleanSyncReason>> {
-    let known_server = get_meta(conn, SERVER)?;
-    let known_machine = get_meta(conn, MACHINE)?;
+    let known_server: Option<String> = agent_meta::get(conn, SERVER)?;
+    let known_machine: Option<String> = agent_meta::get(conn, MACHINE)?;
     let identity = server.identity();
     let same_server = known_server.as_deref().is_some_and(|known| server.is_named_by(known));
     let reason = match (known_server.as_deref(), known_machine.as_deref()) {
         (Some(known), Some(m)) if same_server && m == machine_id => {
             if known != identity {
                 // What an older version kept, or one that shows URLs otherwise.
-                put_meta(conn, SERVER, &identity)?;
+                agent_meta::put(conn, SERVER, &identity)?;
             }
             return Ok(None);
         }
@@ -246,8 +250,8 @@ fn identify(
         (_, _) => CleanSyncReason::NewState,
     };
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    put_meta(&tx, SERVER, &identity)?;
-    put_meta(&tx, MACHINE, machine_id)?;
+    agent_meta::put(&tx, SERVER, &identity)?;
+    agent_meta::put(&tx, MACHINE, &machine_id)?;
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
     if let (Some(server), Some(machine)) = (known_server, known_machine) {
         former::changed(&tx, &(server, machine), &(identity, machine_id.to_owned()))?;
@@ -270,10 +274,10 @@ fn apply(
     let after = base.overlaid(&staged);
     write_slot(&tx, "applied", &after, clear)?;
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
-    put_meta(&tx, RULE_SYNC, &now.to_string())?;
+    agent_meta::put(&tx, RULE_SYNC, &now.to_string())?;
     if let Some(done) = succeeded {
         former::settings_replaced(&tx)?;
-        put_meta(&tx, FULL_SYNC, &now.to_string())?;
+        agent_meta::put(&tx, FULL_SYNC, &now.to_string())?;
         end_requests(&tx, done)?;
     }
     tx.commit()?;
@@ -302,20 +306,6 @@ const fn strength(sync_type: SyncType) -> u8 {
         | SyncType::CleanRules
         | SyncType::CleanFileAccessRules => 0,
     }
-}
-
-/// The text of a key; what is not a text counts as missing.
-fn get_meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    conn.prepare_cached("SELECT value FROM agent_meta WHERE key = ?1")?
-        .query_row([key], |row| Ok(row.get_ref(0)?.as_str().ok().map(str::to_owned)))
-        .optional()
-        .map(Option::flatten)
-}
-
-fn put_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT OR REPLACE INTO agent_meta (key, value) VALUES (?1, ?2)")?
-        .execute([key, value])
-        .map(|_| ())
 }
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> rusqlite::Result<String> {

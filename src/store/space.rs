@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
-use rustix::fs::statvfs;
+
+use super::db;
 
 /// How long cutting the log waits for readers of its end. Ours read for less.
 const BUSY: Duration = Duration::from_millis(50);
@@ -20,9 +21,6 @@ const FRAME_HEADER: u64 = 24;
 const FREE_KEPT: u64 = 8 << 20;
 /// What rewriting a database leaves free on its volume for others, in bytes.
 const ROOM_LEFT: u64 = 64 << 20;
-/// SQLite asks whether to give up every this many steps of its machine, which
-/// take well under a millisecond.
-const STEPS: i32 = 10_000;
 
 /// Merges the write-ahead log into the file and empties it, as far as readers
 /// let it. Returns the bytes of the log that another program's snapshot keeps
@@ -93,6 +91,12 @@ fn within<T>(
     done
 }
 
+/// The bytes free on the volume of a directory, as far as that is known.
+pub(super) fn free_room(dir: &Path) -> Option<u64> {
+    let volume = rustix::fs::statvfs(dir).ok()?;
+    Some(volume.f_bavail.saturating_mul(volume.f_frsize))
+}
+
 /// What became of a database with free pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compacted {
@@ -121,14 +125,12 @@ pub(super) fn compact(
     }
     // What is in use goes to a file of its own, then into the log.
     let needed = pages.used().saturating_mul(2).saturating_add(ROOM_LEFT);
-    let room = statvfs(dir).map(|volume| volume.f_bavail.saturating_mul(volume.f_frsize));
-    if room.is_ok_and(|room| room < needed) {
+    if free_room(dir).is_some_and(|room| room < needed) {
         return Ok(Compacted::NoRoom);
     }
-    conn.progress_handler(STEPS, Some(give_up))?;
-    let done = within(conn, BUSY, |conn| conn.execute_batch("VACUUM"));
-    conn.progress_handler(STEPS, None::<fn() -> bool>)?;
-    done?;
+    db::with_give_up(conn, give_up, |conn| {
+        within(conn, BUSY, |conn| conn.execute_batch("VACUUM"))
+    })?;
     // The file gets small only when the log is merged.
     checkpoint(conn)?;
     Ok(Compacted::From(pages.all(), Pages::of(conn)?.all()))
@@ -149,14 +151,14 @@ pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
 
 /// The pages of a database.
 #[derive(Clone, Copy, Debug)]
-struct Pages {
-    size: u64,
-    count: u64,
-    free: u64,
+pub(super) struct Pages {
+    pub(super) size: u64,
+    pub(super) count: u64,
+    pub(super) free: u64,
 }
 
 impl Pages {
-    fn of(conn: &Connection) -> rusqlite::Result<Self> {
+    pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let number = |name| conn.pragma_query_value(None, name, |row| row.get(0));
         Ok(Self {
             size: number("page_size")?,
@@ -166,11 +168,16 @@ impl Pages {
     }
 
     const fn are_mostly_free(self) -> bool {
-        self.free > self.count.saturating_sub(self.free)
-            && self.free.saturating_mul(self.size) > FREE_KEPT
+        self.free() > self.used() && self.free() > FREE_KEPT
     }
 
-    const fn used(self) -> u64 {
+    /// The bytes of the pages that hold nothing.
+    pub(super) const fn free(self) -> u64 {
+        self.free.saturating_mul(self.size)
+    }
+
+    /// The bytes of the pages in use.
+    pub(super) const fn used(self) -> u64 {
         self.count.saturating_sub(self.free).saturating_mul(self.size)
     }
 

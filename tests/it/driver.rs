@@ -8,13 +8,16 @@ use santa_sync::config::{Config, Sources};
 use santa_sync::harness::fixtures::{self, AnyEvent};
 use santa_sync::harness::{FakeServer, Fault, every, nth};
 use santa_sync::model::{
-    HostFacts, MachineId, Now, Stage, SyncRecord, SyncResult, Timestamp, Trigger,
+    HostFacts, Identifier, MachineId, Now, Policy, Rule, RuleDetails, RuleSet, RuleType, Stage,
+    SyncRecord, SyncResult, SyncType, Timestamp, Trigger,
 };
 use santa_sync::protocol::stored::{self, QueuedEvent};
 use santa_sync::store::{EventStore, Limits, NewEvent, Queued, Store};
 use santa_sync::sync::progress::{Observer, SyncProgress, Unobserved, When};
 use santa_sync::sync::run::{self, SyncHost, SyncOptions};
 use tokio::sync::watch;
+
+const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -79,6 +82,44 @@ fn sync_6_a_page_of_costly_rules_does_not_hold_the_deadline_up() {
     let record = bench.sync(&mut Unobserved);
     assert_eq!(record.error.expect("an error").kind, "deadline");
     assert!(record.duration_ms < 6_000, "{} ms", record.duration_ms);
+}
+
+/// SYNC-6, RULE-7: a sync past its deadline does not go on to make `rules.db`
+/// small; the next one does.
+#[test]
+fn sync_6_a_file_is_not_made_small_past_the_deadline() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().expect("a server");
+    let mut bench = Bench::of(&server, &[]);
+    let dir = bench.dir.path().join("state");
+    let (mut store, _) = Store::open(&dir, NOW).expect("a store");
+    for rules in [4_000, 1_500] {
+        store.commit_rules(&with_long_comments(rules), SyncType::Clean, NOW).expect("committed");
+    }
+    drop(store);
+    let size = || std::fs::metadata(dir.join("rules.db")).expect("a file").len();
+    let full = size();
+    server.fault(Stage::RuleDownload, nth(1), Fault::Stall);
+    bench.config.sync_deadline = Duration::from_millis(500);
+    assert_eq!(bench.sync(&mut Unobserved).error.expect("an error").kind, "deadline");
+    assert_eq!(size(), full);
+    bench.config.sync_deadline = Duration::from_hours(1);
+    assert_eq!(bench.sync(&mut Unobserved).result, SyncResult::Success);
+    assert!(size() < full / 2);
+}
+
+/// That many rules with a text of 4 KiB each.
+fn with_long_comments(rules: usize) -> RuleSet {
+    let rule = |n: usize| Rule {
+        identifier: Identifier::parse(RuleType::SigningId, &format!("platform:{n}")).expect("one"),
+        policy: Policy::Blocklist,
+        details: Some(Box::new(RuleDetails {
+            comment: format!("{n:04096}"),
+            ..RuleDetails::default()
+        })),
+    };
+    let mut set = RuleSet::default();
+    set.push_page((0..rules).map(rule).collect::<Vec<_>>(), Vec::new());
+    set
 }
 
 /// SYNC-3: the order in which a sync touches the stores, and that no request

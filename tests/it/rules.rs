@@ -3,11 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
-use santa_sync::clock::{Clock as _, SystemClock};
 use santa_sync::model::{Rule, RuleSet, SyncType, Timestamp, parse_rule};
-use santa_sync::store::{EventStore, Store};
+use santa_sync::store::Store;
 
 use crate::program::program;
 
@@ -323,33 +321,4 @@ fn exit_codes_of_rules_commands() {
     assert_eq!(output.status.code(), Some(73));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("rules.db does not exist; the first sync creates it"), "{told}");
-}
-
-/// It took 5 s for each database, under the lock of the state directory.
-#[test]
-fn state_2_a_reader_that_keeps_a_snapshot_does_not_hold_up_a_closing() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
-    let (events, _) = EventStore::open(dir.path(), NOW).expect("a queue");
-    let open = |name: &str| rusqlite::Connection::open(dir.path().join(name)).expect("open");
-    let log = || fs::metadata(dir.path().join("rules.db-wal")).expect("a log").len();
-    let readers = ["rules.db", "events.db"].map(|name| {
-        let reader = open(name);
-        reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").expect("a snapshot");
-        reader
-    });
-    let mut rules = RuleSet::default();
-    rules.push_page(vec![rule("BINARY", EMPTY, "BLOCKLIST", &[])], Vec::new());
-    store.commit_rules(&rules, SyncType::Normal, NOW).expect("committed");
-    open("events.db").execute("INSERT INTO signal_reports VALUES (1, x'00')", []).expect("written");
-    let clock = SystemClock::new();
-    let begun = clock.now().elapsed;
-    drop((store, events));
-    let took = clock.now().elapsed.saturating_sub(begun);
-    assert!(took < Duration::from_secs(4), "{took:?}");
-    assert!(log() > 0, "what is being read stays");
-
-    drop(readers);
-    drop(Store::open(dir.path(), NOW).expect("a store"));
-    assert_eq!(log(), 0);
 }

@@ -13,8 +13,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Notice, beside};
-use crate::files::{self, Access, Obstacle, Replacement};
+use super::Notice;
+use crate::files::{self, Access, Obstacle, Replacement, beside};
 use crate::model::Timestamp;
 
 /// Behind the name of a database: the mark.

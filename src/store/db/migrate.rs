@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{Database, StoreError, corruption, in_memory};
+use crate::store::agent_meta;
 
 /// A step of a schema: the version it leads to, and its SQL.
 pub(in crate::store) type Migration = (i32, &'static str);
@@ -77,12 +78,7 @@ impl Numbering {
     fn write(self, conn: &Connection, version: i32) -> rusqlite::Result<()> {
         match self {
             Self::UserVersion => conn.pragma_update(None, "user_version", version),
-            Self::Agent => conn
-                .execute(
-                    "INSERT OR REPLACE INTO agent_meta (key, value) VALUES ('schema_version', ?1)",
-                    [version],
-                )
-                .map(|_| ()),
+            Self::Agent => agent_meta::put(conn, "schema_version", &version),
         }
     }
 }
@@ -93,33 +89,37 @@ pub(super) fn numberings(database: &Database) -> [(Numbering, &'static [Migratio
 }
 
 /// The version a list of migrations leads to.
-pub(super) fn newest(steps: &[Migration]) -> i32 {
+pub(in crate::store) fn newest(steps: &[Migration]) -> i32 {
     steps.last().map_or(0, |(version, _)| *version)
 }
 
 /// Brings both schemas up to date. A newer program's database is refused and
-/// left alone; a damaged version number is put right if the tables are those
-/// of the newest schema, and is corruption if they are not.
+/// left alone. A damaged version number is put right if the tables are those
+/// of the newest schema, before a step runs that would change them again; an
+/// absurd one with other tables is corruption.
 pub(super) fn migrate_all(
     conn: &mut Connection,
     path: &Path,
     database: &Database,
 ) -> Result<(), StoreError> {
     let failed = |source| StoreError::from_open(path, source);
+    if is_older(conn, database).map_err(failed)?
+        && put_right(conn, path, database).map_err(failed)?
+    {
+        return Ok(());
+    }
     for (numbering, steps) in numberings(database) {
         let found = numbering.read(conn).map_err(failed)?;
         let supported = newest(steps);
         match Version::of(found, i64::from(supported)) {
             Version::Current => {}
-            Version::Older => match migrate(conn, path, numbering, steps, supported) {
-                Err(error @ StoreError::Migration { .. }) => {
+            Version::Older => {
+                let done = migrate(conn, path, numbering, steps, supported);
+                if matches!(done, Err(StoreError::Migration { .. })) {
                     super::check(conn, "integrity_check").map_err(failed)?;
-                    if !put_right(conn, path, database).map_err(failed)? {
-                        return Err(error);
-                    }
                 }
-                done => done?,
-            },
+                done?;
+            }
             Version::Newer => {
                 super::check(conn, "integrity_check").map_err(failed)?;
                 return Err(too_new(path, found, supported));
@@ -133,6 +133,18 @@ pub(super) fn migrate_all(
         }
     }
     Ok(())
+}
+
+/// Whether there are tables, of which one version number is older than this
+/// program's and none is newer.
+fn is_older(conn: &Connection, database: &Database) -> rusqlite::Result<bool> {
+    let mut versions = Vec::new();
+    for (numbering, steps) in numberings(database) {
+        versions.push(Version::of(numbering.read(conn)?, i64::from(newest(steps))));
+    }
+    Ok(versions.contains(&Version::Older)
+        && !versions.contains(&Version::Newer)
+        && conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?)
 }
 
 pub(super) fn absurd(found: i64) -> String {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::event::Timespec;
 
-use super::{StoreError, beside};
-use crate::files::{self, Access, FileLock};
+use super::StoreError;
+use crate::files::{self, Access, FileLock, beside};
 
 /// The longest wait for other processes. A migration of a million rows takes a
 /// fraction of it.

@@ -75,14 +75,9 @@ impl EventStore {
 
 impl Foreign {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let beside = |part: &str| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(part);
-            files::own(Path::new(&name))
-        };
         let what = match files::own(path) {
-            Ok(Some(_)) => ["-wal", "-shm", "-journal"].into_iter().find_map(|part| {
-                beside(part)
+            Ok(Some(_)) => db::BESIDE.into_iter().find_map(|part| {
+                files::own(&files::beside(path, part))
                     .err()
                     .map(|found| format!("has a {part} file that cannot be used: {found}"))
             }),
@@ -106,7 +101,7 @@ impl Foreign {
         conn.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
         let found: i64 =
             conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-        let supported = DATABASE.tables.last().map_or(0, |(version, _)| *version);
+        let supported = db::newest(DATABASE.tables);
         if found > i64::from(supported) {
             return Err(StoreError::TooNew { path: path.to_owned(), found, supported });
         }

@@ -5,7 +5,7 @@ use rusqlite::OptionalExtension as _;
 use super::horizon::Horizon;
 use super::rejected::is_set_aside;
 use super::settle::forget_entry;
-use super::{EventStore, add_bytes, foreign, row, save_state, state};
+use super::{EventStore, add_bytes, foreign, not_entered, row, save_state, state};
 use crate::model::{EventRow, Timestamp};
 use crate::store::StoreError;
 
@@ -106,7 +106,7 @@ impl EventStore {
         let Some(foreign) = &mut self.foreign else { return Ok(Vec::new()) };
         let failed = |source| StoreError::from_use(&self.path, READING, source);
         loop {
-            let mut room = Room::new(limit);
+            let mut room = BatchRoom::new(limit);
             let (mut batch, mut known) = (Vec::new(), Vec::new());
             let rows = foreign.read(limit, after, BATCH_BYTES);
             let Some(last) = rows.last().map(|row| row.id) else { return Ok(Vec::new()) };
@@ -179,7 +179,7 @@ impl EventStore {
             let mut statement = self.conn.prepare_cached(&sql)?;
             let mut rows = statement.query((after.unwrap_or(0), limit as u64))?;
             let mut found = Vec::new();
-            let mut room = Room::new(limit);
+            let mut room = BatchRoom::new(limit);
             while let Some(row) = rows.next()? {
                 let event = row::read_queued(row)?;
                 if let Some(event) = &event
@@ -245,7 +245,7 @@ impl EventStore {
         loop {
             let any: bool = self
                 .conn
-                .prepare_cached(&format!("SELECT EXISTS ({FOUND})"))
+                .prepare_cached(&format!("SELECT EXISTS ({NOT_ENTERED})"))
                 .and_then(|mut any| any.query_row((from, 1), |row| row.get(0)))
                 .map_err(self.failed(READING))?;
             if !any {
@@ -253,7 +253,7 @@ impl EventStore {
             }
             let found = self.commit("enter another program's events", |tx| {
                 let found: Vec<(i64, i64)> = tx
-                    .prepare_cached(FOUND)?
+                    .prepare_cached(NOT_ENTERED)?
                     .query_map((from, ADOPTED_AT_ONCE), |row| row.try_into())?
                     .collect::<Result<_, _>>()?;
                 let mut state = state(tx)?;
@@ -277,11 +277,13 @@ impl EventStore {
 }
 
 /// Rows of other producers that have not been entered.
-const FOUND: &str = "SELECT e.idx, \
+const NOT_ENTERED: &str = concat!(
+    "SELECT e.idx, \
      CASE WHEN typeof(e.eventdata) = 'blob' THEN octet_length(e.eventdata) ELSE 0 END \
-     FROM events AS e WHERE e.idx >= ?1 AND e.idx < 4294967296 AND NOT EXISTS \
-     (SELECT 1 FROM agent_queue AS q WHERE q.idx = e.idx AND q.idx < 4294967296) \
-     ORDER BY e.idx LIMIT ?2";
+     FROM events AS e WHERE e.idx >= ?1 AND ",
+    not_entered!(),
+    " ORDER BY e.idx LIMIT ?2"
+);
 
 /// How many rows are entered in one commit, so that it stays short.
 const ADOPTED_AT_ONCE: u64 = 10_000;
@@ -289,13 +291,13 @@ const ADOPTED_AT_ONCE: u64 = 10_000;
 const READING: &str = "read queued events";
 
 /// What a batch may still take.
-struct Room {
+struct BatchRoom {
     limit: usize,
     count: usize,
     bytes: usize,
 }
 
-impl Room {
+impl BatchRoom {
     fn new(limit: usize) -> Self {
         Self { limit, count: 0, bytes: 0 }
     }

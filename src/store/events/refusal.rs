@@ -1,12 +1,12 @@
 //! Events that the server refuses: found by halving across syncs, then set
 //! aside with the server's words. And what syncs remember about refusals.
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction};
+use rusqlite::{OptionalExtension as _, Transaction};
 
-use super::rejected::{Cause, insert as insert_rejected, keep_within_bound, set_aside};
+use super::rejected::{Cause, add as add_rejected, keep_within_bound, set_aside};
 use super::{EventStore, foreign, save_state, state};
 use crate::model::{Timestamp, UploadMemory};
-use crate::store::StoreError;
+use crate::store::{StoreError, agent_meta};
 
 /// In how many syncs an event is refused by itself before it is set aside.
 pub(super) const ALONE_MAX: u32 = 3;
@@ -66,11 +66,7 @@ impl EventStore {
         now: Timestamp,
     ) -> Result<Refused, StoreError> {
         let Some(&first) = ids.first() else { return Ok(Refused::Nothing) };
-        let lent = self
-            .foreign
-            .as_ref()
-            .and_then(|foreign| foreign.lent_row(first))
-            .map(|row| (row.unique_id.clone(), row.data.clone()));
+        let lent = self.foreign.as_ref().and_then(|foreign| foreign.lent_row(first)).cloned();
         let refused = self.commit("note refused events", |tx| {
             let alone: Option<u32> = tx
                 .prepare_cached("SELECT alone FROM agent_refusals WHERE id = ?1")?
@@ -84,8 +80,8 @@ impl EventStore {
                 Refused::Smaller { batch_limit } => (batch_limit, 0),
                 Refused::Alone { times } => (1, times),
                 Refused::SetAside => {
-                    if let Some((unique_id, data)) = &lent {
-                        insert_rejected(tx, (unique_id, data), Cause::Refused, words, now)?;
+                    if let Some(row) = &lent {
+                        add_rejected(tx, row, false, Cause::Refused, words, now)?;
                     } else {
                         set_aside(tx, first, Cause::Refused, words, now)?;
                         let mut state = state(tx)?;
@@ -120,10 +116,11 @@ impl EventStore {
     /// If the database cannot be read.
     pub fn upload_memory(&self) -> Result<UploadMemory, StoreError> {
         let read = || {
-            let ceiling: Option<u32> = recall(&self.conn, CEILING)?;
+            // What cannot be read counts as never written: it is learned again.
+            let ceiling: Option<u32> = agent_meta::get(&self.conn, CEILING)?;
             Ok(UploadMemory {
                 ceiling: ceiling.and_then(|ceiling| usize::try_from(ceiling).ok()),
-                refused_syncs: recall(&self.conn, REFUSED_SYNCS)?.unwrap_or(0),
+                refused_syncs: agent_meta::get(&self.conn, REFUSED_SYNCS)?.unwrap_or(0),
             })
         };
         read().map_err(self.failed("read what the server refused"))
@@ -136,41 +133,16 @@ impl EventStore {
     pub fn note_upload_memory(&mut self, memory: UploadMemory) -> Result<(), StoreError> {
         self.commit("note the size of batches", |tx| remember(tx, memory))
     }
-
-    /// The largest batch that the oldest event may be sent in, if the server
-    /// refused one with it. [`Self::read_batch`] keeps to it by itself.
-    ///
-    /// # Errors
-    /// If the queue cannot be read.
-    pub fn batch_limit(&self) -> Result<Option<usize>, StoreError> {
-        let sql = "SELECT min(batch_limit) FROM agent_refusals";
-        let limit = self.conn.query_row(sql, [], |row| row.get(0));
-        limit.map_err(self.failed("read what the server refused"))
-    }
 }
 
 fn remember(tx: &Transaction<'_>, memory: UploadMemory) -> rusqlite::Result<()> {
     let UploadMemory { ceiling, refused_syncs } = memory;
     let ceiling = ceiling.map(|ceiling| u32::try_from(ceiling).unwrap_or(u32::MAX));
-    for (key, value) in [(CEILING, ceiling), (REFUSED_SYNCS, Some(refused_syncs))] {
-        match value {
-            Some(value) => tx
-                .prepare_cached("INSERT OR REPLACE INTO agent_meta (key, value) VALUES (?1, ?2)")?
-                .execute((key, value))?,
-            None => tx.prepare_cached("DELETE FROM agent_meta WHERE key = ?1")?.execute([key])?,
-        };
+    match ceiling {
+        Some(ceiling) => agent_meta::put(tx, CEILING, &ceiling)?,
+        None => agent_meta::forget(tx, CEILING)?,
     }
-    Ok(())
-}
-
-/// A number of `agent_meta`. One that cannot be read counts as never written:
-/// it is learned again.
-fn recall(conn: &Connection, key: &str) -> rusqlite::Result<Option<u32>> {
-    let value: Option<Option<u32>> = conn
-        .prepare_cached("SELECT value FROM agent_meta WHERE key = ?1")?
-        .query_row([key], |row| Ok(row.get(0).ok()))
-        .optional()?;
-    Ok(value.flatten())
+    agent_meta::put(tx, REFUSED_SYNCS, &refused_syncs)
 }
 
 #[cfg(test)]

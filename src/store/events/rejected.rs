@@ -185,18 +185,6 @@ pub(super) fn set_aside(
     add(tx, &event, allowed, cause, reason, now)
 }
 
-/// Sets an event of another program's database aside.
-pub(super) fn insert(
-    tx: &Transaction<'_>,
-    (unique_id, data): (&str, &[u8]),
-    cause: Cause,
-    reason: &str,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let (unique_id, data) = (unique_id.to_owned(), data.to_owned());
-    add(tx, &EventRow { id: 0, unique_id, data, oversize: None }, false, cause, reason, now)
-}
-
 /// Sets an event aside, unless it is already.
 pub(super) fn add(
     tx: &Transaction<'_>,
@@ -311,7 +299,9 @@ mod tests {
         let (mut store, _) = EventStore::open(dir.path(), now).expect("a queue");
         let reject = |store: &mut EventStore, name: &str| {
             let add = |tx: &Transaction<'_>| {
-                insert(tx, (name, b"x"), Cause::Undecodable, "why", now)?;
+                let (unique_id, data) = (name.to_owned(), b"x".to_vec());
+                let row = EventRow { id: 0, unique_id, data, oversize: None };
+                add(tx, &row, false, Cause::Undecodable, "why", now)?;
                 keep_newest(tx, Kept { events: 3, bytes: 100 }, now)
             };
             store.commit("reject", add).expect("rejected");

@@ -10,7 +10,7 @@ use super::row::Sound;
 use super::{bulk, guard, meta};
 use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
 use crate::store::settings::rules_replaced;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, db};
 
 /// What a commit of rules did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -93,10 +93,7 @@ impl Store {
     /// back, once `give_up` returns true: a commit takes time that grows with
     /// what a server sends. [`Self::never_give_up`] ends this.
     pub fn give_up_when(&mut self, give_up: impl FnMut() -> bool + Send + 'static) {
-        /// Steps of SQLite's machine between two questions: well under a
-        /// millisecond.
-        const STEPS: i32 = 10_000;
-        if let Err(error) = self.rules.progress_handler(STEPS, Some(give_up)) {
+        if let Err(error) = self.rules.progress_handler(db::GIVE_UP_STEPS, Some(give_up)) {
             tracing::warn!(%error, "a commit of rules cannot be interrupted");
         }
     }

@@ -1,12 +1,11 @@
 //! What the store knows of its rules without looking at them.
 
-use rusqlite::types::FromSql;
-use rusqlite::{Connection, OptionalExtension as _, ToSql, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::digest::Digest;
 use super::progress::Progress;
 use crate::model::{RuleCounts, RuleSide, RuleState};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, agent_meta};
 
 /// Hash of the rules, 32 hex digits.
 const HASH: &str = "rules_hash";
@@ -90,7 +89,7 @@ pub(super) fn own_digest(tx: &Transaction<'_>) -> rusqlite::Result<Digest> {
     progress.read_on()?;
     let digest = Digest { hash: progress.finish()?, counts };
     keep_digest(tx, &digest)?;
-    tx.execute("DELETE FROM agent_meta WHERE key = ?1", [TOUCHED])?;
+    agent_meta::forget(tx, TOUCHED)?;
     Ok(digest)
 }
 
@@ -100,8 +99,8 @@ pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>>
     if is_touched(conn)? {
         return Ok(None);
     }
-    let Some(hash) = get(conn, HASH)? else { return Ok(None) };
-    let counts: Option<String> = get(conn, COUNTS)?;
+    let Some(hash) = agent_meta::get(conn, HASH)? else { return Ok(None) };
+    let counts: Option<String> = agent_meta::get(conn, COUNTS)?;
     Ok(counts
         .and_then(|json| serde_json::from_str(&json).ok())
         .map(|counts| Digest { hash, counts }))
@@ -110,15 +109,15 @@ pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>>
 pub(super) fn keep_digest(conn: &Connection, digest: &Digest) -> rusqlite::Result<()> {
     let counts = serde_json::to_string(&digest.counts)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    put(conn, HASH, &digest.hash)?;
-    put(conn, COUNTS, &counts)?;
-    put(conn, SCHEMA, &schema(conn)?)
+    agent_meta::put(conn, HASH, &digest.hash)?;
+    agent_meta::put(conn, COUNTS, &counts)?;
+    agent_meta::put(conn, SCHEMA, &schema(conn)?)
 }
 
 /// Whether the tables are where the last commit left them: not restored from a
 /// dump, and not rewritten by a VACUUM.
 pub(super) fn is_same_file(conn: &Connection) -> rusqlite::Result<bool> {
-    Ok(get(conn, SCHEMA)? == Some(schema(conn)?))
+    Ok(agent_meta::get(conn, SCHEMA)? == Some(schema(conn)?))
 }
 
 fn schema(conn: &Connection) -> rusqlite::Result<i64> {
@@ -126,7 +125,7 @@ fn schema(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
-    Ok(get(conn, COMPLETE)?.unwrap_or(false))
+    Ok(agent_meta::get(conn, COMPLETE)?.unwrap_or(false))
 }
 
 /// Whether any rule may let something run ([`crate::model::Rule::may_allow`]).
@@ -143,25 +142,11 @@ pub(in crate::store) fn any_allowing(conn: &Connection) -> rusqlite::Result<bool
 }
 
 pub(super) fn set_complete(conn: &Connection) -> rusqlite::Result<()> {
-    put(conn, COMPLETE, &true)
+    agent_meta::put(conn, COMPLETE, &true)
 }
 
 /// Whatever a program has left there, it has been here.
 fn is_touched(conn: &Connection) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM agent_meta WHERE key = ?1 AND value IS NOT 0")?
         .exists([TOUCHED])
-}
-
-/// A value; `None` if there is none, or one of another type.
-fn get<T: FromSql>(conn: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
-    conn.prepare_cached("SELECT value FROM agent_meta WHERE key = ?1")?
-        .query_row([key], |row| Ok(T::column_result(row.get_ref(0)?).ok()))
-        .optional()
-        .map(Option::flatten)
-}
-
-fn put(conn: &Connection, key: &str, value: &dyn ToSql) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT OR REPLACE INTO agent_meta (key, value) VALUES (?1, ?2)")?
-        .execute(rusqlite::params![key, value])
-        .map(|_| ())
 }

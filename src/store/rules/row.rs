@@ -51,7 +51,7 @@ pub(super) fn number(value: ValueRef<'_>) -> Option<i32> {
 
 /// The text of a column that decides nothing: a BLOB as the text it may be,
 /// what is not UTF-8 replaced, any other value as empty.
-pub(super) fn lossy(value: ValueRef<'_>) -> String {
+pub(in crate::store) fn lossy(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
             String::from_utf8_lossy(bytes).into_owned()

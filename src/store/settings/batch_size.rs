@@ -1,7 +1,6 @@
 //! The batch size of the last preflight, for uploads between syncs (EV-10).
 
-use super::{get_meta, put_meta};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, agent_meta};
 
 const BATCH_SIZE: &str = "batch_size";
 
@@ -14,12 +13,12 @@ impl Store {
     pub fn keep_batch_size(&mut self, events: u32) -> Result<(), StoreError> {
         let failed = self.failed("keep the batch size");
         let keep = || {
-            let kept = get_meta(&self.rules, BATCH_SIZE)?;
+            let kept: Option<String> = agent_meta::get(&self.rules, BATCH_SIZE)?;
             let events = events.to_string();
             if kept.as_deref().unwrap_or("0") == events {
                 return Ok(());
             }
-            put_meta(&self.rules, BATCH_SIZE, &events)
+            agent_meta::put(&self.rules, BATCH_SIZE, &events)
         };
         keep().map_err(failed)
     }
@@ -29,7 +28,8 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn batch_size(&self) -> Result<Option<usize>, StoreError> {
-        let kept = get_meta(&self.rules, BATCH_SIZE).map_err(self.failed("read the batch size"))?;
+        let kept: Option<String> =
+            agent_meta::get(&self.rules, BATCH_SIZE).map_err(self.failed("read the batch size"))?;
         Ok(kept.and_then(|text| text.parse().ok()).filter(|events| *events > 0))
     }
 }

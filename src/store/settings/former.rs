@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use super::{get_meta, put_meta};
+use crate::store::agent_meta;
 
 /// Server and machine id whose settings are in force, if not the current ones;
 /// as JSON.
@@ -26,9 +26,9 @@ pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::
     for (key, any) in [(SETTINGS, settings), (RULES, rules)] {
         let owner = read(conn, key)?.unwrap_or_else(|| old.clone());
         if any && owner != *new {
-            put_meta(conn, key, &super::to_json(&owner)?)?;
+            agent_meta::put(conn, key, &super::to_json(&owner)?)?;
         } else {
-            forget(conn, key)?;
+            agent_meta::forget(conn, key)?;
         }
     }
     Ok(())
@@ -36,12 +36,12 @@ pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::
 
 /// The settings in force are the current server's.
 pub(super) fn settings_replaced(conn: &Connection) -> rusqlite::Result<()> {
-    forget(conn, SETTINGS)
+    agent_meta::forget(conn, SETTINGS)
 }
 
 /// The rules in force are the current server's.
 pub(in crate::store) fn rules_replaced(conn: &Connection) -> rusqlite::Result<()> {
-    forget(conn, RULES)
+    agent_meta::forget(conn, RULES)
 }
 
 /// Whose settings are in force, if not the current server's.
@@ -57,10 +57,6 @@ pub(in crate::store) fn former_rules(conn: &Connection) -> rusqlite::Result<Opti
 /// An owner that cannot be read is still not the current one.
 fn read(conn: &Connection, key: &str) -> rusqlite::Result<Option<Owner>> {
     let unreadable = || ("an unknown server".to_owned(), "unknown".to_owned());
-    let text = get_meta(conn, key)?;
+    let text: Option<String> = agent_meta::get(conn, key)?;
     Ok(text.map(|text| super::from_json(&text).unwrap_or_else(|_| unreadable())))
-}
-
-fn forget(conn: &Connection, key: &str) -> rusqlite::Result<()> {
-    conn.execute("DELETE FROM agent_meta WHERE key = ?1", [key]).map(|_| ())
 }

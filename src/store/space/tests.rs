@@ -1,13 +1,16 @@
 use std::fs;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{Compacted, Pages, compact};
 use crate::model::{Identifier, Policy, Rule, RuleDetails, RuleSet, RuleType, SyncType, Timestamp};
-use crate::store::Store;
+use crate::store::{EventStore, Store};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
@@ -159,4 +162,77 @@ fn rule_7_making_a_file_small_gives_up_for_a_stop_and_for_another_writer() {
     assert!(matches!(done, Compacted::From(before, after) if before == full && after < full / 2));
     let again = compact(&mut store.rules, dir.path(), || false).expect("nothing to do");
     assert_eq!(again, Compacted::NotWorthIt);
+}
+
+/// STATE-2: a reader that keeps a snapshot holds up no closing.
+#[test]
+fn state_2_a_reader_that_keeps_a_snapshot_does_not_hold_up_a_closing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    let (events, _) = EventStore::open(dir.path(), NOW).expect("a queue");
+    let readers = ["rules.db", "events.db"].map(|name| reader(dir.path(), name));
+    store.commit_rules(&large(1), SyncType::Normal, NOW).expect("committed");
+    let other = Connection::open(dir.path().join("events.db")).expect("open");
+    other.execute("INSERT INTO signal_reports VALUES (1, x'00')", []).expect("written");
+    drop(other);
+    // Were one of the closings to wait for its reader, it would for an hour.
+    for conn in [&store.rules, events.connection()] {
+        conn.busy_timeout(Duration::from_hours(1)).expect("a setting");
+    }
+    drop((store, events));
+    assert!(size(dir.path(), "rules.db-wal") > 0, "what is being read stays");
+
+    drop(readers);
+    drop(open(dir.path()));
+    assert_eq!(size(dir.path(), "rules.db-wal"), 0);
+}
+
+/// Names the directory for [`killed_while_a_file_is_made_small`].
+const KILLED_DIR: &str = "SANTA_SYNC_TEST_COMPACTED_DIR";
+/// Says at which question whether to give up the process is killed.
+const KILLED_AT: &str = "SANTA_SYNC_TEST_COMPACTED_AT";
+
+/// Not a test by itself: what the next test runs in a process of its own.
+#[test]
+fn killed_while_a_file_is_made_small() {
+    let Some(dir) = std::env::var_os(KILLED_DIR) else { return };
+    let at: u32 = std::env::var(KILLED_AT).expect("a number").parse().expect("a number");
+    let mut store = open(Path::new(&dir));
+    let mut asked = 0;
+    store.compact_rules(move || {
+        asked += 1;
+        if asked == at {
+            let me = rustix::process::getpid();
+            rustix::process::kill_process(me, rustix::process::Signal::KILL).expect("killed");
+        }
+        false
+    });
+}
+
+/// RULE-7, STATE-2: SIGKILL in the middle leaves the rules as they were, and
+/// the next attempt makes the file small.
+#[test]
+fn rule_7_a_process_killed_while_it_makes_a_file_small_costs_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    store.commit_rules(&with_texts(20_000, 700), SyncType::Clean, NOW).expect("committed");
+    let few = with_texts(6_000, 700);
+    let hash = store.commit_rules(&few, SyncType::Clean, NOW).expect("committed").hash;
+    let full = Pages::of(&store.rules).expect("counted").all();
+    drop(store);
+    for at in [1, 2, 3] {
+        let killed = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "store::space::tests::killed_while_a_file_is_made_small"])
+            .env(KILLED_DIR, dir.path())
+            .env(KILLED_AT, at.to_string())
+            .output()
+            .expect("it ran");
+        assert_eq!(killed.status.signal(), Some(9), "{at}: {killed:?}");
+        let store = open(dir.path());
+        assert_eq!(store.rules_hash().expect("a hash"), hash, "{at}");
+        assert_eq!(store.verify_rules().expect("verified").problems, [""; 0], "{at}");
+        assert_eq!(Pages::of(&store.rules).expect("counted").all(), full, "{at}");
+    }
+    open(dir.path()).compact_rules(|| false);
+    assert!(size(dir.path(), "rules.db") < full / 2);
 }

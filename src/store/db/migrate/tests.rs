@@ -17,12 +17,15 @@ const EVENT: &str = "INSERT INTO events (uniqueid, eventdata) VALUES ('x', x'00'
 /// are whole; a flipped bit of the header must not cost the queued events.
 #[test]
 fn state_3_a_damaged_version_number_is_put_right_and_nothing_is_lost() {
-    for version in ["2000000000", "-5", "17000", "0", "3"] {
+    for version in ["2000000000", "-5", "17000", "0", "3", "13", "15"] {
         let dir = tempfile::tempdir().expect("a directory");
         drop(Store::open(dir.path(), NOW).expect("a store"));
         drop(EventStore::open(dir.path(), NOW).expect("a queue"));
         let damage = format!("PRAGMA user_version = {version}");
-        execute(dir.path(), "rules.db", &format!("{RULE}; {damage}"));
+        let flow_rule = "INSERT INTO network_flow_rules VALUES ('a', 1, x'00')";
+        execute(dir.path(), "rules.db", &format!("{RULE}; {flow_rule}; {damage}"));
+        // 13 would be a newer program's queue.
+        let damage = damage.replace("= 1", "= -1");
         execute(dir.path(), "events.db", &format!("{EVENT}; {damage}"));
         let (store, notices) = Store::open(dir.path(), NOW).expect("put right");
         assert_eq!(
@@ -30,6 +33,11 @@ fn state_3_a_damaged_version_number_is_put_right_and_nothing_is_lost() {
             (vec![], 1),
             "{version}"
         );
+        let count = |sql| store.rules.query_row(sql, [], |row| row.get::<_, u32>(0));
+        let flow_rules = count("SELECT count(*) FROM network_flow_rules").expect("counted");
+        assert_eq!(flow_rules, 1, "{version}");
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'rules'";
+        assert_eq!(count(tables).expect("counted"), 0, "{version}: no step ran");
         let (events, notices) = EventStore::open(dir.path(), NOW).expect("put right");
         assert_eq!((notices, events.pending().expect("counted")), (vec![], 1), "{version}");
         Store::open_read_only(dir.path()).expect("current");

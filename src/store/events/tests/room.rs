@@ -4,10 +4,6 @@ use super::*;
 use crate::model::UploadMemory;
 use crate::store::space;
 
-fn number(store: &EventStore, sql: &str) -> u64 {
-    store.conn.query_row(sql, [], |row| row.get(0)).expect("a number")
-}
-
 /// Rows of events that lie in the file, queued or not.
 fn rows(store: &EventStore) -> u64 {
     number(store, "SELECT (SELECT count(*) FROM agent_events) + (SELECT count(*) FROM events)")
