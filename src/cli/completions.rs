@@ -1,5 +1,5 @@
-//! `completions` and `man`: what the command line says of itself, for shells
-//! and for the manual.
+//! `completions` and `man`: completion scripts and the manual page, generated from
+//! the command line's definition.
 
 use std::io::Write as _;
 
@@ -14,14 +14,14 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Writes the completion script of a shell.
+/// Prints the completion script of a shell.
 pub(super) fn completions(mut command: Command, args: &CompletionsArgs) {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "santa-sync", &mut script);
     output::bytes(&script);
 }
 
-/// Writes the manual page: the program, and below it every command.
+/// Prints the manual page: the program, then a section for every command.
 pub(super) fn man(command: Command) -> Result<(), Error> {
     let mut page = Vec::new();
     render(command, &mut page)
@@ -41,9 +41,13 @@ fn section(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     if command.is_hide_set() {
         return Ok(());
     }
-    let name = command.get_display_name().unwrap_or(command.get_name()).replace('-', " ");
-    writeln!(page, ".SH {}", name.to_uppercase())?;
-    let man = clap_mangen::Man::new(command.clone());
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    writeln!(page, ".SH {}", name.replace('-', "\\-"))?;
+    // The options of every command stand once, at the top.
+    let man = clap_mangen::Man::new(command.clone().mut_args(|arg| {
+        let hidden = arg.is_hide_set() || arg.is_global_set();
+        arg.hide(hidden)
+    }));
     man.render_description_section(page)?;
     man.render_synopsis_section(page)?;
     man.render_options_section(page)?;

@@ -15,64 +15,118 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::daemon::PATIENCE;
+use crate::program::program;
 
-/// Every command that shows anything, with the forms it has.
+/// Arguments of every command but those of [`OTHERS`]; they run as they are and
+/// with `--json`, where a command has it. What deletes comes last.
 const COMMANDS: &[&[&str]] = &[
     &["sync"],
-    &["sync", "--json"],
     &["sync", "--dry-run"],
-    &["sync", "--dry-run", "--json"],
     &["status"],
-    &["status", "--json"],
     &["history"],
-    &["history", "--json"],
     &["rules", "list"],
-    &["rules", "list", "--json"],
     &["rules", "export"],
     &["rules", "verify"],
     &["rules", "check", "--sha256", SHA256],
-    &["rules", "check", "--sha256", SHA256, "--json"],
+    &["rules", "import", "-", "--dry-run"],
+    &["events", "add"],
     &["events", "list"],
-    &["events", "list", "--json"],
     &["events", "list", "--rejected"],
     &["events", "bundles"],
     &["config", "show"],
     &["config", "show", "--origin", "--all"],
-    &["config", "show", "--json"],
     &["config", "check"],
-    &["config", "check", "--json"],
     &["doctor"],
-    &["doctor", "--json"],
     &["whoami"],
-    &["whoami", "--json"],
+    &["service", "install", "--print", "--root", "/nowhere"],
+    &["service", "status", "--root", "/nowhere"],
+    &["service", "uninstall", "--root", "/nowhere"],
+    &["events", "requeue", "--all"],
+    &["events", "drop", "--all"],
+];
+
+/// Commands that are not in [`COMMANDS`], and why.
+const OTHERS: &[(&str, &str)] = &[
+    ("daemon", "`run_daemon` runs it"),
+    ("demo", "its server, configuration and state are its own"),
+    ("harness serve", "runs until a signal; it shows what the person at the terminal sends it"),
+    ("completions", "prints what the program is built with"),
+    ("man", "prints what the program is built with"),
 ];
 
 const SHA256: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
 
-/// Runs every command with each form of the log, and gives `judge` what was
-/// asked and what it wrote.
+/// The commands of the manual page, each with whether it has `--json`.
+fn commands() -> Vec<(String, bool)> {
+    let page = program().arg("man").output().expect("the program runs").stdout;
+    let page = String::from_utf8(page).expect("UTF-8").replace('\\', "");
+    let synopses = page.lines().filter_map(|line| line.strip_prefix("fBsanta-sync "));
+    let leaves = synopses.filter(|synopsis| !synopsis.contains("subcommands"));
+    let leaves = leaves.filter_map(|synopsis| synopsis.split_once("fR"));
+    leaves.map(|(name, options)| (name.to_owned(), options.contains("fB--jsonfR"))).collect()
+}
+
+#[test]
+fn no_command_is_missing_here() {
+    let here = |args: &&[&str]| args.iter().take_while(|arg| !arg.starts_with('-')).count();
+    let named: Vec<String> = COMMANDS.iter().map(|args| args[..here(args)].join(" ")).collect();
+    let commands = commands();
+    for (command, _) in &commands {
+        let is_here = named.contains(command);
+        let is_elsewhere = OTHERS.iter().any(|(other, _)| other == command);
+        assert!(is_here != is_elsewhere, "{command} must be in COMMANDS or in OTHERS");
+    }
+    let gone = |name: &&str| !commands.iter().any(|(command, _)| command == name);
+    let named = named.iter().map(String::as_str).chain(OTHERS.iter().map(|(other, _)| *other));
+    assert_eq!(named.filter(gone).collect::<Vec<_>>(), [""; 0], "no such commands");
+}
+
+/// Runs every command with each form of its output and of the log, and gives
+/// `judge` what was asked and what it wrote.
 fn run_all(agent: &Agent, more: &[String], env: &[(&str, &str)], judge: &dyn Fn(&str, &str)) {
+    let stdin = agent.state_dir.with_file_name("stdin");
+    let commands = commands();
     for args in COMMANDS {
-        for format in ["text", "json"] {
-            let mut command = agent.command(args);
-            command.args(["--log-level", "trace", "--log-format", format]).args(more);
-            let output = command.envs(env.iter().copied()).output().expect("the program runs");
-            let asked = format!("{args:?} with log lines as {format}");
-            let stdout = String::from_utf8(output.stdout).expect("UTF-8");
-            if args.contains(&"--json") {
-                serde_json::from_str::<Value>(&stdout).expect(&asked);
-            }
-            judge(&asked, &stdout);
-            let stderr = String::from_utf8(output.stderr).expect("UTF-8");
-            assert!(!stderr.contains("panicked"), "{asked}: {stderr}");
-            judge(&asked, &stderr);
-            if format == "json" {
-                // What stands behind `error:` and `note:` is for people.
-                let lines = stderr.lines().filter(|line| line.starts_with('{'));
-                lines.for_each(|line| drop(serde_json::from_str::<Value>(line).expect(line)));
+        let name = args.join(" ");
+        let json = commands.iter().any(|(command, json)| *json && name.starts_with(command));
+        for form in [None, Some("--json")].iter().take(1 + usize::from(json)) {
+            for format in ["text", "json"] {
+                let input = match args {
+                    ["events", "add", ..] => format!("{}\n{HOSTILE}\n", hostile_event()),
+                    ["rules", "import", ..] => json!({ "rules": hostile_rules() }).to_string(),
+                    _ => String::new(),
+                };
+                fs::write(&stdin, input).expect("written");
+                let mut command = agent.command(args);
+                command.stdin(fs::File::open(&stdin).expect("a file")).args(form);
+                command.args(["--log-level", "trace", "--log-format", format]).args(more);
+                let output = command.envs(env.iter().copied()).output().expect("the program runs");
+                let asked = format!("{args:?} {form:?} with log lines as {format}");
+                let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+                if form.is_some() {
+                    let documents =
+                        serde_json::Deserializer::from_str(&stdout).into_iter::<Value>();
+                    documents.for_each(|document| drop(document.expect(&asked)));
+                }
+                judge(&asked, &stdout);
+                let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+                assert!(!stderr.contains("panicked"), "{asked}: {stderr}");
+                judge(&asked, &stderr);
+                if format == "json" {
+                    // What stands behind `error:` and `note:` is for people.
+                    let lines = stderr.lines().filter(|line| line.starts_with('{'));
+                    lines.for_each(|line| drop(serde_json::from_str::<Value>(line).expect(line)));
+                }
             }
         }
     }
+}
+
+fn hostile_event() -> Value {
+    json!({
+        "file_sha256": SHA256, "file_path": HOSTILE, "file_name": HOSTILE,
+        "executing_user": HOSTILE, "decision": "BLOCK_BINARY", "execution_time": 1_700_000_000,
+    })
 }
 
 /// Has a daemon make a sync or more, and gives `judge` its log and its files.
@@ -212,10 +266,7 @@ fn never_is_a_text_from_elsewhere_more_than_text_in_anything_written() {
     fs::create_dir(&dir).expect("a directory");
     let profile = hostile_profile(&dir);
     agent.state_dir = dir.join("state");
-    agent.queue([json!({
-        "file_sha256": SHA256, "file_path": HOSTILE, "file_name": HOSTILE,
-        "executing_user": HOSTILE, "decision": "BLOCK_BINARY", "execution_time": 1_700_000_000,
-    })]);
+    agent.queue([hostile_event()]);
     let judge = |what: &str, text: &str| {
         let found = text.chars().find(|c| *c != '\n' && is_unsafe_to_show(*c));
         assert_eq!(found, None, "{what}: {text:?}");
@@ -279,8 +330,6 @@ fn http_14_no_secret_is_in_anything_written() {
         "HTTPSUser": secret("proxy-user"), "HTTPSPassword": secret("proxy-password"),
         "ProxyAutoConfigURLString": format!("https://h/?k={}", secret("pac-key")),
     });
-    let client = agent.state_dir.with_file_name("client.p12");
-    fs::write(&client, "not a certificate").expect("written");
     let more = [
         format!(
             "--set=SyncExtraHeaders={}",
