@@ -206,7 +206,7 @@ fn state_of(state_dir: &Path) -> Result<(), Error> {
     line(format!("   rules hash: {}", store.rules_hash()?));
     for (name, value) in store.applied_settings()?.shown() {
         if let Some(value) = value {
-            line(format!("   setting {name}: {}", printable(&value)));
+            line(format!("   setting {name}: {value}"));
         }
     }
     let pending = EventStore::open_read_only(state_dir)?.pending()?;

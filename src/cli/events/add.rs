@@ -31,7 +31,7 @@ struct LineForm<'a> {
     result: &'static str,
     unique_id: &'a str,
     /// Why the line is no event.
-    reason: Option<String>,
+    reason: Option<&'a str>,
 }
 
 /// Queues events from standard input. Lines are committed as soon as none is at
@@ -110,12 +110,17 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
 fn tell(numbers: &[u64], answers: &[Told], json: bool) {
     let mut lines = output::Lines::new();
     for (line, Told { unique_id, result, reason }) in numbers.iter().copied().zip(answers) {
-        let reason = reason.as_deref().map(output::printable);
-        if let Some(reason) = &reason {
+        if let Some(reason) = reason {
             output::note(format_args!("line {line}: {reason}"));
         }
         if json {
-            let form = LineForm { schema_version: SCHEMA_VERSION, line, result, unique_id, reason };
+            let form = LineForm {
+                schema_version: SCHEMA_VERSION,
+                line,
+                result,
+                unique_id,
+                reason: reason.as_deref(),
+            };
             lines.json(&form);
         }
     }

@@ -119,14 +119,10 @@ impl List {
         let mut lines = output::Lines::new();
         for event in self.events.iter().flatten() {
             let EventForm { id, queued_at, kind, decision, subject, .. } = event;
-            let subject = output::printable(subject);
-            let decision = output::printable(decision);
             lines.line(format_args!("{id:>8}  {queued_at}  {kind:<11}  {decision}  {subject}"));
         }
         for event in self.rejected_events.iter().flatten() {
             let RejectedForm { id, unique_id, cause, reason, since, .. } = event;
-            let unique_id = output::printable(unique_id);
-            let reason = output::printable(reason);
             lines.line(format_args!("{id:>8}  {since}  {cause:<11}  {unique_id}  {reason}"));
         }
         let mut told = vec![format!("{} queued", self.pending)];
@@ -138,10 +134,7 @@ impl List {
         if *queue_full > 0 {
             told.push(format!("{queue_full} dropped from a full queue"));
         }
-        let unsent = |(kind, count): (&String, &u64)| {
-            format!("{count} {} not sendable", output::printable(kind))
-        };
-        told.extend(unsendable.iter().map(unsent));
+        told.extend(unsendable.iter().map(|(kind, count)| format!("{count} {kind} not sendable")));
         lines.line(told.join(", "));
     }
 }

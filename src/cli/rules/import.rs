@@ -185,7 +185,7 @@ impl Answer {
         }
         let mut lines = output::Lines::new();
         for change in self.changes.iter().flatten() {
-            let identifier = output::printable(&change.identifier);
+            let identifier = &change.identifier;
             let sign = match change.change {
                 RuleChangeKind::Added => '+',
                 RuleChangeKind::Replaced => '~',

@@ -64,9 +64,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         } else {
             rule.details.custom_msg
         };
-        let identifier = output::printable(&rule.identifier);
-        let note = output::printable(&note);
-        let line = format!("{rule_type:<11}  {policy:<20}  {identifier}  {note}");
+        let line = format!("{rule_type:<11}  {policy:<20}  {}  {note}", rule.identifier);
         if lines.line(line.trim_end()) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     Ok(())

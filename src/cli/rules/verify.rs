@@ -44,7 +44,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             output::line("note        another program has changed the rules since the last sync");
         }
         for problem in &verified.problems {
-            output::line(format_args!("problem     {}", output::printable(problem)));
+            output::line(format_args!("problem     {problem}"));
         }
         if failed == 0 {
             output::line("the rule store is consistent");

@@ -90,8 +90,7 @@ impl Reporter {
             }),
             SyncStep::Retry { stage, wait_ms, next_attempt, message } => self.lasting(|| {
                 format!(
-                    "{stage}: {}; attempt {next_attempt} in {:.1} s",
-                    printable(message),
+                    "{stage}: {message}; attempt {next_attempt} in {:.1} s",
                     Duration::from_millis(*wait_ms).as_secs_f64()
                 )
             }),
@@ -188,10 +187,7 @@ fn rejected(record: &SyncRecord) {
     for rule in record.rules_rejected.iter().take(REJECTED_SHOWN) {
         line(format!(
             "  rejected       page {} rule {} {:?}: {}",
-            rule.page,
-            rule.index,
-            rule.identifier,
-            printable(&rule.reason)
+            rule.page, rule.index, rule.identifier, rule.reason
         ));
     }
     let more = record.rules_rejected_total.saturating_sub(REJECTED_SHOWN as u64);
@@ -241,7 +237,7 @@ fn compared(record: &SyncRecord, preview: &RulesPreview) {
                 ),
             ),
         };
-        line(format!("{sign} {:<11} {} {policy}", change.rule_type, printable(&change.identifier)));
+        line(format!("{sign} {:<11} {} {policy}", change.rule_type, change.identifier));
     }
     if preview.truncated {
         line("  (more changes than are listed)");
