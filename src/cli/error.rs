@@ -1,7 +1,7 @@
 //! Why a command failed: its exit code, what went wrong, and how to fix it.
 //!
 //! Every error that ends a command becomes an [`Error`] here, so that each exit
-//! code of the README is decided in this file or by [`SyncResult`].
+//! code of `docs/errors.md` is decided in this file or by [`SyncResult`].
 
 use std::fmt;
 use std::process::ExitCode;

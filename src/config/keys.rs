@@ -1,5 +1,5 @@
 //! The one table of configuration keys. Parsing, type checks, `config check`,
-//! the README's table and the key manifest under `launchd/` all follow it.
+//! the table in `docs/configuration.md` and the key manifest under `launchd/` all follow it.
 
 /// What a key's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

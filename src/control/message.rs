@@ -1,4 +1,4 @@
-//! The messages of the control socket: one JSON object per line. The README
+//! The messages of the control socket: one JSON object per line. `docs/control-socket.md`
 //! documents them.
 
 use std::borrow::Cow;

@@ -510,7 +510,7 @@ fn in_step(path: &str, expected: &str) {
     );
 }
 
-/// The README's table of the keys for which `wanted` holds.
+/// The table of the keys for which `wanted` holds.
 fn table(wanted: impl Fn(&Key) -> bool) -> String {
     let mut rows =
         vec!["| key | type | default | meaning |".to_owned(), "|---|---|---|---|".to_owned()];
@@ -542,19 +542,20 @@ fn table(wanted: impl Fn(&Key) -> bool) -> String {
     rows.join("\n") + "\n"
 }
 
-/// The README's tables of keys, each between its two marks.
+/// The documented tables of keys, each between its two marks.
 #[test]
-fn the_readme_has_the_table_of_keys() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let mut readme = fs::read_to_string(path).expect("the README");
+fn the_documented_tables_of_keys_follow_the_key_table() {
+    const PAGE: &str = "docs/configuration.md";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
+    let mut page = fs::read_to_string(path).expect("the page");
     let is_own = |key: &Key| key.origin == Origin::Own;
     for (name, table) in [("santa", table(|key| !is_own(key))), ("own", table(is_own))] {
         let (begin, end) = (format!("<!-- keys: {name} -->\n"), "<!-- end of keys -->");
-        let (before, rest) = readme.split_once(&begin).expect("the mark before the table");
+        let (before, rest) = page.split_once(&begin).expect("the mark before the table");
         let (_, after) = rest.split_once(end).expect("the mark behind the table");
-        readme = format!("{before}{begin}{table}{end}{after}");
+        page = format!("{before}{begin}{table}{end}{after}");
     }
-    in_step("README.md", &readme);
+    in_step(PAGE, &page);
 }
 
 #[test]

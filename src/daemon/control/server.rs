@@ -330,7 +330,7 @@ impl Connection {
                 Ok(request) => self.answer(state, request).await?,
                 Err(error) => Some(ControlResponse::error(
                     ControlErrorKind::BadRequest,
-                    format!("not a request: {error}; see `The control socket` in the README"),
+                    format!("not a request: {error}; see docs/control-socket.md"),
                 )),
             };
             if let Some(answer) = answer {

@@ -318,11 +318,11 @@ async fn http_9_a_status_is_not_lost_to_a_body_that_drips_or_stalls() {
     }
 }
 
-/// The README tells of every kind what to do about it.
+/// The documentation says of every kind what to do about it.
 #[test]
-fn every_kind_is_in_the_readme() {
-    let readme = include_str!("../../../README.md");
-    let table = readme.split("## When a sync fails").nth(1).expect("the section");
+fn every_kind_is_documented() {
+    let errors = include_str!("../../../docs/errors.md");
+    let table = errors.split("## When a sync fails").nth(1).expect("the section");
     for kind in FailureKind::ALL {
         assert!(table.contains(&format!("`{kind}`")), "{kind}");
     }
