@@ -2,6 +2,7 @@
 //! outside: nesting that would exhaust the stack and binary lists that share
 //! objects until they unfold into gigabytes are errors here.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::io::Cursor;
@@ -23,8 +24,14 @@ const BYTES_PER_VALUE: usize = 64;
 
 /// Why bytes cannot be read as a property list.
 #[derive(Debug, Error)]
-#[error("not a property list (XML or binary): {0}")]
-pub struct PlistError(#[from] plist::Error);
+pub enum PlistError {
+    /// Neither an XML nor a binary property list.
+    #[error("not a property list (XML or binary): {0}")]
+    Malformed(#[from] plist::Error),
+    /// XML that the parser would read as something else than it says.
+    #[error("not a property list (XML or binary): {0}")]
+    Text(&'static str),
+}
 
 /// Reads an XML, binary or old-style text property list. Dates come out as
 /// text.
@@ -33,8 +40,7 @@ pub struct PlistError(#[from] plist::Error);
 /// If the bytes are no property list, nest deeper than 64 levels or hold more
 /// than a million values.
 pub fn read_plist(bytes: &[u8]) -> Result<Value, PlistError> {
-    let Tree::<MAX_VALUES>(value) = plist::from_reader(Cursor::new(bytes))?;
-    Ok(value)
+    read_small_plist::<MAX_VALUES>(bytes)
 }
 
 /// As [`read_plist`], for lists of at most `VALUES` values, each 64 bytes of
@@ -43,8 +49,95 @@ pub fn read_plist(bytes: &[u8]) -> Result<Value, PlistError> {
 /// # Errors
 /// If the bytes are no property list or pass a bound.
 pub fn read_small_plist<const VALUES: u32>(bytes: &[u8]) -> Result<Value, PlistError> {
+    let bytes = utf8(bytes)?;
+    let bytes = without_cdata(&bytes)?;
     let Tree::<VALUES>(value) = plist::from_reader(Cursor::new(bytes))?;
     Ok(value)
+}
+
+/// A text in UTF-8 without a byte order mark; the parser reads no other.
+fn utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, PlistError> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, []) = bytes.as_chunks() else {
+            return Err(PlistError::Text("half a UTF-16 character at its end"));
+        };
+        char::decode_utf16(pairs.iter().map(|pair| unit(*pair)))
+            .collect::<Result<String, _>>()
+            .map(|text| Cow::Owned(text.into_bytes()))
+            .map_err(|_| PlistError::Text("UTF-16 with a broken character"))
+    };
+    match bytes {
+        [0xef, 0xbb, 0xbf, text @ ..] => Ok(Cow::Borrowed(text)),
+        [0xfe, 0xff, text @ ..] => utf16(text, u16::from_be_bytes),
+        [0xff, 0xfe, text @ ..] => utf16(text, u16::from_le_bytes),
+        [0, b'<', ..] => utf16(bytes, u16::from_be_bytes),
+        [b'<', 0, ..] => utf16(bytes, u16::from_le_bytes),
+        _ => Ok(Cow::Borrowed(bytes)),
+    }
+}
+
+const CDATA: &[u8] = b"<![CDATA[";
+
+/// XML with its CDATA sections written as escaped text. The parser drops both
+/// these and references to entities that XML does not define, and a value would
+/// read as another: `a<![CDATA[&b]]>c` as `ac`.
+fn without_cdata(text: &[u8]) -> Result<Cow<'_, [u8]>, PlistError> {
+    let is_xml = text.trim_ascii_start().starts_with(b"<");
+    if !is_xml || !text.iter().any(|byte| *byte == b'&') && !contains(text, CDATA) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'<' | b'&')) {
+        let (before, markup) = rest.split_at(at);
+        plain.extend_from_slice(before);
+        if let Some(section) = markup.strip_prefix(CDATA) {
+            let end =
+                find(section, b"]]>").ok_or(PlistError::Text("a CDATA section without end"))?;
+            for byte in section.get(..end).unwrap_or_default() {
+                match byte {
+                    b'<' => plain.extend_from_slice(b"&lt;"),
+                    b'>' => plain.extend_from_slice(b"&gt;"),
+                    b'&' => plain.extend_from_slice(b"&amp;"),
+                    _ => plain.push(*byte),
+                }
+            }
+            rest = section.get(end + 3..).unwrap_or_default();
+            continue;
+        }
+        let length = if markup.starts_with(b"<!--") {
+            find(markup, b"-->").map_or(markup.len(), |end| end + 3)
+        } else if markup.starts_with(b"<?") {
+            find(markup, b"?>").map_or(markup.len(), |end| end + 2)
+        } else if markup.starts_with(b"&") {
+            reference(markup).ok_or(PlistError::Text("an & that begins no entity of XML"))?
+        } else {
+            1
+        };
+        let (taken, after) = markup.split_at(length);
+        plain.extend_from_slice(taken);
+        rest = after;
+    }
+    plain.extend_from_slice(rest);
+    Ok(Cow::Owned(plain))
+}
+
+/// The length of the reference to a character or predefined entity at the start
+/// of a text.
+fn reference(text: &[u8]) -> Option<usize> {
+    // `&#x10FFFF;`, and some leading zeros.
+    let end = text.iter().take(16).position(|byte| *byte == b';')?;
+    let name = text.get(1..end)?;
+    let known = [&b"amp"[..], b"lt", b"gt", b"quot", b"apos"].contains(&name);
+    (known || name.starts_with(b"#")).then_some(end + 1)
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}
+
+fn contains(text: &[u8], wanted: &[u8]) -> bool {
+    find(text, wanted).is_some()
 }
 
 struct Tree<const VALUES: u32>(Value);
@@ -164,6 +257,44 @@ mod tests {
         assert_eq!(dictionary.get("i").and_then(Value::as_signed_integer), Some(-7));
         assert_eq!(dictionary.get("d").and_then(Value::as_data), Some(&[1, 2][..]));
         assert_eq!(dictionary.get("t").and_then(Value::as_string), Some("2026-01-02T03:04:05Z"));
+    }
+
+    /// CONF-1: what an XML editor or a management system writes instead of
+    /// escaped UTF-8.
+    #[test]
+    fn conf_1_cdata_and_utf_16_are_read_as_what_they_say() {
+        let value = |body: &str| read_plist(&xml(body)).expect(body);
+        for (body, text) in [
+            ("a<![CDATA[&b]]>c", "a&bc"),
+            ("<![CDATA[<x> \"y\" ]]]]><![CDATA[>]]>", "<x> \"y\" ]]>"),
+            ("a<!-- <![CDATA[ & --><?x <![CDATA[ & ?>b", "ab"),
+            ("a&amp;b&#38;&#x26;&lt;&apos;&quot;&gt;", "a&b&&<'\">"),
+        ] {
+            let read = value(&format!("<string>{body}</string>"));
+            assert_eq!(read.as_string(), Some(text));
+        }
+        assert_eq!(value("<integer><![CDATA[7]]></integer>").as_signed_integer(), Some(7));
+        for broken in ["<![CDATA[x", "&nbsp;", "a & b", "?a=1&b=2"] {
+            let body = xml(&format!("<string>{broken}</string>"));
+            assert!(read_plist(&body).is_err(), "{broken}");
+        }
+        let text = "<?xml version=\"1.0\" encoding=\"UTF-16\"?><plist version=\"1.0\">\
+                    <string>\u{e4}<![CDATA[&\u{1f385}]]></string></plist>";
+        let expected = Value::String("\u{e4}&\u{1f385}".to_owned());
+        let units = || text.encode_utf16();
+        let big: Vec<u8> = units().flat_map(u16::to_be_bytes).collect();
+        let little: Vec<u8> = units().flat_map(u16::to_le_bytes).collect();
+        for bytes in [
+            [&b"\xef\xbb\xbf"[..], text.as_bytes()].concat(),
+            [&b"\xfe\xff"[..], &big].concat(),
+            [&b"\xff\xfe"[..], &little].concat(),
+            big.clone(),
+            little.clone(),
+        ] {
+            assert_eq!(read_plist(&bytes).expect("read"), expected);
+        }
+        assert!(read_plist(&[&b"\xff\xfe"[..], &little[1..]].concat()).is_err());
+        assert!(read_plist(b"\xff\xfe\x00\xd8").is_err());
     }
 
     #[test]

@@ -6,6 +6,23 @@
 //! tools write BER with indefinite lengths and octets in pieces, so both are
 //! read here; nothing else of ASN.1 is.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// The message in a PEM armour, as `openssl cms -outform PEM` and `security cms`
+/// write it; `None` if there is no such armour.
+pub(super) fn unarmoured(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}').trim_start();
+    let (label, body) = text.strip_prefix("-----BEGIN ")?.split_once("-----")?;
+    if !["PKCS7", "PKCS #7 SIGNED DATA", "CMS"].contains(&label) {
+        return None;
+    }
+    let (body, _) = body.split_once("-----END ")?;
+    let mut body = body.to_owned();
+    body.retain(|c| !c.is_ascii_whitespace());
+    STANDARD.decode(body).ok()
+}
+
 /// Whether the bytes may be a signed profile: a `SEQUENCE`, which no property
 /// list begins with.
 pub(super) fn looks_signed(bytes: &[u8]) -> bool {
@@ -141,6 +158,20 @@ mod tests {
             let bytes = signed(octets, make);
             assert!(looks_signed(&bytes));
             assert_eq!(content(&bytes).as_deref(), Some(&b"hello"[..]));
+        }
+    }
+
+    #[test]
+    fn conf_1_a_signed_profile_in_a_pem_armour_is_unpacked() {
+        let bytes = signed(&der(OCTETS, &[b"hello"]), der);
+        for label in ["PKCS7", "CMS"] {
+            let body = STANDARD.encode(&bytes).replace('A', "A\r\n");
+            let text = format!("\n-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+            assert_eq!(unarmoured(text.as_bytes()).as_deref(), Some(&*bytes), "{label}");
+        }
+        for other in ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "", "\u{ff}"]
+        {
+            assert_eq!(unarmoured(other.as_bytes()), None);
         }
     }
 

@@ -32,7 +32,8 @@ pub(super) fn has_type(kind: Kind, value: &Value) -> bool {
         }
         Kind::Integer(..) => matches!(value, Value::Integer(_)),
         Kind::Text | Kind::Choice(_) | Kind::Path => value.as_string().is_some(),
-        Kind::Data => value.as_data().is_some(),
+        // Form builders of management systems write text.
+        Kind::Data => value.as_data().is_some() || value.as_string().is_some(),
         Kind::Texts => {
             value.as_array().is_some_and(|array| array.iter().all(|v| v.as_string().is_some()))
         }
@@ -62,13 +63,9 @@ pub(super) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
             .map(|n| Value::Integer(n.into()))
             .map_err(|_| "write a whole number".to_owned()),
         Kind::Text | Kind::Choice(_) | Kind::Path => Ok(Value::String(text.to_owned())),
-        Kind::Data if text.trim_start().starts_with("-----BEGIN") => {
-            Ok(Value::Data(text.as_bytes().to_vec()))
-        }
-        Kind::Data => STANDARD
-            .decode(text.trim())
+        Kind::Data => bytes(&Value::String(text.to_owned()))
             .map(Value::Data)
-            .map_err(|_| "write PEM text or base64".to_owned()),
+            .ok_or_else(|| "write PEM text or base64".to_owned()),
         Kind::Proxy if text.eq_ignore_ascii_case("none") => {
             Ok(Value::Dictionary(plist::Dictionary::new()))
         }
@@ -77,8 +74,23 @@ pub(super) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
     }
 }
 
+/// The bytes of a value of [`Kind::Data`]: data, PEM text, or text in base64.
+pub(super) fn bytes(value: &Value) -> Option<Vec<u8>> {
+    match value {
+        Value::Data(data) => Some(data.clone()),
+        Value::String(text) if text.contains("-----BEGIN") => Some(text.as_bytes().to_vec()),
+        Value::String(text) => {
+            let mut text = text.clone();
+            text.retain(|c| !c.is_ascii_whitespace());
+            STANDARD.decode(text).ok()
+        }
+        _ => None,
+    }
+}
+
 fn structured(text: &str) -> Option<Value> {
-    if text.trim_start().starts_with('<') {
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with('<') {
         return read_plist(text.as_bytes()).ok();
     }
     from_json(serde_json::from_str(text).ok()?)
@@ -185,9 +197,16 @@ pub(super) fn check(key: &Key, value: &Value, from_file: bool) -> Result<(), Com
         {
             bad_value("is a relative path", "write the path from the root, with a /".to_owned())
         }
-        (Kind::Data, Value::Data(data)) if data.is_empty() => {
-            bad_value("is empty", "put PEM certificates in or remove the key".to_owned())
-        }
+        (Kind::Data, value) => match bytes(value) {
+            None => bad_value(
+                "is a string that is neither PEM nor base64",
+                "write the certificates as PEM, or as data".to_owned(),
+            ),
+            Some(data) if data.is_empty() => {
+                bad_value("is empty", "put PEM certificates in or remove the key".to_owned())
+            }
+            Some(_) => Ok(()),
+        },
         _ => Ok(()),
     }
 }

@@ -174,6 +174,8 @@ impl fmt::Display for At<'_> {
 /// # Errors
 /// If the line is none of these, or the event lacks what every one has.
 pub fn read_line(line: &[u8]) -> Result<IncomingEvent, EventLineError> {
+    // A mark that editors on other systems put before UTF-8.
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let mut deserializer = serde_json::Deserializer::from_slice(line);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);

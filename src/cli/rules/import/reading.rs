@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use serde::de::{
@@ -33,7 +33,12 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
         Box::new(file.map_err(|error| Error::usage(format!("cannot read {name}: {error}")))?)
     };
     let mut reading = Reading { strict, ..Reading::default() };
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(input));
+    let mut input = BufReader::new(input);
+    // A mark that editors on other systems put before UTF-8.
+    if input.fill_buf().is_ok_and(|bytes| bytes.starts_with(b"\xef\xbb\xbf")) {
+        input.consume(3);
+    }
+    let mut json = serde_json::Deserializer::from_reader(input);
     let read = json.deserialize_map(FileVisitor(&mut reading)).and_then(|()| json.end());
     read.map_err(|error| {
         Error::usage(format!(
