@@ -18,14 +18,16 @@ mod finding;
 pub mod keys;
 mod profile;
 mod proxy;
+mod santa_keys;
 mod shown;
 mod source;
 mod value;
 
 pub use effective::{Chosen, Effective};
 pub use finding::{Finding, FindingKind, Severity, Source};
-pub use profile::{DOMAINS, ProfileError, read_keys};
+pub use profile::{Conflict, Domain, DomainKeys, ProfileError, read_domains};
 pub use proxy::{Proxy, ProxyEndpoint};
+pub use santa_keys::{SANTA_KEYS, SantaSource};
 pub use shown::{revealed, shown};
 pub use source::{Layer, MANAGED_PREFERENCES, MAX_FILE, Sources, system_files};
 
@@ -217,9 +219,20 @@ impl Config {
     /// findings. For showing and checking; to act on, use [`Config::load`].
     #[must_use]
     pub fn examine(sources: &Sources) -> Loaded {
+        Self::read(sources, false)
+    }
+
+    /// As [`Self::examine`], for a profile whose placeholders are not filled in
+    /// yet: values that hold one are not checked.
+    #[must_use]
+    pub fn examine_template(sources: &Sources) -> Loaded {
+        Self::read(sources, true)
+    }
+
+    fn read(sources: &Sources, template: bool) -> Loaded {
         let mut findings = Vec::new();
         let layers = sources.read(&mut findings);
-        let mut loaded = Self::resolve(&layers);
+        let mut loaded = Self::choose(&layers, template);
         findings.append(&mut loaded.findings);
         Loaded { findings, ..loaded }
     }
@@ -227,8 +240,12 @@ impl Config {
     /// Decides among layers, the strongest first.
     #[must_use]
     pub fn resolve(layers: &[Layer]) -> Loaded {
+        Self::choose(layers, false)
+    }
+
+    fn choose(layers: &[Layer], template: bool) -> Loaded {
         let mut findings = Vec::new();
-        let effective = Effective::choose(layers, &mut findings);
+        let effective = Effective::choose(layers, template, &mut findings);
         let config = build::build(&effective, &mut findings);
         let sources = layers.iter().map(|layer| layer.source.clone()).collect();
         Loaded { config, findings, effective, sources }

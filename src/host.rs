@@ -21,7 +21,7 @@ mod source;
 pub use boot::{boot_id, woke_at};
 pub use command::{CommandError, TIMEOUT};
 pub use group::group_id;
-pub use identity::MachineIdProblem;
+pub use identity::{ListProblem, MachineIdProblem, list_problems};
 pub use signals::{Ignored, ignored_signals};
 pub use source::{HostSource, RecordedHost, SystemHost, Uname};
 
@@ -104,6 +104,14 @@ pub fn facts(config: &Config, host: &dyn HostSource) -> HostReport {
     let observed = if uname.is_macos() { macos::observe(host) } else { linux::observe(host) };
     let machine_id = identity::machine_id(config, host, || observed.clone());
     let mut problems = observed.problems.clone();
+    // An unreadable MachineIDPlist is the reason why there is no machine id.
+    let is_reason = matches!(machine_id, Err(MachineIdProblem::Plist { .. }));
+    problems.extend(
+        list_problems(config, host)
+            .into_iter()
+            .filter(|problem| !(is_reason && problem.key == "MachineIDPlist"))
+            .map(|problem| format!("{}: {}", problem.key, problem.message)),
+    );
     let (owner, groups) = identity::owner(config, host, &mut problems);
     let santa = installed_santa(host).unwrap_or_else(|| {
         Fact::new(COMPATIBILITY_VERSION, "the compatibility level of this agent")
@@ -163,12 +171,6 @@ pub fn facts(config: &Config, host: &dyn HostSource) -> HostReport {
         sources.insert(1, ("hardware_uuid", uuid));
     }
     HostReport { machine_id, facts, sources, problems }
-}
-
-/// The name of the user at the console of a Mac; `None` elsewhere.
-#[must_use]
-pub fn console_user(host: &dyn HostSource) -> Option<String> {
-    if host.uname().is_macos() { macos::console_user(host) } else { None }
 }
 
 /// The installed Santa's version. The build number is the fuller one of the two

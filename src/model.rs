@@ -16,7 +16,7 @@ mod time;
 mod url;
 
 pub use event::{EventRow, EventSummary, UploadMemory};
-pub use host::{HostFacts, MachineId, MachineIdError};
+pub use host::{HostFacts, MachineId, MachineIdError, is_placeholder};
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use record::{
     ErrorRecord, MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES, RejectedRule, SCHEMA_VERSION,

@@ -8,7 +8,7 @@ use super::{Error, Global, output};
 use crate::config::{
     self, Config, ConfigError, Finding, FindingKind, Severity, Sources, system_files,
 };
-use crate::host::{self, HostSource as _, SystemHost};
+use crate::host::{HostSource as _, SystemHost};
 
 /// The configuration of a command.
 #[derive(Debug)]
@@ -52,11 +52,10 @@ impl Setup {
 /// Where the configuration of this command comes from.
 pub(super) fn sources(global: &Global) -> Sources {
     let host = SystemHost;
-    let console_user = host::console_user(&host);
     Sources {
         sets: global.set.clone(),
         file: global.config.clone(),
-        system: system_files(host.uname().is_macos(), console_user.as_deref())
+        system: system_files(host.uname().is_macos())
             .iter()
             .map(|path| global.system_root.join(path.strip_prefix("/").unwrap_or(path)))
             .collect(),

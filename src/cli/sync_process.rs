@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     child::stop_with_the_daemon();
 
     // The daemon has reported what is wrong with it, and chosen among sources.
-    let layer = Layer { source: Source::CommandLine, values, exposed: false };
+    let layer = Layer { source: Source::CommandLine, domain: None, values, exposed: false };
     let config = Config::resolve(&[layer]).config;
     let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
     let clock = SystemClock::with_rate(global.clock_rate);

@@ -98,6 +98,7 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
         log_json: values.choice("LogFormat").as_deref() == Some("json"),
     };
     builder.report_pairs();
+    builder.report_patterns();
     config
 }
 
@@ -136,6 +137,12 @@ impl Builder<'_> {
     fn base_url(&mut self) -> Option<BaseUrl> {
         let key = "SyncBaseURL";
         let text = self.values.filled_text(key)?;
+        let last = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        if STAGE_SEGMENTS.contains(&last) {
+            let message = format!("ends in {last:?}, which every request adds itself");
+            let fix = "remove the last part: the base URL is what precedes it";
+            self.warn(FindingKind::BadValue, key, message, fix);
+        }
         BaseUrl::parse(&text)
             .map_err(|error| {
                 let kind = FindingKind::RejectedUrl;
@@ -176,6 +183,14 @@ impl Builder<'_> {
         let dictionary = self.values.dictionary(key)?;
         let mut problems = Vec::new();
         let proxy = proxy::read(dictionary, &mut problems);
+        let https = self.values.filled_text("SyncBaseURL").is_some_and(|u| u.starts_with("https:"));
+        if https && proxy.http.is_some() && proxy.https.is_none() && proxy.socks.is_none() {
+            problems.push(proxy::ProxyProblem {
+                message: "no proxy is used: SyncBaseURL is https, and only HTTP keys are set"
+                    .to_owned(),
+                fix: "set HTTPSEnable, HTTPSProxy and HTTPSPort as well",
+            });
+        }
         for problem in problems {
             self.warn(FindingKind::BadValue, key, problem.message, problem.fix);
         }
@@ -276,12 +291,64 @@ impl Builder<'_> {
         }
     }
 
+    /// Patterns are ICU's and given to Santa as they are; what no dialect takes
+    /// would count as unset there.
+    fn report_patterns(&mut self) {
+        for key in ["AllowedPathRegex", "BlockedPathRegex", "WhitelistRegex", "BlacklistRegex"] {
+            let Some(text) = self.values.filled_text(key) else { continue };
+            if let Some(unbalanced) = unbalanced(&text) {
+                let message = format!("has an unbalanced {unbalanced:?}, so Santa ignores it");
+                self.warn(FindingKind::BadValue, key, message, "balance it, or escape it with \\");
+            }
+        }
+    }
+
     fn is_set(&self, name: &str) -> bool {
         match self.values.get(name).map(|chosen| &chosen.value) {
-            None => false,
+            None => self.values.is_template(name),
             Some(Value::String(text)) => !text.is_empty(),
             Some(_) => true,
         }
+    }
+}
+
+/// The URL segments that requests add to the base URL.
+const STAGE_SEGMENTS: [&str; 5] =
+    ["preflight", "eventupload", "ruledownload", "postflight", "xsrf"];
+
+/// The first bracket of a pattern without its partner.
+fn unbalanced(pattern: &str) -> Option<char> {
+    let mut groups = 0_u32;
+    // How many sets are open, and whether the next character is a set's first,
+    // where a closing bracket stands for itself.
+    let (mut sets, mut first) = (0_u32, false);
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        let at_first = std::mem::take(&mut first);
+        match c {
+            '\\' => match chars.next() {
+                None => return Some('\\'),
+                Some('Q') if sets == 0 => {
+                    let (_, after) = chars.as_str().split_once("\\E").unwrap_or_default();
+                    chars = after.chars();
+                }
+                Some(_) => {}
+            },
+            '[' => (sets, first) = (sets + 1, true),
+            '^' if at_first => first = true,
+            ']' if sets > 0 && !at_first => sets -= 1,
+            '(' if sets == 0 => groups += 1,
+            ')' if sets == 0 => match groups.checked_sub(1) {
+                Some(open) => groups = open,
+                None => return Some(')'),
+            },
+            _ => {}
+        }
+    }
+    match (sets, groups) {
+        (0, 0) => None,
+        (0, _) => Some('('),
+        (_, _) => Some('['),
     }
 }
 

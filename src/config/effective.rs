@@ -1,15 +1,17 @@
 //! Which source's value holds for each key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use plist::{Dictionary, Value};
 
 use super::finding::{Finding, FindingKind, Severity, Source};
-use super::keys::{self, KEYS, Key, Origin};
+use super::keys::{self, KEYS, Key, Kind, Origin};
+use super::profile::Domain;
+use super::santa_keys::is_santas as is_santas_key;
 use super::source::Layer;
 use super::value;
-use crate::model::Secret;
+use crate::model::{Secret, is_placeholder};
 
 /// The value that holds for a key.
 #[derive(Clone, PartialEq)]
@@ -24,20 +26,44 @@ pub struct Chosen {
 
 /// The values that hold, by key.
 #[derive(Clone, PartialEq, Default)]
-pub struct Effective(BTreeMap<&'static str, Chosen>);
+pub struct Effective {
+    chosen: BTreeMap<&'static str, Chosen>,
+    /// Keys whose value holds a placeholder, in a template.
+    templates: BTreeSet<&'static str>,
+}
 
 impl Effective {
     /// Chooses among the layers, the strongest first. A value that cannot stand
-    /// under its key counts as not there, and is reported.
-    pub(super) fn choose(layers: &[Layer], findings: &mut Vec<Finding>) -> Self {
+    /// under its key counts as not there, and is reported. In a `template` one
+    /// with a placeholder is neither.
+    pub(super) fn choose(layers: &[Layer], template: bool, findings: &mut Vec<Finding>) -> Self {
         for layer in layers {
             report_unknown(layer, findings);
         }
+        let server = layers.iter().position(|layer| !is_santas(layer) && has_server(layer));
         let mut chosen = BTreeMap::new();
+        let mut templates = BTreeSet::new();
         for key in KEYS {
             let mut valid = Vec::new();
-            for layer in layers {
+            for (index, layer) in layers.iter().enumerate() {
                 let Some(value) = layer.values.get(key.name) else { continue };
+                if is_santas(layer) && key.origin == Origin::Own {
+                    findings.push(misplaced(key, &layer.source));
+                }
+                if let Some(server) = server
+                    && key.transport
+                    && is_santas(layer)
+                    && server < index
+                {
+                    let server = layers.get(server).map(|layer| &layer.source);
+                    findings.extend(server.map(|server| not_taken(key, &layer.source, server)));
+                    continue;
+                }
+                if template && holds_placeholder(key, value) {
+                    templates.insert(key.name);
+                    findings.push(unfilled(key, &layer.source));
+                    continue;
+                }
                 match complaint(key, value, &layer.source) {
                     Some(finding) => findings.push(finding),
                     None => valid.push((layer.source.clone(), value.clone())),
@@ -53,18 +79,24 @@ impl Effective {
                 chosen.insert(key.name, Chosen { value, source, overridden });
             }
         }
-        Self(chosen)
+        Self { chosen, templates }
     }
 
     /// What holds for a key; `None` if no source sets it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Chosen> {
-        self.0.get(name)
+        self.chosen.get(name)
+    }
+
+    /// Whether a source sets the key to a placeholder, in a template.
+    #[must_use]
+    pub fn is_template(&self, name: &str) -> bool {
+        self.templates.contains(name)
     }
 
     /// Every key that a source sets, in the order of the key table.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Key, &Chosen)> {
-        KEYS.iter().filter_map(|key| Some((key, self.0.get(key.name)?)))
+        KEYS.iter().filter_map(|key| Some((key, self.chosen.get(key.name)?)))
     }
 
     /// Where the value of a key comes from.
@@ -105,7 +137,7 @@ impl Effective {
     }
 
     pub(super) fn data(&self, name: &str) -> Option<Vec<u8>> {
-        self.get(name)?.value.as_data().map(<[u8]>::to_vec)
+        value::bytes(&self.get(name)?.value)
     }
 
     pub(super) fn texts(&self, name: &str) -> Option<Vec<String>> {
@@ -125,7 +157,7 @@ impl Effective {
 /// Shows which keys are set and where, never a value.
 impl std::fmt::Debug for Effective {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(name, c)| (name, &c.source))).finish()
+        f.debug_map().entries(self.chosen.iter().map(|(name, c)| (name, &c.source))).finish()
     }
 }
 
@@ -151,7 +183,7 @@ fn complaint(key: &Key, value: &Value, source: &Source) -> Option<Finding> {
 
 fn report_unknown(layer: &Layer, findings: &mut Vec<Finding>) {
     for name in layer.values.keys() {
-        if keys::find(name).is_some() || keys::NOT_OURS.contains(&name.as_str()) {
+        if keys::find(name).is_some() || is_santas_key(name) {
             continue;
         }
         findings.push(Finding {
@@ -162,7 +194,9 @@ fn report_unknown(layer: &Layer, findings: &mut Vec<Finding>) {
             message: "is no known key and has no effect".to_owned(),
             fix: match keys::nearest(name) {
                 Some(meant) => format!("did you mean {meant}?"),
-                None => "remove it".to_owned(),
+                None => {
+                    "check its spelling: neither Santa nor this agent has such a key".to_owned()
+                }
             },
         });
     }
@@ -192,6 +226,71 @@ fn report_origin(key: &Key, source: &Source, findings: &mut Vec<Finding>) {
         message: message.to_owned(),
         fix,
     });
+}
+
+/// Whether a value waits for the management system. Headers are checked all the
+/// same, and the placeholders of `EventDetailURL` are Santa's.
+fn holds_placeholder(key: &Key, value: &Value) -> bool {
+    match value {
+        _ if key.kind == Kind::Headers || key.name == "EventDetailURL" => false,
+        Value::String(text) => {
+            let mut percent = text.split('%').skip(1);
+            let name = |part: &str| {
+                part.len() > 2 && part.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_')
+            };
+            is_placeholder(text) || (text.matches('%').count() > 1 && percent.any(name))
+        }
+        Value::Array(array) => array.iter().any(|value| holds_placeholder(key, value)),
+        Value::Dictionary(values) => values.values().any(|value| holds_placeholder(key, value)),
+        _ => false,
+    }
+}
+
+fn unfilled(key: &Key, source: &Source) -> Finding {
+    Finding {
+        severity: Severity::Note,
+        kind: FindingKind::Placeholder,
+        key: Some(key.name.to_owned()),
+        source: source.clone(),
+        message: "holds a placeholder and is not checked".to_owned(),
+        fix: "nothing, if the management system fills it in".to_owned(),
+    }
+}
+
+fn is_santas(layer: &Layer) -> bool {
+    layer.domain.is_some_and(Domain::is_santas)
+}
+
+fn has_server(layer: &Layer) -> bool {
+    let url = layer.values.get("SyncBaseURL").and_then(Value::as_string);
+    url.is_some_and(|url| !url.trim().is_empty())
+}
+
+/// What reaches one server must not go to another: neither its secrets nor its
+/// proxy (CONF-1).
+fn not_taken(key: &Key, source: &Source, server: &Source) -> Finding {
+    Finding {
+        severity: Severity::Note,
+        kind: FindingKind::NoEffect,
+        key: Some(key.name.to_owned()),
+        source: source.clone(),
+        message: format!("is not taken from Santa's domain, because {server} sets SyncBaseURL"),
+        fix: format!("to use it here too, set it in {}", Domain::Agent.name()),
+    }
+}
+
+/// `config check` makes a warning of it: `santactl doctor` calls such a key
+/// unknown.
+fn misplaced(key: &Key, source: &Source) -> Finding {
+    Finding {
+        severity: Severity::Note,
+        kind: FindingKind::Misplaced,
+        key: Some(key.name.to_owned()),
+        source: source.clone(),
+        message: "is a key of this agent in Santa's domain: `santactl doctor` calls it unknown"
+            .to_owned(),
+        fix: format!("move it to a payload for {}", Domain::Agent.name()),
+    }
 }
 
 fn exposed(key: &Key, source: &Source) -> Finding {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::profile::Domain;
+
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,6 +57,12 @@ pub enum FindingKind {
     Expiry,
     /// A secret lies where others can read it.
     Exposed,
+    /// Two payloads of one domain set the key to different values.
+    Conflict,
+    /// A key of this agent in Santa's domain.
+    Misplaced,
+    /// A placeholder, left in a template.
+    Placeholder,
 }
 
 /// Where a value comes from.
@@ -64,6 +72,8 @@ pub enum Source {
     CommandLine,
     /// A file.
     File(PathBuf),
+    /// One of several preference domains in a file.
+    Domain(PathBuf, Domain),
     /// No source: the built-in default.
     Default,
 }
@@ -73,6 +83,7 @@ impl fmt::Display for Source {
         match self {
             Self::CommandLine => f.pad("--set"),
             Self::File(path) => f.pad(&path.display().to_string()),
+            Self::Domain(path, domain) => f.pad(&format!("{} ({})", path.display(), domain.name())),
             Self::Default => f.pad("default"),
         }
     }

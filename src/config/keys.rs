@@ -1,6 +1,8 @@
 //! The one table of configuration keys. Parsing, type checks, `config check`,
 //! the table in `docs/configuration.md` and the key manifest under `launchd/` all follow it.
 
+use super::santa_keys::SANTA_KEYS;
+
 /// What a key's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -90,6 +92,9 @@ pub struct Key {
     pub strict: bool,
     /// Whether its value must not be shown.
     pub secret: bool,
+    /// Whether it says how to reach the server: then it is not taken from
+    /// Santa's domain where the agent's own has a server (CONF-1).
+    pub transport: bool,
 }
 
 impl Key {
@@ -108,7 +113,12 @@ impl Key {
             server_wins: false,
             strict: false,
             secret: false,
+            transport: false,
         }
+    }
+
+    const fn transport(self) -> Self {
+        Self { transport: true, ..self }
     }
 
     const fn server_wins(self) -> Self {
@@ -149,26 +159,31 @@ pub const KEYS: &[Key] = &[
         "none: no sync",
         "Base URL of the sync server; `https`, or `http` to this host only",
     )
+    .transport()
     .strict(),
     Key::new(
         "SyncEnableProtoTransfer",
         Kind::Bool,
         "false",
         "Binary protobuf instead of JSON, in both directions",
-    ),
+    )
+    .transport(),
     Key::new(
         "SyncClientContentEncoding",
         Kind::Choice(&["deflate", "gzip", "none"]),
         "deflate",
         "Compression of request bodies",
-    ),
-    Key::new("SyncExtraHeaders", Kind::Headers, "none", "Headers added to every request").secret(),
+    )
+    .transport(),
+    Key::new("SyncExtraHeaders", Kind::Headers, "none", "Headers added to every request")
+    .transport().secret(),
     Key::new(
         "SyncProxyConfiguration",
         Kind::Proxy,
         "the environment",
         "Proxy, under Apple's key names; an empty dictionary means no proxy",
     )
+    .transport()
     .secret(),
     Key::new(
         "SyncEnableCleanSyncEventUpload",
@@ -182,6 +197,7 @@ pub const KEYS: &[Key] = &[
         "the platform's roots",
         "PEM file of the only certificates a server may have or chain to",
     )
+    .transport()
     .strict(),
     Key::new(
         "ServerAuthRootsData",
@@ -189,6 +205,7 @@ pub const KEYS: &[Key] = &[
         "the platform's roots",
         "The same as PEM bytes; the file wins",
     )
+    .transport()
     .strict(),
     Key::new(
         "ClientAuthCertificateFile",
@@ -196,8 +213,10 @@ pub const KEYS: &[Key] = &[
         "none",
         "PKCS#12 or PEM file with the client certificate and its key",
     )
+    .transport()
     .strict(),
     Key::new("ClientAuthCertificatePassword", Kind::Text, "none", "Password of that file")
+    .transport()
         .strict()
         .secret(),
     Key::new(
@@ -206,6 +225,7 @@ pub const KEYS: &[Key] = &[
         "none",
         "Client certificate from the keychain, by subject",
     )
+    .transport()
     .unsupported("export the identity as PKCS#12 and set ClientAuthCertificateFile"),
     Key::new(
         "ClientAuthCertificateIssuerCN",
@@ -213,6 +233,7 @@ pub const KEYS: &[Key] = &[
         "none",
         "Client certificate from the keychain, by issuer",
     )
+    .transport()
     .unsupported("export the identity as PKCS#12 and set ClientAuthCertificateFile"),
     Key::new("MachineID", Kind::Text, "the hardware UUID", "The id the server knows this host by"),
     Key::new("MachineIDPlist", Kind::Path, "none", "Property list that holds the machine id"),
@@ -284,17 +305,6 @@ pub const KEYS: &[Key] = &[
     Key::new("BlockUSBMount", Kind::Bool, "false", "Older form").deprecated("RemovableMediaAction"),
     Key::new("RemountUSBMode", Kind::Texts, "none", "Older form")
         .deprecated("RemovableMediaRemountFlags"),
-    Key::new("FCMProject", Kind::Text, "none", "Push messages")
-        .unsupported("remove it; syncs run by the interval"),
-    Key::new("FCMEntity", Kind::Text, "none", "Push messages")
-        .unsupported("remove it; syncs run by the interval"),
-    Key::new("FCMAPIKey", Kind::Text, "none", "Push messages")
-        .secret()
-        .unsupported("remove it; syncs run by the interval"),
-    Key::new("EnablePushNotifications", Kind::Bool, "false", "Push messages")
-        .unsupported("remove it; syncs run by the interval"),
-    Key::new("EnableNATS", Kind::Bool, "false", "Push messages")
-        .unsupported("remove it; syncs run by the interval"),
     Key::new(
         "StateDirectory",
         Kind::Path,
@@ -376,76 +386,6 @@ pub const KEYS: &[Key] = &[
     .own(),
 ];
 
-/// Keys of Santa's other processes. A profile may hold them; they mean nothing
-/// to a sync.
-pub const NOT_OURS: &[&str] = &[
-    "AboutText",
-    "AllowedNetworkMountHosts",
-    "BannedBlockMessage",
-    "BannedNetworkMountBlockMessage",
-    "BannedUSBBlockMessage",
-    "BinaryUploadFilterExpressions",
-    "BlockNetworkMount",
-    "BrandingCompanyLogo",
-    "BrandingCompanyLogoDark",
-    "BrandingCompanyName",
-    "DismissText",
-    "EnableBackwardsCompatibleContentEncoding",
-    "EnableBadSignatureProtection",
-    "EnableBundles",
-    "EnableDebugLogging",
-    "EnableForkAndExitLogging",
-    "EnableMachineIDDecoration",
-    "EnableMenuItem",
-    "EnableMenuItemUserOverride",
-    "EnableNotificationSilences",
-    "EnablePageZeroProtection",
-    "EnableSilentMode",
-    "EnableSilentTTYMode",
-    "EnableStandalonePasswordFallback",
-    "EnableStatsCollection",
-    "EnableSysxCache",
-    "EnableTelemetryExport",
-    "EntitlementsPrefixFilter",
-    "EntitlementsTeamIDFilter",
-    "EventLogPath",
-    "EventLogType",
-    "FailClosed",
-    "FileAccessBlockMessage",
-    "FileAccessEventDetailText",
-    "FileAccessEventDetailURL",
-    "FileAccessGlobalLogsPerSec",
-    "FileAccessGlobalWindowSizeSec",
-    "FileAccessPolicy",
-    "FileAccessPolicyPlist",
-    "FileAccessPolicyUpdateIntervalSec",
-    "FileChangesPrefixFilters",
-    "FileChangesRegex",
-    "FunFontsOnSpecificDays",
-    "IgnoreOtherEndpointSecurityClients",
-    "MetricExportInterval",
-    "MetricExportTimeout",
-    "MetricExtraLabels",
-    "MetricFormat",
-    "MetricURL",
-    "ModeNotificationLockdown",
-    "ModeNotificationMonitor",
-    "ModeNotificationStandalone",
-    "MoreInfoURL",
-    "OnStartRemovableMediaOptions",
-    "OnStartUSBOptions",
-    "RemountUSBBlockMessage",
-    "SpoolDirectory",
-    "SpoolDirectoryEventMaxFlushTimeSec",
-    "SpoolDirectoryFileSizeThresholdKB",
-    "SpoolDirectorySizeThresholdMB",
-    "StatsOrganizationID",
-    "Telemetry",
-    "TelemetryExportIntervalSec",
-    "TelemetryFilterExpressions",
-    "UnknownBlockMessage",
-];
-
 /// Headers that are the transport's own; one configured under
 /// `SyncExtraHeaders` is dropped (HTTP-10).
 pub const RESTRICTED_HEADERS: [&str; 8] = [
@@ -472,7 +412,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase();
     KEYS.iter()
         .map(|key| key.name)
-        .chain(NOT_OURS.iter().copied())
+        .chain(SANTA_KEYS.iter().map(|(name, _)| *name))
         .map(|known| (strsim::normalized_damerau_levenshtein(&lower, &known.to_lowercase()), known))
         // Measured on typical slips: a wrong case scores 1, a missing word 0.64,
         // an unrelated word below 0.5.
@@ -489,10 +429,11 @@ mod tests {
 
     #[test]
     fn every_name_is_known_once() {
-        let names: Vec<_> = KEYS.iter().map(|k| k.name).chain(NOT_OURS.iter().copied()).collect();
+        let santas = || SANTA_KEYS.iter().map(|(name, _)| *name);
+        let names: Vec<_> = KEYS.iter().map(|k| k.name).chain(santas()).collect();
         let unique: BTreeSet<_> = names.iter().collect();
         assert_eq!(unique.len(), names.len());
-        assert!(NOT_OURS.is_sorted() && RESTRICTED_HEADERS.is_sorted());
+        assert!(santas().is_sorted() && RESTRICTED_HEADERS.is_sorted());
     }
 
     #[test]

@@ -152,8 +152,10 @@ impl<'a> Reader<'a> {
             );
             return None;
         };
+        let (host, inline) = self.split_credentials(protocol, host);
+        let (host, in_name) = split_port(host);
         let port = match self.get(&format!("{protocol}Port")) {
-            None => default_port,
+            None => in_name.unwrap_or(default_port),
             Some(value) => {
                 let number = value.as_unsigned_integer();
                 let text = value.as_string().and_then(|text| text.trim().parse().ok());
@@ -168,7 +170,12 @@ impl<'a> Reader<'a> {
                 port
             }
         };
-        let (host, inline) = self.split_credentials(protocol, host);
+        if in_name.is_some_and(|in_name| in_name != port) {
+            self.problem(
+                format!("{protocol}Proxy names another port than {protocol}Port, which counts"),
+                "remove the port from the host",
+            );
+        }
         let user =
             self.first_text(&[&format!("{protocol}User"), &format!("{protocol}Username"), USER]);
         let password = self.first_text(&[&format!("{protocol}Password"), PASSWORD]);
@@ -211,6 +218,21 @@ impl<'a> Reader<'a> {
             self.problem(format!("{name} is not an array of strings"), "list the hosts as strings");
             Vec::new()
         })
+    }
+}
+
+/// Splits `scheme://host:port/`, as other programs accept it; an address of
+/// IPv6 has its brackets.
+fn split_port(name: String) -> (String, Option<u16>) {
+    let host = name.split_once("://").map_or(&*name, |(_, host)| host).trim_end_matches('/');
+    match host.rsplit_once(':') {
+        Some((before, port)) if !before.contains(':') || before.ends_with(']') => {
+            match port.parse() {
+                Ok(port) if port != 0 => (before.to_owned(), Some(port)),
+                _ => (name, None),
+            }
+        }
+        _ => (host.to_owned(), None),
     }
 }
 
@@ -261,6 +283,27 @@ mod tests {
             let https = proxy.https.expect("an endpoint");
             assert_eq!((&*https.host, https.user.as_deref()), ("proxy.example.com", Some("agent")));
             assert_eq!(https.password.as_ref().map(Secret::expose), Some("p@ss"));
+        }
+    }
+
+    #[test]
+    fn http_13_a_port_in_the_name_of_a_proxy_is_taken_as_others_take_it() {
+        for (name, port, host, expected) in [
+            ("proxy.example.com:3128", None, "proxy.example.com", 3128),
+            ("http://proxy.example.com:3128/", None, "proxy.example.com", 3128),
+            ("http://u:p@proxy.example.com:3128", None, "proxy.example.com", 3128),
+            ("[::1]:3128", None, "[::1]", 3128),
+            ("::1", None, "::1", 443),
+            ("proxy.example.com:3128", Some(8080), "proxy.example.com", 8080),
+        ] {
+            let mut entries =
+                vec![("HTTPSEnable", Value::Boolean(true)), ("HTTPSProxy", Value::from(name))];
+            entries.extend(port.map(|port: i64| ("HTTPSPort", Value::Integer(port.into()))));
+            let (proxy, problems) = one(&entries);
+            let https = proxy.https.expect(name);
+            assert_eq!((&*https.host, https.port), (host, expected), "{name}");
+            let differs = "HTTPSProxy names another port than HTTPSPort, which counts".to_owned();
+            assert_eq!(problems.contains(&differs), port.is_some(), "{problems:?}");
         }
     }
 

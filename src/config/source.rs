@@ -9,7 +9,7 @@ use plist::{Dictionary, Value};
 
 use super::finding::{Finding, FindingKind, Severity, Source};
 use super::keys::{self, Key};
-use super::profile::{self, DOMAINS};
+use super::profile::{self, Domain, DomainKeys};
 use super::value::from_text;
 use crate::files::{self, Obstacle};
 
@@ -33,23 +33,17 @@ pub struct Sources {
     pub system: Vec<PathBuf>,
 }
 
-/// The files of this system: on macOS the managed preferences of the device,
-/// then of the user at the console, first for the present domain and then for
-/// the one of old; elsewhere one file of our own.
+/// The files of this system, the strongest first: on macOS the managed
+/// preferences of the device for each [`Domain`], elsewhere one file. What macOS
+/// keeps for single users does not count: a user may install it without an
+/// administrator, and this is root's daemon.
 #[must_use]
-pub fn system_files(macos: bool, console_user: Option<&str>) -> Vec<PathBuf> {
+pub fn system_files(macos: bool) -> Vec<PathBuf> {
     if !macos {
         return vec![PathBuf::from("/etc/santa-sync/config.plist")];
     }
     let root = Path::new(MANAGED_PREFERENCES);
-    DOMAINS
-        .iter()
-        .flat_map(|domain| {
-            let name = format!("{domain}.plist");
-            let of_user = console_user.map(|user| root.join(user).join(&name));
-            std::iter::once(root.join(&name)).chain(of_user)
-        })
-        .collect()
+    Domain::ALL.iter().map(|domain| root.join(format!("{}.plist", domain.name()))).collect()
 }
 
 /// What one source sets.
@@ -57,6 +51,8 @@ pub fn system_files(macos: bool, console_user: Option<&str>) -> Vec<PathBuf> {
 pub struct Layer {
     /// Which source.
     pub source: Source,
+    /// The domain of the keys; `None` outside profiles.
+    pub domain: Option<Domain>,
     /// Its keys, known or not.
     pub values: Dictionary,
     /// Whether everyone may read the file, and the file is one whose mode is
@@ -78,32 +74,44 @@ impl Sources {
         if !self.sets.is_empty() {
             layers.push(Layer {
                 source: Source::CommandLine,
+                domain: None,
                 values: read_sets(&self.sets, findings),
                 exposed: false,
             });
         }
-        let named = self.file.iter().map(|path| (path, true));
-        let mut domain = None;
-        for (path, must_exist) in named.chain(self.system.iter().map(|path| (path, false))) {
+        if let Some(path) = &self.file {
+            match read_file(path, findings) {
+                Ok(read) => layers.extend(read),
+                Err(problem) => findings.push(problem.finding(path)),
+            }
+        }
+        let mut has_santas = false;
+        for path in &self.system {
+            let domain = domain_of(path);
             // A profile of the old domain is a left-over once there is one of
             // the new: mixing the two would bring back its stale keys.
-            if !must_exist && domain.is_some_and(|d| d != path.file_name()) {
+            if domain == Some(Domain::Google) && has_santas {
                 continue;
             }
-            match read_file(path) {
-                Ok(layer) => {
-                    if !must_exist {
-                        domain = Some(path.file_name());
-                    }
-                    layers.push(layer);
+            match read_file(path, findings) {
+                Ok(read) => {
+                    has_santas |= domain == Some(Domain::Santa);
+                    layers.extend(
+                        read.into_iter()
+                            .map(|layer| Layer { domain: layer.domain.or(domain), ..layer }),
+                    );
                 }
-                Err(FileProblem::Io(error))
-                    if error.kind() == io::ErrorKind::NotFound && !must_exist => {}
+                Err(FileProblem::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(problem) => findings.push(problem.finding(path)),
             }
         }
         layers
     }
+}
+
+/// The domain of a preference file, by its name.
+fn domain_of(path: &Path) -> Option<Domain> {
+    Domain::named(path.file_name()?.to_str()?.strip_suffix(".plist")?)
 }
 
 fn read_sets(sets: &[String], findings: &mut Vec<Finding>) -> Dictionary {
@@ -192,15 +200,54 @@ impl FileProblem {
     }
 }
 
-fn read_file(path: &Path) -> Result<Layer, FileProblem> {
+/// The layers in a file, one for each domain.
+fn read_file(path: &Path, findings: &mut Vec<Finding>) -> Result<Vec<Layer>, FileProblem> {
     let bytes = files::read(path, MAX_FILE).map_err(|found| match found {
         Obstacle::Io(error) => FileProblem::Io(error),
         Obstacle::NotAFile(what) => FileProblem::NotAFile(what),
         Obstacle::TooLarge(_) => FileProblem::TooLarge,
     })?;
     let metadata = fs::metadata(path).map_err(FileProblem::Io)?;
-    let values = profile::read_keys(&bytes).map_err(FileProblem::Content)?;
+    let mut domains = profile::read_domains(&bytes).map_err(FileProblem::Content)?;
     let managed = path.starts_with(MANAGED_PREFERENCES);
     let exposed = !managed && metadata.permissions().mode() & 0o004 != 0;
-    Ok(Layer { source: Source::File(path.to_owned()), values, exposed })
+    let file = || Source::File(path.to_owned());
+    let has = |domain| domains.iter().any(|of: &DomainKeys| of.domain == Some(domain));
+    if has(Domain::Santa) && has(Domain::Google) {
+        domains.retain(|of| of.domain != Some(Domain::Google));
+        let (old, new) = (Domain::Google.name(), Domain::Santa.name());
+        let message = format!("its payload for {old} has no effect beside the one for {new}");
+        findings.push(warning(FindingKind::NoEffect, None, file(), message, "remove it"));
+    }
+    let single = domains.len() == 1;
+    let mut layers = Vec::new();
+    for DomainKeys { domain, keys, conflicts } in domains {
+        let source = match domain {
+            Some(domain) if !single => Source::Domain(path.to_owned(), domain),
+            _ => file(),
+        };
+        for conflict in conflicts {
+            let message = format!(
+                "{} and {} set it to different values; the first counts here, and on a Mac it may \
+                 be either",
+                conflict.counts, conflict.ignored
+            );
+            let (kind, key) = (FindingKind::Conflict, Some(conflict.key));
+            let fix = "set it in one payload only";
+            findings.push(warning(kind, key, source.clone(), message, fix));
+        }
+        layers.push(Layer { source, domain, values: keys, exposed });
+    }
+    Ok(layers)
+}
+
+fn warning(
+    kind: FindingKind,
+    key: Option<String>,
+    source: Source,
+    message: String,
+    fix: &str,
+) -> Finding {
+    let key = key.map(|key| key.chars().take(128).collect());
+    Finding { severity: Severity::Warning, kind, key, source, message, fix: fix.to_owned() }
 }

@@ -5,7 +5,7 @@ use super::*;
 
 fn layer(source: Source, entries: &[(&str, Value)]) -> Layer {
     let values = entries.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-    Layer { source, values, exposed: false }
+    Layer { source, domain: None, values, exposed: false }
 }
 
 fn file(entries: &[(&str, Value)]) -> Layer {
@@ -77,7 +77,7 @@ fn conf_2_a_wrong_value_that_security_rests_on_is_an_error() {
         ("ServerAuthRootsFile", Value::Integer(1.into())),
         ("ServerAuthRootsFile", "".into()),
         ("ServerAuthRootsFile", "roots.pem".into()),
-        ("ServerAuthRootsData", "-----BEGIN CERTIFICATE-----".into()),
+        ("ServerAuthRootsData", "no certificate".into()),
         ("ServerAuthRootsData", Value::Data(Vec::new())),
         ("ClientAuthCertificateFile", Value::Boolean(false)),
         ("ClientAuthCertificatePassword", Value::Integer(12.into())),
@@ -101,7 +101,8 @@ fn conf_2_an_unknown_key_names_the_one_that_was_meant() {
         [
             "Warning: /etc/p.plist: SyncBaseUrl: is no known key and has no effect; \
              did you mean SyncBaseURL?",
-            "Warning: /etc/p.plist: Zzz: is no known key and has no effect; remove it",
+            "Warning: /etc/p.plist: Zzz: is no known key and has no effect; \
+             check its spelling: neither Santa nor this agent has such a key",
         ]
     );
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::source::HostSource;
 use super::{Fact, Observed, dictionary};
 use crate::config::Config;
-use crate::model::{MachineId, MachineIdError};
+use crate::model::{MachineId, MachineIdError, is_placeholder};
 
 /// Why the host has no machine id.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -61,11 +61,12 @@ pub(super) fn machine_id(
         return checked(Fact::new(id, "MachineID"));
     }
     if let (Some(path), Some(key)) = (&config.machine_id_plist, &config.machine_id_key) {
-        match listed(host, path, key) {
-            Ok(Some(Value::String(id))) if !id.trim().is_empty() => {
-                return checked(Fact::new(id, source_name("MachineIDPlist", path, key)));
+        match dictionary(host, path) {
+            Ok(list) => {
+                if let Some(id) = list.get(key).and_then(text_of) {
+                    return checked(Fact::new(id, source_name("MachineIDPlist", path, key)));
+                }
             }
-            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let (path, reason) = (path.clone(), error.to_string());
@@ -80,51 +81,131 @@ pub(super) fn machine_id(
     }
 }
 
-/// The owner (maybe empty) and the owner's groups.
+/// The owner (maybe empty) and the owner's groups. Placeholders count as not
+/// there and are reported.
 pub(super) fn owner(
     config: &Config,
     host: &dyn HostSource,
     problems: &mut Vec<String>,
 ) -> (Fact, Vec<Fact>) {
-    let mut from_list = |key: &Option<String>| {
-        let (path, key) = (config.machine_owner_plist.as_deref()?, key.as_deref()?);
-        match listed(host, path, key) {
-            Ok(value) => Some((value?, source_name("MachineOwnerPlist", path, key))),
-            Err(error) => {
-                problems.push(format!("MachineOwnerPlist {}: {error}", path.display()));
-                None
-            }
-        }
+    let list = config.machine_owner_plist.as_deref();
+    let list = list.and_then(|path| Some((path, dictionary(host, path).ok()?)));
+    let listed = |key: &Option<String>| {
+        let ((path, list), key) = (list.as_ref()?, key.as_deref()?);
+        Some((list.get(key)?, source_name("MachineOwnerPlist", path, key)))
     };
     let owner = match &config.machine_owner {
         Some(owner) => Some(Fact::new(owner, "MachineOwner")),
-        None => from_list(&config.machine_owner_key)
-            .and_then(|(value, source)| Fact::filled(value.as_string()?, source)),
+        None => listed(&config.machine_owner_key)
+            .and_then(|(value, source)| Some(Fact::new(text_of(value)?, source))),
     };
-    let groups: Vec<Fact> = if config.machine_owner_groups.is_empty() {
-        from_list(&config.machine_owner_groups_key)
+    let mut groups: Vec<Fact> = if config.machine_owner_groups.is_empty() {
+        listed(&config.machine_owner_groups_key)
             .and_then(|(value, source)| {
                 // All or none, as the existing client has it.
-                let array = value.as_array()?;
-                array.iter().map(|v| Some(Fact::new(v.as_string()?, &source))).collect()
+                Some(texts_of(value)?.into_iter().map(|v| Fact::new(v, &source)).collect())
             })
             .unwrap_or_default()
     } else {
         let groups = &config.machine_owner_groups;
         groups.iter().map(|group| Fact::new(group, "MachineOwnerGroups")).collect()
     };
-    let none = || Fact::new("", "not configured");
-    let owner = owner.unwrap_or_else(none);
-    if let Err(MachineIdError::Placeholder(text)) = MachineId::new(&owner.value) {
-        let source = &owner.source;
-        problems.push(format!("{source}: {text:?} is a placeholder that was not replaced"));
-        return (Fact::new("", format!("{source} holds a placeholder")), groups);
+    let mut replaced = |fact: &Fact| {
+        let is = is_placeholder(&fact.value);
+        if is {
+            let (source, text) = (&fact.source, start_of(&fact.value));
+            problems.push(format!("{source}: {text:?} is a placeholder that was not replaced"));
+        }
+        !is
+    };
+    groups.retain(&mut replaced);
+    let owner = owner.unwrap_or_else(|| Fact::new("", "not configured"));
+    if replaced(&owner) {
+        return (owner, groups);
     }
-    (owner, groups)
+    let source = format!("{} holds a placeholder", owner.source);
+    (Fact::new("", source), groups)
 }
 
-fn listed(host: &dyn HostSource, path: &Path, key: &str) -> io::Result<Option<Value>> {
-    Ok(dictionary(host, path)?.remove(key))
+/// A key whose property list, or whose value there, cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListProblem {
+    /// The configuration's key.
+    pub key: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// How to fix it.
+    pub fix: &'static str,
+}
+
+/// What is wrong with the property lists that the configuration names for
+/// machine id, owner and groups, and with the values there (HOST-2).
+#[must_use]
+pub fn list_problems(config: &Config, host: &dyn HostSource) -> Vec<ListProblem> {
+    type Usable = fn(&Value) -> bool;
+    let text: Usable = |value| text_of(value).is_some();
+    let texts: Usable = |value| texts_of(value).is_some();
+    let id = config.machine_id.is_none();
+    let owner = config.machine_owner.is_none();
+    let groups = config.machine_owner_groups.is_empty();
+    let id_keys = [("MachineIDKey", &config.machine_id_key, id, text)];
+    let owner_keys = [
+        ("MachineOwnerKey", &config.machine_owner_key, owner, text),
+        ("MachineOwnerGroupsKey", &config.machine_owner_groups_key, groups, texts),
+    ];
+    let mut problems = Vec::new();
+    for (list_key, path, keys) in [
+        ("MachineIDPlist", &config.machine_id_plist, &id_keys[..]),
+        ("MachineOwnerPlist", &config.machine_owner_plist, &owner_keys),
+    ] {
+        let Some(path) = path else { continue };
+        let shown = path.display();
+        let list = match dictionary(host, path) {
+            Ok(list) => list,
+            Err(error) => {
+                let message = format!("{shown} cannot be read: {error}");
+                let fix = "check the path and its permissions, or remove the key";
+                problems.push(ListProblem { key: list_key, message, fix });
+                continue;
+            }
+        };
+        for (key, name, counts, usable) in keys {
+            let (Some(name), true) = (name, counts) else { continue };
+            let (message, fix) = match list.get(name) {
+                None => {
+                    let fix = "write the key's name as the list has it";
+                    (format!("{shown} has no key {name:?}"), fix)
+                }
+                Some(value) if !usable(value) => {
+                    let groups = *key == "MachineOwnerGroupsKey";
+                    let wanted = if groups { "an array of strings" } else { "a string" };
+                    let message = format!("the value under {name:?} in {shown} is not {wanted}");
+                    (message, "correct it there, or name another key")
+                }
+                Some(_) => continue,
+            };
+            problems.push(ListProblem { key: *key, message, fix });
+        }
+    }
+    problems
+}
+
+/// A value as text: a string that is not blank, or an integer in decimal.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn texts_of(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(text_of).collect()
+}
+
+/// The start of a text that may be long.
+fn start_of(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 fn source_name(name: &str, path: &Path, key: &str) -> String {

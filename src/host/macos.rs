@@ -56,14 +56,6 @@ pub(super) fn hardware(host: &dyn HostSource) -> Observed {
     observed
 }
 
-/// The user who is logged in at the console.
-pub(super) fn console_user(host: &dyn HostSource) -> Option<String> {
-    let output = host.run("/usr/bin/stat", &["-f", "%Su", "/dev/console"]).ok()?;
-    let user = text(&output).trim().to_owned();
-    // The name becomes part of a path.
-    (!user.is_empty() && !user.contains('/') && !user.starts_with('.')).then_some(user)
-}
-
 fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }

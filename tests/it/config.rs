@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use santa_sync::config::keys::{self, KEYS, Key, Kind, Origin};
-use santa_sync::config::{Config, FindingKind, Loaded, Severity, Sources};
+use santa_sync::config::{
+    Config, Domain, FindingKind, Loaded, SANTA_KEYS, Severity, Sources, read_domains, system_files,
+};
 use serde_json::{Value, json};
 
 use crate::program::program;
@@ -64,9 +66,9 @@ fn a_damaged_file_is_an_error_or_other_keys() {
             for value in [0x00, 0x7f, 0xff] {
                 let mut damaged = bytes.clone();
                 damaged[at] = value;
-                read += usize::from(santa_sync::config::read_keys(&damaged).is_ok());
+                read += usize::from(read_domains(&damaged).is_ok());
             }
-            let _ = santa_sync::config::read_keys(&bytes[..at]);
+            let _ = read_domains(&bytes[..at]);
         }
         assert!(read < 3 * bytes.len(), "{name}: some damage must show");
     }
@@ -93,6 +95,217 @@ fn conf_1_a_leftover_profile_of_the_old_domain_is_not_mixed_in() {
     let both = load(&[&missing, &new, &old]);
     assert_eq!((both.machine_owner.as_deref(), both.machine_id), (Some("x"), None));
     assert_eq!(load(&[&missing, &old]).machine_id.as_deref(), Some("x"));
+}
+
+/// CONF-1: how the agent's own server is reached comes from the agent's own
+/// domain alone; the rest comes key by key from Santa's, too.
+#[test]
+fn conf_1_the_agents_own_domain_wins_and_its_server_is_reached_its_own_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |domain: Domain, keys: &str| {
+        let path = dir.path().join(format!("{}.plist", domain.name()));
+        fs::write(&path, format!("<plist><dict>{keys}</dict></plist>")).expect("written");
+        path
+    };
+    let text = |key: &str, value: &str| format!("<key>{key}</key><string>{value}</string>");
+    let santas = [
+        text("SyncBaseURL", "http://127.0.0.1:917/"),
+        text("MachineID", "host-1"),
+        text("MachineOwner", "kim"),
+        text("SyncClientContentEncoding", "none"),
+        text("SocketGroup", "admin"),
+        "<key>SyncExtraHeaders</key><dict><key>X</key><string>s3cret</string></dict>".to_owned(),
+    ];
+    let santa = write(Domain::Santa, &santas.concat());
+    let url = text("SyncBaseURL", "https://sync.example.com/");
+    let own = |keys: &str| {
+        let system = vec![write(Domain::Agent, keys), santa.clone()];
+        Config::examine(&Sources { system, ..Sources::default() })
+    };
+    let Loaded { config, findings, .. } = own(&[url, text("MachineOwner", "alex")].concat());
+    assert_eq!(
+        config.sync_base_url.map(|u| u.to_string()).as_deref(),
+        Some("https://sync.example.com/")
+    );
+    assert_eq!(config.machine_owner.as_deref(), Some("alex"));
+    assert_eq!(config.machine_id.as_deref(), Some("host-1"), "from Santa's domain");
+    assert_eq!(config.socket_group.as_deref(), Some("admin"), "an own key works there");
+    assert!(config.extra_headers.is_empty(), "no secret goes to another server");
+    assert_eq!(config.content_encoding, santa_sync::config::ContentEncoding::Deflate);
+    let of = |kind| {
+        let keys = findings.iter().filter(|finding| finding.kind == kind);
+        keys.filter_map(|finding| finding.key.as_deref()).collect::<Vec<_>>()
+    };
+    let dropped = ["SyncBaseURL", "SyncClientContentEncoding", "SyncExtraHeaders"];
+    assert_eq!(of(FindingKind::NoEffect), dropped);
+    assert_eq!(of(FindingKind::Misplaced), ["SocketGroup"]);
+    assert!(findings.iter().all(|finding| finding.severity != Severity::Error));
+    // Without a server of its own the agent shares Santa's, and the way to it.
+    let config = own(&text("MachineOwner", "alex")).config;
+    assert_eq!(
+        config.sync_base_url.map(|u| u.to_string()).as_deref(),
+        Some("http://127.0.0.1:917/")
+    );
+    assert_eq!(config.extra_headers.len(), 1);
+}
+
+/// CONF-1: a user's managed preferences never configure root's daemon.
+#[test]
+fn conf_1_on_a_mac_only_the_devices_preferences_count() {
+    let root = "/Library/Managed Preferences/";
+    let files = ["com.santa-sync", "com.northpolesec.santa", "com.google.santa"]
+        .map(|domain| PathBuf::from(format!("{root}{domain}.plist")));
+    assert_eq!(system_files(true), files);
+}
+
+/// CONF-1: the order of the domains holds within a profile.
+#[test]
+fn conf_1_a_profile_with_both_of_santas_domains_is_not_mixed() {
+    let loaded = examine(&fixture("both-domains.mobileconfig"));
+    let url = loaded.config.sync_base_url.map(|url| url.to_string());
+    assert_eq!(url.as_deref(), Some("https://new.example.net/"));
+    assert_eq!(loaded.config.machine_owner, None);
+    let [finding] = &loaded.findings[..] else { panic!("{:?}", loaded.findings) };
+    assert!(finding.message.contains("com.google.santa"), "{finding}");
+}
+
+/// CONF-1: CDATA, UTF-16 and a PEM armour are read as what they hold.
+#[test]
+fn conf_1_a_file_in_another_dress_gives_the_same_configuration() {
+    use base64::Engine as _;
+    let Loaded { config, findings, .. } = examine(&fixture("cdata.plist"));
+    assert_eq!(findings.iter().filter(|f| f.kind != FindingKind::Exposed).count(), 0);
+    assert_eq!(config.blocked_path_regex.as_deref(), Some("^/tmp/.*&.*"));
+    assert_eq!(config.machine_owner.as_deref(), Some("a&bc"));
+    assert_eq!(config.extra_headers[0].1.expose(), "Bearer a&b");
+    let cel = &config.static_rules[0].details.as_ref().expect("texts").cel_expr;
+    assert_eq!(cel, r#"euid == 0 && path != "/x" ? BLOCKLIST : ALLOWLIST"#);
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("c.mobileconfig");
+    let read = |bytes: &[u8]| {
+        fs::write(&path, bytes).expect("written");
+        examine(&path).config
+    };
+    let plain = examine(&fixture("plain.plist")).config;
+    let text = fs::read_to_string(fixture("plain.plist")).expect("text").replace("UTF-8", "UTF-16");
+    let utf_16: Vec<u8> = "\u{feff}"
+        .chars()
+        .chain(text.chars())
+        .collect::<String>()
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(read(&utf_16), plain);
+    let signed = fs::read(fixture("signed.mobileconfig")).expect("bytes");
+    let signed = base64::engine::general_purpose::STANDARD.encode(signed);
+    let armoured = format!("-----BEGIN PKCS7-----\n{signed}\n-----END PKCS7-----\n");
+    assert_eq!(read(armoured.as_bytes()), plain);
+    // JSON of the command line, as an editor on another system writes it.
+    let set = "SyncExtraHeaders=\u{feff}{\"X\":\"1\"}".to_owned();
+    let loaded = Config::examine(&Sources { sets: vec![set], ..Sources::default() });
+    assert_eq!(loaded.config.extra_headers.len(), 1, "{:?}", loaded.findings);
+}
+
+/// CONF-1: what form builders of management systems write.
+#[test]
+fn conf_1_roots_may_be_data_pem_text_or_base64_text() {
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let encoded = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(pem)
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("c.plist");
+    let roots = |value: &str| {
+        let text = format!("<plist><dict><key>ServerAuthRootsData</key>{value}</dict></plist>");
+        fs::write(&path, text).expect("written");
+        Config::load(&Sources { file: Some(path.clone()), ..Sources::default() })
+            .map(|loaded| loaded.config.server_auth_roots_data)
+    };
+    for value in [
+        format!("<data>{encoded}</data>"),
+        format!("<string>{pem}</string>"),
+        format!("<string>{}</string>", encoded.replace('A', "A\n ")),
+    ] {
+        assert_eq!(roots(&value).expect(&value).as_deref(), Some(pem.as_bytes()), "{value}");
+    }
+    assert!(roots("<string>no certificate</string>").is_err());
+}
+
+/// CONF-2: a key of Santa is no mistake, whatever it is for; following advice to
+/// remove it would drop a protection.
+#[test]
+fn conf_2_every_key_of_santa_is_known_in_silence() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("com.northpolesec.santa.plist");
+    let keys: String =
+        SANTA_KEYS.iter().map(|(name, _)| format!("<key>{name}</key><true/>")).collect();
+    fs::write(&path, format!("<plist><dict>{keys}</dict></plist>")).expect("written");
+    assert_eq!(examine(&path).findings, []);
+    for name in ["EnableBadSignatureProtection", "FCMProject", "SyncTypeRequired", "TMM"] {
+        assert!(SANTA_KEYS.iter().any(|(known, _)| *known == name), "{name}");
+    }
+    let text = "<plist><dict><key>Foo</key><true/><key>MachineId</key><true/></dict></plist>";
+    fs::write(&path, text).expect("written");
+    let fixes: Vec<_> = examine(&path).findings.into_iter().map(|finding| finding.fix).collect();
+    let spelling = "check its spelling: neither Santa nor this agent has such a key";
+    assert_eq!(fixes, [spelling, "did you mean MachineID?"]);
+}
+
+/// CONF-2: values that are of their type and cannot work.
+#[test]
+fn conf_2_the_check_names_values_that_cannot_work() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let list = dir.path().join("ids.plist");
+    fs::write(
+        &list,
+        "<plist><dict><key>serial</key><integer>4711</integer><key>up</key><true/></dict></plist>",
+    )
+    .expect("written");
+    let check = |sets: &[&str]| {
+        let sets: Vec<_> = sets.iter().map(|set| format!("--set={set}")).collect();
+        let sets: Vec<_> = sets.iter().map(String::as_str).collect();
+        let url = "--set=SyncBaseURL=https://h/";
+        let text = run(&[&["config", "check", url], &sets[..]].concat());
+        text.replace(&dir.path().display().to_string(), "DIR")
+    };
+    let proxy = |keys: &str| format!("SyncProxyConfiguration={{{keys}}}");
+    let lists = format!("MachineIDPlist={}", list.display());
+    let owners = format!("MachineOwnerPlist={}", list.display());
+    insta::assert_snapshot!(
+        [
+            check(&["SyncBaseURL=https://h/santa/preflight/"]),
+            check(&[&proxy(r#""HTTPEnable":1,"HTTPProxy":"p","HTTPPort":3128"#)]),
+            check(&[&proxy(r#""HTTPSEnable":1,"HTTPSProxy":"p:3128""#)]),
+            check(&[&lists, "MachineIDKey=Serial"]),
+            check(&[&lists, "MachineIDKey=serial"]),
+            check(&[&owners, "MachineOwnerKey=up", "MachineOwnerGroupsKey=serial"]),
+            check(&["AllowedPathRegex=^/opt/(a|b", r"BlockedPathRegex=^/tmp/[)(\]]+\)$"]),
+            check(&["AllowedPathRegex=^/opt/[a-z"]),
+        ]
+        .join("\n")
+    );
+}
+
+/// CONF-2: for scripts that deploy a profile.
+#[test]
+fn conf_2_a_strict_check_fails_on_warnings() {
+    let args = ["config", "check", "--set=SyncBaseURL=https://h/", "--set=SyncDeadline=1"];
+    assert!(run(&args).ends_with("exit 0"));
+    let strict = run(&[&args[..], &["--strict", "--json"]].concat());
+    assert!(strict.contains("\"exit_code\": 1") && strict.ends_with("exit 1"), "{strict}");
+    assert!(run(&[&args[..3], &["--strict"]].concat()).ends_with("exit 0"));
+    let refused = with(&["config", "check", "--strict"], "five-mistakes.mobileconfig");
+    assert!(refused.ends_with("exit 78"), "{refused}");
+}
+
+/// HOST-2, CONF-2: a profile as it is before a management system fills it in.
+#[test]
+fn host_2_a_template_is_checked_but_for_its_placeholders() {
+    insta::assert_snapshot!(with(&["config", "check", "--template"], "template.mobileconfig"));
+    let filled = with(&["config", "check"], "template.mobileconfig");
+    assert!(filled.contains("placeholder") && filled.ends_with("exit 78"), "{filled}");
 }
 
 #[test]
@@ -472,6 +685,7 @@ fn schema() -> serde_json::Value {
             Kind::Proxy => json!({"type": "object"}),
             Kind::Rules => json!({"type": "array", "items": {"type": "object"}}),
         };
+        property["title"] = key.name.into();
         property["description"] = key.meaning.into();
         match key.origin {
             Origin::Deprecated(instead) => {
@@ -486,13 +700,17 @@ fn schema() -> serde_json::Value {
         }
         property
     };
-    let properties: serde_json::Map<_, _> =
-        KEYS.iter().map(|key| (key.name.to_owned(), property(key))).collect();
+    let santas = |name: &str| json!({"title": name, "description": "A key of Santa that a sync does not need"});
+    let own = KEYS.iter().map(|key| (key.name.to_owned(), property(key)));
+    let santas = SANTA_KEYS.iter().map(|(name, _)| ((*name).to_owned(), santas(name)));
+    let properties: serde_json::Map<_, _> = own.chain(santas).collect();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Configuration keys of santa-sync in the domain com.northpolesec.santa",
+        "title": "Configuration keys in the domains com.santa-sync and com.northpolesec.santa",
         "type": "object",
         "properties": properties,
+        "patternProperties": {"^Payload": {}},
+        "additionalProperties": false,
     })
 }
 
@@ -566,12 +784,13 @@ fn the_schema_of_the_keys_follows_the_table() {
 
 #[test]
 fn the_sample_profile_has_no_mistake_and_only_known_keys() {
-    let path = "launchd/com.northpolesec.santa.sample.mobileconfig";
+    let path = "launchd/com.santa-sync.sample.mobileconfig";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     let loaded = examine(&path);
     assert_eq!(loaded.findings, []);
     let names: Vec<_> = loaded.effective.iter().map(|(key, _)| key.name).collect();
     assert!(names.contains(&"SyncBaseURL") && names.len() > 3, "{names:?}");
-    let keys = santa_sync::config::read_keys(&fs::read(path).expect("the profile")).expect("keys");
-    assert!(keys.keys().all(|name| keys::find(name).is_some()), "{keys:?}");
+    let domains = read_domains(&fs::read(path).expect("the profile")).expect("keys");
+    let names: Vec<_> = domains.iter().flat_map(|domain| domain.keys.keys()).collect();
+    assert!(names.iter().all(|name| keys::find(name).is_some()), "{names:?}");
 }

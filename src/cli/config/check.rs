@@ -11,6 +11,7 @@ use crate::cli::{Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
 use crate::files;
+use crate::host::{self, ListProblem, SystemHost};
 use crate::model::{MachineId, Timestamp};
 use crate::protocol::cel;
 use crate::transport::{
@@ -22,7 +23,17 @@ pub(super) struct Args {
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
+    /// Exits with 1 if there are warnings
+    #[arg(long)]
+    strict: bool,
+    /// Checks a profile before a management system fills in its placeholders: values with one
+    /// are not checked, and files of the target host are not looked for
+    #[arg(long)]
+    template: bool,
 }
+
+/// Exit code of `--strict` for a configuration with warnings.
+const EXIT_WARNINGS: u8 = 1;
 
 /// What the check found, worst first.
 #[derive(Debug, Serialize)]
@@ -41,7 +52,16 @@ pub(crate) struct Report {
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     let sources = setup::sources(global);
     let now = SystemClock::new().now().wall;
-    let report = Report::new(&Config::examine(&sources), now);
+    let (loaded, more) = if args.template {
+        let loaded = Config::examine_template(&sources);
+        let more = of_values(&loaded);
+        (loaded, more)
+    } else {
+        let loaded = Config::examine(&sources);
+        let more = in_use(&loaded, now).into_iter().chain(of_lists(&loaded)).collect();
+        (loaded, more)
+    };
+    let report = Report::new(loaded, more, args.strict);
     if report.sources.is_empty() {
         let files: Vec<_> = sources.files().iter().map(|f| f.display().to_string()).collect();
         output::note(format!("there is no configuration: no --set, and no {}", files.join(", ")));
@@ -55,9 +75,14 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
 }
 
 impl Report {
-    pub(crate) fn new(loaded: &Loaded, now: Timestamp) -> Self {
-        let mut findings = loaded.findings.clone();
-        findings.extend(in_use(loaded, now));
+    fn new(loaded: Loaded, more: Vec<Finding>, strict: bool) -> Self {
+        let Loaded { mut findings, sources, .. } = loaded;
+        findings.extend(more);
+        for finding in &mut findings {
+            if finding.kind == FindingKind::Misplaced {
+                finding.severity = Severity::Warning;
+            }
+        }
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
         let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -67,6 +92,7 @@ impl Report {
             _ => "error",
         };
         let exit_code = match error::exit_of(&findings) {
+            0 if strict && warnings > 0 => EXIT_WARNINGS,
             0 => 0,
             // Whatever the mistake, this command could be understood.
             _ => EXIT_CONFIG,
@@ -75,7 +101,7 @@ impl Report {
             schema_version: SCHEMA_VERSION,
             result,
             exit_code,
-            sources: loaded.sources.clone(),
+            sources,
             errors,
             warnings,
             findings,
@@ -113,9 +139,45 @@ impl Report {
 /// and no other command.
 pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
     let config = &loaded.config;
+    let mut found = InUse { loaded, findings: of_values(loaded) };
+    found.files();
+    found.roots(now);
+    if let Some(file) = &config.client_auth_certificate_file {
+        let key = "ClientAuthCertificateFile";
+        let password = config.client_auth_certificate_password.clone();
+        let certificate = ClientCertificate { file: file.clone(), password };
+        match inspect_client_certificate(&certificate) {
+            Ok(facts) => found.validity(key, "the client certificate", &facts, now),
+            Err(failure) => found.failure(key, &failure.message),
+        }
+    }
+    found.findings
+}
+
+/// What is wrong with the property lists that hold the host's identity, and with
+/// the values there (HOST-2).
+fn of_lists(loaded: &Loaded) -> Vec<Finding> {
+    let finding = |problem: ListProblem| Finding {
+        severity: Severity::Warning,
+        kind: FindingKind::BadValue,
+        key: Some(problem.key.to_owned()),
+        source: loaded.effective.source(problem.key),
+        message: problem.message,
+        fix: problem.fix.to_owned(),
+    };
+    host::list_problems(&loaded.config, &SystemHost).into_iter().map(finding).collect()
+}
+
+/// The part of [`in_use`] that needs nothing of this host.
+fn of_values(loaded: &Loaded) -> Vec<Finding> {
+    let config = &loaded.config;
     let mut found = InUse { loaded, findings: Vec::new() };
-    let rejected = loaded.findings.iter().any(|f| f.key.as_deref() == Some("SyncBaseURL"));
-    if config.sync_base_url.is_none() && !rejected {
+    let key = "SyncBaseURL";
+    let rejected = loaded
+        .findings
+        .iter()
+        .any(|finding| finding.key.as_deref() == Some(key) && finding.severity == Severity::Error);
+    if config.sync_base_url.is_none() && !rejected && !loaded.effective.is_template(key) {
         found.add(
             Severity::Warning,
             FindingKind::MissingUrl,
@@ -167,17 +229,6 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
             "nothing, if Santa reads the same configuration",
         );
     }
-    found.files();
-    found.roots(now);
-    if let Some(file) = &config.client_auth_certificate_file {
-        let key = "ClientAuthCertificateFile";
-        let password = config.client_auth_certificate_password.clone();
-        let certificate = ClientCertificate { file: file.clone(), password };
-        match inspect_client_certificate(&certificate) {
-            Ok(facts) => found.validity(key, "the client certificate", &facts, now),
-            Err(failure) => found.failure(key, &failure.message),
-        }
-    }
     found.findings
 }
 
@@ -211,17 +262,13 @@ impl InUse<'_> {
     /// Files that a key names and that this user cannot use.
     fn files(&mut self) {
         let config = &self.loaded.config;
-        for (key, file) in [
-            ("MachineIDPlist", &config.machine_id_plist),
-            ("MachineOwnerPlist", &config.machine_owner_plist),
-            ("EventsDatabase", &config.events_database),
-        ] {
-            let Some(file) = file else { continue };
-            if let Err(error) = rustix::fs::access(file, Access::READ_OK) {
-                let message = format!("{} cannot be read: {error}", file.display());
-                let fix = "check the path and its permissions, or remove the key";
-                self.add(Severity::Warning, FindingKind::Unreadable, key, message, fix);
-            }
+        if let Some(file) = &config.events_database
+            && let Err(error) = rustix::fs::access(file, Access::READ_OK)
+        {
+            let message = format!("{} cannot be read: {error}", file.display());
+            let fix = "check the path and its permissions, or remove the key";
+            let key = "EventsDatabase";
+            self.add(Severity::Warning, FindingKind::Unreadable, key, message, fix);
         }
         if let Some(hook) = &config.notification_hook
             && let Err(error) = files::check_program(hook)

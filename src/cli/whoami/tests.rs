@@ -17,7 +17,7 @@ fn report(case: &str, entries: &[(&str, &str)]) -> Report {
 fn whole_report(case: &str, entries: &[(&str, &str)]) -> Report {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/host");
     let values = entries.iter().map(|(k, v)| ((*k).to_owned(), plist::Value::from(*v))).collect();
-    let layer = Layer { source: Source::CommandLine, values, exposed: false };
+    let layer = Layer { source: Source::CommandLine, domain: None, values, exposed: false };
     Report::of(&Config::resolve(&[layer]).config, &RecordedHost::new(fixtures.join(case)))
 }
 

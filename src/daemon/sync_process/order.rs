@@ -140,7 +140,12 @@ mod tests {
         values.insert("SyncBaseURL".to_owned(), Value::from("https://host/"));
         values.insert("ServerAuthRootsData".to_owned(), Value::Data(vec![1, 2, 3]));
         values.insert("SyncDeadline".to_owned(), Value::from(90));
-        let layer = Layer { source: Source::CommandLine, values: values.clone(), exposed: false };
+        let layer = Layer {
+            source: Source::CommandLine,
+            domain: None,
+            values: values.clone(),
+            exposed: false,
+        };
         let effective = Config::resolve(&[layer]).effective;
         let errand = SyncOrder { trigger: Trigger::Trigger, clean: Some(SyncType::CleanAll) };
         let order = encode(Order::Sync(errand), &effective);
