@@ -2,6 +2,7 @@
 //! and the daemon's status. The server is in [`crate::daemon`].
 
 pub mod client;
+pub mod configuration;
 pub mod message;
 pub mod moment;
 pub mod status;

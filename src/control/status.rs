@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::configuration::ConfigurationReport;
 use super::moment::{Boot, Moment};
 use crate::files::{self, Replacement};
 use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
@@ -101,6 +102,9 @@ pub struct DaemonStatus {
     pub prompt_upload: Option<PromptUpload>,
     /// Why the configuration on disk is not the one in force.
     pub configuration_refused: Option<String>,
+    /// The configuration in force, as the daemon saw it when it last read it.
+    #[serde(default)]
+    pub configuration: ConfigurationReport,
     /// Least severe log lines.
     pub log_level: String,
     /// How long the sync that runs may take, or wait, in seconds.
@@ -264,6 +268,7 @@ pub(crate) fn example() -> DaemonStatus {
         last_hang: None,
         prompt_upload: None,
         configuration_refused: None,
+        configuration: ConfigurationReport::default(),
         log_level: "info".to_owned(),
         sync_limit: None,
         boot: None,

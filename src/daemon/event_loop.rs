@@ -29,6 +29,7 @@ use super::sync_process::summary::StoreSummary;
 use super::{DaemonError, Options, level_name, metrics, systemd};
 use crate::clock::{Alarm, Clock as _};
 use crate::config::{Loaded, LogLevel};
+use crate::control::configuration::ConfigurationReport;
 use crate::control::moment::Stamp;
 use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
 use crate::host::{self, SystemHost};
@@ -79,6 +80,7 @@ pub(super) struct EventLoop {
     alarm: Alarm,
     loaded: Arc<Loaded>,
     refused: Option<String>,
+    configuration: ConfigurationReport,
     level: LogLevel,
     /// The level that a client asked for, which wins until the end.
     asked_level: Option<LogLevel>,
@@ -131,6 +133,7 @@ impl EventLoop {
             asked: Some(asked),
             alarm,
             refused: None,
+            configuration: reload::examine(&loaded),
             level,
             asked_level: None,
             schedule: Schedule::new(now, host),

@@ -48,7 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &["clock", "config", "files", "model", "protocol", "store", "transport"]),
     ("harness", &["model", "protocol"]),
     ("ingest", &["model", "protocol", "store"]),
-    ("control", &["clock", "files", "host", "model", "store", "sync"]),
+    ("control", &["clock", "config", "files", "host", "model", "store", "sync"]),
     (
         "daemon",
         &[

@@ -55,6 +55,7 @@ impl EventLoop {
             last_hang: self.last_hang.clone(),
             prompt_upload: self.prompt_upload.clone(),
             configuration_refused: self.refused.clone(),
+            configuration: self.configuration.clone(),
             log_level: level_name(self.level).to_owned(),
             sync_limit: limit.map(|limit| limit.as_secs()),
             boot,

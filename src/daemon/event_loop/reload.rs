@@ -8,11 +8,17 @@ use tracing::{error, info, warn};
 
 use super::EventLoop;
 use crate::config::{self, Config, Loaded, LogLevel};
+use crate::control::configuration::ConfigurationReport;
 use crate::daemon::control::server;
 use crate::host::{self, SystemHost};
 
 /// How long reading the configuration may take.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The configuration as this process sees it.
+pub(super) fn examine(loaded: &Loaded) -> ConfigurationReport {
+    ConfigurationReport::examine(loaded, &SystemHost, |name| std::env::var(name).ok())
+}
 
 impl EventLoop {
     pub(super) fn group(&self) -> Option<u32> {
@@ -41,7 +47,9 @@ impl EventLoop {
                 if self.refused.take().is_some() {
                     info!("the configuration is in order again");
                 }
-                self.adopt(loaded)
+                let adopted = self.adopt(loaded);
+                self.examine().await;
+                adopted
             }
             Err(error) => {
                 if self.refused.as_ref() != Some(&error) {
@@ -50,6 +58,16 @@ impl EventLoop {
                 self.refused = Some(error);
                 false
             }
+        }
+    }
+
+    /// Examines the configuration in force again. A file system that does not
+    /// respond leaves the report as it was.
+    async fn examine(&mut self) {
+        let loaded = Arc::clone(&self.loaded);
+        let examining = tokio::task::spawn_blocking(move || examine(&loaded));
+        if let Ok(Ok(report)) = timeout(RELOAD_TIMEOUT, examining).await {
+            self.configuration = report;
         }
     }
 

@@ -198,6 +198,10 @@ fn daemon_4_each_request_is_answered() {
     let ControlResponse::Status(beat) = ask(&agent, &ControlRequest::Status) else {
         panic!("no status")
     };
+    let configuration = &beat.configuration;
+    assert_eq!(configuration.server.as_deref(), Some(agent.base_url.as_str()));
+    assert_eq!(configuration.machine_id.as_deref(), Some(agent.machine_id.as_str()));
+    assert_eq!(configuration.user_id, rustix::process::geteuid().as_raw());
     assert!(beat.pid == daemon.pid() && beat.syncs == 0 && beat.next_sync_at.is_some());
     assert_eq!(sync(&agent).result, SyncResult::Success);
 
