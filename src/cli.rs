@@ -45,29 +45,29 @@ struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Options of every command")]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Configuration file: a property list (XML or binary) or a .mobileconfig
+    /// Read configuration from a property list (XML or binary) or a .mobileconfig
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Where rules, events and settings are kept
+    /// Keep rules, events and settings in this directory
     #[arg(long, value_name = "DIR", global = true, env = "SANTA_SYNC_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Sets a configuration key; wins over every file
+    /// Set a configuration key; overrides every file; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
     pub set: Vec<String>,
-    /// Least severe log lines to show [default: warn, for the daemon as configured]
+    /// Log at this level and above [default: warn; daemon: as configured]
     #[arg(long, value_name = "LEVEL", global = true)]
     pub log_level: Option<LogLevel>,
-    /// Form of the log lines on standard error [default: text, for the daemon as configured]
+    /// Format of log lines on standard error [default: text; daemon: as configured]
     #[arg(long, value_name = "FORMAT", global = true)]
     pub log_format: Option<LogFormat>,
     /// Directory below which the system's configuration files are looked for, for tests and images
     #[arg(long, value_name = "DIR", global = true, default_value = "/", hide = true)]
     pub system_root: PathBuf,
-    /// Lets waits between attempts pass N times as fast, for tests and drills
+    /// Run the clock N times as fast between attempts, for tests and drills
     #[arg(long, value_name = "N", global = true, default_value_t = 1, hide = true)]
     pub clock_rate: u32,
 }
@@ -100,42 +100,42 @@ pub enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows what is configured and what is wrong with it
+    /// Check and show the configuration
     Config(config::Args),
-    /// Shows three syncs against a server of its own on loopback; needs no set-up
+    /// Run three syncs against a built-in server on loopback; needs no set-up
     #[cfg(feature = "harness")]
     Demo(demo::Args),
-    /// Finds what keeps this host from syncing, layer by layer
+    /// Find what keeps this host from syncing, layer by layer
     Doctor(doctor::Args),
-    /// Looks at the queue of events, adds to it, and decides about those set aside
+    /// List, add, requeue or drop queued events
     Events(events::Args),
-    /// For people who write sync servers and agents
+    /// Test tools for people who write sync servers and agents
     #[cfg(feature = "harness")]
     Harness(harness::Args),
-    /// Makes one sync now
+    /// Run one sync now
     Sync(sync::Args),
-    /// Syncs by the clock and on request until told to stop
+    /// Run in the foreground, syncing on a schedule and on request
     Daemon(daemon::Args),
-    /// Installs the daemon as a service of launchd or systemd
+    /// Install, remove or show the launchd or systemd service
     Service(service::Args),
-    /// Makes the sync that the daemon asks for on standard input
+    /// Run the sync that the daemon orders on standard input
     #[command(hide = true)]
     SyncProcess(sync_process::Args),
-    /// Tells how syncing stands, from files alone
+    /// Show sync status; uses no network
     Status(status::Args),
-    /// Tells what became of the last syncs
+    /// Show the results of the last syncs
     History(history::Args),
-    /// Looks at the rules, and manages those of a host without a server
+    /// Look up, export, verify and import rules
     Rules(rules::Args),
-    /// Tells who this host is to its server, each value with its source
+    /// Show this host's machine id and facts, each with its source
     Whoami(whoami::Args),
-    /// Writes the completions of a shell
+    /// Print a shell completion script
     Completions(completions::CompletionsArgs),
-    /// Writes the manual page
+    /// Print the manual page
     Man,
 }
 
-/// Runs the command line and answers the process exit code.
+/// Runs the command line and returns the exit code of the process.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut cli = match Cli::try_parse_from(args) {

@@ -10,7 +10,7 @@ use super::{Error, output};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell
+    /// Shell to complete for
     shell: Shell,
 }
 

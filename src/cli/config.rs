@@ -21,9 +21,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Names every mistake of the configuration and its fix
+    /// Report every mistake in the configuration, with its fix
     Check(check::Args),
-    /// Prints the values that hold
+    /// Print the effective values
     Show(show::Args),
 }
 

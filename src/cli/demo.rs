@@ -22,13 +22,13 @@ const QUEUED_AT_ONCE: usize = 10_000;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Rules the server holds
+    /// Number of rules the server holds
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = at_most_5_million)]
     rules: usize,
-    /// Events the host has queued
+    /// Number of events the host has queued
     #[arg(long, value_name = "N", default_value_t = 120, value_parser = at_most_5_million)]
     events: usize,
-    /// Keeps the state in this directory, which must be new or empty
+    /// Keep the state in this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }

@@ -27,14 +27,13 @@ const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Sends nothing to the server but what DNS and TCP need
+    /// Send no request to the server; check DNS and TCP only
     #[arg(long)]
     no_probe: bool,
-    /// Finds out which request encodings and transfers the server takes, by one
-    /// preflight for each
+    /// Test which transfers and request encodings the server accepts, with one preflight for each
     #[arg(long, conflicts_with = "no_probe")]
     encodings: bool,
 }

@@ -1,5 +1,4 @@
-//! `events`: looking at the queue of events, adding to it, and deciding about
-//! events that were set aside.
+//! `events`: lists, adds, requeues and drops events.
 
 mod add;
 mod bundles;
@@ -24,15 +23,15 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists the queued events, oldest first, or those set aside
+    /// List queued events, oldest first, or rejected ones
     List(list::Args),
-    /// Queues events from standard input, a JSON object a line
+    /// Queue events from standard input, one JSON object per line
     Add(add::Args),
-    /// Sends events that were set aside back to the queue
+    /// Put rejected events back into the queue
     Requeue(rejected::Args),
-    /// Deletes events that were set aside
+    /// Delete rejected events
     Drop(rejected::Args),
-    /// Lists the bundles whose executables the server waits for
+    /// List bundles whose executables the server has requested
     Bundles(bundles::Args),
 }
 
@@ -51,7 +50,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     }
 }
 
-/// Opens the queue to look at; `None` if nothing was ever queued.
+/// Opens the queue for reading. Returns `None` if nothing was ever queued.
 fn look(setup: &Setup) -> Result<Option<ReadEvents>, Error> {
     match EventStore::open_read_only(&setup.state_dir) {
         Ok(store) => Ok(Some(store)),
@@ -60,14 +59,14 @@ fn look(setup: &Setup) -> Result<Option<ReadEvents>, Error> {
     }
 }
 
-/// Opens the queue to change it.
+/// Opens the queue for changes.
 fn open(setup: &Setup) -> Result<EventStore, Error> {
     let (store, notices) = EventStore::open(&setup.state_dir, SystemClock::new().now().wall)?;
     for notice in notices {
         match notice {
             Notice::Created { path } => tracing::info!(path = %path.display(), "queue created"),
             Notice::SetAside { path, reason } => output::note(format_args!(
-                "the event queue was corrupt ({reason}); it was moved to {} and a new one made",
+                "the event queue was corrupt ({reason}); it was moved to {} and a new one created",
                 path.display()
             )),
             // The queue holds no settings.

@@ -14,7 +14,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a fake sync server on loopback, as well-behaved or as broken as you like
+    /// Run a fake sync server on loopback, as well-behaved or as broken as you like
     #[command(after_long_help = serve::EXAMPLES)]
     Serve(Box<serve::Args>),
 }

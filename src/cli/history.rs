@@ -8,10 +8,10 @@ use crate::store::{self, RECORDS_KEPT, Store, StoreError};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// How many syncs to show, newest first
+    /// Show at most N syncs, newest first
     #[arg(long, value_name = "N", default_value_t = RECORDS_KEPT, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }

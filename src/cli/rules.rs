@@ -1,5 +1,4 @@
-//! `rules`: looking at the rule store, and managing the rules of a host that no
-//! server manages.
+//! `rules`: looks rules up, and manages the rules of a host without a server.
 
 mod check;
 mod export;
@@ -25,15 +24,15 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists the rules in stored order
+    /// List rules in stored order
     List(list::Args),
-    /// Tells which rule decides about a file or an identifier
+    /// Show which rule applies to a file or an identifier
     Check(check::Args),
-    /// Prints the rules in the form that `rules import` reads
+    /// Print rules in the format that `rules import` reads
     Export(export::Args),
-    /// Stores rules from a file, on a host that no server manages
+    /// Import rules from a file, on a host without a server
     Import(import::Args),
-    /// Checks the whole store: integrity, hash, counts, every rule
+    /// Check the whole store: integrity, hash, counts, every rule
     Verify(verify::Args),
 }
 

@@ -17,28 +17,28 @@ use install::{Installer, Outcome};
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The service manager; without this, the one of this system
+    /// Service manager [default: the one of this system]
     #[arg(long, value_name = "MANAGER", global = true)]
     manager: Option<Manager>,
-    /// The program to run; without this, this very one
+    /// Program to run [default: this program]
     #[arg(long, value_name = "FILE", global = true)]
     program: Option<PathBuf>,
-    /// Puts the files below another directory and tells no service manager, for images
+    /// Install below this directory without contacting a service manager, for disk images
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Action {
-    /// Installs and starts the service, and checks that it runs
+    /// Install and start the service, and check that it runs
     Install {
-        /// Only shows the file
+        /// Print the service file without installing it
         #[arg(long)]
         print: bool,
     },
-    /// Stops and removes the service; state and configuration stay
+    /// Stop and remove the service; state and configuration stay
     Uninstall,
-    /// Tells whether the service is installed and runs
+    /// Show whether the service is installed and running
     Status,
 }
 

@@ -1,4 +1,4 @@
-//! What every command that needs the configuration begins with.
+//! Loads the configuration for the commands.
 
 use std::path::PathBuf;
 

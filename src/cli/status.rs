@@ -19,10 +19,10 @@ use report::{Status, Told};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Fails if the last successful sync is older than this, for example 90m, 2h or 1d
+    /// Fail if the last successful sync is older than this, for example 90m, 2h or 1d
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     max_age: Option<Duration>,
 }

@@ -29,26 +29,25 @@ use signals::Signals;
 #[derive(Debug, Clone, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one a flag of the command line")]
 pub(super) struct Args {
-    /// Asks the server for a clean sync: all rules but transitive ones are replaced
+    /// Request a clean sync: replace all rules except transitive ones
     #[arg(long)]
     clean: bool,
-    /// Asks the server for a clean sync of everything; wins over --clean
+    /// Request a clean sync of all rules; overrides --clean
     #[arg(long)]
     clean_all: bool,
-    /// Lets this one sync past the guard on how many rules a download may remove
+    /// Ignore GuardRemovedPercent for this sync
     #[arg(long)]
     past_guard: bool,
-    /// Shows what would change, and changes nothing; the server sees a preflight and a rule
-    /// download
+    /// Show what would change without changing it; the server sees a preflight and a rule download
     #[arg(long)]
     dry_run: bool,
-    /// Shows each request
+    /// Log each request
     #[arg(long)]
     debug: bool,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Does not wait for a sync that runs
+    /// Fail instead of waiting if another sync is running
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]

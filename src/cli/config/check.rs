@@ -20,7 +20,7 @@ use crate::transport::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
     /// Exits with 1 if there are warnings

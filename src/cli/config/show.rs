@@ -12,16 +12,16 @@ use crate::config::{Config, Effective, Source, revealed, shown};
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Shows where each value comes from and what it won over
+    /// Show where each value comes from and what it overrides
     #[arg(long)]
     origin: bool,
-    /// Shows the keys that are not set, with their defaults
+    /// Include keys that are not set, with their defaults
     #[arg(long)]
     all: bool,
-    /// Shows SyncBaseURL whole, with what may be a secret in it
+    /// Show SyncBaseURL in full, including what may be a secret
     #[arg(long)]
     reveal: bool,
 }

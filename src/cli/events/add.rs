@@ -14,12 +14,12 @@ mod intake;
 
 use intake::{Intake, Told};
 
-/// The most lines committed at once.
+/// Lines committed in one transaction, at most.
 const BATCH: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Answers each line with one JSON object, once its event is on disk
+    /// Print one JSON object for each line, once its event is on disk
     #[arg(long)]
     json: bool,
 }
@@ -30,13 +30,13 @@ struct LineForm<'a> {
     line: u64,
     result: &'static str,
     unique_id: &'a str,
-    /// Why the line is no event.
+    /// Why the line is not an event.
     reason: Option<&'a str>,
 }
 
-/// Queues events from standard input. Lines are committed as soon as none is at
-/// hand any more, so that whoever waits for an answer before it writes the next
-/// line gets one.
+/// Queues events from standard input. Lines are committed as soon as no complete
+/// line is buffered, so that a program that waits for each result before it writes
+/// the next line gets one.
 pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut intake = Intake::new(global, setup)?;
     let dropped_before = intake.dropped()?;
@@ -83,15 +83,15 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
     }
     match tally.get("invalid") {
         None => Ok(()),
-        Some(1) => Err(Error::usage("1 line is no event; the others were taken in")),
+        Some(1) => Err(Error::usage("1 line is not an event; the others were handled")),
         Some(bad) => {
-            Err(Error::usage(format!("{bad} lines are no events; the others were taken in")))
+            Err(Error::usage(format!("{bad} lines are not events; the others were handled")))
         }
     }
 }
 
-/// The next line without its end; `None` at the end of the input. Of a line
-/// longer than allowed the beginning, which is no JSON then.
+/// Reads the next line without its end; `None` at the end of the input. A line that
+/// is too long is cut, so that it is not valid JSON.
 fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let most = MAX_LINE_BYTES as u64 + 1;
@@ -101,7 +101,7 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     if line.last() == Some(&b'\n') {
         line.pop();
     } else if line.len() as u64 == most {
-        // The rest of the line is passed over, not kept.
+        // Skip the rest of the line.
         input.skip_until(b'\n')?;
     }
     Ok(Some(line))

@@ -11,7 +11,7 @@ use crate::model::Timestamp;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -17,13 +17,13 @@ use crate::store::{Drops, Rejected};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Lists the events that were set aside, with the reason
+    /// List rejected events, with the reason
     #[arg(long)]
     rejected: bool,
-    /// At most this many
+    /// List at most N events
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -128,11 +128,11 @@ impl List {
         let mut told = vec![format!("{} queued", self.pending)];
         told.extend(self.oldest.map(|oldest| format!("the oldest since {oldest}")));
         if self.rejected > 0 {
-            told.push(format!("{} set aside (events list --rejected)", self.rejected));
+            told.push(format!("{} rejected (events list --rejected)", self.rejected));
         }
         let DropsForm { queue_full, unsendable } = &self.dropped;
         if *queue_full > 0 {
-            told.push(format!("{queue_full} dropped from a full queue"));
+            told.push(format!("{queue_full} dropped because the queue was full"));
         }
         told.extend(unsendable.iter().map(|(kind, count)| format!("{count} {kind} not sendable")));
         lines.line(told.join(", "));

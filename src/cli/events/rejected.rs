@@ -10,13 +10,13 @@ use crate::store::{EventStore, Requeued};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Numbers of events as `events list --rejected` shows them
+    /// Ids of rejected events, as shown by `events list --rejected`
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<i64>,
-    /// All events that were set aside
+    /// Select all rejected events
     #[arg(long)]
     all: bool,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -34,7 +34,7 @@ struct EventForm {
     result: &'static str,
 }
 
-/// Sends events back to the queue.
+/// Puts rejected events back into the queue.
 pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut store = open(setup)?;
     let ids = ids(&store, args)?;
@@ -47,7 +47,7 @@ pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Error> {
     report(&ids, results, args.json)
 }
 
-/// Deletes events that were set aside.
+/// Deletes rejected events.
 pub(super) fn drop(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut store = open(setup)?;
     let ids = ids(&store, args)?;
@@ -82,6 +82,6 @@ fn report(
     if unknown == 0 {
         return Ok(());
     }
-    Err(Error::usage(format!("{unknown} of the numbers given name no event that was set aside"))
-        .with_fix("`santa-sync events list --rejected` shows them"))
+    Err(Error::usage(format!("{unknown} of these ids are not of rejected events"))
+        .with_fix("`santa-sync events list --rejected` shows their ids"))
 }

@@ -23,23 +23,23 @@ use crate::protocol::wire;
 const SCHEMA_VERSION: u32 = 1;
 
 pub(super) const EXAMPLES: &str = "\
-The first line printed is the URL to give an agent; with --json it is
-{\"schema_version\":1,\"url\":...}. Each request follows on a line of its own, and on
-SIGINT or SIGTERM a summary. SIGHUP reads --rules-file again: the next NORMAL sync
-of a host brings the difference. SIGUSR1 lets held answers go.
+The first line of output is the URL to give an agent; with --json it is
+{\"schema_version\":1,\"url\":...}. Each request follows on its own line. SIGINT and
+SIGTERM end the server with a summary. SIGHUP reads --rules-file again: the next
+NORMAL sync of a host downloads the difference. SIGUSR1 releases held responses.
 
 Faults are ROUTE[:WHICH]=FAULT[:VALUE]. ROUTE is preflight, event_upload,
 rule_download, postflight or xsrf. WHICH counts the requests of that route: 2 is
 the second, 2- the second and all after it, -2 the first two, * all (the default).
 FAULT is one of
-  instead of an answer    status:503  status:429,7 (with Retry-After)  redirect:URL
+  replace the response    status:503  status:429,7 (with Retry-After)  redirect:URL
                           html  not-json  empty-body  wrong-shape:JSON  stall
                           gzip-bomb:BYTES  endless-header  endless-body  not-http
-  the answer is spoilt    truncate  truncate-chunked  truncate-without-length
+  damage the response     truncate  truncate-chunked  truncate-without-length
                           close  close-without-length  slow-bytes:10ms
                           corrupt-gzip  unknown-encoding  repeat-cursor
                           endless-cursor  broken-rule:INDEX  unknown-enum
-  the answer is late      delay:500ms  hold
+  delay the response      delay:500ms  hold
 
 Examples:
   santa-sync harness serve --rules 300 --page-size 100
@@ -52,78 +52,78 @@ Then, in another terminal:
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
-    /// Where to listen; port 0 takes a free one
+    /// Listen on this address; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Lets --listen name an address that other hosts reach. Whoever reaches it may do
-    /// as any host, and nothing is encrypted
+    /// Allow --listen to name an address that other hosts can reach; anyone who reaches it can
+    /// act as any host, and nothing is encrypted
     #[arg(long)]
     public: bool,
-    /// The path of the URL, as in v1/santa
+    /// Path of the URL, for example v1/santa
     #[arg(long, value_name = "PATH", default_value = "")]
     base_path: String,
-    /// Makes up this many rules
+    /// Generate this many rules
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "rules_file", value_parser = at_most_5_million)]
     rules: usize,
-    /// Another seed makes up other rules
+    /// Seed for generated rules
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Serves the rules of this file, in the form `rules export` prints
+    /// Serve the rules of this file, in the format of `rules export`
     #[arg(long, value_name = "FILE")]
     rules_file: Option<PathBuf>,
-    /// Rules on a page; 0 puts all on one
+    /// Rules per page; 0 puts all on one page
     #[arg(long, value_name = "N", default_value_t = 1000)]
     page_size: usize,
-    /// Events a request may carry
+    /// Events per upload request
     #[arg(long, value_name = "N")]
     batch_size: Option<u32>,
-    /// Sends these settings: a preflight response in JSON
+    /// Send these settings: a preflight response in JSON
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// Sends this client mode, whatever the settings say
+    /// Send this client mode, whatever the settings say
     #[arg(long, value_name = "MODE")]
     client_mode: Option<ModeArg>,
-    /// Demands a clean sync every time
+    /// Demand a CLEAN sync every time
     #[arg(long)]
     clean: bool,
-    /// Demands every time a clean sync that spares no transitive rule
+    /// Demand a CLEAN_ALL sync every time
     #[arg(long, conflicts_with = "clean")]
     clean_all: bool,
-    /// Takes hosts seen for the first time to have all rules
+    /// Assume that new hosts have all rules already
     #[arg(long)]
     hosts_up_to_date: bool,
-    /// Speaks as that server does: plain, moroz, rudolph or zentral
+    /// Imitate this server: plain, moroz, rudolph or zentral
     #[arg(long, value_name = "SERVER", default_value = "plain", value_parser = preset)]
     preset: Preset,
-    /// The form of messages it takes
+    /// Accept only this format of messages
     #[arg(long, value_name = "FORM")]
     transfer: Option<TransferArg>,
-    /// Compresses answers with gzip, asked for or not
+    /// Compress responses with gzip, whether requested or not
     #[arg(long)]
     gzip: bool,
-    /// Demands an XSRF token
+    /// Require an XSRF token
     #[arg(long)]
     xsrf: bool,
-    /// Demands this header on every request of a stage
+    /// Require this header on every request of a stage
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     demand_header: Option<(String, String)>,
-    /// Has something go wrong; may be given more than once
+    /// Inject a fault (see below); may be repeated
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Scripted>,
-    /// Writes each exchange to this file, a JSON object a line. Headers are written
-    /// as they came, secrets and all
+    /// Write each exchange to this file, one JSON object per line; headers are written as received,
+    /// including secrets
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
-    /// Encodes all rule pages before listening, to measure a client undisturbed
+    /// Encode all rule pages before listening, to measure a client undisturbed
     #[arg(long)]
     encode_ahead: bool,
-    /// Counts events and looks no closer at them, to measure a client undisturbed
+    /// Count events without storing them, to measure a client undisturbed
     #[arg(long, conflicts_with = "transcript")]
     count_only: bool,
-    /// Prints no line for each request
+    /// Do not print a line for each request
     #[arg(long, short)]
     quiet: bool,
-    /// Prints JSON, an object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
 }

@@ -20,30 +20,30 @@ use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A file, by its SHA-256
+    /// Look up this file by its SHA-256
     #[arg(long, value_name = "FILE", conflicts_with = "sha256")]
     path: Option<PathBuf>,
-    /// SHA-256 of a file
+    /// Look up a file's SHA-256
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
-    /// Code directory hash
+    /// Look up a code directory hash
     #[arg(long, value_name = "HEX")]
     cdhash: Option<String>,
-    /// TEAMID:name or platform:name
+    /// Look up a signing id: TEAMID:name or platform:name
     #[arg(long, value_name = "ID")]
     signing_id: Option<String>,
-    /// SHA-256 of the leaf certificate
+    /// Look up the SHA-256 of a leaf certificate
     #[arg(long, value_name = "HEX")]
     cert_sha256: Option<String>,
-    /// Developer team
+    /// Look up a team id
     #[arg(long, value_name = "ID")]
     team_id: Option<String>,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Looks up and tells.
+/// Looks the rule up and shows it.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let executable = executable(args)?;
     let setup = setup::load_to_read(global)?;
@@ -90,7 +90,7 @@ fn looked_up(setup: &Setup, executable: &Executable) -> Result<Decision, Error> 
     Ok(store.lookup(executable, &static_rules, transitive_enabled)?.into())
 }
 
-/// What the daemon says; `None` if it says nothing.
+/// Asks the daemon. Returns `None` if it cannot be asked.
 fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Error>> {
     let mut lookup = RuleLookup::default();
     for identifier in executable.identifiers() {
@@ -127,28 +127,27 @@ fn executable(args: &Args) -> Result<Executable, Error> {
         }
     }
     if let Some(path) = &args.path {
-        // Looked at before it is opened: opening a FIFO would wait for a writer,
-        // and a device may have no end.
+        // Checked before it is opened: opening a FIFO would wait for a writer, and
+        // a device may have no end.
         let shown = path.display();
         let metadata = fs::metadata(path).map_err(|error| {
             Error::usage(format!("cannot read {shown}: {error}; check the path"))
         })?;
         if metadata.is_dir() {
-            return Err(Error::usage(format!(
-                "{shown} is a directory; name the executable in it, for a bundle the one in \
-                 Contents/MacOS"
-            )));
+            return Err(Error::usage(format!("{shown} is a directory"))
+                .with_fix("name the executable in it; a bundle has it in Contents/MacOS"));
         }
         if !metadata.is_file() {
             let kind = kind_of(metadata.file_type());
-            return Err(Error::usage(format!("{shown} is {kind}; name a file")));
+            return Err(Error::usage(format!("{shown} is {kind}")).with_fix("name a regular file"));
         }
         let hash = sha256(path)
             .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
         executable = executable.with(Identifier::Binary(hash));
     }
     if executable.is_empty() {
-        return Err(Error::usage("name a file with --path, or an identifier (see --help)"));
+        return Err(Error::usage("there is nothing to look up")
+            .with_fix("name a file with --path, or an identifier (see --help)"));
     }
     Ok(executable)
 }
@@ -170,7 +169,7 @@ fn sha256(path: &Path) -> io::Result<[u8; 32]> {
 #[derive(Serialize)]
 struct Answer {
     schema_version: u32,
-    /// What was looked for.
+    /// The identifiers that were looked up.
     identifiers: BTreeMap<&'static str, String>,
     #[serde(flatten)]
     decision: Decision,

@@ -10,7 +10,7 @@ use crate::store::RuleFilter;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Accepted for symmetry: the form is JSON in any case
+    /// Accepted for symmetry; the output is always JSON
     #[arg(long)]
     json: bool,
 }

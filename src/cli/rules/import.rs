@@ -17,32 +17,31 @@ use crate::model::SyncType;
 use crate::store::{LockError, Notice, RuleChange, RuleChangeKind, StateLock, Store, StoreError};
 use crate::sync::run::QUIET_WAIT;
 
-/// How many changes of a dry run are listed.
+/// How many changes a dry run lists.
 const LISTED: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Args {
-    /// The file, in the form of `rules export`; - for standard input
+    /// File in the format of `rules export`; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Deletes all rules but transitive ones first
+    /// Delete all rules except transitive ones first
     #[arg(long)]
     clean: bool,
-    /// Deletes all rules first
+    /// Delete all rules first
     #[arg(long, conflicts_with = "clean")]
     clean_all: bool,
-    /// Only tells what would change
+    /// Show what would change without changing it
     #[arg(long)]
     dry_run: bool,
-    /// Imports nothing if the expression of a CEL rule cannot be used, instead
-    /// of leaving that rule out
+    /// Import nothing if a CEL rule's expression is unusable, instead of skipping that rule
     #[arg(long)]
     strict: bool,
-    /// Imports although a server or the configuration manages the rules
+    /// Import even if a server or the configuration manages the rules
     #[arg(long)]
     force: bool,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -63,31 +62,30 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let managed = setup.config.sync_base_url.is_some() || !setup.config.static_rules.is_empty();
     if managed && !args.force && !args.dry_run {
         return Err(Error::usage(
-            "SyncBaseURL or StaticRules is set, so rules are managed centrally and the next sync \
-             may undo an import; --force imports anyway, --dry-run tells what would change",
-        ));
+            "SyncBaseURL or StaticRules is set, so the rules are managed centrally and the next sync \
+             may undo an import",
+        )
+        .with_fix("--force imports anyway; --dry-run shows what would change"));
     }
     let name = args.file.display();
     let Reading { rules, refused, refused_total, .. } = reading::read(&args.file, args.strict)?;
     if !args.json {
         for rule in &refused {
-            output::note(format_args!("{rule} is left out"));
+            output::note(format_args!("skipped: {rule}"));
         }
         if refused_total > refused.len() {
-            output::note(format_args!("{} more rules are left out", refused_total - refused.len()));
+            output::note(format_args!("skipped: {} more rules", refused_total - refused.len()));
         }
     }
     if rules.is_empty() && refused_total > 0 {
         let first = refused.first().map(ToString::to_string).unwrap_or_default();
         return Err(Error::usage(format!(
-            "{name} has no rule that can be stored ({first}); nothing is imported or deleted"
+            "{name} has no rule that can be stored ({first}); nothing was imported or deleted"
         )));
     }
     if rules.is_empty() && args.sync_type() == SyncType::Normal {
-        return Err(Error::usage(format!(
-            "{name} has no rules, so there is nothing to import; with --clean it deletes the \
-             stored rules"
-        )));
+        return Err(Error::usage(format!("{name} has no rules, so there is nothing to import"))
+            .with_fix("--clean deletes the stored rules"));
     }
     if args.dry_run {
         let preview = match Store::open_read_only(&setup.state_dir) {
@@ -119,7 +117,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     for notice in &notices {
         if let Notice::SetAside { path, reason } = notice {
             let path = path.display();
-            output::note(format_args!("the rule store was corrupt ({reason}); it lies at {path}"));
+            output::note(format_args!(
+                "the rule store was corrupt ({reason}); it was moved to {path}"
+            ));
         }
     }
     let done = store.import_rules(&rules, args.sync_type())?;
@@ -141,7 +141,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits for the state directory. A wait that is not over at once is told of.
+/// Waits for the lock of the state directory and says so if it takes a while.
 fn locked(state_dir: &Path, json: bool) -> Result<StateLock, LockError> {
     let (over, waits) = mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -165,7 +165,7 @@ struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     unchanged: Option<u64>,
     removed: u64,
-    /// CEL rules left out, because their expression cannot be used.
+    /// CEL rules skipped because their expression is unusable.
     refused: usize,
     /// The first of them.
     refused_rules: Vec<Refused>,
@@ -199,12 +199,12 @@ impl Answer {
             lines.line(format_args!("{sign} {:<11}  {identifier}  {policy}", change.rule_type));
         }
         if self.truncated == Some(true) {
-            lines.line(format_args!("  and more than these {LISTED}"));
+            lines.line(format_args!("  only the first {LISTED} changes are listed"));
         }
         lines.line(format_args!(
             "{}: {} added, {} replaced, {} removed",
             if self.dry_run {
-                "Nothing was changed; the import would have done"
+                "Nothing was changed; the import would result in"
             } else {
                 "Imported"
             },
@@ -213,7 +213,7 @@ impl Answer {
             self.removed
         ));
         if self.refused > 0 {
-            lines.line(format_args!("{} left out", self.refused));
+            lines.line(format_args!("{} skipped", self.refused));
         }
     }
 }

@@ -14,19 +14,19 @@ use crate::store::{ReadStore, RuleFilter, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Only rules of this type; may be repeated
+    /// List only rules of this type; may be repeated
     #[arg(long = "type", value_name = "TYPE", ignore_case = true)]
     rule_type: Vec<TypeArg>,
-    /// Only rules of this policy; may be repeated
+    /// List only rules with this policy; may be repeated
     #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
     policy: Vec<String>,
-    /// Only rules with this text in their identifier
+    /// List only rules whose identifier contains this text
     #[arg(long, value_name = "TEXT")]
     identifier: Option<String>,
-    /// At most this many
+    /// List at most N rules
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -8,7 +8,7 @@ use crate::store::RulesVerified;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

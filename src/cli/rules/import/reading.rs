@@ -42,11 +42,11 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
     let read = json.deserialize_map(FileVisitor(&mut reading)).and_then(|()| json.end());
     read.map_err(|error| {
         Error::usage(format!(
-            "{name} is no rule file ({{\"rules\":[{{...}}]}}): {error}; nothing is imported"
+            "{name} is not a rule file ({{\"rules\":[{{...}}]}}): {error}; nothing was imported"
         ))
     })?;
     if !reading.found {
-        return Err(Error::usage(format!("{name} has no \"rules\"; nothing is imported")));
+        return Err(Error::usage(format!("{name} has no \"rules\"; nothing was imported")));
     }
     reading.pack();
     if reading.faults_total > 0 {
@@ -57,7 +57,7 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
             shown.push(format!("and {more} more"));
         }
         let shown = shown.join("\n  ");
-        return Err(Error::usage(format!("nothing is imported, {name} has faults:\n  {shown}")));
+        return Err(Error::usage(format!("{name} has errors; nothing was imported:\n  {shown}")));
     }
     Ok(reading)
 }
