@@ -175,17 +175,17 @@ fn wrong_arguments_are_answered_with_what_to_give() {
     };
     says(&["--fault", "preflight=trunkate"], "is no fault; give one of status, redirect");
     says(&["--preset", "mozor"], "known ones are plain, moroz, rudolph, zentral");
-    says(&["--rules-file", path], "give a file that this user may read");
+    says(&["--rules-file", path], "name a file that this user may read");
     fs::write(&file, "[1]").unwrap();
     says(&["--settings", path], "is not a preflight response");
     let rule = json!({"identifier": "A", "policy": "ALLOW", "rule_type": "TEAMID"});
     fs::write(&file, json!({ "rules": [rule] }).to_string()).unwrap();
     says(&["--rules-file", path], "rule 0 of");
     says(&["--rules-file", path], "has no known policy");
-    says(&["--transcript", "/dev/null/x"], "give a place where this user may write");
+    says(&["--transcript", "/dev/null/x"], "name a file that this user may write");
     says(&["--listen", "192.0.2.1:9", "--public"], "cannot listen on 192.0.2.1:9");
     for public in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9"] {
-        says(&["--listen", public], "so other hosts could reach this server; --public allows that");
+        says(&["--listen", public], "so other hosts could connect; --public allows that");
     }
     says(&["--rules", "5000001"], "up to 5000000, the most a sync may bring");
 }

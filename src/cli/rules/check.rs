@@ -131,7 +131,7 @@ fn executable(args: &Args) -> Result<Executable, Error> {
         // a device may have no end.
         let shown = path.display();
         let metadata = fs::metadata(path).map_err(|error| {
-            Error::usage(format!("cannot read {shown}: {error}; check the path"))
+            Error::usage(format!("cannot read {shown}: {error}")).with_fix("check the path")
         })?;
         if metadata.is_dir() {
             return Err(Error::usage(format!("{shown} is a directory"))

@@ -65,7 +65,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             rule.details.custom_msg
         };
         let line = format!("{rule_type:<11}  {policy:<20}  {}  {note}", rule.identifier);
-        if lines.line(line.trim_end()) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if lines.line(line.trim_end_matches(' ')) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     })?;
     Ok(())
 }
