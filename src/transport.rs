@@ -98,7 +98,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// The server's clock, by its `Date` header.
     pub server_date: Option<Timestamp>,
-    /// `Content-Type` as sent, for reports only: it is not to be trusted.
+    /// `Content-Type` as sent, on one line. It decides whether a body in binary
+    /// protobuf is read at all, and whether an empty one is a message (JSON-3).
     pub content_type: Option<String>,
     /// `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,

@@ -70,10 +70,13 @@ fn strike_cut(text: &str, secrets: &[&String]) -> String {
         .split(CUT)
         .map(|piece| {
             let cut = secrets.iter().find_map(|secret| {
-                let starts = secret.char_indices().map(|(end, _)| &secret[..end]).rev();
-                starts
-                    .take_while(|start| start.len() >= MIN_SECRET_BYTES)
-                    .find(|s| piece.ends_with(*s))
+                // Only prefixes that fit: the pieces of a text are together no
+                // longer than the text, however many there are.
+                (MIN_SECRET_BYTES..=piece.len().min(secret.len() - 1))
+                    .rev()
+                    .filter(|length| secret.is_char_boundary(*length))
+                    .map(|length| &secret[..length])
+                    .find(|start| piece.ends_with(start))
             });
             match cut.and_then(|start| piece.strip_suffix(start)) {
                 Some(rest) => format!("{rest}{}", Secret::MASK),
@@ -118,6 +121,19 @@ mod tests {
         assert_eq!(redaction.apply("it begins \"t0ken-of…\""), "it begins \"(secret)…\"");
         assert_eq!(redaction.apply("t0ken-of-the-host t0ken-o"), "(secret) (secret)");
         assert_eq!(redaction.apply("t0ke… token…"), "t0ke… token…");
+    }
+
+    /// SYNC-6: the time is bounded, whatever a server sets and echoes.
+    #[test]
+    fn sync_6_a_hostile_text_costs_little_time() {
+        let mut redaction = Redaction::default();
+        for number in 0..MAX_ROTATING_SECRETS {
+            redaction.add_rotating(&format!("{number}{}", "x".repeat(8 << 10)));
+        }
+        let text = "…".repeat((16 << 10) / '…'.len_utf8());
+        let began = tokio::time::Instant::now();
+        assert_eq!(redaction.apply(&text), text);
+        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn binary(stage: &'static str, name: &'static str, start: &[u8], unit: &[u8]) ->
     Case { name, stage, protobuf: true, start, unit, end: Vec::new(), kept: 0 }
 }
 
-/// The key and length of a field whose value is `count` units long.
+/// The key and length of a field whose value is `length` bytes long.
 fn field(number: u32, length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, &mut bytes);
@@ -294,32 +294,33 @@ fn http_8_no_upload_response_takes_much_memory() {
 #[test]
 fn http_8_no_binary_response_takes_much_memory() {
     let size = size();
-    let whole = |number| field(number, size);
-    let nested = |numbers: &[u32]| {
-        let mut bytes = Vec::new();
+    // One field, in fields around it, whose value is made of units.
+    let within = |stage, name, numbers: &[u32], unit: &[u8]| {
+        assert_eq!(size % unit.len(), 0, "{name}: the value is made of whole units");
+        let mut start = Vec::new();
         let mut length = size;
         for number in numbers.iter().rev() {
             let head = field(*number, length);
             length += head.len();
-            bytes = [head, bytes].concat();
+            start = [head, start].concat();
         }
-        bytes
+        binary(stage, name, &start, unit)
     };
     let flag = [field(36, 4), field(3, 2), field(1, 0)].concat();
     check(&[
-        binary("preflight", "text", &whole(11), b"x"),
-        binary("preflight", "not UTF-8", &whole(11), b"\xff"),
+        within("preflight", "text", &[11], b"x"),
+        within("preflight", "not UTF-8", &[11], b"\xff"),
         binary("preflight", "small texts", &[], &field(14, 0)),
-        binary("preflight", "flags", &nested(&[36, 3]), &field(1, 0)),
+        within("preflight", "flags", &[36, 3], &field(1, 0)),
         binary("preflight", "one flag each", &[], &flag),
-        binary("preflight", "map", &nested(&[16, 1]), &field(2, 0)),
-        binary("preflight", "urls", &nested(&[16, 1]), &[field(1, 1), b"u".to_vec()].concat()),
+        within("preflight", "map", &[16, 1], &field(2, 0)),
+        within("preflight", "urls", &[16, 1], &[field(1, 2), b"uu".to_vec()].concat()),
         binary("preflight", "unknown enums", &[], &[8, 99]),
         binary("preflight", "unknown fields", &[24, 1], &[0xf8, 0x3e, 1]),
         binary("eventupload", "hashes", &[], &field(1, 0)),
         binary("ruledownload", "empty rules", &[], &field(1, 0)),
-        binary("ruledownload", "rule", &whole(1), b"\x0a\x00"),
-        binary("ruledownload", "cursor", &whole(2), b"x"),
+        within("ruledownload", "rule", &[1], b"\x0a\x00"),
+        within("ruledownload", "cursor", &[2], b"x"),
         binary("ruledownload", "cursors", &[], &[field(2, 1), b"x".to_vec()].concat()),
         binary("postflight", "unknown fields", &[], &[8, 1]),
     ]);

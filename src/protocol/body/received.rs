@@ -20,7 +20,8 @@ impl<'a> ResponseBody<'a> {
         Self { transfer, content_type: None, body: body.into() }
     }
 
-    /// The same body under this `Content-Type`, as sent.
+    /// The same body with its `Content-Type`, which counts for binary protobuf
+    /// only (JSON-3).
     #[must_use]
     pub fn under(self, content_type: Option<&'a str>) -> Self {
         Self { content_type, ..self }

@@ -107,7 +107,7 @@ impl<'de> Visitor<'de> for &mut PageObject<'_, '_> {
                 }
                 other => {
                     if self.others.len() < 5 {
-                        self.others.push(format!("{:?}", body::shown(other)));
+                        self.others.push(format!("\"{}\"", body::shown(other)));
                     }
                     match ErrorReport::member(other) {
                         Some(member) => {
@@ -235,7 +235,6 @@ pub(super) fn plain(raw: &str, marked: bool) -> Option<Rule> {
 
 fn any_rule(reader: &mut PageReader<'_>, raw: &str, marked: bool) {
     if raw == "null" {
-        reader.seen -= 1;
         return;
     }
     if !raw.starts_with('{') {

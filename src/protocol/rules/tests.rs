@@ -83,14 +83,15 @@ fn json_1_one_rule_of_the_wrong_shape_never_costs_the_page() {
     let page = page(
         r#"{"cursor":18446744073709551617,"rules":[
           {"identifier":"AAAAAAAAAA","policy":"ALLOWLIST","rule_type":"TEAMID"},
+          null,
           {"identifier":"BROKEN","policy":{"x":1},"rule_type":"TEAMID"},
-          "nonsense", null,
+          "nonsense",
           {"identifier":"BBBBBBBBBB","policy":"ALLOWLIST","rule_type":"TEAMID","unknown":[{}]}
         ]}"#,
     );
     assert_eq!(page.rules.len(), 2);
     let rejected: Vec<_> = page.rejected.iter().map(|r| (r.index, r.identifier.as_str())).collect();
-    assert_eq!(rejected, [(1, "BROKEN"), (2, "")]);
+    assert_eq!(rejected, [(2, "BROKEN"), (3, "")]);
     assert_eq!(page.cursor.as_ref().map(Cursor::as_str), Some("18446744073709551617"));
 }
 
@@ -103,8 +104,12 @@ fn an_error_report_is_no_empty_page() {
         assert_eq!(page(empty), Page::default(), "{empty}");
     }
     assert!(page("").without_body && page(")]}'\n").without_body);
-    let error = page_of(Transfer::Json, br#"{"reason":"no such host"}"#);
-    assert!(matches!(&error, Err(BodyError::WrongShape { .. })), "{error:?}");
+    let error = page_of(Transfer::Json, br#"{"reason":"no such host","a\nb":1}"#);
+    let Err(BodyError::WrongShape { reason, .. }) = &error else { panic!("{error:?}") };
+    assert_eq!(
+        reason,
+        r#"neither `rules` nor `cursor` is there, but "reason", "a\nb" (an error report?)"#
+    );
     for wrong in
         [r#"{"rules":{}}"#, "[]", "[null]", "[[]]", "null", "7", r#"[[{"identifier":"x"}]]"#]
     {
@@ -467,9 +472,12 @@ fn sync_6_the_reading_of_a_page_ends_when_told_to() {
         ],
         ..Default::default()
     };
-    for (transfer, body) in
-        [(Transfer::Json, json), (Transfer::Protobuf, prost::Message::encode_to_vec(&wire))]
-    {
+    let nulls = format!(r#"{{"rules":[{}]}}"#, vec!["null"; 10_000].join(",")).into_bytes();
+    for (transfer, body, rules) in [
+        (Transfer::Json, json, 10_000),
+        (Transfer::Json, nulls, 0),
+        (Transfer::Protobuf, prost::Message::encode_to_vec(&wire), 10_000),
+    ] {
         let asked = Cell::new(0_u64);
         let third = || {
             asked.set(asked.get() + 1);
@@ -481,6 +489,6 @@ fn sync_6_the_reading_of_a_page_ends_when_told_to() {
         assert_eq!(asked.get(), 3);
         let received = ResponseBody::new(transfer, body);
         let read = read_page(received, 1, &mut CelBudget::default(), &|| false).expect("a page");
-        assert_eq!(read.message.rules.len(), 10_000);
+        assert_eq!(read.message.rules.len(), rules);
     }
 }
