@@ -82,7 +82,7 @@ fn message_json(
                 spellings.push(spelling);
             }
         }
-        writeln!(code, "            {} => {}", spellings.join(" | "), read(&field, pool)?)?;
+        writeln!(code, "            {} => {}", spellings.join(" | "), read(&field)?)?;
     }
     writeln!(code, "            _ => return Ok(false),\n        }}\n        Ok(true)\n    }}")?;
 
@@ -123,13 +123,13 @@ fn message_json(
 }
 
 /// The statement that reads a field's value from the map.
-fn read(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+fn read(field: &FieldDescriptor) -> Result<String, Box<dyn Error>> {
     let place = field.name();
     let name = setting_name(field);
     if field.is_map() {
         return Ok(format!("json::read_map({name:?}, &mut self.{place}, map, notes)?,"));
     }
-    let kind = seed(field, pool)?;
+    let kind = seed(field)?;
     if field.cardinality() == Cardinality::Repeated {
         return Ok(format!(
             "json::read_repeated::<{kind}, A>({name:?}, &mut self.{place}, map, notes)?,"
@@ -157,7 +157,7 @@ fn write(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<d
             "if !self.{place}.is_empty() {{ map.serialize_entry({key:?}, &self.{place})?; }}"
         ));
     }
-    let kind = seed(field, pool)?;
+    let kind = seed(field)?;
     if field.cardinality() == Cardinality::Repeated {
         return Ok(format!(
             "if !self.{place}.is_empty() {{ map.serialize_entry({key:?}, &json::WriteAll::<{kind}>(&self.{place}))?; }}"
@@ -183,9 +183,8 @@ fn write(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<d
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a kind without a JSON form fails the build")]
 /// The type in `protocol/json.rs` that reads and writes values of this kind.
-fn seed(field: &FieldDescriptor, pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+fn seed(field: &FieldDescriptor) -> Result<String, Box<dyn Error>> {
     Ok(match field.kind() {
-        Kind::String if marked(field, pool, "number_as_text")? => "json::TextOrNumber".into(),
         Kind::String => "json::Text".into(),
         Kind::Bool => "json::Bool".into(),
         Kind::Uint32 => "json::U32".into(),

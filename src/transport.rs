@@ -29,7 +29,7 @@ mod upload;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderMap, SET_COOKIE};
 use rustls::ClientConfig;
@@ -233,11 +233,7 @@ impl Transport {
         self.report(stage.name(), &self.shown_target(stage.segment()), &tally, result.as_ref());
         AttemptResult {
             outcome: result.map(|received| Response {
-                server_date: received
-                    .headers
-                    .get(DATE)
-                    .and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok())
-                    .and_then(timestamp),
+                server_date: headers::date_of(&received.headers, DATE),
                 content_type: received
                     .headers
                     .get(CONTENT_TYPE)
@@ -396,12 +392,6 @@ fn client(
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .build()
         .map_err(unusable)
-}
-
-/// The time of an HTTP date.
-fn timestamp(time: SystemTime) -> Option<Timestamp> {
-    let since = time.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_millis()).ok().map(Timestamp::from_millis)
 }
 
 /// What a panic left behind is as good as before: each change is one step.

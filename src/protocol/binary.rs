@@ -92,27 +92,50 @@ fn read_fields(
     take: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
 ) -> Result<bool, Reason> {
     let mut found = false;
+    while let Some(entry) = next_entry(fields, &mut body)? {
+        found = true;
+        notes.enter(entry.field.name);
+        let read = read_value(&entry, notes, take);
+        notes.leave();
+        read?;
+    }
+    Ok(found)
+}
+
+/// A field of a message as it stands in a body.
+pub(super) struct Entry<'f, 'a> {
+    pub(super) field: &'f Field,
+    pub(super) value: FieldValue<'a>,
+    key: &'a [u8],
+    /// Key and value.
+    whole: &'a [u8],
+}
+
+/// Splits the next of these fields off a body; passes over unknown ones.
+///
+/// # Errors
+/// If the body breaks off, or the field is of another wire type.
+pub(super) fn next_entry<'f, 'a>(
+    fields: &'f [Field],
+    body: &mut &'a [u8],
+) -> Result<Option<Entry<'f, 'a>>, Reason> {
     while !body.is_empty() {
-        let start = body;
-        let (number, wire_type) = decode_key(&mut body).map_err(|error| error.to_string())?;
+        let start = *body;
+        let (number, wire_type) = decode_key(body).map_err(|error| error.to_string())?;
         let key = &start[..start.len() - body.len()];
         let Some(field) = fields.iter().find(|field| field.number == number) else {
-            skip_field(wire_type, number, &mut body, DecodeContext::default())
+            skip_field(wire_type, number, body, DecodeContext::default())
                 .map_err(|error| error.to_string())?;
             continue;
         };
         if wire_type != expected(&field.shape) {
             return Err(format!("{} is of wire type {wire_type:?}", field.name));
         }
-        found = true;
-        let value = split_value(wire_type, &mut body)?;
+        let value = split_value(wire_type, body)?;
         let whole = &start[..start.len() - body.len()];
-        notes.enter(field.name);
-        let read = read_value(field, key, value, whole, notes, take);
-        notes.leave();
-        read?;
+        return Ok(Some(Entry { field, value, key, whole }));
     }
-    Ok(found)
+    Ok(None)
 }
 
 const fn expected(shape: &Shape) -> WireType {
@@ -124,7 +147,8 @@ const fn expected(shape: &Shape) -> WireType {
 }
 
 /// The value of a field.
-enum FieldValue<'a> {
+#[derive(Clone, Copy)]
+pub(super) enum FieldValue<'a> {
     Number(u64),
     Block(&'a [u8]),
 }
@@ -144,13 +168,11 @@ fn split_value<'a>(wire_type: WireType, body: &mut &'a [u8]) -> Result<FieldValu
 
 /// Hands a field to `take` if it can be read, else notes it.
 fn read_value(
-    field: &Field,
-    key: &[u8],
-    value: FieldValue<'_>,
-    whole: &[u8],
+    entry: &Entry<'_, '_>,
     notes: &mut Notes,
     take: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
 ) -> Result<(), Reason> {
+    let Entry { field, value, key, whole } = *entry;
     if field.repeated && !notes.count_element(whole.len()) {
         return Ok(());
     }

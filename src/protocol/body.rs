@@ -127,7 +127,7 @@ const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
 /// What some servers put before UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How many characters of a body an error shows.
+/// How many characters of a server's text an error or a warning shows.
 const MAX_SHOWN_CHARS: usize = 200;
 
 /// Encodes a message.
@@ -195,8 +195,7 @@ pub(super) fn check_report(
 }
 
 /// The body without a byte order mark and the first XSSI prefix it begins with.
-#[must_use]
-pub fn without_xssi_prefix(body: &[u8]) -> &[u8] {
+fn without_xssi_prefix(body: &[u8]) -> &[u8] {
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     XSSI_PREFIXES.iter().find_map(|prefix| body.strip_prefix(*prefix)).unwrap_or(body)
 }
@@ -211,12 +210,12 @@ pub(super) fn json_error(
 ) -> BodyError {
     use serde_json::error::Category;
     if looks_like_html(text) {
-        return BodyError::Html(start_of(text));
+        return BodyError::Html(shown(text));
     }
     match error.classify() {
         Category::Eof => BodyError::CutShort(text.len()),
         Category::Syntax | Category::Io => {
-            BodyError::NotJson { reason: shown(&error.to_string()), start: start_of(text) }
+            BodyError::NotJson { reason: shown(&error.to_string()), start: shown(text) }
         }
         Category::Data => BodyError::WrongShape {
             message,
@@ -226,16 +225,11 @@ pub(super) fn json_error(
     }
 }
 
-/// The start of a text in which the server may have had a say, safe to show.
+/// The start of a text that the server wrote or took part in, safe to show.
 pub(super) fn shown(text: &str) -> String {
     text::escaped_start(text, MAX_SHOWN_CHARS)
 }
 
 fn looks_like_html(text: &str) -> bool {
     text.trim_start_matches(|c: char| c == '\u{feff}' || c.is_ascii_whitespace()).starts_with('<')
-}
-
-/// The first characters of a body, for an error.
-fn start_of(text: &str) -> String {
-    text::escaped_start(text, MAX_SHOWN_CHARS)
 }

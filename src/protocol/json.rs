@@ -25,8 +25,8 @@ pub use super::notes::Notes;
 pub(super) use read::{ErrorReport, MemberName, MessageSeed};
 pub use read::{read_map, read_message, read_repeated, read_value};
 
-pub(super) use kinds::UNKNOWN_ENUM_VALUE;
-pub use kinds::{Bool, Enum, F64, FieldKind, I32, Nested, Text, TextOrNumber, U32};
+pub use kinds::{Bool, Enum, F64, FieldKind, I32, Nested, Text, U32};
+pub(super) use kinds::{TextError, UNKNOWN_ENUM_VALUE, text_within};
 
 /// A message of the schema. Implemented by the generated code only.
 pub trait Message: Default {

@@ -12,13 +12,13 @@ use std::mem::take;
 
 use thiserror::Error;
 
-use super::body::{BodyError, DecodedBody, ResponseBody, Transfer};
+use super::body::{self, BodyError, DecodedBody, ResponseBody, Transfer};
 use super::cel::{CelBudget, CelError};
-use super::notes::{MAX_IDENTIFIER_BYTES, MAX_RULE_TEXT_BYTES, MAX_TEXT_BYTES, Notes};
+use super::notes::Notes;
 use super::wire;
 use crate::model::{
     Cursor, Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, MachineId, Policy, RejectedRule,
-    Rule, RuleDetails, RulePage, RuleSet, RuleType, text,
+    Rule, RuleDetails, RulePage, RuleSet, RuleType,
 };
 
 /// RulesSeed of one sync at the most.
@@ -56,9 +56,6 @@ pub enum RuleError {
     /// Its identifier is not one of its type.
     #[error(transparent)]
     Identifier(#[from] IdentifierError),
-    /// A part of it is longer than it may be.
-    #[error("its {0} is longer than {1} bytes")]
-    TooLong(&'static str, usize),
     /// It is longer than [`MAX_RULE_BYTES`] as a whole.
     #[error("it is longer than {MAX_RULE_BYTES} bytes")]
     TooLarge,
@@ -153,7 +150,7 @@ impl PageReader<'_> {
     fn take(&mut self, mut rule: wire::Rule, mut notes: Notes) {
         let checked = match notes.take_refusal() {
             Some(reason) => Err(reason),
-            None => check_with(&mut rule, self.expressions).map_err(|error| error.to_string()),
+            None => check(&mut rule, self.expressions).map_err(|error| error.to_string()),
         };
         match checked {
             Ok(rule) => {
@@ -175,8 +172,7 @@ impl PageReader<'_> {
     }
 
     fn reject_shape(&mut self, identifier: &str, reason: &str) {
-        let reason = text::escaped_start(reason, 200);
-        self.reject(identifier, format!("not of a rule's shape: {reason}"));
+        self.reject(identifier, format!("not of a rule's shape: {}", body::shown(reason)));
     }
 }
 
@@ -185,17 +181,9 @@ fn named_identifier(rule: &wire::Rule) -> &str {
     if rule.identifier.is_empty() { &rule.deprecated_sha256 } else { &rule.identifier }
 }
 
-/// Checks a wire rule and normalises it.
-///
-/// # Errors
-/// If the rule cannot be taken.
-pub fn check(mut rule: wire::Rule) -> Result<Rule, RuleError> {
-    check_with(&mut rule, &mut CelBudget::default())
-}
-
-/// Takes the texts of a rule that passes; of another, the identifier stays.
-fn check_with(rule: &mut wire::Rule, expressions: &mut CelBudget) -> Result<Rule, RuleError> {
-    check_lengths(rule)?;
+/// Checks a wire rule and normalises it. Takes the texts of a rule that passes;
+/// a rejected rule keeps its identifier.
+fn check(rule: &mut wire::Rule, expressions: &mut CelBudget) -> Result<Rule, RuleError> {
     let rule_type = rule_type(rule.rule_type()).ok_or(RuleError::Type)?;
     let policy = policy(rule.policy()).ok_or(RuleError::Policy)?;
     let identifier = Identifier::parse(rule_type, named_identifier(rule))?;
@@ -221,21 +209,6 @@ fn check_with(rule: &mut wire::Rule, expressions: &mut CelBudget) -> Result<Rule
     };
     let details = (details != RuleDetails::default()).then(|| Box::new(details));
     Ok(Rule { identifier, policy, details })
-}
-
-fn check_lengths(rule: &wire::Rule) -> Result<(), RuleError> {
-    let texts = [
-        ("identifier", named_identifier(rule), MAX_IDENTIFIER_BYTES),
-        ("cel_expr", &rule.cel_expr, MAX_TEXT_BYTES),
-        ("custom_msg", &rule.custom_msg, MAX_RULE_TEXT_BYTES),
-        ("custom_url", &rule.custom_url, MAX_RULE_TEXT_BYTES),
-        ("event_detail_button_label", &rule.event_detail_button_label, MAX_RULE_TEXT_BYTES),
-        ("notification_app_name", &rule.notification_app_name, MAX_RULE_TEXT_BYTES),
-    ];
-    match texts.into_iter().find(|(_, text, limit)| text.len() > *limit) {
-        Some((name, _, limit)) => Err(RuleError::TooLong(name, limit)),
-        None => Ok(()),
-    }
 }
 
 const fn rule_type(wire: wire::RuleType) -> Option<RuleType> {

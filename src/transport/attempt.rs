@@ -121,7 +121,7 @@ impl Transport {
             // may break the connection under the answer.
             uploading.0.hold();
             let body = error_body(&mut response, tally).await;
-            let redaction = lock(&self.redaction).clone();
+            let redaction = lock(&self.redaction);
             return Err(status::failure(context, status, response.headers(), &body, &redaction));
         }
         let limit = self.options.max_body;

@@ -1,6 +1,7 @@
-//! The cookies of one sync. There is one server, so this jar is much smaller
-//! than a browser's; and it returns `Secure` cookies over plain HTTP to a
-//! loopback host, which common jars refuse.
+//! The cookies of one sync. There is one server and a sync is one session, so
+//! a cookie without a `Path` goes to every stage, and number and size of the
+//! cookies are bounded; a browser's jar does neither. `Secure` cookies are sent
+//! over plain HTTP as well, which only loopback servers may speak.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +46,7 @@ impl Jar {
             }
         }
         let key = (name.to_owned(), path);
-        let gone = match (max_age, expires.and_then(super::timestamp)) {
+        let gone = match (max_age, expires.and_then(super::headers::timestamp)) {
             (Some(seconds), _) => seconds <= 0,
             (None, Some(time)) => time <= now,
             (None, None) => false,

@@ -2,6 +2,7 @@
 //! them, and the XSRF token.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use reqwest::header::{
 
 use super::redaction::Redaction;
 use super::{HeaderProblem, TransportOptions, header_problem};
-use crate::model::{Secret, start_of_secret};
+use crate::model::{Secret, Timestamp, start_of_secret};
 
 /// The header an XSRF token comes in, and goes in unless the server names
 /// another one.
@@ -94,7 +95,18 @@ pub(super) fn sensitive(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
     Ok(value)
 }
 
-/// The token of an answer of the XSRF endpoint.
+/// The time of a header that holds an HTTP date.
+pub(super) fn date_of(headers: &HeaderMap, name: HeaderName) -> Option<Timestamp> {
+    timestamp(httpdate::parse_http_date(headers.get(name)?.to_str().ok()?.trim()).ok()?)
+}
+
+/// The time of an HTTP date.
+pub(super) fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok().map(Timestamp::from_millis)
+}
+
+/// The token in a response of the XSRF endpoint.
 pub(super) fn token(headers: &HeaderMap) -> Option<XsrfToken> {
     let mut value = headers.get(XSRF_TOKEN)?.clone();
     if value.is_empty() || value.len() > MAX_XSRF_TOKEN_BYTES {

@@ -123,19 +123,6 @@ mod tests {
         assert_eq!(redaction.apply("t0ke… token…"), "t0ke… token…");
     }
 
-    /// SYNC-6: the time is bounded, whatever a server sets and echoes.
-    #[test]
-    fn sync_6_a_hostile_text_costs_little_time() {
-        let mut redaction = Redaction::default();
-        for number in 0..MAX_ROTATING_SECRETS {
-            redaction.add_rotating(&format!("{number}{}", "x".repeat(8 << 10)));
-        }
-        let text = "…".repeat((16 << 10) / '…'.len_utf8());
-        let began = tokio::time::Instant::now();
-        assert_eq!(redaction.apply(&text), text);
-        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
-    }
-
     #[test]
     fn secrets_that_come_and_go_do_not_pile_up() {
         let mut redaction = Redaction::default();

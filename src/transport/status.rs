@@ -5,8 +5,9 @@ use std::time::Duration;
 use reqwest::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
 
 use super::failure::FailureContext;
+use super::headers::date_of;
 use super::redaction::Redaction;
-use super::{text, timestamp};
+use super::text;
 use crate::model::text::on_one_line;
 use crate::model::{Timestamp, shown};
 use crate::sync::retry::{Failure, FailureKind, RETRY_AFTER_MAX, RETRY_AFTER_MIN};
@@ -21,7 +22,7 @@ pub(super) fn failure(
     redaction: &Redaction,
 ) -> Failure {
     let kind = FailureKind::of_status(status);
-    let said = match text::of_body(redaction.apply(&String::from_utf8_lossy(body)).as_bytes()) {
+    let said = match text::of_body(&redaction.apply(&String::from_utf8_lossy(body))) {
         said if said.is_empty() => "without a word".to_owned(),
         said => format!("saying \"{said}\""),
     };
@@ -90,13 +91,11 @@ fn location(context: &FailureContext<'_>, headers: &HeaderMap) -> String {
 /// is measured by the clock that it was made by: the `Date` of the same answer,
 /// or, if there is none, this host's.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let date = |text: &str| timestamp(httpdate::parse_http_date(text.trim()).ok()?);
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
-        let sent = headers.get(DATE).and_then(|value| date(value.to_str().ok()?));
-        date(text)?.since(sent.unwrap_or(now))
+        date_of(headers, RETRY_AFTER)?.since(date_of(headers, DATE).unwrap_or(now))
     };
     Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{BodyError, Transfer, start_of, without_xssi_prefix};
+use super::{BodyError, Transfer, shown, without_xssi_prefix};
 use crate::model::text;
 
 /// The body of a response, and what must be known to read it.
@@ -80,7 +80,7 @@ impl<'a> ResponseBody<'a> {
         if has_many_brackets(text.as_str()) && is_nested_too_deeply(text.as_str()) {
             return Err(BodyError::NotJson {
                 reason: format!("it is nested more than {MAX_DEPTH} levels deep"),
-                start: start_of(text.as_str()),
+                start: shown(text.as_str()),
             });
         }
         Ok(text)

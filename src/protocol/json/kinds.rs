@@ -16,6 +16,30 @@ const MAX_SCALAR_BYTES: usize = 1 << 10;
 /// Bytes of JSON that one byte of text may take: `\u0041`.
 const MAX_ESCAPE_BYTES: usize = 6;
 
+/// Why a JSON string is not a text within a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextError {
+    /// It has this many bytes, or its JSON has.
+    TooLong(usize),
+    /// It holds half a character.
+    NotUnicode,
+}
+
+/// Decodes a JSON string of at most `limit` bytes.
+///
+/// # Errors
+/// If it is longer or not Unicode.
+pub(crate) fn text_within(raw: &str, limit: usize) -> Result<String, TextError> {
+    if raw.len() > limit.saturating_mul(MAX_ESCAPE_BYTES).saturating_add(2) {
+        return Err(TextError::TooLong(raw.len()));
+    }
+    match serde_json::from_str::<String>(raw) {
+        Ok(text) if text.len() > limit => Err(TextError::TooLong(text.len())),
+        Ok(text) => Ok(text),
+        Err(_) => Err(TextError::NotUnicode),
+    }
+}
+
 /// What becomes of an enum value that is not one of the enum's.
 pub(crate) const UNKNOWN_ENUM_VALUE: &str = "unknown value; treated as unspecified";
 
@@ -55,10 +79,6 @@ pub trait FieldKind {
 /// A string field.
 #[derive(Debug)]
 pub struct Text;
-/// A string field for which some servers send a number: read as the number's
-/// decimal text, to the digit.
-#[derive(Debug)]
-pub struct TextOrNumber;
 /// A bool field.
 #[derive(Debug)]
 pub struct Bool;
@@ -112,46 +132,14 @@ impl FieldKind for Text {
             return None;
         }
         let limit = notes.text_limit();
-        let short = raw.len() <= limit.saturating_mul(MAX_ESCAPE_BYTES).saturating_add(2);
-        let read = short.then(|| serde_json::from_str::<String>(raw));
-        match read {
-            Some(Ok(text)) if text.len() <= limit => return Some(text),
-            Some(Err(_)) => notes.refuse_text(raw, "is not Unicode"),
-            Some(Ok(_)) | None => {
+        match text_within(raw, limit) {
+            Ok(text) => return Some(text),
+            Err(TextError::NotUnicode) => notes.refuse_text(raw, "is not Unicode"),
+            Err(TextError::TooLong(_)) => {
                 notes.refuse_text(raw, &format!("is longer than {limit} bytes"));
             }
         }
         None
-    }
-
-    fn write<S: Serializer>(value: &String, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(value)
-    }
-
-    fn is_default(value: &String) -> bool {
-        value.is_empty()
-    }
-}
-
-impl FieldKind for TextOrNumber {
-    type Value = String;
-
-    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-        let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-        let text = raw.get();
-        if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
-            return Ok(Some(text.to_owned()));
-        }
-        serde_json::from_str::<Option<String>>(text)
-            .map_err(|_| de::Error::custom("invalid type, expected a string, a number or null"))
-    }
-
-    fn read_raw(raw: &str, notes: &mut Notes) -> Option<String> {
-        let number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        if number && raw.len() <= notes.text_limit() {
-            return Some(raw.to_owned());
-        }
-        Text::read_raw(raw, notes)
     }
 
     fn write<S: Serializer>(value: &String, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{FieldKind, Message};
-use crate::model::text;
+use super::{FieldKind, Message, text_within};
+use crate::protocol::body;
 use crate::protocol::notes::{self, Notes};
 
 /// Elements of an array of a message that is read strictly, at the most.
@@ -232,8 +232,6 @@ impl<'de> Deserialize<'de> for StrictMemberName<'de> {
 /// Members by which servers report an error in a response of status 200, in
 /// lower case.
 const ERROR_MEMBERS: [&str; 5] = ["error", "errors", "err", "errormessage", "error_message"];
-/// How much of a server's words is kept, in characters.
-const MAX_ERROR_CHARS: usize = 200;
 
 /// The error that a response reports, if any does.
 #[derive(Debug, Default)]
@@ -256,11 +254,8 @@ impl ErrorReport {
         if inner.trim_ascii().is_empty() || self.0.is_some() {
             return;
         }
-        let decoded = (raw.len() <= notes::MAX_TEXT_BYTES)
-            .then(|| serde_json::from_str::<String>(raw).ok())
-            .flatten();
-        let words = text::escaped_start(decoded.as_deref().unwrap_or(raw), MAX_ERROR_CHARS);
-        self.0 = Some((member, words));
+        let decoded = text_within(raw, notes::MAX_TEXT_BYTES).ok();
+        self.0 = Some((member, body::shown(decoded.as_deref().unwrap_or(raw))));
     }
 
     pub(crate) fn into_words(self) -> Option<(&'static str, String)> {

@@ -1,20 +1,15 @@
 //! Rule pages in binary protobuf.
 
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-
 use super::{MAX_RULE_BYTES, PageReader, RuleError};
 use crate::model::Cursor;
-use crate::protocol::binary;
+use crate::protocol::binary::{self, FieldValue};
 use crate::protocol::body::{self, BodyError, MAX_CURSOR_BYTES, ResponseBody};
+use crate::protocol::json::Message as _;
 use crate::protocol::notes::Notes;
-
-const MESSAGE: &str = "RuleDownloadResponse";
-/// The numbers of the two fields.
-const RULES_FIELD: u32 = 1;
-const CURSOR_FIELD: u32 = 2;
+use crate::protocol::wire::RuleDownloadResponse;
 
 fn not_protobuf(reason: &str) -> BodyError {
-    BodyError::NotProtobuf { message: MESSAGE, reason: body::shown(reason) }
+    BodyError::NotProtobuf { message: RuleDownloadResponse::NAME, reason: body::shown(reason) }
 }
 
 /// Reads the two fields of a page off the binary form, one rule at a time.
@@ -22,30 +17,21 @@ pub(super) fn read(
     reader: &mut PageReader<'_>,
     received: &ResponseBody<'_>,
 ) -> Result<(), BodyError> {
-    let damaged = |error: prost::DecodeError| not_protobuf(&error.to_string());
-    let mut body = received.binary(MESSAGE)?;
+    let mut body = received.binary(RuleDownloadResponse::NAME)?;
     reader.page.without_body = body.is_empty() && !received.is_named_protobuf();
     let mut found = body.is_empty();
-    while !body.is_empty() {
-        let (number, wire_type) = decode_key(&mut body).map_err(damaged)?;
-        if !matches!(number, RULES_FIELD | CURSOR_FIELD) {
-            skip_field(wire_type, number, &mut body, DecodeContext::default()).map_err(damaged)?;
-            continue;
-        }
-        if wire_type != WireType::LengthDelimited {
-            let reason = format!("field {number} is of wire type {wire_type:?}");
-            return Err(not_protobuf(&reason));
-        }
+    while let Some(entry) = binary::next_entry(RuleDownloadResponse::FIELDS, &mut body)
+        .map_err(|reason| not_protobuf(&reason))?
+    {
         found = true;
-        let length = decode_varint(&mut body).map_err(damaged)?;
-        let split = usize::try_from(length).ok().and_then(|length| body.split_at_checked(length));
-        let (field, rest) = split.ok_or_else(|| not_protobuf("it breaks off"))?;
-        body = rest;
-        if number == CURSOR_FIELD {
-            reader.page.cursor = cursor(field)?;
-        } else {
-            reader.count()?;
-            rule(reader, field);
+        match (entry.field.name, entry.value) {
+            ("cursor", FieldValue::Block(text)) => reader.page.cursor = cursor(text)?,
+            ("rules", FieldValue::Block(rule)) => {
+                reader.count()?;
+                take_rule(reader, rule);
+            }
+            // The message has no other field.
+            _ => {}
         }
     }
     if found { Ok(()) } else { Err(not_protobuf("it has none of its fields")) }
@@ -61,7 +47,7 @@ fn cursor(field: &[u8]) -> Result<Option<Cursor>, BodyError> {
     Ok(Cursor::new(text.to_owned()))
 }
 
-fn rule(reader: &mut PageReader<'_>, field: &[u8]) {
+fn take_rule(reader: &mut PageReader<'_>, field: &[u8]) {
     if field.len() > MAX_RULE_BYTES {
         return reader.reject("", RuleError::TooLarge.to_string());
     }

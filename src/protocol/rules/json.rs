@@ -9,11 +9,13 @@ use serde_json::value::RawValue;
 use super::{MAX_RULE_BYTES, PageReader, RuleError, policy, rule_type};
 use crate::model::{Cursor, Identifier, Policy, Rule};
 use crate::protocol::body::{self, BodyError, MAX_CURSOR_BYTES, ResponseBody};
-use crate::protocol::json::{ErrorReport, MemberName, MessageSeed};
+use crate::protocol::json::{
+    ErrorReport, MemberName, Message as _, MessageSeed, TextError, text_within,
+};
 use crate::protocol::notes::{MAX_IDENTIFIER_BYTES, Notes};
-use crate::protocol::wire;
+use crate::protocol::wire::{self, RuleDownloadResponse};
 
-const MESSAGE: &str = "RuleDownloadResponse";
+const MESSAGE: &str = RuleDownloadResponse::NAME;
 /// Bytes of the JSON of a plain rule at the most: one with a longer identifier
 /// is read the long way.
 const MAX_PLAIN_RULE_BYTES: usize = 2 << 10;
@@ -143,16 +145,16 @@ fn cursor(raw: &str, marked: bool) -> Result<Option<Cursor>, BodyError> {
     if !is_number && !raw.starts_with('"') {
         return wrong("neither a text nor a number");
     }
-    if is_number || raw.len() > 6 * MAX_CURSOR_BYTES + 2 {
+    if is_number {
         return Err(BodyError::CursorTooLong(raw.len()));
     }
     if marked && raw.contains(body::INVALID_BYTE_MARK) {
         return wrong("it is not UTF-8");
     }
-    match serde_json::from_str::<String>(raw) {
-        Ok(text) if text.len() > MAX_CURSOR_BYTES => Err(BodyError::CursorTooLong(text.len())),
+    match text_within(raw, MAX_CURSOR_BYTES) {
         Ok(text) => Ok(Cursor::new(text)),
-        Err(_) => wrong("it is not Unicode"),
+        Err(TextError::TooLong(bytes)) => Err(BodyError::CursorTooLong(bytes)),
+        Err(TextError::NotUnicode) => wrong("it is not Unicode"),
     }
 }
 
@@ -262,7 +264,5 @@ fn named(raw: &str) -> String {
         return String::new();
     };
     let raw = raw.get();
-    let short = raw.len() <= 6 * MAX_IDENTIFIER_BYTES;
-    let decoded = short.then(|| serde_json::from_str::<String>(raw).ok()).flatten();
-    decoded.unwrap_or_else(|| body::shown(raw.trim_matches('"')))
+    text_within(raw, MAX_IDENTIFIER_BYTES).unwrap_or_else(|_| body::shown(raw.trim_matches('"')))
 }

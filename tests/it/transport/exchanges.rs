@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
-use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use flate2::read::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use prost::Message as _;
 use santa_sync::model::{
     BaseUrl, ClientMode, Cursor, HostFacts, MachineId, Rule, RuleCounts, Secret, Stage, SyncType,
@@ -16,7 +16,7 @@ use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, postflight, preflight, rules, wire};
 use santa_sync::transport::{Proxy, Transfer, Transport, TransportOptions};
 
-use super::server::{NOW, Reply, Request, Script};
+use super::server::{NOW, Reply, Request, Script, compressed};
 
 const MACHINE_ID: &str = "0A1B2C3D-0000-4000-8000-0123456789AB";
 const RULES_HASH: &str = "a6cb5171bbb8895820d61e395592b293";
@@ -118,11 +118,9 @@ impl AttemptResult {
         }
         for encoding in self.values("answer") {
             wire = match encoding {
-                "gzip" => finished(GzEncoder::new(Vec::new(), Compression::best()), &wire),
-                "deflate" => finished(ZlibEncoder::new(Vec::new(), Compression::best()), &wire),
-                "raw-deflate" => {
-                    finished(DeflateEncoder::new(Vec::new(), Compression::best()), &wire)
-                }
+                "gzip" => compressed(GzEncoder::new(&*wire, Compression::best())),
+                "deflate" => compressed(ZlibEncoder::new(&*wire, Compression::best())),
+                "raw-deflate" => compressed(DeflateEncoder::new(&*wire, Compression::best())),
                 _ => wire,
             };
         }
@@ -221,28 +219,6 @@ fn page_words(page: &rules::Page) -> String {
     let _ = write!(words, "cursor: {:?}", page.cursor);
     words
 }
-
-fn finished<W: std::io::Write + Finish>(mut encoder: W, bytes: &[u8]) -> Vec<u8> {
-    encoder.write_all(bytes).expect("compressed");
-    encoder.done()
-}
-
-/// What flate2's encoders have in common and no trait for.
-trait Finish {
-    fn done(self) -> Vec<u8>;
-}
-
-macro_rules! finish {
-    ($($encoder:ident),*) => {$(
-        impl Finish for $encoder<Vec<u8>> {
-            fn done(self) -> Vec<u8> {
-                self.finish().expect("compressed")
-            }
-        }
-    )*};
-}
-
-finish!(GzEncoder, ZlibEncoder, DeflateEncoder);
 
 fn facts() -> preflight::PreflightFacts {
     preflight::PreflightFacts {

@@ -8,11 +8,10 @@ use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::{
     ClientCertificate, Proxy, ProxyServer, ProxySettings, Roots, Transport, TransportOptions,
 };
-use tokio::net::TcpListener;
 
 use super::http2::http_1_1_required;
 use super::pki::{Ca, Clients, Leaf, VERSIONS, listen_tls, options_trusting, server_config};
-use super::server::{NOW, Reply, Script, answer, ok, options, options_for};
+use super::server::{NOW, Reply, Script, answer, listener, ok, options, options_for};
 
 async fn attempt(options: TransportOptions) -> Failure {
     let transport = match Transport::new(options) {
@@ -39,8 +38,7 @@ async fn status(status: u16, headers: &str, body: &str) -> Failure {
 }
 
 async fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    listener.local_addr().expect("an address").port()
+    listener().await.1
 }
 
 fn proxied(port: u16) -> Proxy {
@@ -82,8 +80,7 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
     let good = ca.issue("server", &["localhost"]);
     let expired = ca.issue_between("server", &["localhost"], 2001, 2002);
     let elsewhere = ca.issue("server", &["sync.example.com"]);
-    let silent = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let silent_port = silent.local_addr().expect("an address").port();
+    let (_silent, silent_port) = listener().await;
     // 65 characters are too many for a label.
     let no_label = format!("https://{}.example.com/", "n".repeat(65));
     let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();

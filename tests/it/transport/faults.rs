@@ -1,14 +1,15 @@
 //! Servers that break off, stall, drip, never end or send what they should not:
 //! each ends in the named failure within its limit.
 
-use std::io::Write as _;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::read::GzEncoder;
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::TransportOptions;
 
-use super::server::{NOW, Reply, Script, answer, ok, options, transport};
+use super::server::{NOW, Reply, Script, answer, bomb, compressed, ok, options, transport};
 
 /// What a transport makes of that reply to its only request.
 async fn failure(reply: Reply, change: impl FnOnce(&mut TransportOptions)) -> Failure {
@@ -47,9 +48,7 @@ async fn http_2_a_body_cut_between_or_within_chunks_is_truncated() {
 /// HTTP-2: without a length only the compressed data itself can tell.
 #[tokio::test]
 async fn http_2_gzip_cut_short_without_a_length_is_truncated() {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    gzip.write_all(b"{\"rules\":[]}").expect("gzip");
-    let wire = gzip.finish().expect("gzip");
+    let wire = compressed(GzEncoder::new(&b"{\"rules\":[]}"[..], Compression::default()));
     let head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n";
     let cut = [&head[..], &wire[..wire.len() - 5]].concat();
     assert_eq!(kind(Reply::Close(cut)).await, FailureKind::Truncated);
@@ -97,16 +96,32 @@ async fn http_9_a_server_that_drips_ends_in_the_total_timeout() {
 /// kept in between.
 #[tokio::test]
 async fn http_9_decoding_does_not_hold_up_the_total_timeout() {
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    for _ in 0..128 {
-        bomb.write_all(&vec![b' '; 1 << 20]).expect("gzip");
-    }
-    let bomb = bomb.finish().expect("gzip");
+    let bomb = bomb(128 << 20);
     let reply = Reply::Keep(answer(200, "Content-Encoding: gzip\r\n", bomb));
     let limit = Duration::from_millis(20);
     let began = tokio::time::Instant::now();
     let failure = failure(reply, |options| options.timeouts.total = limit).await;
     assert_eq!(failure.kind, FailureKind::TotalTimeout, "{failure}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// SYNC-6: as many and as long cookies as are kept are looked for in an error
+/// that is all cuts.
+#[tokio::test]
+async fn sync_6_a_hostile_error_costs_little_time() {
+    let value = "x".repeat(8000);
+    let cookies = |numbers: std::ops::Range<u8>| -> String {
+        numbers.map(|number| format!("Set-Cookie: c{number}={number}{value}\r\n")).collect()
+    };
+    let cuts = "…".repeat((16 << 10) / 3);
+    let replies = [answer(500, &cookies(0..32), ""), answer(500, &cookies(32..64), cuts)];
+    let script = Script::new(replies.map(Reply::Keep));
+    let transport = transport(options(script.listen().await));
+    let began = tokio::time::Instant::now();
+    for _ in 0..2 {
+        let exchange = transport.post(Stage::Preflight, b"{}", None, NOW).await;
+        assert_eq!(exchange.http_status, Some(500), "{exchange:?}");
+    }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 

@@ -7,10 +7,10 @@ use h2::server::SendResponse;
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Disposition, Failure, FailureKind};
 use santa_sync::transport::Transport;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::pki::{Ca, Clients, VERSIONS, options_trusting, server_config};
-use super::server::{NOW, Script, ok, transport};
+use super::server::{NOW, Script, listener, ok, transport};
 #[cfg(feature = "harness")]
 use crate::agent::Agent;
 
@@ -26,8 +26,7 @@ async fn listen(
     let mut config = server_config(ca, &leaf, Clients::Anyone, VERSIONS);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let (listener, port) = listener().await;
     let came = Came::default();
     let seen = Arc::clone(&came);
     tokio::spawn(async move {

@@ -6,7 +6,7 @@ use santa_sync::model::Stage;
 use santa_sync::sync::retry::FailureKind;
 
 use super::alone::alone;
-use super::server::{NOW, Reply, Script, ok, options, scripted, transport};
+use super::server::{NOW, Reply, Script, bomb, ok, options, scripted, transport};
 
 const LIMIT: usize = 32 << 20;
 /// Buffers of sockets and decoders, and what the allocator keeps.
@@ -46,9 +46,7 @@ async fn http_8_answers_without_end_cost_no_more_than_the_limit() {
     if !alone("memory::http_8_answers_without_end_cost_no_more_than_the_limit") {
         return;
     }
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut bomb, &vec![b' '; 4 << 20]).expect("gzip");
-    let bomb = bomb.finish().expect("gzip");
+    let bomb = bomb(4 << 20);
     let gzip = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n";
     let rule = b"{\"identifier\":\"ABCDEFGHIJ\",\"rule_type\":\"TEAMID\"},".repeat(1000);
     for (head, piece) in [("HTTP/1.1 200 OK\r\n\r\n", rule), (gzip, bomb)] {
@@ -91,9 +89,7 @@ async fn http_8_what_comes_beside_a_body_costs_next_to_nothing() {
     let once = |text: String| Reply::Close(text.into_bytes());
     let long = "x".repeat(300 << 10);
     let endless = |head: &str, piece: Vec<u8>| Reply::Endless(head.as_bytes().to_vec(), piece);
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut bomb, &vec![b' '; 4 << 20]).expect("gzip");
-    let bomb = bomb.finish().expect("gzip");
+    let bomb = bomb(4 << 20);
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (what, reply) in [
         ("cookies", once(of_header("Set-Cookie", &format!("a={}", "x".repeat(8000))))),

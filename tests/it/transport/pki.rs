@@ -3,16 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use santa_sync::transport::{ClientCertificate, Roots, TransportOptions};
 use time::OffsetDateTime;
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::server::{Script, options_for};
+use super::server::{Script, listener, options_for};
 
 /// A certificate authority.
 pub(crate) struct Ca {
@@ -38,15 +37,9 @@ fn named(name: &str, hosts: &[&str]) -> CertificateParams {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key");
         let mut params = named(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).expect("a CA");
-        Self {
-            pem: certificate.pem(),
-            der: certificate.der().clone(),
-            issuer: Issuer::new(params, key),
-        }
+        Self::issuing(params, KeyPair::generate().expect("a key"))
     }
 
     /// Whoever holds that key, as an authority, whatever its certificate says.
@@ -81,13 +74,7 @@ impl Ca {
         let key = KeyPair::generate().expect("a key");
         let mut params = named(name, hosts);
         (params.not_before, params.not_after) = (from, to);
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        Leaf {
-            pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            der: certificate.der().clone(),
-            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        }
+        Leaf::new(&params.signed_by(&key, &self.issuer).expect("a certificate"), &key)
     }
 
     pub(crate) fn roots(&self) -> Roots {
@@ -96,6 +83,15 @@ impl Ca {
 }
 
 impl Leaf {
+    fn new(certificate: &Certificate, key: &KeyPair) -> Self {
+        Self {
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            der: certificate.der().clone(),
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        }
+    }
+
     /// A server's certificate for `localhost` that it signed itself, with or
     /// without `CA:TRUE`, valid from and to New Year of these years.
     pub(crate) fn self_signed(is_ca: IsCa, hosts: &[&str], from: i32, to: i32) -> Self {
@@ -104,13 +100,7 @@ impl Leaf {
         params.is_ca = is_ca;
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
-        let certificate = params.self_signed(&key).expect("a certificate");
-        Self {
-            pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            der: certificate.der().clone(),
-            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        }
+        Self::new(&params.self_signed(&key).expect("a certificate"), &key)
     }
 
     /// The certificate alone, as trust roots.
@@ -165,8 +155,7 @@ pub(crate) const VERSIONS: &[&rustls::SupportedProtocolVersion] =
 
 /// Serves the script over TLS on a loopback port.
 pub(crate) async fn listen_tls(script: &Script, config: ServerConfig) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let (listener, port) = listener().await;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let script = script.clone();
     tokio::spawn(async move {
@@ -182,7 +171,7 @@ pub(crate) async fn listen_tls(script: &Script, config: ServerConfig) -> u16 {
     port
 }
 
-/// TransportOptions for `https://localhost:<port>/` that trust that CA.
+/// Options for `https://localhost:<port>/` that trust that CA.
 pub(crate) fn options_trusting(port: u16, ca: &Ca) -> TransportOptions {
     let mut options = options_for(&format!("https://localhost:{port}/"));
     options.roots = ca.roots();

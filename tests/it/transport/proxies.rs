@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use santa_sync::model::{Secret, Stage};
+use santa_sync::model::Secret;
 use santa_sync::sync::retry::{Failure, FailureKind};
-use santa_sync::transport::{Proxy, ProxyServer, ProxySettings, Response, TransportOptions};
+use santa_sync::transport::{Proxy, ProxyServer, ProxySettings, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::pki::{Ca, Clients, VERSIONS, listen_tls, options_trusting, server_config};
-use super::server::{NOW, Script, answer, ok, options, read_request, transport};
+use super::server::{Script, answer, listener, ok, options, post, read_request};
 
 const USER: &str = "me@corp";
 const PASSWORD: &str = "pa:ss w0rd%";
@@ -26,12 +26,6 @@ enum Policy {
 
 /// Where connections were asked to go.
 type Asked = Arc<Mutex<Vec<String>>>;
-
-async fn listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    (listener, port)
-}
 
 /// A proxy that knows CONNECT.
 async fn connect_proxy(policy: Policy, asked: Asked) -> u16 {
@@ -153,10 +147,6 @@ fn configured(kind: Kind, port: u16, password: Option<&str>) -> Proxy {
         Kind::Socks => settings.socks = Some(server),
     }
     Proxy::Configured(Box::new(settings))
-}
-
-async fn post(options: TransportOptions) -> Result<Response, Failure> {
-    transport(options).post(Stage::Preflight, b"{}", None, NOW).await.outcome
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use santa_sync::model::{BaseUrl, MachineId, Timestamp};
-use santa_sync::transport::{Proxy, Transport, TransportOptions};
+use santa_sync::model::{BaseUrl, MachineId, Stage, Timestamp};
+use santa_sync::sync::retry::Failure;
+use santa_sync::transport::{Proxy, Response, Transport, TransportOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -132,8 +133,7 @@ impl Script {
 
     /// Listens on a loopback port and serves every connection by the script.
     pub(crate) async fn listen(&self) -> u16 {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
+        let (listener, port) = listener().await;
         let script = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -183,7 +183,7 @@ pub(crate) fn ok(body: impl AsRef<[u8]>) -> Reply {
     Reply::Keep(answer(200, "", body))
 }
 
-/// TransportOptions for `http://localhost:<port>/santa/`, short of patience.
+/// Options for `http://localhost:<port>/santa/`, short of patience.
 pub(crate) fn options(port: u16) -> TransportOptions {
     options_for(&format!("http://localhost:{port}/santa/"))
 }
@@ -199,6 +199,31 @@ pub(crate) fn options_for(url: &str) -> TransportOptions {
 
 pub(crate) fn transport(options: TransportOptions) -> Transport {
     Transport::new(options).expect("a transport")
+}
+
+/// A preflight with these options.
+pub(crate) async fn post(options: TransportOptions) -> Result<Response, Failure> {
+    Transport::new(options)?.post(Stage::Preflight, b"{}", None, NOW).await.outcome
+}
+
+/// A free port of the loopback interface, listened to.
+pub(crate) async fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    (listener, port)
+}
+
+/// What an encoder of flate2 makes of its input.
+pub(crate) fn compressed(mut encoder: impl std::io::Read) -> Vec<u8> {
+    let mut wire = Vec::new();
+    encoder.read_to_end(&mut wire).expect("compressed");
+    wire
+}
+
+/// So many bytes of white space, as gzip.
+pub(crate) fn bomb(bytes: u64) -> Vec<u8> {
+    let spaces = std::io::Read::take(std::io::repeat(b' '), bytes);
+    compressed(flate2::read::GzEncoder::new(spaces, flate2::Compression::fast()))
 }
 
 /// A script, listening, and a transport to it.

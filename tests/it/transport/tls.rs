@@ -5,16 +5,11 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use santa_sync::model::Stage;
 use santa_sync::sync::retry::{Failure, FailureKind};
-use santa_sync::transport::{ClientCertificate, Response, Roots, Transport, TransportOptions};
+use santa_sync::transport::{ClientCertificate, Roots, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 
 use super::pki::{Ca, Clients, Leaf, VERSIONS, listen_tls, options_trusting, server_config};
-use super::server::{NOW, Reply, Script, answer, ok, options_for, transport};
-
-async fn post(options: TransportOptions) -> Result<Response, Failure> {
-    Transport::new(options)?.post(Stage::Preflight, b"{}", None, NOW).await.outcome
-}
+use super::server::{NOW, Reply, Script, answer, listener, ok, options_for, post, transport};
 
 async fn serve(ca: &Ca, leaf: &Leaf, clients: Clients) -> u16 {
     listen_tls(&Script::new([ok("{}")]), server_config(ca, leaf, clients, VERSIONS)).await
@@ -283,8 +278,7 @@ async fn http_12_a_client_certificate_that_cannot_be_used_is_found_before_anythi
 
 /// Answers the client's hello with these bytes.
 pub(crate) async fn raw_server(reply: Vec<u8>) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let (listener, port) = listener().await;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut hello = vec![0; 4096];
@@ -352,8 +346,7 @@ async fn http_2_a_body_cut_without_close_notify_is_truncated() {
 /// HTTP-9: the connect timeout covers TLS too.
 #[tokio::test]
 async fn http_9_a_server_that_stalls_in_the_handshake_ends_in_the_connect_timeout() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let (_listener, port) = listener().await;
     let mut options = options_trusting(port, &Ca::new("Test CA"));
     options.timeouts.connect = std::time::Duration::from_millis(300);
     let failure = post(options).await.expect_err("stalled");

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use santa_sync::transport::ClientCertificate;
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::pki::{Ca, Clients, VERSIONS, listen_tls, server_config};
-use super::server::{Script, ok, read_request};
+use super::server::{Script, listener, ok, read_request};
 use crate::agent::{Agent, Synced, synced};
 
 /// Whether each client showed a certificate when it was asked.
@@ -75,8 +75,7 @@ impl Network {
 /// A proxy that knows CONNECT, and leads to that port of this host whatever it is
 /// asked for.
 async fn tls_proxy(config: rustls::ServerConfig, server: u16, shown: Shown) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let (listener, port) = listener().await;
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
