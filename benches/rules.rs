@@ -101,7 +101,7 @@ fn commit(c: &mut Criterion) {
     group.bench_function("clean", |b| {
         let dir = tempfile::tempdir().expect("a directory");
         let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
-        b.iter(|| store.commit_rules(&rules, SyncType::Clean, NOW).expect("committed"));
+        b.iter(|| store.commit_rules(&rules, (SyncType::Clean, NOW)).expect("committed"));
     });
     group.bench_function("floor: rows, then their index", |b| {
         let dir = tempfile::tempdir().expect("a directory");
@@ -114,7 +114,7 @@ fn commit(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1_000));
     let dir = tempfile::tempdir().expect("a directory");
     let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
-    store.commit_rules(&rules, SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&rules, (SyncType::Clean, NOW)).expect("committed");
     let mut from = PAGE * 100;
     group.bench_function("added", |b| {
         b.iter_batched(
@@ -122,18 +122,18 @@ fn commit(c: &mut Criterion) {
                 from += 1_000;
                 made(from..from + 1_000, 1_000)
             },
-            |rules| store.commit_rules(&rules, SyncType::Normal, NOW).expect("committed"),
+            |rules| store.commit_rules(&rules, (SyncType::Normal, NOW)).expect("committed"),
             BatchSize::LargeInput,
         );
     });
     let spread: RuleSet =
         set((0..PAGE * 5).step_by(50).map(|n| rule_of(n, Policy::Blocklist)).collect());
     group.bench_function("replaced, all over", |b| {
-        b.iter(|| store.commit_rules(&spread, SyncType::Normal, NOW).expect("committed"));
+        b.iter(|| store.commit_rules(&spread, (SyncType::Normal, NOW)).expect("committed"));
     });
     group.bench_function("none", |b| {
         let nothing = RuleSet::default();
-        b.iter(|| store.commit_rules(&nothing, SyncType::Normal, NOW).expect("committed"));
+        b.iter(|| store.commit_rules(&nothing, (SyncType::Normal, NOW)).expect("committed"));
     });
     group.finish();
 }
@@ -141,7 +141,7 @@ fn commit(c: &mut Criterion) {
 fn lookup(c: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
-    store.commit_rules(&made(0..100_000, 10_000), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&made(0..100_000, 10_000), (SyncType::Clean, NOW)).expect("committed");
     let reader = Store::open_read_only(dir.path()).expect("a reader");
     let bare = Connection::open(dir.path().join("rules.db")).expect("open");
     let mut group = c.benchmark_group("look up among 100,000 rules");

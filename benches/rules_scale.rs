@@ -49,7 +49,7 @@ fn main() {
 fn churn(dir: &Path, size: u64) {
     let (mut store, _) = Store::open(dir, NOW).expect("a store");
     let rules = made(0..size, 10_000);
-    store.commit_rules(&rules, SyncType::CleanAll, NOW).expect("committed");
+    store.commit_rules(&rules, (SyncType::CleanAll, NOW)).expect("committed");
 }
 
 /// What a lookup asks at the least: the state of the first rule there is.
@@ -79,7 +79,7 @@ fn measure(size: u64) -> Vec<(String, String)> {
     let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
     let mut commit = |rules: &RuleSet, sync_type| {
         let watch = Watch::start();
-        let done = store.commit_rules(rules, sync_type, NOW).expect("committed");
+        let done = store.commit_rules(rules, (sync_type, NOW)).expect("committed");
         (watch.stop(), done)
     };
     let (first, _) = commit(&rules, SyncType::Clean);

@@ -37,8 +37,9 @@ pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{
-    CommitOutcome, Lookups, RuleChange, RuleChangeKind, RuleFilter, RuleGuard, RulesCommitted,
-    RulesGuarded, RulesPreview, RulesVerified,
+    CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups, RuleChange,
+    RuleChangeKind, RuleCommit, RuleFilter, RuleGuard, RuleSince, RulesCommitted, RulesGuarded,
+    RulesPreview, RulesSince, RulesVerified,
 };
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
 pub use standing::{Former, Standing};
@@ -345,8 +346,8 @@ impl Store {
         reserve::keep(dir);
         let rules = db::open(dir, &rules::DATABASE, now, &mut notices)?;
         let mut store = Self { dir: dir.to_owned(), rules };
-        store.adopt_rules()?;
         let recreated = notices.iter().any(|notice| matches!(notice, Notice::SetAside { .. }));
+        store.adopt_rules(now)?;
         notices.extend(store.check_settings(recreated, now)?);
         Ok((store, notices))
     }
@@ -388,7 +389,7 @@ impl Store {
     /// If SQLite cannot make one.
     pub fn in_memory() -> Result<Self, StoreError> {
         let mut store = Self { dir: PathBuf::new(), rules: db::in_memory(&rules::DATABASE)? };
-        store.adopt_rules()?;
+        store.adopt_rules(Timestamp::from_secs(0))?;
         Ok(store)
     }
 

@@ -87,6 +87,7 @@ impl std::fmt::Debug for Driver<'_> {
 /// What the driver remembers between effects.
 #[derive(Debug)]
 struct Held {
+    sync_id: String,
     token: Option<XsrfToken>,
     /// The request under way and its body.
     body: Option<(Arc<StageRequest>, EncodedBody)>,
@@ -115,10 +116,11 @@ struct Held {
 }
 
 impl Held {
-    fn new(horizon: Horizon) -> Self {
+    fn new(sync_id: String, horizon: Horizon) -> Self {
         Self {
             token: None,
             body: None,
+            sync_id,
             staged: Settings::default(),
             bundles: Vec::new(),
             staged_changes: Vec::new(),
@@ -172,7 +174,7 @@ impl Driver<'_> {
         let pending = inputs.events_pending;
         // Those have been logged where they were met.
         let logged = inputs.warnings.len();
-        let mut held = Held::new(self.horizon());
+        let mut held = Held::new(blank.id.clone(), self.horizon());
         let mut prefetcher = Prefetcher::new(prefetch::BatchBuilder {
             machine_id: inputs.machine_id.clone(),
             transfer: self.transfer,

@@ -12,7 +12,7 @@ use crate::daemon::DaemonError;
 #[cfg(feature = "harness")]
 use crate::harness::HarnessError;
 use crate::model::SyncResult;
-use crate::store::{LockError, StoreError};
+use crate::store::{CommitError, LockError, StoreError};
 
 /// The command line cannot be understood, or asks for what cannot be done.
 pub(super) const EXIT_USAGE: u8 = 64;
@@ -90,6 +90,12 @@ impl fmt::Display for Error {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        Self::unusable(error.to_string())
+    }
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
         Self::unusable(error.to_string())
     }
 }

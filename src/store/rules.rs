@@ -4,9 +4,13 @@
 //! it read our store; `agent_meta` holds what is ours.
 
 mod bulk;
+mod changes;
 mod commit;
 mod compact;
 mod digest;
+mod generations;
+#[cfg(test)]
+mod generations_tests;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
@@ -28,7 +32,9 @@ mod tests;
 mod verify;
 mod xxh3;
 
-pub use commit::{CommitOutcome, RulesCommitted};
+pub use changes::LoggedChange;
+pub use commit::{CommitError, RuleCommit, RulesCommitted};
+pub use generations::{Generation, GenerationSource, LoggedRule, RuleSince, RulesSince};
 pub use guard::{RuleGuard, RulesGuarded};
 pub(super) use meta::any_allowing;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
@@ -63,6 +69,7 @@ pub(super) const DATABASE: Database = Database {
         (1, include_str!("schema/agent_rules/001_meta.sql")),
         (2, include_str!("schema/agent_rules/002_syncs.sql")),
         (3, include_str!("schema/agent_rules/003_rules_hash.sql")),
+        (4, include_str!("schema/agent_rules/004_generations.sql")),
     ],
     shared: false,
 };

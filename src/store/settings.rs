@@ -14,10 +14,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use stored::{end_requests, note_answer, read_requests, read_slot, write_request, write_slot};
+use stored::{end_requests, note_answer, read_slot, write_request, write_slot};
 
 pub(super) use former::{former_rules, former_settings, rules_replaced};
 pub use held_back::ModeHeldBack;
+pub(super) use stored::read_requests;
 pub use sync_state::SYNC_STATE_FILE;
 
 use super::{Notice, Store, StoreError, agent_meta};

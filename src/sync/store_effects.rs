@@ -9,7 +9,7 @@ use super::progress::{Observer, SyncProgress};
 use super::retry::{Failure, FailureKind};
 use crate::model::{SettingChange, Timestamp};
 use crate::store::{
-    self, CommitOutcome, EventStore, ReadStore, Refused, RuleGuard, Store, StoreError,
+    self, CommitError, EventStore, ReadStore, Refused, RuleCommit, RuleGuard, Store, StoreError,
 };
 
 /// How many changed rules a dry run lists.
@@ -76,11 +76,15 @@ impl LiveStores<'_> {
             }
             StoreEffect::CommitRules { rules, sync_type } => {
                 self.observer.progress(&SyncProgress::Committing { rules: rules.len() as u64 });
-                let committed =
-                    self.store.commit_rules_guarded(&rules, sync_type, self.now, self.guard)?;
-                let committed = match committed {
-                    CommitOutcome::Committed(committed) => committed,
-                    CommitOutcome::Guarded(guarded) => {
+                let commit = RuleCommit {
+                    sync: Some(held.sync_id.clone()),
+                    guard: self.guard,
+                    ..(sync_type, self.now).into()
+                };
+                let committed = match self.store.commit_rules(&rules, commit) {
+                    Ok(committed) => committed,
+                    Err(CommitError::Store(error)) => return Err(error),
+                    Err(CommitError::Guarded(guarded)) => {
                         let message = format!(
                             "nothing was changed: {guarded}; if that is intended, run \
                              `santa-sync sync --clean --past-guard`"

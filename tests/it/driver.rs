@@ -93,7 +93,7 @@ fn sync_6_a_file_is_not_made_small_past_the_deadline() {
     let dir = bench.dir.path().join("state");
     let (mut store, _) = Store::open(&dir, NOW).expect("a store");
     for rules in [4_000, 1_500] {
-        store.commit_rules(&with_long_comments(rules), SyncType::Clean, NOW).expect("committed");
+        store.commit_rules(&with_long_comments(rules), (SyncType::Clean, NOW)).expect("committed");
     }
     drop(store);
     let size = || std::fs::metadata(dir.join("rules.db")).expect("a file").len();

@@ -40,7 +40,7 @@ fn state() -> tempfile::TempDir {
         Vec::new(),
     );
     let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
-    store.commit_rules(&rules, SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&rules, (SyncType::Normal, NOW)).expect("committed");
     dir
 }
 

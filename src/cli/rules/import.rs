@@ -14,7 +14,10 @@ use crate::cli::sync::in_line;
 use crate::cli::{Error, Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::SyncType;
-use crate::store::{LockError, Notice, RuleChange, RuleChangeKind, StateLock, Store, StoreError};
+use crate::store::{
+    GenerationSource, LockError, Notice, RuleChange, RuleChangeKind, RuleCommit, StateLock, Store,
+    StoreError,
+};
 use crate::sync::run::QUIET_WAIT;
 
 /// How many changes a dry run lists.
@@ -122,7 +125,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             ));
         }
     }
-    let done = store.import_rules(&rules, args.sync_type())?;
+    let commit = RuleCommit {
+        source: GenerationSource::Import,
+        ..(args.sync_type(), SystemClock::new().now().wall).into()
+    };
+    let done = store.commit_rules(&rules, commit)?;
     store.compact_rules(|| false);
     let answer = Answer {
         schema_version: SCHEMA_VERSION,

@@ -9,7 +9,7 @@
 use rusqlite::Transaction;
 
 use super::commit::{Cleanup, RulesCommitted};
-use super::digest::{Digest, count, total};
+use super::digest::{Digest, Hashed, count, total};
 use super::insert::Insert;
 use super::names::{Fingerprint, Naming, fingerprint_of_row, namings};
 use super::progress::Progress;
@@ -74,16 +74,15 @@ pub(super) fn apply(
         identifier.clear();
         rule.identifier.push_to(&mut identifier);
         let row = insert.execute(&identifier, state, &rule)?;
-        let (state, rule_type) = (state.number(), rule.identifier.rule_type().number());
-        let texts = [identifier.as_bytes(), rule.details.cel_expr.as_bytes(), &[]];
-        progress.add(row, texts, state, rule_type)?;
-        count(&mut counts, state, rule_type, 1);
+        progress.add(&Hashed::of(row, &identifier, state, &rule))?;
+        count(&mut counts, state.number(), rule.identifier.rule_type().number(), 1);
     }
     drop((insert, plan));
     tx.execute_batch(
         "CREATE UNIQUE INDEX execution_rules_unique ON execution_rules (identifier, type)",
     )?;
-    Ok(Digest { hash: progress.finish()?, counts })
+    let (hash, content) = progress.finish()?;
+    Ok(Digest { hash, content, counts })
 }
 
 /// A row that the cleanup has left and that a rule of a download may name.

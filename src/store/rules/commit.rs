@@ -1,13 +1,15 @@
 //! Applying a download to the rules, in one transaction.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
+use thiserror::Error;
 
 use super::digest::{Digest, count};
+use super::generations::{BOUNDS, Changes, GenerationSource};
 use super::guard::{RuleGuard, RulesGuarded};
 use super::insert::Insert;
 use super::progress::Progress;
 use super::row::Sound;
-use super::{bulk, guard, meta};
+use super::{bulk, generations, guard, meta};
 use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
 use crate::store::settings::rules_replaced;
 use crate::store::{Store, StoreError, db};
@@ -34,59 +36,69 @@ pub struct RulesCommitted {
     pub hash: String,
     /// The counts of the rules afterwards.
     pub counts: RuleCounts,
+    /// The generation that the commit made, if it received or deleted rules.
+    pub generation: Option<i64>,
     /// What to tell users of: the application's name and the identifier of its
     /// rule. Of NORMAL syncs only.
     pub announce: Vec<(String, String)>,
 }
 
-/// What became of a download that a guard looked at.
+/// What to commit rules as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CommitOutcome {
-    /// It was committed.
-    Committed(Box<RulesCommitted>),
-    /// It would have taken away too much. The store is as it was.
+pub struct RuleCommit {
+    /// The type of the sync: what is deleted first.
+    pub sync_type: SyncType,
+    /// The time.
+    pub at: Timestamp,
+    /// Who commits. Only a sync makes a store complete.
+    pub source: GenerationSource,
+    /// The id of the sync.
+    pub sync: Option<String>,
+    /// What may not be taken away.
+    pub guard: Option<RuleGuard>,
+}
+
+/// A sync's, without a guard.
+
+impl From<(SyncType, Timestamp)> for RuleCommit {
+    fn from((sync_type, at): (SyncType, Timestamp)) -> Self {
+        Self { sync_type, at, source: GenerationSource::Sync, sync: None, guard: None }
+    }
+}
+
+/// Why rules were not committed. The store is as it was.
+#[derive(Debug, Error)]
+pub enum CommitError {
+    /// The download would have taken away too much.
+    #[error("{0}")]
     Guarded(RulesGuarded),
+    /// The database cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Store {
     /// Applies a complete download: deletes what the type of the sync says,
     /// then takes the rules in the order received, all in one transaction
-    /// together with their hash and counts. On disk when it returns.
+    /// together with their hash, their counts and the record of what changed.
+    /// On disk when it returns.
     ///
     /// # Errors
-    /// If the database cannot be written; then it is as it was.
+    /// If the download takes away more of the stored rules than the guard
+    /// allows, or the database cannot be written; then it is as it was.
     pub fn commit_rules(
         &mut self,
         rules: &RuleSet,
-        sync_type: SyncType,
-        now: Timestamp,
-    ) -> Result<RulesCommitted, StoreError> {
+        commit: impl Into<RuleCommit>,
+    ) -> Result<RulesCommitted, CommitError> {
         let failed = self.failed("commit the rules");
-        let committed = commit(&mut self.rules, rules, sync_type, true).map_err(failed)?;
-        tracing::debug!(at = %now, changed = committed.changed, "rules committed");
-        Ok(committed)
-    }
-
-    /// Applies a complete download as [`Self::commit_rules`] does, unless it
-    /// takes away more of the stored rules than `guard` allows.
-    ///
-    /// # Errors
-    /// If the database cannot be written; then it is as it was.
-    pub fn commit_rules_guarded(
-        &mut self,
-        rules: &RuleSet,
-        sync_type: SyncType,
-        now: Timestamp,
-        guard: Option<RuleGuard>,
-    ) -> Result<CommitOutcome, StoreError> {
-        let Some(guard) = guard else {
-            let done = self.commit_rules(rules, sync_type, now)?;
-            return Ok(CommitOutcome::Committed(Box::new(done)));
-        };
-        let failed = self.failed("commit the rules");
-        let outcome = commit_guarded(&mut self.rules, rules, sync_type, guard).map_err(failed)?;
-        tracing::debug!(at = %now, ?outcome, "rules looked at by the guard");
-        Ok(outcome)
+        let done = apply(&mut self.rules, rules, &commit.into())
+            .map_err(failed)?
+            .map_err(CommitError::Guarded)?;
+        if done.changed {
+            tracing::debug!(generation = done.generation, "rules committed");
+        }
+        Ok(done)
     }
 
     /// Has every statement on the rules end early, and its transaction roll
@@ -104,57 +116,34 @@ impl Store {
             tracing::warn!(%error, "a commit of rules may be interrupted");
         }
     }
-
-    /// Applies rules from another source than a server, as
-    /// [`Self::commit_rules`] does but that it makes no store complete.
-    ///
-    /// # Errors
-    /// If the database cannot be written; then it is as it was.
-    pub fn import_rules(
-        &mut self,
-        rules: &RuleSet,
-        sync_type: SyncType,
-    ) -> Result<RulesCommitted, StoreError> {
-        let failed = self.failed("import the rules");
-        commit(&mut self.rules, rules, sync_type, false).map_err(failed)
-    }
 }
 
-fn commit(
+fn apply(
     conn: &mut Connection,
     rules: &RuleSet,
-    sync_type: SyncType,
-    completes: bool,
-) -> rusqlite::Result<RulesCommitted> {
-    if let Some(done) = nothing_to_do(conn, rules, sync_type, completes)? {
-        return Ok(done);
+    commit: &RuleCommit,
+) -> rusqlite::Result<Result<RulesCommitted, RulesGuarded>> {
+    let completes = commit.source == GenerationSource::Sync;
+    if let Some(done) = nothing_to_do(conn, rules, commit.sync_type, completes)? {
+        return Ok(Ok(done));
     }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = meta::own_digest(&tx)?;
-    let done = apply(&tx, rules, sync_type, &before, completes)?;
-    tx.commit()?;
-    Ok(done)
-}
-
-fn commit_guarded(
-    conn: &mut Connection,
-    rules: &RuleSet,
-    sync_type: SyncType,
-    guard: RuleGuard,
-) -> rusqlite::Result<CommitOutcome> {
-    if let Some(done) = nothing_to_do(conn, rules, sync_type, true)? {
-        return Ok(CommitOutcome::Committed(Box::new(done)));
+    let before = meta::own_digest(&tx, commit.at)?;
+    if let Some(guard) = commit.guard {
+        let cleanup = Cleanup::of(commit.sync_type);
+        if let Some(guarded) = guard::check(&tx, guard, rules, cleanup, &before.counts)? {
+            tx.rollback()?;
+            return Ok(Err(guarded));
+        }
     }
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = meta::own_digest(&tx)?;
-    let found = guard::check(&tx, guard, rules, Cleanup::of(sync_type), &before.counts)?;
-    if let Some(guarded) = found {
-        tx.rollback()?;
-        return Ok(CommitOutcome::Guarded(guarded));
+    let changes = Changes::find(&tx, rules, commit.sync_type, &before.counts, BOUNDS)?;
+    let (mut done, digest) = apply_within(&tx, rules, commit.sync_type, &before, completes)?;
+    if !rules.is_empty() || done.removed_by_cleanup > 0 {
+        let number = generations::record(&tx, commit, changes, &done, &digest)?;
+        done.generation = Some(number);
     }
-    let done = apply(&tx, rules, sync_type, &before, true)?;
     tx.commit()?;
-    Ok(CommitOutcome::Committed(Box::new(done)))
+    Ok(Ok(summary(done, digest)))
 }
 
 /// What a commit did that has nothing to change; `None` if it has.
@@ -175,14 +164,14 @@ fn nothing_to_do(
 }
 
 /// Applies a download within a transaction. `before` is the digest of the rules
-/// as they are.
-fn apply(
+/// as they are; returns that of the rules afterwards.
+fn apply_within(
     tx: &Transaction<'_>,
     rules: &RuleSet,
     sync_type: SyncType,
     before: &Digest,
     completes: bool,
-) -> rusqlite::Result<RulesCommitted> {
+) -> rusqlite::Result<(RulesCommitted, Digest)> {
     let mut done = RulesCommitted { processed: rules.len() as u64, ..RulesCommitted::default() };
     let cleanup = Cleanup::of(sync_type);
     let digest = if bulk::pays(rules, cleanup, &before.counts) {
@@ -204,10 +193,10 @@ fn apply(
     if completes && sync_type.is_clean() {
         rules_replaced(tx)?;
     }
-    Ok(summary(done, digest))
+    Ok((done, digest))
 }
 
-fn summary(done: RulesCommitted, Digest { hash, counts }: Digest) -> RulesCommitted {
+fn summary(done: RulesCommitted, Digest { hash, counts, .. }: Digest) -> RulesCommitted {
     RulesCommitted { hash, counts, kept_transitive: u64::from(counts.transitive), ..done }
 }
 
@@ -326,14 +315,15 @@ fn one_by_one(
     }
     let mut progress = Progress::resume(tx, first_touched)?;
     progress.read_on()?;
-    Ok(Digest { hash: progress.finish()?, counts })
+    let (hash, content) = progress.finish()?;
+    Ok(Digest { hash, content, counts })
 }
 
 fn any_change(done: &RulesCommitted) -> bool {
     done.added + done.replaced + done.removed_by_rule + done.removed_by_cleanup > 0
 }
 
-/// Deletes rules of other kinds than execution rules. Answers whether any went.
+/// Deletes rules of other kinds than execution rules. Returns whether any went.
 fn clean_other_rules(tx: &Transaction<'_>, sync_type: SyncType) -> rusqlite::Result<bool> {
     let statements: &[&str] = match sync_type {
         SyncType::Normal | SyncType::CleanRules | SyncType::CleanStandalone => &[],

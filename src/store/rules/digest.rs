@@ -1,57 +1,145 @@
-//! The hash and the counts of the stored rules.
+//! The hash, the digest and the counts of the stored rules.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::row::{self, Sound};
-use crate::model::{RuleCounts, RuleState, RuleType};
+use crate::model::{RuleCounts, RuleRef, RuleState, RuleType};
 
-/// What preflight tells of the rules.
+/// What the store keeps of the rules as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Digest {
-    /// 32 lower-case hex digits.
+    /// The reference's hash, which preflight reports: 32 lower-case hex digits.
     pub(super) hash: String,
+    /// A hash of ours over all columns, in the same form.
+    pub(super) content: String,
     pub(super) counts: RuleCounts,
 }
 
 impl Default for Digest {
     /// Of no rules.
     fn default() -> Self {
-        Self {
-            hash: format!("{:032x}", Xxh3Default::new().digest128()),
-            counts: RuleCounts::default(),
-        }
+        let empty = format!("{:032x}", Xxh3Default::new().digest128());
+        Self { hash: empty.clone(), content: empty, counts: RuleCounts::default() }
     }
 }
 
 impl Digest {
-    /// Reckons both from all rules in stored order: rowid order, which is that
-    /// of their arrival. Transitive rules are counted but not hashed, and foreign
-    /// rows are neither. What commits keep up to date must equal this.
+    /// Computes all three from all rules in stored order: rowid order, which is
+    /// that of their arrival. Transitive rules are counted but not hashed, and
+    /// foreign rows are neither. What commits keep up to date must equal this.
     pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
-        let mut hash = Xxh3Default::new();
+        let (mut hash, mut content) = (Xxh3Default::new(), Xxh3Default::new());
         let mut counts = RuleCounts::default();
-        let mut statement = conn.prepare(
-            "SELECT identifier, state, type, cel_expr, seatbelt_policy FROM execution_rules \
-             ORDER BY rowid",
-        )?;
+        let mut bytes = Vec::new();
+        let sql = format!("SELECT {} FROM execution_rules ORDER BY rowid", Hashed::COLUMNS);
+        let mut statement = conn.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let Some(Sound { identifier, state, rule_type }) = Sound::read(row, 0)? else {
-                continue;
-            };
-            count(&mut counts, state, rule_type, 1);
-            if state == RuleState::AllowTransitive.number() {
+            let Some(rule) = Hashed::read(row)? else { continue };
+            count(&mut counts, rule.state, rule.rule_type, 1);
+            if rule.state == RuleState::AllowTransitive.number() {
                 continue;
             }
-            hash.update(identifier.as_bytes());
-            for column in 3..5 {
-                hash.update(row::bytes(row.get_ref(column)?));
-            }
-            hash.update(&state.to_le_bytes());
-            hash.update(&rule_type.to_le_bytes());
+            rule.write_hashed(&mut bytes);
+            hash.update(&bytes);
+            rule.write_content(&mut bytes);
+            content.update(&bytes);
         }
-        Ok(Self { hash: format!("{:032x}", hash.digest128()), counts })
+        let text = |hash: &Xxh3Default| format!("{:032x}", hash.digest128());
+        Ok(Self { hash: text(&hash), content: text(&content), counts })
+    }
+}
+
+/// Counts the stored rules.
+pub(super) fn counts_of(conn: &Connection) -> rusqlite::Result<RuleCounts> {
+    let mut counts = RuleCounts::default();
+    let mut statement = conn.prepare("SELECT identifier, state, type FROM execution_rules")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(Sound { state, rule_type, .. }) = Sound::read(row, 0)? {
+            count(&mut counts, state, rule_type, 1);
+        }
+    }
+    Ok(counts)
+}
+
+/// What of a rule is in the hash and in the digest.
+pub(super) struct Hashed<'a> {
+    pub(super) row: i64,
+    state: i32,
+    rule_type: i32,
+    rule_id: i64,
+    /// Identifier, expression and sandbox policy: what the hash covers.
+    hashed: [&'a [u8]; 3],
+    /// Message, link, comment and button: what the digest covers besides.
+    shown: [&'a [u8]; 4],
+}
+
+impl<'a> Hashed<'a> {
+    /// The columns that [`Self::read`] needs, in its order.
+    pub(super) const COLUMNS: &'static str = "rowid, identifier, state, type, cel_expr, \
+        seatbelt_policy, custommsg, customurl, comment, event_detail_button_text, rule_id";
+
+    /// Reads a row of [`Self::COLUMNS`]; `None` if it is foreign.
+    pub(super) fn read(row: &'a Row<'_>) -> rusqlite::Result<Option<Self>> {
+        let Some(Sound { identifier, state, rule_type }) = Sound::read(row, 1)? else {
+            return Ok(None);
+        };
+        let bytes = |column| row.get_ref(column).map(row::bytes);
+        Ok(Some(Self {
+            row: row.get(0)?,
+            state,
+            rule_type,
+            rule_id: row.get_ref(10)?.as_i64().unwrap_or(0),
+            hashed: [identifier.as_bytes(), bytes(4)?, bytes(5)?],
+            shown: [bytes(6)?, bytes(7)?, bytes(8)?, bytes(9)?],
+        }))
+    }
+
+    /// A rule of a download, stored in that row; `identifier` is the text of its
+    /// identifier.
+    pub(super) fn of(
+        row: i64,
+        identifier: &'a str,
+        state: RuleState,
+        rule: &'a RuleRef<'_>,
+    ) -> Self {
+        let details = &rule.details;
+        Self {
+            row,
+            state: state.number(),
+            rule_type: rule.identifier.rule_type().number(),
+            rule_id: 0,
+            hashed: [identifier.as_bytes(), details.cel_expr.as_bytes(), &[]],
+            shown: [
+                details.custom_msg.as_bytes(),
+                details.custom_url.as_bytes(),
+                details.comment.as_bytes(),
+                details.event_detail_button_label.as_bytes(),
+            ],
+        }
+    }
+
+    /// Writes the bytes that the hash covers.
+    pub(super) fn write_hashed(&self, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        self.hashed.iter().for_each(|text| bytes.extend_from_slice(text));
+        bytes.extend_from_slice(&self.state.to_le_bytes());
+        bytes.extend_from_slice(&self.rule_type.to_le_bytes());
+    }
+
+    /// Writes the bytes that the digest covers: every text with its length, so
+    /// that two rules are never written alike.
+    pub(super) fn write_content(&self, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        for text in self.hashed.iter().chain(&self.shown) {
+            bytes.extend_from_slice(&text.len().to_le_bytes());
+            bytes.extend_from_slice(text);
+        }
+        bytes.extend_from_slice(&self.state.to_le_bytes());
+        bytes.extend_from_slice(&self.rule_type.to_le_bytes());
+        bytes.extend_from_slice(&self.rule_id.to_le_bytes());
     }
 }
 

@@ -1,7 +1,7 @@
 //! RULE-11: what the guard stops, and what it lets through.
 
 use crate::model::{Identifier, Policy, Rule, RuleSet, RuleState, SyncType, Timestamp};
-use crate::store::{CommitOutcome, RuleGuard, RulesGuarded, Store};
+use crate::store::{CommitError, RuleCommit, RuleGuard, RulesGuarded, Store};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
@@ -21,7 +21,7 @@ fn set(rules: impl IntoIterator<Item = Rule>) -> RuleSet {
 fn store_of(rules: u16) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
-    store.commit_rules(&stored(0..rules), SyncType::CleanAll, NOW).expect("committed");
+    store.commit_rules(&stored(0..rules), (SyncType::CleanAll, NOW)).expect("committed");
     (dir, store)
 }
 
@@ -35,12 +35,13 @@ fn stored(numbers: std::ops::Range<u16>) -> RuleSet {
 fn guarded(store: &mut Store, rules: &RuleSet, sync_type: SyncType) -> Option<RulesGuarded> {
     let before = store.rules_hash().expect("a hash");
     let guard = Some(RuleGuard::new(10));
-    match store.commit_rules_guarded(rules, sync_type, NOW, guard).expect("no error") {
-        CommitOutcome::Committed(done) => {
+    match store.commit_rules(rules, RuleCommit { guard, ..(sync_type, NOW).into() }) {
+        Err(CommitError::Store(error)) => panic!("{error}"),
+        Ok(done) => {
             assert_eq!(done.hash, store.rules_hash().expect("a hash"));
             None
         }
-        CommitOutcome::Guarded(found) => {
+        Err(CommitError::Guarded(found)) => {
             assert_eq!(store.rules_hash().expect("a hash"), before, "nothing has changed");
             assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
             Some(found)
@@ -128,10 +129,9 @@ fn rule_11_without_a_guard_everything_goes_through() {
     for guard in [None, Some(RuleGuard::new(100))] {
         let (_dir, mut store) = store_of(200);
         let empty = RuleSet::default();
-        let done = store.commit_rules_guarded(&empty, SyncType::Clean, NOW, guard);
-        let CommitOutcome::Committed(done) = done.expect("no error") else {
-            panic!("the guard was off")
-        };
+        let commit = RuleCommit { guard, ..(SyncType::Clean, NOW).into() };
+        let done = store.commit_rules(&empty, commit);
+        let Ok(done) = done else { panic!("the guard was off") };
         assert_eq!(done.removed_by_cleanup, 200);
     }
 }

@@ -2,13 +2,17 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::digest::Digest;
+use super::digest::{Digest, counts_of};
+use super::generations;
 use super::progress::Progress;
-use crate::model::{RuleCounts, RuleSide, RuleState};
+use crate::model::{RuleCounts, RuleSide, RuleState, Timestamp};
+use crate::store::settings::to_json;
 use crate::store::{Store, StoreError, agent_meta};
 
 /// Hash of the rules, 32 hex digits.
 const HASH: &str = "rules_hash";
+/// Digest of all columns of the rules, 32 hex digits.
+const CONTENT: &str = "rules_digest";
 /// Counts of the rules, as JSON.
 const COUNTS: &str = "rules_counts";
 /// 1 once a rule download has been committed.
@@ -53,43 +57,45 @@ impl Store {
         is_complete(&self.rules).map_err(self.failed("read the state of the rules"))
     }
 
-    /// Takes in rules that another program has written: reckons their hash and
+    /// Takes in rules that another program has written: computes their hash and
     /// counts.
-    pub(in crate::store) fn adopt_rules(&mut self) -> Result<(), StoreError> {
+    pub(in crate::store) fn adopt_rules(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let failed = self.failed("count the rules");
-        adopt(&mut self.rules).map_err(failed)
+        adopt(&mut self.rules, now).map_err(failed)
     }
 }
 
-fn adopt(conn: &mut Connection) -> rusqlite::Result<()> {
+fn adopt(conn: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
     if kept_digest(conn)?.is_some() {
         return Ok(());
     }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    own_digest(&tx)?;
+    own_digest(&tx, now)?;
     tx.commit()
 }
 
-/// Hash and counts, reckoned anew only if another program has changed the rules.
-fn digest(conn: &Connection) -> rusqlite::Result<Digest> {
+/// Hash and counts, computed anew only if another program has changed the rules.
+pub(super) fn digest(conn: &Connection) -> rusqlite::Result<Digest> {
     match kept_digest(conn)? {
         Some(digest) => Ok(digest),
         None => Digest::of(conn),
     }
 }
 
-/// Hash and counts, kept and fit to go on from: reckoned anew and kept if
-/// another program has changed the rules.
-pub(super) fn own_digest(tx: &Transaction<'_>) -> rusqlite::Result<Digest> {
+/// Hash and counts, kept and fit to go on from: computed anew and kept if
+/// another program has changed the rules, which makes a generation.
+pub(super) fn own_digest(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<Digest> {
     if let Some(digest) = kept_digest(tx)? {
         return Ok(digest);
     }
-    let counts = Digest::of(tx)?.counts;
+    let counts = counts_of(tx)?;
     let mut progress = Progress::resume(tx, Some(i64::MIN))?;
     progress.read_on()?;
-    let digest = Digest { hash: progress.finish()?, counts };
+    let (hash, content) = progress.finish()?;
+    let digest = Digest { hash, content, counts };
     keep_digest(tx, &digest)?;
     agent_meta::forget(tx, TOUCHED)?;
+    generations::record_found(tx, &digest, now)?;
     Ok(digest)
 }
 
@@ -100,16 +106,19 @@ pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>>
         return Ok(None);
     }
     let Some(hash) = agent_meta::get(conn, HASH)? else { return Ok(None) };
+    let Some(content) = agent_meta::get(conn, CONTENT)? else { return Ok(None) };
     let counts: Option<String> = agent_meta::get(conn, COUNTS)?;
-    Ok(counts
-        .and_then(|json| serde_json::from_str(&json).ok())
-        .map(|counts| Digest { hash, counts }))
+    Ok(counts.and_then(|json| serde_json::from_str(&json).ok()).map(|counts| Digest {
+        hash,
+        content,
+        counts,
+    }))
 }
 
 pub(super) fn keep_digest(conn: &Connection, digest: &Digest) -> rusqlite::Result<()> {
-    let counts = serde_json::to_string(&digest.counts)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let counts = to_json(&digest.counts)?;
     agent_meta::put(conn, HASH, &digest.hash)?;
+    agent_meta::put(conn, CONTENT, &digest.content)?;
     agent_meta::put(conn, COUNTS, &counts)?;
     agent_meta::put(conn, SCHEMA, &schema(conn)?)
 }

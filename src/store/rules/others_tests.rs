@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::model::{
     Executable, Identifier, Policy, Rule, RuleSet, RuleType, StaticRules, SyncType, Timestamp,
 };
-use crate::store::{CommitOutcome, RuleFilter, RuleGuard, Store};
+use crate::store::{CommitError, RuleCommit, RuleFilter, RuleGuard, Store};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 
@@ -93,7 +93,7 @@ fn rule_7_rows_of_another_program_neither_stop_a_sync_nor_outlive_a_clean_one() 
             let mut stores = [open(dir.path()), open(sound.path())];
             for store in &mut stores {
                 store
-                    .commit_rules(&set(0..200, Policy::Blocklist), SyncType::Clean, NOW)
+                    .commit_rules(&set(0..200, Policy::Blocklist), (SyncType::Clean, NOW))
                     .expect("ok");
             }
             let [store, expected] = &mut stores;
@@ -125,24 +125,22 @@ fn rule_7_rows_of_another_program_neither_stop_a_sync_nor_outlive_a_clean_one() 
             let download = set(100..100 + changes, Policy::Allowlist);
             let preview = store.preview_rules(&download, SyncType::Normal, 5).expect("compared");
             assert_eq!(preview.replaced, u64::from(changes.min(100)));
-            let done = store.commit_rules(&download, SyncType::Normal, NOW).expect(values);
-            let same = expected.commit_rules(&download, SyncType::Normal, NOW).expect("ok");
+            let done = store.commit_rules(&download, (SyncType::Normal, NOW)).expect(values);
+            let same = expected.commit_rules(&download, (SyncType::Normal, NOW)).expect("ok");
             assert_eq!(done, same, "{values}");
             assert_eq!(store.verify_rules().expect("verified").problems.len(), 1, "{values}");
 
             let all = rows(sound.path());
             assert_eq!(rows(dir.path()), all + 1);
             let guard = Some(RuleGuard::new(50));
-            let guarded =
-                store.commit_rules_guarded(&set(0..1, Policy::Cel), SyncType::Clean, NOW, guard);
-            let CommitOutcome::Guarded(found) = guarded.expect("no error") else {
-                panic!("most would go")
-            };
+            let commit = RuleCommit { guard, ..(SyncType::Clean, NOW).into() };
+            let guarded = store.commit_rules(&set(0..1, Policy::Cel), commit);
+            let Err(CommitError::Guarded(found)) = guarded else { panic!("most would go") };
             assert_eq!((found.stored, found.removed), (all, all - 1));
             let clean = set(0..changes, Policy::Blocklist);
             store.preview_rules(&clean, SyncType::Clean, 5).expect("compared");
-            let done = store.commit_rules(&clean, SyncType::Clean, NOW).expect(values);
-            let same = expected.commit_rules(&clean, SyncType::Clean, NOW).expect("ok");
+            let done = store.commit_rules(&clean, (SyncType::Clean, NOW)).expect(values);
+            let same = expected.commit_rules(&clean, (SyncType::Clean, NOW)).expect("ok");
             assert_eq!((done.hash, done.counts), (same.hash, same.counts), "{values}");
             assert_eq!(rows(dir.path()), u64::from(changes), "{values}");
             assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
@@ -155,7 +153,7 @@ fn rule_7_rows_of_another_program_neither_stop_a_sync_nor_outlive_a_clean_one() 
 fn rule_7_only_a_transitive_rule_of_a_file_outlives_a_clean_sync() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(0..10, Policy::Blocklist), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&set(0..10, Policy::Blocklist), (SyncType::Clean, NOW)).expect("committed");
     let write = |identifier: &str, rule_type: u16| {
         other_program(dir.path())
             .execute(
@@ -171,8 +169,9 @@ fn rule_7_only_a_transitive_rule_of_a_file_outlives_a_clean_sync() {
     write(&"F".repeat(64), 1000);
     write(&"f".repeat(64), 1000);
     for sync_type in [SyncType::CleanRules, SyncType::Clean] {
-        let done =
-            store.commit_rules(&set(0..10, Policy::Blocklist), sync_type, NOW).expect("committed");
+        let done = store
+            .commit_rules(&set(0..10, Policy::Blocklist), (sync_type, NOW))
+            .expect("committed");
         assert_eq!(done.kept_transitive, 1);
         assert_eq!(rows(dir.path()), 11);
     }
@@ -187,7 +186,7 @@ fn rule_9_a_transitive_rule_that_does_not_decide_hides_no_other() {
     let team = Identifier::parse(RuleType::TeamId, "ABCDEFGHIJ").expect("a team");
     let blocked = Rule { identifier: team.clone(), policy: Policy::Blocklist, details: None };
     rules.push_page(vec![blocked], Vec::new());
-    store.commit_rules(&rules, SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&rules, (SyncType::Normal, NOW)).expect("committed");
     let cdhash = Identifier::parse(RuleType::Cdhash, &"a".repeat(40)).expect("a hash");
     for (state, rule_type) in [("6", 500), ("99", 500), ("'x'", 500)] {
         other_program(dir.path())
@@ -243,10 +242,10 @@ fn rule_8_the_hash_is_right_after_dump_and_restore() {
     for added in [1, 2_000] {
         let dir = tempfile::tempdir().expect("a directory");
         let mut store = open(dir.path());
-        store.commit_rules(&set(0..20_000, Policy::Allowlist), SyncType::Clean, NOW).expect("ok");
+        store.commit_rules(&set(0..20_000, Policy::Allowlist), (SyncType::Clean, NOW)).expect("ok");
         // Gaps in the row numbers, and the newest rows at the end.
-        store.commit_rules(&set(100..3_000, Policy::Remove), SyncType::Normal, NOW).expect("ok");
-        store.commit_rules(&set(0..50, Policy::Blocklist), SyncType::Normal, NOW).expect("ok");
+        store.commit_rules(&set(100..3_000, Policy::Remove), (SyncType::Normal, NOW)).expect("ok");
+        store.commit_rules(&set(0..50, Policy::Blocklist), (SyncType::Normal, NOW)).expect("ok");
         let before = store.rules_hash().expect("a hash");
         drop(store);
         dump_and_restore(dir.path());
@@ -258,9 +257,9 @@ fn rule_8_the_hash_is_right_after_dump_and_restore() {
         let mut store = open(dir.path());
         assert_eq!(store.rules_hash().expect("a hash"), before);
         let download = set(30_000..30_000 + added, Policy::Allowlist);
-        store.commit_rules(&download, SyncType::Normal, NOW).expect("committed");
+        store.commit_rules(&download, (SyncType::Normal, NOW)).expect("committed");
         assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
-        store.commit_rules(&set(10..11, Policy::Remove), SyncType::Normal, NOW).expect("ok");
+        store.commit_rules(&set(10..11, Policy::Remove), (SyncType::Normal, NOW)).expect("ok");
         assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
     }
 }
@@ -271,7 +270,7 @@ fn rule_8_the_hash_is_right_after_dump_and_restore() {
 fn rule_8_a_kept_state_counts_only_with_as_many_rows_before_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(0..10_000, Policy::Allowlist), SyncType::Clean, NOW).expect("ok");
+    store.commit_rules(&set(0..10_000, Policy::Allowlist), (SyncType::Clean, NOW)).expect("ok");
     drop(store);
     other_program(dir.path())
         .execute_batch(
@@ -280,7 +279,7 @@ fn rule_8_a_kept_state_counts_only_with_as_many_rows_before_it() {
         )
         .expect("deleted");
     let mut store = open(dir.path());
-    let done = store.commit_rules(&set(20_000..20_001, Policy::Allowlist), SyncType::Normal, NOW);
+    let done = store.commit_rules(&set(20_000..20_001, Policy::Allowlist), (SyncType::Normal, NOW));
     let found = store.verify_rules().expect("verified");
     assert_eq!(done.expect("committed").hash, found.rules_hash);
 }
@@ -290,14 +289,16 @@ fn rule_8_a_kept_state_counts_only_with_as_many_rows_before_it() {
 fn rule_8_the_hash_is_right_after_a_vacuum_into_another_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(0..10_000, Policy::Allowlist), SyncType::Clean, NOW).expect("ok");
-    store.commit_rules(&set(100..3_000, Policy::Remove), SyncType::Normal, NOW).expect("ok");
+    store.commit_rules(&set(0..10_000, Policy::Allowlist), (SyncType::Clean, NOW)).expect("ok");
+    store.commit_rules(&set(100..3_000, Policy::Remove), (SyncType::Normal, NOW)).expect("ok");
     drop(store);
     let other = tempfile::tempdir().expect("another directory");
     let copy = other.path().join("rules.db");
     let copy_to = copy.to_str().expect("UTF-8");
     other_program(dir.path()).execute("VACUUM INTO ?1", [copy_to]).expect("copied");
     let mut store = open(other.path());
-    store.commit_rules(&set(30_000..30_001, Policy::Allowlist), SyncType::Normal, NOW).expect("ok");
+    store
+        .commit_rules(&set(30_000..30_001, Policy::Allowlist), (SyncType::Normal, NOW))
+        .expect("ok");
     assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
 }

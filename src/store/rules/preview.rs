@@ -1,13 +1,13 @@
 //! What a commit would do, without doing it.
 
-use std::collections::HashMap;
-
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::Connection;
 use serde::Serialize;
 
+use super::changes::{Change, LoggedChange, compare};
 use super::commit::Cleanup;
-use super::row::{self, Sound};
-use crate::model::{RuleDetails, RuleRef, RuleSet, RuleState, RuleType, SyncType};
+use super::digest::total;
+use super::meta;
+use crate::model::{RuleSet, RuleState, RuleType, SyncType};
 use crate::store::{Store, StoreError};
 
 /// What would become of one rule.
@@ -83,74 +83,22 @@ fn preview(
 ) -> rusqlite::Result<RulesPreview> {
     // One snapshot for all that follows.
     let tx = conn.unchecked_transaction()?;
+    let counts = meta::digest(&tx)?.counts;
+    let cleanup = Cleanup::of(sync_type);
     let mut result = Listing { preview: RulesPreview::default(), room: listed };
-    // Only the last word of the download on an identifier and type counts.
-    let mut last = HashMap::with_capacity(rules.len());
-    for (place, rule) in rules.iter().enumerate() {
-        last.insert((rule.identifier.to_string(), rule.identifier.rule_type()), place);
-    }
-    let mut find = tx.prepare(
-        "SELECT state, custommsg, customurl, comment, cel_expr, event_detail_button_text \
-         FROM execution_rules WHERE identifier = ?1 AND type = ?2",
-    )?;
-    for (place, rule) in rules.iter().enumerate() {
-        let key = (rule.identifier.to_string(), rule.identifier.rule_type());
-        if last.get(&key) != Some(&place) {
-            continue;
-        }
-        let stored = find.query_row(params![key.0, key.1.number()], Stored::read).optional()?;
-        result.compare(key, stored, &rule);
-    }
+    let mut transitive_gone = 0;
+    compare(&tx, rules, cleanup, total(&counts), &mut |change| {
+        transitive_gone += u32::from(
+            change.change != LoggedChange::Added
+                && change.before == Some(RuleState::AllowTransitive.number()),
+        );
+        result.take(change);
+    })?;
     if sync_type.deletes_execution_rules() {
-        let mut all =
-            tx.prepare("SELECT identifier, state, type FROM execution_rules ORDER BY rowid")?;
-        let mut rows = all.query([])?;
-        while let Some(row) = rows.next()? {
-            let Some(row) = Sound::read(row, 0)? else { continue };
-            let Some(rule_type) = RuleType::from_number(row.rule_type) else { continue };
-            let key = (row.identifier.to_owned(), rule_type);
-            if last.contains_key(&key) {
-                continue;
-            }
-            let state = RuleState::from_number(row.state);
-            if Cleanup::of(sync_type).takes(state) {
-                result.preview.removed += 1;
-                result.list(RuleChangeKind::Removed, key, state, None);
-            } else if state == Some(RuleState::AllowTransitive) {
-                result.preview.kept_transitive += 1;
-            }
-        }
+        result.preview.kept_transitive =
+            u64::from(counts.transitive.saturating_sub(transitive_gone));
     }
     Ok(result.preview)
-}
-
-/// A stored rule as far as a download can say it.
-struct Stored {
-    state: Option<RuleState>,
-    details: RuleDetails,
-}
-
-impl Stored {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let text = |column| row.get_ref(column).map(row::lossy);
-        Ok(Self {
-            state: row::number(row.get_ref(0)?).and_then(RuleState::from_number),
-            details: RuleDetails {
-                custom_msg: text(1)?,
-                custom_url: text(2)?,
-                comment: text(3)?,
-                cel_expr: text(4)?,
-                event_detail_button_label: text(5)?,
-                notification_app_name: String::new(),
-            },
-        })
-    }
-
-    fn is(&self, rule: &RuleRef<'_>) -> bool {
-        let mut details = RuleDetails::from(rule.details);
-        details.notification_app_name.clear();
-        self.state == rule.policy.state() && self.details == details
-    }
 }
 
 struct Listing {
@@ -159,45 +107,34 @@ struct Listing {
 }
 
 impl Listing {
-    fn compare(&mut self, key: (String, RuleType), stored: Option<Stored>, rule: &RuleRef<'_>) {
-        let after = rule.policy.state();
-        match (stored, after) {
-            (None, None) => {}
-            (None, Some(_)) => {
-                self.preview.added += 1;
-                self.list(RuleChangeKind::Added, key, None, after);
+    fn take(&mut self, change: Change) {
+        let (total, kind) = match change.change {
+            LoggedChange::Missed => return,
+            LoggedChange::SentAgain => {
+                self.preview.unchanged += 1;
+                return;
             }
-            (Some(stored), None) => {
-                self.preview.removed += 1;
-                self.list(RuleChangeKind::Removed, key, stored.state, None);
+            LoggedChange::Added => (&mut self.preview.added, RuleChangeKind::Added),
+            LoggedChange::Replaced | LoggedChange::Reworded => {
+                (&mut self.preview.replaced, RuleChangeKind::Replaced)
             }
-            (Some(stored), Some(_)) if stored.is(rule) => self.preview.unchanged += 1,
-            (Some(stored), Some(_)) => {
-                self.preview.replaced += 1;
-                self.list(RuleChangeKind::Replaced, key, stored.state, after);
-            }
-        }
-    }
-
-    fn list(
-        &mut self,
-        change: RuleChangeKind,
-        (identifier, rule_type): (String, RuleType),
-        before: Option<RuleState>,
-        after: Option<RuleState>,
-    ) {
+            LoggedChange::Removed => (&mut self.preview.removed, RuleChangeKind::Removed),
+        };
+        // A rule of an unknown type is no rule.
+        let Some(rule_type) = RuleType::from_number(change.rule_type) else { return };
+        *total += 1;
         if self.room == 0 {
             self.preview.truncated = true;
             return;
         }
         self.room -= 1;
-        let name = |state: RuleState| state.policy_name();
+        let before = change.before.and_then(RuleState::from_number);
         self.preview.changes.push(RuleChange {
-            change,
-            identifier,
+            change: kind,
+            identifier: change.identifier,
             rule_type,
-            before: before.map(name),
-            after: after.map(name),
+            before: before.map(RuleState::policy_name),
+            after: change.after.map(RuleState::policy_name),
         });
     }
 }

@@ -59,6 +59,17 @@ const LOOKUP: &str = concat!(
     " FROM execution_rules WHERE identifier = ?5 AND type = 4000"
 );
 
+/// The rules that generations after `?1` have sent, in stored order.
+pub(super) const SENT_SINCE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM execution_rules AS r WHERE state != 6 AND rowid IN \
+     (SELECT s.rowid FROM (SELECT DISTINCT identifier, type FROM agent_rule_changes \
+      WHERE generation > ?1 AND change IN ('added', 'replaced', 'reworded', 'sent_again')) AS c \
+      CROSS JOIN execution_rules AS s ON s.identifier = c.identifier AND s.type = c.type) \
+     ORDER BY rowid"
+);
+
 const LOOKING_UP: &str = "look a rule up";
 
 /// Lookups one after another, for an authorizer: the statement is compiled and
@@ -234,7 +245,7 @@ fn find(
 
 /// A row as a rule; `None` if it is foreign, or of a type or state that this
 /// program does not know.
-fn read(row: &Row<'_>) -> rusqlite::Result<Option<StoredRule>> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Option<StoredRule>> {
     let Some(Sound { identifier, state, rule_type }) = Sound::read(row, 0)? else {
         return Ok(None);
     };

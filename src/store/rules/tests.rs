@@ -50,7 +50,8 @@ fn rule_8_the_hash_is_the_references() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
     assert_eq!(store.rules_hash().expect("a hash"), "99aa06d3014798d86001c324468d497f");
-    let committed = store.commit_rules(&set(sample()), SyncType::CleanAll, NOW).expect("committed");
+    let committed =
+        store.commit_rules(&set(sample()), (SyncType::CleanAll, NOW)).expect("committed");
     assert_eq!(committed.hash, "a6cb5171bbb8895820d61e395592b293");
     assert_eq!((committed.processed, committed.added, committed.changed), (4, 4, true));
     assert_eq!(
@@ -67,21 +68,23 @@ fn rule_8_the_hash_is_the_references() {
 fn rule_3_a_later_rule_replaces_and_remove_deletes() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    let first = store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    let first = store.commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("committed");
     let again = vec![sample().remove(0)];
-    let moved = store.commit_rules(&set(again), SyncType::Normal, NOW).expect("committed");
+    let moved = store.commit_rules(&set(again), (SyncType::Normal, NOW)).expect("committed");
     assert_eq!((moved.added, moved.replaced), (0, 1));
     assert_ne!(moved.hash, first.hash);
     let reordered = [&sample()[1..], &sample()[..1]].concat();
     let fresh = tempfile::tempdir().expect("a directory");
-    let expected =
-        open(fresh.path()).commit_rules(&set(reordered), SyncType::Normal, NOW).expect("committed");
+    let expected = open(fresh.path())
+        .commit_rules(&set(reordered), (SyncType::Normal, NOW))
+        .expect("committed");
     assert_eq!(moved.hash, expected.hash);
 
     let remove = vec![rule(RuleType::TeamId, "abcdefghij", Policy::Remove)];
-    let removed = store.commit_rules(&set(remove.clone()), SyncType::Normal, NOW).expect("removed");
+    let removed =
+        store.commit_rules(&set(remove.clone()), (SyncType::Normal, NOW)).expect("removed");
     assert_eq!((removed.processed, removed.removed_by_rule, removed.counts.teamid), (1, 1, 0));
-    let nothing = store.commit_rules(&set(remove), SyncType::Normal, NOW).expect("nothing to do");
+    let nothing = store.commit_rules(&set(remove), (SyncType::Normal, NOW)).expect("nothing to do");
     assert_eq!((nothing.removed_by_rule, nothing.changed), (0, false));
     assert_eq!(nothing.hash, removed.hash);
 }
@@ -91,9 +94,9 @@ fn rule_3_a_later_rule_replaces_and_remove_deletes() {
 fn rule_2_an_empty_clean_download_deletes() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("committed");
     let committed =
-        store.commit_rules(&RuleSet::default(), SyncType::Clean, NOW).expect("committed");
+        store.commit_rules(&RuleSet::default(), (SyncType::Clean, NOW)).expect("committed");
     assert_eq!((committed.removed_by_cleanup, committed.added), (4, 0));
     assert_eq!(committed.hash, "99aa06d3014798d86001c324468d497f");
 }
@@ -104,7 +107,7 @@ fn state_5_a_store_is_complete_after_its_first_download() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
     assert!(!store.rules_complete().expect("known"));
-    store.commit_rules(&RuleSet::default(), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&RuleSet::default(), (SyncType::Normal, NOW)).expect("committed");
     assert!(store.rules_complete().expect("known"));
 }
 
@@ -119,7 +122,7 @@ fn state_3_a_corrupt_database_is_set_aside_and_recreated() {
     assert_eq!(notices, [Notice::SetAside { path: path.clone(), reason }]);
     assert_eq!(std::fs::read_to_string(path).expect("kept"), "this is no database");
     assert!(!store.rules_complete().expect("known"));
-    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("it can be used");
+    store.commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("it can be used");
 }
 
 /// RULE-7: a newer schema is refused and left alone.
@@ -156,7 +159,7 @@ fn state_4_a_locked_database_is_an_error_that_says_so() {
 #[test]
 fn reopening_keeps_the_data() {
     let dir = tempfile::tempdir().expect("a directory");
-    open(dir.path()).commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    open(dir.path()).commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("committed");
     let (store, notices) = Store::open(dir.path(), NOW).expect("open again");
     assert_eq!(notices, []);
     assert_eq!(store.rules_hash().expect("a hash"), "a6cb5171bbb8895820d61e395592b293");
@@ -167,7 +170,7 @@ fn reopening_keeps_the_data() {
 fn a_preview_tells_and_changes_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("committed");
     let mut download = vec![
         rule(RuleType::TeamId, "AAAAAAAAAA", Policy::Allowlist),
         rule(RuleType::TeamId, "ABCDEFGHIJ", Policy::Allowlist),
@@ -220,7 +223,7 @@ fn rule_9_the_narrower_rule_decides() {
     let mut store = open(dir.path());
     // Stored the other way round, so that the order of the rows says nothing.
     let stored = of_every_type().into_iter().rev().collect();
-    store.commit_rules(&set(stored), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&set(stored), (SyncType::Normal, NOW)).expect("committed");
     let mut known = of_every_type();
     for expected in RuleType::ALL {
         let found = store.find_rule(&executable(&known)).expect("looked up").expect("a rule");
@@ -246,7 +249,7 @@ fn rule_9_a_transitive_rule_comes_last() {
 
     let others = [0, 2, 3, 4].map(|place| of_every_type().remove(place));
     for other in others {
-        store.commit_rules(&set(vec![other.clone()]), SyncType::Normal, NOW).expect("committed");
+        store.commit_rules(&set(vec![other.clone()]), (SyncType::Normal, NOW)).expect("committed");
         let both = executable(&[binary.clone(), other.clone()]);
         let found = store.find_rule(&both).expect("looked up").expect("a rule");
         assert_eq!(found.rule_type, other.identifier.rule_type());
@@ -261,7 +264,7 @@ fn rule_5_a_compiler_rule_counts_as_allow_while_transitive_rules_are_disabled() 
     let mut store = open(dir.path());
     let compiler = vec![rule(RuleType::Binary, SHA, Policy::AllowlistCompiler)];
     let committed =
-        store.commit_rules(&set(compiler.clone()), SyncType::Normal, NOW).expect("committed");
+        store.commit_rules(&set(compiler.clone()), (SyncType::Normal, NOW)).expect("committed");
     assert_eq!((committed.counts.compiler, committed.counts.binary), (1, 1));
     let none = StaticRules::default();
     let state = |enabled| {
@@ -276,7 +279,7 @@ fn rule_5_a_compiler_rule_counts_as_allow_while_transitive_rules_are_disabled() 
 fn static_rules_come_first() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(of_every_type()), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&set(of_every_type()), (SyncType::Normal, NOW)).expect("committed");
     let configured =
         StaticRules::new([rule(RuleType::TeamId, "ABCDEFGHIJ", Policy::SilentBlocklist)]);
     let found = store.lookup(&executable(&of_every_type()), &configured, false);
@@ -298,7 +301,7 @@ fn pre_4_each_sync_type_deletes_its_own() {
     ] {
         let dir = tempfile::tempdir().expect("a directory");
         let mut store = open(dir.path());
-        store.commit_rules(&set(of_every_type()), SyncType::Normal, NOW).expect("committed");
+        store.commit_rules(&set(of_every_type()), (SyncType::Normal, NOW)).expect("committed");
         insert_local(dir.path(), TRANSITIVE, RuleState::AllowTransitive);
         insert_local(dir.path(), "local1", RuleState::AllowLocalBinary);
         insert_local(dir.path(), "local2", RuleState::AllowLocalSigningId);
@@ -309,7 +312,7 @@ fn pre_4_each_sync_type_deletes_its_own() {
              INSERT INTO signal_rules VALUES ('s', x'00');",
         )
         .expect("inserted");
-        store.commit_rules(&RuleSet::default(), sync_type, NOW).expect("committed");
+        store.commit_rules(&RuleSet::default(), (sync_type, NOW)).expect("committed");
         let count = |table: &str| -> i64 {
             let sql = format!("SELECT count(*) FROM {table}");
             conn.query_row(&sql, [], |row| row.get(0)).expect("counted")
@@ -325,7 +328,7 @@ fn pre_4_each_sync_type_deletes_its_own() {
 fn state_2_readers_see_before_or_after() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("committed");
     let reader = Store::open_read_only(dir.path()).expect("a reader");
     let before = reader.rules_hash().expect("a hash");
     let writer = rusqlite::Connection::open(dir.path().join("rules.db")).expect("open");
@@ -334,7 +337,7 @@ fn state_2_readers_see_before_or_after() {
     assert!(reader.find_rule(&executable(&sample())).expect("looked up").is_some());
     Store::open_read_only(dir.path()).expect("another reader, meanwhile");
     writer.execute_batch("ROLLBACK").expect("undone");
-    let after = store.commit_rules(&RuleSet::default(), SyncType::Clean, NOW).expect("committed");
+    let after = store.commit_rules(&RuleSet::default(), (SyncType::Clean, NOW)).expect("committed");
     assert_eq!(reader.rules_hash().expect("a hash"), after.hash);
 }
 
@@ -344,7 +347,7 @@ fn state_2_readers_see_before_or_after() {
 fn rule_9_a_snapshot_sees_one_moment() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&set(sample()), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&set(sample()), (SyncType::Normal, NOW)).expect("committed");
     let reader = Store::open_read_only(dir.path()).expect("a reader");
     let known = executable(&sample());
     let alone = reader.find_rule(&known).expect("looked up");
@@ -352,7 +355,7 @@ fn rule_9_a_snapshot_sees_one_moment() {
     assert_eq!(lookups.find_rule(&known).expect("looked up"), alone);
     let mut snapshot = reader.snapshot().expect("begun");
     assert_eq!(snapshot.find_rule(&known).expect("looked up"), alone);
-    store.commit_rules(&RuleSet::default(), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&RuleSet::default(), (SyncType::Clean, NOW)).expect("committed");
     assert_eq!(snapshot.find_rule(&known).expect("looked up"), alone);
     let decided = snapshot.lookup(&known, &StaticRules::default(), true).expect("looked up");
     assert_eq!(decided.map(|found| found.rule), alone);
@@ -400,7 +403,7 @@ fn rule_10_arrived_rules_with_an_application_name_are_announced() {
     let mut store = open(dir.path());
     let mut announced = |policy, sync_type| {
         let rules = set(vec![named(policy), rule(RuleType::Binary, SHA, Policy::Allowlist)]);
-        store.commit_rules(&rules, sync_type, NOW).expect("committed").announce
+        store.commit_rules(&rules, (sync_type, NOW)).expect("committed").announce
     };
     let expected = ("Example App".to_owned(), "ABCDEFGHIJ".to_owned());
     assert_eq!(announced(Policy::Allowlist, SyncType::Normal), [expected]);
@@ -424,7 +427,7 @@ fn sync_6_a_commit_that_is_told_to_end_is_rolled_back() {
         set
     };
     let now = Timestamp::from_secs(1);
-    store.commit_rules(&rules(5), SyncType::CleanAll, now).expect("committed");
+    store.commit_rules(&rules(5), (SyncType::CleanAll, now)).expect("committed");
     let before = store.rules_hash().expect("read");
     for sync_type in [SyncType::CleanAll, SyncType::Normal] {
         let mut asked = 0;
@@ -432,11 +435,11 @@ fn sync_6_a_commit_that_is_told_to_end_is_rolled_back() {
             asked += 1;
             asked > 2
         });
-        assert!(store.commit_rules(&rules(20_000), sync_type, now).is_err(), "{sync_type:?}");
+        assert!(store.commit_rules(&rules(20_000), (sync_type, now)).is_err(), "{sync_type:?}");
         store.never_give_up();
         assert_eq!(store.rules_hash().expect("read"), before);
         assert_eq!(store.rule_counts().expect("read").binary, 5);
     }
-    store.commit_rules(&rules(20_000), SyncType::CleanAll, now).expect("committed");
+    store.commit_rules(&rules(20_000), (SyncType::CleanAll, now)).expect("committed");
     assert_eq!(store.rule_counts().expect("read").binary, 20_000);
 }

@@ -62,6 +62,9 @@ fn verify(conn: &Connection) -> rusqlite::Result<RulesVerified> {
         if kept.hash != found.hash {
             problems.push(format!("the kept hash {} is not that of the rules", kept.hash));
         }
+        if kept.content != found.content {
+            problems.push(format!("the kept digest {} is not that of the rules", kept.content));
+        }
         if kept.counts != found.counts {
             problems.push(format!("the kept counts are not those of the rules: {:?}", kept.counts));
         }

@@ -89,7 +89,7 @@ fn load(conn: &Connection, slot: &str) -> rusqlite::Result<Slot> {
     })
 }
 
-/// A row of `agent_wishes` that this program understands.
+/// A row of `agent_clean_sync_requests` that this program understands.
 #[derive(Debug)]
 struct Row {
     key: String,
@@ -99,7 +99,9 @@ struct Row {
 
 /// The requests for a clean sync that this program understands, strongest
 /// first.
-pub(super) fn read_requests(conn: &Connection) -> rusqlite::Result<Vec<CleanSyncRequest>> {
+pub(in crate::store) fn read_requests(
+    conn: &Connection,
+) -> rusqlite::Result<Vec<CleanSyncRequest>> {
     let mut requests: Vec<CleanSyncRequest> =
         rows(conn)?.into_iter().map(|row| row.request).collect();
     requests.sort_by_key(|request| (std::cmp::Reverse(strength(request.sync_type)), request.since));
@@ -123,22 +125,22 @@ pub(super) fn note_answer(conn: &Connection, answered: SyncType) -> rusqlite::Re
 /// Ends the requests that a successful sync of that type fulfils.
 pub(super) fn end_requests(conn: &Connection, done: SyncType) -> rusqlite::Result<()> {
     for row in rows(conn)?.into_iter().filter(|row| row.request.is_ended_by(done)) {
-        conn.execute("DELETE FROM agent_wishes WHERE reason = ?1", [row.key])?;
+        conn.execute("DELETE FROM agent_clean_sync_requests WHERE reason = ?1", [row.key])?;
     }
     Ok(())
 }
 
 fn write_row(conn: &Connection, key: &str, object: &Object) -> rusqlite::Result<()> {
     conn.execute(
-        "INSERT OR REPLACE INTO agent_wishes (reason, wish) VALUES (?1, ?2)",
+        "INSERT OR REPLACE INTO agent_clean_sync_requests (reason, request) VALUES (?1, ?2)",
         params![key, to_json(object)?],
     )
     .map(|_| ())
 }
 
 fn rows(conn: &Connection) -> rusqlite::Result<Vec<Row>> {
-    let mut statement =
-        conn.prepare_cached("SELECT reason, wish FROM agent_wishes ORDER BY reason")?;
+    let mut statement = conn
+        .prepare_cached("SELECT reason, request FROM agent_clean_sync_requests ORDER BY reason")?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

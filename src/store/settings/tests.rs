@@ -45,7 +45,7 @@ fn run_sync_with(
     sync_type: SyncType,
 ) -> Vec<SettingChange> {
     store.stage_settings(settings, sync_type).expect("staged");
-    store.commit_rules(rules, sync_type, T0).expect("committed");
+    store.commit_rules(rules, (sync_type, T0)).expect("committed");
     store.apply_staged(sync_type.is_clean(), Some(sync_type), T0).expect("applied")
 }
 
@@ -160,7 +160,7 @@ fn pre_7_a_former_servers_settings_and_rules_stay_until_the_new_one_replaces_the
     assert!(store.has_former_settings().expect("read"));
     let changes = {
         store.stage_settings(&Settings::default(), SyncType::Normal).expect("staged");
-        store.commit_rules(&RuleSet::default(), SyncType::Normal, T0).expect("committed");
+        store.commit_rules(&RuleSet::default(), (SyncType::Normal, T0)).expect("committed");
         store.apply_staged(true, Some(SyncType::Normal), T0).expect("applied")
     };
     assert_eq!(changes.len(), 1);
@@ -212,7 +212,7 @@ fn state_5_lockdown_waits_for_the_first_complete_rules() {
     store.apply_staged(false, None, T0).expect("applied");
     assert_eq!(store.client_mode(None).expect("read"), ClientMode::Monitor);
     assert_eq!(plist(&dir)["ClientMode"].as_signed_integer(), Some(1));
-    store.commit_rules(&RuleSet::default(), SyncType::Normal, T0).expect("committed");
+    store.commit_rules(&RuleSet::default(), (SyncType::Normal, T0)).expect("committed");
     store.apply_staged(false, None, T0).expect("applied");
     assert_eq!(store.client_mode(None).expect("read"), ClientMode::Lockdown);
     assert_eq!(plist(&dir)["ClientMode"].as_signed_integer(), Some(2));

@@ -82,10 +82,10 @@ fn state_2_a_log_that_a_reader_keeps_large_is_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
     let reader = reader(dir.path(), "rules.db");
-    store.commit_rules(&large(1_000), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&large(1_000), (SyncType::Clean, NOW)).expect("committed");
     assert_eq!(warnings(|| drop(store)), "", "8 MB are no reason");
     let mut store = open(dir.path());
-    store.commit_rules(&with_texts(1_200, 60_000), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&with_texts(1_200, 60_000), (SyncType::Clean, NOW)).expect("committed");
     let warned = warnings(|| drop(store));
     assert_eq!(warned.matches("WARN").count(), 1, "{warned}");
     assert!(warned.contains("file=\"rules.db\"") && warned.contains("write-ahead log grows"));
@@ -98,15 +98,15 @@ fn state_2_a_log_that_a_reader_keeps_large_is_a_warning() {
 fn rule_7_a_file_that_is_mostly_free_is_made_small() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&large(5_000), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&large(5_000), (SyncType::Clean, NOW)).expect("committed");
     store.compact_rules(|| false);
     let full = Pages::of(&store.rules).expect("counted").all();
     assert!(full > 20 << 20, "nothing is free yet");
     // Less than half of it goes, then most of it.
-    store.commit_rules(&large(3_000), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&large(3_000), (SyncType::Clean, NOW)).expect("committed");
     store.compact_rules(|| false);
     assert!(Pages::of(&store.rules).expect("counted").all() >= full);
-    let before = store.commit_rules(&large(1_500), SyncType::Clean, NOW).expect("committed");
+    let before = store.commit_rules(&large(1_500), (SyncType::Clean, NOW)).expect("committed");
     let reader = Store::open_read_only(dir.path()).expect("a reader");
     store.compact_rules(|| false);
     let after = Pages::of(&store.rules).expect("counted");
@@ -114,7 +114,7 @@ fn rule_7_a_file_that_is_mostly_free_is_made_small() {
     assert_eq!(size(dir.path(), "rules.db"), after.all(), "the file, too");
 
     assert_eq!(reader.rules_hash().expect("a hash"), before.hash);
-    store.commit_rules(&large(1_600), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&large(1_600), (SyncType::Normal, NOW)).expect("committed");
     assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
     drop(store);
     assert_eq!(open(dir.path()).rule_counts().expect("counts").signingid, 1_600);
@@ -125,11 +125,11 @@ fn rule_7_a_file_that_is_mostly_free_is_made_small() {
 fn rule_7_a_file_is_made_small_beside_a_reader() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&large(3_000), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&large(3_000), (SyncType::Clean, NOW)).expect("committed");
     let count = "SELECT count(*) FROM execution_rules";
     let reader = reader(dir.path(), "rules.db");
     let seen: u32 = reader.query_row(count, [], |row| row.get(0)).expect("read");
-    store.commit_rules(&large(10), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&large(10), (SyncType::Clean, NOW)).expect("committed");
     store.compact_rules(|| false);
     let still: u32 = reader.query_row(count, [], |row| row.get(0)).expect("read");
     assert_eq!((seen, still), (3_000, 3_000));
@@ -142,8 +142,8 @@ fn rule_7_a_file_is_made_small_beside_a_reader() {
 fn rule_7_making_a_file_small_gives_up_for_a_stop_and_for_another_writer() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&large(4_000), SyncType::Clean, NOW).expect("committed");
-    let hash = store.commit_rules(&large(1_500), SyncType::Clean, NOW).expect("committed").hash;
+    store.commit_rules(&large(4_000), (SyncType::Clean, NOW)).expect("committed");
+    let hash = store.commit_rules(&large(1_500), (SyncType::Clean, NOW)).expect("committed").hash;
     let full = Pages::of(&store.rules).expect("counted").all();
 
     // SQLite asks for the first time while it copies the rules.
@@ -171,7 +171,7 @@ fn state_2_a_reader_that_keeps_a_snapshot_does_not_hold_up_a_closing() {
     let mut store = open(dir.path());
     let (events, _) = EventStore::open(dir.path(), NOW).expect("a queue");
     let readers = ["rules.db", "events.db"].map(|name| reader(dir.path(), name));
-    store.commit_rules(&large(1), SyncType::Normal, NOW).expect("committed");
+    store.commit_rules(&large(1), (SyncType::Normal, NOW)).expect("committed");
     let other = Connection::open(dir.path().join("events.db")).expect("open");
     other.execute("INSERT INTO signal_reports VALUES (1, x'00')", []).expect("written");
     drop(other);
@@ -215,9 +215,9 @@ fn killed_while_a_file_is_made_small() {
 fn rule_7_a_process_killed_while_it_makes_a_file_small_costs_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    store.commit_rules(&with_texts(20_000, 700), SyncType::Clean, NOW).expect("committed");
+    store.commit_rules(&with_texts(20_000, 700), (SyncType::Clean, NOW)).expect("committed");
     let few = with_texts(6_000, 700);
-    let hash = store.commit_rules(&few, SyncType::Clean, NOW).expect("committed").hash;
+    let hash = store.commit_rules(&few, (SyncType::Clean, NOW)).expect("committed").hash;
     let full = Pages::of(&store.rules).expect("counted").all();
     drop(store);
     for at in [1, 2, 3] {

@@ -9,7 +9,7 @@ const T0: Timestamp = Timestamp::from_secs(1_700_000_000);
 fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut store, _) = Store::open(dir.path(), T0).expect("a store");
-    store.commit_rules(&RuleSet::default(), SyncType::Normal, T0).expect("committed");
+    store.commit_rules(&RuleSet::default(), (SyncType::Normal, T0)).expect("committed");
     (dir, store)
 }
 
@@ -23,7 +23,7 @@ fn put_slot(store: &Store, slot: &str, value: &dyn rusqlite::ToSql) {
 fn put_request(store: &Store, key: &str, text: &str) {
     store
         .rules
-        .execute("INSERT OR REPLACE INTO agent_wishes VALUES (?1, ?2)", [key, text])
+        .execute("INSERT OR REPLACE INTO agent_clean_sync_requests VALUES (?1, ?2)", [key, text])
         .expect("written");
 }
 
@@ -98,14 +98,17 @@ fn state_6_requests_of_a_newer_program_are_honoured_or_kept() {
         (SyncType::Clean, CleanSyncReason::Other)
     );
     store.stage_settings(&Settings::default(), SyncType::Normal).expect("staged");
-    let drift = stored(&store, "SELECT wish FROM agent_wishes WHERE reason = '\"policy_drift\"'");
+    let drift = stored(
+        &store,
+        "SELECT request FROM agent_clean_sync_requests WHERE reason = '\"policy_drift\"'",
+    );
     assert_eq!((&drift["priority"], &drift["last_answer"]), (&3.into(), &"NORMAL".into()));
     assert_eq!(drift["reason"], "policy_drift");
     sync(&mut store, &Settings::default(), SyncType::CleanAll);
     assert_eq!(store.clean_sync_requests().expect("read"), []);
     let left: i64 = store
         .rules
-        .query_row("SELECT count(*) FROM agent_wishes", [], |row| row.get(0))
+        .query_row("SELECT count(*) FROM agent_clean_sync_requests", [], |row| row.get(0))
         .expect("counted");
     assert_eq!(left, 2, "what this program does not understand is not its to delete");
 }
