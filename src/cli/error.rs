@@ -163,3 +163,42 @@ pub(super) fn exit_of(findings: &[Finding]) -> u8 {
         Some(_) => EXIT_CONFIG,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Each exit code is documented, and each documented one exists.
+    #[test]
+    fn the_documented_exit_codes_are_those_of_the_program() {
+        let page = include_str!("../../docs/errors.md");
+        let table = page.split("## Exit codes").nth(1).and_then(|rest| rest.split("\n## ").next());
+        let cells = table.expect("the table").lines().filter_map(|line| line.split('|').nth(1));
+        let documented: BTreeSet<u8> = cells.filter_map(|cell| cell.trim().parse().ok()).collect();
+        let results = [
+            SyncResult::Success,
+            SyncResult::PreflightFailed,
+            SyncResult::EventUploadFailed,
+            SyncResult::RuleDownloadFailed,
+            SyncResult::PostflightFailed,
+            SyncResult::TooManySyncs,
+            SyncResult::MissingSyncBaseUrl,
+            SyncResult::MissingMachineId,
+        ];
+        let results = results.map(SyncResult::exit_code).into_iter();
+        let others =
+            [EXIT_USAGE, EXIT_TOO_OLD, EXIT_UNREACHABLE, EXIT_INTERNAL, EXIT_UNUSABLE, EXIT_CONFIG];
+        assert_eq!(documented, results.chain(others).collect());
+    }
+
+    #[test]
+    fn an_error_says_what_and_then_how_to_fix_it() {
+        let error = Error::usage("it is broken").with_fix("repair it");
+        assert_eq!(
+            error.and("line 3 is lost").to_string(),
+            "it is broken; line 3 is lost; repair it"
+        );
+    }
+}
