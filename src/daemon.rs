@@ -16,6 +16,7 @@ pub mod signals;
 pub mod sync_process;
 mod systemd;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 use crate::clock::SystemClock;
 use crate::config::{self, Loaded, LogLevel, Sources};
+use crate::failure::Remedy;
 use crate::store::{Store, StoreError};
 
 pub use instance_lock::is_running;
@@ -65,7 +67,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The place cannot be taken.
-    #[error("cannot lock {path}: {source}; check that the state directory is yours")]
+    #[error("cannot lock {path}: {source}")]
     Lock {
         /// The state directory.
         path: PathBuf,
@@ -74,7 +76,7 @@ pub enum DaemonError {
     },
     /// There is one already.
     #[error(
-        "a daemon{} runs on {path} already; stop it first, or name another directory with --state-dir",
+        "a daemon{} already runs on {path}",
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     Taken {
@@ -86,6 +88,19 @@ pub enum DaemonError {
     /// The system lacks something.
     #[error("cannot start the daemon: {0}")]
     System(#[from] io::Error),
+}
+
+impl Remedy for DaemonError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Store(error) => error.fix(),
+            Self::Lock { .. } => Some("check the owner and mode of the state directory".into()),
+            Self::Taken { .. } => {
+                Some("stop it first, or name another directory with --state-dir".into())
+            }
+            Self::System(_) => None,
+        }
+    }
 }
 
 /// The name of a level of log lines, as the command line takes it.

@@ -49,6 +49,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod failure;
 pub mod files;
 #[cfg(feature = "harness")]
 pub mod harness;

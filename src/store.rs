@@ -18,6 +18,7 @@ mod settings;
 mod space;
 mod standing;
 
+use std::borrow::Cow;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 
+use crate::failure::Remedy;
 use crate::files::{Exposed, Obstacle};
 use crate::model::Timestamp;
 
@@ -121,9 +123,7 @@ pub enum FileCheck {
 #[non_exhaustive]
 pub enum StoreError {
     /// The state directory cannot be made or looked at.
-    #[error(
-        "cannot use the state directory {path}: {source}; name another with --state-dir or fix its owner and mode"
-    )]
+    #[error("cannot use the state directory {path}: {source}")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -131,7 +131,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Others could exchange what lies in the state directory.
-    #[error("the state directory {path} is not safe: {exposed}; {}, or name another with --state-dir", exposed.fix())]
+    #[error("the state directory {path} is not safe: {exposed}")]
     DirectoryExposed {
         /// The directory.
         path: PathBuf,
@@ -139,7 +139,7 @@ pub enum StoreError {
         exposed: Exposed,
     },
     /// A file of the store cannot be made, looked at or kept private.
-    #[error("cannot open {path}: {source}; check the owner and mode of the file and its directory")]
+    #[error("cannot open {path}: {source}")]
     File {
         /// The file.
         path: PathBuf,
@@ -147,9 +147,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Something else than a file of ours is in a file's place.
-    #[error(
-        "cannot use {path}: it is {what}; put a file of its own in its place, or name another directory with --state-dir"
-    )]
+    #[error("cannot use {path}: it is {what}")]
     NotAFile {
         /// The place.
         path: PathBuf,
@@ -157,7 +155,7 @@ pub enum StoreError {
         what: String,
     },
     /// Another program's database is not where it is said to be.
-    #[error("{path} {what}; have EventsDatabase name that program's events.db, or unset it")]
+    #[error("{path} {what}")]
     NotElsewhere {
         /// The place.
         path: PathBuf,
@@ -165,13 +163,13 @@ pub enum StoreError {
         what: String,
     },
     /// There is no store to read.
-    #[error("{path} does not exist; the first sync creates it")]
+    #[error("{path} does not exist")]
     Missing {
         /// The database.
         path: PathBuf,
     },
     /// The database cannot be opened.
-    #[error("cannot open {path}: {source}; check the owner and mode of the file and its directory")]
+    #[error("cannot open {path}: {source}")]
     Open {
         /// The database.
         path: PathBuf,
@@ -179,17 +177,13 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// Another program holds the database for itself.
-    #[error(
-        "{path} is locked by another program; stop it (a running santad holds its rules.db) or name another directory with --state-dir"
-    )]
+    #[error("{path} is locked by another program")]
     Locked {
         /// The database.
         path: PathBuf,
     },
     /// Another process creates, checks or migrates the database.
-    #[error(
-        "{path} has been prepared by another process of santa-sync for {seconds} s; try again when it is done"
-    )]
+    #[error("{path} has been prepared by another process of santa-sync for {seconds} s")]
     BeingPrepared {
         /// The database.
         path: PathBuf,
@@ -198,7 +192,7 @@ pub enum StoreError {
     },
     /// The database is of a newer program.
     #[error(
-        "{path} has schema version {found}, but this program knows versions up to {supported}; install the newer program again, or name another directory with --state-dir"
+        "{path} has schema version {found}, but this program supports versions up to {supported}"
     )]
     TooNew {
         /// The database.
@@ -209,7 +203,7 @@ pub enum StoreError {
         supported: i32,
     },
     /// The database is of an older program and was opened for reading only.
-    #[error("{path} has schema version {found}; the next sync brings it to version {supported}")]
+    #[error("{path} has schema version {found}, which is older than version {supported}")]
     TooOld {
         /// The database.
         path: PathBuf,
@@ -221,15 +215,13 @@ pub enum StoreError {
     /// The database exists and was opened for reading only, but no sync of this
     /// program has filled it: the one that made it was interrupted, or it is
     /// another program's.
-    #[error("{path} was made but never filled by a sync; run `santa-sync sync` once")]
+    #[error("{path} exists, but no sync has written to it")]
     NeverFilled {
         /// The database.
         path: PathBuf,
     },
     /// A step of the schema failed; the database is as it was before the step.
-    #[error(
-        "cannot bring {path} to schema version {version}: {source}; nothing was changed; install the program that wrote it last, or run `santa-sync doctor`"
-    )]
+    #[error("cannot migrate {path} to schema version {version}, and nothing was changed: {source}")]
     Migration {
         /// The database.
         path: PathBuf,
@@ -239,7 +231,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The database is corrupt.
-    #[error("{path} is corrupt: {source}; the next sync sets it aside and makes a new one")]
+    #[error("{path} is corrupt: {source}")]
     Corrupt {
         /// The database.
         path: PathBuf,
@@ -247,7 +239,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A corrupt database could not be moved away.
-    #[error("{path} is corrupt and cannot be moved aside: {source}; move it away yourself")]
+    #[error("{path} is corrupt and cannot be moved aside: {source}")]
     SetAside {
         /// The database.
         path: PathBuf,
@@ -255,13 +247,13 @@ pub enum StoreError {
         source: io::Error,
     },
     /// There is no room for what had to be written. Nothing has changed.
-    #[error("no room left to write {path}; free space on its volume")]
+    #[error("no space left to write {path}")]
     Full {
         /// The database.
         path: PathBuf,
     },
     /// The opened database cannot be used. Nothing has changed.
-    #[error("cannot {doing} in {path}: {source}; run `santa-sync doctor`")]
+    #[error("cannot {doing} in {path}: {source}")]
     Use {
         /// The database.
         path: PathBuf,
@@ -270,6 +262,44 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+}
+
+impl Remedy for StoreError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        let fix = match self {
+            Self::Directory { .. } => {
+                "fix its owner and mode, or name another directory with --state-dir"
+            }
+            Self::DirectoryExposed { exposed, .. } => {
+                return Some(format!("{}, or name another with --state-dir", exposed.fix()).into());
+            }
+            Self::File { .. } | Self::Open { .. } => {
+                "check the owner and mode of the file and its directory"
+            }
+            Self::NotAFile { .. } => "move it away, or name another directory with --state-dir",
+            Self::NotElsewhere { .. } => {
+                "have EventsDatabase name that program's events.db, or unset it"
+            }
+            Self::Missing { .. } | Self::NeverFilled { .. } => "run `santa-sync sync` once",
+            Self::Locked { .. } => {
+                "stop that program (a running santad holds its own rules.db), or name another \
+                 directory with --state-dir"
+            }
+            Self::BeingPrepared { .. } => "try again later",
+            Self::TooNew { .. } => {
+                "install the newer program again, or name another directory with --state-dir"
+            }
+            Self::TooOld { .. } => "run `santa-sync sync` once, which migrates it",
+            Self::Migration { .. } => {
+                "install the program that wrote it last, or run `santa-sync doctor`"
+            }
+            Self::Corrupt { .. } => "the next sync moves it aside and creates a new one",
+            Self::SetAside { .. } => "move it away yourself",
+            Self::Full { .. } => "free space on its volume",
+            Self::Use { .. } => "run `santa-sync doctor`",
+        };
+        Some(fix.into())
+    }
 }
 
 impl StoreError {

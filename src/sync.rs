@@ -31,9 +31,9 @@ use self::machine::{
 };
 use self::prefetch::Prefetcher;
 use self::progress::{Observer, SyncProgress, When, checkpoint_name};
-use self::retry::{Failure, FailureKind};
 use self::store_effects::{LiveStores, act_dry, pending_events};
 use crate::clock::{self, Clock};
+use crate::failure::{Failure, FailureKind, Remedy as _};
 use crate::model::{SettingChange, Settings, Stage, SyncRecord, SyncWarning, Trigger};
 use crate::protocol::body::{EncodedBody, Transfer};
 use crate::protocol::cel::CelBudget;
@@ -137,7 +137,7 @@ impl Held {
 
     /// Goes on without events: what cannot be used stops only what needs it.
     fn give_events_up(&mut self, error: &StoreError) {
-        warn!(%error, "the sync goes on without events");
+        warn!(%error, fix = error.fix().as_deref(), "the sync goes on without events");
         self.events_unusable = true;
         self.warnings.push(events_warning(error));
     }
@@ -164,7 +164,7 @@ impl Driver<'_> {
         };
         let number = match &mut self.stores {
             Stores::Live { store, .. } => store.begin_sync(&blank).map_err(|error| {
-                warn!(%error, "cannot note in rules.db that a sync begins");
+                warn!(%error, fix = error.fix().as_deref(), "cannot note in rules.db that a sync begins");
             }),
             Stores::Dry(_) => Err(()),
         };
@@ -269,10 +269,10 @@ impl Driver<'_> {
             return;
         }
         if let Some(Err(error)) = ended {
-            warn!(%error, "the record of the sync waits for the next one to enter it");
+            warn!(%error, fix = error.fix().as_deref(), "the record of the sync waits for the next one to enter it");
         }
         if let Err(error) = leave_record(store.dir(), number, record) {
-            warn!(%error, "the record of the sync could not be kept");
+            warn!(%error, fix = error.fix().as_deref(), "the record of the sync could not be kept");
         }
     }
 
@@ -321,7 +321,7 @@ impl Driver<'_> {
                 true
             }
             Err(error) => {
-                info!(kind = %error.kind, %error, "no token could be fetched");
+                info!(kind = %error.kind, %error, fix = error.fix.as_deref(), "no token could be fetched");
                 false
             }
         }
@@ -447,7 +447,7 @@ impl Driver<'_> {
             codec::decode(self.transfer, &request, answer, &url, &mut held.expressions, over)
         });
         // What could not be read may be an echo of what was sent.
-        let decoded = decoded.map_err(|f| Failure { message: transport.redact(&f.message), ..f });
+        let decoded = decoded.map_err(|failure| failure.redacted(|text| transport.redact(text)));
         match decoded {
             Ok(codec::DecodedResponse { answer, warnings }) => {
                 hold_warnings(held, warnings, transport);
@@ -592,7 +592,9 @@ fn log_end(record: &SyncRecord) {
                 duration_ms = record.duration_ms,
                 stage = error.stage,
                 kind = error.kind,
-                error = %error,
+                error = error.message,
+                fix = error.fix,
+                cause = error.cause_in_brackets(),
                 reverted,
                 "sync ends"
             )

@@ -44,10 +44,10 @@ pub use options::{
 };
 pub use proxy::{Proxy, ProxyRoute, ProxyServer, ProxySettings};
 
+use crate::failure::{Failure, FailureKind};
 use crate::model::text::on_one_line;
 use crate::model::{Stage, Timestamp};
 use crate::protocol::body::EncodedBody;
-use crate::sync::retry::{Failure, FailureKind};
 use attempt::{AttemptTally, RawResponse};
 use cookies::Jar;
 use legs::{Legs, Tracking};

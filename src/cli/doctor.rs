@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Error, Global, output, setup};
 use crate::clock::SystemClock;
 use crate::config::{Config, state_dir};
+use crate::failure::Remedy;
 use crate::host::{self, SystemHost};
 use crate::model::SyncResult;
 
@@ -152,10 +153,9 @@ impl Line {
         Self { fix: Some(fix.into()), ..Self::new(layer, Status::Problem, message) }
     }
 
-    /// An error text whose last part, behind a semicolon, says what to do.
-    fn of_error(layer: Layer, text: &str, otherwise: &str) -> Self {
-        let (message, fix) = text.rsplit_once("; ").unwrap_or((text, otherwise));
-        Self::problem(layer, message, fix)
+    /// An error with its remedy, or with `otherwise` if it has none.
+    fn of_error(layer: Layer, error: &dyn Remedy, otherwise: &'static str) -> Self {
+        Self::problem(layer, error.to_string(), error.fix().unwrap_or(otherwise.into()))
     }
 
     fn text(&self) -> String {

@@ -3,15 +3,18 @@
 //! Every error that ends a command becomes an [`Error`] here, so that each exit
 //! code of `docs/errors.md` is decided in this file or by [`SyncResult`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
 
 use super::service::ServiceError;
 use crate::config::{ConfigError, Finding, FindingKind, Severity};
 use crate::daemon::DaemonError;
+use crate::failure::Remedy;
 #[cfg(feature = "harness")]
 use crate::harness::HarnessError;
 use crate::model::SyncResult;
+use crate::model::text::joined;
 use crate::store::{CommitError, LockError, StoreError};
 
 /// The command line cannot be understood, or asks for what cannot be done.
@@ -42,6 +45,11 @@ impl Error {
     /// An error that ends the process with the exit code `exit`.
     pub(super) fn new(exit: u8, what: impl Into<String>) -> Self {
         Self { exit, what: what.into(), fix: None }
+    }
+
+    /// An error that knows its remedy.
+    pub(super) fn of(exit: u8, error: &dyn Remedy) -> Self {
+        Self { exit, what: error.to_string(), fix: error.fix().map(Cow::into_owned) }
     }
 
     /// What the command line asks for cannot be done.
@@ -80,17 +88,13 @@ impl Error {
 /// What went wrong and how to fix it, as one text.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        match &self.fix {
-            Some(fix) => write!(f, "; {fix}"),
-            None => Ok(()),
-        }
+        f.write_str(&joined(&self.what, self.fix.as_deref()))
     }
 }
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        Self::unusable(error.to_string())
+        Self::of(EXIT_UNUSABLE, &error)
     }
 }
 
@@ -106,7 +110,7 @@ impl From<LockError> for Error {
             LockError::TooManySyncs(_) => SyncResult::TooManySyncs,
             LockError::NotAFile { .. } | LockError::Unusable { .. } => SyncResult::StateUnusable,
         };
-        Self::new(result.exit_code(), error.to_string())
+        Self::of(result.exit_code(), &error)
     }
 }
 
@@ -126,7 +130,7 @@ impl From<DaemonError> for Error {
             }
             DaemonError::System(_) => EXIT_INTERNAL,
         };
-        Self::new(exit, error.to_string())
+        Self::of(exit, &error)
     }
 }
 
@@ -138,7 +142,7 @@ impl From<ServiceError> for Error {
             | ServiceError::Command { .. }
             | ServiceError::NotRunning { .. } => EXIT_UNREACHABLE,
         };
-        Self::new(exit, error.to_string())
+        Self::of(exit, &error)
     }
 }
 
@@ -149,7 +153,7 @@ impl From<HarnessError> for Error {
             HarnessError::Listen { .. } => EXIT_USAGE,
             HarnessError::Thread(_) => EXIT_INTERNAL,
         };
-        Self::new(exit, error.to_string())
+        Self::of(exit, &error)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `service`: the daemon as a service of launchd or systemd.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,6 +12,7 @@ use super::output;
 
 mod install;
 
+use crate::failure::Remedy;
 use install::{Installer, Outcome};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -54,16 +56,30 @@ enum Manager {
 /// Why a service cannot be managed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
-    #[error("cannot write {path}: {source}; run this as root")]
+    #[error("cannot write {path}: {source}")]
     File { path: PathBuf, source: io::Error },
-    #[error("cannot run {program}: {source}; is this system run by it? --manager names another")]
+    #[error("cannot run {program}: {source}")]
     Runner { program: &'static str, source: io::Error },
     #[error("{command} failed: {said}")]
     Command { command: String, said: String },
-    #[error("the service is installed but does not run: {said}; look at {log}")]
+    #[error("the service is installed but does not run: {said}")]
     NotRunning { said: String, log: &'static str },
-    #[error("{0} is not an absolute path a service can have; give another with --program")]
+    #[error("{0} is not an absolute path a service can have")]
     Program(PathBuf),
+}
+
+impl Remedy for ServiceError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::File { .. } => Some("run this as root".into()),
+            Self::Runner { .. } => {
+                Some("name the service manager of this system with --manager".into())
+            }
+            Self::Command { .. } => None,
+            Self::NotRunning { log, .. } => Some(format!("see {log}").into()),
+            Self::Program(_) => Some("name another with --program".into()),
+        }
+    }
 }
 
 /// What a command answered.

@@ -1,5 +1,6 @@
 //! `sync`: one sync, at once.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use super::hooks::SyncHooks;
 use super::{Error, Global, LogLevel, error, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
+use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
 use crate::store::{self, RulesPreview, Store};
@@ -112,7 +114,8 @@ fn refused(refused: &ConfigError, wanted: SyncOptions) -> SyncRecord {
     let now = SystemClock::new().now().wall;
     let clean = wanted.clean.unwrap_or(SyncType::Normal);
     let result = SyncResult::BadConfiguration;
-    let record = SyncRecord::not_begun(result, refused.to_string(), wanted.trigger, now, clean);
+    let record =
+        SyncRecord::not_begun(result, refused.to_string(), None, wanted.trigger, now, clean);
     SyncRecord { exit_code: error::exit_of(refused.findings()), dry_run: wanted.dry_run, ..record }
 }
 
@@ -138,8 +141,9 @@ pub(super) fn sync_once(
 ) -> SyncRecord {
     let began = clock.now().wall;
     let requested = wanted.clean.unwrap_or(SyncType::Normal);
-    let not_begun = |result: SyncResult, message: String| {
-        let record = SyncRecord::not_begun(result, message, wanted.trigger, began, requested);
+    let not_begun = |result: SyncResult, error: &dyn Remedy| {
+        let (message, fix) = (error.to_string(), error.fix().map(Cow::into_owned));
+        let record = SyncRecord::not_begun(result, message, fix, wanted.trigger, began, requested);
         if !wanted.dry_run && result != SyncResult::TooManySyncs {
             leave(state_dir, &record);
         }
@@ -147,27 +151,30 @@ pub(super) fn sync_once(
     };
     if config.sync_base_url.is_none() {
         let error = SyncError::MissingSyncBaseUrl;
-        return not_begun(error.result(), error.to_string());
+        return not_begun(error.result(), &error);
     }
     let report = host::facts(config, &SystemHost);
     let machine_id = match report.machine_id {
         Ok((machine_id, _)) => machine_id,
-        Err(problem) => return not_begun(SyncResult::MissingMachineId, problem.to_string()),
+        Err(problem) => return not_begun(SyncResult::MissingMachineId, &problem),
     };
     let host = SyncHost { config, state_dir, machine_id, facts: report.facts };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            let message = format!("cannot start the runtime: {error}");
-            return not_begun(SyncResult::InternalError, message);
+            let failure = Failure::new(
+                FailureKind::Cancelled,
+                format!("cannot start the asynchronous runtime: {error}"),
+            );
+            return not_begun(SyncResult::InternalError, &failure);
         }
     };
     let signals = Signals::catch(heeded);
     let record = runtime.block_on(run::run_sync(&host, wanted, &clock, observer, signals.stop()));
     // A thread that still waits for the lock must not hold the process back.
     runtime.shutdown_background();
-    record.unwrap_or_else(|error| not_begun(error.result(), error.to_string()))
+    record.unwrap_or_else(|error| not_begun(error.result(), &error))
 }
 
 /// Uploads the queued events on this thread (EV-10).

@@ -7,6 +7,7 @@ mod reload;
 mod requests;
 mod state_dir;
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +33,10 @@ use crate::config::{Loaded, LogLevel};
 use crate::control::configuration::ConfigurationReport;
 use crate::control::moment::Stamp;
 use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
+use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, SystemHost};
 use crate::model::{Now, SyncRecord, SyncResult, SyncType, Trigger};
+use crate::sync::run::SyncError;
 
 /// From the deadline of a sync to the end of its process: the sync sees to its
 /// deadline itself, and this is for one that does not.
@@ -237,8 +240,8 @@ impl EventLoop {
         let errand = SyncOrder { trigger, clean };
         if self.loaded.config.sync_base_url.is_none() {
             info!("no SyncBaseURL is configured; there is nothing to sync with");
-            let message = "no SyncBaseURL is configured; set it in the profile".to_owned();
-            let record = not_begun(SyncResult::MissingSyncBaseUrl, message, errand, now);
+            let error = SyncError::MissingSyncBaseUrl;
+            let record = not_begun(error.result(), &error, errand, now);
             self.schedule.end(now, SyncEnd::Nothing, None, random());
             self.tell_end(record, askers);
             self.publish();
@@ -248,8 +251,8 @@ impl EventLoop {
             info!("the network has changed since the last sync failed; it is tried again");
         }
         if let Err(error) = self.keep_place() {
-            warn!(%error, "no sync, because the state directory cannot be used");
-            let record = not_begun(SyncResult::StateUnusable, error.to_string(), errand, now);
+            warn!(%error, fix = error.fix().as_deref(), "no sync: the state directory cannot be used");
+            let record = not_begun(SyncResult::StateUnusable, &error, errand, now);
             self.schedule.end(now, SyncEnd::Failure, None, random());
             self.tell_end(record, askers);
             self.publish();
@@ -316,7 +319,9 @@ impl EventLoop {
         let record = record.map_or_else(
             || {
                 let message = trouble.map_or_else(String::new, |t| t.message().to_owned());
-                not_begun(SyncResult::InternalError, message, running.errand, running.began)
+                let failure = Failure::new(FailureKind::Cancelled, message)
+                    .fixed_by("see the log of the daemon");
+                not_begun(SyncResult::InternalError, &failure, running.errand, running.began)
             },
             |record| *record,
         );
@@ -438,9 +443,10 @@ async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
 }
 
 /// The record of a sync that its process left none of.
-fn not_begun(result: SyncResult, message: String, errand: SyncOrder, began: Now) -> SyncRecord {
+fn not_begun(result: SyncResult, error: &impl Remedy, errand: SyncOrder, began: Now) -> SyncRecord {
+    let (message, fix) = (error.to_string(), error.fix().map(Cow::into_owned));
     let requested = errand.clean.unwrap_or(SyncType::Normal);
-    SyncRecord::not_begun(result, message, errand.trigger, began.wall, requested)
+    SyncRecord::not_begun(result, message, fix, errand.trigger, began.wall, requested)
 }
 
 /// A number in 0..1 that other hosts do not draw at the same time.

@@ -209,6 +209,7 @@ mod tests {
                 stage: "rule_download".to_owned(),
                 kind: "server".to_owned(),
                 message: String::new(),
+                fix: None,
                 http_status: Some(503),
                 cause: None,
             }),

@@ -1,5 +1,6 @@
 //! Starting the server, and asking and changing it while it runs.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use super::fault::{Fault, Scripted, When};
 use super::fixtures::AnyEvent;
 use super::state::{HostState, State, Uploads};
 use super::style::{Preset, Style, SyncTypePolicy, Transfer};
+use crate::failure::Remedy;
 use crate::protocol::wire;
 
 mod connection;
@@ -24,7 +26,7 @@ mod connection;
 #[derive(Debug, Error)]
 pub enum HarnessError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; give another address, or port 0 for a free one")]
+    #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -32,8 +34,17 @@ pub enum HarnessError {
         source: io::Error,
     },
     /// The thread or its runtime cannot be made.
-    #[error("cannot start the server's thread: {0}; free some memory or threads of this user")]
+    #[error("cannot start the server's thread: {0}")]
     Thread(#[source] io::Error),
+}
+
+impl Remedy for HarnessError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Listen { .. } => Some("give another address, or port 0 for a free one".into()),
+            Self::Thread(_) => Some("free some memory or threads of this user".into()),
+        }
+    }
 }
 
 /// How a [`FakeServer`] is to be.

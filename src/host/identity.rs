@@ -1,6 +1,7 @@
 //! The machine id and the owner, from configuration, property lists and the
 //! hardware (HOST-2).
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use thiserror::Error;
 use super::source::HostSource;
 use super::{Fact, Observed, dictionary};
 use crate::config::Config;
+use crate::failure::Remedy;
 use crate::model::{MachineId, MachineIdError, is_placeholder};
 
 /// Why the host has no machine id.
@@ -17,16 +19,13 @@ use crate::model::{MachineId, MachineIdError, is_placeholder};
 pub enum MachineIdProblem {
     /// No source tells one.
     #[error(
-        "no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware \
-         tells none{}; set MachineID",
+        "no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID \
+         is unknown{}",
         .0.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default()
     )]
     Missing(Option<String>),
     /// A source tells one that cannot be used.
-    #[error(
-        "{reason} (from {source_name}); write the id itself there, or remove the key to use the \
-         hardware UUID"
-    )]
+    #[error("{reason} (from {source_name})")]
     Refused {
         /// Where it comes from.
         source_name: String,
@@ -35,16 +34,26 @@ pub enum MachineIdProblem {
     },
     /// The property list is there, but cannot be read. Going on with another
     /// id would make this host a stranger to its server.
-    #[error(
-        "MachineIDPlist {} cannot be read: {reason}; mend it or remove the key",
-        path.display()
-    )]
+    #[error("MachineIDPlist {} cannot be read: {reason}", path.display())]
     Plist {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Remedy for MachineIdProblem {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        let fix = match self {
+            Self::Missing(_) => "set MachineID",
+            Self::Refused { .. } => {
+                "write the id itself there, or unset the key to use the hardware UUID"
+            }
+            Self::Plist { .. } => "fix the file or unset MachineIDPlist",
+        };
+        Some(fix.into())
+    }
 }
 
 /// The first machine id that is not empty. `hardware` is asked last.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use bounds::{MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES};
 
+use super::text::joined;
+
 use super::{SettingChange, Stage, SyncType, Timestamp, text};
 
 /// The version of every `--json` form in this module.
@@ -148,8 +150,11 @@ pub struct ErrorRecord {
     pub stage: String,
     /// One word for the cause.
     pub kind: String,
-    /// What happened, where, and the next thing to try.
+    /// What happened and where.
     pub message: String,
+    /// What an operator can do; `None` if nothing is known.
+    #[serde(default)]
+    pub fix: Option<String>,
     /// The status of the answer, if there was one.
     pub http_status: Option<u16>,
     /// What the sync was waiting to repeat when it was stopped or ran out of
@@ -158,15 +163,22 @@ pub struct ErrorRecord {
     pub cause: Option<Box<ErrorRecord>>,
 }
 
-/// The message, and the cause of a stop behind it.
+/// The message, what to do, and in brackets the cause of a stop.
 impl fmt::Display for ErrorRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        f.write_str(&joined(&self.message, self.fix.as_deref()))?;
         f.write_str(&self.cause_in_brackets())
     }
 }
 
 impl ErrorRecord {
+    /// An error outside any stage.
+    #[must_use]
+    pub fn outside_stages(kind: &str, message: String, fix: Option<String>) -> Self {
+        let (stage, kind) = (String::new(), kind.to_owned());
+        Self { stage, kind, message, fix, http_status: None, cause: None }
+    }
+
     /// The cause as text that follows the message; empty without one.
     #[must_use]
     pub fn cause_in_brackets(&self) -> String {
@@ -311,17 +323,12 @@ impl SyncRecord {
     pub fn not_begun(
         result: SyncResult,
         message: String,
+        fix: Option<String>,
         trigger: Trigger,
         at: Timestamp,
         requested: SyncType,
     ) -> Self {
-        let error = ErrorRecord {
-            stage: String::new(),
-            kind: result.name().to_owned(),
-            message,
-            http_status: None,
-            cause: None,
-        };
+        let error = ErrorRecord::outside_stages(result.name(), message, fix);
         Self {
             result,
             exit_code: result.exit_code(),

@@ -5,6 +5,8 @@
 //!
 //! This is the one place that knows what each of them can take.
 
+use std::fmt;
+
 mod json;
 
 use std::borrow::Cow;
@@ -110,6 +112,15 @@ fn escape(chars: impl Iterator<Item = char>) -> String {
 #[cfg(test)]
 pub(crate) const HOSTILE: &str = "-a\0b\u{1b}[31mc\u{9b}2Jd\u{85}\u{202e}e\u{2066}f\u{2028}g\
      \u{feff}h\u{200b}\u{7f}\ni\r\tj\u{fffe}\u{ffff}\u{10ffff}k\"<&>'\\";
+
+/// Joins what happened and what to do about it, for people to read.
+#[must_use]
+pub fn joined(what: &(impl fmt::Display + ?Sized), fix: Option<&str>) -> String {
+    match fix {
+        Some(fix) => format!("{what}; {fix}"),
+        None => what.to_string(),
+    }
+}
 
 #[cfg(test)]
 mod tests {

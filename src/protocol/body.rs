@@ -7,6 +7,8 @@ mod received;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::de::DeserializeSeed as _;
 use thiserror::Error;
@@ -14,6 +16,7 @@ use thiserror::Error;
 use super::binary;
 use super::json::{self, ErrorReport, MessageSeed};
 use super::notes::{Notes, Warning};
+use crate::failure::Remedy;
 use crate::model::text;
 
 pub(super) use received::INVALID_BYTE_MARK;
@@ -63,13 +66,10 @@ pub enum BodyError {
     #[error("the JSON breaks off after {0} bytes")]
     CutShort(usize),
     /// Most often a captive portal, a login page or a wrong URL.
-    #[error(
-        "the answer is HTML, not JSON (a captive portal, a login page or a wrong SyncBaseURL?); \
-         it begins \"{0}\""
-    )]
+    #[error("the response is HTML, not JSON, and begins \"{0}\"")]
     Html(String),
     /// Something else than JSON.
-    #[error("the answer is not JSON ({reason}); it begins \"{start}\"")]
+    #[error("the response is not JSON ({reason}) and begins \"{start}\"")]
     NotJson {
         /// What the parser says, with line and column.
         reason: String,
@@ -77,7 +77,7 @@ pub enum BodyError {
         start: String,
     },
     /// JSON, but not of the message's shape.
-    #[error("the answer is not a {message}: at {path}: {reason}")]
+    #[error("the response is not a {message}: at {path}: {reason}")]
     WrongShape {
         /// The message's name in the schema.
         message: &'static str,
@@ -97,19 +97,16 @@ pub enum BodyError {
         words: String,
     },
     /// A cursor that no server needs.
-    #[error("the cursor is {0} bytes long; at most {MAX_CURSOR_BYTES} are taken")]
+    #[error("the cursor is {0} bytes long, more than {MAX_CURSOR_BYTES}")]
     CursorTooLong(usize),
     /// Whoever wanted it read told the reader to give up.
-    #[error("reading the answer was given up")]
+    #[error("reading the response was stopped")]
     GivenUp,
     /// More rules than one sync may bring.
-    #[error("the server sent more than {0} rules; it must send fewer")]
+    #[error("the server sent more than {0} rules")]
     TooManyRules(u64),
     /// Not the binary form of the message.
-    #[error(
-        "the answer is not a {message} in binary protobuf ({reason}); \
-         does the server support SyncEnableProtoTransfer?"
-    )]
+    #[error("the response is not a {message} in binary protobuf ({reason})")]
     NotProtobuf {
         /// The message's name in the schema.
         message: &'static str,
@@ -118,7 +115,30 @@ pub enum BodyError {
     },
 }
 
-/// Bytes of a cursor at the most.
+impl Remedy for BodyError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        let fix = match self {
+            Self::CutShort(_) => "check the server's log and any proxy in between",
+            Self::Html(_) => {
+                "check for a captive portal or a login page, and that SyncBaseURL leads to a sync \
+                 server"
+            }
+            Self::NotJson { .. } | Self::WrongShape { .. } => {
+                "check that SyncBaseURL leads to a sync server, and the server's version"
+            }
+            Self::ErrorInAnswer { .. } => "check the server's log",
+            Self::CursorTooLong(_) => "the server must send shorter cursors",
+            Self::GivenUp => return None,
+            Self::TooManyRules(_) => "remove rules on the server",
+            Self::NotProtobuf { .. } => {
+                "check that the server supports protobuf, or unset SyncEnableProtoTransfer"
+            }
+        };
+        Some(fix.into())
+    }
+}
+
+/// The longest cursor at the most.
 pub const MAX_CURSOR_BYTES: usize = 64 << 10;
 
 /// The prefixes servers put before JSON so that a script tag cannot load it.

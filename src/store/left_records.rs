@@ -128,6 +128,7 @@ mod tests {
         SyncRecord::not_begun(
             SyncResult::MissingMachineId,
             message.to_owned(),
+            None,
             Trigger::Timer,
             Timestamp::from_secs(1_700_000_000),
             SyncType::Normal,

@@ -4,12 +4,14 @@
 //! that held them, however it ended. Whoever runs holds `agent.lock`; whoever
 //! waits holds the directory itself meanwhile.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::failure::Remedy;
 use crate::files::{self, Access, FileLock, Obstacle};
 
 /// The file in the state directory whose lock says that a sync runs.
@@ -19,10 +21,10 @@ pub const LOCK_FILE: &str = "agent.lock";
 #[derive(Debug, Error)]
 pub enum LockError {
     /// One runs, and another waits already or waiting was not wanted.
-    #[error("too many syncs are in progress on {0}; try again later")]
+    #[error("too many syncs are in progress on {0}")]
     TooManySyncs(PathBuf),
     /// Something else than a file of ours is in the lock file's place.
-    #[error("cannot lock {path}: it is {what}; move it away, and the next sync makes a new one")]
+    #[error("cannot lock {path}: it is {what}")]
     NotAFile {
         /// The lock file.
         path: PathBuf,
@@ -30,13 +32,24 @@ pub enum LockError {
         what: String,
     },
     /// The lock file or the directory cannot be opened or locked.
-    #[error("cannot lock {path}: {source}; check that the state directory exists and is yours")]
+    #[error("cannot lock {path}: {source}")]
     Unusable {
         /// What could not be locked.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+}
+
+impl Remedy for LockError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        let fix = match self {
+            Self::TooManySyncs(_) => "try again later",
+            Self::NotAFile { .. } => "move it away, and the next sync creates a new one",
+            Self::Unusable { .. } => "check that the state directory exists and its owner and mode",
+        };
+        Some(fix.into())
+    }
 }
 
 impl LockError {

@@ -144,15 +144,9 @@ fn readable(text: &str) -> Option<SyncRecord> {
 }
 
 fn interrupted(begun: SyncRecord, reverted: &[SettingChange]) -> SyncRecord {
-    let error = ErrorRecord {
-        stage: String::new(),
-        kind: "interrupted".to_owned(),
-        message: "the process ended in the middle of the sync; nothing of it is in force but \
-                  rules that were already committed"
-            .to_owned(),
-        http_status: None,
-        cause: None,
-    };
+    let message = "the process ended during the sync; only rules that were already committed are \
+                   in effect";
+    let error = ErrorRecord::outside_stages("interrupted", message.to_owned(), None);
     SyncRecord {
         result: SyncResult::InternalError,
         exit_code: SyncResult::InternalError.exit_code(),

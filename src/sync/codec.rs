@@ -1,7 +1,7 @@
 //! Between the machine's requests and the transport's bytes.
 
 use super::machine::{StageRequest, StageResponse};
-use super::retry::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, Remedy as _};
 use crate::model::{Stage, SyncWarning};
 use crate::protocol::body::{self, BodyError, EncodedBody, ResponseBody, Transfer};
 use crate::protocol::cel::CelBudget;
@@ -84,10 +84,9 @@ pub(super) fn decode_upload(
 
 fn failure(url: &str, error: &BodyError) -> Failure {
     Failure {
-        kind: kind_of_body_error(error),
-        message: format!("{url}: {error}"),
         http_status: Some(200),
-        retry_after: None,
+        fix: error.fix(),
+        ..Failure::new(kind_of_body_error(error), format!("{url}: {error}"))
     }
 }
 

@@ -31,7 +31,7 @@ use self::download::{Download, check_page, fingerprint, next_page};
 use self::tally::RunningTally;
 use self::uploads::Uploads;
 use super::plan::{self, Plan};
-use super::retry::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::model::{
     ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType, SyncWarning,
 };
@@ -409,14 +409,9 @@ impl Machine {
     }
 
     fn out_of_step(&mut self) -> Effect {
-        let error = ErrorRecord {
-            stage: String::new(),
-            kind: "internal".to_owned(),
-            message: "the sync was told of something it had not asked for; please report this"
-                .to_owned(),
-            http_status: None,
-            cause: None,
-        };
+        let message = "internal error: unexpected event in the sync state machine".to_owned();
+        let error =
+            ErrorRecord::outside_stages("internal", message, Some("please report this".to_owned()));
         self.revert(SyncResult::InternalError, error)
     }
 
@@ -492,11 +487,10 @@ impl Machine {
 /// The failure of a sync that took too long.
 #[must_use]
 pub fn deadline_failure(deadline: Duration) -> Failure {
-    let message = format!(
-        "the sync did not finish within its deadline of {} s (SyncDeadline)",
-        deadline.as_secs()
-    );
+    let message =
+        format!("the sync did not finish within its deadline of {} s", deadline.as_secs());
     Failure::new(FailureKind::Deadline, message)
+        .fixed_by("check the server's and the network's speed, or raise SyncDeadline")
 }
 
 fn error_record(stage: Stage, given_up: &GivenUp) -> ErrorRecord {
@@ -510,6 +504,7 @@ fn error_record(stage: Stage, given_up: &GivenUp) -> ErrorRecord {
         stage: stage.name().to_owned(),
         kind: failure.kind.name().to_owned(),
         message,
+        fix: failure.fix.as_deref().map(str::to_owned),
         http_status: failure.http_status,
         cause: None,
     };

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::machine::Inputs;
 use super::store_effects::pending_events;
+use crate::failure::Remedy as _;
 use crate::model::{
     BaseUrl, CleanSyncReason, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType,
     SyncWarning, Timestamp, UploadMemory,
@@ -77,7 +78,7 @@ pub fn prepare(
     let mut inputs = inputs(store, request, requested)?;
     inputs.events_pending = pending_events(events);
     inputs.upload_memory = events.upload_memory().unwrap_or_else(|error| {
-        warn!(%error, "what earlier syncs have learned about batches cannot be read");
+        warn!(%error, fix = error.fix().as_deref(), "what earlier syncs have learned about batches cannot be read");
         UploadMemory::default()
     });
     inputs.warnings.extend(unwritten);
@@ -90,7 +91,7 @@ fn unless_full<T>(done: Result<T, StoreError>) -> Result<Option<T>, StoreError> 
     match done {
         Ok(done) => Ok(Some(done)),
         Err(error @ StoreError::Full { .. }) => {
-            warn!(%error, "the sync goes on as far as that needs no room");
+            warn!(%error, fix = error.fix().as_deref(), "the sync goes on as far as that needs no room");
             Ok(None)
         }
         Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::machine::{Effect, StoreEffect};
-use super::retry::Failure;
+use crate::failure::Failure;
 use crate::model::{RejectedRule, SettingChange, Stage, SyncRecord, SyncType};
 use crate::store::{RulesCommitted, RulesPreview};
 

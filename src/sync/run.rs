@@ -1,6 +1,7 @@
 //! One whole sync of a host: the lock, the stores, the transport, the driver,
 //! and at the end the notifications.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use thiserror::Error;
 use tracing::warn;
 
 use super::progress::{Observer, SyncProgress, When};
-use super::retry::Failure;
 use super::{Driver, Stop, Stores, SyncSpec, events_warning, notify, prepare, prepare_dry};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::failure::{Failure, Remedy};
 use crate::model::{
     BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage, SyncRecord,
     SyncResult, SyncType, SyncWarning, Trigger,
@@ -65,9 +66,7 @@ impl SyncOptions {
 #[derive(Debug, Error)]
 pub enum SyncError {
     /// No server is configured.
-    #[error(
-        "no SyncBaseURL is configured; set it in the profile, or try --set SyncBaseURL=https://host/path/"
-    )]
+    #[error("no SyncBaseURL is configured")]
     MissingSyncBaseUrl,
     /// Others sync already, or the directory cannot be locked.
     #[error(transparent)]
@@ -84,6 +83,20 @@ pub enum SyncError {
     /// Told to stop before the sync began.
     #[error("the sync was stopped while another one ran: {0}")]
     Stopped(&'static str),
+}
+
+impl Remedy for SyncError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::MissingSyncBaseUrl => {
+                Some("set it in the profile, or try --set SyncBaseURL=https://host/path/".into())
+            }
+            Self::Lock(error) => error.fix(),
+            Self::Store(error) => error.fix(),
+            Self::Scratch(_) => Some("check the space and the mode of TMPDIR".into()),
+            Self::Waiting(_) | Self::Stopped(_) => None,
+        }
+    }
 }
 
 impl SyncError {
@@ -130,7 +143,7 @@ pub async fn run_sync(
                 events
             }
             Err(error) => {
-                warn!(%error, "the sync runs without events");
+                warn!(%error, fix = error.fix().as_deref(), "the sync runs without events");
                 warnings.push(events_warning(&error));
                 EventStore::unavailable(host.state_dir)?
             }
@@ -175,7 +188,9 @@ fn warn_of_standing(store: &Store, config: &Config) {
                 warn!(fix = warning.fix(), "{warning}");
             }
         }
-        Err(error) => warn!(%error, "cannot read whose settings and rules are in force"),
+        Err(error) => {
+            warn!(%error, fix = error.fix().as_deref(), "cannot read whose settings and rules are in force")
+        }
     }
 }
 
@@ -261,7 +276,7 @@ fn drain_also(events: &mut EventStore, config: &Config) {
     if let Some(path) = &config.events_database
         && let Err(error) = events.drain_also(path)
     {
-        warn!(%error, "the events of EventsDatabase are not uploaded");
+        warn!(%error, fix = error.fix().as_deref(), "the events of EventsDatabase are not uploaded");
     }
 }
 

@@ -6,7 +6,7 @@ use super::Held;
 use super::machine::{Batch, Committed, Settled, StoreEffect, SyncEvent};
 use super::prefetch::Prefetcher;
 use super::progress::{Observer, SyncProgress};
-use super::retry::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, Remedy as _};
 use crate::model::{SettingChange, Timestamp};
 use crate::store::{
     self, CommitError, EventStore, ReadStore, Refused, RuleCommit, RuleGuard, Store, StoreError,
@@ -85,11 +85,10 @@ impl LiveStores<'_> {
                     Ok(committed) => committed,
                     Err(CommitError::Store(error)) => return Err(error),
                     Err(CommitError::Guarded(guarded)) => {
-                        let message = format!(
-                            "nothing was changed: {guarded}; if that is intended, run \
-                             `santa-sync sync --clean --past-guard`"
+                        let message = format!("nothing was changed: {guarded}");
+                        let failure = Failure::new(FailureKind::Guarded, message).fixed_by(
+                            "if that is intended, run `santa-sync sync --clean --past-guard`",
                         );
-                        let failure = Failure::new(FailureKind::Guarded, message);
                         return Ok(SyncEvent::StoreFailed(failure));
                     }
                 };
@@ -112,7 +111,7 @@ impl LiveStores<'_> {
                     // They are not in force, and never will be: the next start
                     // drops them.
                     Err(error) => {
-                        warn!(%error, "the staged settings stay on disk until the next sync");
+                        warn!(%error, fix = error.fix().as_deref(), "the staged settings stay on disk until the next sync");
                         std::mem::take(&mut held.staged_changes)
                     }
                 };
@@ -163,7 +162,7 @@ impl LiveStores<'_> {
 pub(super) fn pending_events(events: &EventStore) -> u64 {
     let count = |counted: Result<u64, StoreError>| {
         counted.unwrap_or_else(|error| {
-            warn!(%error, "queued events cannot be counted");
+            warn!(%error, fix = error.fix().as_deref(), "queued events cannot be counted");
             0
         })
     };

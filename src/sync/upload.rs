@@ -12,10 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use super::retry::Failure;
 use super::run::{self, SyncHost};
 use super::{Interruptible, Stop, log_response_warning, redacted};
 use crate::clock::Clock;
+use crate::failure::Failure;
 use crate::model::{MachineId, Stage};
 use crate::protocol::body::{EncodedBody, Transfer};
 use crate::protocol::events::{self, Sorted};

@@ -12,9 +12,9 @@ use super::failure::{AttemptPhase, FailureContext};
 use super::idle::IdleWatch;
 use super::upload::{UploadBody, UploadGuard};
 use super::{Transport, XsrfToken, lock, status};
+use crate::failure::{Failure, FailureKind};
 use crate::model::Timestamp;
 use crate::protocol::body::EncodedBody;
-use crate::sync::retry::{Failure, FailureKind};
 
 /// The port of a SOCKS proxy that names none; no other peer is without one.
 const DEFAULT_SOCKS_PORT: u16 = 1080;
@@ -191,19 +191,18 @@ async fn error_body(response: &mut reqwest::Response, tally: &mut AttemptTally) 
 }
 
 fn undecodable(context: &FailureContext<'_>, error: &DecodeError, limit: usize) -> Failure {
-    let (kind, what) = match error {
+    let (kind, what, fix) = match error {
         DecodeError::Truncated => return context.truncated("the compressed data has no end"),
         DecodeError::TooLarge => (
             FailureKind::TooLarge,
-            format!("the answer is larger than {limit} bytes; have the server send smaller pages"),
+            format!("the response is larger than {limit} bytes"),
+            "have the server send smaller pages",
         ),
         DecodeError::Corrupt(_) | DecodeError::NotEncoded(_) | DecodeError::Unknown(_) => (
             FailureKind::BadEncoding,
-            format!(
-                "the answer cannot be decoded ({error}); check the server's compression and any \
-                 proxy in between"
-            ),
+            format!("the response cannot be decoded ({error})"),
+            "check the server's compression and any proxy in between",
         ),
     };
-    Failure { http_status: Some(200), ..context.fail(kind, &what) }
+    Failure { http_status: Some(200), ..context.fail(kind, what, fix) }
 }

@@ -23,9 +23,9 @@ use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate, X509E
 use x509_parser::x509::X509Name;
 
 use super::{ClientCertificate, Roots};
+use crate::failure::{Failure, FailureKind};
 use crate::files;
 use crate::model::Timestamp;
-use crate::sync::retry::{Failure, FailureKind};
 
 /// Larger files are not certificates; the largest trust bundles have 300 KiB.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -113,13 +113,13 @@ pub(super) fn load_roots(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, 
                    system's roots";
         let message = match roots {
             Roots::File(file) => {
-                format!("the trust roots in {} (ServerAuthRootsFile) {what}; {fix}", file.display())
+                format!("the trust roots in {} (ServerAuthRootsFile) {what}", file.display())
             }
             Roots::Data(_) | Roots::Platform => {
-                format!("the trust roots in ServerAuthRootsData {what}; {fix}")
+                format!("the trust roots in ServerAuthRootsData {what}")
             }
         };
-        Failure::new(FailureKind::RootsUnreadable, message)
+        Failure::new(FailureKind::RootsUnreadable, message).fixed_by(fix)
     };
     let bytes = match roots {
         Roots::Platform => return Ok(Vec::new()),
@@ -149,18 +149,12 @@ pub(super) fn load_roots(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, 
 
 /// The client certificate, with the certificate that belongs to the key first.
 pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<ClientIdentity, Failure> {
-    let file = certificate.file.display();
-    let unreadable = |what: &str| {
-        Failure::new(
-            FailureKind::ClientCertificateUnreadable,
-            format!("the client certificate in {file} {what}"),
-        )
-    };
+    let unreadable = |what: &str, fix: &'static str| unreadable(certificate, what, fix);
     let bytes = files::read(&certificate.file, MAX_FILE_BYTES).map_err(|error| {
-        unreadable(&format!(
-            "cannot be read ({error}); check ClientAuthCertificateFile and that this user may \
-             read it"
-        ))
+        unreadable(
+            &format!("cannot be read ({error})"),
+            "check ClientAuthCertificateFile and that this user may read it",
+        )
     })?;
     let IdentityParts { certificates, keys } = if is_pem(&bytes) {
         from_pem(&bytes, certificate)?
@@ -169,9 +163,10 @@ pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<ClientIde
     };
     if certificates.is_empty() || keys.is_empty() {
         let missing = if certificates.is_empty() { "certificate" } else { "private key" };
-        return Err(unreadable(&format!(
-            "comes without a {missing}; put the chain and its key into one file (PKCS#12 or PEM)"
-        )));
+        return Err(unreadable(
+            &format!("contains no {missing}"),
+            "put the chain and its key into one file (PKCS#12 or PEM)",
+        ));
     }
     let provider = rustls::crypto::ring::default_provider();
     let mut reason = String::new();
@@ -183,10 +178,16 @@ pub(super) fn load_identity(certificate: &ClientCertificate) -> Result<ClientIde
             }
         }
     }
-    Err(unreadable(&format!(
-        "cannot be used ({reason}); use an RSA (2048 bits or more), P-256, P-384 or Ed25519 key \
-         and the certificate that was issued for it"
-    )))
+    Err(unreadable(
+        &format!("cannot be used ({reason})"),
+        "use an RSA (2048 bits or more), P-256, P-384 or Ed25519 key and the certificate issued \
+         for it",
+    ))
+}
+
+fn unreadable(certificate: &ClientCertificate, what: &str, fix: &'static str) -> Failure {
+    let message = format!("the client certificate in {} {what}", certificate.file.display());
+    Failure::new(FailureKind::ClientCertificateUnreadable, message).fixed_by(fix)
 }
 
 fn certified(
@@ -266,13 +267,10 @@ fn from_pkcs12(bytes: &[u8], certificate: &ClientCertificate) -> Result<Identity
         Pkcs12Error::MacError(_) | Pkcs12Error::Pkcs5Error(_) | Pkcs12Error::UnpadError => {
             wrong_password(certificate)
         }
-        other => Failure::new(
-            FailureKind::ClientCertificateUnreadable,
-            format!(
-                "the client certificate in {} is neither PEM nor PKCS#12 that can be read \
-                 ({other}); write it anew with openssl pkcs12 -export",
-                certificate.file.display()
-            ),
+        other => unreadable(
+            certificate,
+            &format!("is neither PEM nor readable PKCS#12 ({other})"),
+            "export it again with openssl pkcs12 -export",
         ),
     })?;
     let certificates = archive.certs.iter().map(|bag| bag.cert.as_der().to_vec().into()).collect();
@@ -296,13 +294,10 @@ fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<IdentityPar
     };
     let text = String::from_utf8_lossy(bytes);
     if text.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(Failure::new(
-            FailureKind::ClientCertificateUnreadable,
-            format!(
-                "the key of the client certificate in {} is encrypted in the old PEM form; \
-                 rewrite it with openssl pkcs8 -topk8",
-                certificate.file.display()
-            ),
+        return Err(unreadable(
+            certificate,
+            "has a key encrypted in the old PEM form",
+            "convert the key with openssl pkcs8 -topk8",
         ));
     }
     let certificates = CertificateDer::pem_slice_iter(bytes)
@@ -328,18 +323,18 @@ fn from_pem(bytes: &[u8], certificate: &ClientCertificate) -> Result<IdentityPar
 
 fn wrong_password(certificate: &ClientCertificate) -> Failure {
     let file = certificate.file.display();
-    let message = if certificate.password.is_some() {
-        format!(
-            "the password does not open the client certificate in {file}; check \
-             ClientAuthCertificatePassword"
+    let (message, fix) = if certificate.password.is_some() {
+        (
+            format!("the password does not open the client certificate in {file}"),
+            "check ClientAuthCertificatePassword",
         )
     } else {
-        format!(
-            "the client certificate in {file} is encrypted and no password is configured; set \
-             ClientAuthCertificatePassword"
+        (
+            format!("the client certificate in {file} is encrypted and no password is configured"),
+            "set ClientAuthCertificatePassword",
         )
     };
-    Failure::new(FailureKind::ClientCertificatePassword, message)
+    Failure::new(FailureKind::ClientCertificatePassword, message).fixed_by(fix)
 }
 
 fn is_pem(bytes: &[u8]) -> bool {

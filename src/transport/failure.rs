@@ -6,7 +6,9 @@
     reason = "the error enums of other crates grow; what is new in them has the kind of the rest"
 )]
 
+use std::borrow::Cow;
 use std::error::Error;
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -18,9 +20,9 @@ use url::Url;
 use super::proxy::ProxyRoute;
 use super::tls::RecordingResolver;
 use super::{Roots, Timeouts, text};
+use crate::failure::{Failure, FailureKind};
 use crate::model::Timestamp;
 use crate::model::text::on_one_line;
-use crate::sync::retry::{Failure, FailureKind};
 
 /// Where an attempt happened: all that a message may name.
 pub(super) struct FailureContext<'a> {
@@ -71,17 +73,15 @@ impl FailureContext<'_> {
             let reason = innermost(&causes);
             return self.fail(
                 FailureKind::MalformedUrl,
-                &format!("no request can be made of it ({reason}); check SyncBaseURL"),
+                format!("no request can be made of it ({reason})"),
+                "check SyncBaseURL",
             );
         }
         if error.is_dns() {
             return self.fail(
                 FailureKind::NameNotResolved,
-                &format!(
-                    "the name of {} has no address; check the host in SyncBaseURL and this \
-                     host's DNS",
-                    self.server
-                ),
+                format!("the name of {} has no address", self.server),
+                "check the host in SyncBaseURL and this host's DNS",
             );
         }
         if error.is_connect() && error.is_timeout() {
@@ -96,11 +96,8 @@ impl FailureContext<'_> {
             if hyper.is_parse() {
                 return self.fail(
                     FailureKind::NotHttp,
-                    &format!(
-                        "{} answered with something that is not HTTP; check the port and whether \
-                         it should be https://",
-                        self.server
-                    ),
+                    format!("{} answered with something that is not HTTP", self.server),
+                    "check the port and whether it should be https://",
                 );
             }
         }
@@ -111,40 +108,41 @@ impl FailureContext<'_> {
         }
     }
 
-    pub(super) fn fail(&self, kind: FailureKind, what: &str) -> Failure {
-        Failure::new(kind, format!("{}: {what}", self.url))
+    /// A failure of this URL: what happened, and what to do about it.
+    pub(super) fn fail(
+        &self,
+        kind: FailureKind,
+        what: impl Display,
+        fix: impl Into<Cow<'static, str>>,
+    ) -> Failure {
+        Failure::new(kind, format!("{}: {what}", self.url)).fixed_by(fix)
     }
 
     pub(super) fn truncated(&self, reason: &str) -> Failure {
         self.fail(
             FailureKind::Truncated,
-            &format!(
-                "the answer broke off before its end ({reason}); check the server's log and any \
-                 proxy in between"
-            ),
+            format!("the answer broke off before its end ({reason})"),
+            "check the server's log and any proxy in between",
         )
     }
 
     pub(super) fn idle_timeout(&self) -> Failure {
         self.fail(
             FailureKind::IdleTimeout,
-            &format!(
-                "no byte moved to or from {} for {} s; check the server's load and any proxy in \
-                 between",
+            format!(
+                "no byte was sent or received by {} for {} s",
                 self.server,
                 seconds(self.timeouts.idle)
             ),
+            "check the server's load and any proxy in between",
         )
     }
 
     pub(super) fn total_timeout(&self, limit: Duration) -> Failure {
         self.fail(
             FailureKind::TotalTimeout,
-            &format!(
-                "the answer was not complete after {} s; check the server's load and the network's \
-                 speed",
-                seconds(limit)
-            ),
+            format!("the answer was not complete after {} s", seconds(limit)),
+            "check the server's load and the network's speed",
         )
     }
 
@@ -152,32 +150,32 @@ impl FailureContext<'_> {
     /// wait.
     fn http_1_1_required(&self) -> Failure {
         let what = format!(
-            "{} takes this request by HTTP/1.1 only, which is used for the rest of the sync; set \
-             SyncDisableHTTP2 to spare this attempt",
+            "{} accepts this request by HTTP/1.1 only, which is used for the rest of the sync",
             self.server
         );
         Failure {
             retry_after: Some(Duration::ZERO),
-            ..self.fail(FailureKind::Http11Required, &what)
+            ..self.fail(
+                FailureKind::Http11Required,
+                what,
+                "set SyncDisableHTTP2 to avoid this attempt",
+            )
         }
     }
 
     fn header_too_large(&self) -> Failure {
         self.fail(
             FailureKind::HeaderTooLarge,
-            "the header of the answer is longer than is read (400 KiB or 100 fields); check what \
-             answers at this address",
+            "the header of the answer is longer than is read (400 KiB or 100 fields)",
+            "check what answers at this address",
         )
     }
 
     fn connect_timeout(&self, peer: &str) -> Failure {
         self.fail(
             FailureKind::ConnectTimeout,
-            &format!(
-                "no connection to {peer} within {} s; check the network, firewalls, and whether a \
-                 proxy is needed",
-                seconds(self.timeouts.connect)
-            ),
+            format!("no connection to {peer} within {} s", seconds(self.timeouts.connect)),
+            "check the network, firewalls, and whether a proxy is needed",
         )
     }
 
@@ -186,10 +184,8 @@ impl FailureContext<'_> {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => self.fail(
                 FailureKind::Refused,
-                &format!(
-                    "{server} refused the connection; check that the server runs there and the \
-                     port in SyncBaseURL"
-                ),
+                format!("{server} refused the connection"),
+                "check that the server runs there and the port in SyncBaseURL",
             ),
             io::ErrorKind::TimedOut => self.connect_timeout(server),
             io::ErrorKind::ConnectionReset
@@ -198,9 +194,8 @@ impl FailureContext<'_> {
             | io::ErrorKind::UnexpectedEof => self.lost(&error.to_string()),
             _ => self.fail(
                 FailureKind::Unreachable,
-                &format!(
-                    "{server} cannot be reached ({error}); check this host's network and firewall"
-                ),
+                format!("{server} cannot be reached ({error})"),
+                "check this host's network and firewall",
             ),
         }
     }
@@ -214,7 +209,8 @@ impl FailureContext<'_> {
         };
         self.fail(
             FailureKind::ConnectionLost,
-            &format!("{} closed the connection without an answer ({reason}); {hint}", self.server),
+            format!("{} closed the connection without an answer ({reason})", self.server),
+            hint,
         )
     }
 
@@ -234,7 +230,8 @@ impl FailureContext<'_> {
         let refused = |what: String| {
             self.fail(
                 FailureKind::ProxyRefused,
-                &format!("{what}; check the proxy's address and that it lets {} pass", self.server),
+                what,
+                format!("check the proxy's address and that it allows {}", self.server),
             )
         };
         // Neither client library names these error types, so their words count.
@@ -245,7 +242,7 @@ impl FailureContext<'_> {
             } else {
                 "set the proxy's user and password"
             };
-            Some(self.fail(FailureKind::ProxyCredentials, &format!("{proxy} {what}; {fix}")))
+            Some(self.fail(FailureKind::ProxyCredentials, format!("{proxy} {what}"), fix))
         };
         if said("proxy authorization required") || said("credentials not accepted") {
             return credentials(if route.user.is_some() {
@@ -292,26 +289,18 @@ impl FailureContext<'_> {
             rustls::Error::AlertReceived(alert) => self.alert(*alert),
             rustls::Error::PeerIncompatible(reason) => self.fail(
                 FailureKind::TlsHandshake,
-                &format!(
-                    "{} does not offer TLS that can be used ({reason:?}); it needs TLS 1.2 or \
-                     later with a modern cipher suite",
-                    self.server
-                ),
+                format!("{} does not offer TLS that can be used ({reason:?})", self.server),
+                "it needs TLS 1.2 or later with a modern cipher suite",
             ),
             rustls::Error::InvalidMessage(_) => self.fail(
                 FailureKind::TlsHandshake,
-                &format!(
-                    "{} does not speak TLS ({error}); check the port and whether the server \
-                     expects http://",
-                    self.server
-                ),
+                format!("{} does not speak TLS ({error})", self.server),
+                "check the port and whether the server expects http://",
             ),
             other => self.fail(
                 FailureKind::TlsHandshake,
-                &format!(
-                    "the TLS handshake with {} failed ({other}); check the server's TLS settings",
-                    self.server
-                ),
+                format!("the TLS handshake with {} failed ({other})", self.server),
+                "check the server's TLS settings",
             ),
         }
     }
@@ -333,12 +322,10 @@ impl FailureContext<'_> {
         let reason = on_one_line(&error.to_string(), text::MAX_CHARS);
         self.fail(
             kind,
-            &format!(
-                "the TLS handshake with {} failed ({reason}); check its certificate: a proxy is \
-                 verified by the system's trust store and shown no client certificate, whatever \
-                 is configured for the server",
-                named(route)
-            ),
+            format!("the TLS handshake with {} failed ({reason})", named(route)),
+            "check its certificate: a proxy is verified by the system's \
+             trust store and shown no client certificate, whatever is \
+             configured for the server",
         )
     }
 
@@ -352,43 +339,39 @@ impl FailureContext<'_> {
             Roots::File(file) => format!("the roots in {}", file.display()),
             Roots::Data(_) => "the roots in ServerAuthRootsData".to_owned(),
         };
-        let expired = |what: String| self.fail(FailureKind::CertificateExpired, &what);
+        let outside = |when: &str, fix| {
+            let what = format!("the certificate of {server}, or one of its issuers, {when}");
+            self.fail(FailureKind::CertificateExpired, what, fix)
+        };
+        let renew = "renew it, or check this host's clock";
         match reason {
-            CertificateError::ExpiredContext { not_after, .. } => expired(format!(
-                "the certificate of {server}, or one of its issuers, expired on {}; renew it, or \
-                 check this host's clock",
-                at(*not_after)
-            )),
-            CertificateError::NotValidYetContext { not_before, .. } => expired(format!(
-                "the certificate of {server}, or one of its issuers, is not valid before {}; \
-                 check this host's clock",
-                at(*not_before)
-            )),
-            CertificateError::Expired | CertificateError::NotValidYet => expired(format!(
-                "the certificate of {server}, or one of its issuers, is not valid at this time; \
-                 renew it, or check this host's clock"
-            )),
+            CertificateError::ExpiredContext { not_after, .. } => {
+                outside(&format!("expired on {}", at(*not_after)), renew)
+            }
+            CertificateError::NotValidYetContext { not_before, .. } => outside(
+                &format!("is not valid before {}", at(*not_before)),
+                "check this host's clock",
+            ),
+            CertificateError::Expired | CertificateError::NotValidYet => {
+                outside("is not valid at this time", renew)
+            }
             CertificateError::NotValidForNameContext { presented, .. } => self.fail(
                 FailureKind::CertificateWrongName,
-                &format!(
-                    "the certificate of {server} is for {} only; use a name of the certificate in \
-                     SyncBaseURL, or have it issued for this one",
+                format!(
+                    "the certificate of {server} is for {} only",
                     names(&presented.iter().map(|name| bare(name).to_owned()).collect::<Vec<_>>())
                 ),
+                "use a name of the certificate in SyncBaseURL, or have it issued for this one",
             ),
             CertificateError::NotValidForName => self.fail(
                 FailureKind::CertificateWrongName,
-                &format!(
-                    "the certificate of {server} is for another name; use a name of the \
-                     certificate in SyncBaseURL, or have it issued for this one"
-                ),
+                format!("the certificate of {server} is for another name"),
+                "use a name of the certificate in SyncBaseURL, or have it issued for this one",
             ),
             CertificateError::UnknownIssuer => self.fail(
                 FailureKind::CertificateUntrusted,
-                &format!(
-                    "the certificate of {server} was issued by nobody in {roots}; add its CA \
-                     (ServerAuthRootsFile), or have the server send its intermediates"
-                ),
+                format!("the certificate of {server} is not signed by any CA in {roots}"),
+                "add its CA (ServerAuthRootsFile), or have the server send its intermediates",
             ),
             other => {
                 let reason = match other {
@@ -404,10 +387,11 @@ impl FailureContext<'_> {
                 };
                 self.fail(
                     FailureKind::CertificateUntrusted,
-                    &format!(
-                        "the certificate of {server} cannot be trusted by {roots} ({}); {hint}",
+                    format!(
+                        "the certificate of {server} cannot be trusted by {roots} ({})",
                         on_one_line(&reason, text::MAX_CHARS)
                     ),
+                    hint,
                 )
             }
         }
@@ -442,7 +426,8 @@ impl FailureContext<'_> {
         };
         self.fail(
             FailureKind::TlsHandshake,
-            &format!("{} ended the TLS handshake ({alert:?}); {hint}", self.server),
+            format!("{} ended the TLS handshake ({alert:?})", self.server),
+            hint,
         )
     }
 
@@ -457,10 +442,8 @@ impl FailureContext<'_> {
         let Some(identity) = &self.resolver.identity else {
             return Some(self.fail(
                 FailureKind::ClientCertificateRequired,
-                &format!(
-                    "{server} wants a client certificate{accepted} and none is configured; set \
-                     ClientAuthCertificateFile"
-                ),
+                format!("{server} wants a client certificate{accepted} and none is configured"),
+                "set ClientAuthCertificateFile",
             ));
         };
         let facts = &identity.facts;
@@ -472,18 +455,14 @@ impl FailureContext<'_> {
         if alert == AlertDescription::CertificateExpired || !facts.valid_at(self.now) {
             return Some(self.fail(
                 FailureKind::ClientCertificateExpired,
-                &format!(
-                    "{server} refused {which}, which is outside its validity; renew it, or check \
-                     this host's clock"
-                ),
+                format!("{server} refused {which}, which is outside its validity"),
+                "renew it, or check this host's clock",
             ));
         }
         Some(self.fail(
             FailureKind::ClientCertificateRejected,
-            &format!(
-                "{server} refused {which} ({alert:?}){accepted}; check that the server trusts its \
-                 issuer and that it was not revoked"
-            ),
+            format!("{server} refused {which} ({alert:?}){accepted}"),
+            "check that the server trusts its issuer and that it was not revoked",
         ))
     }
 }

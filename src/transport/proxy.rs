@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use crate::failure::{Failure, FailureKind};
 use crate::model::{Secret, shown};
-use crate::sync::retry::{Failure, FailureKind};
 
 /// Where a proxy listens and who we are to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,10 +152,8 @@ fn from_environment(
 }
 
 fn malformed(origin: &str, reason: &str) -> Failure {
-    Failure::new(
-        FailureKind::MalformedUrl,
-        format!("the proxy of {origin} cannot be used ({reason}); write it as http://host:port"),
-    )
+    let message = format!("the proxy of {origin} cannot be used ({reason})");
+    Failure::new(FailureKind::MalformedUrl, message).fixed_by("write it as http://host:port")
 }
 
 impl ProxyRoute {

@@ -8,9 +8,14 @@ use super::failure::FailureContext;
 use super::headers::date_of;
 use super::redaction::Redaction;
 use super::text;
+use crate::failure::{Failure, FailureKind};
 use crate::model::text::on_one_line;
 use crate::model::{Timestamp, shown};
-use crate::sync::retry::{Failure, FailureKind, RETRY_AFTER_MAX, RETRY_AFTER_MIN};
+
+/// The longest wait that `Retry-After` can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
+/// The shortest wait that `Retry-After` can ask for.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Makes the failure of a status: kind, message with the server's own words,
 /// and the wait it asks for.
@@ -23,30 +28,31 @@ pub(super) fn failure(
 ) -> Failure {
     let kind = FailureKind::of_status(status);
     let said = match text::of_body(&redaction.apply(&String::from_utf8_lossy(body))) {
-        said if said.is_empty() => "without a word".to_owned(),
+        said if said.is_empty() => "with an empty body".to_owned(),
         said => format!("saying \"{said}\""),
     };
-    let what = if kind == FailureKind::Redirected {
+    let (what, fix) = if kind == FailureKind::Redirected {
         let target = location(context, headers);
         let target = on_one_line(&redaction.apply(&target), text::MAX_CHARS);
-        format!(
-            "the server redirects to {target} (status {status}), which is never followed; put the \
-             address that answers into SyncBaseURL"
+        (
+            format!("the server redirects to {target} (status {status}), which is never followed"),
+            "set SyncBaseURL to the address that serves the stage itself".to_owned(),
         )
     } else {
         let mut hint = hint(kind).to_owned();
         if context.resolver.was_asked() && context.resolver.identity.is_none() && status < 500 {
             hint.push_str(
-                ", and set ClientAuthCertificateFile: the server also asked for a client certificate",
+                ", and set ClientAuthCertificateFile: the server also asked for a client \
+                 certificate",
             );
         }
-        format!("the server answered {status} {said}; {hint}")
+        (format!("the server returned {status} {said}"), hint)
     };
     let retry_after = matches!(status, 429 | 503).then(|| retry_after(headers, context.now));
     Failure {
         http_status: Some(status),
         retry_after: retry_after.flatten(),
-        ..context.fail(kind, &what)
+        ..context.fail(kind, what, fix)
     }
 }
 
@@ -67,9 +73,11 @@ fn hint(kind: FailureKind) -> &'static str {
     } else if kind == FailureKind::ProxyCredentials {
         "set or check the proxy's user and password"
     } else if kind == FailureKind::TooManyRequests {
-        "wait: the server is overloaded or limits this client, and the next attempt comes when it asks for it"
+        "wait: the server is overloaded or limits this client, and the next attempt comes when it \
+         asks for it"
     } else if kind == FailureKind::ClientError || kind == FailureKind::ServerError {
-        "check the server's log, and if it cannot read the body, try another SyncClientContentEncoding"
+        "check the server's log, and if it cannot read the body, try another \
+         SyncClientContentEncoding"
     } else if kind == FailureKind::NotImplemented || kind == FailureKind::UnexpectedStatus {
         "check that SyncBaseURL leads to a Santa sync server, which answers 200 when all is well"
     } else {

@@ -20,7 +20,7 @@ use super::certificate::{self, ClientIdentity};
 use super::legs::{Leg, Legs};
 use super::roots::ConfiguredRoots;
 use super::{CertificateFacts, ClientCertificate, Roots, lock};
-use crate::sync::retry::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 
 /// How many of the authorities that a server accepts are remembered.
 const MAX_AUTHORITIES: usize = 5;
@@ -207,13 +207,8 @@ pub(super) fn configure(
         legs: Arc::clone(&legs),
     });
     let unusable = |what: String| {
-        Failure::new(
-            FailureKind::RootsUnreadable,
-            format!(
-                "no trust roots: {what}; install the system's CA certificates or set \
-                 ServerAuthRootsFile"
-            ),
-        )
+        Failure::new(FailureKind::RootsUnreadable, format!("no trust roots: {what}"))
+            .fixed_by("install the system's CA certificates or set ServerAuthRootsFile")
     };
     let platform = || {
         let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(&provider));

@@ -17,7 +17,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use thiserror::Error;
 
 use super::lock;
-use crate::sync::retry::FailureKind;
+use crate::failure::FailureKind;
 
 /// The size of a piece. HTTP/1.1 connections hold up to 16 pieces that are not
 /// written yet, so that at most 64 KiB are counted that never left.
@@ -192,6 +192,8 @@ impl Body for UploadBody {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
     use super::*;
 
     fn sent(length: u64, sent: u64, queued: Option<u64>) -> UploadMeter {
@@ -223,7 +225,7 @@ mod tests {
         assert!(sent(LARGE_BODY_BYTES + 1, LARGE_BODY_BYTES, None).unfinished(lost, None));
         assert!(!sent(LARGE_BODY_BYTES, LARGE_BODY_BYTES, None).unfinished(lost, None));
         assert!(!sent(LARGE_BODY_BYTES + 1, 0, None).unfinished(lost, None));
-        for other in FailureKind::ALL {
+        for &other in FailureKind::VARIANTS {
             let counts = matches!(
                 other,
                 FailureKind::ConnectionLost | FailureKind::IdleTimeout | FailureKind::TotalTimeout

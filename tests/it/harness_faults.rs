@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use santa_sync::failure::FailureKind;
 use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
 use santa_sync::model::{BaseUrl, MachineId, Stage, Timestamp};
-use santa_sync::sync::retry::FailureKind;
 use santa_sync::transport::{AttemptResult, Transport, TransportOptions};
 use serde_json::json;
 

@@ -10,6 +10,7 @@ use crate::cli::error::{self, EXIT_CONFIG};
 use crate::cli::{Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
+use crate::failure::Failure;
 use crate::files;
 use crate::host::{self, ListProblem, SystemHost};
 use crate::model::{MachineId, Timestamp};
@@ -148,7 +149,7 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
         let certificate = ClientCertificate { file: file.clone(), password };
         match inspect_client_certificate(&certificate) {
             Ok(facts) => found.validity(key, "the client certificate", &facts, now),
-            Err(failure) => found.failure(key, &failure.message),
+            Err(failure) => found.failure(key, &failure),
         }
     }
     found.findings
@@ -293,14 +294,14 @@ impl InUse<'_> {
                     self.validity(key, &what, &certificate, now);
                 }
             }
-            Err(failure) => self.failure(key, &failure.message),
+            Err(failure) => self.failure(key, &failure),
         }
     }
 
-    /// A failure of the transport: its message ends in what to do.
-    fn failure(&mut self, key: &str, message: &str) {
-        let (what, fix) = message.rsplit_once("; ").unwrap_or((message, "mend the file"));
-        self.add(Severity::Error, FindingKind::Unreadable, key, what.to_owned(), fix);
+    /// A failure of the transport.
+    fn failure(&mut self, key: &str, failure: &Failure) {
+        let fix = failure.fix.as_deref().unwrap_or("fix the file");
+        self.add(Severity::Error, FindingKind::Unreadable, key, failure.message.clone(), fix);
     }
 
     fn validity(&mut self, key: &str, what: &str, facts: &CertificateFacts, now: Timestamp) {

@@ -62,7 +62,7 @@ pub(super) fn identity(report: &HostReport) -> Vec<Line> {
     let layer = Layer::Identity;
     let mut lines = vec![match &report.machine_id {
         Ok((id, source)) => Line::ok(layer, format!("machine id {id} ({source})")),
-        Err(problem) => Line::of_error(layer, &problem.to_string(), "set MachineID"),
+        Err(problem) => Line::of_error(layer, problem, "set MachineID"),
     }];
     let warnings = report.problems.iter();
     let fix = "`santa-sync whoami` shows what stands in for it";
@@ -138,7 +138,7 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         Ok(read) => read,
         Err(error) => {
             let error: StoreError = error;
-            return vec![Line::of_error(layer, &error.to_string(), "`santa-sync rules verify`")];
+            return vec![Line::of_error(layer, &error, "`santa-sync rules verify`")];
         }
     };
     let mut lines = Vec::new();
@@ -161,13 +161,9 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         )),
     }
     if let Some(last) = records.first().filter(|record| record.result != SyncResult::Success) {
-        let error = last.error.as_ref().map_or("no reason was kept", |error| &error.message);
-        let (why, fix) = error.rsplit_once("; ").unwrap_or((error, "see the log of that sync"));
-        // An error ends in how often it was tried.
-        let fix = match fix.rsplit_once(" (") {
-            Some((fix, tries)) if tries.contains("attempt") => fix,
-            _ => fix,
-        };
+        let why = last.error.as_ref().map_or("no reason was recorded", |error| &error.message);
+        let fix = last.error.as_ref().and_then(|error| error.fix.as_deref());
+        let fix = fix.unwrap_or("see the log of that sync");
         let (at, result) = (last.started_at, last.result.name());
         let cause = last.error.as_ref().map(ErrorRecord::cause_in_brackets).unwrap_or_default();
         let message = format!("the last sync, at {at}, ended in {result}: {why}{cause}");

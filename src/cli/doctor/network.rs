@@ -11,13 +11,13 @@ use super::probe::{self, Outcome, Probe};
 use super::{Args, Layer, Line, Lines, encodings};
 use crate::clock::Clock;
 use crate::config::Loaded;
+use crate::failure::{Failure, FailureKind};
 use crate::host::HostReport;
 use crate::model::{Stage, Timestamp};
 use crate::protocol::body::DecodedBody;
 use crate::protocol::notes::Warning;
 use crate::store::ReadStore;
 use crate::sync::kind_of_body_error;
-use crate::sync::retry::{Failure, FailureKind};
 use crate::sync::run::transport_options;
 use crate::transport::{
     CertificateFacts, ProxyRoute, Response, Roots, Transport, TransportOptions,
@@ -414,6 +414,6 @@ pub(super) fn clock_skew(server: Option<Timestamp>, now: Timestamp, lines: &mut 
 
 /// A failure of the transport, whose text ends in what to do.
 pub(super) fn of_failure(layer: Layer, failure: &Failure) -> Line {
-    let line = Line::of_error(layer, &failure.message, "see the server's log");
+    let line = Line::of_error(layer, failure, "see the server's log");
     Line { kind: Some(failure.kind.name()), ..line }
 }

@@ -2,12 +2,12 @@
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::failure::{Failure, FailureKind};
 use crate::host::HostReport;
 use crate::model::{ClientMode, RuleCounts, Stage};
 use crate::protocol::body::{self, BodyError, DecodedBody, ResponseBody, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
-use crate::sync::retry::{Failure, FailureKind};
 use crate::transport::{self, Response, Transport, TransportOptions};
 
 /// What a probe tells the server of this host: what a sync would.

@@ -180,7 +180,7 @@ fn unopened(name: &str, error: &StoreError) -> Line {
         let message = format!("{name} does not exist yet; the first sync makes it");
         return Line::skipped(LAYER, message);
     }
-    let line = Line::of_error(LAYER, &error.to_string(), "see the log of the last sync");
+    let line = Line::of_error(LAYER, error, "see the log of the last sync");
     let mended_by_a_sync =
         matches!(error, StoreError::NeverFilled { .. } | StoreError::TooOld { .. });
     if mended_by_a_sync { Line { status: Status::Warning, ..line } } else { line }

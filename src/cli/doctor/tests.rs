@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
+use crate::host::MachineIdProblem;
 use crate::host::RecordedHost;
 use crate::model::Timestamp;
 
@@ -153,7 +154,7 @@ fn the_report_as_json() {
     let report = Report::new(vec![
         Line::ok(Layer::Configuration, "2 keys from --set"),
         Line::skipped(Layer::Stores, "there is no state directory yet"),
-        Line::of_error(Layer::Identity, "no machine id; set MachineID", ""),
+        Line::of_error(Layer::Identity, &MachineIdProblem::Missing(None), ""),
         Line { kind: Some("html"), ..Line::problem(Layer::Body, "HTML", "check SyncBaseURL") },
     ]);
     insta::assert_json_snapshot!(report, @r#"

@@ -28,15 +28,14 @@ pub(super) fn find(global: &Global, args: &Args, state_dir: &Path) -> Option<Cli
 pub(super) fn sync(mut client: Client, wanted: SyncOptions, reporter: &Reporter) -> SyncRecord {
     let asked = SyncRequest { clean: wanted.clean, manual: true, wait: wanted.wait, attach: false };
     let began = SystemClock::new().now().wall;
-    let not_begun = |result: SyncResult, message: String| {
+    let not_begun = |result: SyncResult, message: String, fix: Option<String>| {
         let requested = wanted.clean.unwrap_or(SyncType::Normal);
-        SyncRecord::not_begun(result, message, wanted.trigger, began, requested)
+        SyncRecord::not_begun(result, message, fix, wanted.trigger, began, requested)
     };
     let gone = |error: &io::Error| {
-        let message = format!(
-            "the daemon does not answer ({error}); look at its log, and at `santa-sync status`"
-        );
-        not_begun(SyncResult::DaemonNotReachable, message)
+        let message = format!("the daemon does not respond ({error})");
+        let fix = "look at its log, and at `santa-sync status`".to_owned();
+        not_begun(SyncResult::DaemonNotReachable, message, Some(fix))
     };
     if let Err(error) = client.ask(&ControlRequest::Sync(asked)) {
         return gone(&error);
@@ -56,7 +55,7 @@ pub(super) fn sync(mut client: Client, wanted: SyncOptions, reporter: &Reporter)
                     | ControlErrorKind::Store
                     | ControlErrorKind::Internal => SyncResult::DaemonNotReachable,
                 };
-                return not_begun(result, message);
+                return not_begun(result, message, None);
             }
             Ok(
                 ControlResponse::Missed { .. }

@@ -2,6 +2,7 @@
 //! it. What it cannot answer itself it hands to the daemon's loop, and never
 //! makes that wait.
 
+use std::borrow::Cow;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,6 +28,7 @@ use crate::control::message::{
 };
 use crate::control::status::DaemonStatus;
 use crate::daemon::schedule::Requester;
+use crate::failure::Remedy;
 use crate::files::FileIdentity;
 use crate::model::SyncRecord;
 
@@ -99,6 +101,12 @@ pub(in crate::daemon) struct SocketError {
     path: PathBuf,
     source: io::Error,
     fix: &'static str,
+}
+
+impl Remedy for SocketError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        Some(self.fix.into())
+    }
 }
 
 /// The socket's file, which goes with it.

@@ -9,6 +9,7 @@ use crate::control::status::Activity;
 use crate::daemon::control::server::{self, LoopRequest, SyncReply};
 use crate::daemon::level_of;
 use crate::daemon::schedule::{RequestOutcome, Requester};
+use crate::failure::Remedy as _;
 
 impl EventLoop {
     /// Opens the control socket and answers on it. A daemon without one syncs.
@@ -28,7 +29,7 @@ impl EventLoop {
                 Some(socket)
             }
             Err(error) => {
-                error!(%error, "there is no control socket; syncs go on");
+                error!(%error, fix = error.fix().as_deref(), "there is no control socket; syncs go on");
                 None
             }
         }

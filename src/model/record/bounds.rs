@@ -83,10 +83,11 @@ impl SyncRecord {
         }
         let mut next = self.error.as_mut();
         for place in 1..=MAX_CAUSES {
-            let Some(ErrorRecord { stage, kind, message, cause, http_status: _ }) = next else {
+            let Some(ErrorRecord { stage, kind, message, fix, cause, http_status: _ }) = next
+            else {
                 break;
             };
-            [stage, kind, message].into_iter().for_each(cut);
+            [stage, kind, message].into_iter().chain(fix).for_each(cut);
             if place == MAX_CAUSES {
                 *cause = None;
             }
@@ -185,6 +186,7 @@ mod tests {
             stage: hostile(5_000),
             kind: hostile(5_000),
             message: hostile(5_000),
+            fix: Some(hostile(5_000)),
             http_status: Some(200),
             cause: (depth > 0).then(|| Box::new(error(depth - 1))),
         }

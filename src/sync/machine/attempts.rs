@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{AttemptResult, Effect, StageRequest, StageResponse};
+use crate::failure::{Disposition, Failure};
 use crate::model::Stage;
-use crate::sync::retry::{Disposition, Failure, WaitSchedule};
+use crate::sync::retry::WaitSchedule;
 
 /// A request under way.
 #[derive(Debug)]

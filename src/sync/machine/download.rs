@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 
 use super::{MAX_PAGES, MAX_TEXT, Machine};
+use crate::failure::{Failure, FailureKind};
 use crate::model::{Cursor, RuleSet, SyncType, text};
 use crate::protocol::rules::{MAX_RULES_PER_SYNC, Page};
 use crate::sync::plan::Plan;
-use crate::sync::retry::{Failure, FailureKind};
 
 /// How many reasons the error of a download without a usable rule names.
 const MAX_REASONS_NAMED: usize = 3;
@@ -39,12 +39,13 @@ impl Machine {
             .collect();
         let message = format!(
             "not one of the {} rules of this {} sync can be used, so nothing was deleted or \
-             changed ({}); fix the rules on the server",
+             changed ({})",
             rules.received(),
             plan.sync_type.name(),
             reasons.join("; ")
         );
-        Some(Failure::new(FailureKind::NoUsableRules, message))
+        let failure = Failure::new(FailureKind::NoUsableRules, message);
+        Some(failure.fixed_by("fix the rules on the server"))
     }
 }
 
@@ -56,14 +57,12 @@ pub(super) fn next_page(download: &Download) -> u32 {
 pub(super) fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
     let number = next_page(download);
     let received = download.rules.received() + page.rules.len() as u64 + page.rejected.len() as u64;
-    let (kind, message) = if page.without_body && plan.sync_type != SyncType::Normal {
+    let (kind, message, fix) = if page.without_body && plan.sync_type != SyncType::Normal {
         (
             FailureKind::EmptyBody,
-            format!(
-                "page {number} of a {} sync has no body; for an empty set of rules the server \
-                 must send {{}}, or in protobuf the Content-Type application/x-protobuf",
-                plan.sync_type.name()
-            ),
+            format!("page {number} of a {} sync has no body", plan.sync_type.name()),
+            "for an empty set of rules the server must send {}, or in protobuf the Content-Type \
+             application/x-protobuf",
         )
     } else if let Some(cursor) = &page.cursor
         && download.cursors.contains(&fingerprint(cursor))
@@ -71,31 +70,30 @@ pub(super) fn check_page(plan: Plan, download: &Download, page: &Page) -> Option
         (
             FailureKind::CursorNotAdvancing,
             format!(
-                "page {number} came with a cursor that this sync has used already ({:?}); the \
-                 server's paging does not advance",
+                "page {number} came with a cursor that this sync has used already ({:?})",
                 text::escaped_start(cursor.as_str(), 64)
             ),
+            "the server's paging does not advance: each page must name the next one's cursor",
         )
     } else if page.cursor.is_some() && download.rules.pages() + 1 >= MAX_PAGES {
         (
             FailureKind::TooManyPages,
-            format!(
-                "the server has more than {MAX_PAGES} pages of rules; it must send larger ones"
-            ),
+            format!("the server has more than {MAX_PAGES} pages of rules"),
+            "the server must send larger pages",
         )
     } else if download.rules.text_bytes() + page.rules.text_bytes() > MAX_TEXT {
-        let message =
-            format!("the rules' texts are longer than {MAX_TEXT} bytes; they must be shorter");
-        (FailureKind::TooLarge, message)
+        let message = format!("the rules' texts are longer than {MAX_TEXT} bytes");
+        (FailureKind::TooLarge, message, "shorten or remove texts of rules on the server")
     } else if received > MAX_RULES_PER_SYNC {
         (
             FailureKind::TooManyRules,
-            format!("the server sent more than {MAX_RULES_PER_SYNC} rules; it must send fewer"),
+            format!("the server sent more than {MAX_RULES_PER_SYNC} rules"),
+            "remove rules on the server",
         )
     } else {
         return None;
     };
-    Some(Failure::new(kind, message))
+    Some(Failure::new(kind, message).fixed_by(fix))
 }
 
 /// Stands for a cursor in the set of those used, in 96 bits.

@@ -7,9 +7,9 @@ use super::attempts::GivenUp;
 use super::{
     AfterRefusal, Batch, Effect, Machine, Settled, StageRequest, State, StoreEffect, uploads,
 };
+use crate::failure::FailureKind;
 use crate::model::{Now, Stage};
 use crate::sync::plan::Plan;
-use crate::sync::retry::FailureKind;
 
 impl Machine {
     /// The next batch, unless this sync uploads no events or no more of them.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::failure::Failure;
 use crate::model::{
     ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage, StageRecord,
     SyncResult, SyncType, SyncWarning, UploadMemory,
@@ -12,7 +13,6 @@ use crate::protocol::body::EncodedBody;
 use crate::protocol::preflight::PreflightFacts;
 use crate::protocol::rules::Page;
 use crate::protocol::wire;
-use crate::sync::retry::Failure;
 
 /// What the machine must know before a sync begins.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 
 use super::*;
+use crate::failure::Remedy as _;
 use crate::model::Secret;
 
 /// A client's certificate with its key, its CA's, and where files go.
@@ -198,13 +199,13 @@ fn http_12_roots_that_cannot_be_used_are_an_error() {
     for content in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         let failure = inspect_roots(&Roots::Data(content.into())).expect_err("no roots");
         assert_eq!(failure.kind, FailureKind::RootsUnreadable);
-        assert!(failure.message.contains("ServerAuthRootsData"), "{failure}");
+        assert!(failure.with_fix().contains("ServerAuthRootsData"), "{failure}");
     }
     let failure = inspect_roots(&Roots::Data(files.key.clone().into())).expect_err("only a key");
     assert_eq!(failure.kind, FailureKind::RootsUnreadable);
     let failure = inspect_roots(&Roots::File("/nonexistent/roots.pem".into())).expect_err("none");
     assert_eq!(failure.kind, FailureKind::RootsUnreadable);
-    assert!(failure.message.contains("/nonexistent/roots.pem"), "{failure}");
+    assert!(failure.with_fix().contains("/nonexistent/roots.pem"), "{failure}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use std::sync::LazyLock;
 
 use super::*;
-use crate::sync::retry::FailureKind as Kind;
+use crate::failure::{FailureKind as Kind, Remedy as _};
 use crate::transport::ClientCertificate;
 use crate::transport::certificate::load_identity;
 
@@ -78,7 +78,7 @@ fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
     ] {
         let failure = context.server_certificate(&verdict);
         assert_eq!(failure.kind, kind, "{verdict:?}");
-        assert!(failure.message.contains(words), "{verdict:?}: {failure}");
+        assert!(failure.with_fix().contains(words), "{verdict:?}: {failure}");
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use santa_sync::failure::{Failure, FailureKind};
 use santa_sync::model::{Secret, Stage};
-use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::{
     ClientCertificate, Proxy, ProxyServer, ProxySettings, Roots, Transport, TransportOptions,
 };
+use strum::VariantArray as _;
 
 use super::http2::http_1_1_required;
 use super::pki::{Ca, Clients, Leaf, VERSIONS, listen_tls, options_trusting, server_config};
@@ -268,8 +269,8 @@ async fn http_3_every_kind_of_the_transport_has_a_cause() {
         FailureKind::DiskFull,
         FailureKind::Store,
     ];
-    for kind in FailureKind::ALL {
-        assert!(caused.contains(&kind) != elsewhere.contains(&kind), "{kind}");
+    for kind in FailureKind::VARIANTS {
+        assert!(caused.contains(kind) != elsewhere.contains(kind), "{kind}");
     }
 }
 
@@ -320,7 +321,7 @@ async fn http_9_a_status_is_not_lost_to_a_body_that_drips_or_stalls() {
 fn every_kind_is_documented() {
     let errors = include_str!("../../../docs/errors.md");
     let table = errors.split("## When a sync fails").nth(1).expect("the section");
-    for kind in FailureKind::ALL {
+    for kind in FailureKind::VARIANTS {
         assert!(table.contains(&format!("`{kind}`")), "{kind}");
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
+use santa_sync::failure::{Failure, FailureKind, Remedy as _};
 use santa_sync::model::Stage;
-use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::TransportOptions;
 
 use super::server::{NOW, Reply, Script, answer, bomb, compressed, ok, options, transport};
@@ -18,8 +18,8 @@ async fn failure(reply: Reply, change: impl FnOnce(&mut TransportOptions)) -> Fa
     change(&mut options);
     let exchange = transport(options).post(Stage::RuleDownload, b"{}", None, NOW).await;
     let failure = exchange.outcome.expect_err("a failure");
-    assert!(failure.message.contains("/santa/ruledownload/HOST%201"), "{failure}");
-    assert!(failure.message.contains("; "), "no advice: {failure}");
+    assert!(failure.with_fix().contains("/santa/ruledownload/HOST%201"), "{failure}");
+    assert!(failure.with_fix().contains("; "), "no advice: {failure}");
     failure
 }
 
@@ -78,7 +78,7 @@ async fn http_9_a_server_that_stalls_ends_in_the_idle_timeout() {
             |options: &mut TransportOptions| options.timeouts.idle = Duration::from_millis(300);
         let failure = failure(Reply::Stall(begun.into()), hasty).await;
         assert_eq!(failure.kind, FailureKind::IdleTimeout, "{begun:?}: {failure}");
-        assert!(failure.message.contains("for 0.3 s"), "{failure}");
+        assert!(failure.with_fix().contains("for 0.3 s"), "{failure}");
     }
 }
 
@@ -89,7 +89,7 @@ async fn http_9_a_server_that_drips_ends_in_the_total_timeout() {
     let reply = Reply::Drip(head, vec![b' '; 10_000], Duration::from_millis(20));
     let failure = failure(reply, |options| options.timeouts.total = Duration::from_secs(1)).await;
     assert_eq!(failure.kind, FailureKind::TotalTimeout, "{failure}");
-    assert!(failure.message.contains("after 1 s"), "{failure}");
+    assert!(failure.with_fix().contains("after 1 s"), "{failure}");
 }
 
 /// HTTP-9: 128 MiB that arrive as 128 KiB take a while to decode. The limit is
@@ -132,7 +132,7 @@ async fn http_9_a_stalled_token_request_ends_in_its_own_timeout() {
     options.timeouts.xsrf = Duration::from_millis(300);
     let failure = transport(options).fetch_token(NOW).await.outcome.expect_err("stalled");
     assert_eq!(failure.kind, FailureKind::TotalTimeout);
-    assert!(failure.message.contains("/santa/xsrf/"), "{failure}");
+    assert!(failure.with_fix().contains("/santa/xsrf/"), "{failure}");
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn http_8_an_endless_body_ends_at_its_limit() {
         let reply = Reply::Endless(head.into_bytes(), vec![b' '; 4096]);
         let failure = failure(reply, |options| options.max_body = 1 << 20).await;
         assert_eq!(failure.kind, FailureKind::TooLarge, "{failure}");
-        assert!(failure.message.contains("larger than 1048576 bytes"), "{failure}");
+        assert!(failure.with_fix().contains("larger than 1048576 bytes"), "{failure}");
     }
 }
 
@@ -182,7 +182,7 @@ async fn http_6_an_encoding_that_is_not_known_or_not_true_is_named() {
         let reply = Reply::Keep(answer(200, &headers, body));
         let failure = failure(reply, |_| {}).await;
         assert_eq!(failure.kind, FailureKind::BadEncoding, "{failure}");
-        assert!(failure.message.contains(words), "{failure}");
+        assert!(failure.with_fix().contains(words), "{failure}");
         assert_eq!(failure.http_status, Some(200));
     }
 }

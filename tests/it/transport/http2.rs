@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use santa_sync::model::Stage;
-use santa_sync::sync::retry::{Disposition, Failure, FailureKind};
 use santa_sync::transport::Transport;
 use tokio::net::TcpStream;
 
@@ -13,6 +12,8 @@ use super::pki::{Ca, Clients, VERSIONS, options_trusting, server_config};
 use super::server::{NOW, Script, listener, ok, transport};
 #[cfg(feature = "harness")]
 use crate::agent::Agent;
+#[cfg(feature = "harness")]
+use santa_sync::failure::{Disposition, Failure, FailureKind, Remedy as _};
 
 /// What came to a server, and how.
 type Came = Arc<Mutex<Vec<&'static str>>>;
@@ -115,7 +116,7 @@ async fn http_3_a_server_that_requires_http_1_1_gets_it_for_the_rest_of_the_sync
     assert_eq!(failure.kind, FailureKind::Http11Required, "{failure}");
     assert_eq!(failure.kind.disposition(), Disposition::Retry);
     assert_eq!(failure.retry_after, Some(std::time::Duration::ZERO));
-    assert!(failure.message.contains("SyncDisableHTTP2"), "{failure}");
+    assert!(failure.with_fix().contains("SyncDisableHTTP2"), "{failure}");
     for stage in Stage::ALL {
         let answer = transport.post(stage, b"{}", None, NOW).await.outcome.expect("an answer");
         assert_eq!(answer.version, "HTTP/1.1");

@@ -2,8 +2,8 @@
 //! else is measured. To see the figures:
 //! `SANTA_SYNC_TEST_ALONE=1 cargo nextest run memory:: --no-capture`.
 
+use santa_sync::failure::FailureKind;
 use santa_sync::model::Stage;
-use santa_sync::sync::retry::FailureKind;
 
 use super::alone::alone;
 use super::server::{NOW, Reply, Script, bomb, ok, options, scripted, transport};

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use santa_sync::failure::{Failure, FailureKind, Remedy as _};
 use santa_sync::model::Secret;
-use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::{Proxy, ProxyServer, ProxySettings, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
@@ -178,8 +178,8 @@ async fn http_13_a_proxy_that_wants_a_user_is_named() {
             let (outcome, ..) = through(kind, Policy::KnownUsers, password).await;
             let failure = outcome.expect_err("refused");
             assert_eq!(failure.kind, FailureKind::ProxyCredentials, "{kind:?}: {failure}");
-            assert!(failure.message.contains(fix), "{kind:?}: {failure}");
-            assert!(failure.message.contains("SyncProxyConfiguration"), "{failure}");
+            assert!(failure.with_fix().contains(fix), "{kind:?}: {failure}");
+            assert!(failure.with_fix().contains("SyncProxyConfiguration"), "{failure}");
             assert!(!format!("{failure:?}").contains("wrong-password"), "{failure}");
         }
     }
@@ -191,7 +191,7 @@ async fn http_13_a_proxy_that_refuses_is_named() {
         let (outcome, _, server) = through(kind, Policy::Nobody, None).await;
         let failure = outcome.expect_err("refused");
         assert_eq!(failure.kind, FailureKind::ProxyRefused, "{kind:?}: {failure}");
-        assert!(failure.message.contains(&format!("lets localhost:{server} pass")), "{failure}");
+        assert!(failure.with_fix().contains(&format!("lets localhost:{server} pass")), "{failure}");
     }
 }
 
@@ -204,7 +204,7 @@ async fn http_13_a_proxy_that_is_not_there_is_told_from_a_server_that_is_not() {
         options.proxy = configured(kind, port, None);
         let failure = post(options).await.expect_err("nothing listens");
         assert_eq!(failure.kind, FailureKind::ProxyRefused, "{failure}");
-        assert!(failure.message.contains(&format!("{scheme}://localhost:{port}")), "{failure}");
+        assert!(failure.with_fix().contains(&format!("{scheme}://localhost:{port}")), "{failure}");
     }
 }
 
@@ -271,5 +271,5 @@ async fn http_13_a_reset_behind_connect_is_not_called_the_proxy_s() {
     options.proxy = configured(Kind::Connect, resetting_proxy().await, None);
     let failure = post(options).await.expect_err("reset");
     assert_eq!(failure.kind, FailureKind::ConnectionLost, "{failure}");
-    assert!(failure.message.contains("localhost:1 closed the connection"), "{failure}");
+    assert!(failure.with_fix().contains("localhost:1 closed the connection"), "{failure}");
 }

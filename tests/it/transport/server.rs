@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use santa_sync::failure::Failure;
 use santa_sync::model::{BaseUrl, MachineId, Stage, Timestamp};
-use santa_sync::sync::retry::Failure;
 use santa_sync::transport::{Proxy, Response, Transport, TransportOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;

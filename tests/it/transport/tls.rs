@@ -3,8 +3,8 @@
 use rcgen::IsCa;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
+use santa_sync::failure::{Failure, FailureKind, Remedy as _};
 use santa_sync::model::Stage;
-use santa_sync::sync::retry::{Failure, FailureKind};
 use santa_sync::transport::{ClientCertificate, Roots, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -44,7 +44,10 @@ async fn http_12_a_server_of_nobody_s_is_untrusted() {
     let port = serve(&ca, &ca.issue("server", &["localhost"]), Clients::Anyone).await;
     let failure = post(options_trusting(port, &other)).await.expect_err("untrusted");
     assert_eq!(failure.kind, FailureKind::CertificateUntrusted);
-    assert!(failure.message.contains("by nobody in the roots in ServerAuthRootsData"), "{failure}");
+    assert!(
+        failure.with_fix().contains("by nobody in the roots in ServerAuthRootsData"),
+        "{failure}"
+    );
     assert!(failure.message.starts_with(&format!("https://localhost:{port}/preflight/")));
 }
 
@@ -86,7 +89,7 @@ async fn http_12_a_certificate_among_the_roots_is_checked_for_validity_and_name(
         options.roots = own.roots();
         let failure = post(options).await.expect_err("refused");
         assert_eq!(failure.kind, kind, "{failure}");
-        assert!(failure.message.contains(words), "{failure}");
+        assert!(failure.with_fix().contains(words), "{failure}");
     }
 }
 
@@ -113,7 +116,7 @@ async fn http_12_a_ca_as_a_server_is_untrusted_and_the_reason_given() {
     let port = serve(&ca, &own, Clients::Anyone).await;
     let failure = post(options_trusting(port, &ca)).await.expect_err("untrusted");
     assert_eq!(failure.kind, FailureKind::CertificateUntrusted);
-    assert!(failure.message.contains("it is a CA's own certificate"), "{failure}");
+    assert!(failure.with_fix().contains("it is a CA's own certificate"), "{failure}");
 }
 
 /// HTTP-12: what is not a file could hold up a sync for ever.
@@ -127,12 +130,12 @@ async fn http_12_a_fifo_in_the_place_of_a_certificate_is_refused_at_once() {
     options.roots = Roots::File(fifo.clone());
     let failure = Transport::new(options.clone()).expect_err("a FIFO");
     assert_eq!(failure.kind, FailureKind::RootsUnreadable);
-    assert!(failure.message.contains("FIFO"), "{failure}");
+    assert!(failure.with_fix().contains("FIFO"), "{failure}");
     options.roots = Roots::Platform;
     options.client_certificate = Some(ClientCertificate { file: fifo, password: None });
     let failure = Transport::new(options).expect_err("a FIFO");
     assert_eq!(failure.kind, FailureKind::ClientCertificateUnreadable);
-    assert!(failure.message.contains("FIFO"), "{failure}");
+    assert!(failure.with_fix().contains("FIFO"), "{failure}");
 }
 
 #[tokio::test]
@@ -146,8 +149,8 @@ async fn http_12_a_certificate_outside_its_validity_is_expired() {
         let port = serve(&ca, &leaf, Clients::Anyone).await;
         let failure = post(options_trusting(port, &ca)).await.expect_err("expired");
         assert_eq!(failure.kind, FailureKind::CertificateExpired);
-        assert!(failure.message.contains(words), "{failure}");
-        assert!(failure.message.contains("check this host's clock"), "{failure}");
+        assert!(failure.with_fix().contains(words), "{failure}");
+        assert!(failure.with_fix().contains("check this host's clock"), "{failure}");
     }
 }
 
@@ -158,8 +161,8 @@ async fn http_12_the_host_name_is_verified_always() {
     let port = serve(&ca, &leaf, Clients::Anyone).await;
     let failure = post(options_trusting(port, &ca)).await.expect_err("another name");
     assert_eq!(failure.kind, FailureKind::CertificateWrongName);
-    assert!(failure.message.contains("sync.example.com"), "{failure}");
-    assert!(failure.message.contains("SyncBaseURL"), "{failure}");
+    assert!(failure.with_fix().contains("sync.example.com"), "{failure}");
+    assert!(failure.with_fix().contains("SyncBaseURL"), "{failure}");
 }
 
 #[tokio::test]
@@ -168,7 +171,7 @@ async fn http_12_roots_that_cannot_be_read_are_no_licence_to_trust_others() {
     options.roots = Roots::File("/nonexistent/roots.pem".into());
     let failure = Transport::new(options).expect_err("no roots");
     assert_eq!(failure.kind, FailureKind::RootsUnreadable);
-    assert!(failure.message.contains("/nonexistent/roots.pem"), "{failure}");
+    assert!(failure.with_fix().contains("/nonexistent/roots.pem"), "{failure}");
 }
 
 /// Each version alone: they ask for client certificates in different ways.
@@ -201,8 +204,8 @@ async fn http_12_a_client_certificate_that_is_asked_for_and_missing_is_named() {
         let port = listen_tls(&Script::new([ok("{}")]), config).await;
         let failure = post(options_trusting(port, &ca)).await.expect_err("required");
         assert_eq!(failure.kind, FailureKind::ClientCertificateRequired, "{versions:?} {failure}");
-        assert!(failure.message.contains("it accepts those of Client CA"), "{failure}");
-        assert!(failure.message.contains("set ClientAuthCertificateFile"), "{failure}");
+        assert!(failure.with_fix().contains("it accepts those of Client CA"), "{failure}");
+        assert!(failure.with_fix().contains("set ClientAuthCertificateFile"), "{failure}");
     }
 }
 
@@ -216,7 +219,7 @@ async fn refused(certificate: &Leaf, trusted: &Ca) -> Failure {
     options.client_certificate = Some(certificate.write(directory.path()));
     let failure = post(options).await.expect_err("refused");
     let file = directory.path().join("client.pem").display().to_string();
-    assert!(failure.message.contains(&file), "{failure}");
+    assert!(failure.with_fix().contains(&file), "{failure}");
     failure
 }
 
@@ -226,7 +229,7 @@ async fn http_12_a_client_certificate_of_the_wrong_issuer_is_rejected() {
     let failure = refused(&others.issue("host-1", &[]), &clients).await;
     assert_eq!(failure.kind, FailureKind::ClientCertificateRejected, "{failure}");
     for words in ["host-1", "issued by Other CA", "2100-01-01", "it accepts those of Client CA"] {
-        assert!(failure.message.contains(words), "{words}: {failure}");
+        assert!(failure.with_fix().contains(words), "{words}: {failure}");
     }
 }
 
@@ -235,7 +238,7 @@ async fn http_12_an_expired_client_certificate_is_told_from_a_rejected_one() {
     let clients = Ca::new("Client CA");
     let failure = refused(&clients.issue_between("host-1", &[], 2001, 2002), &clients).await;
     assert_eq!(failure.kind, FailureKind::ClientCertificateExpired, "{failure}");
-    assert!(failure.message.contains("2002-01-01T00:00:00Z"), "{failure}");
+    assert!(failure.with_fix().contains("2002-01-01T00:00:00Z"), "{failure}");
 }
 
 /// HTTP-12: the file is read anew for each sync.
@@ -264,7 +267,7 @@ async fn a_403_says_that_a_client_certificate_was_asked_for_too() {
     let port = listen_tls(&script, config).await;
     let failure = post(options_trusting(port, &ca)).await.expect_err("403");
     assert_eq!(failure.kind, FailureKind::Forbidden);
-    assert!(failure.message.contains("also asked for a client certificate"), "{failure}");
+    assert!(failure.with_fix().contains("also asked for a client certificate"), "{failure}");
 }
 
 #[tokio::test]
@@ -311,7 +314,7 @@ async fn http_12_tls_1_1_is_refused() {
         let port = raw_server(reply).await;
         let failure = post(options_trusting(port, &ca)).await.expect_err("TLS 1.1");
         assert_eq!(failure.kind, FailureKind::TlsHandshake, "{failure}");
-        assert!(failure.message.contains("TLS 1.2 or later"), "{failure}");
+        assert!(failure.with_fix().contains("TLS 1.2 or later"), "{failure}");
     }
 }
 
@@ -321,7 +324,7 @@ async fn a_server_without_tls_behind_an_https_url_is_named() {
     let port = raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()).await;
     let failure = post(options_trusting(port, &ca)).await.expect_err("no TLS");
     assert_eq!(failure.kind, FailureKind::TlsHandshake);
-    assert!(failure.message.contains("does not speak TLS"), "{failure}");
+    assert!(failure.with_fix().contains("does not speak TLS"), "{failure}");
 }
 
 /// HTTP-2: without a length, only `close_notify` ends a body in good order.
@@ -351,5 +354,5 @@ async fn http_9_a_server_that_stalls_in_the_handshake_ends_in_the_connect_timeou
     options.timeouts.connect = std::time::Duration::from_millis(300);
     let failure = post(options).await.expect_err("stalled");
     assert_eq!(failure.kind, FailureKind::ConnectTimeout);
-    assert!(failure.message.contains("within 0.3 s"), "{failure}");
+    assert!(failure.with_fix().contains("within 0.3 s"), "{failure}");
 }

@@ -266,10 +266,8 @@ pub(super) fn status(status: u16) -> AttemptResult {
 
 pub(super) fn status_saying(status: u16, words: &str) -> AttemptResult {
     let failure = Failure {
-        kind: FailureKind::of_status(status),
-        message: words.to_owned(),
         http_status: Some(status),
-        retry_after: None,
+        ..Failure::new(FailureKind::of_status(status), words.to_owned())
     };
     AttemptResult::Failed(failure, Traffic { http_status: Some(status), ..Traffic::default() })
 }

@@ -1,0 +1,342 @@
+//! What went wrong: the cause, what happened and where, and what to do about it.
+//!
+//! What happened and the remedy are separate fields from the place that knows
+//! both to the place that shows them. A text is never searched for its remedy:
+//! part of it may come from a server.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use strum::{IntoStaticStr, VariantArray};
+
+use crate::model::text::joined;
+
+/// An error whose `Display` says what happened and where, and that knows what
+/// to do about it.
+pub trait Remedy: fmt::Display {
+    /// Returns what an operator can do, as a lower-case fragment without a full
+    /// stop; `None` if nothing is known.
+    fn fix(&self) -> Option<Cow<'static, str>>;
+
+    /// Returns what happened and what to do in one text, for people.
+    fn with_fix(&self) -> String {
+        joined(self, self.fix().as_deref())
+    }
+}
+
+/// What to do after an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// Repeat the request after a wait, if it has repeats left.
+    Retry,
+    /// Fetch a fresh XSRF token and repeat the request at once, once a sync.
+    RefreshToken,
+    /// The request has failed for good: repeating it cannot help.
+    Final,
+}
+
+/// The cause of a failed attempt. The name of a kind in `--json`, records and
+/// logs is its variant's in snake case, unless another one is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum FailureKind {
+    /// The host name has no address.
+    NameNotResolved,
+    /// Nothing listens there.
+    #[strum(serialize = "connection_refused")]
+    Refused,
+    /// The network or host cannot be reached.
+    Unreachable,
+    /// No connection within the connect timeout.
+    ConnectTimeout,
+    /// No byte within the idle timeout.
+    IdleTimeout,
+    /// No complete answer within the total timeout.
+    TotalTimeout,
+    /// The connection broke before the answer began.
+    ConnectionLost,
+    /// The answer broke off in its middle.
+    Truncated,
+    /// The server takes this request by HTTP/1.1 only.
+    #[strum(serialize = "http_1_1_required")]
+    Http11Required,
+    /// Bytes came that are not an HTTP answer.
+    NotHttp,
+    /// The header of the answer is longer than we read.
+    HeaderTooLarge,
+    /// The proxy does not answer, or will not pass us on.
+    ProxyRefused,
+    /// The proxy wants a user and password, or others than it got.
+    ProxyCredentials,
+    /// The server's certificate comes from nobody we trust.
+    CertificateUntrusted,
+    /// The server's certificate has expired or is not valid yet.
+    CertificateExpired,
+    /// The server's certificate is for another host name.
+    CertificateWrongName,
+    /// The TLS handshake failed in another way.
+    TlsHandshake,
+    /// The server asked for a client certificate and none is configured.
+    ClientCertificateRequired,
+    /// The server refused the client certificate.
+    ClientCertificateRejected,
+    /// The client certificate has expired or is not valid yet.
+    ClientCertificateExpired,
+    /// The client certificate's file cannot be read or used.
+    ClientCertificateUnreadable,
+    /// The client certificate's password is wrong.
+    ClientCertificatePassword,
+    /// The configured trust roots cannot be read or hold no certificate.
+    RootsUnreadable,
+    /// The server answered with a redirect, which is never followed.
+    Redirected,
+    /// Status 401.
+    Unauthorized,
+    /// Status 403.
+    Forbidden,
+    /// Status 404.
+    NotFound,
+    /// Status 405.
+    MethodNotAllowed,
+    /// Status 408.
+    RequestTimeout,
+    /// Status 413.
+    PayloadTooLarge,
+    /// Status 415.
+    UnsupportedMediaType,
+    /// Status 429.
+    TooManyRequests,
+    /// Another status from 400 to 499.
+    ClientError,
+    /// Status 501.
+    NotImplemented,
+    /// Another status from 500 to 599.
+    ServerError,
+    /// Any other status but 200.
+    UnexpectedStatus,
+    /// The answer is HTML.
+    Html,
+    /// The answer is not JSON.
+    NotJson,
+    /// The answer is JSON of another shape than the stage's.
+    WrongShape,
+    /// The answer is not the stage's protobuf message.
+    NotProtobuf,
+    /// The answer's content encoding is unknown or its data corrupt.
+    BadEncoding,
+    /// The answer is larger than we take.
+    TooLarge,
+    /// Status 200 whose body reports an error instead of answering.
+    ErrorInAnswer,
+    /// An empty answer to a clean sync's rule download.
+    EmptyBody,
+    /// A rule page came with the very cursor it was asked with.
+    CursorNotAdvancing,
+    /// More rule pages than we take.
+    TooManyPages,
+    /// More rules than we take.
+    TooManyRules,
+    /// A clean sync in which every rule the server sent was rejected.
+    NoUsableRules,
+    /// The rule download would remove or reverse more rules than
+    /// `GuardRemovedPercent` allows.
+    Guarded,
+    /// The stage's URL cannot be made.
+    MalformedUrl,
+    /// The sync's overall deadline has passed.
+    Deadline,
+    /// The sync was told to stop.
+    Cancelled,
+    /// There is no room left to write a store of this host.
+    DiskFull,
+    /// A store of this host failed.
+    Store,
+}
+
+impl FailureKind {
+    /// Returns the name of the kind in `--json`, records and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// What to do after an attempt failed this way.
+    #[must_use]
+    pub const fn disposition(self) -> Disposition {
+        match self {
+            Self::NameNotResolved
+            | Self::Refused
+            | Self::Unreachable
+            | Self::ConnectTimeout
+            | Self::IdleTimeout
+            | Self::TotalTimeout
+            | Self::ConnectionLost
+            | Self::Truncated
+            | Self::Http11Required
+            | Self::NotHttp
+            | Self::ProxyRefused
+            | Self::RequestTimeout
+            | Self::TooManyRequests
+            | Self::ServerError
+            | Self::ErrorInAnswer
+            | Self::UnexpectedStatus => Disposition::Retry,
+            Self::Forbidden => Disposition::RefreshToken,
+            Self::HeaderTooLarge
+            | Self::ProxyCredentials
+            | Self::CertificateUntrusted
+            | Self::CertificateExpired
+            | Self::CertificateWrongName
+            | Self::TlsHandshake
+            | Self::ClientCertificateRequired
+            | Self::ClientCertificateRejected
+            | Self::ClientCertificateExpired
+            | Self::ClientCertificateUnreadable
+            | Self::ClientCertificatePassword
+            | Self::RootsUnreadable
+            | Self::Redirected
+            | Self::Unauthorized
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::PayloadTooLarge
+            | Self::UnsupportedMediaType
+            | Self::ClientError
+            | Self::NotImplemented
+            | Self::Html
+            | Self::NotJson
+            | Self::WrongShape
+            | Self::NotProtobuf
+            | Self::BadEncoding
+            | Self::TooLarge
+            | Self::EmptyBody
+            | Self::CursorNotAdvancing
+            | Self::TooManyPages
+            | Self::TooManyRules
+            | Self::NoUsableRules
+            | Self::Guarded
+            | Self::MalformedUrl
+            | Self::Deadline
+            | Self::Cancelled
+            | Self::DiskFull
+            | Self::Store => Disposition::Final,
+        }
+    }
+
+    /// The kind a status other than 200 stands for.
+    #[must_use]
+    pub const fn of_status(status: u16) -> Self {
+        match status {
+            300..=399 => Self::Redirected,
+            401 => Self::Unauthorized,
+            403 => Self::Forbidden,
+            404 => Self::NotFound,
+            405 => Self::MethodNotAllowed,
+            407 => Self::ProxyCredentials,
+            408 => Self::RequestTimeout,
+            413 => Self::PayloadTooLarge,
+            415 => Self::UnsupportedMediaType,
+            // 425 asks for a repeat as 429 does.
+            425 | 429 => Self::TooManyRequests,
+            400..=499 => Self::ClientError,
+            501 => Self::NotImplemented,
+            500..=599 => Self::ServerError,
+            _ => Self::UnexpectedStatus,
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A failed attempt. Neither of its texts holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The cause.
+    pub kind: FailureKind,
+    /// What happened: a lower-case fragment, with the URL or file.
+    pub message: String,
+    /// What an operator can do; `None` if nothing is known.
+    pub fix: Option<Cow<'static, str>>,
+    /// The status of the response, if there was one.
+    pub http_status: Option<u16>,
+    /// The wait before the next attempt if it is not the usual one: what the
+    /// server asked for on 429 or 503, within its bounds, or none at all.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Creates a failure without a response and without a remedy.
+    #[must_use]
+    pub const fn new(kind: FailureKind, message: String) -> Self {
+        Self { kind, message, fix: None, http_status: None, retry_after: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn fixed_by(mut self, fix: impl Into<Cow<'static, str>>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Replaces secrets in both texts.
+    #[must_use]
+    pub fn redacted(self, redact: impl Fn(&str) -> String) -> Self {
+        let message = redact(&self.message);
+        let fix = self.fix.map(|fix| Cow::Owned(redact(&fix)));
+        Self { message, fix, ..self }
+    }
+}
+
+/// What happened, without the remedy.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Remedy for Failure {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        self.fix.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> =
+            FailureKind::VARIANTS.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), FailureKind::VARIANTS.len());
+    }
+
+    #[test]
+    fn message_and_fix_are_joined_only_to_be_shown() {
+        let failure = Failure::new(FailureKind::Refused, "no; never".to_owned());
+        assert_eq!((failure.with_fix().as_str(), failure.fix()), ("no; never", None));
+        let failure = failure.fixed_by("start it");
+        assert_eq!(failure.to_string(), "no; never");
+        assert_eq!(failure.with_fix(), "no; never; start it");
+    }
+
+    /// HTTP-3: every status there is, in one table.
+    #[test]
+    fn http_3_statuses_are_retried_or_final_as_the_contract_says() {
+        for status in 100..=599_u16 {
+            let expected = match status {
+                200 => continue,
+                403 => Disposition::RefreshToken,
+                408 | 425 | 429 => Disposition::Retry,
+                501 | 300..=499 => Disposition::Final,
+                _ => Disposition::Retry,
+            };
+            assert_eq!(FailureKind::of_status(status).disposition(), expected, "{status}");
+        }
+    }
+}
