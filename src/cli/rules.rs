@@ -4,6 +4,7 @@ mod check;
 mod export;
 mod import;
 mod list;
+mod log;
 mod verify;
 
 use clap::{Subcommand, ValueEnum};
@@ -34,6 +35,8 @@ enum Command {
     Import(import::Args),
     /// Check the whole store: integrity, hash, counts, every rule
     Verify(verify::Args),
+    /// List what each sync or import did to the rules, newest first
+    Log(log::Args),
 }
 
 /// Runs the command.
@@ -44,6 +47,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         Command::Export(args) => export::run(global, args),
         Command::Import(args) => import::run(global, args),
         Command::Verify(args) => verify::run(global, args),
+        Command::Log(args) => log::run(global, args),
     }
 }
 

@@ -89,7 +89,7 @@ fn too_old(success: Option<Timestamp>, max_age: Duration, now: Timestamp) -> boo
 }
 
 /// A number and one of s, m, h, d.
-fn parse_age(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_age(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not an age; write a number and s, m, h or d, as in 2h");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

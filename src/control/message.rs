@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::DaemonStatus;
 use crate::model::{Match, RuleOrigin, Stage, StoredRule, SyncRecord, SyncType, Timestamp};
-use crate::store::BundleRequest;
+use crate::store::{BundleRequest, RuleSince, Store, StoreError};
 use crate::sync::progress::SyncProgress;
 
 /// The longest line either side takes, in bytes. An event with its signing
@@ -82,6 +82,8 @@ pub struct RuleLookup {
     pub cert_sha256: Option<String>,
     /// Developer team.
     pub team_id: Option<String>,
+    /// Whether to say since when the rule stands, which takes longer.
+    pub since: bool,
 }
 
 /// What the daemon answers.
@@ -357,11 +359,19 @@ pub struct Decision {
     pub origin: Option<Cow<'static, str>>,
     /// The rule.
     pub rule: Option<RuleForm>,
+    /// Since when it stands, if that was asked and is known.
+    pub since: Option<RuleSince>,
 }
 
-impl From<Option<Match>> for Decision {
-    fn from(found: Option<Match>) -> Self {
-        Self {
+impl Decision {
+    /// What the rules of a store say, where `found` was looked up.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn new(store: &Store, found: Option<Match>, with_since: bool) -> Result<Self, StoreError> {
+        let stored = found.as_ref().filter(|found| found.origin == RuleOrigin::Store && with_since);
+        let since = stored.map(|found| store.rule_since(&found.rule)).transpose()?.flatten();
+        Ok(Self {
             matched: found.is_some(),
             decision: found.as_ref().map(|found| found.rule.wording()),
             why: found.as_ref().map(ToString::to_string),
@@ -370,6 +380,7 @@ impl From<Option<Match>> for Decision {
                 RuleOrigin::Store => "store".into(),
             }),
             rule: found.map(|found| found.rule.into()),
-        }
+            since,
+        })
     }
 }

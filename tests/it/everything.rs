@@ -27,6 +27,7 @@ const COMMANDS: &[&[&str]] = &[
     &["rules", "list"],
     &["rules", "export"],
     &["rules", "verify"],
+    &["rules", "log"],
     &["rules", "check", "--sha256", SHA256],
     &["rules", "import", "-", "--dry-run"],
     &["events", "add"],

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use santa_sync::model::{Rule, RuleSet, SyncType, Timestamp, parse_rule};
-use santa_sync::store::Store;
+use santa_sync::store::{RuleCommit, Store};
 
 use crate::program::program;
 
@@ -92,6 +92,43 @@ fn a_check_of_a_file_computes_its_hash() {
     let told = stdout(dir.path(), &["check", "--path", file.to_str().expect("a path")]);
     assert!(told.starts_with("Allowed (Binary)\n"), "{told}");
     assert!(told.contains("a compiler rule counts as ALLOWLIST"), "{told}");
+}
+
+/// RULE-12: the log says what each commit did, also to one rule.
+#[test]
+fn rule_12_the_log_says_what_each_commit_did() {
+    let dir = state();
+    let (mut store, _) = Store::open(dir.path(), NOW).expect("a store");
+    let mut rules = RuleSet::default();
+    let changed = [("custom_msg", "Another text")];
+    rules.push_page(
+        vec![
+            rule("TEAMID", "ABCDEFGHIJ", "REMOVE", &[]),
+            rule("BINARY", BINARY, "BLOCKLIST", &changed),
+            rule("BINARY", EMPTY, "BLOCKLIST", &[]),
+            rule("TEAMID", "ZZZZZZZZZZ", "REMOVE", &[]),
+        ],
+        Vec::new(),
+    );
+    let later = Timestamp::from_secs(NOW.as_secs() + 3_600);
+    let commit =
+        RuleCommit { sync: Some("the-sync".to_owned()), ..(SyncType::Normal, later).into() };
+    store.commit_rules(&rules, commit).expect("committed");
+    drop(store);
+    insta::assert_snapshot!("log", stdout(dir.path(), &["log"]));
+    insta::assert_snapshot!(
+        "log_json",
+        stdout(dir.path(), &["log", "--json", "--identifier", "abc"])
+    );
+    let since = ["log", "--since", "2025-08-12T12:30:00Z"];
+    assert!(stdout(dir.path(), &since).starts_with("2  2025-08-12T13:00:00Z  sync the-sync"));
+    assert_eq!(stdout(dir.path(), &["log", "--since", "1s"]), "");
+    assert_eq!(run(dir.path(), &["log", "--since", "once"]).status.code(), Some(64));
+    // A text alone does not change what decides.
+    let told = stdout(dir.path(), &["check", "--sha256", BINARY]);
+    assert!(told.contains("  since       2025-08-12T12:00:00Z (generation 1)\n"), "{told}");
+    let told = stdout(dir.path(), &["check", "--sha256", EMPTY]);
+    assert!(told.contains("  since       2025-08-12T13:00:00Z (sync the-sync, generation 2)\n"));
 }
 
 #[test]

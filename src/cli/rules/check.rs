@@ -16,7 +16,7 @@ use crate::control::message::Decision;
 use crate::control::message::{self, ControlRequest, RuleLookup};
 use crate::files::kind_of;
 use crate::model::{Executable, Identifier, RuleType, StaticRules};
-use crate::store::Store;
+use crate::store::{RuleSince, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,7 +58,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         setup.print_json(&Answer::new(&executable, decision));
         return Ok(());
     }
-    let Decision { decision: Some(words), why: Some(why), rule: Some(rule), .. } = decision else {
+    let Decision { decision: Some(words), why: Some(why), rule: Some(rule), since, .. } = decision
+    else {
         output::line("No matching rule exists");
         return Ok(());
     };
@@ -75,6 +76,13 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             output::line(format_args!("  {name:<10}  {}", output::printable(text)));
         }
     }
+    if let Some(RuleSince { generation, committed_at, sync, exact }) = since {
+        let or_earlier = if exact { "" } else { " or earlier" };
+        let by = sync.map_or_else(String::new, |id| format!("sync {}, ", output::printable(&id)));
+        output::line(format_args!(
+            "  since       {committed_at}{or_earlier} ({by}generation {generation})"
+        ));
+    }
     if let Some(last_used) = rule.last_used {
         output::line(format_args!("  last used   {last_used}"));
     }
@@ -87,12 +95,13 @@ fn looked_up(setup: &Setup, executable: &Executable) -> Result<Decision, Error> 
     let settings = config.as_settings().overlaid(&store.applied_settings()?);
     let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
     let static_rules = StaticRules::new(config.static_rules.clone());
-    Ok(store.lookup(executable, &static_rules, transitive_enabled)?.into())
+    let found = store.lookup(executable, &static_rules, transitive_enabled)?;
+    Ok(Decision::new(&store, found, true)?)
 }
 
 /// Asks the daemon. Returns `None` if it cannot be asked.
 fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Error>> {
-    let mut lookup = RuleLookup::default();
+    let mut lookup = RuleLookup { since: true, ..RuleLookup::default() };
     for identifier in executable.identifiers() {
         let field = match identifier.rule_type() {
             RuleType::Binary => &mut lookup.sha256,

@@ -11,7 +11,9 @@ use tokio::time::timeout;
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Loaded};
-use crate::control::message::{ControlErrorKind, ControlResponse, EventResult, RuleLookup};
+use crate::control::message::{
+    ControlErrorKind, ControlResponse, Decision, EventResult, RuleLookup,
+};
 use crate::ingest::{IngestOutcome, IngestedEvent, ingest_lines};
 use crate::model::{Executable, Identifier, Now, RuleType, StaticRules};
 use crate::protocol::events::IngestPolicy;
@@ -158,7 +160,7 @@ impl Queries {
                 let transitive = store.applied_settings()?.enable_transitive_rules;
                 let transitive = transitive.or(config.enable_transitive_rules).unwrap_or(false);
                 let found = store.lookup(&executable, &static_rules, transitive)?;
-                Ok(ControlResponse::Rule(Box::new(found.into())))
+                Ok(ControlResponse::Rule(Box::new(Decision::new(&store, found, lookup.since)?)))
             })
             .await
     }

@@ -139,7 +139,7 @@ fn apply(
     let changes = Changes::find(&tx, rules, commit.sync_type, &before.counts, BOUNDS)?;
     let (mut done, digest) = apply_within(&tx, rules, commit.sync_type, &before, completes)?;
     if !rules.is_empty() || done.removed_by_cleanup > 0 {
-        let number = generations::record(&tx, commit, changes, &done, &digest)?;
+        let number = generations::record(&tx, commit, changes, &done, [&before, &digest])?;
         done.generation = Some(number);
     }
     tx.commit()?;

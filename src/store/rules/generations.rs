@@ -4,14 +4,15 @@
 //! A commit that received or deleted rules is a generation. So are rules that
 //! another program wrote, once they are noticed. Each is recorded in the
 //! transaction that makes it, together with its changes and the deletion of old
-//! ones. Of a clean sync the rules that it only sent again are not recorded one
-//! by one: all are. A commit of more rules than are kept is recorded without
-//! its changes; then nobody can go on from before it.
+//! ones. Rules that were only sent again are not recorded one by one where that
+//! says nothing: in a clean sync, which sends all of them, and in a commit that
+//! left the rules as they were, in order too. A commit of more rules than are
+//! kept is recorded without its changes; then nobody can go on from before it.
 
 use std::ops::ControlFlow;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, LoggedChange, compare};
 use super::commit::{Cleanup, RuleCommit, RulesCommitted};
@@ -114,7 +115,7 @@ pub struct LoggedRule {
 }
 
 /// Since when a rule decides as it does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSince {
     /// The number of the generation.
     pub generation: i64,
@@ -201,9 +202,13 @@ pub(super) fn record(
     commit: &RuleCommit,
     changes: Changes,
     done: &RulesCommitted,
-    digest: &Digest,
+    [before, digest]: [&Digest; 2],
 ) -> rusqlite::Result<i64> {
-    let changes = changes.counted(done);
+    let mut changes = changes.counted(done);
+    if before.content == digest.content {
+        let kept = changes.kept.iter_mut();
+        kept.for_each(|kept| kept.retain(|change| change.change != LoggedChange::SentAgain));
+    }
     let number = insert(tx, commit, Some(commit.sync_type), &changes, digest)?;
     prune(tx, BOUNDS)?;
     Ok(number)

@@ -129,6 +129,10 @@ fn rule_12_a_generation_says_what_became_of_each_rule() {
     let third = commit(&mut store, &again, SyncType::Clean).expect("one");
     assert_eq!((third.sent_again, third.removed, third.complete), (4, 0, true));
     assert_eq!((&third.digest, changes(&store, 3, "")), (&second.digest, vec![]));
+    // So does a NORMAL one that sends all of them in their order.
+    let normal = commit(&mut store, &again, SyncType::Normal).expect("one");
+    assert_eq!((normal.number, normal.sent_again), (4, 4));
+    assert_eq!((&normal.digest, changes(&store, 4, "")), (&second.digest, vec![]));
     // In another order it is another set, though each rule is as it was.
     let turned = set(vec![
         rule("new", Policy::Allowlist, ""),
@@ -143,11 +147,11 @@ fn rule_12_a_generation_says_what_became_of_each_rule() {
     let fifth = commit(&mut store, &fifth, SyncType::Normal).expect("one");
     assert_eq!(fifth.rules_hash, fourth.rules_hash);
     assert_ne!(fifth.digest, fourth.digest);
-    let found = store.generation_with_hash(4, &fifth.rules_hash).expect("read").expect("one");
-    assert_eq!(found.number, 4, "the oldest from there on");
+    let found = store.generation_with_hash(5, &fifth.rules_hash).expect("read").expect("one");
+    assert_eq!(found.number, 5, "the oldest from there on");
 
     let empty = commit(&mut store, &RuleSet::default(), SyncType::Clean).expect("one");
-    assert_eq!((empty.number, empty.removed), (6, 4));
+    assert_eq!((empty.number, empty.removed), (7, 4));
     assert_eq!(commit(&mut store, &RuleSet::default(), SyncType::Clean), None, "nothing deleted");
     assert_eq!(store.verify_rules().expect("verified").problems, [""; 0]);
 }
