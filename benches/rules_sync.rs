@@ -26,7 +26,7 @@ use std::process::Command;
 
 use process::{Plain, Ran, run};
 use rusqlite::Connection;
-use santa_sync::harness::{AnswerEncoding, FakeServer};
+use santa_sync::harness::{FakeServer, ResponseEncoding};
 use santa_sync::model::{Identifier, Policy, Rule, RulePage, RuleSet, RuleType};
 use santa_sync::protocol::wire;
 use serde::Deserialize;
@@ -68,7 +68,7 @@ fn measure(rules: u64, page: u64, proto: bool, gzip: bool) {
         .encode_ahead()
         .style(|style| {
             if gzip {
-                style.answer_encoding = AnswerEncoding::AsAccepted;
+                style.response_encoding = ResponseEncoding::AsAccepted;
             }
         })
         .start()

@@ -1,12 +1,11 @@
-//! For people who write sync servers and agents: a fake sync server with
-//! scripted faults.
+//! A fake sync server with scripted faults, for people who write sync servers
+//! and agents.
 //!
 //! [`FakeServer`] runs on a loopback port in a thread of its own. It keeps
 //! state as real servers do (rules, changes since a host's last sync, received
-//! events), speaks in the manner of several of them ([`Style`], [`Preset`]),
-//! breaks where it is told to ([`Fault`]), and remembers what it was asked
-//! ([`Exchange`]). The tests, the demo, the benches and `harness serve` all
-//! use this one server.
+//! events), imitates several of them ([`Style`], [`Preset`]), fails where it is
+//! told to ([`Fault`]), and records every exchange ([`Exchange`]). The tests, the
+//! demo, the benches and `harness serve` all use it.
 //!
 //! ```
 //! use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
@@ -22,9 +21,9 @@
 //! # Ok::<(), santa_sync::harness::HarnessError>(())
 //! ```
 //!
-//! What to answer is decided by plain code without I/O; one small file accepts
-//! connections and writes the answers. Nothing here may be used by the agent
-//! itself, and a build without the `harness` feature has none of it.
+//! Responses are decided by plain code without I/O; one small file accepts
+//! connections and writes them. The agent itself uses nothing of this module, and a
+//! build without the `harness` feature does not contain it.
 
 mod coding;
 mod exchange;
@@ -38,10 +37,10 @@ mod state;
 mod style;
 
 pub use exchange::{Exchange, Route};
-pub use fault::{Fault, FaultSyntaxError, Scripted, When, every, first, from, nth, when};
+pub use fault::{Fault, FaultSyntaxError, Occurrences, Scripted, every, first, from, nth, when};
 pub use server::{Builder, FakeServer, HarnessError};
 pub use state::HostState;
 pub use style::{
-    AnswerEncoding, CursorStyle, Encoding, ErrorStyle, Preset, Spelling, Style, SyncTypePolicy,
+    CursorStyle, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling, Style, SyncTypePolicy,
     Transfer, Xsrf,
 };

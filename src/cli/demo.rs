@@ -18,7 +18,7 @@ use crate::sync::run::SyncOptions;
 /// The waits of the broken sync pass this many times as fast as they read.
 const CLOCK_RATE: u32 = 1000;
 /// Events queued in one transaction.
-const QUEUED_AT_ONCE: usize = 10_000;
+const EVENTS_PER_TRANSACTION: usize = 10_000;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -156,7 +156,7 @@ fn queue_events(state_dir: &Path, count: usize) -> Result<(), Error> {
             Error::internal(format!("a sample event has no unique id: {error}"))
         })?;
         batch.push(NewEvent { summary, data: stored::encode(&event) });
-        if batch.len() == QUEUED_AT_ONCE {
+        if batch.len() == EVENTS_PER_TRANSACTION {
             events.queue_events(&batch, now, Limits::default())?;
             batch.clear();
         }

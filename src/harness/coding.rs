@@ -8,7 +8,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress};
 
 use super::style::Encoding;
 
-/// The largest request body taken, before and after decoding: 64 MiB.
+/// The largest request body accepted, before and after decoding: 64 MiB.
 pub(super) const REQUEST_MAX: usize = 64 << 20;
 
 impl Encoding {
@@ -22,7 +22,7 @@ impl Encoding {
         }
     }
 
-    /// What the header says of it; `None` for identity, which has no header.
+    /// Value of the `Content-Encoding` header; `None` for identity, which has no header.
     pub(super) const fn header(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
@@ -50,7 +50,7 @@ impl Encoding {
         Ok(out)
     }
 
-    /// Encodes an answer, fast rather than small.
+    /// Encodes a response, favouring speed over size.
     pub(super) fn encode(self, body: Vec<u8>) -> io::Result<Vec<u8>> {
         let level = Compression::fast();
         match self {

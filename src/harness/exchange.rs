@@ -1,4 +1,4 @@
-//! What was asked and what was answered.
+//! Requests and their responses, as the transcript records them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,36 +69,36 @@ impl Serialize for Route {
     }
 }
 
-/// One request and what became of it.
+/// One request and its response.
 #[derive(Clone, Debug, Serialize)]
 pub struct Exchange {
-    /// Which request of the server's life, from 1.
+    /// Number of the request since the server started, from 1.
     pub number: u64,
-    /// What it was for; `None` if its path leads nowhere.
+    /// The route; `None` for an unknown path.
     pub route: Option<Route>,
-    /// Which request of that route, from 1.
+    /// Number of the request on that route, from 1.
     pub occurrence: u64,
     /// The machine id of the path, decoded.
     pub machine_id: String,
     /// The method.
     pub method: String,
-    /// Path and query, as they came.
+    /// Path and query, as received.
     pub path: String,
-    /// The header, names in lower case. Secrets in it are kept.
+    /// The headers, with names in lower case and with secrets.
     pub headers: BTreeMap<String, String>,
-    /// Bytes of the body as they came over the wire.
+    /// Size of the body on the wire, in bytes.
     pub body_bytes: u64,
     /// The body as JSON; a protobuf message as its JSON form. Null if it was
     /// empty, not readable, or not kept.
     pub body: Value,
-    /// A JSON body to the letter, after decoding; empty for protobuf.
+    /// A JSON body as text, after decoding; empty for protobuf.
     #[serde(skip)]
     pub text: String,
-    /// The status answered; `None` if none was.
+    /// The status of the response; `None` if there was none.
     pub status: Option<u16>,
-    /// Bytes of the answer's body as meant for the wire.
-    pub answer_bytes: u64,
-    /// What the answer was spoilt by, or why the request was refused.
+    /// Size of the response body on the wire, in bytes.
+    pub response_bytes: u64,
+    /// The fault that struck, or why the request was refused.
     pub note: String,
 }
 
@@ -113,7 +113,7 @@ impl fmt::Display for Exchange {
             Some(status) => write!(f, " {status}")?,
             None => f.write_str(" -")?,
         }
-        write!(f, " {} B in, {} B out", self.body_bytes, self.answer_bytes)?;
+        write!(f, " {} B in, {} B out", self.body_bytes, self.response_bytes)?;
         if !self.note.is_empty() {
             write!(f, " ({})", self.note)?;
         }

@@ -1,4 +1,4 @@
-//! What is to go wrong, and when.
+//! What goes wrong, and when.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use thiserror::Error;
 use super::Route;
 
 /// Which requests of a route a fault strikes. Requests are counted as they
-/// arrive, repeats of a failed one included.
+/// arrive, including retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct When {
+pub struct Occurrences {
     from: u64,
     to: u64,
     machine_id: Option<String>,
@@ -19,44 +19,44 @@ pub struct When {
 
 /// The n-th request, from 1.
 #[must_use]
-pub const fn nth(n: u64) -> When {
-    When { from: n, to: n, machine_id: None }
+pub const fn nth(n: u64) -> Occurrences {
+    Occurrences { from: n, to: n, machine_id: None }
 }
 
 /// The first n requests.
 #[must_use]
-pub const fn first(n: u64) -> When {
-    When { from: 1, to: n, machine_id: None }
+pub const fn first(n: u64) -> Occurrences {
+    Occurrences { from: 1, to: n, machine_id: None }
 }
 
-/// The n-th request, from 1, and all after it.
+/// The n-th request, from 1, and all later ones.
 #[must_use]
-pub const fn from(n: u64) -> When {
-    When { from: n, to: u64::MAX, machine_id: None }
+pub const fn from(n: u64) -> Occurrences {
+    Occurrences { from: n, to: u64::MAX, machine_id: None }
 }
 
 /// Every request.
 #[must_use]
-pub const fn every() -> When {
+pub const fn every() -> Occurrences {
     from(1)
 }
 
 /// Every request of that host.
 #[must_use]
-pub fn when(machine_id: &str) -> When {
+pub fn when(machine_id: &str) -> Occurrences {
     every().of(machine_id)
 }
 
-impl When {
-    /// The same, but only requests of that host are struck and counted.
+impl Occurrences {
+    /// Restricts it to requests of that host; only those are counted.
     #[must_use]
     pub fn of(mut self, machine_id: &str) -> Self {
         self.machine_id = Some(machine_id.to_owned());
         self
     }
 
-    /// Whether it strikes the request that is number `of_all` on its route,
-    /// and number `of_host` among those of its host.
+    /// Whether it applies to request number `of_all` of the route, which is
+    /// number `of_host` of its host.
     pub(super) fn strikes(&self, machine_id: &str, of_all: u64, of_host: u64) -> bool {
         let number = match &self.machine_id {
             Some(wanted) if wanted == machine_id => of_host,
@@ -67,16 +67,16 @@ impl When {
     }
 }
 
-/// What goes wrong. The first group stands in for the server's work: it takes
-/// no notice of the request but in the transcript. With the others the server
-/// does its work (events are taken, pages given) and the answer is spoilt.
+/// What goes wrong. Faults of the first group replace the server's work: the
+/// request only appears in the transcript. With the others the server does its
+/// work (accepts events, hands out pages) and the response is damaged or late.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// Another status, with these headers and this body.
+    /// This status, with these headers and this body.
     Status(u16, Vec<(String, String)>, String),
     /// 302 to that location.
     Redirect(String),
-    /// 200 with a page of HTML, as a captive portal gives.
+    /// 200 with a page of HTML, as a captive portal sends.
     Html,
     /// 200 with text that is not JSON.
     NotJson,
@@ -92,37 +92,37 @@ pub enum Fault {
     EndlessBody,
     /// Bytes that are not HTTP.
     NotHttp,
-    /// No answer for as long as the client waits.
+    /// No response for as long as the client waits.
     Stall,
 
-    /// Half of the body promised by `Content-Length`, then the close.
+    /// Half of the body announced by `Content-Length`, then a close.
     Truncate,
-    /// Half of a chunk, then the close.
+    /// Half of a chunk, then a close.
     TruncateChunked,
-    /// Half of a body whose end only the close tells.
+    /// Half of a body that is delimited by the close alone.
     TruncateWithoutLength,
-    /// The close in place of an answer.
-    CloseBeforeAnswer,
-    /// The whole body, whose end only the close tells. Legal.
+    /// A close instead of a response.
+    CloseBeforeResponse,
+    /// The whole body, delimited by the close alone. Legal.
     CloseWithoutLength,
     /// The body one byte at a time, this far apart.
     SlowBytes(Duration),
     /// A gzip body with a flipped bit in its middle.
     CorruptGzip,
-    /// `Content-Encoding: br`, which nobody asked for.
+    /// `Content-Encoding: br`, which was not requested.
     UnknownEncoding,
-    /// A page's cursor is the one the page was asked with.
+    /// A page's cursor equals the one in the request.
     RepeatCursor,
-    /// Every page leads to another.
+    /// Every page has a next one.
     EndlessCursor,
-    /// The rule at this place of the page is none.
+    /// The rule at this index of the page is not a rule.
     BrokenRule(usize),
-    /// An enum value that is not known: the client mode of preflight, the
-    /// policy of a page's first rule.
+    /// An unknown enum value: the client mode of preflight, the policy of a
+    /// page's first rule.
     UnknownEnum,
-    /// The answer comes this much later. Legal.
+    /// The response is this much later. Legal.
     Delay(Duration),
-    /// The answer waits for [`super::FakeServer::release`]. Legal.
+    /// The response is held until [`super::FakeServer::release`]. Legal.
     Hold,
 }
 
@@ -158,7 +158,7 @@ impl Fault {
             Self::Truncate => "truncate",
             Self::TruncateChunked => "truncate-chunked",
             Self::TruncateWithoutLength => "truncate-without-length",
-            Self::CloseBeforeAnswer => "close",
+            Self::CloseBeforeResponse => "close",
             Self::CloseWithoutLength => "close-without-length",
             Self::SlowBytes(_) => "slow-bytes",
             Self::CorruptGzip => "corrupt-gzip",
@@ -173,30 +173,30 @@ impl Fault {
     }
 }
 
-/// A fault with its place in the script.
+/// A fault, with the requests it applies to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scripted {
-    /// The requests it may strike.
+    /// The route it applies to.
     pub route: Route,
-    /// Which of them it does strike.
-    pub when: When,
+    /// The requests of that route it applies to.
+    pub when: Occurrences,
     /// What goes wrong.
     pub fault: Fault,
 }
 
-/// Why a text does not say a fault.
+/// Why a text is not a fault.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FaultSyntaxError {
     /// There is no `=`.
     #[error("{0:?} is not ROUTE[:WHICH]=FAULT[:VALUE], as in rule_download:2=truncate")]
     Form(String),
-    /// The route is none.
+    /// The route is unknown.
     #[error("{0:?} is no route; give preflight, event_upload, rule_download, postflight or xsrf")]
     Route(String),
-    /// The requests are not told.
+    /// The requests are not given as a number or range.
     #[error("{0:?} does not say which requests; give N, N- (from it on), -N (the first) or *")]
     Which(String),
-    /// The fault is none.
+    /// The fault is unknown.
     #[error("{0:?} is no fault; give one of {names}", names = NAMES.join(", "))]
     Fault(String),
     /// The fault's value is missing or wrong.
@@ -204,9 +204,9 @@ pub enum FaultSyntaxError {
     Value {
         /// The fault.
         fault: &'static str,
-        /// What its value is.
+        /// What its value means.
         needs: &'static str,
-        /// A good one.
+        /// An example of a valid one.
         example: &'static str,
         /// What was given.
         value: String,
@@ -257,7 +257,7 @@ impl FromStr for Scripted {
     }
 }
 
-fn which_from(text: &str) -> Result<When, FaultSyntaxError> {
+fn which_from(text: &str) -> Result<Occurrences, FaultSyntaxError> {
     let number = |n: &str| {
         n.parse::<u64>()
             .ok()
@@ -325,7 +325,7 @@ impl FromStr for Fault {
             "truncate" => Self::Truncate,
             "truncate-chunked" => Self::TruncateChunked,
             "truncate-without-length" => Self::TruncateWithoutLength,
-            "close" => Self::CloseBeforeAnswer,
+            "close" => Self::CloseBeforeResponse,
             "close-without-length" => Self::CloseWithoutLength,
             "slow-bytes" => Self::SlowBytes(millis("slow-bytes")?),
             "corrupt-gzip" => Self::CorruptGzip,

@@ -1,15 +1,15 @@
-//! Rules and events to test and measure with: made up, plausible, and the same
-//! for the same seed on every machine.
+//! Generated rules and events for tests and measurements: plausible, and the
+//! same for the same seed on every machine.
 
 use serde_json::{Value, json};
 
 use crate::protocol::stored::QueuedEvent;
 use crate::protocol::wire;
 
-/// 2025-01-01 00:00 UTC, where the made-up times begin, in seconds since 1970.
+/// 2025-01-01 00:00 UTC in seconds since 1970, the first generated time.
 const EPOCH: u32 = 1_735_689_600;
 
-/// The `SplitMix64` generator: small, fast, and good enough to make up data.
+/// The `SplitMix64` generator: small, fast, and good enough for test data.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -178,7 +178,7 @@ pub enum AnyEvent {
 }
 
 impl AnyEvent {
-    /// The form `events add` reads, one a line.
+    /// The format that `events add` reads, one per line.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {
@@ -197,8 +197,7 @@ impl From<AnyEvent> for QueuedEvent {
     }
 }
 
-/// That many events, about one in eight a file access, in the order of their
-/// times.
+/// `count` events in chronological order; about one in eight is a file access.
 pub fn events(count: usize, seed: u64) -> impl Iterator<Item = AnyEvent> + Clone {
     let mut random = Random::new(seed);
     (0..count).map(move |index| {

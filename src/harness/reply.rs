@@ -1,5 +1,5 @@
-//! What an answer looks like before anything is done to it, and the forms that
-//! the bodies of requests and answers take.
+//! Responses before faults are applied, and the formats of request and response
+//! bodies.
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
@@ -8,12 +8,12 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::style::{AnswerEncoding, Encoding, ErrorStyle, Style, Transfer};
+use super::style::{Encoding, ErrorStyle, ResponseEncoding, Style, Transfer};
 use crate::protocol::wire;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct ReceivedRequest {
     pub(super) method: String,
     /// With the query.
     pub(super) path: String,
@@ -21,8 +21,8 @@ pub(super) struct Incoming {
     pub(super) body: Bytes,
 }
 
-impl Incoming {
-    /// A header's value, empty if there is none or it is not text.
+impl ReceivedRequest {
+    /// A header's value; empty if it is absent or not text.
     pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
@@ -35,7 +35,7 @@ pub(super) enum Form {
     Protobuf,
 }
 
-/// Why a request is not served.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: u16,
@@ -48,7 +48,7 @@ impl Refusal {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -70,7 +70,7 @@ impl Reply {
         self.headers.push((name.to_owned(), value.to_owned()));
     }
 
-    /// The answer to a refused request, in the server's manner.
+    /// The response to a refused request, in the server's style.
     pub(super) fn refusal(style: &Style, refusal: &Refusal) -> Self {
         let Refusal { status, words } = refusal;
         let object = json!({ "error": words }).to_string();
@@ -81,10 +81,10 @@ impl Reply {
         }
     }
 
-    /// The answer to a request that was served, in the server's manner.
+    /// The response to a request that was served, in the server's style.
     pub(super) fn success(
         style: &Style,
-        incoming: &Incoming,
+        incoming: &ReceivedRequest,
         form: Form,
         body: Vec<u8>,
     ) -> Result<Self, Refusal> {
@@ -98,12 +98,12 @@ impl Reply {
             }
         };
         let accepts = incoming.header("accept-encoding");
-        let encoding = match style.answer_encoding {
+        let encoding = match style.response_encoding {
             _ if body.is_empty() => Encoding::Identity,
-            AnswerEncoding::Always(encoding) => encoding,
-            AnswerEncoding::AsAccepted if accepts.contains("gzip") => Encoding::Gzip,
-            AnswerEncoding::AsAccepted if accepts.contains("deflate") => Encoding::Deflate,
-            AnswerEncoding::AsAccepted => Encoding::Identity,
+            ResponseEncoding::Always(encoding) => encoding,
+            ResponseEncoding::AsAccepted if accepts.contains("gzip") => Encoding::Gzip,
+            ResponseEncoding::AsAccepted if accepts.contains("deflate") => Encoding::Deflate,
+            ResponseEncoding::AsAccepted => Encoding::Identity,
         };
         let body = encoding.encode(body).map_err(|e| Refusal::new(500, e.to_string()))?;
         let mut reply = Self::new(200, content_type, body);
@@ -114,15 +114,18 @@ impl Reply {
     }
 }
 
-/// A page of HTML that says these words.
+/// A page of HTML with this text.
 pub(super) fn page(words: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>\n"
     )
 }
 
-/// Undoes form and encoding of a request's body as far as the server does.
-pub(super) fn opened(style: &Style, incoming: &Incoming) -> Result<(Form, Vec<u8>), Refusal> {
+/// Decodes a request's body as far as the server does.
+pub(super) fn opened(
+    style: &Style,
+    incoming: &ReceivedRequest,
+) -> Result<(Form, Vec<u8>), Refusal> {
     let body = &incoming.body;
     let content_type = incoming.header("content-type");
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -162,7 +165,7 @@ pub(super) fn opened(style: &Style, incoming: &Incoming) -> Result<(Form, Vec<u8
     Ok((form, opened))
 }
 
-/// Reads a request message.
+/// Decodes a request message.
 pub(super) fn read<M>(form: Form, body: &[u8]) -> Result<M, Refusal>
 where
     M: prost::Message + Default + DeserializeOwned,
@@ -178,8 +181,7 @@ where
     }
 }
 
-/// Writes an answer message; a JSON one with these fields in front of what the
-/// message says.
+/// Encodes a response message; in JSON these fields come first.
 pub(super) fn written<M>(style: &Style, form: Form, message: &M, extra: &Value) -> Vec<u8>
 where
     M: prost::Message + Serialize,
@@ -190,7 +192,7 @@ where
     }
 }
 
-/// An object in the server's spelling, with these fields unless it has them.
+/// An object in the server's spelling, with these fields added unless present.
 pub(super) fn json_text(style: &Style, object: Value, extra: &Value) -> Vec<u8> {
     let mut object = match style.spelling {
         super::Spelling::Schema => object,
@@ -229,7 +231,7 @@ fn snake(name: &str) -> String {
     out
 }
 
-/// How many events an upload holds, without reading them.
+/// Counts the events of an upload without decoding them.
 pub(super) fn counted(form: Form, body: &[u8]) -> Result<u64, Refusal> {
     match form {
         Form::Json => serde_json::from_slice::<Counted>(body)
@@ -257,7 +259,7 @@ fn counted_protobuf(mut body: &[u8]) -> Result<u64, prost::DecodeError> {
     Ok(count)
 }
 
-/// The events of an upload in JSON, counted.
+/// Counts the events of an upload in JSON.
 struct Counted(u64);
 
 impl<'de> Deserialize<'de> for Counted {
@@ -287,7 +289,7 @@ impl<'de> Deserialize<'de> for Counted {
     }
 }
 
-/// How many elements an array has; null has none.
+/// Counts the elements of an array; null has none.
 struct Length(u64);
 
 impl<'de> Deserialize<'de> for Length {

@@ -17,10 +17,10 @@ use crate::protocol::wire;
 pub(super) struct RuleList {
     /// Each rule as the field `rules` of a `RuleDownloadResponse`.
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// The offset at which each ends.
     ends: Vec<usize>,
-    /// The `rules` array of pages in JSON, encoded ahead, by spelling and
-    /// page size.
+    /// The `rules` arrays of JSON pages, encoded ahead, by spelling and page
+    /// size.
     ahead: HashMap<(Spelling, usize), Vec<Bytes>>,
 }
 
@@ -74,7 +74,7 @@ impl RuleList {
         }
     }
 
-    /// Encodes every JSON page of that size now, so that giving one costs
+    /// Encodes every JSON page of that size now, so that sending one costs
     /// nothing later.
     pub(super) fn encode_ahead(&mut self, size: usize, spelling: Spelling) {
         let size = size.max(1);

@@ -1,4 +1,4 @@
-//! What goes over the wire: a whole answer, or the bytes of a spoilt one.
+//! What goes over the wire: a complete response, or the bytes of a damaged one.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::style::Encoding;
 
 /// What to do with the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// A whole HTTP answer.
+pub(super) enum Script {
+    /// A complete HTTP response.
     Whole(Reply),
-    /// These steps on the bare connection, then its close.
+    /// These steps on the bare connection, then a close.
     Bare(Vec<Step>),
 }
 
@@ -25,13 +25,13 @@ pub(super) enum Step {
     Send(Bytes),
     /// Send these bytes one at a time, this far apart.
     Drip(Bytes, Duration),
-    /// Send these bytes over and over until the peer goes away.
+    /// Send these bytes repeatedly until the peer disconnects.
     Repeat(Bytes),
-    /// Send nothing until the peer goes away.
+    /// Send nothing until the peer disconnects.
     Silence,
 }
 
-/// What an answer waits for before it is sent.
+/// What a response waits for before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     Nothing,
@@ -40,7 +40,7 @@ pub(super) enum Wait {
 }
 
 impl Fault {
-    /// What the answer waits for, if that is the fault.
+    /// What the response waits for, if this fault delays it.
     pub(super) fn wait(&self) -> Option<Wait> {
         if let Self::Delay(duration) = self {
             return Some(Wait::For(*duration));
@@ -48,11 +48,11 @@ impl Fault {
         matches!(self, Self::Hold).then_some(Wait::Release)
     }
 
-    /// The answer in place of the server's work; `None` if the fault lets the
+    /// The response that replaces the server's work; `None` if the fault lets the
     /// server work first.
-    pub(super) fn instead(&self) -> Option<Result<Answer, Refusal>> {
+    pub(super) fn instead(&self) -> Option<Result<Script, Refusal>> {
         const JSON: &str = "application/json";
-        let whole = |reply| Some(Ok(Answer::Whole(reply)));
+        let whole = |reply| Some(Ok(Script::Whole(reply)));
         match self {
             Self::Status(code, headers, body) => {
                 let mut reply = Reply::new(*code, "text/plain; charset=utf-8", body.clone());
@@ -75,18 +75,18 @@ impl Fault {
                     .map(|body| {
                         let mut reply = Reply::new(200, JSON, body);
                         reply.set("Content-Encoding", "gzip");
-                        Answer::Whole(reply)
+                        Script::Whole(reply)
                     })
                     .map_err(|e| Refusal::new(500, e.to_string())),
             ),
-            Self::EndlessHeader => Some(Ok(Answer::Bare(vec![
+            Self::EndlessHeader => Some(Ok(Script::Bare(vec![
                 Step::Send(Bytes::from_static(b"HTTP/1.1 200 OK\r\n")),
                 Step::Repeat(Bytes::from_static(b"X-Filler: and one more line of the header\r\n")),
             ]))),
             Self::EndlessBody => {
                 let rule =
                     br#"{"identifier":"EQHXZ8M8AV","policy":"ALLOWLIST","ruleType":"TEAMID"},"#;
-                Some(Ok(Answer::Bare(vec![
+                Some(Ok(Script::Bare(vec![
                     Step::Send(Bytes::from_static(
                         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                           Transfer-Encoding: chunked\r\n\r\na\r\n{\"rules\":[\r\n",
@@ -95,13 +95,13 @@ impl Fault {
                 ])))
             }
             Self::NotHttp => {
-                Some(Ok(Answer::Bare(vec![Step::Send(Bytes::from_static(b"220 ready\r\n"))])))
+                Some(Ok(Script::Bare(vec![Step::Send(Bytes::from_static(b"220 ready\r\n"))])))
             }
-            Self::Stall => Some(Ok(Answer::Bare(vec![Step::Silence]))),
+            Self::Stall => Some(Ok(Script::Bare(vec![Step::Silence]))),
             Self::Truncate
             | Self::TruncateChunked
             | Self::TruncateWithoutLength
-            | Self::CloseBeforeAnswer
+            | Self::CloseBeforeResponse
             | Self::CloseWithoutLength
             | Self::SlowBytes(_)
             | Self::CorruptGzip
@@ -115,12 +115,12 @@ impl Fault {
         }
     }
 
-    /// The answer that becomes of a whole one.
-    pub(super) fn spoilt(&self, reply: Reply) -> Result<Answer, Refusal> {
+    /// Applies the fault to a complete response.
+    pub(super) fn damaged(&self, reply: Reply) -> Result<Script, Refusal> {
         let half = reply.body.slice(..reply.body.len() / 2);
         let length = |length: usize| format!("Content-Length: {length}\r\n");
         let bare = |head: String, body: Bytes| {
-            Ok(Answer::Bare(vec![Step::Send(head.into()), Step::Send(body)]))
+            Ok(Script::Bare(vec![Step::Send(head.into()), Step::Send(body)]))
         };
         match self {
             // One byte more than nothing is promised even if the body is empty.
@@ -131,11 +131,11 @@ impl Fault {
                 bare(head(&reply, "Transfer-Encoding: chunked\r\n"), framed)
             }
             Self::TruncateWithoutLength => bare(head(&reply, ""), half),
-            Self::CloseBeforeAnswer => Ok(Answer::Bare(Vec::new())),
+            Self::CloseBeforeResponse => Ok(Script::Bare(Vec::new())),
             Self::CloseWithoutLength => bare(head(&reply, ""), reply.body),
             Self::SlowBytes(apart) => {
                 let head = head(&reply, &length(reply.body.len()));
-                Ok(Answer::Bare(vec![Step::Send(head.into()), Step::Drip(reply.body, *apart)]))
+                Ok(Script::Bare(vec![Step::Send(head.into()), Step::Drip(reply.body, *apart)]))
             }
             Self::CorruptGzip => {
                 let mut reply = reply;
@@ -150,12 +150,12 @@ impl Fault {
                     *byte ^= 0x10;
                 }
                 reply.body = body.into();
-                Ok(Answer::Whole(reply))
+                Ok(Script::Whole(reply))
             }
             Self::UnknownEncoding => {
                 let mut reply = reply;
                 reply.set("Content-Encoding", "br");
-                Ok(Answer::Whole(reply))
+                Ok(Script::Whole(reply))
             }
             Self::Status(..)
             | Self::Redirect(_)
@@ -173,7 +173,7 @@ impl Fault {
             | Self::BrokenRule(_)
             | Self::UnknownEnum
             | Self::Delay(_)
-            | Self::Hold => Ok(Answer::Whole(reply)),
+            | Self::Hold => Ok(Script::Whole(reply)),
         }
     }
 }

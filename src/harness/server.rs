@@ -1,4 +1,4 @@
-//! Starting the server, and asking and changing it while it runs.
+//! Starts the server; inspects and changes it while it runs.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::connection::{OnExchange, Shared, accept};
 use super::exchange::{Exchange, Route};
-use super::fault::{Fault, Scripted, When};
+use super::fault::{Fault, Occurrences, Scripted};
 use super::fixtures::AnyEvent;
 use super::state::{HostState, State, Uploads};
 use super::style::{Preset, Style, SyncTypePolicy, Transfer};
@@ -47,7 +47,7 @@ impl Remedy for HarnessError {
     }
 }
 
-/// How a [`FakeServer`] is to be.
+/// Configures a [`FakeServer`].
 #[must_use]
 pub struct Builder {
     state: State,
@@ -64,73 +64,73 @@ impl fmt::Debug for Builder {
 }
 
 impl Builder {
-    /// The rules it has from the start, in the order it sends them.
+    /// Sets the initial rules, in the order they are sent.
     pub fn rules(mut self, rules: impl IntoIterator<Item = wire::Rule>) -> Self {
         self.state.start_with(rules);
         self
     }
 
-    /// Rules on a page; 0 puts all on one. 1000 by default.
+    /// Sets the rules per page; 0 puts all on one. 1000 by default.
     pub fn page_size(mut self, rules: usize) -> Self {
         self.state.page_size = rules;
         self
     }
 
-    /// Events a request may carry, whatever the settings say. 50 by default.
+    /// Sets the batch size, whatever the settings say. 50 by default.
     pub fn batch_size(mut self, events: u32) -> Self {
         self.batch_size = Some(events);
         self
     }
 
-    /// The client mode that preflight sends, whatever the settings say.
+    /// Sets the client mode that preflight sends, whatever the settings say.
     pub const fn client_mode(mut self, mode: wire::ClientMode) -> Self {
         self.client_mode = Some(mode);
         self
     }
 
-    /// The settings that preflight sends. A `sync_type` or `clean_sync` in
-    /// them stands above [`Style::sync_type`].
+    /// Sets the settings that preflight sends. A `sync_type` or `clean_sync` in
+    /// them overrides [`Style::sync_type`].
     pub fn settings(mut self, settings: wire::PreflightResponse) -> Self {
         self.state.settings = settings;
         self
     }
 
-    /// Speaks as that server does.
+    /// Imitates that server.
     pub fn preset(mut self, preset: Preset) -> Self {
         self.state.style = preset.style();
         self
     }
 
-    /// Changes how it speaks.
+    /// Changes its style.
     pub fn style(mut self, change: impl FnOnce(&mut Style)) -> Self {
         change(&mut self.state.style);
         self
     }
 
-    /// The forms of messages it takes.
+    /// Sets the message formats it accepts.
     pub fn transfer(self, transfer: Transfer) -> Self {
         self.style(|style| style.transfer = transfer)
     }
 
-    /// What preflight answers about the sync's type.
+    /// Sets what preflight says about the type of sync.
     pub fn sync_type(self, policy: SyncTypePolicy) -> Self {
         self.style(|style| style.sync_type = policy)
     }
 
-    /// Has something go wrong. Of several faults that strike one request, one
-    /// that delays and one that does not both take effect; else the first.
-    pub fn fault(self, route: impl Into<Route>, when: When, fault: Fault) -> Self {
+    /// Injects a fault. If several apply to one request, one that delays and one
+    /// that does not both take effect; otherwise the first.
+    pub fn fault(self, route: impl Into<Route>, when: Occurrences, fault: Fault) -> Self {
         self.scripted(Scripted { route: route.into(), when, fault })
     }
 
-    /// Has something go wrong.
+    /// Injects a fault.
     pub fn scripted(mut self, scripted: Scripted) -> Self {
         self.state.script.push(scripted);
         self
     }
 
-    /// Takes hosts it sees for the first time to have all rules, so that a
-    /// NORMAL sync brings them changes alone.
+    /// Assumes that new hosts have all rules, so that a NORMAL sync sends them
+    /// changes only.
     pub fn hosts_up_to_date(mut self) -> Self {
         self.state.hosts_up_to_date = true;
         self
@@ -143,41 +143,41 @@ impl Builder {
         self
     }
 
-    /// Remembers that many exchanges at most; the oldest go first. 10,000 by
+    /// Remembers at most this many exchanges; the oldest are dropped. 10,000 by
     /// default.
     pub fn transcript_limit(mut self, exchanges: usize) -> Self {
         self.state.transcript_limit = exchanges;
         self
     }
 
-    /// Reads events and keeps none of them.
+    /// Decodes events without keeping them.
     pub fn forget_events(mut self) -> Self {
         self.state.uploads = Uploads::Read;
         self
     }
 
-    /// Counts events and keeps none of them, and no transcript either: memory
-    /// stays small whatever comes.
+    /// Counts events without keeping them or a transcript: memory stays small
+    /// whatever is sent.
     pub fn count_only(mut self) -> Self {
         self.state.transcript_limit = 0;
         self.state.uploads = Uploads::Counted;
         self
     }
 
-    /// The path below which the stages lie, empty by default.
+    /// Sets the path above the stages, empty by default.
     pub fn base_path(mut self, path: &str) -> Self {
         path.trim_matches('/').clone_into(&mut self.state.base_path);
         self
     }
 
-    /// The address to listen on: a free port of 127.0.0.1 by default.
+    /// Sets the address to listen on: by default a free port of 127.0.0.1.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
     }
 
-    /// Calls this with each exchange as it is answered, on the server's
-    /// thread.
+    /// Calls this with each exchange once its response is decided, on the
+    /// server's thread.
     pub fn on_exchange(mut self, call: impl Fn(&Exchange) + Send + Sync + 'static) -> Self {
         self.on_exchange = Some(Box::new(call));
         self
@@ -231,7 +231,7 @@ impl Builder {
     }
 }
 
-/// A running server. It may be asked and changed from any thread.
+/// A running server, usable from any thread. Dropping it stops it.
 pub struct FakeServer {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -258,7 +258,7 @@ impl Drop for FakeServer {
 }
 
 impl FakeServer {
-    /// A server without rules that follows the protocol and is not odd.
+    /// Starts a server without rules that follows the protocol.
     pub fn builder() -> Builder {
         Builder {
             state: State::new(0x5eed),
@@ -284,18 +284,18 @@ impl FakeServer {
         self.address
     }
 
-    /// Replaces the rules. NORMAL syncs bring hosts the difference.
+    /// Replaces the rules. NORMAL syncs send hosts the difference.
     pub fn set_rules(&self, rules: impl IntoIterator<Item = wire::Rule>) {
         self.shared.state().set_rules(rules);
     }
 
     /// Changes rules: REMOVE removes one, anything else adds or replaces one.
-    /// NORMAL syncs bring hosts these changes, clean ones the whole set.
+    /// NORMAL syncs send hosts these changes, clean ones the whole set.
     pub fn queue_changes(&self, changes: Vec<wire::Rule>) {
         self.shared.state().queue_changes(changes);
     }
 
-    /// The rules a clean sync would bring.
+    /// The rules a clean sync would send.
     #[must_use]
     pub fn rules(&self) -> Vec<wire::Rule> {
         self.shared.state().rules()
@@ -306,49 +306,49 @@ impl FakeServer {
         change(&mut self.shared.state().settings);
     }
 
-    /// Changes how it speaks.
+    /// Changes its style.
     pub fn change_style(&self, change: impl FnOnce(&mut Style)) {
         change(&mut self.shared.state().style);
     }
 
-    /// Has something go wrong from here on. Requests are counted from the
-    /// start of the server.
-    pub fn fault(&self, route: impl Into<Route>, when: When, fault: Fault) {
+    /// Injects a fault from now on. Requests are counted from the start of the
+    /// server.
+    pub fn fault(&self, route: impl Into<Route>, when: Occurrences, fault: Fault) {
         let scripted = Scripted { route: route.into(), when, fault };
         self.shared.state().script.push(scripted);
     }
 
-    /// Has nothing go wrong any more.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.shared.state().script.clear();
     }
 
-    /// Makes every XSRF token given so far stale.
+    /// Makes every XSRF token issued so far stale.
     pub fn rotate_xsrf(&self) {
         self.shared.state().rotate_xsrf();
     }
 
-    /// Asks for these bundles in the next answer to an event upload.
+    /// Requests these bundles in the next response to an event upload.
     pub fn request_bundles(&self, hashes: Vec<String>) {
         self.shared.state().bundles = hashes;
     }
 
-    /// Answers with this status any event upload in which this text occurs.
+    /// Responds with this status to any event upload that contains this text.
     pub fn refuse_event(&self, text: &str, status: u16) {
         self.shared.state().refused_events.push((text.to_owned(), status));
     }
 
-    /// Takes every event again.
+    /// Accepts every event again.
     pub fn refuse_no_event(&self) {
         self.shared.state().refused_events.clear();
     }
 
-    /// Lets go of every answer that [`Fault::Hold`] holds at this moment.
+    /// Releases every response that [`Fault::Hold`] holds now.
     pub fn release(&self) {
         self.shared.released.send_modify(|times| *times += 1);
     }
 
-    /// How many requests of a route have come.
+    /// The number of requests received on a route.
     #[must_use]
     pub fn count(&self, route: impl Into<Route>) -> u64 {
         self.shared.state().requests[route.into().place()]
@@ -368,7 +368,7 @@ impl FakeServer {
         state.transcript.iter().filter(|exchange| exchange.route == route).cloned().collect()
     }
 
-    /// Every event received and kept, in the order it came; in one upload
+    /// Every event received and kept, in order of arrival; within one upload
     /// executions before file accesses.
     #[must_use]
     pub fn events(&self) -> Vec<AnyEvent> {
@@ -381,7 +381,7 @@ impl FakeServer {
         self.shared.state().audit_events.clone()
     }
 
-    /// How many events of all kinds have been received.
+    /// The number of events received, of all kinds.
     #[must_use]
     pub fn events_received(&self) -> u64 {
         self.shared.state().events_received
@@ -393,14 +393,14 @@ impl FakeServer {
         self.shared.state().hosts()
     }
 
-    /// What it knows of a host.
+    /// What it knows about a host.
     #[must_use]
     pub fn host(&self, machine_id: &str) -> Option<HostState> {
         self.shared.state().host(machine_id)
     }
 
-    /// Completes once the n-th request of a route has come and its work is
-    /// done; the answer may still be held.
+    /// Completes once the server has done its work for the n-th request of a
+    /// route; the response may still be held.
     pub async fn reached(&self, route: impl Into<Route>, n: u64) {
         let route = route.into();
         loop {
@@ -414,8 +414,8 @@ impl FakeServer {
         }
     }
 
-    /// Waits as [`Self::reached`] does, at most this long. Answers whether the
-    /// request came.
+    /// Waits as [`Self::reached`] does, for at most this long. Returns whether the
+    /// request arrived.
     #[must_use]
     pub fn wait_for(&self, route: impl Into<Route>, n: u64, at_most: Duration) -> bool {
         let place = route.into().place();

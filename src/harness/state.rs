@@ -1,4 +1,4 @@
-//! What the server knows, and what it answers to a request. No I/O, no clock.
+//! The server's state, and its response to a request. No I/O, no clock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use serde_json::Value;
 use super::exchange::{Exchange, Route};
 use super::fault::{Fault, Scripted};
 use super::fixtures::{AnyEvent, Random};
-use super::reply::{self, Form, Incoming, Refusal, Reply};
+use super::reply::{self, Form, ReceivedRequest, Refusal, Reply};
 use super::rules::RuleList;
-use super::script::{Answer, Wait};
+use super::script::{Script, Wait};
 use super::style::{Style, Xsrf};
 use crate::model::Stage;
 use crate::protocol::wire;
 
 mod stages;
 
-/// What the server knows of a host.
+/// What the server knows about a host.
 #[derive(Clone, Debug, Default)]
 pub struct HostState {
-    /// The type of the sync that its last preflight led to.
+    /// The sync type its last preflight led to.
     pub sync_type: wire::SyncType,
     /// Preflights served.
     pub preflights: u64,
@@ -29,57 +29,57 @@ pub struct HostState {
     pub event_uploads: u64,
     /// Events in them.
     pub events: u64,
-    /// Rule pages given.
+    /// Rule pages sent.
     pub pages: u64,
     /// Postflights served.
     pub postflights: u64,
-    /// The cursors acknowledged in the last sync, in the order they came.
+    /// The cursors acknowledged in the last sync, in order of arrival.
     pub acknowledged: Vec<String>,
     /// The last preflight, as the server read it.
     pub last_preflight: Option<wire::PreflightRequest>,
     /// The last postflight, as the server read it.
     pub last_postflight: Option<wire::PostflightRequest>,
-    /// Whether the host is known to have had all rules, so that NORMAL syncs
-    /// bring it changes alone.
+    /// Whether the host has had all rules, so that NORMAL syncs send it changes
+    /// only.
     pub synced: bool,
 }
 
-/// A host with what only the server needs of it.
+/// A host, with the server's own notes about it.
 #[derive(Debug, Default)]
 struct Host {
     shown: HostState,
-    /// How many entries of the log of changes it has had; `None` if it never
-    /// had all rules.
+    /// How much of the change log it has received; `None` if it never had all
+    /// rules.
     seen: Option<usize>,
     requests: [u64; Route::ALL.len()],
     download: Option<Download>,
 }
 
-/// The rules that a sync brings, fixed at its preflight.
+/// The rules that a sync sends, fixed at its preflight.
 #[derive(Debug)]
 struct Download {
     rules: Arc<RuleList>,
-    /// How many entries of the log of changes the host will have had.
+    /// How much of the change log the host will have received.
     seen: usize,
-    /// The cursors given, and the place of the rule each leads to.
+    /// The cursors sent, and the index of the rule each leads to.
     cursors: HashMap<String, usize>,
 }
 
-/// What is done with the events of an upload.
+/// What happens to the events of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Uploads {
     /// Read and kept.
     Kept,
     /// Read and dropped.
     Read,
-    /// Counted, and read no further than that.
+    /// Counted without being decoded.
     Counted,
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub(super) struct Handled {
-    pub(super) answer: Answer,
+    pub(super) response: Script,
     pub(super) wait: Wait,
     pub(super) exchange: Exchange,
 }
@@ -94,19 +94,19 @@ pub(super) struct State {
     /// The path below which the stages lie, without slashes around it.
     pub(super) base_path: String,
     pub(super) script: Vec<Scripted>,
-    /// How many exchanges are remembered; 0 also leaves bodies unread as far
-    /// as can be.
+    /// How many exchanges are remembered; with 0, bodies are not decoded unless
+    /// necessary.
     pub(super) transcript_limit: usize,
     pub(super) transcript: VecDeque<Exchange>,
     pub(super) uploads: Uploads,
     pub(super) events: Vec<AnyEvent>,
     pub(super) audit_events: Vec<wire::AuditEvent>,
     pub(super) events_received: u64,
-    /// Bundle hashes to ask for in the next answer to an event upload.
+    /// Bundle hashes to request in the next response to an event upload.
     pub(super) bundles: Vec<String>,
-    /// Text that makes an upload be answered with that status.
+    /// Text that makes an upload fail with that status.
     pub(super) refused_events: Vec<(String, u16)>,
-    /// Whether hosts are taken to have all rules when first seen.
+    /// Whether new hosts are assumed to have all rules.
     pub(super) hosts_up_to_date: bool,
     pub(super) encode_ahead: bool,
     pub(super) requests: [u64; Route::ALL.len()],
@@ -160,7 +160,7 @@ impl State {
         self.rules = Arc::new(rules.into_iter().collect());
     }
 
-    /// Encodes all pages, if that is to be done ahead.
+    /// Encodes all pages if they are to be encoded ahead.
     pub(super) fn encode_pages(&mut self) {
         if self.encode_ahead
             && let Some(rules) = Arc::get_mut(&mut self.rules)
@@ -170,7 +170,7 @@ impl State {
         }
     }
 
-    /// Replaces the rules; hosts learn of the difference in NORMAL syncs.
+    /// Replaces the rules; NORMAL syncs send hosts the difference.
     pub(super) fn set_rules(&mut self, rules: impl IntoIterator<Item = wire::Rule>) {
         let rules: RuleList = rules.into_iter().collect();
         self.log.extend(self.rules.changes_to(&rules));
@@ -178,7 +178,7 @@ impl State {
         self.encode_pages();
     }
 
-    /// Changes some rules; hosts learn of it in NORMAL syncs.
+    /// Changes some rules; NORMAL syncs send hosts the changes.
     pub(super) fn queue_changes(&mut self, changes: Vec<wire::Rule>) {
         self.rules = Arc::new(self.rules.changed(&changes));
         self.log.extend(changes);
@@ -205,8 +205,8 @@ impl State {
         self.xsrf_token = self.random.hex(16);
     }
 
-    /// Does the server's work for one request and says what to answer.
-    pub(super) fn handle(&mut self, incoming: &Incoming) -> Handled {
+    /// Does the server's work for one request and returns the response.
+    pub(super) fn handle(&mut self, incoming: &ReceivedRequest) -> Handled {
         let target = self.target(&incoming.path);
         let (route, machine_id) = target.unzip();
         let machine_id = machine_id.unwrap_or_default();
@@ -230,10 +230,10 @@ impl State {
             body: Value::Null,
             text: String::new(),
             status: None,
-            answer_bytes: 0,
+            response_bytes: 0,
             note: faults.iter().map(Fault::name).collect::<Vec<_>>().join(", "),
         };
-        let answer = match (fault.and_then(Fault::instead), route) {
+        let response = match (fault.and_then(Fault::instead), route) {
             (Some(instead), _) => {
                 self.remember_unserved(incoming, route, &mut exchange);
                 instead
@@ -242,23 +242,23 @@ impl State {
             (None, Some(route)) => self
                 .served(incoming, route, &machine_id, fault, &mut exchange)
                 .and_then(|reply| match fault {
-                    Some(fault) => fault.spoilt(reply),
-                    None => Ok(Answer::Whole(reply)),
+                    Some(fault) => fault.damaged(reply),
+                    None => Ok(Script::Whole(reply)),
                 }),
         };
-        let answer = answer.unwrap_or_else(|refusal| {
+        let response = response.unwrap_or_else(|refusal| {
             exchange.note.clone_from(&refusal.words);
-            Answer::Whole(Reply::refusal(&self.style, &refusal))
+            Script::Whole(Reply::refusal(&self.style, &refusal))
         });
-        if let Answer::Whole(reply) = &answer {
+        if let Script::Whole(reply) = &response {
             exchange.status = Some(reply.status);
-            exchange.answer_bytes = reply.body.len() as u64;
+            exchange.response_bytes = reply.body.len() as u64;
         }
         self.remember(&exchange);
-        Handled { answer, wait, exchange }
+        Handled { response, wait, exchange }
     }
 
-    /// What a path is for, and for whom.
+    /// The route and machine id of a path.
     fn target(&self, path: &str) -> Option<(Route, String)> {
         let path = path.split('?').next()?.strip_prefix('/')?;
         let path = if self.base_path.is_empty() {
@@ -274,7 +274,7 @@ impl State {
         Some((route, percent_decode_str(machine_id).decode_utf8_lossy().into_owned()))
     }
 
-    /// Counts a request, and finds what is to go wrong with it.
+    /// Counts a request and finds the faults that apply to it.
     fn struck(&mut self, route: Route, machine_id: &str) -> (u64, Vec<Fault>) {
         let seen = self.hosts_up_to_date.then_some(self.log.len());
         let host = self
@@ -294,7 +294,7 @@ impl State {
         (of_all, faults)
     }
 
-    fn kept_headers(&self, incoming: &Incoming) -> BTreeMap<String, String> {
+    fn kept_headers(&self, incoming: &ReceivedRequest) -> BTreeMap<String, String> {
         if self.transcript_limit == 0 {
             return BTreeMap::new();
         }
@@ -316,8 +316,13 @@ impl State {
         self.transcript.push_back(exchange.clone());
     }
 
-    /// Reads what it can of a request that a fault answers.
-    fn remember_unserved(&self, incoming: &Incoming, route: Option<Route>, into: &mut Exchange) {
+    /// Decodes what it can of a request whose response a fault replaces.
+    fn remember_unserved(
+        &self,
+        incoming: &ReceivedRequest,
+        route: Option<Route>,
+        into: &mut Exchange,
+    ) {
         if let (Some(route), Ok((form, body))) = (route, reply::opened(&self.style, incoming)) {
             self.remember_body(route, form, &body, into);
         }
@@ -342,10 +347,10 @@ impl State {
         };
     }
 
-    /// The answer to a request that no fault keeps from being served.
+    /// The response to a request that no fault replaces.
     fn served(
         &mut self,
-        incoming: &Incoming,
+        incoming: &ReceivedRequest,
         route: Route,
         machine_id: &str,
         fault: Option<&Fault>,
@@ -371,13 +376,13 @@ impl State {
         Self::checked_method(incoming)?;
         self.admitted(incoming, stage, machine_id)?;
         let (form, body) = opened?;
-        let answer = match stage {
+        let response = match stage {
             Stage::Preflight => self.preflight(machine_id, form, &body, fault),
             Stage::EventUpload => self.event_upload(machine_id, form, &body),
             Stage::RuleDownload => self.rule_download(machine_id, form, &body, fault),
             Stage::Postflight => self.postflight(machine_id, form, &body),
         }?;
-        let mut reply = Reply::success(&self.style, incoming, form, answer)?;
+        let mut reply = Reply::success(&self.style, incoming, form, response)?;
         if stage == Stage::Preflight
             && let Some(name) = &self.style.cookie
         {
@@ -386,15 +391,20 @@ impl State {
         Ok(reply)
     }
 
-    fn checked_method(incoming: &Incoming) -> Result<(), Refusal> {
+    fn checked_method(incoming: &ReceivedRequest) -> Result<(), Refusal> {
         if incoming.method == "POST" {
             return Ok(());
         }
         Err(Refusal::new(405, format!("{} is not POST", incoming.method)))
     }
 
-    /// Checks that a host may make this request.
-    fn admitted(&self, incoming: &Incoming, stage: Stage, machine: &str) -> Result<(), Refusal> {
+    /// Checks that the host may make this request.
+    fn admitted(
+        &self,
+        incoming: &ReceivedRequest,
+        stage: Stage,
+        machine: &str,
+    ) -> Result<(), Refusal> {
         if let Some((name, value)) = &self.style.header
             && incoming.header(name) != value
         {
@@ -422,14 +432,14 @@ impl State {
     }
 
     fn xsrf(&self) -> Result<Reply, Refusal> {
-        const USUAL: &str = "X-XSRF-TOKEN";
+        const DEFAULT_TOKEN_HEADER: &str = "X-XSRF-TOKEN";
         let mut reply = Reply::new(200, "", "");
         match &self.style.xsrf {
             Xsrf::Absent => return Err(Refusal::new(404, "there is no xsrf endpoint")),
             Xsrf::NoToken => {}
             Xsrf::Demanded(name) => {
-                reply.set(USUAL, &self.xsrf_token);
-                if !name.eq_ignore_ascii_case(USUAL) {
+                reply.set(DEFAULT_TOKEN_HEADER, &self.xsrf_token);
+                if !name.eq_ignore_ascii_case(DEFAULT_TOKEN_HEADER) {
                     reply.set("X-XSRF-TOKEN-HEADER", name);
                 }
             }

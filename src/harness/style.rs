@@ -1,5 +1,5 @@
-//! How a server speaks: what it demands of requests and how its answers look.
-//! Every field is something that a server of the field does.
+//! A server's style: what it requires of requests and what its responses look
+//! like. Every field is something that a real server does.
 
 use serde_json::{Value, json};
 
@@ -16,23 +16,23 @@ pub enum Encoding {
     Gzip,
 }
 
-/// Which forms of the messages a server takes.
+/// The message formats a server accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// JSON and protobuf.
     Any,
-    /// JSON alone; protobuf is answered 415.
+    /// JSON only; protobuf gets 415.
     Json,
-    /// Protobuf alone; JSON is answered 415.
+    /// Protobuf only; JSON gets 415.
     Protobuf,
 }
 
-/// When answers are compressed.
+/// When responses are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerEncoding {
+pub enum ResponseEncoding {
     /// With gzip or deflate if the request's `Accept-Encoding` names it.
     AsAccepted,
-    /// In this way, asked for or not.
+    /// Always with this encoding, requested or not.
     Always(Encoding),
 }
 
@@ -45,10 +45,10 @@ pub enum Spelling {
     Snake,
 }
 
-/// What preflight answers about the type of the sync.
+/// What preflight says about the type of sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncTypePolicy {
-    /// CLEAN if the client requests a clean sync, else NORMAL.
+    /// CLEAN if the client requests a clean sync, otherwise NORMAL.
     AsRequested,
     /// As [`Self::AsRequested`], and CLEAN too if the host says it has no
     /// binary, certificate, compiler and transitive rules.
@@ -66,8 +66,8 @@ pub enum SyncTypePolicy {
 pub enum CursorStyle {
     /// Eight letters and digits, the same for the same page.
     Opaque,
-    /// Eight random letters and digits, others in each answer. Sending one
-    /// acknowledges the page before.
+    /// Eight random letters and digits, new in each response. Sending one
+    /// acknowledges the previous page.
     Fresh,
     /// The text of a JSON object, quotes and all.
     JsonText,
@@ -86,98 +86,97 @@ pub enum ErrorStyle {
     Html,
 }
 
-/// What the `xsrf` endpoint does, and whether the stages demand its token.
+/// What the `xsrf` endpoint does, and whether the stages require its token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Xsrf {
     /// There is none: 404.
     Absent,
-    /// It answers 200 without a token.
+    /// It returns 200 without a token.
     NoToken,
-    /// Stages answer 403 without the token in the header of this name, which
-    /// is told in `X-XSRF-TOKEN-HEADER` unless it is `X-XSRF-TOKEN`.
+    /// Stages return 403 without the token in this header, which is named in
+    /// `X-XSRF-TOKEN-HEADER` unless it is `X-XSRF-TOKEN`.
     Demanded(String),
 }
 
-/// How a server speaks. Start from a [`Preset`] and change what matters.
+/// A server's style. Start from a [`Preset`] and change what matters.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a habit that servers have or have not")]
 pub struct Style {
-    /// The forms it takes.
+    /// The message formats it accepts.
     pub transfer: Transfer,
-    /// Whether `Content-Type` must be the media type to the letter; 415 with
-    /// a charset behind it.
+    /// Whether `Content-Type` must be exactly the media type; with a charset it
+    /// gets 415.
     pub exact_content_type: bool,
-    /// The request encodings it takes.
+    /// The request encodings it accepts.
     pub request_encodings: Vec<Encoding>,
-    /// The status for one that it does not take, or whose data is corrupt.
+    /// The status for any other encoding, and for corrupt data.
     pub wrong_encoding_status: u16,
-    /// Whether bodies are taken for zlib whatever the header says, and that of
+    /// Whether bodies are read as zlib whatever the header says, and that of
     /// rule download is not read at all.
     pub assumes_zlib: bool,
-    /// The largest request body in bytes as it came over the wire; a larger
-    /// one is answered 413.
+    /// The largest request body on the wire, in bytes; a larger one gets 413.
     pub request_max: Option<usize>,
-    /// Whether chunked requests are answered 400.
+    /// Whether chunked requests get 400.
     pub refuses_chunked: bool,
-    /// When answers are compressed.
-    pub answer_encoding: AnswerEncoding,
-    /// How field names are written.
+    /// When responses are compressed.
+    pub response_encoding: ResponseEncoding,
+    /// How field names are spelled.
     pub spelling: Spelling,
-    /// What is said about the sync's type.
+    /// What preflight says about the type of sync.
     pub sync_type: SyncTypePolicy,
     /// Whether `sync_type` is written in lower case.
     pub lower_case_sync_type: bool,
-    /// What preflight says, on top of the settings, in the server's own words.
+    /// Fields that preflight adds to the settings.
     pub preflight_extra: Value,
     /// The form of cursors.
     pub cursor: CursorStyle,
-    /// Whether the last page with rules has a cursor too, which leads to an
-    /// empty one.
+    /// Whether the last page with rules also has a cursor, which leads to an
+    /// empty page.
     pub cursor_after_last_page: bool,
     /// Whether all rules come on one page whatever the page size.
     pub one_page: bool,
     /// Whether an empty set of rules is `null`.
     pub null_rules: bool,
-    /// What stands before each JSON answer.
+    /// Text before each JSON response.
     pub xssi_prefix: &'static str,
-    /// The `Content-Type` of JSON answers; none if empty.
+    /// The `Content-Type` of JSON responses; none if empty.
     pub content_type: String,
-    /// Whether the answers to event upload and postflight have no body.
-    pub empty_answers: bool,
-    /// The answer to event upload if no bundle is asked for.
-    pub event_upload_answer: Value,
-    /// The answer to postflight.
-    pub postflight_answer: Value,
-    /// What goes with an error status.
+    /// Whether the responses to event upload and postflight have no body.
+    pub empty_responses: bool,
+    /// The response to event upload if no bundle is requested.
+    pub event_upload_response: Value,
+    /// The response to postflight.
+    pub postflight_response: Value,
+    /// The body of error responses.
     pub errors: ErrorStyle,
     /// The XSRF endpoint.
     pub xsrf: Xsrf,
-    /// The name of a cookie that preflight sets and later stages demand, with
-    /// 401 if it is missing.
+    /// A cookie that preflight sets and later stages require; without it they
+    /// return 401.
     pub cookie: Option<String>,
-    /// A header every request must carry, with 401 if it does not.
+    /// A header that every request must have; otherwise it gets 401.
     pub header: Option<(String, String)>,
-    /// Whether the machine id must be a UUID, with 403 if it is not.
+    /// Whether the machine id must be a UUID; otherwise 403.
     pub uuid_only: bool,
-    /// Whether a `machine_id` in the body must equal that of the path, with
-    /// 400 if it does not.
+    /// Whether a `machine_id` in the body must equal that of the path; otherwise
+    /// 400.
     pub compares_machine_id: bool,
-    /// Whether serial, hostname, OS version (dotted integers) and build must
-    /// be told, with 400 if they are not.
+    /// Whether serial, hostname, OS version (dotted integers) and build are
+    /// required; otherwise 400.
     pub demands_host_facts: bool,
-    /// Whether client mode STANDALONE is answered 500.
+    /// Whether client mode STANDALONE gets 500.
     pub refuses_standalone: bool,
-    /// Whether the other stages are answered 400 before a preflight.
+    /// Whether the other stages get 400 before a preflight.
     pub preflight_first: bool,
-    /// Whether a sync counts as done only if postflight reports as many rules
-    /// processed as were sent, and a clean sync as one.
+    /// Whether a sync counts only if postflight reports all rules as processed,
+    /// and the sync type.
     pub commits_if_exact: bool,
 }
 
-/// A style after a server of the field.
+/// The style of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
-    /// What the protocol says, and nothing odd.
+    /// Follows the protocol.
     Plain,
     /// Files on disk, one page, zlib only, `clean_sync`.
     Moroz,
@@ -211,8 +210,8 @@ impl Preset {
                 preflight_extra: json!({"allowed_path_regex": "", "blocked_path_regex": ""}),
                 one_page: true,
                 null_rules: true,
-                event_upload_answer: json!({"Err": null}),
-                postflight_answer: json!({"NoOp": {}}),
+                event_upload_response: json!({"Err": null}),
+                postflight_response: json!({"NoOp": {}}),
                 errors: ErrorStyle::JsonAsText,
                 refuses_standalone: true,
                 ..plain()
@@ -268,7 +267,7 @@ fn plain() -> Style {
         assumes_zlib: false,
         request_max: None,
         refuses_chunked: false,
-        answer_encoding: AnswerEncoding::Always(Encoding::Identity),
+        response_encoding: ResponseEncoding::Always(Encoding::Identity),
         spelling: Spelling::Schema,
         sync_type: SyncTypePolicy::AsRequested,
         lower_case_sync_type: false,
@@ -279,9 +278,9 @@ fn plain() -> Style {
         null_rules: false,
         xssi_prefix: "",
         content_type: "application/json".to_owned(),
-        empty_answers: false,
-        event_upload_answer: json!({}),
-        postflight_answer: json!({}),
+        empty_responses: false,
+        event_upload_response: json!({}),
+        postflight_response: json!({}),
         errors: ErrorStyle::Json,
         xsrf: Xsrf::Absent,
         cookie: None,

@@ -274,7 +274,7 @@ fn answers_break_off_as_scripted() {
     assert_eq!((cut.header("content-length"), cut.header("transfer-encoding")), (None, None));
     assert_eq!(cut.body, whole.body[..whole.body.len() / 2]);
 
-    let (closed, _) = broken(Fault::CloseBeforeAnswer);
+    let (closed, _) = broken(Fault::CloseBeforeResponse);
     assert_eq!((closed.status(), closed.body.len()), (0, 0));
 
     let (unframed, whole) = broken(Fault::CloseWithoutLength);
@@ -519,10 +519,10 @@ fn answers_are_compressed_prefixed_and_named_as_the_style_says() {
     let server = FakeServer::builder()
         .sync_type(SyncTypePolicy::Silent)
         .style(|style| {
-            style.answer_encoding = santa_sync::harness::AnswerEncoding::Always(Encoding::Gzip);
+            style.response_encoding = santa_sync::harness::ResponseEncoding::Always(Encoding::Gzip);
             style.xssi_prefix = ")]}'\n";
             style.content_type = "text/html".into();
-            style.empty_answers = true;
+            style.empty_responses = true;
         })
         .start()
         .unwrap();

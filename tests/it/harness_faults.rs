@@ -37,7 +37,7 @@ async fn every_fault_of_http_is_named_by_the_transport() {
     let expected = [
         (Fault::Truncate, FailureKind::Truncated),
         (Fault::TruncateChunked, FailureKind::Truncated),
-        (Fault::CloseBeforeAnswer, FailureKind::ConnectionLost),
+        (Fault::CloseBeforeResponse, FailureKind::ConnectionLost),
         (Fault::Stall, FailureKind::IdleTimeout),
         (Fault::Hold, FailureKind::IdleTimeout),
         (Fault::SlowBytes(Duration::from_millis(20)), FailureKind::TotalTimeout),

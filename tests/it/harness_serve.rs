@@ -112,7 +112,7 @@ fn its_json_lines_have_the_documented_form() {
     assert_eq!(
         serve.json(),
         json!({"number": 1, "route": "event_upload", "machine_id": "A", "path": "/eventupload/A",
-            "status": 200, "body_bytes": body.to_string().len(), "answer_bytes": 2, "note": ""})
+            "status": 200, "body_bytes": body.to_string().len(), "response_bytes": 2, "note": ""})
     );
     let last: Value = serde_json::from_str(&serve.stop()).unwrap();
     let requests = json!({"preflight": 0, "event_upload": 1, "rule_download": 0, "postflight": 0,

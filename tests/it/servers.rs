@@ -1,6 +1,6 @@
 //! Whole syncs against servers as they are in the field.
 
-use santa_sync::harness::{AnswerEncoding, Encoding, FakeServer, Preset, Xsrf, fixtures};
+use santa_sync::harness::{Encoding, FakeServer, Preset, ResponseEncoding, Xsrf, fixtures};
 use santa_sync::model::Stage;
 use santa_sync::protocol::wire;
 use serde_json::json;
@@ -65,7 +65,7 @@ fn http_4_http_10_a_guarded_server_is_satisfied() {
             style.cookie = Some("session".to_owned());
             style.header = Some(("Zentral-Authorization".to_owned(), "Bearer abc".to_owned()));
             style.xssi_prefix = ")]}'\n";
-            style.answer_encoding = AnswerEncoding::Always(Encoding::Gzip);
+            style.response_encoding = ResponseEncoding::Always(Encoding::Gzip);
         })
         .start()
         .expect("a server");

@@ -57,7 +57,7 @@ fn fault(n: u64) -> Option<(Stage, Fault)> {
         0 => Fault::status(503),
         1 => Fault::status(404),
         2 => Fault::Truncate,
-        3 => Fault::CloseBeforeAnswer,
+        3 => Fault::CloseBeforeResponse,
         4 => Fault::Html,
         5 => Fault::NotJson,
         6 => Fault::CorruptGzip,

@@ -15,7 +15,7 @@ mod intake;
 use intake::{Intake, Told};
 
 /// Lines committed in one transaction, at most.
-const BATCH: usize = 1000;
+const MAX_LINES_PER_COMMIT: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -55,7 +55,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
             lines.push(line);
         }
         let more_at_hand = !ended && input.buffer().contains(&b'\n');
-        if !lines.is_empty() && (!more_at_hand || lines.len() == BATCH) {
+        if !lines.is_empty() && (!more_at_hand || lines.len() == MAX_LINES_PER_COMMIT) {
             let mut told = Vec::with_capacity(lines.len());
             let done = intake.ingest_lines(&lines, &mut told);
             tell(&numbers, &told, args.json);

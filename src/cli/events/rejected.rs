@@ -22,13 +22,13 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct RejectedOutput {
     schema_version: u32,
-    events: Vec<EventForm>,
+    events: Vec<RejectedResult>,
 }
 
 #[derive(Debug, Serialize)]
-struct EventForm {
+struct RejectedResult {
     id: i64,
     /// `added`, `dropped`, `duplicate` or `unknown`.
     result: &'static str,
@@ -68,13 +68,13 @@ fn report(
     results: impl Iterator<Item = &'static str>,
     json: bool,
 ) -> Result<(), Error> {
-    let events = ids.iter().zip(results).map(|(id, result)| EventForm { id: *id, result });
-    let report = Report { schema_version: SCHEMA_VERSION, events: events.collect() };
+    let events = ids.iter().zip(results).map(|(id, result)| RejectedResult { id: *id, result });
+    let report = RejectedOutput { schema_version: SCHEMA_VERSION, events: events.collect() };
     if json {
         output::json(&report);
     } else {
         let mut lines = output::Lines::new();
-        for EventForm { id, result } in &report.events {
+        for RejectedResult { id, result } in &report.events {
             lines.line(format_args!("{id:>8}  {result}"));
         }
     }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::demo::at_most_5_million;
 use crate::cli::{Error, output};
 use crate::harness::{
-    AnswerEncoding, Encoding, Exchange, FakeServer, Preset, Route, Scripted, SyncTypePolicy,
+    Encoding, Exchange, FakeServer, Preset, ResponseEncoding, Route, Scripted, SyncTypePolicy,
     Transfer, Xsrf, fixtures,
 };
 use crate::protocol::wire;
@@ -264,7 +264,7 @@ fn start(args: &Args) -> Result<FakeServer, Error> {
     }
     builder = builder.style(|style| {
         if args.gzip {
-            style.answer_encoding = AnswerEncoding::Always(Encoding::Gzip);
+            style.response_encoding = ResponseEncoding::Always(Encoding::Gzip);
         }
         if args.xsrf {
             style.xsrf = Xsrf::Demanded("X-XSRF-TOKEN".to_owned());
@@ -313,7 +313,7 @@ fn report(args: &Args) -> Result<impl Fn(&Exchange) + Send + Sync + 'static, Err
                 "path": exchange.path,
                 "status": exchange.status,
                 "body_bytes": exchange.body_bytes,
-                "answer_bytes": exchange.answer_bytes,
+                "response_bytes": exchange.response_bytes,
                 "note": exchange.note,
             }));
         } else if !quiet {

@@ -21,7 +21,7 @@ use crate::store::{
 use crate::sync::run::QUIET_WAIT;
 
 /// How many changes a dry run lists.
-const LISTED: usize = 1_000;
+const MAX_CHANGES_LISTED: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -92,13 +92,13 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     }
     if args.dry_run {
         let preview = match Store::open_read_only(&setup.state_dir) {
-            Ok(store) => store.preview_rules(&rules, args.sync_type(), LISTED)?,
+            Ok(store) => store.preview_rules(&rules, args.sync_type(), MAX_CHANGES_LISTED)?,
             Err(StoreError::Missing { .. }) => {
-                Store::in_memory()?.preview_rules(&rules, args.sync_type(), LISTED)?
+                Store::in_memory()?.preview_rules(&rules, args.sync_type(), MAX_CHANGES_LISTED)?
             }
             Err(error) => return Err(error.into()),
         };
-        let answer = Answer {
+        let output = ImportOutput {
             schema_version: SCHEMA_VERSION,
             dry_run: true,
             added: preview.added,
@@ -111,7 +111,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             changes: Some(preview.changes),
             truncated: Some(preview.truncated),
         };
-        answer.tell(args.json);
+        output.print(args.json);
         return Ok(());
     }
     Store::prepare_dir(&setup.state_dir)?;
@@ -131,7 +131,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     };
     let done = store.commit_rules(&rules, commit)?;
     store.compact_rules(|| false);
-    let answer = Answer {
+    let output = ImportOutput {
         schema_version: SCHEMA_VERSION,
         dry_run: false,
         added: done.added,
@@ -144,7 +144,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         changes: None,
         truncated: None,
     };
-    answer.tell(args.json);
+    output.print(args.json);
     Ok(())
 }
 
@@ -164,7 +164,7 @@ fn locked(state_dir: &Path, json: bool) -> Result<StateLock, LockError> {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct ImportOutput {
     schema_version: u32,
     dry_run: bool,
     added: u64,
@@ -184,8 +184,8 @@ struct Answer {
     truncated: Option<bool>,
 }
 
-impl Answer {
-    fn tell(&self, json: bool) {
+impl ImportOutput {
+    fn print(&self, json: bool) {
         if json {
             output::json(self);
             return;
@@ -206,7 +206,7 @@ impl Answer {
             lines.line(format_args!("{sign} {:<11}  {identifier}  {policy}", change.rule_type));
         }
         if self.truncated == Some(true) {
-            lines.line(format_args!("  only the first {LISTED} changes are listed"));
+            lines.line(format_args!("  only the first {MAX_CHANGES_LISTED} changes are listed"));
         }
         lines.line(format_args!(
             "{}: {} added, {} replaced, {} removed",

@@ -14,20 +14,24 @@ pub(super) struct Args {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct VerifyOutput {
     schema_version: u32,
     ok: bool,
     #[serde(flatten)]
     verified: RulesVerified,
 }
 
-/// Verifies and tells.
+/// Verifies the store and shows the result.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let (setup, store) = open(global)?;
     let verified = store.verify_rules()?;
     let failed = verified.problems.len();
     if args.json {
-        setup.print_json(&Answer { schema_version: SCHEMA_VERSION, ok: failed == 0, verified });
+        setup.print_json(&VerifyOutput {
+            schema_version: SCHEMA_VERSION,
+            ok: failed == 0,
+            verified,
+        });
     } else {
         let counts = &verified.counts;
         output::line(format_args!("rules       {}", verified.rules));

@@ -19,12 +19,12 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::harness::coding::REQUEST_MAX;
 use crate::harness::exchange::Exchange;
-use crate::harness::reply::{Incoming, Refusal, Reply};
-use crate::harness::script::{Answer, Step, Wait};
+use crate::harness::reply::{ReceivedRequest, Refusal, Reply};
+use crate::harness::script::{Script, Step, Wait};
 use crate::harness::state::State;
 use crate::harness::style::Style;
 
-/// Called with each exchange as it is answered.
+/// Called with each exchange once its response is decided.
 pub(super) type OnExchange = Box<dyn Fn(&Exchange) + Send + Sync>;
 
 /// What the server's thread and its handles share.
@@ -37,7 +37,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A panic while the state was held does not make it useless to a test.
+    /// A panic while the lock was held leaves a usable state for the test.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,8 +66,8 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Serves one connection. Whole answers go through hyper; for the steps on the
-/// bare connection hyper has to let go of it.
+/// Serves one connection. Complete responses go through hyper; for steps on the
+/// bare connection, hyper gives it up.
 async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
@@ -81,7 +81,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     };
     let stream = served.into_parts().io.into_inner();
     if let Err(error) = take(stream, steps).await {
-        tracing::debug!(%error, "the client went away during a scripted answer");
+        tracing::debug!(%error, "the client went away during a scripted response");
     }
 }
 
@@ -114,7 +114,7 @@ async fn exchange(
         let refusal = Refusal::new(413, "the body broke off or has more than 64 MiB");
         return Ok(response(Reply::refusal(&Style::default(), &refusal)));
     };
-    let incoming = Incoming {
+    let incoming = ReceivedRequest {
         method: head.method.to_string(),
         path: head.uri.to_string(),
         headers: head.headers,
@@ -135,9 +135,9 @@ async fn exchange(
             let _ = released.changed().await;
         }
     }
-    match handled.answer {
-        Answer::Whole(reply) => Ok(response(reply)),
-        Answer::Bare(steps) => {
+    match handled.response {
+        Script::Whole(reply) => Ok(response(reply)),
+        Script::Bare(steps) => {
             // The connection takes over and drops this service.
             let _ = bare.send(steps);
             std::future::pending().await

@@ -56,8 +56,8 @@ impl State {
         Ok(reply::json_text(&self.style, object, &self.style.preflight_extra))
     }
 
-    /// Says the type in the settings as the policy has it, unless they say one
-    /// themselves, and answers what the client will make of it.
+    /// Sets the sync type in the settings according to the policy, unless they
+    /// have one. Returns the type the client will derive from it.
     #[expect(deprecated, reason = "servers without sync_type say clean_sync")]
     fn sync_type(
         &self,
@@ -89,7 +89,7 @@ impl State {
         said
     }
 
-    /// Fixes the rules that a sync of this type brings the host.
+    /// Fixes the rules that a sync of this type sends to the host.
     fn begin(&mut self, machine_id: &str, sync_type: SyncType) {
         let Some(host) = self.hosts.get_mut(machine_id) else { return };
         let changes = host.seen.and_then(|seen| self.log.get(seen..));
@@ -125,16 +125,16 @@ impl State {
             host.shown.event_uploads += 1;
             host.shown.events += count;
         }
-        if self.style.empty_answers {
+        if self.style.empty_responses {
             return Ok(Vec::new());
         }
         let event_upload_bundle_binaries = std::mem::take(&mut self.bundles);
-        let extra = &self.style.event_upload_answer;
-        let answer = wire::EventUploadResponse { event_upload_bundle_binaries };
-        Ok(reply::written(&self.style, form, &answer, extra))
+        let extra = &self.style.event_upload_response;
+        let response = wire::EventUploadResponse { event_upload_bundle_binaries };
+        Ok(reply::written(&self.style, form, &response, extra))
     }
 
-    /// How many events an upload has; they are kept if that is wanted.
+    /// Counts the events of an upload, and keeps them if requested.
     fn taken(&mut self, request: wire::EventUploadRequest) -> u64 {
         let count =
             request.events.len() + request.file_access_events.len() + request.audit_events.len();
@@ -209,8 +209,8 @@ impl State {
         Ok(reply::page_end(form, page, &next, as_number))
     }
 
-    /// The beginning of a page with one rule that is none, or of a policy that
-    /// is not known.
+    /// The beginning of a page with one invalid rule, or one with an unknown
+    /// policy.
     fn spoilt_rules(
         &self,
         form: Form,
@@ -263,10 +263,10 @@ impl State {
             }
             host.shown.last_postflight = Some(request);
         }
-        if self.style.empty_answers || form == Form::Protobuf {
+        if self.style.empty_responses || form == Form::Protobuf {
             return Ok(Vec::new());
         }
-        Ok(self.style.postflight_answer.to_string().into_bytes())
+        Ok(self.style.postflight_response.to_string().into_bytes())
     }
 
     fn compared(&self, path: &str, body: &str) -> Result<(), Refusal> {
@@ -277,12 +277,12 @@ impl State {
     }
 }
 
-/// A client that requested `CLEAN_ALL` makes that of an answered CLEAN.
+/// A client that requested `CLEAN_ALL` turns CLEAN into that.
 const fn is_clean(sync_type: SyncType) -> bool {
     matches!(sync_type, SyncType::Clean | SyncType::CleanAll)
 }
 
-/// A cursor that leads to the rule at this place.
+/// A cursor that leads to the rule at this index.
 fn cursor(style: CursorStyle, to: usize, random: &mut Random) -> String {
     match style {
         CursorStyle::Opaque => eight(&mut Random::new(to as u64)),
@@ -299,7 +299,7 @@ fn eight(random: &mut Random) -> String {
     (0..8).map(|_| char::from(LETTERS[random.below(36) as usize])).collect()
 }
 
-/// Checks that a host says who and what it is.
+/// Checks that the host facts are complete.
 fn host_facts_told(request: &wire::PreflightRequest) -> Result<(), Refusal> {
     let told = [
         ("serial_num", !request.serial_number.is_empty()),

@@ -86,7 +86,7 @@ fn http_2_what_the_server_answers_is_told() {
         ("204", status(204, "")),
         ("a redirect", Fault::Redirect("https://elsewhere.example.com/".to_owned())),
         ("a body that breaks off", Fault::Truncate),
-        ("a close without an answer", Fault::CloseBeforeAnswer),
+        ("a close without an answer", Fault::CloseBeforeResponse),
         ("another protocol", Fault::NotHttp),
         ("an endless header", Fault::EndlessHeader),
         ("corrupt gzip", Fault::CorruptGzip),

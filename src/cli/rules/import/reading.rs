@@ -15,9 +15,9 @@ use crate::model::{Rule, RuleSet, parse_rule, text};
 use crate::protocol::cel;
 
 /// How many faults, and how many refused rules, are named.
-const NAMED: usize = 20;
+const MAX_ERRORS_NAMED: usize = 20;
 /// Rules of a file that are packed at once.
-const PAGE: usize = 10_000;
+const RULES_PER_PAGE: usize = 10_000;
 
 /// Reads a rule file; `-` is standard input. A CEL rule whose expression cannot
 /// be used is refused by itself; if the reading is `strict`, it is a fault.
@@ -50,7 +50,7 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
     }
     reading.pack();
     if reading.faults_total > 0 {
-        let shown = reading.faults.iter().chain(&reading.refused).take(NAMED);
+        let shown = reading.faults.iter().chain(&reading.refused).take(MAX_ERRORS_NAMED);
         let mut shown: Vec<String> = shown.map(ToString::to_string).collect();
         let more = reading.faults_total + reading.refused_total - shown.len();
         if more > 0 {
@@ -109,7 +109,7 @@ impl Reading {
             },
             Err(error) => self.refuse(index, entries, error.to_string(), false),
         }
-        if self.page.len() == PAGE {
+        if self.page.len() == RULES_PER_PAGE {
             self.pack();
         }
     }
@@ -123,7 +123,7 @@ impl Reading {
             (&mut self.faults, &mut self.faults_total)
         };
         *total += 1;
-        if list.len() < NAMED {
+        if list.len() < MAX_ERRORS_NAMED {
             let named = entries.0.iter().find(|(key, _)| key.eq_ignore_ascii_case("identifier"));
             let identifier = named.map(|(_, value)| value.chars().take(80).collect());
             list.push(Refused { index, identifier: identifier.unwrap_or_default(), reason });
