@@ -357,5 +357,5 @@ fn exit_codes_of_rules_commands() {
     let output = run(&dir.path().join("gone"), &["list"]);
     assert_eq!(output.status.code(), Some(73));
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("rules.db does not exist; the first sync creates it"), "{told}");
+    assert!(told.contains("rules.db does not exist; run `santa-sync sync` once"), "{told}");
 }
