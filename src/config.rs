@@ -6,6 +6,7 @@
 //! here follows a key; a wrong value is a [`Finding`] with its fix, and only
 //! keys that security rests on make a configuration unusable (CONF-2).
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub use santa_keys::{SANTA_KEYS, SantaSource};
 pub use shown::{revealed, shown};
 pub use source::{Layer, MANAGED_PREFERENCES, MAX_FILE, Sources, system_files};
 
+use crate::failure::Remedy;
 use crate::model::{BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Rule, Secret, Settings};
 
 /// Compression of request bodies.
@@ -192,8 +194,14 @@ impl ConfigError {
     }
 }
 
+impl Remedy for ConfigError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        self.findings().first().map(|finding| finding.fix.clone().into())
+    }
+}
+
 fn rejected(errors: &[Finding]) -> String {
-    let first = errors.first().map(ToString::to_string).unwrap_or_default();
+    let first = errors.first().map(Finding::what).unwrap_or_default();
     match errors.len() {
         0 | 1 => format!("the configuration is refused: {first}"),
         n => format!(

@@ -12,10 +12,12 @@ use serde::Serialize;
 use super::{Error, Global, output, setup};
 use crate::clock::SystemClock;
 use crate::config::{Config, state_dir};
+use crate::control::configuration::ConfigurationReport;
 use crate::failure::Remedy;
 use crate::host::{self, SystemHost};
 use crate::model::SyncResult;
 
+mod daemon;
 mod encodings;
 mod local;
 mod network;
@@ -35,6 +37,7 @@ pub(super) struct Args {
     #[arg(long)]
     no_probe: bool,
     /// Test which transfers and request encodings the server accepts, with one preflight for each
+    /// of the six combinations; the server may count them as syncs
     #[arg(long, conflicts_with = "no_probe")]
     encodings: bool,
 }
@@ -47,6 +50,8 @@ enum Status {
     Ok,
     /// Not looked at, because something before it fails or nothing asks for it.
     Skipped,
+    /// The server does not take it, which only matters if it is configured.
+    Refused,
     /// Works, but somebody should look.
     Warning,
     /// Keeps this host from syncing.
@@ -62,6 +67,7 @@ enum Layer {
     StateDirectory,
     Stores,
     Service,
+    Daemon,
     Dns,
     Connection,
     Tls,
@@ -81,6 +87,7 @@ impl Layer {
             Self::StateDirectory => "state directory",
             Self::Stores => "stores",
             Self::Service => "service",
+            Self::Daemon => "daemon",
             Self::Dns => "dns",
             Self::Connection => "connection",
             Self::Tls => "tls",
@@ -99,6 +106,7 @@ impl Layer {
             Self::Configuration => SyncResult::BadConfiguration,
             Self::Identity => SyncResult::MissingMachineId,
             Self::StateDirectory | Self::Stores => SyncResult::StateUnusable,
+            Self::Daemon => SyncResult::DaemonNotReachable,
             Self::Service
             | Self::Dns
             | Self::Connection
@@ -145,6 +153,10 @@ impl Line {
         Self::new(layer, Status::Skipped, message)
     }
 
+    fn refused(layer: Layer, message: impl Into<String>) -> Self {
+        Self::new(layer, Status::Refused, message)
+    }
+
     fn warning(layer: Layer, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { fix: Some(fix.into()), ..Self::new(layer, Status::Warning, message) }
     }
@@ -162,6 +174,7 @@ impl Line {
         let status = match self.status {
             Status::Ok => "ok",
             Status::Skipped => "skipped",
+            Status::Refused => "refused",
             Status::Warning => "warning",
             Status::Problem => "PROBLEM",
         };
@@ -187,7 +200,7 @@ impl Report {
     fn new(lines: Vec<Line>) -> Self {
         let result = match lines.iter().map(|line| line.status).max() {
             // A check that was not asked for does not make the report worse.
-            None | Some(Status::Skipped) => Status::Ok,
+            None | Some(Status::Skipped | Status::Refused) => Status::Ok,
             Some(worst) => worst,
         };
         // The first problem is the one to mend first: the layers build on each
@@ -259,11 +272,16 @@ async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
     let dir = state_dir(global.state_dir.as_deref(), &loaded.config);
     lines.extend(state::examine(&dir, loaded.config.socket_group.is_some()));
     let mut found = Vec::new();
-    let rules = stores::examine(&dir, clock, &mut found);
+    let rules = stores::examine(&dir, loaded.config.client_mode, clock, &mut found);
     lines.extend(found);
     lines.extend(stores::standing(&rules, &loaded.config));
     lines.add(local::service(&host));
-    network::examine(args, &loaded, &report, rules.open(), &clock, lines).await;
+    let own = ConfigurationReport::examine(&loaded, &host, |name| std::env::var(name).ok());
+    let daemon = daemon::examine(&dir, &loaded, &own, &host);
+    lines.extend(daemon.lines);
+    let daemon = daemon.configuration.filter(|configuration| configuration.digest == own.digest);
+    let way = network::Way { loaded: &loaded, report: &report, daemon: daemon.as_ref() };
+    network::examine(args, &way, rules.open(), &clock, lines).await;
     lines.extend(local::history(&rules, &clock));
 }
 

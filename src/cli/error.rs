@@ -79,6 +79,11 @@ impl Error {
         self
     }
 
+    /// What failed and how to fix it, apart.
+    pub(super) fn parts(&self) -> (String, Option<String>) {
+        (self.what.clone(), self.fix.clone())
+    }
+
     /// The exit code of the process.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)
@@ -116,9 +121,7 @@ impl From<LockError> for Error {
 
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Self {
-        let what = error.to_string();
-        let ConfigError::Rejected(findings) = error;
-        Self::new(exit_of(&findings), what)
+        Self::of(exit_of(error.findings()), &error)
     }
 }
 

@@ -15,6 +15,11 @@ mod install;
 use crate::failure::Remedy;
 use install::{Installer, Outcome};
 
+/// The label of the launchd job.
+pub(super) const LABEL: &str = "com.santa-sync.daemon";
+/// The name of the systemd unit.
+pub(super) const UNIT: &str = "santa-sync.service";
+
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]

@@ -8,6 +8,7 @@ use super::{Error, Global, output};
 use crate::config::{
     self, Config, ConfigError, Finding, FindingKind, Severity, Sources, system_files,
 };
+use crate::failure::Remedy as _;
 use crate::host::{HostSource as _, SystemHost};
 
 /// The configuration of a command.
@@ -89,7 +90,7 @@ pub(super) fn load_to_read(global: &Global) -> Result<Setup, Error> {
     if error.kind == FindingKind::BadSet {
         return Err(refused.into());
     }
-    output::note(format_args!("{refused}"));
+    output::note(refused.with_fix());
     let refusal = Refusal { message: error.what(), fix: error.fix.clone() };
     Ok(Setup::new(global, loaded.config, Some(refusal)))
 }

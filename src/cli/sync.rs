@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::hooks::SyncHooks;
 use super::{Error, Global, LogLevel, error, output, setup};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
-use crate::store::{self, RulesPreview, Store};
+use crate::store::{self, RulesPreview, StateLock, Store};
 use crate::sync::progress::Observer;
 use crate::sync::run::{self, SyncError, SyncHost, SyncOptions};
 use crate::sync::upload::{self, UploadReport};
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Request a clean sync of all rules; overrides --clean
     #[arg(long)]
     clean_all: bool,
+    /// Withdraw the request of an earlier --clean or --clean-all before syncing
+    #[arg(long, conflicts_with_all = ["clean", "clean_all", "dry_run"])]
+    forget_clean: bool,
     /// Ignore GuardRemovedPercent for this sync
     #[arg(long)]
     past_guard: bool,
@@ -90,11 +93,21 @@ impl Args {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
-    let setup = setup::load(global).inspect_err(|error| {
+    let setup = setup::load(global).inspect_err(|refused| {
         if args.json {
-            output::json(&refused(error, args.wanted()));
+            let parts = (refused.to_string(), refused.fix().map(Cow::into_owned));
+            let record = not_begun(SyncResult::BadConfiguration, parts, args.wanted());
+            let exit_code = error::exit_of(refused.findings());
+            output::json(&SyncRecord { exit_code, ..record });
         }
     })?;
+    if args.forget_clean {
+        forget_clean(&setup.state_dir).inspect_err(|error| {
+            if args.json {
+                output::json(&not_begun(SyncResult::StateUnusable, error.parts(), args.wanted()));
+            }
+        })?;
+    }
     let wanted = args.wanted();
     let mut reporter = Reporter::new(!args.json);
     if let Some(client) = by_daemon::find(global, args, &setup.state_dir) {
@@ -108,15 +121,35 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     Ok(finish(args, reporter, &record))
 }
 
-/// The record of a sync whose configuration is refused. Nobody keeps it: the
-/// state directory is not known.
-fn refused(refused: &ConfigError, wanted: SyncOptions) -> SyncRecord {
+/// Withdraws the operator's request for a clean sync. Requests that the store
+/// made for itself stay: it cannot do without what they ask for.
+fn forget_clean(state_dir: &Path) -> Result<(), Error> {
+    let _lock = StateLock::acquire_existing(state_dir)?;
+    let (mut store, _) = Store::open(state_dir, SystemClock::new().now().wall)?;
+    if !store.forget_clean_sync()? {
+        output::note("no clean sync was asked for");
+    }
+    for request in store.clean_sync_requests()? {
+        output::note(format_args!(
+            "a {} sync is still requested: {}",
+            request.sync_type.name(),
+            request.reason.words()
+        ));
+    }
+    Ok(())
+}
+
+/// The record of a sync that did not get as far as the state directory, which
+/// nobody keeps.
+fn not_begun(
+    result: SyncResult,
+    (message, fix): (String, Option<String>),
+    wanted: SyncOptions,
+) -> SyncRecord {
     let now = SystemClock::new().now().wall;
     let clean = wanted.clean.unwrap_or(SyncType::Normal);
-    let result = SyncResult::BadConfiguration;
-    let record =
-        SyncRecord::not_begun(result, refused.to_string(), None, wanted.trigger, now, clean);
-    SyncRecord { exit_code: error::exit_of(refused.findings()), dry_run: wanted.dry_run, ..record }
+    let record = SyncRecord::not_begun(result, message, fix, wanted.trigger, now, clean);
+    SyncRecord { dry_run: wanted.dry_run, ..record }
 }
 
 fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {

@@ -157,7 +157,17 @@ impl PageReader<'_> {
                 self.page.rules.push(rule);
                 self.notes.extend_from_rule(self.seen - 1, notes);
             }
-            Err(reason) => self.reject(named_identifier(&rule), reason),
+            Err(reason) => {
+                let wrong = notes.into_warnings();
+                let wrong = wrong.iter().find(|w| ["policy", "rule_type"].contains(&&*w.field));
+                let reason = match wrong {
+                    Some(super::notes::Warning { field, value, .. }) => {
+                        format!("{reason} ({field} {value:?})")
+                    }
+                    None => reason,
+                };
+                self.reject(named_identifier(&rule), reason);
+            }
         }
     }
 

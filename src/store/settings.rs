@@ -178,6 +178,16 @@ impl Store {
         request_clean_sync(&self.rules, sync_type, reason, now).map_err(failed)
     }
 
+    /// Withdraws the operator's clean-sync request. Returns whether there was
+    /// one.
+    ///
+    /// # Errors
+    /// If the database cannot be written; then it is as it was.
+    pub fn forget_clean_sync(&mut self) -> Result<bool, StoreError> {
+        let failed = self.failed("withdraw the clean-sync request");
+        stored::delete_request(&self.rules, CleanSyncReason::Operator).map_err(failed)
+    }
+
     /// Requests a `CLEAN_ALL` sync if what an opening did to the database calls
     /// for one. Returns what is wrong with the settings in force.
     pub(super) fn check_settings(

@@ -33,7 +33,8 @@ use self::uploads::Uploads;
 use super::plan::{self, Plan};
 use crate::failure::{Failure, FailureKind};
 use crate::model::{
-    ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType, SyncWarning,
+    CleanSyncReason, ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType,
+    SyncWarning,
 };
 use crate::protocol::rules::{self, Page};
 use crate::protocol::{events, postflight, preflight, wire};
@@ -305,6 +306,7 @@ impl Machine {
         let hold_back = self.inputs.hold_back_events_in_clean;
         let plan = plan::plan(self.inputs.requested, &answer, hold_back);
         self.sync_type = Some(plan.sync_type);
+        self.warn_of_kept_request(plan.sync_type);
         self.ledger.end(Stage::Preflight, now.elapsed);
         let settings = Box::new(answer.settings);
         let effect = Effect::Store(StoreEffect::StageSettings {
@@ -402,6 +404,30 @@ impl Machine {
     fn abandon(&mut self, stage: Stage, given_up: &GivenUp, now: Now) -> Effect {
         self.ledger.end(stage, now.elapsed);
         self.revert(SyncResult::of_failed(stage), error_record(stage, given_up))
+    }
+
+    /// Whoever asked for a clean sync believes it done, unless told otherwise.
+    fn warn_of_kept_request(&mut self, done: SyncType) {
+        let Some(reason) = self.inputs.clean_request else { return };
+        if done != SyncType::Normal || self.inputs.dry_run {
+            return;
+        }
+        let (rules, withdraw) = match reason {
+            CleanSyncReason::ServerChanged | CleanSyncReason::MachineIdChanged => {
+                (", the former server's rules stay", "")
+            }
+            CleanSyncReason::Operator => ("", ", or `santa-sync sync --forget-clean` withdraws it"),
+            CleanSyncReason::NewState
+            | CleanSyncReason::RulesRecreated
+            | CleanSyncReason::SettingsUnreadable
+            | CleanSyncReason::Other => ("", ""),
+        };
+        let action = format!(
+            "nothing was cleaned{rules}; the request stays ({}), until the server responds with a \
+             clean sync{withdraw}",
+            reason.words()
+        );
+        self.warn(Stage::Preflight, "sync_type", done.name(), action);
     }
 
     fn warn(&mut self, stage: Stage, field: &str, value: &str, action: String) {

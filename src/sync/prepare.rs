@@ -8,8 +8,8 @@ use super::machine::Inputs;
 use super::store_effects::pending_events;
 use crate::failure::Remedy as _;
 use crate::model::{
-    BaseUrl, CleanSyncReason, ClientMode, HostFacts, MachineId, RuleCounts, Stage, SyncType,
-    SyncWarning, Timestamp, UploadMemory,
+    BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, HostFacts, MachineId, RuleCounts,
+    Stage, SyncType, SyncWarning, Timestamp, UploadMemory,
 };
 use crate::protocol::preflight::PreflightFacts;
 use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
@@ -138,7 +138,10 @@ fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inpu
         },
         rules_hash: store.rules_hash()?,
     };
+    let stays = |request: &CleanSyncRequest| !request.is_ended_by(SyncType::Normal);
+    let clean_request = store.clean_sync_requests()?.into_iter().find(stays);
     Ok(Inputs {
+        clean_request: clean_request.map(|request| request.reason),
         machine_id: request.machine_id.clone(),
         facts,
         requested,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::program::program;
 
+mod daemon;
 mod network;
 mod of_host;
 mod tls;
@@ -254,12 +255,13 @@ fn a_healthy_host_has_nothing_to_mend_and_is_left_as_it_was() {
 
 /// The place of a layer among all.
 fn order(layer: &Value) -> Option<usize> {
-    const LAYERS: [&str; 14] = [
+    const LAYERS: [&str; 15] = [
         "configuration",
         "identity",
         "state_directory",
         "stores",
         "service",
+        "daemon",
         "dns",
         "connection",
         "tls",

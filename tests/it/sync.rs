@@ -426,6 +426,34 @@ fn pre_4_the_type_of_sync_is_the_servers_to_say() {
     }
 }
 
+/// PRE-3: whoever asked for a clean sync learns that there was none, and can
+/// take the request back.
+#[test]
+fn pre_3_a_clean_sync_answered_normal_says_so_and_can_be_withdrawn() {
+    let normal = SyncTypePolicy::Always(wire::SyncType::Normal);
+    let server = FakeServer::builder().sync_type(normal).start().expect("a server");
+    let agent = Agent::of(&server);
+    // The request of a new state ends with any sync that succeeds.
+    assert_eq!(agent.sync(&[]).json["warnings"], json!([]));
+    let synced = agent.sync(&["--clean"]);
+    assert_eq!(synced.code, Some(0));
+    let warning = &synced.json["warnings"][0];
+    assert_eq!((&warning["field"], &warning["value"]), (&json!("sync_type"), &json!("NORMAL")));
+    let action = warning["action"].as_str().expect("an action");
+    assert!(action.starts_with("nothing was cleaned; the request stays"), "{action}");
+    assert!(action.contains("--forget-clean"), "{action}");
+    let text = String::from_utf8_lossy(&agent.run(&["sync"]).stdout).into_owned();
+    assert!(text.contains("nothing was cleaned; the request stays"), "{text}");
+    let synced = agent.sync(&["--forget-clean"]);
+    assert_eq!(
+        (&synced.json["requested_sync_type"], &synced.json["warnings"]),
+        (&json!("NORMAL"), &json!([]))
+    );
+    let again = agent.run(&["sync", "--forget-clean"]);
+    let told = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(again.status.success() && told.contains("no clean sync was asked for"), "{told}");
+}
+
 /// SYNC-7: what a person sees: `status` and `history` after a success and a
 /// failure.
 #[test]

@@ -29,35 +29,49 @@ impl Way {
     }
 }
 
-/// Tries each encoding with JSON, and protobuf with the configured one.
+/// How many ways there are.
+pub(super) const WAYS: usize = 6;
+
+/// Tries each transfer with each encoding. `first` is the outcome of the probe
+/// that was sent already, in the way that is configured.
 pub(super) async fn examine(
     options: &TransportOptions,
     probe: &Probe,
+    first: Result<(), Untaken>,
     clock: &dyn Clock,
     lines: &mut Lines,
 ) {
     let layer = Layer::Encodings;
     let configured = Way { encoding: options.content_encoding, transfer: options.transfer };
-    let json = |encoding| Way { encoding, transfer: Transfer::Json };
-    let ways = [
-        json(ContentEncoding::Deflate),
-        json(ContentEncoding::Gzip),
-        json(ContentEncoding::None),
-        Way { encoding: configured.encoding, transfer: Transfer::Protobuf },
-    ];
+    let encodings = [ContentEncoding::Deflate, ContentEncoding::Gzip, ContentEncoding::None];
     let mut taken = Vec::new();
-    for way in ways {
-        let name = format!("{} with {}", way.transfer(), way.encoding());
-        match attempt(options, way, probe, clock).await {
-            Ok(()) => {
-                taken.push(way);
-                lines.add(Line::ok(layer, format!("the server takes {name}")));
-            }
-            Err(why) => {
-                lines.add(Line::skipped(layer, format!("the server does not take {name}: {why}")));
-            }
+    let mut first = Some(first);
+    for transfer in [Transfer::Json, Transfer::Protobuf] {
+        for encoding in encodings {
+            let way = Way { encoding, transfer };
+            let outcome = match first.take_if(|_| way == configured) {
+                Some(first) => first,
+                None => attempt(options, way, probe, clock).await,
+            };
+            let name = format!("{} with {}", way.transfer(), way.encoding());
+            lines.add(match outcome {
+                Ok(()) => {
+                    taken.push(way);
+                    Line::ok(layer, format!("the server takes {name}"))
+                }
+                Err(Untaken::Refused(why)) => {
+                    Line::refused(layer, format!("the server refuses {name}: {why}"))
+                }
+                Err(Untaken::NoResponse(why)) => {
+                    Line::skipped(layer, format!("no response to {name}: {why}"))
+                }
+            });
         }
     }
+    // The way that changes the fewest settings first.
+    taken.sort_by_key(|way| {
+        (way.transfer != configured.transfer, way.encoding != configured.encoding)
+    });
     if taken.contains(&configured) {
         return;
     }
@@ -79,25 +93,43 @@ pub(super) async fn examine(
     });
 }
 
+/// Why a way is not known to be taken.
+#[derive(Debug)]
+pub(super) enum Untaken {
+    /// The server said no, or something that is not a preflight response.
+    Refused(String),
+    /// It did not say anything.
+    NoResponse(String),
+}
+
 async fn attempt(
     options: &TransportOptions,
     way: Way,
     probe: &Probe,
     clock: &dyn Clock,
-) -> Result<(), String> {
+) -> Result<(), Untaken> {
     let options = TransportOptions {
         content_encoding: way.encoding,
         transfer: way.transfer,
         ..options.clone()
     };
-    let transport = Transport::new(options.clone()).map_err(|failure| failure.to_string())?;
-    let Outcome { answer, http_status, .. } = probe.send(&transport, &options, clock).await;
-    match (answer, http_status) {
-        (Ok(answer), _) => match probe::read(&options, &answer) {
+    let transport = Transport::new(options.clone())
+        .map_err(|failure| Untaken::NoResponse(failure.to_string()))?;
+    outcome(&options, &transport, &probe.send(&transport, &options, clock).await)
+}
+
+/// What the outcome of a probe says of the way it was sent in.
+pub(super) fn outcome(
+    options: &TransportOptions,
+    transport: &Transport,
+    outcome: &Outcome,
+) -> Result<(), Untaken> {
+    match (&outcome.answer, outcome.http_status) {
+        (Ok(answer), _) => match probe::read(options, answer) {
             Ok(_) => Ok(()),
-            Err(error) => Err(transport.redact(&error.to_string())),
+            Err(error) => Err(Untaken::Refused(transport.redact(&error.to_string()))),
         },
-        (Err(_), Some(status)) => Err(format!("status {status}")),
-        (Err(failure), None) => Err(failure.kind.name().replace('_', " ")),
+        (Err(_), Some(status)) => Err(Untaken::Refused(format!("status {status}"))),
+        (Err(failure), None) => Err(Untaken::NoResponse(failure.kind.name().replace('_', " "))),
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::config::in_use;
 use super::super::error;
+use super::super::service::{LABEL, UNIT};
 use super::stores::Rules;
 use super::{Layer, Line};
 use crate::clock::Clock;
@@ -69,10 +70,6 @@ pub(super) fn identity(report: &HostReport) -> Vec<Line> {
     lines.extend(warnings.map(|problem| Line::warning(layer, problem, fix)));
     lines
 }
-
-/// The name of the service with systemd and with launchd.
-const UNIT: &str = "santa-sync.service";
-const LABEL: &str = "com.northpolesec.santa-sync";
 
 pub(super) fn service(host: &dyn HostSource) -> Line {
     let layer = Layer::Service;

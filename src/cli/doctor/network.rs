@@ -11,6 +11,7 @@ use super::probe::{self, Outcome, Probe};
 use super::{Args, Layer, Line, Lines, encodings};
 use crate::clock::Clock;
 use crate::config::Loaded;
+use crate::control::configuration::ConfigurationReport;
 use crate::failure::{Failure, FailureKind};
 use crate::host::HostReport;
 use crate::model::{Stage, Timestamp};
@@ -20,21 +21,29 @@ use crate::store::ReadStore;
 use crate::sync::kind_of_body_error;
 use crate::sync::run::transport_options;
 use crate::transport::{
-    CertificateFacts, ProxyRoute, Response, Roots, Transport, TransportOptions,
+    CertificateFacts, Proxy, ProxyRoute, Response, Roots, Transport, TransportOptions,
 };
 
 /// How long DNS and TCP may take, each: the connect timeout of HTTP-9.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What decides how the server is reached.
+pub(super) struct Way<'a> {
+    pub(super) loaded: &'a Loaded,
+    pub(super) report: &'a HostReport,
+    /// How a daemon of the same configuration sees it.
+    pub(super) daemon: Option<&'a ConfigurationReport>,
+}
+
 /// Looks at every layer, as far as those before it hold.
 pub(super) async fn examine(
     args: &Args,
-    loaded: &Loaded,
-    report: &HostReport,
+    way: &Way<'_>,
     rules: Option<&ReadStore>,
     clock: &dyn Clock,
     lines: &mut Lines,
 ) {
+    let Way { loaded, report, daemon } = way;
     let config = &loaded.config;
     let (Some(url), Ok((machine_id, _))) = (&config.sync_base_url, &report.machine_id) else {
         let missing = if config.sync_base_url.is_none() { "SyncBaseURL" } else { "machine id" };
@@ -42,7 +51,11 @@ pub(super) async fn examine(
         return;
     };
     let santa = &report.facts.santa_version;
-    let options = transport_options(config, url.clone(), machine_id.clone(), santa);
+    let mut options = transport_options(config, url.clone(), machine_id.clone(), santa);
+    // The way to the server is the daemon's, which lacks the shell's variables.
+    if daemon.is_some_and(|daemon| daemon.proxy.is_none()) && options.proxy == Proxy::Environment {
+        options.proxy = Proxy::Direct;
+    }
     let transport = match Transport::new(options.clone()) {
         Ok(transport) => transport,
         Err(failure) => {
@@ -70,12 +83,14 @@ pub(super) async fn examine(
         url = transport.url(Stage::Preflight),
         "sending one preflight in this host's name"
     );
-    if lines.shown {
-        super::output::note(format_args!(
-            "sending one preflight as {machine_id} to {}",
-            transport.url(Stage::Preflight)
-        ));
-    }
+    let count = if args.encodings { encodings::WAYS } else { 1 };
+    let preflights =
+        if count == 1 { "one preflight".to_owned() } else { format!("{count} preflights") };
+    super::super::output::note(format_args!(
+        "sending {preflights} as {machine_id} to {}; a server may count each as a sync: it may enrol \
+         this host, or take an administrator's request for a clean sync as done",
+        transport.url(Stage::Preflight)
+    ));
     let outcome = probe.send(&transport, &options, clock).await;
     let now = clock.now().wall;
     if url.as_url().scheme() == "https" {
@@ -93,7 +108,8 @@ pub(super) async fn examine(
         skip_from(Layer::Body, "there is no answer", lines);
     }
     if args.encodings {
-        encodings::examine(&options, &probe, clock, lines).await;
+        let first = encodings::outcome(&options, &transport, &outcome);
+        encodings::examine(&options, &probe, first, clock, lines).await;
     }
 }
 
@@ -317,19 +333,38 @@ fn client_certificate(
         return;
     };
     let file = options.client_certificate.as_ref().map(|c| c.file.display().to_string());
-    let message = format!(
-        "{:?} by {:?} from {}, good until {} ({}); {asked}",
-        facts.subject,
-        facts.issuer,
-        file.unwrap_or_default(),
-        facts.not_after,
-        days_left(facts, now)
-    );
-    lines.add(if facts.not_after.since(now) < SOON {
-        Line::warning(layer, message, "renew it and replace the file; the next sync takes it up")
+    lines.add(certificate_line(facts, &file.unwrap_or_default(), asked, now));
+}
+
+/// The client certificate, and whether it is valid at this time: a server that
+/// does not check that today may check it tomorrow.
+pub(super) fn certificate_line(
+    facts: &CertificateFacts,
+    file: &str,
+    asked: &str,
+    now: Timestamp,
+) -> Line {
+    let layer = Layer::ClientCertificate;
+    let named = format!("{:?} by {:?} from {file}", facts.subject, facts.issuer);
+    let renew = "renew it and replace the file; the next sync takes it up";
+    if now < facts.not_before {
+        let message = format!("{named} is not valid before {}; {asked}", facts.not_before);
+        let kind = Some(FailureKind::ClientCertificateExpired.name());
+        let fix = "check this host's clock, or wait until the certificate is valid";
+        return Line { kind, ..Line::problem(layer, message, fix) };
+    }
+    if facts.not_after < now {
+        let message = format!("{named} expired at {}; {asked}", facts.not_after);
+        let kind = Some(FailureKind::ClientCertificateExpired.name());
+        return Line { kind, ..Line::problem(layer, message, renew) };
+    }
+    let (end, left) = (facts.not_after, days_left(facts, now));
+    let message = format!("{named}, good until {end} ({left}); {asked}");
+    if facts.not_after.since(now) < SOON {
+        Line::warning(layer, message, renew)
     } else {
         Line::ok(layer, message)
-    });
+    }
 }
 
 fn http<'a>(

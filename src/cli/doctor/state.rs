@@ -90,11 +90,13 @@ pub(super) fn examine(dir: &Path, group: bool) -> Vec<Line> {
 /// The first sync makes the directory, if it may.
 fn missing(dir: &Path) -> Vec<Line> {
     let shown = dir.display();
+    // A bare name has no directory above it.
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     if let Err(Obstacle::NotAFile(what)) = regular(dir) {
         let fix = "remove it, or name another directory with --state-dir or StateDirectory";
         return vec![Line::problem(LAYER, format!("{shown} is {what}"), fix)];
     }
-    let parent = dir.ancestors().skip(1).find(|parent| parent.is_dir());
+    let parent = absolute.ancestors().skip(1).find(|parent| parent.is_dir());
     let access = parent.map(|parent| rustix::fs::access(parent, Access::WRITE_OK));
     match (parent, access) {
         (Some(parent), Some(Ok(()))) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Layer, Line, Status};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
+use crate::model::ClientMode;
 use crate::store::{EventStore, FileCheck, ModeHeldBack, ReadStore, StateLock, Store, StoreError};
 use crate::sync::run;
 
@@ -35,7 +36,12 @@ impl Rules {
 }
 
 /// Opens both databases to read and checks them.
-pub(super) fn examine(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
+pub(super) fn examine(
+    dir: &Path,
+    configured: Option<ClientMode>,
+    clock: SystemClock,
+    lines: &mut Vec<Line>,
+) -> Rules {
     match std::fs::read_dir(dir) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -47,7 +53,7 @@ pub(super) fn examine(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> 
             return Rules::Unusable;
         }
     }
-    let rules = rules(dir, clock, lines);
+    let rules = rules(dir, configured, clock, lines);
     events(dir, clock, lines);
     if StateLock::is_held(dir) {
         lines.push(Line::ok(LAYER, "a sync is running just now"));
@@ -55,7 +61,12 @@ pub(super) fn examine(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> 
     rules
 }
 
-fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
+fn rules(
+    dir: &Path,
+    configured: Option<ClientMode>,
+    clock: SystemClock,
+    lines: &mut Vec<Line>,
+) -> Rules {
     let mut store = match Store::open_read_only(dir) {
         Ok(store) => store,
         Err(error) => {
@@ -76,6 +87,11 @@ fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
         }
     }
     let read = || Ok((store.rule_counts()?, store.rules_hash()?, store.lockdown_held_back()?));
+    let mode = store.applied_settings().ok().and_then(|settings| settings.client_mode);
+    let held = match mode.or(configured) {
+        Some(ClientMode::Lockdown) => ", so LOCKDOWN is held back",
+        Some(ClientMode::Monitor | ClientMode::Standalone) | None => "",
+    };
     lines.push(match read() {
         Ok((counts, hash, None)) => {
             let rules =
@@ -85,12 +101,11 @@ fn rules(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) -> Rules {
             Line::ok(LAYER, format!("rules.db holds {rules} rules, hash {hash}"))
         }
         Ok((_, _, Some(ModeHeldBack::NoRuleDownload))) => {
-            let message =
-                "rules.db has not seen a complete rule download, so LOCKDOWN is held back";
+            let message = format!("rules.db has not seen a complete rule download yet{held}");
             Line::warning(LAYER, message, "let one sync succeed: `santa-sync sync`")
         }
         Ok((_, _, Some(ModeHeldBack::RulesRecreated))) => {
-            let message = "rules.db was recreated and not refilled yet, so LOCKDOWN is held back";
+            let message = format!("rules.db was recreated and has not been refilled yet{held}");
             let fix = "have the server answer a clean sync, and let it succeed: `santa-sync sync`";
             Line::warning(LAYER, message, fix)
         }

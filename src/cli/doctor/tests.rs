@@ -1,11 +1,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::host::MachineIdProblem;
 use crate::host::RecordedHost;
 use crate::model::Timestamp;
+use crate::transport::CertificateFacts;
 
 fn recorded(case: &str) -> RecordedHost {
     RecordedHost::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/host").join(case))
@@ -33,14 +35,15 @@ fn the_exit_code_is_that_of_the_first_problem() {
     assert_eq!(code(&[problem(Layer::Tls), problem(Layer::Stores)]), (Status::Problem, 1));
 }
 
+/// DAEMON-5: doctor asks for the job that `service install` installs.
 #[test]
 fn the_service_manager_is_asked_in_its_own_words() {
     insta::assert_snapshot!(
         texts(&["macos-laptop", "macos-hanging", "linux-server", "linux-container"]
             .map(|case| local::service(&recorded(case)))),
         @r"
-    ok       service            launchd runs com.northpolesec.santa-sync
-    warning  service            launchd knows no com.northpolesec.santa-sync, so nothing syncs by itself
+    ok       service            launchd runs com.santa-sync.daemon
+    warning  service            launchd knows no com.santa-sync.daemon, so nothing syncs by itself
                                 fix: `santa-sync service install`
     warning  service            systemd knows santa-sync.service, and it is failed
                                 fix: `systemctl restart santa-sync.service`, and see `journalctl -u santa-sync.service`
@@ -147,6 +150,30 @@ fn a_wrong_clock_is_measured() {
     PROBLEM  clock              this host's clock is 4000 s ahead of the server's
                                 fix: set this host's clock by a time server
     ");
+}
+
+/// HTTP-12: a client certificate is judged by this time, whatever the server
+/// makes of it.
+#[test]
+fn http_12_a_client_certificate_out_of_its_time_is_a_problem() {
+    let at = |days: u64| Timestamp::from_secs(1_795_000_000).after(Duration::from_hours(24 * days));
+    let facts = CertificateFacts {
+        subject: "CN=host-1".to_owned(),
+        issuer: "CN=ca".to_owned(),
+        not_before: at(10),
+        not_after: at(100),
+        sha256: String::new(),
+    };
+    let lines = [at(0), at(20), at(90), at(101)]
+        .map(|now| network::certificate_line(&facts, "c.pem", "the server asked for one", now));
+    assert_eq!(
+        lines.each_ref().map(|line| line.status),
+        [Status::Problem, Status::Ok, Status::Warning, Status::Problem]
+    );
+    for line in [&lines[0], &lines[3]] {
+        assert!(!line.message.contains("good until"), "{}", line.message);
+        assert_eq!(line.kind, Some("client_certificate_expired"));
+    }
 }
 
 #[test]

@@ -4,15 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Manager, Runner, ServiceError};
+use super::{LABEL, Manager, Runner, ServiceError, UNIT};
 use crate::files::{self, Replacement};
 
-/// The label of the launchd job.
-const LABEL: &str = "com.santa-sync.daemon";
 /// The job in launchd's system domain.
 const TARGET: &str = "system/com.santa-sync.daemon";
-/// The name of the systemd unit.
-const UNIT: &str = "santa-sync.service";
 /// The program's path in both templates.
 const TEMPLATE_PROGRAM: &str = "/usr/local/bin/santa-sync";
 

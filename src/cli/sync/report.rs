@@ -162,7 +162,10 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
     rejected(record);
     warnings("  warning        ", record);
     settings("  setting       ", &record.settings_applied);
-    settings("  reverted      ", &record.settings_reverted);
+    for SettingChange { setting, before, after } in &record.settings_reverted {
+        let (before, after) = (shown(before.as_ref()), shown(after.as_ref()));
+        line(format!("  not applied    {setting}: {after}; {before} stays in effect"));
+    }
     if !record.rules_hash.is_empty() {
         line(format!("  rules hash     {}", record.rules_hash));
     }
@@ -209,18 +212,18 @@ pub(crate) fn warnings(label: &str, record: &SyncRecord) {
 }
 
 fn settings(label: &str, changes: &[SettingChange]) {
-    let shown = |value: &Option<String>| match value {
-        Some(value) => brief(value),
-        None => "unset".to_owned(),
-    };
     for change in changes {
         line(format!(
             "{label} {}: {} -> {}",
             change.setting,
-            shown(&change.before),
-            shown(&change.after)
+            shown(change.before.as_ref()),
+            shown(change.after.as_ref())
         ));
     }
+}
+
+fn shown(value: Option<&String>) -> String {
+    value.map_or_else(|| "unset".to_owned(), |value| brief(value))
 }
 
 fn compared(record: &SyncRecord, preview: &RulesPreview) {
@@ -243,7 +246,7 @@ fn compared(record: &SyncRecord, preview: &RulesPreview) {
         line("  (more changes than are listed)");
     }
     line(format!(
-        "  rules          would add {}, replace {}, remove {}; {} stay as they are; \
+        "  rules          would add {}, replace {}, remove {}; {} of those sent are stored already; \
          {} transitive kept",
         preview.added,
         preview.replaced,

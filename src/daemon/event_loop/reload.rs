@@ -10,6 +10,7 @@ use super::EventLoop;
 use crate::config::{self, Config, Loaded, LogLevel};
 use crate::control::configuration::ConfigurationReport;
 use crate::daemon::control::server;
+use crate::failure::Remedy as _;
 use crate::host::{self, SystemHost};
 
 /// How long reading the configuration may take.
@@ -38,7 +39,7 @@ impl EventLoop {
         let sources = Arc::clone(&self.options.sources);
         let reading = tokio::task::spawn_blocking(move || Config::load(&sources()));
         let read = match timeout(RELOAD_TIMEOUT, reading).await {
-            Ok(Ok(read)) => read.map_err(|error| error.to_string()),
+            Ok(Ok(read)) => read.map_err(|error| error.with_fix()),
             Ok(Err(error)) => Err(format!("reading the configuration failed: {error}")),
             Err(_) => Err("the configuration cannot be read: its files do not answer".to_owned()),
         };

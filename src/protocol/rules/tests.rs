@@ -65,8 +65,8 @@ fn rule_4_bad_rules_are_rejected_alone_with_their_reason() {
         [
             (0, "the identifier is missing"),
             (1, "a BINARY identifier is 64 hex digits"),
-            (2, "the policy is missing or unknown"),
-            (3, "the rule type is missing or unknown"),
+            (2, "the policy is missing or unknown (policy \"OTHERPOLICY\")"),
+            (3, "the rule type is missing or unknown (rule_type \"OTHER_RULE_TYPE\")"),
             (4, "a TEAMID identifier is 10 ASCII letters or digits"),
             (5, "a TEAMID identifier is 10 ASCII letters or digits"),
             (6, "a SIGNINGID identifier is TEAMID:name or platform:name"),
@@ -447,7 +447,7 @@ fn json_3_a_binary_rule_that_cannot_be_read_is_rejected_alone() {
         [
             (1, "not of a rule's shape: custom_msg is of wire type Varint"),
             (2, "its custom_msg is not UTF-8"),
-            (3, "the policy is missing or unknown"),
+            (3, "the policy is missing or unknown (policy \"99\")"),
         ]
     );
     assert_eq!(warnings.len(), 1);

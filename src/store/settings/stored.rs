@@ -122,6 +122,12 @@ pub(super) fn note_answer(conn: &Connection, answered: SyncType) -> rusqlite::Re
     Ok(())
 }
 
+/// Deletes the request of that reason; returns whether there was one.
+pub(super) fn delete_request(conn: &Connection, reason: CleanSyncReason) -> rusqlite::Result<bool> {
+    let key = to_json(&reason)?;
+    Ok(conn.execute("DELETE FROM agent_clean_sync_requests WHERE reason = ?1", [key])? > 0)
+}
+
 /// Ends the requests that a successful sync of that type fulfils.
 pub(super) fn end_requests(conn: &Connection, done: SyncType) -> rusqlite::Result<()> {
     for row in rows(conn)?.into_iter().filter(|row| row.request.is_ended_by(done)) {

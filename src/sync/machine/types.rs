@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::failure::Failure;
 use crate::model::{
-    ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage, StageRecord,
-    SyncResult, SyncType, SyncWarning, UploadMemory,
+    CleanSyncReason, ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage,
+    StageRecord, SyncResult, SyncType, SyncWarning, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
 use crate::protocol::preflight::PreflightFacts;
@@ -24,6 +24,9 @@ pub struct Inputs {
     pub facts: PreflightFacts,
     /// The type of clean sync requested; NORMAL if there is none.
     pub requested: SyncType,
+    /// Why a clean sync is requested that a NORMAL one does not end; `None` if
+    /// none is.
+    pub clean_request: Option<CleanSyncReason>,
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.
     pub hold_back_events_in_clean: bool,
     /// Events queued when the sync begins.

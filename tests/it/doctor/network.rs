@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use santa_sync::clock::{Clock as _, SystemClock};
-use santa_sync::harness::{FakeServer, Fault, Preset, Route, every};
+use santa_sync::harness::{Encoding, FakeServer, Fault, Preset, Route, Transfer, every};
 use santa_sync::model::Stage;
 
 use super::{Cases, Host};
@@ -136,5 +136,15 @@ fn http_5_the_encoding_the_server_takes_is_found() {
     let route = Route::from(Stage::Preflight);
     let server = FakeServer::builder().fault(route, every(), fault).start().expect("a server");
     cases.add("none is taken", &Host::of(&server.url()), args);
+    // As two real servers are: protobuf with gzip, and nothing else.
+    let server = FakeServer::builder()
+        .style(|style| {
+            style.transfer = Transfer::Protobuf;
+            style.request_encodings = vec![Encoding::Gzip];
+        })
+        .start()
+        .expect("a server");
+    cases.add("protobuf with gzip alone", &Host::of(&server.url()), args);
+    assert_eq!(server.count(Stage::Preflight), 2 * 6, "as many as announced, in both forms");
     cases.pin("encodings");
 }

@@ -104,6 +104,37 @@ fn state_1_a_state_directory_that_is_not_as_it_should_be() {
     cases.pin("state_directory");
 }
 
+/// STATE-1: a bare name is a directory below the present one.
+#[test]
+fn state_1_a_bare_relative_name_is_a_place_for_a_state_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut doctor = crate::program::program();
+    doctor.current_dir(dir.path()).args(["doctor", "--no-probe", "--state-dir", "brandnew"]);
+    let output = doctor.output().expect("it ran");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("brandnew does not exist yet; the first sync makes it"), "{text}");
+}
+
+/// STATE-5: that LOCKDOWN is held back matters where somebody has set it.
+#[test]
+fn state_5_lockdown_is_held_back_only_where_it_is_set() {
+    let fault = Fault::Status(404, Vec::new(), String::new());
+    let server = FakeServer::builder()
+        .fault(Route::from(Stage::RuleDownload), every(), fault)
+        .start()
+        .expect("a server");
+    let host = Host::of(&server.url());
+    assert_eq!(host.run(&["sync"]).status.code(), Some(3));
+    let text = |args: &[&str]| {
+        let output = host.run(&[&["doctor", "--no-probe"], args].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let unset = text(&[]);
+    assert!(unset.contains("has not seen a complete rule download"), "{unset}");
+    assert!(!unset.contains("LOCKDOWN"), "{unset}");
+    assert!(text(&["--set", "ClientMode=2"]).contains("so LOCKDOWN is held back"));
+}
+
 /// STATE-3, STATE-4, RULE-7, EXIT 73: found, named, and left alone.
 #[test]
 fn state_3_a_store_that_cannot_be_used_is_named_and_left_alone() {

@@ -32,6 +32,7 @@ pub(super) struct Play {
 
 pub(super) fn inputs() -> Inputs {
     Inputs {
+        clean_request: None,
         machine_id: MachineId::new("id").expect("an id"),
         facts: PreflightFacts {
             host: HostFacts::default(),
