@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::model::text::joined;
@@ -22,6 +23,30 @@ pub trait Remedy: fmt::Display {
     /// Returns what happened and what to do in one text, for people.
     fn with_fix(&self) -> String {
         joined(self, self.fix().as_deref())
+    }
+}
+
+/// An error as `--json` shows it: what happened and what to do are separate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorText {
+    /// What happened and where.
+    pub message: String,
+    /// What an operator can do; `None` if nothing is known.
+    pub fix: Option<String>,
+}
+
+impl ErrorText {
+    /// Takes both texts of an error.
+    #[must_use]
+    pub fn of(error: &dyn Remedy) -> Self {
+        Self { message: error.to_string(), fix: error.fix().map(Cow::into_owned) }
+    }
+}
+
+/// What happened and what to do in one text, for people.
+impl fmt::Display for ErrorText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&joined(&self.message, self.fix.as_deref()))
     }
 }
 

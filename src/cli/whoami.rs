@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::output;
 use super::setup::Setup;
 use crate::config::Config;
+use crate::failure::ErrorText;
 use crate::host::{self, HostReport, HostSource, SystemHost};
 use crate::model::SyncResult;
 
@@ -25,7 +26,7 @@ struct Report {
     schema_version: u32,
     machine_id: Option<String>,
     /// Why there is no machine id.
-    machine_id_error: Option<String>,
+    machine_id_error: Option<ErrorText>,
     facts: Vec<FactForm>,
     /// What could not be read.
     problems: Vec<String>,
@@ -67,7 +68,7 @@ impl Report {
                 facts.insert(0, FactForm { name: "machine_id", value, source });
                 (Some(id.as_str().to_owned()), None)
             }
-            Err(problem) => (None, Some(problem.to_string())),
+            Err(problem) => (None, Some(ErrorText::of(&problem))),
         };
         Self {
             schema_version: SCHEMA_VERSION,
@@ -95,7 +96,7 @@ impl Report {
             })
             .collect();
         if let Some(error) = &self.machine_id_error {
-            lines.insert(0, format!("error: {}", output::printable(error)));
+            lines.insert(0, format!("error: {}", output::printable(&error.to_string())));
         }
         lines.extend(self.problems.iter().map(|p| format!("note: {}", output::printable(p))));
         output::joined(&lines)

@@ -9,6 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Loaded, shown};
+use crate::failure::ErrorText;
 use crate::files;
 use crate::host::{self, HostSource};
 use crate::sync::run::transport_options;
@@ -23,7 +24,7 @@ pub struct ConfigurationReport {
     /// The id the server knows this host by.
     pub machine_id: Option<String>,
     /// Why there is no machine id.
-    pub machine_id_error: Option<String>,
+    pub machine_id_error: Option<ErrorText>,
     /// The sources that exist, the strongest first.
     pub sources: Vec<String>,
     /// A digest of every key that is set, without secrets: equal for equal
@@ -84,7 +85,7 @@ impl ConfigurationReport {
                     }
                 }
             }
-            Err(problem) => report.machine_id_error = Some(problem.to_string()),
+            Err(problem) => report.machine_id_error = Some(ErrorText::of(&problem)),
         }
         report
     }

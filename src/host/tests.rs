@@ -4,6 +4,7 @@ use plist::Value;
 
 use super::*;
 use crate::config::{Layer, Source};
+use crate::failure::Remedy as _;
 
 fn recorded(case: &str) -> RecordedHost {
     RecordedHost::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/host").join(case))
@@ -181,9 +182,9 @@ fn host_2_an_unreadable_list_is_a_problem_and_no_reason_for_another_id() {
 #[test]
 fn host_2_without_any_source_the_problem_says_why() {
     let problem = machine_id(&Config::default(), &recorded("macos-hanging")).expect_err("no id");
-    insta::assert_snapshot!(problem, @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware tells none (/usr/sbin/ioreg did not end within 2000 ms); set MachineID");
+    insta::assert_snapshot!(problem.with_fix(), @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/usr/sbin/ioreg did not end within 2000 ms); set MachineID");
     let problem = machine_id(&Config::default(), &recorded("linux-container")).expect_err("no id");
-    insta::assert_snapshot!(problem, @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware tells none (/etc/machine-id is missing or not 32 hex digits); set MachineID");
+    insta::assert_snapshot!(problem.with_fix(), @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/etc/machine-id is missing or not 32 hex digits); set MachineID");
 }
 
 #[test]

@@ -49,7 +49,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
     ("harness", &["failure", "model", "protocol"]),
     ("ingest", &["model", "protocol", "store"]),
-    ("control", &["clock", "config", "files", "host", "model", "store", "sync"]),
+    ("control", &["clock", "config", "failure", "files", "host", "model", "store", "sync"]),
     (
         "daemon",
         &[

@@ -154,8 +154,10 @@ fn rule_11_the_guard_stops_a_download_and_an_operator_gets_past() {
     let guard = ["--clean", "--set", "GuardRemovedPercent=50"];
     let synced = agent.sync(&guard);
     assert_eq!((synced.code, synced.kind()), (Some(3), "guarded"), "{}", synced.stderr);
+    let fix = synced.json["error"]["fix"].as_str().expect("a fix");
+    assert!(fix.contains("--past-guard"), "{fix}");
     let message = synced.json["error"]["message"].as_str().expect("a message");
-    assert!(message.contains("180 of 200 rules") && message.contains("--past-guard"), "{message}");
+    assert!(message.contains("180 of 200 rules"), "{message}");
     assert_eq!(agent.rules(), 200);
     let synced = agent.sync(&[&guard[..], &["--past-guard"]].concat());
     assert_eq!(synced.code, Some(0), "{}", synced.stderr);

@@ -24,7 +24,7 @@ fn without_a_url_there_is_nothing_to_sync_with() {
     let synced = agent.sync(&[]);
     assert_eq!((synced.code, synced.result()), (Some(6), "missing_sync_base_url"));
     assert!(
-        synced.json["error"]["message"].as_str().is_some_and(|m| m.contains("--set SyncBaseURL="))
+        synced.json["error"]["fix"].as_str().is_some_and(|fix| fix.contains("--set SyncBaseURL="))
     );
 }
 
@@ -80,14 +80,14 @@ fn a_state_directory_that_cannot_be_used_is_named() {
     agent.state_dir = file.join("state");
     let synced = agent.sync(&[]);
     assert_eq!((synced.code, synced.result()), (Some(73), "state_unusable"));
-    assert!(synced.json["error"]["message"].as_str().is_some_and(|m| m.contains("--state-dir")));
+    assert!(synced.json["error"]["fix"].as_str().is_some_and(|fix| fix.contains("--state-dir")));
 
     agent.state_dir = dir.path().join("open");
     fs::create_dir(&agent.state_dir).expect("a directory");
     fs::set_permissions(&agent.state_dir, fs::Permissions::from_mode(0o777)).expect("a mode");
     let synced = agent.sync(&[]);
     assert_eq!(synced.code, Some(73));
-    assert!(synced.json["error"]["message"].as_str().is_some_and(|m| m.contains("chmod go-w")));
+    assert!(synced.json["error"]["fix"].as_str().is_some_and(|m| m.contains("chmod go-w")));
 }
 
 /// STATE-3, PRE-3, STATE-5: a corrupt database is set aside; a clean sync
@@ -260,7 +260,7 @@ fn a_store_that_was_made_and_never_filled_says_so() {
         let output = agent.run(command);
         assert_eq!(output.status.code(), Some(73), "{command:?}");
         let told = stderr(&output);
-        assert!(told.contains("never filled by a sync; run `santa-sync sync` once"), "{told}");
+        assert!(told.contains("no sync has written to it; run `santa-sync sync` once"), "{told}");
     }
     assert_eq!(agent.run(&["status"]).status.code(), Some(0));
     let server = server();

@@ -203,7 +203,7 @@ fn the_report_as_json() {
         {
           "layer": "identity",
           "status": "problem",
-          "message": "no machine id",
+          "message": "no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown",
           "fix": "set MachineID"
         },
         {

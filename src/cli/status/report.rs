@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::control::moment::Moment;
 use crate::control::status::SyncReason;
 use crate::control::status::{Activity, DaemonStatus, Liveness, PromptUpload};
+use crate::failure::ErrorText;
 use crate::host::{MachineIdProblem, SystemHost};
 use crate::model::{
     CleanSyncRequest, ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord,
@@ -29,7 +30,7 @@ pub(super) struct Status {
     state_dir: String,
     server: Option<String>,
     machine_id: Option<String>,
-    machine_id_error: Option<String>,
+    machine_id_error: Option<ErrorText>,
     client_mode: &'static str,
     /// Why the mode is not the one that was set.
     client_mode_held: Option<String>,
@@ -284,7 +285,7 @@ impl Status {
         };
         let (machine_id, machine_id_error) = match machine_id {
             Ok((id, _)) => (Some(id.as_str().to_owned()), None),
-            Err(problem) => (None, Some(problem.to_string())),
+            Err(problem) => (None, Some(ErrorText::of(&problem))),
         };
         let failures = read.history.iter().take_while(|r| r.result != SyncResult::Success);
         Ok(Self {
@@ -450,7 +451,8 @@ impl Status {
         row("Server", self.server.as_deref().unwrap_or("None (SyncBaseURL is not set)"));
         match (&self.machine_id, &self.machine_id_error) {
             (Some(id), _) => row("Machine ID", id),
-            (None, error) => row("Machine ID", error.as_deref().unwrap_or("None")),
+            (None, Some(error)) => row("Machine ID", &error.to_string()),
+            (None, None) => row("Machine ID", "None"),
         }
         row("State Directory", &self.state_dir);
         row("Mode", self.client_mode);

@@ -112,7 +112,7 @@ fn a_host_without_a_machine_id_says_why_and_exits_7() {
     let report = report("linux-container", &[]);
     assert_eq!(report.exit_code(), 7);
     insta::assert_snapshot!(report.text(), @r"
-    error: no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware tells none (/etc/machine-id is missing or not 32 hex digits); set MachineID
+    error: no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/etc/machine-id is missing or not 32 hex digits); set MachineID
     serial_number     unknown       nothing tells it
     hostname          4f1c2a9b7d3e  uname
     model_identifier  aarch64       uname
@@ -128,7 +128,10 @@ fn a_host_without_a_machine_id_says_why_and_exits_7() {
     {
       "schema_version": 1,
       "machine_id": null,
-      "machine_id_error": "no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware tells none (/etc/machine-id is missing or not 32 hex digits); set MachineID",
+      "machine_id_error": {
+        "message": "no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/etc/machine-id is missing or not 32 hex digits)",
+        "fix": "set MachineID"
+      },
       "facts": [
         {
           "name": "serial_number",
@@ -187,5 +190,5 @@ fn a_host_without_a_machine_id_says_why_and_exits_7() {
 fn a_placeholder_is_named_with_the_key_that_holds_it() {
     let report = report("macos-laptop", &[("MachineID", "%SerialNumber%")]);
     assert_eq!(report.exit_code(), 7);
-    insta::assert_snapshot!(report.text().lines().next().unwrap_or_default(), @r#"error: the machine id "%SerialNumber%" is a placeholder that was not replaced (from MachineID); write the id itself there, or remove the key to use the hardware UUID"#);
+    insta::assert_snapshot!(report.text().lines().next().unwrap_or_default(), @r#"error: the machine id "%SerialNumber%" is a placeholder that was not replaced (from MachineID); write the id itself there, or unset the key to use the hardware UUID"#);
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::failure::Remedy as _;
 use crate::protocol::wire;
 
 fn read<M: prost::Message + json::Message>(body: &[u8]) -> Result<DecodedBody<M>, BodyError> {
@@ -41,7 +42,7 @@ fn http_7_an_empty_body_is_every_field_absent() {
 fn http_6_html_is_called_html_and_its_start_is_shown_escaped() {
     let error = preflight("\n<html>\u{1b}[31m<title>Sign in</title>").expect_err("HTML");
     assert!(matches!(error, BodyError::Html(_)));
-    let shown = error.to_string();
+    let shown = error.with_fix();
     assert!(shown.contains("captive portal") && shown.contains("\\u{1b}"), "{shown}");
 }
 

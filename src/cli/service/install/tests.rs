@@ -5,6 +5,7 @@ use plist::Value;
 
 use super::*;
 use crate::cli::service::Answer;
+use crate::failure::Remedy as _;
 
 /// A service manager that does as it is told, and writes it down.
 #[derive(Default)]
@@ -104,7 +105,7 @@ fn daemon_5_a_service_that_does_not_run_is_told() {
             Installer::new(manager, &program(), root.path(), &fake).expect("an installer");
         let error = service.install().expect_err("it does not run");
         assert!(matches!(error, ServiceError::NotRunning { .. }), "{error}");
-        assert!(error.to_string().contains(place), "{error}");
+        assert!(error.with_fix().contains(place), "{error}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! earlier schema versions.
 
 use super::*;
+use crate::failure::Remedy as _;
 
 /// A row as another program writes it, knowing only the reference's schema.
 fn archive(conn: &Connection, idx: i64, name: &str, data: &[u8]) {
@@ -177,7 +178,7 @@ fn a_database_elsewhere_must_exist_and_be_of_a_version_we_know() {
     let dir = TempDir::new().expect("a directory");
     let mut store = open(&dir.path().join("state"));
     let missing = store.drain_also(&dir.path().join("none.db")).expect_err("missing");
-    assert!(missing.to_string().contains("none.db does not exist; have EventsDatabase"));
+    assert!(missing.with_fix().contains("none.db does not exist; have EventsDatabase"));
     let directory = store.drain_also(dir.path()).expect_err("a directory");
     assert!(directory.to_string().contains("is a directory, not a file"), "{directory}");
     let path = elsewhere(dir.path());
