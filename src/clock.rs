@@ -1,4 +1,4 @@
-//! The only reader of time. Whoever needs the time is handed a [`Now`], or a
+//! The only reader of time. Code that needs the time is given a [`Now`], or a
 //! [`Clock`] to wait on.
 
 use std::future::Future;
@@ -11,33 +11,34 @@ mod alarm;
 
 pub use alarm::Alarm;
 
-/// A wait that a clock hands out.
+/// A wait that a clock returns.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Tells the time and waits.
+/// A source of time and waits.
 pub trait Clock: Send + Sync {
-    /// The time.
+    /// Returns the time.
     fn now(&self) -> Now;
 
     /// Completes once `duration` has passed.
     fn sleep(&self, duration: Duration) -> Sleep;
 }
 
-/// The machine's clock. Its waits may be made to pass faster than they read,
-/// for tests and drills that have to sit through a retry schedule.
+/// The machine's clock. Its waits can be shortened for tests and simulations
+/// that go through a retry schedule.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     rate: u32,
 }
 
 impl SystemClock {
-    /// A clock whose waits take as long as they say.
+    /// Returns a clock whose waits last as long as requested.
     #[must_use]
     pub const fn new() -> Self {
         Self { rate: 1 }
     }
 
-    /// A clock whose waits pass `rate` times as fast; a rate of 0 counts as 1.
+    /// Returns a clock whose waits pass `rate` times as fast; a rate of 0
+    /// counts as 1.
     #[must_use]
     pub const fn with_rate(rate: u32) -> Self {
         Self { rate: if rate == 0 { 1 } else { rate } }
@@ -66,23 +67,22 @@ impl Clock for SystemClock {
     }
 }
 
-/// Returns what tells whether `left` has passed since now, by the machine's own
-/// clock: for work that no await interrupts.
+/// Returns a function that returns whether `left` has passed since now, by the
+/// machine's clock. For work that no `await` interrupts.
 pub fn timer(left: Duration) -> impl Fn() -> bool + Clone + Send + Sync + 'static {
     let end = elapsed().saturating_add(left);
     move || elapsed() >= end
 }
 
-/// The time for which this thread has computed: it stands still while the
-/// machine sleeps or does something else.
+/// Returns the CPU time of this thread.
 #[must_use]
 pub fn thread_time() -> Duration {
     read(rustix::time::ClockId::ThreadCPUTime)
 }
 
-/// Time since boot that the machine was awake; `None` where no clock of this
-/// kind can be read. Macs have one (`CLOCK_UPTIME_RAW`), but reading it takes
-/// unsafe code.
+/// Returns the time since boot without sleep; `None` where no such clock can be
+/// read. macOS has one (`CLOCK_UPTIME_RAW`), but reading it requires unsafe
+/// code.
 #[must_use]
 pub fn awake() -> Option<Duration> {
     #[cfg(target_os = "linux")]
@@ -91,8 +91,9 @@ pub fn awake() -> Option<Duration> {
     None
 }
 
-/// Time since boot, sleep included. On Linux that is `CLOCK_BOOTTIME`; on macOS
-/// `CLOCK_MONOTONIC` keeps running while the machine sleeps.
+/// Returns the time since boot, including sleep. On Linux that is
+/// `CLOCK_BOOTTIME`; on macOS `CLOCK_MONOTONIC` keeps running while the machine
+/// sleeps.
 fn elapsed() -> Duration {
     #[cfg(target_os = "linux")]
     let id = rustix::time::ClockId::Boottime;

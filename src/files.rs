@@ -1,11 +1,11 @@
-//! Opening and replacing files without being led astray.
+//! Opening and replacing files safely.
 //!
-//! Whoever may write to a directory can put a link, a FIFO or a device where
-//! this program expects a file: writing would then change something else, and
-//! opening would wait for ever. Every file of the state directory, and every
-//! path that comes from configuration, is opened and replaced through this
-//! module: what is not a regular file is refused by name and left alone, and a
-//! read is bounded.
+//! A user who may write to a directory can place a link, a FIFO or a device
+//! where this program expects a file. Writing would then change another file,
+//! and opening could block forever. Every file of the state directory, and
+//! every path that comes from configuration, is opened and replaced through
+//! this module, which refuses by name whatever is not a regular file, leaves it
+//! alone, and bounds every read.
 
 mod guarded;
 mod lock;
@@ -28,13 +28,14 @@ pub use lock::{FileLock, is_locked};
 /// Why a path cannot be used as a file.
 #[derive(Debug, Error)]
 pub enum Obstacle {
-    /// It cannot be looked at, opened, read or written.
+    /// It cannot be inspected, opened, read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Something else is there; the text says what, as in "a FIFO, not a file".
+    /// It exists but is not a file of the expected kind; the text says what it
+    /// is, as in "a FIFO, not a file".
     #[error("it is {0}")]
     NotAFile(String),
-    /// It holds more than so many bytes.
+    /// It is larger than this many bytes.
     #[error("it is larger than {0} bytes")]
     TooLarge(u64),
 }
@@ -54,7 +55,7 @@ impl From<Obstacle> for io::Error {
     }
 }
 
-/// What a file of that type is, with its article.
+/// Returns the name of a file type, with its article.
 #[must_use]
 pub fn kind_of(file_type: FileType) -> &'static str {
     if file_type.is_file() {
@@ -81,10 +82,10 @@ fn must_be_regular(metadata: &Metadata) -> Result<(), Obstacle> {
     Err(Obstacle::NotAFile(format!("{}, not a file", kind_of(metadata.file_type()))))
 }
 
-/// The regular file at a path, links followed; `None` if nothing is there.
+/// Returns the metadata of the regular file at a path, following links; `None`
+/// if the path does not exist.
 ///
-/// # Errors
-/// If something else is there, a link that leads nowhere included.
+/// # Errors If it is not a regular file, or a dangling link.
 pub fn regular(path: &Path) -> Result<Option<Metadata>, Obstacle> {
     match fs::metadata(path) {
         Ok(metadata) => must_be_regular(&metadata).map(|()| Some(metadata)),
@@ -99,12 +100,12 @@ pub fn regular(path: &Path) -> Result<Option<Metadata>, Obstacle> {
     }
 }
 
-/// Reads a regular file whole, links followed: what configuration names.
+/// Reads a whole regular file that configuration names, following links.
 ///
 /// # Errors
 /// If it cannot be read, is not a regular file, or has more than `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Obstacle> {
-    // Looked at first, because opening some devices does something.
+    // Checked first, because opening some devices has side effects.
     must_be_regular(&fs::metadata(path)?)?;
     let file = OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?;
     must_be_regular(&file.metadata()?)?;
@@ -120,11 +121,10 @@ fn read_bounded(file: File, limit: u64) -> Result<Vec<u8>, Obstacle> {
     Ok(bytes)
 }
 
-/// A file of this program's own: a regular file with one name, no link.
-/// `None` if nothing is there.
+/// Returns the metadata of one of this program's own files: a regular file with
+/// one name, not a link. `None` if the path does not exist.
 ///
-/// # Errors
-/// If something else is there.
+/// # Errors If it is something else.
 pub fn own(path: &Path) -> Result<Option<Metadata>, Obstacle> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => {
@@ -154,27 +154,27 @@ fn must_be_mine(metadata: &Metadata) -> Result<(), Obstacle> {
     Err(Obstacle::NotAFile(format!("a file of user {owner}, not of this one ({me})")))
 }
 
-/// What a file of this program's own is opened for.
+/// What one of this program's own files is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To read; it must exist.
+    /// Reading; the file must exist.
     Read,
-    /// To write; it is created with mode 0600 if it does not exist.
+    /// Writing; the file is created with mode 0600 if it does not exist.
     Write,
 }
 
-/// Opens a file of this program's own; see [`own`]. One to write to must
-/// belong to this user, and comes with the rights of others taken away. Its
-/// content is left as it is.
+/// Opens one of this program's own files; see [`own`]. A file opened for
+/// writing must belong to this user and loses all permissions of others. Its
+/// content is kept.
 ///
-/// Never use it for a database that SQLite may have open in this process:
+/// Must not be used on a database that SQLite may have open in this process:
 /// closing any descriptor of such a file drops SQLite's locks.
 ///
 /// # Errors
 /// If it cannot be opened or is something else.
 pub fn open_own(path: &Path, access: Access) -> Result<File, Obstacle> {
-    // Looked at first, because opening some devices does something, and for an
-    // error that names the kind; what was opened is then looked at again.
+    // Checked first, because opening some devices has side effects, and for an
+    // error that names the kind. What was opened is then checked again.
     own(path)?;
     let mut options = OpenOptions::new();
     options.custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK));
@@ -194,7 +194,7 @@ pub fn open_own(path: &Path, access: Access) -> Result<File, Obstacle> {
     Ok(file)
 }
 
-/// Reads a file of this program's own; `None` if there is none.
+/// Reads one of this program's own files; `None` if it does not exist.
 ///
 /// # Errors
 /// If it cannot be read, is something else, or has more than `limit` bytes.
@@ -206,9 +206,9 @@ pub fn read_own(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Obstacle> {
     }
 }
 
-/// Takes the rights of others away from a file of this program's own, if it is
-/// there. Does not open it, so that it can be used on a database; nobody else
-/// may write to its directory (see [`check_guarded`]).
+/// Removes all permissions of others from one of this program's own files, if
+/// it exists. Does not open it, so it is safe for a database. Nobody else may
+/// be able to write to its directory (see [`check_guarded`]).
 ///
 /// # Errors
 /// If it is something else, belongs to another user, or cannot be changed.
@@ -231,16 +231,15 @@ fn private(metadata: &Metadata) -> Option<Permissions> {
 pub struct Replacement {
     /// The mode of the new file.
     pub mode: u32,
-    /// Whether the new file must have reached the disk.
+    /// Whether the new file must be on disk when the call returns.
     pub durable: bool,
 }
 
-/// Replaces a file whole: whoever reads it sees the old or the new content. What
-/// lies in its place is left alone unless it is a regular file with one name.
+/// Replaces a whole file atomically: readers see the old or the new content.
+/// Anything but a regular file with one name is refused and left alone.
 ///
-/// # Errors
-/// If it cannot be written, or something else is in its place or in that of
-/// its temporary file (the name with `.new` behind it).
+/// # Errors If the file cannot be written, or if its path or that of its
+/// temporary file (with `.new` appended) is something else.
 pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstacle> {
     own(path)?;
     if path.file_name().is_none() {
@@ -259,7 +258,7 @@ pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstac
         fs::rename(&new, path)
     })();
     if let Err(error) = written {
-        // On a full disk the part that was written takes up room.
+        // On a full disk the part that was written takes up space.
         let _ = fs::remove_file(&new);
         return Err(error.into());
     }
@@ -269,8 +268,8 @@ pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstac
     Ok(())
 }
 
-/// Opens the temporary file of a replacement for this writer alone. It always
-/// has the same name, so that a crash leaves at most one behind.
+/// Opens and locks the temporary file of a replacement. Its name is always the
+/// same, so that a crash leaves at most one behind.
 fn temporary(new: &Path) -> Result<FileLock, Obstacle> {
     loop {
         let file = match open_own(new, Access::Write) {
@@ -280,8 +279,8 @@ fn temporary(new: &Path) -> Result<FileLock, Obstacle> {
             }
             opened => opened?,
         };
-        // Another writer holds it for the time of one write, and may then have
-        // renamed it into place.
+        // Another writer holds the lock for one write, and may then have
+        // renamed the file into place.
         let locked = FileLock::wait(file)?;
         if locked.is_at(new) {
             return Ok(locked);
@@ -289,7 +288,7 @@ fn temporary(new: &Path) -> Result<FileLock, Obstacle> {
     }
 }
 
-/// What tells a file from others that bear, or bore, its name.
+/// Identifies a file among all that have or had its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     device: u64,
@@ -303,19 +302,18 @@ impl From<&Metadata> for FileIdentity {
 }
 
 impl FileIdentity {
-    /// The identity of what is at a path, a link not followed; `None` if
-    /// nothing is there or it cannot be looked at.
+    /// Returns the identity of the file at a path, without following a link;
+    /// `None` if it does not exist or cannot be inspected.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|metadata| Self::from(&metadata))
     }
 }
 
-/// Makes the directories of `relative` below `root`, mode 0755, and follows no
-/// link on the way: in an image it would lead out of it.
+/// Creates the directories of `relative` below `root`, with mode 0755. Follows
+/// no link: in a system image it would lead out of it.
 ///
-/// # Errors
-/// If one cannot be made, or something else is in its place.
+/// # Errors If one cannot be created, or its path is not a directory.
 pub fn create_below(root: &Path, relative: &Path) -> io::Result<()> {
     let mut at = root.to_owned();
     for name in relative {
@@ -335,7 +333,7 @@ pub fn create_below(root: &Path, relative: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The path with something behind its name.
+/// Returns the path with a suffix appended to its name.
 #[must_use]
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -343,14 +341,14 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The directory a path lies in.
+/// Returns the directory that contains a path.
 #[must_use]
 pub fn directory_of(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     parent.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Flags for opening a file, as the standard library takes them.
+/// Returns flags for opening a file in the form of the standard library.
 fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }

@@ -1,10 +1,10 @@
 //! The stores: rules in `rules.db`, settings and records beside them, and the
 //! lock of the state directory. The only user of `rusqlite`.
 //!
-//! Promise: what a method has returned from is on disk; what it failed at has
-//! not happened; whoever reads sees the state before or after a commit, never
-//! between, and never waits. It decides nothing about a sync and reads no
-//! clock.
+//! When a method that writes returns, its change is on disk; when it fails,
+//! nothing has changed. Readers see the state before or after a commit, never
+//! in between, and never wait. The store decides nothing about a sync and reads
+//! no clock.
 
 mod agent_meta;
 mod db;
@@ -53,9 +53,9 @@ pub struct Store {
     rules: Connection,
 }
 
-/// A [`Store`] to read from: everything that takes `&self`. Created, changed
-/// and blocked is nothing; only if a read meets corruption, a mark is left for
-/// the next opening for writing to look at.
+/// A [`Store`] opened for reading: everything that takes `&self`. It never
+/// creates, modifies or blocks anything; a read that finds corruption only
+/// leaves a mark for the next writable open to check.
 #[derive(Debug)]
 pub struct ReadStore(Store);
 
@@ -68,9 +68,8 @@ impl Deref for ReadStore {
 }
 
 impl ReadStore {
-    /// Checks the file of the rules, page by page and row by row, until
-    /// `give_up` answers true: less than [`Store::verify_rules`] does, and
-    /// without leaving a mark for the next opening.
+    /// Checks the pages and rows of `rules.db` until `give_up` returns true. It
+    /// checks less than [`Store::verify_rules`] and leaves no mark.
     ///
     /// # Errors
     /// If the database cannot be read at all.
@@ -84,7 +83,7 @@ impl ReadStore {
     }
 }
 
-/// What an opening did besides opening.
+/// What opening a store did besides opening it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The database did not exist.
@@ -92,14 +91,14 @@ pub enum Notice {
         /// The new file.
         path: PathBuf,
     },
-    /// The database was corrupt. It was moved away and an empty one created.
+    /// The database was corrupt. It was moved aside and an empty one created.
     SetAside {
-        /// Where the corrupt file lies.
+        /// The path of the corrupt file.
         path: PathBuf,
         /// What was wrong with it.
         reason: String,
     },
-    /// The settings in force cannot be read: none count, and a clean sync is
+    /// The settings in force cannot be read. None apply, and a clean sync is
     /// requested.
     SettingsUnreadable {
         /// The database.
@@ -110,11 +109,11 @@ pub enum Notice {
 /// What a check of a database file found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileCheck {
-    /// Nothing wrong.
+    /// No problem found.
     Sound,
-    /// The first things that are wrong, in SQLite's words.
+    /// The first problems found, as SQLite reports them.
     Damaged(Vec<String>),
-    /// It took too long.
+    /// The check took too long.
     GivenUp,
 }
 
@@ -122,7 +121,7 @@ pub enum FileCheck {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The state directory cannot be made or looked at.
+    /// The state directory cannot be created or inspected.
     #[error("cannot use the state directory {path}: {source}")]
     Directory {
         /// The directory.
@@ -130,7 +129,7 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// Others could exchange what lies in the state directory.
+    /// Other users could replace files of the state directory.
     #[error("the state directory {path} is not safe: {exposed}")]
     DirectoryExposed {
         /// The directory.
@@ -138,7 +137,7 @@ pub enum StoreError {
         /// Who could, and where.
         exposed: Exposed,
     },
-    /// A file of the store cannot be made, looked at or kept private.
+    /// A file of the store cannot be created, inspected or made private.
     #[error("cannot open {path}: {source}")]
     File {
         /// The file.
@@ -146,7 +145,7 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// Something else than a file of ours is in a file's place.
+    /// The path exists but is not a regular file of ours.
     #[error("cannot use {path}: it is {what}")]
     NotAFile {
         /// The place.
@@ -154,7 +153,7 @@ pub enum StoreError {
         /// What it is.
         what: String,
     },
-    /// Another program's database is not where it is said to be.
+    /// `EventsDatabase` does not name another program's database.
     #[error("{path} {what}")]
     NotElsewhere {
         /// The place.
@@ -162,7 +161,7 @@ pub enum StoreError {
         /// What there is instead.
         what: String,
     },
-    /// There is no store to read.
+    /// The store does not exist.
     #[error("{path} does not exist")]
     Missing {
         /// The database.
@@ -176,13 +175,13 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
-    /// Another program holds the database for itself.
+    /// Another program holds an exclusive lock on the database.
     #[error("{path} is locked by another program")]
     Locked {
         /// The database.
         path: PathBuf,
     },
-    /// Another process creates, checks or migrates the database.
+    /// Another process is creating, checking or migrating the database.
     #[error("{path} has been prepared by another process of santa-sync for {seconds} s")]
     BeingPrepared {
         /// The database.
@@ -190,7 +189,7 @@ pub enum StoreError {
         /// How long this process has waited.
         seconds: u64,
     },
-    /// The database is of a newer program.
+    /// A newer program wrote the database.
     #[error(
         "{path} has schema version {found}, but this program supports versions up to {supported}"
     )]
@@ -202,7 +201,7 @@ pub enum StoreError {
         /// Our newest version.
         supported: i32,
     },
-    /// The database is of an older program and was opened for reading only.
+    /// An older program wrote the database, and it was opened for reading only.
     #[error("{path} has schema version {found}, which is older than version {supported}")]
     TooOld {
         /// The database.
@@ -213,14 +212,14 @@ pub enum StoreError {
         supported: i32,
     },
     /// The database exists and was opened for reading only, but no sync of this
-    /// program has filled it: the one that made it was interrupted, or it is
-    /// another program's.
+    /// program has filled it: the first one was interrupted, or another program
+    /// created the file.
     #[error("{path} exists, but no sync has written to it")]
     NeverFilled {
         /// The database.
         path: PathBuf,
     },
-    /// A step of the schema failed; the database is as it was before the step.
+    /// A migration step failed; the database is as it was before the step.
     #[error("cannot migrate {path} to schema version {version}, and nothing was changed: {source}")]
     Migration {
         /// The database.
@@ -238,7 +237,7 @@ pub enum StoreError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
-    /// A corrupt database could not be moved away.
+    /// A corrupt database could not be moved aside.
     #[error("{path} is corrupt and cannot be moved aside: {source}")]
     SetAside {
         /// The database.
@@ -246,7 +245,7 @@ pub enum StoreError {
         /// Why it cannot be moved.
         source: io::Error,
     },
-    /// There is no room for what had to be written. Nothing has changed.
+    /// The disk is full. Nothing has changed.
     #[error("no space left to write {path}")]
     Full {
         /// The database.
@@ -257,7 +256,7 @@ pub enum StoreError {
     Use {
         /// The database.
         path: PathBuf,
-        /// What was to be done, as a verb: `commit rules`.
+        /// What failed, as a verb phrase: `commit rules`.
         doing: &'static str,
         /// Why.
         source: rusqlite::Error,
@@ -303,14 +302,13 @@ impl Remedy for StoreError {
 }
 
 impl StoreError {
-    /// Whether no sync of this program has used the database yet, or none of
-    /// this version.
+    /// Returns whether no sync of this version has used the database yet.
     #[must_use]
     pub const fn is_unused(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::NeverFilled { .. } | Self::TooOld { .. })
     }
 
-    /// What stands in the way of using the file `path`.
+    /// Returns the error for an obstacle at `path`.
     fn from_obstacle(path: &Path, obstacle: Obstacle) -> Self {
         let path = path.to_owned();
         match obstacle {
@@ -320,13 +318,13 @@ impl StoreError {
         }
     }
 
-    /// What an error of opening `path` means.
+    /// Returns the error for a failure to open `path`.
     fn from_open(path: &Path, source: rusqlite::Error) -> Self {
         Self::common(path, source)
             .unwrap_or_else(|source| Self::Open { path: path.to_owned(), source })
     }
 
-    /// What an error of the migration of `path` to `version` means.
+    /// Returns the error for a failed migration of `path` to `version`.
     fn from_migration(path: &Path, version: i32, source: rusqlite::Error) -> Self {
         Self::common(path, source).unwrap_or_else(|source| Self::Migration {
             path: path.to_owned(),
@@ -335,8 +333,8 @@ impl StoreError {
         })
     }
 
-    /// What an error of using the opened `path` means. A corrupt database is
-    /// marked, so that the next opening checks all of it.
+    /// Returns the error for a failure to use the open database `path`. Marks a
+    /// corrupt database, so that the next open checks all of it.
     pub(in crate::store) fn from_use(
         path: &Path,
         doing: &'static str,
@@ -364,9 +362,9 @@ impl StoreError {
 }
 
 impl Store {
-    /// Opens the store of a state directory for reading and writing, at the
-    /// newest schema; what is missing is created. `now` names a corrupt
-    /// database that is set aside.
+    /// Opens the store of a state directory for reading and writing, and
+    /// creates or migrates it if necessary. `now` becomes part of the name of a
+    /// corrupt database that is set aside.
     ///
     /// # Errors
     /// If the directory or the database cannot be used; nothing is deleted.
@@ -382,8 +380,8 @@ impl Store {
         Ok((store, notices))
     }
 
-    /// Opens the store of a state directory for reading: at any time, also
-    /// while a sync commits. Nothing is created or changed.
+    /// Opens the store of a state directory for reading, at any time, even
+    /// while a sync commits. Creates and changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Missing`] if there is no store, [`StoreError::NeverFilled`]
@@ -394,8 +392,8 @@ impl Store {
         Ok(ReadStore(Self { dir: dir.to_owned(), rules }))
     }
 
-    /// [`Self::open_read_only`] for a caller who is in a hurry: each read waits
-    /// at most `wait` for a program that holds the database for itself.
+    /// Like [`Self::open_read_only`], but each read waits at most `wait` for a
+    /// program that holds the database exclusively.
     ///
     /// # Errors
     /// As [`Self::open_read_only`]; [`StoreError::Locked`] after the wait.
@@ -404,19 +402,18 @@ impl Store {
         Ok(ReadStore(Self { dir: dir.to_owned(), rules }))
     }
 
-    /// Makes the state directory, or checks the one that is there.
+    /// Creates the state directory, or checks the existing one.
     ///
-    /// # Errors
-    /// If it cannot be made or looked at, or others may write to it.
+    /// # Errors If it cannot be created or inspected, or others may write to
+    /// it.
     pub fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
         db::prepare_dir(dir)
     }
 
-    /// A store of its own in memory, empty: what a state directory holds before
+    /// Returns an empty store in memory: what a state directory holds before
     /// its first sync.
     ///
-    /// # Errors
-    /// If SQLite cannot make one.
+    /// # Errors If SQLite cannot create one.
     pub fn in_memory() -> Result<Self, StoreError> {
         let mut store = Self { dir: PathBuf::new(), rules: db::in_memory(&rules::DATABASE)? };
         store.adopt_rules(Timestamp::from_secs(0))?;
@@ -429,19 +426,20 @@ impl Store {
         &self.dir
     }
 
-    /// Has the next opening for writing check all of `rules.db`.
+    /// Flags `rules.db` for a full check at the next writable open.
     fn mark_rules_suspect(&self) {
         db::mark_suspect(&self.dir.join(rules::DATABASE.file));
     }
 
-    /// What an error of using `rules.db` means.
+    /// Returns the error for a failure to use `rules.db`.
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError + use<> {
         let path = self.dir.join(rules::DATABASE.file);
         move |source| StoreError::from_use(&path, doing, source)
     }
 }
 
-/// Leaves the whole store in its one file, for whoever copies it.
+/// Merges the write-ahead log, so that the whole store is in one file that can
+/// be copied.
 impl Drop for Store {
     fn drop(&mut self) {
         if self.rules.is_readonly("main").unwrap_or(true) {

@@ -7,13 +7,12 @@ use std::time::Duration;
 use super::{Clock as _, SystemClock};
 use crate::model::Now;
 
-/// How long macOS may sleep on before the alarm looks at the clock again: its
-/// timers stand still while the machine sleeps, and none is to be had that
-/// does not.
+/// How often the alarm checks the clock on macOS, whose timers stand still
+/// while the machine sleeps.
 #[cfg(not(target_os = "linux"))]
 const LOOK: Duration = Duration::from_mins(1);
 
-/// Rings at a time of [`Now::elapsed`]. One wake-up for each ring on Linux,
+/// Rings at a given [`Now::elapsed`]. On Linux each ring costs one wake-up,
 /// however far away it is; elsewhere one a minute.
 #[derive(Debug)]
 pub struct Alarm {
@@ -24,11 +23,11 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// An alarm of the machine's clock. With a rate, its time passes that many
-    /// times as fast from here on.
+    /// Returns an alarm by the machine's clock. With a rate, its time passes
+    /// that many times as fast from now on.
     ///
-    /// # Errors
-    /// If the system has no timer to give. To be called within a runtime.
+    /// # Errors If the system provides no timer. Must be called within a
+    /// runtime.
     pub fn new(clock: SystemClock) -> io::Result<Self> {
         Ok(Self {
             rate: clock.rate,
@@ -38,7 +37,7 @@ impl Alarm {
         })
     }
 
-    /// The time, `elapsed` at the alarm's rate.
+    /// Returns the time, with `elapsed` at the alarm's rate.
     #[must_use]
     pub fn now(&self) -> Now {
         let real = SystemClock::new().now();
@@ -46,15 +45,15 @@ impl Alarm {
         Now { wall: real.wall, elapsed: self.origin + passed.saturating_mul(self.rate) }
     }
 
-    /// Completes once [`Self::now`] has reached `at`. One ring at a time: the
-    /// last call counts.
+    /// Completes once [`Self::now`] has reached `at`. Only the last call
+    /// counts.
     pub async fn ring(&self, at: Duration) {
         loop {
             let left = at.saturating_sub(self.now().elapsed);
             if left.is_zero() {
                 return;
             }
-            // A rounded-down wait would come round a second time.
+            // A wait rounded down would end too early and repeat.
             self.wait(left / self.rate + Duration::from_micros(1)).await;
         }
     }

@@ -1,9 +1,9 @@
-//! Who may write to a directory and to those above it.
+//! Checks who may write to a directory and to those above it.
 //!
 //! A program that root runs, or a directory that root writes to, is as safe as
-//! the weakest directory on the way to it. So every step is looked at, links
-//! included, from the root down. What passes can be changed between the check
-//! and the use only by those who may change it anyway.
+//! the weakest directory on the way to it. So every step is checked from the
+//! root down, links included. Between check and use, only users who may change
+//! it anyway can change what passed.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -14,13 +14,13 @@ use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
-/// More links than this in one path are a loop, as for the kernel.
+/// More links than this in one path count as a loop, as in the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// Why a path is not for this program to use.
+/// Why it is not safe for this program to use a path.
 #[derive(Debug, Error)]
 pub enum Exposed {
-    /// The directory cannot be looked at.
+    /// The directory cannot be inspected.
     #[error("cannot look at {path}: {source}")]
     Io {
         /// The directory or one above it.
@@ -28,7 +28,7 @@ pub enum Exposed {
         /// Why.
         source: io::Error,
     },
-    /// Another user than root and this one owns it.
+    /// Neither root nor this user owns it.
     #[error("{path} belongs to user {owner}")]
     Owner {
         /// The directory or one above it.
@@ -39,7 +39,7 @@ pub enum Exposed {
     /// It depends on the current directory.
     #[error("{0} is not an absolute path")]
     Relative(PathBuf),
-    /// A program was expected, and something else is there.
+    /// It is not an executable file.
     #[error("{0} is not an executable file")]
     NotAProgram(PathBuf),
     /// Others may write to it.
@@ -53,7 +53,7 @@ pub enum Exposed {
 }
 
 impl Exposed {
-    /// What to do about it.
+    /// Returns how to fix it.
     #[must_use]
     pub fn fix(&self) -> String {
         match self {
@@ -69,19 +69,18 @@ impl Exposed {
     }
 }
 
-/// Checks that nobody but root and this user can exchange what lies in a
-/// directory: each directory on the way to it, those that links lead through
-/// included, belongs to one of the two and is not for others to write to,
-/// unless it is sticky. The part of the path that does not exist yet passes.
+/// Checks that only root and this user can replace files in a directory: each
+/// directory on the path, including those that links lead through, belongs to
+/// one of the two and is not writable by others, unless it is sticky. The part
+/// of the path that does not exist yet passes.
 ///
-/// # Errors
-/// The first directory on the way that is exposed.
+/// # Errors The first exposed directory on the path.
 pub fn check_guarded(dir: &Path) -> Result<(), Exposed> {
     walk(dir, rustix::process::geteuid().as_raw()).map(drop)
 }
 
-/// Walks to a path as `user`, and returns where it leads, without links; `None`
-/// if that does not exist.
+/// Follows a path as `user` and returns its target without links; `None` if
+/// that does not exist.
 pub(super) fn walk(path: &Path, user: u32) -> Result<Option<PathBuf>, Exposed> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -128,7 +127,7 @@ pub(super) fn walk(path: &Path, user: u32) -> Result<Option<PathBuf>, Exposed> {
     Ok(Some(at))
 }
 
-/// The names of a path, in order, with `..` among them.
+/// Returns the components of a path in order, including `..`.
 fn names(path: &Path) -> VecDeque<OsString> {
     let name = |component: Component<'_>| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -145,21 +144,20 @@ fn check_one(path: &Path, metadata: &Metadata, user: u32) -> Result<(), Exposed>
         return Err(Exposed::Owner { path, owner });
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    // A link has no mode of its own; in a sticky directory only its owner can
-    // exchange an entry.
+    // A link has no mode of its own; in a sticky directory only an entry's
+    // owner can replace it.
     if metadata.is_symlink() || mode & 0o022 == 0 || mode & 0o1000 != 0 {
         return Ok(());
     }
     Err(Exposed::Writable { path, mode })
 }
 
-/// Checks a program that configuration has this process run, and returns where
-/// its path leads, without links: an executable file that nobody but root and
-/// this user can exchange or change.
+/// Checks a program that configuration has this process run, and returns its
+/// path without links. It must be an executable file that only root and this
+/// user can replace or change.
 ///
-/// # Errors
-/// The first directory on the way, or the program, that is exposed; or what is
-/// wrong with the path.
+/// # Errors The first exposed directory on the path, the program if it is
+/// exposed, or what is wrong with the path.
 pub fn check_program(path: &Path) -> Result<PathBuf, Exposed> {
     if !path.is_absolute() {
         return Err(Exposed::Relative(path.to_owned()));
@@ -175,8 +173,8 @@ pub fn check_program(path: &Path) -> Result<PathBuf, Exposed> {
     }
 }
 
-/// The owner (user, group) of a directory, or of the nearest one above it that
-/// exists. Links are followed.
+/// Returns the owner (user, group) of a directory, or of its nearest ancestor
+/// that exists. Links are followed.
 #[must_use]
 pub fn owner_of_nearest(dir: &Path) -> Option<(u32, u32)> {
     let absolute = std::path::absolute(dir).ok()?;

@@ -1,19 +1,18 @@
-//! Opening a database of ours so that it can be relied on: right file modes,
-//! durable commits, the newest schema, and a corrupt file set aside.
+//! Opening our databases: private files, durable commits, the newest schema,
+//! and a corrupt file set aside.
 //!
 //! A database that is ready for use is opened at once, by any number of
-//! processes. Whatever has to be done to one first (creating, migrating,
-//! checking, setting aside) is done by one process at a time, in its [`turn`].
+//! processes. Whatever has to be done first (creating, migrating, checking,
+//! setting aside) is done by one process at a time, in its [`turn`].
 //!
-//! What costs time that grows with the store happens only after a sign of
-//! trouble: a check of the whole file runs when the last writer did not close the
-//! database (its write-ahead log holds pages) or when a statement reported
-//! corruption (a mark beside the file). A clean opening reads the header and
-//! the schema.
+//! The whole file is checked only after a sign of trouble: the last writer did
+//! not close the database (its write-ahead log holds pages), or a statement
+//! reported corruption (a mark beside the file). Otherwise opening reads the
+//! header and the schema, however large the store is.
 //!
-//! The write-ahead log and its index stay on disk when a connection closes,
-//! empty: so a reader without the right to create files can always open, and
-//! readers and the writer never wait for each other.
+//! The empty write-ahead log and its index stay on disk when a connection
+//! closes, so that a reader without permission to create files can always open
+//! the database, and readers and the writer never wait for each other.
 
 mod aside;
 mod directory;
@@ -45,34 +44,34 @@ pub(super) use migrate::{Numbering, migrate};
 /// How long a statement waits for another program's lock. Ours hold theirs for
 /// the time of one commit.
 const BUSY: Duration = Duration::from_secs(5);
-/// How long opening waits. A program that holds the file for itself holds it
-/// for as long as it runs.
+/// How long opening waits. A program with an exclusive lock keeps it for as
+/// long as it runs.
 const BUSY_OPENING: Duration = Duration::from_secs(1);
-/// How often the switch to a write-ahead log is tried, with a pause of 5 ms in
-/// between: SQLite's own waiting does not cover all of it.
+/// How often switching to a write-ahead log is tried, with pauses of 5 ms:
+/// SQLite's busy timeout does not cover all of it.
 const LOG_TRIES: u32 = 200;
-/// The write-ahead log is cut back to this many bytes once it has been merged.
+/// The write-ahead log is truncated to this many bytes once it has been merged.
 const LOG_KEPT: u32 = 4 << 20;
 
 /// How much of a database a reader maps instead of copying page by page, in
-/// bytes: more than a store of five million rules has. A page read by a lookup
-/// then costs no call into the system.
+/// bytes: more than a store of five million rules has. A lookup then reads
+/// pages without system calls.
 const MAPPED: i64 = 2 << 30;
 
-/// The files SQLite makes beside a database.
+/// The suffixes of the files that SQLite creates beside a database.
 pub(super) const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// A database file of ours and the steps of its schemas, oldest first.
+/// One of our database files and the migrations of its schemas, oldest first.
 #[derive(Debug)]
 pub(super) struct Database {
-    /// Its name in the state directory.
+    /// The file's name in the state directory.
     pub(super) file: &'static str,
     /// The reference's tables, numbered by `PRAGMA user_version`.
     pub(super) tables: &'static [Migration],
     /// Our `agent_*` tables, numbered by `schema_version` in `agent_meta`, so
     /// that other programs find the version they know.
     pub(super) agent: &'static [Migration],
-    /// Whether several processes use it at once. Then a write-ahead log that
+    /// Whether several processes use it at once. If so, a write-ahead log that
     /// holds pages is no sign of a crash.
     pub(super) shared: bool,
 }
@@ -87,7 +86,7 @@ pub(super) fn open(
     notices: &mut Vec<Notice>,
 ) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
-    // Whatever keeps it from being ready shows again in the turn.
+    // Whatever prevents this shows again in the turn.
     let conn = match open_ready(dir, &path, database) {
         Ok(Some(conn)) => conn,
         Ok(None) | Err(_) => open_in_turn(dir, &path, database, now, notices)?,
@@ -96,7 +95,7 @@ pub(super) fn open(
     Ok(conn)
 }
 
-/// Opens a database that needs nothing done to it; `None` if it does.
+/// Opens a database that is ready for use; `None` if it is not.
 fn open_ready(
     dir: &Path,
     path: &Path,
@@ -119,7 +118,7 @@ fn open_ready(
         return Ok(None);
     }
     configure(&conn, dir).map_err(failed)?;
-    // Another process may have set it aside while this one opened it.
+    // Another process may have set the file aside meanwhile.
     Ok((!aside::is_suspect(path) && identity() == before).then_some(conn))
 }
 
@@ -128,7 +127,7 @@ fn must_be_checked(path: &Path, database: &Database) -> bool {
     aside::is_suspect(path) || (!database.shared && log_kept())
 }
 
-/// Does to a database what has to be done before it can be used.
+/// Makes a database ready for use and opens it.
 fn open_in_turn(
     dir: &Path,
     path: &Path,
@@ -166,7 +165,7 @@ fn prepare(dir: &Path, path: &Path, database: &Database) -> Result<(Connection, 
             .mode(0o600)
             .open(path)
             .map_err(cannot_open)?;
-        // The name must be on disk before anything in the file counts.
+        // The directory entry must be on disk before the content matters.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(cannot_open)?;
     }
     let suspect = must_be_checked(path, database);
@@ -174,8 +173,8 @@ fn prepare(dir: &Path, path: &Path, database: &Database) -> Result<(Connection, 
     let failed = |source| StoreError::from_open(path, source);
     let mut conn = connect(path).map_err(failed)?;
     if suspect {
-        // Only the whole check compares indexes with their tables, which is
-        // what a statement that reported corruption may have met.
+        // Only the full check compares indexes with their tables, and a
+        // statement may have reported corruption there.
         check(&conn, if marked { "integrity_check" } else { "quick_check" }).map_err(failed)?;
         aside::clear_mark(path).map_err(cannot_open)?;
     }
@@ -185,7 +184,7 @@ fn prepare(dir: &Path, path: &Path, database: &Database) -> Result<(Connection, 
     Ok((conn, created))
 }
 
-/// Takes the rights of others away from a database and the files beside it.
+/// Removes all permissions of others from a database and the files beside it.
 /// Returns whether the database exists.
 fn keep_private(path: &Path) -> Result<bool, StoreError> {
     for part in BESIDE.iter().chain([&aside::MARK]).map(|part| beside(path, part)) {
@@ -195,7 +194,7 @@ fn keep_private(path: &Path) -> Result<bool, StoreError> {
     Ok(found.map_err(|found| StoreError::from_obstacle(path, found))?.is_some())
 }
 
-/// Opens an existing file for reading and writing, and reads nothing of it.
+/// Opens an existing file for reading and writing, without reading it.
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
@@ -205,16 +204,15 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// Whether the database uses a write-ahead log. Its header has been read.
+/// Returns whether the database uses a write-ahead log. Reads its header.
 fn has_log(conn: &Connection) -> rusqlite::Result<bool> {
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     Ok(mode.eq_ignore_ascii_case("wal"))
 }
 
-/// Has the database use a write-ahead log. A reader that looks at it just now
-/// is waited for.
+/// Switches the database to a write-ahead log, waiting for current readers.
 fn switch_to_log(conn: &Connection) -> rusqlite::Result<()> {
-    // Here SQLite waits for some locks and not for others.
+    // SQLite's busy timeout covers only some of the locks taken here.
     conn.busy_timeout(Duration::ZERO)?;
     let mut tries = 0;
     loop {
@@ -240,7 +238,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// An empty database of our schema that lies in no file.
+/// Returns an empty in-memory database of our schema.
 pub(super) fn in_memory(database: &Database) -> Result<Connection, StoreError> {
     let path = Path::new(database.file);
     let failed = |source| StoreError::from_open(path, source);
@@ -250,12 +248,12 @@ pub(super) fn in_memory(database: &Database) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-/// Settings of a connection that writes.
+/// Configures a connection that writes.
 fn configure(conn: &Connection, dir: &Path) -> rusqlite::Result<()> {
     // Building an index of a million rules spills to a file. SQLite would put
-    // it into /var/tmp, and its one other way to be told needs unsafe code.
+    // it in /var/tmp; the only other way to change that requires unsafe code.
     conn.pragma_update(None, "temp_store_directory", dir.to_string_lossy())?;
-    // A commit is on disk when it returns. On macOS that takes F_FULLFSYNC.
+    // A commit is on disk when it returns. On macOS that requires F_FULLFSYNC.
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "fullfsync", true)?;
     conn.pragma_update(None, "checkpoint_fullfsync", true)?;
@@ -264,9 +262,9 @@ fn configure(conn: &Connection, dir: &Path) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What keeps a database file that somebody prepared from doing more than hold
-/// data, and a statement's plan what it was: without the last setting SQLite
-/// compiles a statement again whenever a limit or a bound of a range is bound.
+/// Keeps a manipulated database file from doing more than hold data, and query
+/// plans stable: without the last setting SQLite recompiles a statement
+/// whenever a limit or the bound of a range is bound.
 pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -275,14 +273,14 @@ pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens a database for reading only. Nothing is created, changed or waited
-/// for, and the writer does not notice.
+/// Opens a database for reading only. Creates and changes nothing, and does not
+/// affect the writer.
 pub(super) fn open_read_only(dir: &Path, database: &Database) -> Result<Connection, StoreError> {
     open_read_only_within(dir, database, BUSY_OPENING)
 }
 
-/// [`open_read_only`] that waits at most `wait` for another program's lock, at
-/// the opening and at each read.
+/// Like [`open_read_only`], but opening and each read wait at most `wait` for
+/// another program's lock.
 pub(super) fn open_read_only_within(
     dir: &Path,
     database: &Database,
@@ -355,7 +353,7 @@ pub(super) fn check_file(
     });
     match found {
         Ok(found) if found == ["ok"] => Ok(FileCheck::Sound),
-        // A message begins with the name of the database in a line of its own.
+        // A message begins with a line that names the database.
         Ok(found) => Ok(FileCheck::Damaged(
             found
                 .iter()
@@ -373,13 +371,13 @@ pub(super) fn check_file(
     }
 }
 
-/// The error SQLite would give had it met what a check found.
+/// Returns the error that SQLite returns for corruption.
 fn corruption(found: &str) -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     rusqlite::Error::SqliteFailure(code, Some(found.to_owned()))
 }
 
-/// Whether the error says that the file's content is broken.
+/// Returns whether an error reports corruption of the file.
 pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

@@ -1,7 +1,7 @@
-//! Records of syncs that could not be written into `rules.db`: because another
-//! program holds it, because there is no store yet, or because the sync could
-//! not begin. They wait in a file beside it until the next sync enters them, and
-//! `history` shows them meanwhile.
+//! Records of syncs that could not be written to `rules.db`, because another
+//! program locks it, because there is no store yet, or because the sync could
+//! not begin. They are kept in a file until the next sync enters them into the
+//! database; `history` shows them meanwhile.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,23 @@ use crate::model::SyncRecord;
 
 /// The file in the state directory.
 pub const LEFT_RECORDS_FILE: &str = "left-records.json";
-/// How many records wait at most; the newest stay.
+/// The most records kept; the newest stay.
 const MAX_LEFT: usize = 10;
-/// The largest file that is read, in bytes: a record has at most 256 KiB.
+/// The largest file that is read, in bytes. A record has at most 256 KiB.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// A record that waits to be entered.
+/// A record to be entered into the database.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Left {
-    /// The number that [`Store::begin_sync`] gave the sync, if it got that far.
+    /// The number that [`Store::begin_sync`] returned, if the sync got that
+    /// far.
     number: Option<i64>,
     record: SyncRecord,
 }
 
-/// Keeps the record of a sync that left none in `rules.db`. `number` is the one
-/// that [`Store::begin_sync`] returned. Whoever calls this holds the lock of the
-/// state directory, or accepts that of two records written at the same time one
-/// may be lost.
+/// Keeps the record of a sync that could not be written to `rules.db`. `number`
+/// is what [`Store::begin_sync`] returned. A caller without the lock of the
+/// state directory may lose one of two records written at the same time.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -52,8 +52,8 @@ pub fn leave_record(
 }
 
 impl Store {
-    /// Enters the records that wait in the file, and removes it. Returns how
-    /// many there were. Whoever calls this holds the lock of the state
+    /// Enters the records of the file into the database and deletes the file.
+    /// Returns how many there were. The caller holds the lock of the state
     /// directory.
     ///
     /// # Errors
@@ -66,16 +66,16 @@ impl Store {
         let failed = self.failed("enter the records of earlier syncs");
         enter(&mut self.rules, &left).map_err(failed)?;
         if let Err(error) = fs::remove_file(path(&self.dir)) {
-            // The next sync finds each of them entered already.
+            // The next sync finds that each has been entered.
             tracing::warn!(%error, "{LEFT_RECORDS_FILE} cannot be removed");
         }
         Ok(left.len())
     }
 }
 
-/// Returns the records of a state directory that wait to be entered, newest
-/// first. [`Store::history`] has them as well; this is for a directory that has
-/// no store yet.
+/// Returns the records of a state directory that are not in its database yet,
+/// newest first. [`Store::history`] includes them; this is for a directory
+/// without a store.
 #[must_use]
 pub fn left_records(dir: &Path) -> Vec<SyncRecord> {
     read(dir).into_iter().rev().map(|left| left.record).collect()
@@ -105,8 +105,8 @@ fn path(dir: &Path) -> PathBuf {
     dir.join(LEFT_RECORDS_FILE)
 }
 
-/// What waits. A file that cannot be read is reported and counts as empty: it
-/// is about the past, and must cost no sync.
+/// Reads the file. One that cannot be read is logged and counts as empty:
+/// records of the past must not stop a sync.
 fn read(dir: &Path) -> Vec<Left> {
     let path = path(dir);
     let read = || -> Result<Vec<Left>, Obstacle> {
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(messages(&store), ["no id", "locked"]);
     }
 
-    /// SYNC-7: what waits is bounded, and what cannot be read costs nothing.
+    /// SYNC-7: the file is bounded, and an unreadable one costs nothing.
     #[test]
     fn sync_7_records_that_wait_are_bounded() {
         let dir = tempfile::tempdir().expect("a directory");

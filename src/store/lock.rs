@@ -1,8 +1,8 @@
-//! The lock of the state directory: one sync runs, one more may wait.
+//! The lock of a state directory: one sync runs, one more may wait.
 //!
-//! Both places are advisory file locks, which the kernel drops with the process
-//! that held them, however it ended. Whoever runs holds `agent.lock`; whoever
-//! waits holds the directory itself meanwhile.
+//! Both are advisory file locks, which the kernel releases when the process
+//! ends. The running sync holds `agent.lock`; the waiting one holds the
+//! directory itself.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -17,13 +17,13 @@ use crate::files::{self, Access, FileLock, Obstacle};
 /// The file in the state directory whose lock says that a sync runs.
 pub const LOCK_FILE: &str = "agent.lock";
 
-/// Why the state directory was not locked.
+/// Why a state directory was not locked.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// One runs, and another waits already or waiting was not wanted.
+    /// A sync is running, and another one is waiting or this one may not wait.
     #[error("too many syncs are in progress on {0}")]
     TooManySyncs(PathBuf),
-    /// Something else than a file of ours is in the lock file's place.
+    /// The lock file's path is not a regular file of ours.
     #[error("cannot lock {path}: it is {what}")]
     NotAFile {
         /// The lock file.
@@ -106,17 +106,17 @@ impl StateLock {
         Self(lock)
     }
 
-    /// The process that syncs on the directory, if one does and it is known.
+    /// Returns the id of the process that syncs on the directory, if known.
     #[must_use]
     pub fn holder(dir: &Path) -> Option<u32> {
-        // The digits of a process id, and no more.
+        // A process id has at most 20 digits.
         let id = files::read_own(&dir.join(LOCK_FILE), 20).ok()??;
         let id = std::str::from_utf8(&id).ok()?.parse().ok()?;
         Self::is_held(dir).then_some(id)
     }
 
-    /// Takes the lock of a directory that has a lock file, without waiting and
-    /// without creating anything.
+    /// Locks a directory that has a lock file, without waiting and without
+    /// creating anything.
     ///
     /// # Errors
     /// As [`Self::acquire`].
@@ -126,8 +126,8 @@ impl StateLock {
         lock.map(Self).ok_or_else(|| LockError::TooManySyncs(dir.to_owned()))
     }
 
-    /// Whether a sync runs on the directory. Takes no place and creates
-    /// nothing; a directory or lock file that cannot be read counts as free.
+    /// Returns whether a sync runs on the directory. Creates nothing; a
+    /// directory or lock file that cannot be read counts as free.
     #[must_use]
     pub fn is_held(dir: &Path) -> bool {
         files::is_locked(&dir.join(LOCK_FILE))
@@ -155,7 +155,7 @@ mod tests {
         tempfile::tempdir().expect("a temporary directory")
     }
 
-    /// SYNC-6: one runs; without waiting the next is told so at once.
+    /// SYNC-6: while one sync runs, one that may not wait is refused at once.
     #[test]
     fn sync_6_a_second_sync_that_may_not_wait_is_one_too_many() {
         let dir = state_dir();
@@ -171,7 +171,8 @@ mod tests {
         StateLock::acquire(dir.path(), false).expect("the lock is free again");
     }
 
-    /// SYNC-6: who waits asks who is running, whatever lies in the lock's place.
+    /// SYNC-6: asking for the lock's holder never blocks, whatever file is at
+    /// its path.
     #[test]
     fn sync_6_asking_who_holds_the_lock_waits_for_nobody() {
         let dir = state_dir();

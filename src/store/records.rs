@@ -1,4 +1,4 @@
-//! What became of the last syncs.
+//! Records of the last syncs.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -7,18 +7,17 @@ use super::settings::{from_json, to_json};
 use super::{Store, StoreError};
 use crate::model::{ErrorRecord, SettingChange, SyncRecord, SyncResult, Trigger};
 
-/// How many syncs are remembered.
+/// How many records are kept.
 pub const RECORDS_KEPT: u32 = 50;
 
-/// How many of them are kept in any case, if there are as many: the last that
-/// the schedule began, and the last that somebody asked for. Neither kind can
-/// push out the other.
+/// How many of the last scheduled and of the last requested syncs are always
+/// kept. Neither kind can displace the other.
 const KEPT_OF_A_KIND: u32 = RECORDS_KEPT / 2;
 
 impl Store {
-    /// Notes that a sync begins; `begun` is its record as far as it is known.
-    /// Returns its number for [`Self::end_sync`]. Forgets all but the last
-    /// [`RECORDS_KEPT`], those that never ended included.
+    /// Records that a sync begins; `begun` is its record so far. Returns its
+    /// number for [`Self::end_sync`]. Deletes all but the last [`RECORDS_KEPT`]
+    /// records, including those of syncs that never ended.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -35,7 +34,7 @@ impl Store {
         insert(&mut self.rules).map_err(failed)
     }
 
-    /// Notes what became of a sync.
+    /// Records the outcome of a sync.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -50,9 +49,9 @@ impl Store {
         update(&self.rules).map(|_| ()).map_err(failed)
     }
 
-    /// Gives syncs whose process died a record that says so; `reverted` is what
-    /// the last of them had left staged. Whoever calls this holds the lock of
-    /// the state directory, so none of them runs. Returns how many there were.
+    /// Writes a record for each sync whose process died; `reverted` is what the
+    /// last of them had staged. The caller holds the lock of the state
+    /// directory, so none of them is running. Returns how many there were.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -88,7 +87,8 @@ impl Store {
         close(&mut self.rules).map_err(failed)
     }
 
-    /// The last syncs that have ended, newest first, at most `limit`.
+    /// Returns the records of at most `limit` syncs that have ended, newest
+    /// first.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -109,9 +109,9 @@ impl Store {
     }
 }
 
-/// Forgets syncs beyond [`RECORDS_KEPT`], the oldest first, but of either kind
-/// [`KEPT_OF_A_KIND`] stay. A record that cannot be read counts as one that
-/// somebody asked for.
+/// Deletes the oldest records beyond [`RECORDS_KEPT`], but keeps
+/// [`KEPT_OF_A_KIND`] of either kind. An unreadable record counts as one of a
+/// requested sync.
 fn prune(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     let trigger = to_json(&Trigger::Timer)?;
     tx.prepare_cached(
@@ -130,16 +130,18 @@ fn prune(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     .map(|_| ())
 }
 
-/// The JSON of a record, within the bounds of one.
+/// Returns the JSON of a record, within its bounds.
 fn record_json(record: &SyncRecord) -> rusqlite::Result<String> {
     to_json(&record.clone().bounded())
 }
 
-/// A record, unless another version of this program wrote it in a form of its
-/// own: what it says of the past is not worth a sync.
+/// Parses a record. One that another version of this program wrote in an
+/// unknown form is skipped: it must not stop a sync.
 fn readable(text: &str) -> Option<SyncRecord> {
     from_json(text)
-        .map_err(|error| tracing::warn!(%error, "the record of an earlier sync is passed over"))
+        .map_err(
+            |error| tracing::warn!(%error, "an unreadable record of an earlier sync is skipped"),
+        )
         .ok()
 }
 

@@ -1,9 +1,9 @@
-//! Room on the disk that is kept for a sync.
+//! Disk space reserved for a sync.
 //!
-//! On a full disk no commit succeeds, and so the events that fill it could not
-//! leave: taking them out of the queue is a commit, too. A file beside
-//! `rules.db` holds some room, and a sync that finds the disk full gives it
-//! back before it does anything else. Producers of events never do.
+//! On a full disk no commit succeeds, not even the one that deletes delivered
+//! events. A file beside `rules.db` reserves some space, and a sync that finds
+//! the disk full releases it before it does anything else. Producers of events
+//! never release it.
 
 use std::fs;
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::files::{self, Access};
 
 /// The file in the state directory.
 const FILE: &str = "rules.db-reserve";
-/// What a sync without rules needs: two logs of 4 MiB.
+/// What a sync without rules needs, in bytes: two logs of 4 MiB.
 const SIZE: u64 = 8 << 20;
-/// With this much left on the disk the room is taken again.
+/// With this many bytes free the space is reserved again.
 const ENOUGH: u64 = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,14 @@ const fn action(free: u64, held: bool) -> Action {
     }
 }
 
-/// Takes the room or gives it back. What goes wrong costs the sync nothing.
+/// Reserves or releases the space. A failure does not affect the sync.
 pub(super) fn keep(dir: &Path) {
     let Some(free) = space::free_room(dir) else { return };
     let path = dir.join(FILE);
     let held = match files::own(&path) {
         Ok(found) => found.is_some_and(|file| file.len() >= SIZE),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "no room can be kept for a full disk");
+            tracing::warn!(path = %path.display(), %error, "no space can be reserved for a full disk");
             return;
         }
     };
@@ -53,10 +53,10 @@ pub(super) fn keep(dir: &Path) {
         Action::Release => {
             tracing::warn!(
                 path = %path.display(),
-                "the disk is full; the room that was kept for this sync is given back"
+                "the disk is full; the space reserved for this sync is released"
             );
             if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(%error, "it cannot be given back");
+                tracing::warn!(%error, "the reserved space cannot be released");
             }
         }
         Action::Make => {
@@ -65,7 +65,7 @@ pub(super) fn keep(dir: &Path) {
                     .map_err(|error| std::io::Error::from(error).into())
             });
             if let Err(error) = made {
-                tracing::debug!(%error, "no room can be kept for a full disk");
+                tracing::debug!(%error, "no space can be reserved for a full disk");
                 let _ = fs::remove_file(&path);
             }
         }
@@ -76,9 +76,9 @@ pub(super) fn keep(dir: &Path) {
 mod tests {
     use super::*;
 
-    /// STATE-6: taken while there is plenty, given back when nothing is left.
+    /// STATE-6: reserved while there is plenty, released when nothing is left.
     #[test]
-    fn state_6_room_is_kept_while_there_is_plenty() {
+    fn state_6_space_is_reserved_while_there_is_plenty() {
         for (free, held, expected) in [
             (0, true, Action::Release),
             (SIZE - 1, true, Action::Release),

@@ -1,7 +1,7 @@
 //! Settings in force and staged, clean-sync requests, and whose they are.
 //!
-//! The database is what counts; `sync-state.plist` is written after it, for
-//! other programs to read, and made good at the next start if a crash came
+//! The database is authoritative. `sync-state.plist` is written after it, for
+//! other programs to read, and repaired at the next start if a crash came in
 //! between.
 
 mod batch_size;
@@ -33,11 +33,11 @@ const FULL_SYNC: &str = "full_sync_last_success";
 const RULE_SYNC: &str = "rule_sync_last_success";
 
 impl Store {
-    /// Notes the configured server and machine id. The first ones, and every
-    /// change, request a `CLEAN_ALL` sync. On a change the settings and rules of
-    /// the former server stay in force: the settings until a sync with the new
-    /// one has succeeded, the rules until a clean one has (PRE-7).
-    /// Returns why a clean sync is requested, if this is a change.
+    /// Stores the configured server and machine id. The first ones, and every
+    /// change, request a `CLEAN_ALL` sync. On a change the settings and rules
+    /// of the former server stay in force: the settings until a sync with the
+    /// new one has succeeded, the rules until a clean one has (PRE-7). Returns
+    /// why a clean sync is requested, if this is a change.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -58,8 +58,8 @@ impl Store {
         Ok(reason)
     }
 
-    /// The server ([`BaseUrl::identity`]) and machine id that the store belongs
-    /// to.
+    /// Returns the server ([`BaseUrl::identity`]) and machine id that the store
+    /// belongs to.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -70,7 +70,7 @@ impl Store {
         read().map_err(self.failed("read the server's name"))
     }
 
-    /// The settings in force, as the server gave them.
+    /// Returns the settings in force, as the server sent them.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -79,8 +79,8 @@ impl Store {
         Ok(read.map_err(self.failed("read the settings"))?.unwrap_or_default())
     }
 
-    /// Puts settings on disk without putting them in force, and notes the type
-    /// of sync the server answered on every request held.
+    /// Stores settings without putting them in force, and notes the server's
+    /// sync type on every pending clean-sync request.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -99,7 +99,7 @@ impl Store {
         stage(&mut self.rules).map_err(failed)
     }
 
-    /// What applying these settings would change.
+    /// Returns what applying these settings would change.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -113,12 +113,11 @@ impl Store {
         Ok(base.overlaid(settings).changes_from(&before))
     }
 
-    /// Throws staged settings away, readable or not. `None` if there were none,
-    /// else what they would have changed.
+    /// Deletes staged settings, readable or not. Returns what they would have
+    /// changed; `None` if there were none.
     ///
-    /// # Errors
-    /// If the database cannot be written; then they are still there, and the
-    /// next start throws them away.
+    /// # Errors If the database cannot be written; then they are still staged,
+    /// and the next start deletes them.
     pub fn drop_staged(&mut self) -> Result<Option<Vec<SettingChange>>, StoreError> {
         let failed = self.failed("drop the staged settings");
         let drop_staged = |conn: &mut Connection| {
@@ -133,10 +132,10 @@ impl Store {
         drop_staged(&mut self.rules).map_err(failed)
     }
 
-    /// Puts the staged settings in force, and answers what that changed.
-    /// `clear` forgets what the server gave before in the same step.
-    /// `succeeded` is the type of a sync that was a success: it ends the
-    /// clean-sync requests it fulfils.
+    /// Puts the staged settings in force and returns what that changed. `clear`
+    /// deletes what the server sent before in the same transaction. `succeeded`
+    /// is the type of a sync that was a success: it ends the clean-sync
+    /// requests it fulfils.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -148,14 +147,14 @@ impl Store {
     ) -> Result<Vec<SettingChange>, StoreError> {
         let failed = self.failed("apply the settings");
         let changes = apply(&mut self.rules, clear, succeeded, now).map_err(failed)?;
-        // The settings are in force; the next start writes the file anew.
+        // The settings are in force; the next start rewrites the file.
         if let Err(error) = self.write_sync_state() {
             tracing::warn!(%error, "other programs do not see the new settings yet");
         }
         Ok(changes)
     }
 
-    /// The clean-sync requests, strongest first.
+    /// Returns the clean-sync requests, strongest first.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -188,8 +187,8 @@ impl Store {
         stored::delete_request(&self.rules, CleanSyncReason::Operator).map_err(failed)
     }
 
-    /// Requests a `CLEAN_ALL` sync if what an opening did to the database calls
-    /// for one. Returns what is wrong with the settings in force.
+    /// Requests a `CLEAN_ALL` sync if the database was recreated or its
+    /// settings cannot be read. Returns a notice in the latter case.
     pub(super) fn check_settings(
         &mut self,
         recreated: bool,
@@ -213,7 +212,7 @@ impl Store {
         Ok(unreadable.then_some(Notice::SettingsUnreadable { path }))
     }
 
-    /// When the last full sync succeeded.
+    /// Returns when the last full sync succeeded.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -221,7 +220,7 @@ impl Store {
         self.time_of(FULL_SYNC)
     }
 
-    /// When rules were last committed.
+    /// Returns when rules were last committed.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -250,7 +249,7 @@ fn identify(
     let reason = match (known_server.as_deref(), known_machine.as_deref()) {
         (Some(known), Some(m)) if same_server && m == machine_id => {
             if known != identity {
-                // What an older version kept, or one that shows URLs otherwise.
+                // An older version stored the URL in another form.
                 agent_meta::put(conn, SERVER, &identity)?;
             }
             return Ok(None);

@@ -1,8 +1,8 @@
-//! What a database takes on disk: its log is merged and cut, and pages that
-//! hold nothing are given back.
+//! Disk space of a database: merging and truncating its log, and giving back
+//! free pages.
 //!
-//! Neither is worth a wait: readers and other writers go first, and what could
-//! not be done is done at the next closing or after the next commit.
+//! Neither is worth waiting for: readers and other writers go first, and what
+//! could not be done is done at the next close or after the next commit.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,35 +11,35 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::db;
 
-/// How long cutting the log waits for readers of its end. Ours read for less.
+/// How long truncating the log waits for readers of its end. Ours read for
+/// less.
 const BUSY: Duration = Duration::from_millis(50);
-/// A log of more bytes that cannot be merged is worth a warning.
+/// An unmergeable log larger than this, in bytes, is worth a warning.
 const LOG_LARGE: u64 = 64 << 20;
-/// What a frame of the log takes besides its page, in bytes.
+/// The size of a log frame without its page, in bytes.
 const FRAME_HEADER: u64 = 24;
-/// Free pages of fewer bytes stay for the next rules or events.
+/// Fewer free bytes than this stay for the next rules or events.
 const FREE_KEPT: u64 = 8 << 20;
-/// What rewriting a database leaves free on its volume for others, in bytes.
+/// What rewriting a database must leave free on its volume, in bytes.
 const ROOM_LEFT: u64 = 64 << 20;
 
-/// Merges the write-ahead log into the file and empties it, as far as readers
-/// let it. Returns the bytes of the log that another program's snapshot keeps
-/// from being merged.
+/// Merges the write-ahead log into the file and truncates it, as far as readers
+/// allow. Returns the size of the log in bytes if another program's snapshot
+/// keeps it from being merged.
 pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<u64> {
-    // This one never waits, and merges what can be merged.
+    // A passive checkpoint never waits, and merges what it can.
     let passive = Merged::by(conn, "PASSIVE")?;
     if passive.frames > passive.merged {
         let page_size: u64 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
         return Ok(passive.frames.saturating_mul(page_size + FRAME_HEADER));
     }
-    // All is in the file. Emptying the log waits for whoever reads from it; if
-    // that takes too long, the log is used again from its beginning.
+    // Everything is in the file. Truncating the log waits for its readers; if
+    // that takes too long, the log is reused from its beginning.
     within(conn, BUSY, |conn| Merged::by(conn, "TRUNCATE")).map(|_| 0)
 }
 
-/// Merges the log of a database that is about to be closed, so that all of it
-/// is in one file for whoever copies it. Logs what keeps it from that; `file`
-/// is its name.
+/// Merges the log of a database that is about to be closed, so that its one
+/// file can be copied. Logs what prevents that; `file` is its name.
 pub(super) fn close(conn: &Connection, file: &str) {
     match checkpoint(conn) {
         Ok(bytes) if bytes > LOG_LARGE => tracing::warn!(
@@ -55,18 +55,17 @@ pub(super) fn close(conn: &Connection, file: &str) {
     }
 }
 
-/// What a checkpoint says of the log.
+/// What a checkpoint reports about the log.
 struct Merged {
     /// Pages in the log.
     frames: u64,
-    /// Pages of them that are in the file as well.
+    /// Pages of the log that are also in the file.
     merged: u64,
 }
 
 impl Merged {
-    /// Runs a checkpoint. One that readers stopped halfway says so by its
-    /// numbers, and one that they kept from cutting the log by `busy`; neither
-    /// is an error.
+    /// Runs a checkpoint. One that readers interrupted shows in the numbers,
+    /// one that could not truncate the log in `busy`; neither is an error.
     fn by(conn: &Connection, mode: &str) -> rusqlite::Result<Self> {
         conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
             // Without a log, as in memory, the numbers are -1.
@@ -78,7 +77,7 @@ impl Merged {
     }
 }
 
-/// Runs statements that wait at most `busy` for other programs.
+/// Runs statements that wait at most `busy` for other programs' locks.
 fn within<T>(
     conn: &Connection,
     busy: Duration,
@@ -91,26 +90,26 @@ fn within<T>(
     done
 }
 
-/// The bytes free on the volume of a directory, as far as that is known.
+/// Returns the bytes free on the volume of a directory, if known.
 pub(super) fn free_room(dir: &Path) -> Option<u64> {
     let volume = rustix::fs::statvfs(dir).ok()?;
     Some(volume.f_bavail.saturating_mul(volume.f_frsize))
 }
 
-/// What became of a database with free pages.
+/// The outcome of an attempt to compact a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compacted {
-    /// Most of it is in use, or what is free is little.
+    /// Most of it is in use, or little is free.
     NotWorthIt,
-    /// Rewriting it would leave too little room on its volume.
+    /// Rewriting it would leave too little space on its volume.
     NoRoom,
-    /// It was rewritten: its bytes before and after.
+    /// It was rewritten: its size before and after, in bytes.
     From(u64, u64),
 }
 
 /// Rewrites a database in `dir` whose pages are mostly free. One transaction,
-/// so readers go on with what they see and a crash changes nothing. Gives up
-/// when `give_up` returns true, and when another program is writing.
+/// so readers keep their snapshots and a crash changes nothing. Gives up when
+/// `give_up` returns true or another program is writing.
 ///
 /// # Errors
 /// If it was given up or could not be written; the database is as it was.
@@ -123,7 +122,7 @@ pub(super) fn compact(
     if !pages.are_mostly_free() {
         return Ok(Compacted::NotWorthIt);
     }
-    // What is in use goes to a file of its own, then into the log.
+    // The used pages go to a temporary file, then into the log.
     let needed = pages.used().saturating_mul(2).saturating_add(ROOM_LEFT);
     if free_room(dir).is_some_and(|room| room < needed) {
         return Ok(Compacted::NoRoom);
@@ -131,12 +130,12 @@ pub(super) fn compact(
     db::with_give_up(conn, give_up, |conn| {
         within(conn, BUSY, |conn| conn.execute_batch("VACUUM"))
     })?;
-    // The file gets small only when the log is merged.
+    // The file shrinks only when the log is merged.
     checkpoint(conn)?;
     Ok(Compacted::From(pages.all(), Pages::of(conn)?.all()))
 }
 
-/// Whether an attempt to compact failed for a reason that passes.
+/// Returns whether compacting failed for a temporary reason.
 pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -171,12 +170,12 @@ impl Pages {
         self.free() > self.used() && self.free() > FREE_KEPT
     }
 
-    /// The bytes of the pages that hold nothing.
+    /// Returns the bytes of the free pages.
     pub(super) const fn free(self) -> u64 {
         self.free.saturating_mul(self.size)
     }
 
-    /// The bytes of the pages in use.
+    /// Returns the bytes of the pages in use.
     pub(super) const fn used(self) -> u64 {
         self.count.saturating_sub(self.free).saturating_mul(self.size)
     }

@@ -1,5 +1,5 @@
-//! What an operator should know about a store for as long as it is so: whose
-//! settings and rules are in force, and a mode that blocks everything.
+//! Conditions of a store that an operator should know about while they last:
+//! whose settings and rules are in force, and a mode that blocks everything.
 
 use std::fmt;
 
@@ -11,31 +11,31 @@ use super::settings::{former_rules, former_settings};
 use super::{Store, StoreError};
 use crate::model::{ClientMode, shown_identity};
 
-/// A server and the machine id it knew this host by.
+/// A server and the machine id under which it knew this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Former {
-    /// The server's URL, as it may be shown.
+    /// The server's URL, without secrets.
     pub server: String,
     /// The machine id.
     pub machine_id: String,
 }
 
-/// Something that stands in a store and deserves a warning.
+/// A condition of a store that deserves a warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Standing {
     /// No sync with the configured server has succeeded yet; the settings in
-    /// force are those of another one.
+    /// force are those of another server.
     FormerSettings(Former),
     /// No clean sync with the configured server has succeeded yet; rules of
-    /// another one are still there.
+    /// another server are still in force.
     FormerRules(Former),
     /// The mode in force is LOCKDOWN and no rule allows anything.
     NothingAllowed,
 }
 
 impl Standing {
-    /// What to do about it.
+    /// Returns how to fix it.
     #[must_use]
     pub const fn fix(&self) -> &'static str {
         match self {
@@ -75,9 +75,9 @@ impl fmt::Display for Standing {
 }
 
 impl Store {
-    /// Returns what stands in the store and deserves a warning. `mode` is the
-    /// mode in force ([`Store::client_mode`]); `static_rules_allow` says whether
-    /// a rule of the configuration allows something.
+    /// Returns the conditions of the store that deserve a warning. `mode` is
+    /// the mode in force ([`Store::client_mode`]); `static_rules_allow` says
+    /// whether a rule of the configuration allows something.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -103,8 +103,8 @@ impl Store {
         read(&self.rules).map_err(self.failed("read whose settings are in force"))
     }
 
-    /// Whether the settings in force are those of another server, or for
-    /// another machine id, than the store was last told of.
+    /// Returns whether the settings in force belong to another server or
+    /// machine id than the configured one.
     ///
     /// # Errors
     /// If the database cannot be read.

@@ -1,11 +1,11 @@
-//! Setting a corrupt database aside, so that neither a crash in the middle nor
-//! corruption that repeats costs more than it must.
+//! Setting a corrupt database aside, safely across crashes and without filling
+//! the disk when corruption repeats.
 //!
-//! The mark beside a database (`rules.db-suspect`) has the next opening check
-//! the whole file. Before anything is moved the mark says where to and why, on
-//! disk; so an opening after a crash ends the move before it does anything
-//! else, and a database and its log stay together. Whoever calls this has the
-//! turn of the database (see [`super::turn`]), but for [`mark_suspect`].
+//! A mark beside a database (`rules.db-suspect`) makes the next open check the
+//! whole file. Before anything is moved, the destination and the reason are
+//! written to the mark, durably. So an open after a crash completes the move
+//! first, and a database and its log stay together. All callers except those of
+//! [`mark_suspect`] have the turn of the database (see [`super::turn`]).
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
@@ -17,34 +17,34 @@ use super::Notice;
 use crate::files::{self, Access, Obstacle, Replacement, beside};
 use crate::model::Timestamp;
 
-/// Behind the name of a database: the mark.
+/// The suffix of the mark.
 pub(super) const MARK: &str = "-suspect";
-/// A mark that says where the database goes begins with this.
+/// A mark with a destination begins with this.
 const MOVING: &str = "moving to ";
-/// The name of a copy is that of the database, this and the time.
+/// Comes between the name of the database and the time in the name of a copy.
 const COPY: &str = ".corrupt-";
-/// The files of a database, its log first: should the mark be lost, the log
-/// must not lie beside a new database.
+/// The suffixes of the files of a database, log first: if the mark were lost,
+/// the log must not end up beside a new database.
 const PARTS: [&str; 4] = ["-wal", "-journal", "-shm", ""];
-/// A mark is longer than this only if it is not ours.
+/// The size of the longest mark of ours, in bytes.
 const MAX_MARK: u64 = 4096;
-/// Of the copies of one database the first and this many of the last are kept.
+/// How many of the last copies of a database are kept besides the first.
 const LAST_KEPT: usize = 2;
 
-/// Whether the whole file must be checked before it is used.
+/// Returns whether the whole file must be checked before use.
 pub(super) fn is_suspect(path: &Path) -> bool {
     fs::symlink_metadata(beside(path, MARK)).is_ok()
 }
 
-/// Notes that a statement met corruption. The next opening for writing checks
-/// the file and sets it aside if it is broken.
+/// Records that a statement reported corruption. The next writable open checks
+/// the file and sets it aside if it is corrupt.
 pub(in crate::store) fn mark_suspect(path: &Path) {
     if let Err(error) = files::open_own(&beside(path, MARK), Access::Write) {
         tracing::warn!(path = %path.display(), %error, "cannot mark the database as suspect");
     }
 }
 
-/// Notes that the file was checked and is sound.
+/// Records that the file was checked and is sound.
 pub(super) fn clear_mark(path: &Path) -> io::Result<()> {
     match fs::remove_file(beside(path, MARK)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -63,7 +63,7 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, reason: &str) -> io::Result
     finish(path, copy, reason)
 }
 
-/// Ends a move that a crash interrupted.
+/// Completes a move that a crash interrupted.
 pub(super) fn resume(path: &Path) -> io::Result<Option<Notice>> {
     let mark = match files::read_own(&beside(path, MARK), MAX_MARK) {
         Ok(Some(mark)) => mark,
@@ -89,7 +89,7 @@ fn finish(path: &Path, copy: PathBuf, reason: String) -> io::Result<Notice> {
             continue;
         }
         let mut to = beside(&copy, part);
-        // A reader may have made an empty log after the crash.
+        // A reader may have created an empty log after the crash.
         while fs::symlink_metadata(&to).is_ok() {
             to = beside(&to, "-more");
         }
@@ -125,7 +125,7 @@ fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
     }
 }
 
-/// The name of a copy: when it was made, and which of that second.
+/// A parsed name of a copy: its time, and its number within that second.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Copy {
     time: String,
@@ -133,7 +133,7 @@ struct Copy {
 }
 
 impl Copy {
-    /// `None` for the name of anything else, the log of a copy included.
+    /// Returns `None` for any other name, including that of a copy's log.
     fn parse(path: &Path, name: &OsStr) -> Option<Self> {
         let rest = name.to_str()?.strip_prefix(path.file_name()?.to_str()?)?.strip_prefix(COPY)?;
         let (time, further) = rest.split_once('-').unwrap_or((rest, "1"));
@@ -142,8 +142,8 @@ impl Copy {
     }
 }
 
-/// Deletes copies of a database but the first, the last ones, and the one just
-/// made, whatever the clock said.
+/// Deletes all copies of a database except the first, the last ones and the one
+/// just made, even if the clock was wrong.
 fn forget_copies(path: &Path, made: &Path) -> io::Result<()> {
     let dir = files::directory_of(path);
     let mut copies = Vec::new();
@@ -157,7 +157,7 @@ fn forget_copies(path: &Path, made: &Path) -> io::Result<()> {
         }
     }
     copies.sort();
-    // The newest come first, and the one just made is one of the last.
+    // The newest come first; the one just made counts as one of the last.
     let first = copies.len().saturating_sub(1);
     for (_, copy) in copies.get(LAST_KEPT - 1..first).unwrap_or_default() {
         for part in PARTS {

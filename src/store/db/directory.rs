@@ -1,5 +1,5 @@
-//! The state directory: for its owner alone, and where nobody else can exchange
-//! what lies in it.
+//! The state directory: private to its owner, and at a place where nobody else
+//! can replace its files.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -11,23 +11,23 @@ use crate::files;
 
 /// The mode of the directory.
 const PRIVATE: u32 = 0o700;
-/// The mode the daemon sets for a `SocketGroup`, which may pass through to the
-/// control socket and see nothing else.
+/// The mode that the daemon sets for a `SocketGroup`, which may reach the
+/// control socket but not list the directory.
 const FOR_SOCKET_GROUP: u32 = 0o710;
-/// A directory with one of these is a state directory.
+/// A directory that contains one of these is a state directory.
 const OURS: [&str; 3] = ["rules.db", "events.db", crate::store::LOCK_FILE];
 
-/// Makes the state directory, or checks the one that is there and takes the
-/// rights of others away.
+/// Creates the state directory, or checks the existing one and makes it
+/// private.
 pub(in crate::store) fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
     let unusable = |source| StoreError::Directory { path: dir.to_owned(), source };
     let refused = |reason: &str| unusable(io::Error::new(io::ErrorKind::InvalidInput, reason));
     if dir.to_str().is_none() {
-        // SQLite takes the directory as text.
+        // SQLite needs the directory as text.
         return Err(refused("the name of a state directory must be UTF-8"));
     }
-    // Before anything is created as well: a directory made where others may
-    // write could be exchanged at once.
+    // Checked before creating it, too: a directory created where others may
+    // write could be replaced at once.
     for _ in 0..2 {
         files::check_guarded(dir)
             .map_err(|exposed| StoreError::DirectoryExposed { path: dir.to_owned(), exposed })?;
@@ -41,7 +41,7 @@ pub(in crate::store) fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
     let is_ours = || OURS.iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok());
     if !is_ours() && holds_directories(dir).map_err(unusable)? {
         return Err(refused(&format!(
-            "others may use it (mode {mode:04o}) and it holds directories, so it is not a sync agent's"
+            "others may use it (mode {mode:04o}) and it contains directories, so it is not a state directory"
         )));
     }
     fs::set_permissions(dir, Permissions::from_mode(PRIVATE)).map_err(unusable)

@@ -1,5 +1,5 @@
-//! Bringing a schema up to date, and telling a newer program's database from
-//! one whose version number is damaged.
+//! Migrating a schema, and distinguishing a newer program's database from one
+//! with a damaged version number.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,11 +13,11 @@ use crate::store::agent_meta;
 /// A step of a schema: the version it leads to, and its SQL.
 pub(in crate::store) type Migration = (i32, &'static str);
 
-/// No program will be this many versions ahead of this one; a number beyond is
+/// No program will be this many versions ahead of this one; a higher number is
 /// damage.
 const PLAUSIBLE: i64 = 1000;
 
-/// Which version a list of migrations counts.
+/// Which version number a list of migrations uses.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) enum Numbering {
     /// `PRAGMA user_version`.
@@ -26,16 +26,16 @@ pub(in crate::store) enum Numbering {
     Agent,
 }
 
-/// What a version number says.
+/// What a version number means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
     /// This program's newest.
     Current,
-    /// One that this program can bring up to date.
+    /// One that this program can migrate.
     Older,
-    /// One of a newer program.
+    /// A newer program's.
     Newer,
-    /// None at all: it was damaged.
+    /// Not a version of any program: it is damaged.
     Absurd,
 }
 
@@ -54,7 +54,7 @@ impl Version {
 }
 
 impl Numbering {
-    /// The number, or -1 if what is stored is not a number.
+    /// Returns the number, or -1 if the stored value is not a number.
     pub(super) fn read(self, conn: &Connection) -> rusqlite::Result<i64> {
         match self {
             Self::UserVersion => conn.pragma_query_value(None, "user_version", |row| row.get(0)),
@@ -83,20 +83,20 @@ impl Numbering {
     }
 }
 
-/// The two lists of migrations of a database.
+/// Returns the two lists of migrations of a database.
 pub(super) fn numberings(database: &Database) -> [(Numbering, &'static [Migration]); 2] {
     [(Numbering::UserVersion, database.tables), (Numbering::Agent, database.agent)]
 }
 
-/// The version a list of migrations leads to.
+/// Returns the version that a list of migrations leads to.
 pub(in crate::store) fn newest(steps: &[Migration]) -> i32 {
     steps.last().map_or(0, |(version, _)| *version)
 }
 
-/// Brings both schemas up to date. A newer program's database is refused and
-/// left alone. A damaged version number is put right if the tables are those
-/// of the newest schema, before a step runs that would change them again; an
-/// absurd one with other tables is corruption.
+/// Migrates both schemas to the newest version. A newer program's database is
+/// refused and left alone. If the tables are already those of the newest
+/// schema, a damaged version number is repaired before any step runs; an absurd
+/// number with other tables is corruption.
 pub(super) fn migrate_all(
     conn: &mut Connection,
     path: &Path,
@@ -104,7 +104,7 @@ pub(super) fn migrate_all(
 ) -> Result<(), StoreError> {
     let failed = |source| StoreError::from_open(path, source);
     if is_older(conn, database).map_err(failed)?
-        && put_right(conn, path, database).map_err(failed)?
+        && repair_versions(conn, path, database).map_err(failed)?
     {
         return Ok(());
     }
@@ -126,7 +126,7 @@ pub(super) fn migrate_all(
             }
             Version::Absurd => {
                 super::check(conn, "integrity_check").map_err(failed)?;
-                if !put_right(conn, path, database).map_err(failed)? {
+                if !repair_versions(conn, path, database).map_err(failed)? {
                     return Err(failed(corruption(&absurd(found))));
                 }
             }
@@ -135,8 +135,8 @@ pub(super) fn migrate_all(
     Ok(())
 }
 
-/// Whether there are tables, of which one version number is older than this
-/// program's and none is newer.
+/// Returns whether the database has tables, and one of its version numbers is
+/// older than this program's while none is newer.
 fn is_older(conn: &Connection, database: &Database) -> rusqlite::Result<bool> {
     let mut versions = Vec::new();
     for (numbering, steps) in numberings(database) {
@@ -148,7 +148,7 @@ fn is_older(conn: &Connection, database: &Database) -> rusqlite::Result<bool> {
 }
 
 pub(super) fn absurd(found: i64) -> String {
-    format!("its schema version {found} is not one of any program")
+    format!("its schema version {found} is not that of any program")
 }
 
 pub(super) fn too_new(path: &Path, found: i64, supported: i32) -> StoreError {
@@ -156,8 +156,8 @@ pub(super) fn too_new(path: &Path, found: i64, supported: i32) -> StoreError {
 }
 
 /// Sets both version numbers to the newest if the tables are those of the
-/// newest schema.
-fn put_right(conn: &Connection, path: &Path, database: &Database) -> rusqlite::Result<bool> {
+/// newest schema; returns whether they are.
+fn repair_versions(conn: &Connection, path: &Path, database: &Database) -> rusqlite::Result<bool> {
     let fresh = match in_memory(database) {
         Ok(fresh) => fresh,
         Err(error) => {
@@ -171,18 +171,18 @@ fn put_right(conn: &Connection, path: &Path, database: &Database) -> rusqlite::R
     for (numbering, steps) in numberings(database) {
         numbering.write(conn, newest(steps))?;
     }
-    tracing::warn!(path = %path.display(), "the damaged version number of the database was put right");
+    tracing::warn!(path = %path.display(), "repaired the damaged version number of the database");
     Ok(true)
 }
 
-/// Every table, index and trigger with its SQL.
+/// Returns every table, index and trigger with its SQL.
 fn schema(conn: &Connection) -> rusqlite::Result<BTreeSet<(String, String, Option<String>)>> {
     let mut statement = conn.prepare("SELECT type, name, sql FROM sqlite_schema")?;
     statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
 }
 
-/// Brings a schema up to version `to`, one transaction a step, under the
-/// write lock. The caller has seen that the database is not a newer program's.
+/// Migrates a schema to version `to`, one transaction per step. The caller has
+/// checked that the database is not a newer program's.
 pub(in crate::store) fn migrate(
     conn: &mut Connection,
     path: &Path,
@@ -197,7 +197,7 @@ pub(in crate::store) fn migrate(
             let tx: Transaction<'_> =
                 conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             if numbering.read(&tx)? >= i64::from(*version) {
-                // An older build, which takes no turn, was faster.
+                // An older build, which takes no turn, came first.
                 return Ok(());
             }
             tx.execute_batch(sql)?;

@@ -1,7 +1,7 @@
-//! One process at a time creates, migrates, checks or sets aside a database.
+//! Lets one process at a time create, migrate, check or set aside a database.
 //!
-//! SQLite's own locks do not cover that: the switch to a write-ahead log and
-//! the renaming of a file happen outside of any transaction.
+//! SQLite's own locks do not cover this: switching to a write-ahead log and
+//! renaming a file happen outside of any transaction.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use rustix::event::Timespec;
 use super::StoreError;
 use crate::files::{self, Access, FileLock, beside};
 
-/// The longest wait for other processes. A migration of a million rows takes a
+/// The longest wait for other processes. Migrating a million rows takes a
 /// fraction of it.
 const MAX_WAIT: Duration = Duration::from_mins(1);
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The right to prepare a database, held until dropped or until the process
-/// ends. It says nothing about who uses the database.
+/// ends. It does not restrict use of the database.
 #[derive(Debug)]
 pub(super) struct Turn {
     _lock: FileLock,
 }
 
 impl Turn {
-    /// Waits for the turn. The lock file stays: deleting it would let two
-    /// processes hold locks on two files of the same name.
+    /// Waits for the turn. The lock file is never deleted: otherwise two
+    /// processes could hold locks on two files of the same name.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         let lock_file = beside(path, "-lock");
         let failed = |found| StoreError::from_obstacle(&lock_file, found);
@@ -41,9 +41,9 @@ impl Turn {
     }
 }
 
-/// Lets other processes run for a moment.
+/// Pauses briefly.
 pub(super) fn pause() {
     let Ok(timeout) = Timespec::try_from(PAUSE) else { return };
-    // A poll of nothing: only the time passes.
+    // Polling nothing only waits.
     let _ = rustix::event::poll(&mut [], Some(&timeout));
 }

@@ -5,8 +5,8 @@ use crate::store::{Store, StoreError, agent_meta};
 const BATCH_SIZE: &str = "batch_size";
 
 impl Store {
-    /// Keeps the batch size that the server gave; 0 if it gave none. Nothing is
-    /// written if it is the one that is kept.
+    /// Stores the server's batch size; 0 if it sent none. Writes nothing if it
+    /// has not changed.
     ///
     /// # Errors
     /// If the database cannot be written; then it is as it was.
@@ -23,7 +23,7 @@ impl Store {
         keep().map_err(failed)
     }
 
-    /// The batch size that the server gave last, if it gave one.
+    /// Returns the server's last batch size, if it sent one.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -39,7 +39,7 @@ mod tests {
     use crate::model::Timestamp;
     use crate::store::Store;
 
-    /// EV-10: what the server said last counts, also that it said nothing.
+    /// EV-10: the last response counts, even one without a batch size.
     #[test]
     fn ev_10_the_batch_size_of_the_last_preflight_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -1,20 +1,19 @@
-//! Whose settings and rules are in force while the configured server is
-//! another one (PRE-7).
+//! Which former server's settings and rules are still in force (PRE-7).
 
 use rusqlite::Connection;
 
 use crate::store::agent_meta;
 
-/// Server and machine id whose settings are in force, if not the current ones;
-/// as JSON.
+/// The server and machine id whose settings are in force, if not the current
+/// ones; as JSON.
 const SETTINGS: &str = "former_settings";
 /// The same for rules.
 const RULES: &str = "former_rules";
 
 type Owner = (String, String);
 
-/// The store has come to belong to `new`; what is in force belongs to `old`,
-/// or to whom it belonged before.
+/// Records that the store now belongs to `new`, while what is in force belongs
+/// to `old` or an earlier owner.
 pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::Result<()> {
     let settings: bool = conn.query_row(
         "SELECT EXISTS (SELECT 1 FROM agent_settings WHERE slot = 'applied')",
@@ -34,27 +33,27 @@ pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::
     Ok(())
 }
 
-/// The settings in force are the current server's.
+/// Records that the settings in force are the current server's.
 pub(super) fn settings_replaced(conn: &Connection) -> rusqlite::Result<()> {
     agent_meta::forget(conn, SETTINGS)
 }
 
-/// The rules in force are the current server's.
+/// Records that the rules in force are the current server's.
 pub(in crate::store) fn rules_replaced(conn: &Connection) -> rusqlite::Result<()> {
     agent_meta::forget(conn, RULES)
 }
 
-/// Whose settings are in force, if not the current server's.
+/// Returns whose settings are in force, if not the current server's.
 pub(in crate::store) fn former_settings(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
     read(conn, SETTINGS)
 }
 
-/// Whose rules are in force, if not the current server's.
+/// Returns whose rules are in force, if not the current server's.
 pub(in crate::store) fn former_rules(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
     read(conn, RULES)
 }
 
-/// An owner that cannot be read is still not the current one.
+/// Reads an owner. An unreadable one is still not the current one.
 fn read(conn: &Connection, key: &str) -> rusqlite::Result<Option<Owner>> {
     let unreadable = || ("an unknown server".to_owned(), "unknown".to_owned());
     let text: Option<String> = agent_meta::get(conn, key)?;

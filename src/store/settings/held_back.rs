@@ -1,5 +1,5 @@
-//! LOCKDOWN is held back while the rules cannot justify it: it would block what
-//! the server allows, the host's way out included (STATE-5).
+//! Holds LOCKDOWN back while the rules are incomplete: it would block what the
+//! server allows, including the host's way to recover (STATE-5).
 
 use crate::model::{CleanSyncReason, ClientMode};
 use crate::store::{Store, StoreError};
@@ -15,7 +15,7 @@ pub enum ModeHeldBack {
 }
 
 impl ModeHeldBack {
-    /// The reason in words, for people.
+    /// Returns the reason as text.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
@@ -30,7 +30,7 @@ impl ModeHeldBack {
 }
 
 impl Store {
-    /// What would keep LOCKDOWN from being in force.
+    /// Returns what would hold LOCKDOWN back.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -45,8 +45,8 @@ impl Store {
         Ok(recreated.then_some(ModeHeldBack::RulesRecreated))
     }
 
-    /// The mode in force: the server's, else `configured`, else MONITOR. It is
-    /// MONITOR instead of LOCKDOWN while that is held back.
+    /// Returns the mode in force: the server's, else `configured`, else
+    /// MONITOR. LOCKDOWN is replaced by MONITOR while it is held back.
     ///
     /// # Errors
     /// If the database cannot be read.

@@ -1,9 +1,8 @@
-//! Settings and requests for a clean sync as they are stored, read so that
-//! neither a newer program nor damage stops this one.
+//! Stored settings and clean-sync requests, read so that neither those of a
+//! newer program nor damaged ones stop this one.
 //!
-//! Each key of a stored object is read by itself. One that this program does
-//! not know, or whose value it cannot read, is kept in the object for the
-//! program that wrote it and otherwise ignored.
+//! Each key of a stored object is read separately. A key that is unknown or has
+//! an unreadable value is ignored, and kept for the program that wrote it.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -28,7 +27,7 @@ enum Slot {
     },
 }
 
-/// The settings of a slot, if there are any to be read.
+/// Returns the settings of a slot, if it has readable ones.
 pub(super) fn read_slot(conn: &Connection, slot: &str) -> rusqlite::Result<Option<Settings>> {
     Ok(match load(conn, slot)? {
         Slot::Settings { known, .. } => Some(*known),
@@ -36,17 +35,17 @@ pub(super) fn read_slot(conn: &Connection, slot: &str) -> rusqlite::Result<Optio
     })
 }
 
-/// Whether there is something in a slot that cannot be read.
+/// Returns whether a slot holds something unreadable.
 pub(super) fn is_unreadable(conn: &Connection, slot: &str) -> rusqlite::Result<bool> {
     Ok(matches!(load(conn, slot)?, Slot::Unreadable))
 }
 
-/// Whether there is anything in a slot.
+/// Returns whether a slot holds anything.
 pub(super) fn is_filled(conn: &Connection, slot: &str) -> rusqlite::Result<bool> {
     Ok(!matches!(load(conn, slot)?, Slot::Empty))
 }
 
-/// Fills a slot. Unless `clear`, keys there that this program cannot read stay.
+/// Fills a slot. Unless `clear` is set, unreadable keys in it are kept.
 pub(super) fn write_slot(
     conn: &Connection,
     slot: &str,
@@ -97,7 +96,7 @@ struct Row {
     request: CleanSyncRequest,
 }
 
-/// The requests for a clean sync that this program understands, strongest
+/// Returns the clean-sync requests that this program understands, strongest
 /// first.
 pub(in crate::store) fn read_requests(
     conn: &Connection,
@@ -113,7 +112,7 @@ pub(super) fn write_request(conn: &Connection, request: &CleanSyncRequest) -> ru
     write_row(conn, &to_json(&request.reason)?, &to_object(request)?)
 }
 
-/// Notes the type of sync the server answered on every request.
+/// Notes the server's sync type on every request.
 pub(super) fn note_answer(conn: &Connection, answered: SyncType) -> rusqlite::Result<()> {
     for mut row in rows(conn)? {
         row.object.insert("last_answer".to_owned(), Value::String(answered.name().to_owned()));
@@ -159,7 +158,7 @@ fn rows(conn: &Connection) -> rusqlite::Result<Vec<Row>> {
     Ok(found)
 }
 
-/// A request for a type of sync that this program does not know is none.
+/// Reads a request. One for an unknown type of sync is ignored.
 fn request_of(object: &Object) -> Option<CleanSyncRequest> {
     let get = |key: &str| object.get(key).cloned();
     Some(CleanSyncRequest {

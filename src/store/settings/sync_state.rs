@@ -18,8 +18,8 @@ use crate::store::{Store, StoreError};
 pub const SYNC_STATE_FILE: &str = "sync-state.plist";
 
 impl Store {
-    /// Writes the file anew if it does not say what the database says. Whoever
-    /// reads it sees the old or the new one, whole.
+    /// Rewrites the file if it differs from the database. Readers see the whole
+    /// old or the whole new file.
     ///
     /// # Errors
     /// If the database cannot be read or the file not be written.
@@ -116,8 +116,8 @@ fn to_plist(
     Value::Dictionary(state)
 }
 
-/// Leaves out what XML cannot hold, and returns the keys it was left out of. A
-/// file with such characters could not be read at all.
+/// Removes characters that XML cannot represent, and returns the keys they were
+/// removed from. A file with such characters could not be read at all.
 fn fit_for_xml(state: &mut Value) -> Vec<String> {
     let Some(state) = state.as_dictionary_mut() else { return Vec::new() };
     let mut shortened = Vec::new();
@@ -140,7 +140,7 @@ fn fit_for_xml(state: &mut Value) -> Vec<String> {
     shortened
 }
 
-/// The reference's number for the clean sync requested.
+/// Returns the reference's number for the requested clean sync.
 fn required(requests: &[CleanSyncRequest]) -> i32 {
     match requests.first().map(|request| request.sync_type) {
         Some(SyncType::CleanAll) => 2,
