@@ -156,7 +156,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let level = cli.global.log_level.unwrap_or(LogLevel::Warn);
         cli.global.log_level = Some(args.log_level(level));
     }
-    // The daemon's configuration has a say in its log lines.
+    // The daemon starts its log itself, once it has read its configuration.
     let of_daemon = matches!(cli.command, Command::SyncProcess(_));
     let log = (!matches!(cli.command, Command::Daemon(_)))
         .then(|| logging::start(&cli.global, of_daemon));
@@ -169,7 +169,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = catch_unwind(AssertUnwindSafe(|| dispatch(cli)))
         .map_or(ExitCode::from(EXIT_INTERNAL), |done| done.unwrap_or_else(|error| failed(&error)));
     match log {
-        Some(log) => log.end(),
+        Some(log) => drop(log),
+        // The message of an error that ended the daemon comes after its log.
         None => stderr::flush(logging::DAEMON_FLUSH_TIMEOUT),
     }
     // Lost output is a failure.

@@ -13,6 +13,7 @@ mod metrics;
 pub mod network;
 pub mod schedule;
 pub mod signals;
+mod source_watch;
 pub mod sync_process;
 mod systemd;
 
@@ -131,7 +132,8 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     let instance_lock = instance_lock::InstanceLock::acquire(&state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(async {
-        event_loop::EventLoop::new(options, state_dir, instance_lock)?.serve().await
+        let (event_loop, requests) = event_loop::EventLoop::new(options, state_dir, instance_lock)?;
+        event_loop.serve(requests).await
     });
     // A thread that a file system holds must not hold the process.
     runtime.shutdown_background();

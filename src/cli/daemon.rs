@@ -26,7 +26,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let configured = if loaded.config.log_json { LogFormat::Json } else { LogFormat::Text };
     let format = global.log_format.unwrap_or(configured);
     let level = global.log_level.map(config::LogLevel::from);
-    let (log, set_level) =
+    let (_log, set_level) =
         logging::start_adjustable(format, level.unwrap_or(loaded.config.log_level));
     setup::warn_of(&loaded.findings);
 
@@ -56,9 +56,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         set_level,
         level,
     };
-    let done = daemon::run(options);
-    log.end();
-    done.map_err(Error::from)
+    daemon::run(options).map_err(Error::from)
 }
 
 /// This very program: on Linux also after its file has been replaced by another

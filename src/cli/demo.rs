@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use super::output::{self, line, printable};
-use super::sync::{Heeded, Reporter, stages, sync_once};
+use super::sync::{Reporter, stages, sync_once};
 use super::{Error, Global};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
 use crate::harness::{FakeServer, Fault, every, fixtures};
+use crate::host::{self, SystemHost};
 use crate::model::{RuleCounts, SettingChange, Stage, SyncRecord, SyncResult, SyncType, Trigger};
 use crate::protocol::stored::{self, QueuedEvent};
 use crate::protocol::wire;
@@ -69,12 +70,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         system: Vec::new(),
     };
     let config = Config::examine(&sources).config;
-    let heeded = Heeded::inherited();
+    let ignored = host::ignored_signals(&SystemHost);
     let sync = |rate: u32| {
         let wanted = SyncOptions { wait: false, ..SyncOptions::of(Trigger::Manual) };
         let mut reporter = Reporter::new(true);
         let clock = SystemClock::with_rate(rate.max(global.clock_rate));
-        let record = sync_once(&config, &state_dir, wanted, clock, heeded, &mut reporter);
+        let record = sync_once(&config, &state_dir, wanted, clock, ignored, &mut reporter);
         reporter.finish();
         record
     };
@@ -183,7 +184,7 @@ fn show(record: &SyncRecord) {
     let sync_type = record.sync_type.map_or("no", SyncType::name);
     line(format!("   {}: a {sync_type} sync in {} ms", record.result.name(), record.duration_ms));
     if let Some(error) = &record.error {
-        line(format!("   {}: {} [{}]", error.stage, printable(&error.to_string()), error.kind));
+        line(format!("   {}", printable(&error.line())));
     }
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
     for SettingChange { setting, before, after } in &record.settings_applied {

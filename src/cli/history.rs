@@ -50,12 +50,7 @@ fn show(syncs: &[SyncRecord]) {
             return;
         }
         if let Some(error) = &sync.error {
-            let place = if error.stage.is_empty() { "" } else { &error.stage };
-            lines.line(format!(
-                "    {place}: {} [{}]",
-                output::printable(&error.to_string()),
-                error.kind
-            ));
+            lines.line(format!("    {}", output::printable(&error.line())));
         }
         for change in &sync.settings_reverted {
             lines.line(format!("    reverted: {}", change.setting));

@@ -29,29 +29,28 @@ pub(super) const DAEMON_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the last lines of a command may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The end of a command's log.
+/// The log of a command. Dropping it reports the lines that were left out and
+/// waits, for a limited time, until every line has been written.
 #[derive(Debug)]
 pub(super) struct Log {
     flood: Option<Arc<Flood>>,
     format: LogFormat,
-    last_lines: Duration,
+    flush_timeout: Duration,
 }
 
-impl Log {
-    /// Reports what was left out, and waits until all has been written, but not
-    /// for ever.
-    pub(super) fn end(self) {
+impl Drop for Log {
+    fn drop(&mut self) {
         for (place, lines) in self.flood.iter().flat_map(|flood| flood.left_out()) {
             let message = format!("log lines like an earlier one were left out, from {place}");
             stderr::line(&safe::own_line(self.format, &message, lines, now()));
         }
-        stderr::flush(self.last_lines);
+        stderr::flush(self.flush_timeout);
     }
 }
 
-/// Sends log lines of the chosen level and form to standard error. One command
-/// makes one sync, so that the lines of each place in the program are bounded:
-/// a server can have no more written than that.
+/// Sends log lines of the chosen level and form to standard error. A command makes
+/// one sync, so the number of lines from each place in the program is limited:
+/// that bounds what a server can have written.
 pub(super) fn start(global: &Global, of_daemon: bool) -> Log {
     let format = global.log_format.unwrap_or(LogFormat::Text);
     let flood = Arc::new(Flood::default());
@@ -59,8 +58,8 @@ pub(super) fn start(global: &Global, of_daemon: bool) -> Log {
     let level = global.log_level.unwrap_or(LogLevel::Warn);
     // A second start in one process, as in tests, keeps the first.
     let _ = Registry::default().with(layer.with_filter(filter(level.into()))).try_init();
-    let last_lines = if of_daemon { DAEMON_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT };
-    Log { flood: Some(flood), format, last_lines }
+    let flush_timeout = if of_daemon { DAEMON_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT };
+    Log { flood: Some(flood), format, flush_timeout }
 }
 
 /// The same for the daemon: with a level that can be changed, and without a
@@ -75,7 +74,7 @@ pub(super) fn start_adjustable(
         // Fails only once there is no subscriber.
         let _ = handle.reload(filter(level));
     });
-    (Log { flood: None, format, last_lines: DAEMON_FLUSH_TIMEOUT }, set_level)
+    (Log { flood: None, format, flush_timeout: DAEMON_FLUSH_TIMEOUT }, set_level)
 }
 
 fn lines(format: LogFormat, flood: Option<Arc<Flood>>) -> Box<dyn Layer<Registry> + Send + Sync> {

@@ -11,9 +11,10 @@ use super::{Error, Global, LogLevel, error, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::failure::{Failure, FailureKind, Remedy};
-use crate::host::{self, SystemHost};
+use crate::host::{self, Ignored, SystemHost};
 use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
 use crate::store::{self, RulesPreview, StateLock, Store};
+use crate::sync::Stop;
 use crate::sync::progress::Observer;
 use crate::sync::run::{self, SyncError, SyncHost, SyncOptions};
 use crate::sync::upload::{self, UploadReport};
@@ -25,7 +26,6 @@ mod signals;
 #[cfg(feature = "harness")]
 pub(super) use report::stages;
 pub(super) use report::{Reporter, in_line};
-pub(super) use signals::Heeded;
 use signals::Signals;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -116,7 +116,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     }
     let clock = SystemClock::with_rate(global.clock_rate);
     let record = args.hooks.observe(&mut reporter, |observer| {
-        sync_once(&setup.config, &setup.state_dir, wanted, clock, Heeded::inherited(), observer)
+        sync_once(
+            &setup.config,
+            &setup.state_dir,
+            wanted,
+            clock,
+            host::ignored_signals(&SystemHost),
+            observer,
+        )
     });
     Ok(finish(args, reporter, &record))
 }
@@ -162,14 +169,14 @@ fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {
     ExitCode::from(record.exit_code)
 }
 
-/// Runs one sync on this thread and answers its record, also if it could not
-/// begin. SIGINT and SIGTERM end it in good order.
+/// Runs one sync on this thread and returns its record, even if it could not
+/// begin. SIGINT and SIGTERM end it cleanly.
 pub(super) fn sync_once(
     config: &Config,
     state_dir: &Path,
     wanted: SyncOptions,
     clock: SystemClock,
-    heeded: Heeded,
+    ignored: Ignored,
     observer: &mut dyn Observer,
 ) -> SyncRecord {
     let began = clock.now().wall;
@@ -192,22 +199,17 @@ pub(super) fn sync_once(
         Err(problem) => return not_begun(SyncResult::MissingMachineId, &problem),
     };
     let host = SyncHost { config, state_dir, machine_id, facts: report.facts };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let failure = Failure::new(
-                FailureKind::Cancelled,
-                format!("cannot start the asynchronous runtime: {error}"),
-            );
-            return not_begun(SyncResult::InternalError, &failure);
+    let record = until_signalled(ignored, async |stop| {
+        run::run_sync(&host, wanted, &clock, observer, stop).await
+    });
+    match record {
+        Ok(Ok(record)) => record,
+        Ok(Err(error)) => not_begun(error.result(), &error),
+        Err(message) => {
+            let failure = Failure::new(FailureKind::Cancelled, message);
+            not_begun(SyncResult::InternalError, &failure)
         }
-    };
-    let signals = Signals::catch(heeded);
-    let record = runtime.block_on(run::run_sync(&host, wanted, &clock, observer, signals.stop()));
-    // A thread that still waits for the lock must not hold the process back.
-    runtime.shutdown_background();
-    record.unwrap_or_else(|error| not_begun(error.result(), &error))
+    }
 }
 
 /// Uploads the queued events on this thread (EV-10).
@@ -215,7 +217,7 @@ pub(super) fn upload_once(
     config: &Config,
     state_dir: &Path,
     clock: SystemClock,
-    heeded: Heeded,
+    ignored: Ignored,
 ) -> UploadReport {
     let report = host::facts(config, &SystemHost);
     let machine_id = match report.machine_id {
@@ -223,15 +225,20 @@ pub(super) fn upload_once(
         Err(problem) => return UploadReport::failed(problem.to_string()),
     };
     let host = SyncHost { config, state_dir, machine_id, facts: report.facts };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return UploadReport::failed(format!("cannot start the runtime: {error}")),
-    };
-    let signals = Signals::catch(heeded);
-    let report = runtime.block_on(upload::run(&host, &clock, signals.stop()));
-    // A look-up of a name that hangs must not hold the process back.
+    until_signalled(ignored, async |stop| upload::run(&host, &clock, stop).await)
+        .unwrap_or_else(UploadReport::failed)
+}
+
+/// Runs `work` on this thread; a signal tells it to stop. The error says why it
+/// could not begin.
+fn until_signalled<T>(ignored: Ignored, work: impl AsyncFnOnce(Stop) -> T) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let signals = Signals::catch(ignored);
+    let done = runtime.block_on(work(signals.stop()));
+    // A thread that waits for a lock or for a name server must not delay the exit.
     runtime.shutdown_background();
-    report
+    Ok(done)
 }
 
 /// Keeps the record of a sync that could not begin, where one can be written.

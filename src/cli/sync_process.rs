@@ -6,13 +6,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::hooks::SyncProcessHooks;
-use super::sync::{Heeded, sync_once, upload_once};
+use super::sync::{sync_once, upload_once};
 use super::{Error, Global, output};
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Layer, Source};
 use crate::daemon::sync_process::child::{self, ProgressReporter};
 use crate::daemon::sync_process::order::{ChildMessage, Order};
 use crate::daemon::sync_process::summary::StoreSummary;
+use crate::host::{self, Ignored, SystemHost};
 use crate::sync::run::SyncOptions;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -38,18 +39,19 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let config = Config::resolve(&[layer]).config;
     let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
     let clock = SystemClock::with_rate(global.clock_rate);
-    let heeded = Heeded::inherited().with_terminate();
+    // The daemon stops its sync by SIGTERM, whatever it inherited.
+    let ignored = Ignored { terminate: false, ..host::ignored_signals(&SystemHost) };
     let errand = match order {
         Order::Sync(errand) => errand,
         Order::Upload => {
-            let report = upload_once(&config, &state_dir, clock, heeded);
+            let report = upload_once(&config, &state_dir, clock, ignored);
             tell(&ChildMessage::Uploaded { report, facts: summary(&config, &state_dir) });
             return Ok(ExitCode::SUCCESS);
         }
     };
     let wanted = SyncOptions { clean: errand.clean, ..SyncOptions::of(errand.trigger) };
     let record = args.hooks.observe(&mut ProgressReporter(tell), |observer| {
-        sync_once(&config, &state_dir, wanted, clock, heeded, observer)
+        sync_once(&config, &state_dir, wanted, clock, ignored, observer)
     });
     let exit_code = record.exit_code;
     tell(&ChildMessage::Ended { record: Box::new(record), facts: summary(&config, &state_dir) });

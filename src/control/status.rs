@@ -209,19 +209,20 @@ impl DaemonStatus {
     /// How long the daemon has been running.
     #[must_use]
     pub fn uptime(&self, seen: &Moment) -> Duration {
-        match &self.boot {
-            Some(boot) if boot.is_of(seen) == Some(true) => boot.uptime(seen),
-            Some(_) | None => seen.now.wall.since(self.started_at),
-        }
+        let by_boot = self.this_boot(seen).map(|boot| boot.uptime(seen));
+        by_boot.unwrap_or_else(|| seen.now.wall.since(self.started_at))
     }
 
     /// How long ago the status was written.
     #[must_use]
     pub fn age(&self, seen: &Moment) -> Duration {
-        match &self.boot {
-            Some(boot) if boot.is_of(seen) == Some(true) => boot.age(seen),
-            Some(_) | None => seen.now.wall.since(self.beat_at),
-        }
+        let by_boot = self.this_boot(seen).map(|boot| boot.age(seen));
+        by_boot.unwrap_or_else(|| seen.now.wall.since(self.beat_at))
+    }
+
+    /// The stamps, if they are of the boot that `seen` is of.
+    fn this_boot(&self, seen: &Moment) -> Option<&Boot> {
+        self.boot.as_ref().filter(|boot| boot.is_of(seen) == Some(true))
     }
 
     /// Writes the file anew, whole or not at all. Not forced to the disk: after

@@ -7,6 +7,7 @@ mod reload;
 mod requests;
 mod state_dir;
 
+use self::reload::Vanished;
 use std::borrow::Cow;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use super::instance_lock::InstanceLock;
 use super::network::Network;
 use super::schedule::{self, PromptSchedule, Requester, Schedule, SyncEnd};
 use super::signals::Caught;
+use super::source_watch::{self, SourceWatch};
 use super::sync_process::order::{self, ChildMessage, Order, SyncOrder};
 use super::sync_process::parent::{self, ProcessEnd, ProcessFailure, Supervision, SyncPhase};
 use super::sync_process::summary::StoreSummary;
@@ -79,10 +81,16 @@ pub(super) struct EventLoop {
     lost: bool,
     socket: Option<Socket>,
     commands: mpsc::Sender<LoopRequest>,
-    asked: Option<mpsc::Receiver<LoopRequest>>,
     alarm: Alarm,
     loaded: Arc<Loaded>,
     refused: Option<String>,
+    sources: SourceWatch,
+    /// What a sync needs besides the values of the configuration.
+    access: reload::Access,
+    /// When to read the configuration because a source has changed.
+    reload_at: Option<Duration>,
+    /// Since when a source of the configuration in force is missing.
+    source_missing_since: Option<Duration>,
     configuration: ConfigurationReport,
     level: LogLevel,
     /// The level that a client asked for, which wins until the end.
@@ -116,8 +124,8 @@ impl EventLoop {
         mut options: Options,
         state_dir: PathBuf,
         instance_lock: InstanceLock,
-    ) -> Result<Self, DaemonError> {
-        let (commands, asked) = mpsc::channel(server::MAX_CLIENTS);
+    ) -> Result<(Self, mpsc::Receiver<LoopRequest>), DaemonError> {
+        let (commands, requests) = mpsc::channel(server::MAX_CLIENTS);
         let alarm = Alarm::new(options.clock)?;
         let now = alarm.now();
         let loaded = Arc::new(options.loaded.clone());
@@ -126,17 +134,21 @@ impl EventLoop {
             machine_id.map_or(0, |(id, _)| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
         let level = options.level.unwrap_or(loaded.config.log_level);
         (options.set_level)(level);
+        let configuration = reload::examine(&loaded);
         let network = std::mem::replace(&mut options.network, Box::new(super::network::source));
-        Ok(Self {
+        let event_loop = Self {
             state_dir,
             instance_lock,
             lost: false,
             socket: None,
             commands,
-            asked: Some(asked),
             alarm,
             refused: None,
-            configuration: reload::examine(&loaded),
+            access: reload::access(&configuration),
+            sources: source_watch::arm(reload::watched_files(&options, &loaded)).connect(),
+            reload_at: None,
+            source_missing_since: None,
+            configuration,
             level,
             asked_level: None,
             schedule: Schedule::new(now, host),
@@ -161,10 +173,14 @@ impl EventLoop {
             loaded,
             options,
             unwritable: Vec::new(),
-        })
+        };
+        Ok((event_loop, requests))
     }
 
-    pub(super) async fn serve(mut self) -> Result<(), DaemonError> {
+    pub(super) async fn serve(
+        mut self,
+        mut requests: mpsc::Receiver<LoopRequest>,
+    ) -> Result<(), DaemonError> {
         // Catching a signal would undo that it is ignored, and whoever started
         // this process meant that: nohup, or the shell of a background job.
         let ignored = host::ignored_signals(&SystemHost);
@@ -177,7 +193,6 @@ impl EventLoop {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        let Some(mut asked) = self.asked.take() else { return Ok(()) };
         self.socket = self.listen();
         self.publish();
         info!(
@@ -195,12 +210,7 @@ impl EventLoop {
                 biased;
                 () = interrupt.came() => break "SIGINT",
                 () = terminate.came() => break "SIGTERM",
-                () = hang_up.came() => {
-                    if self.reload().await {
-                        self.schedule.ask(Requester::Owner, self.alarm.now());
-                    }
-                    self.publish();
-                }
+                () = hang_up.came() => self.reload_on_signal().await,
                 Some(()) = user.recv() => {
                     info!("a sync is asked for by SIGUSR1");
                     self.schedule.ask(Requester::Owner, self.alarm.now());
@@ -213,7 +223,8 @@ impl EventLoop {
                 ended = upload_ended(&mut self.uploading) => self.upload_ended(ended),
                 // Before the clients: no flood of requests keeps a sync away.
                 () = ring(&self.alarm, due) => self.begin().await,
-                Some(command) = asked.recv() => self.obey(command),
+                Some(request) = requests.recv() => self.handle(request),
+                () = self.sources.changed() => self.source_changed().await,
                 () = self.network.changed() => {
                     debug!("the network has changed");
                     self.schedule.network_changed(self.alarm.now(), random());
@@ -228,7 +239,7 @@ impl EventLoop {
 
     /// Begins a sync, if its time has come.
     async fn begin_sync(&mut self) {
-        self.reload().await;
+        self.reload(Vanished::MayReturn).await;
         let now = self.alarm.now();
         let Some(why) = self.schedule.begin(now) else { return };
         let PendingSync { clean, manual, askers, owner: _ } = std::mem::take(&mut self.waiting);
@@ -325,6 +336,7 @@ impl EventLoop {
             },
             |record| *record,
         );
+        let events_left = facts.as_ref().map(|facts| facts.events_pending);
         if facts.is_some() {
             self.facts = facts;
         }
@@ -335,7 +347,7 @@ impl EventLoop {
             given.unwrap_or(schedule::DEFAULT_INTERVAL)
         });
         self.schedule.end(now, end, interval, random());
-        self.prompt.sync_ended(running.began.elapsed, record.events_pending);
+        self.prompt.sync_ended(running.began.elapsed, events_left);
         self.network.listen(self.schedule.heeds_network());
         debug!(
             next_sync_s = self.schedule.left(now).map(|left| left.as_secs()),

@@ -179,6 +179,13 @@ impl ErrorRecord {
         Self { stage, kind, message, fix, http_status: None, cause: None }
     }
 
+    /// The error on one line: `stage: message [kind]`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let place = if self.stage.is_empty() { "" } else { ": " };
+        format!("{}{place}{self} [{}]", self.stage, self.kind)
+    }
+
     /// The cause as text that follows the message; empty without one.
     #[must_use]
     pub fn cause_in_brackets(&self) -> String {
@@ -202,6 +209,19 @@ pub struct SyncWarning {
     pub value: String,
     /// What was done, for people: `unknown value; treated as absent`.
     pub action: String,
+}
+
+/// `stage: field = value: action`, without what is empty.
+impl fmt::Display for SyncWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stage, field, value, action } = self;
+        write!(f, "{stage}: ")?;
+        match (field.is_empty(), value.is_empty()) {
+            (true, _) => f.write_str(action),
+            (false, true) => write!(f, "{field}: {action}"),
+            (false, false) => write!(f, "{field} = {value}: {action}"),
+        }
+    }
 }
 
 impl SyncWarning {
@@ -336,5 +356,29 @@ impl SyncRecord {
             ..Self::begun(String::new(), trigger, at, requested)
         }
         .bounded()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SYNC-7: an error before the first stage, and warnings without a field or a
+    /// value, make whole lines.
+    #[test]
+    fn sync_7_errors_and_warnings_are_lines_without_gaps() {
+        let error = |stage: &str| ErrorRecord {
+            stage: stage.to_owned(),
+            kind: "store".to_owned(),
+            message: "disk full".to_owned(),
+            http_status: None,
+            cause: None,
+        };
+        assert_eq!(error("preflight").line(), "preflight: disk full [store]");
+        assert_eq!(error("").line(), "disk full [store]");
+        let warning = |field, value| SyncWarning::new(Stage::Preflight, field, value, "ignored");
+        assert_eq!(warning("a.b", "7").to_string(), "preflight: a.b = 7: ignored");
+        assert_eq!(warning("a.b", "").to_string(), "preflight: a.b: ignored");
+        assert_eq!(warning("", "").to_string(), "preflight: ignored");
     }
 }

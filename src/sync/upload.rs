@@ -23,7 +23,9 @@ use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
 use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError};
 use crate::transport::{Transport, XsrfToken};
 
-/// How long an upload takes at most. A sync that is due waits for its end.
+/// How long an upload takes at most. A sync that is due waits for its end. No
+/// batch is begun in the second half, so that none is cut off by the limit unless
+/// the server is slow.
 pub const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What came of an upload.
@@ -159,7 +161,7 @@ impl PromptUploader<'_> {
             let now = self.clock.now();
             let left = UPLOAD_LIMIT.saturating_sub(now.elapsed.saturating_sub(began));
             let rows = self.events.read_batch(self.batch_size, None, now.wall).map_err(told)?;
-            if rows.is_empty() || left.is_zero() {
+            if rows.is_empty() || left <= UPLOAD_LIMIT / 2 {
                 return Ok(());
             }
             let Sorted { ids, body, dropped, rejected, bundles } =

@@ -2,7 +2,7 @@
 //! command line.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
 use santa_sync::harness::FakeServer;
 use santa_sync::model::Timestamp;
@@ -123,11 +123,27 @@ impl Agent {
         queue.queue_events(&batch, now, Limits::default()).expect("queued");
     }
 
+    /// Starts `events add` without a configuration of its own, and returns its
+    /// standard input, too.
+    pub(crate) fn producer(&self, args: &[&str]) -> (Child, ChildStdin) {
+        let mut command = program();
+        command.args(["events", "add"]).args(args).arg("--state-dir").arg(&self.state_dir);
+        piped(&mut command)
+    }
+
     /// How many events wait.
     pub(crate) fn pending(&self) -> u64 {
         EventStore::open_read_only(&self.state_dir)
             .map_or(0, |queue| queue.pending().expect("read"))
     }
+}
+
+/// Starts a command, every stream of which is a pipe.
+pub(crate) fn piped(command: &mut Command) -> (Child, ChildStdin) {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let stdin = child.stdin.take().expect("piped");
+    (child, stdin)
 }
 
 /// Reads what `sync --json` printed.

@@ -20,7 +20,7 @@ use santa_sync::model::{Stage, SyncRecord, SyncResult, Trigger};
 use serde_json::Value;
 
 use crate::agent::Agent;
-use crate::program::program;
+use crate::program::{program, program_at};
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
@@ -351,4 +351,42 @@ fn conf_3_a_bad_new_configuration_is_refused_and_the_old_one_kept() {
     let before = server.count(Stage::Preflight);
     assert_eq!(sync(&agent).result, SyncResult::Success);
     assert_eq!(server.count(Stage::Preflight), before + 1);
+}
+
+/// CONF-3: a changed file is noticed by itself, and so is one that comes into being,
+/// with its directory; a sync follows. A file that vanishes for a moment changes
+/// nothing.
+#[test]
+#[cfg(target_os = "linux")]
+fn conf_3_a_changed_source_is_noticed_without_a_signal() {
+    let [first, second] = [(); 2].map(|()| FakeServer::builder().start().unwrap());
+    let agent = Agent::of(&first);
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("etc/santa-sync/config.plist");
+    let write = |url: &str| {
+        let values = plist::Dictionary::from_iter([("SyncBaseURL", url)]);
+        let new = root.path().join("new.plist");
+        plist::Value::Dictionary(values).to_file_xml(&new).unwrap();
+        std::fs::rename(new, &file).unwrap();
+    };
+    let machine_id = format!("MachineID={}", agent.machine_id);
+    let mut command = program_at(root.path());
+    command.args(["daemon", "--log-level", "info", "--set", &machine_id, "--state-dir"]);
+    let mut daemon = Daemon::of(command.arg(&agent.state_dir));
+    let mut watcher = client(&agent);
+    watcher.wait_at_most(PATIENCE).unwrap();
+    watcher.ask(&ControlRequest::Subscribe).unwrap();
+    assert_eq!(watcher.answer().unwrap(), ControlResponse::Subscribed);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    write(&first.url());
+    daemon.says("the way to the server has changed");
+    // A sync by the clock may come first on a busy machine; it found no server.
+    while synced(&mut watcher).result != SyncResult::Success {}
+    write(&second.url());
+    assert_eq!(synced(&mut watcher).result, SyncResult::Success);
+    assert_eq!(second.count(Stage::Postflight), 1);
+
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(sync(&agent).result, SyncResult::Success, "it may come back");
+    assert_eq!(second.count(Stage::Postflight), 2);
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use santa_sync::clock::SystemClock;
+use santa_sync::clock::{Clock, Sleep, SystemClock};
 use santa_sync::config::{Config, Sources};
 use santa_sync::harness::fixtures::{self, AnyEvent};
 use santa_sync::harness::{FakeServer, Fault, every, nth};
@@ -15,6 +15,7 @@ use santa_sync::protocol::stored::{self, QueuedEvent};
 use santa_sync::store::{EventStore, Limits, NewEvent, Queued, Store};
 use santa_sync::sync::progress::{Observer, SyncProgress, Unobserved, When};
 use santa_sync::sync::run::{self, SyncHost, SyncOptions};
+use santa_sync::sync::upload::{self, UploadResult};
 use tokio::sync::watch;
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
@@ -236,4 +237,41 @@ fn sync_7_a_client_certificate_that_cannot_be_read_fails_preflight() {
     assert_eq!(server.count(Stage::Preflight), 0);
     let store = Store::open_read_only(&bench.dir.path().join("state")).expect("a store");
     assert_eq!(store.history(10).expect("read").len(), 1);
+}
+
+/// A clock that moves on by 6 s whenever it is read.
+#[derive(Default)]
+struct Hasty(std::sync::atomic::AtomicU64);
+
+impl Clock for Hasty {
+    fn now(&self) -> Now {
+        let seconds = self.0.fetch_add(6, std::sync::atomic::Ordering::Relaxed);
+        Now { wall: NOW, elapsed: Duration::from_secs(seconds) }
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        SystemClock::with_rate(10_000).sleep(duration)
+    }
+}
+
+/// EV-10: an upload begins no batch in the second half of its time, which the
+/// limit could cut off; it is no failure, and the rest stays queued.
+#[test]
+fn ev_10_an_upload_begins_no_batch_that_its_limit_may_cut_off() {
+    let server = FakeServer::builder().batch_size(1).start().expect("a server");
+    let bench = Bench::of(&server, &[]);
+    assert_eq!(bench.sync(&mut Unobserved).result, SyncResult::Success);
+    queue(&bench.dir.path().join("state"), &fixtures::events(5, 3).collect::<Vec<_>>());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let host = SyncHost {
+        config: &bench.config,
+        state_dir: &bench.dir.path().join("state"),
+        machine_id: MachineId::new("driver-test").expect("an id"),
+        facts: HostFacts::default(),
+    };
+    let (_tell, stop) = watch::channel(None);
+    let report = runtime.block_on(upload::run(&host, &Hasty::default(), stop));
+    // Read when it begins, before each batch, and for each attempt.
+    assert_eq!((report.result, report.events, report.error), (UploadResult::Uploaded, 1, None));
 }

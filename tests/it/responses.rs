@@ -116,7 +116,7 @@ fn json_1_a_setting_that_cannot_be_read_is_a_warning_wherever_one_looks() {
     assert_eq!(log.matches("not read as sent").count(), 2, "{log}");
     let (text, _) = printed(&["status"]);
     assert!(text.contains("preflight: batch_size = many: cannot be read"), "{text}");
-    assert!(text.contains("(and 1 more)"), "{text}");
+    assert!(text.contains("Last Warning") && text.contains("(and 1 more)"), "{text}");
     let (text, _) = printed(&["status", "--json"]);
     let status: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(status["last_attempt"]["warnings"][1]["field"], "client_mode");

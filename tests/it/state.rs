@@ -7,17 +7,11 @@ use santa_sync::harness::fixtures::{self, AnyEvent};
 use santa_sync::harness::{FakeServer, SyncTypePolicy};
 use santa_sync::protocol::wire;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, piped};
 
 /// A producer of one event.
 fn producer(agent: &Agent, number: u32) -> Child {
-    let mut child = agent
-        .command(&["events", "add"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
+    let (child, mut stdin) = piped(&mut agent.command(&["events", "add"]));
     let event = serde_json::json!({
         "file_sha256": format!("{number:064x}"),
         "file_path": "/opt",
@@ -26,7 +20,6 @@ fn producer(agent: &Agent, number: u32) -> Child {
         "execution_time": 1_700_000_000,
         "executing_user": "root",
     });
-    let mut stdin = child.stdin.take().expect("a pipe");
     writeln!(stdin, "{event}").expect("written");
     child
 }

@@ -98,7 +98,7 @@ impl<'a> Installer<'a> {
         if !self.installed() {
             return Ok(Outcome::Unchanged);
         }
-        self.check_way().map_err(|source| self.file_error(source))?;
+        self.make_way().map_err(|source| self.file_error(source))?;
         match self.manager {
             Manager::Launchd => self.ask(&["bootout", TARGET])?,
             Manager::Systemd => self.must(&["disable", "--now", UNIT])?,
@@ -162,7 +162,7 @@ impl<'a> Installer<'a> {
     }
 
     fn write(&self) -> io::Result<()> {
-        self.check_way()?;
+        self.make_way()?;
         // launchd refuses a job that others may write, and both read it as root.
         let how = Replacement { mode: 0o644, durable: true };
         Ok(files::replace(&self.path, self.text.as_bytes(), how)?)
@@ -170,7 +170,7 @@ impl<'a> Installer<'a> {
 
     /// Makes the directories on the way to the file. No link may lead out of
     /// the root.
-    fn check_way(&self) -> io::Result<()> {
+    fn make_way(&self) -> io::Result<()> {
         let dir = files::directory_of(&self.path);
         let below = dir.strip_prefix(&self.root).map_err(io::Error::other)?;
         files::create_below(&self.root, below)

@@ -471,16 +471,14 @@ impl Status {
         if let Some(attempt) = &self.last_attempt {
             row("Last Attempt", &format!("{} {}", attempt.at, attempt.result.name()));
             if let Some(error) = &attempt.error {
-                let text = format!("{}: {error} [{}]", error.stage, error.kind);
-                whole_row("Last Error", &text);
+                whole_row("Last Error", &error.line());
                 row("Failures In A Row", &self.failures_in_a_row.to_string());
             }
         }
         if let Some(warning) = self.last_attempt.as_ref().and_then(|a| a.warnings.first()) {
-            let SyncWarning { stage, field, value, action } = warning;
             let more = self.last_attempt.as_ref().map_or(0, |a| a.warnings.len()) - 1;
             let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-            row("Last Warning", &format!("{stage}: {field} = {value}: {action}{more}"));
+            row("Last Warning", &format!("{warning}{more}"));
         }
         let Interval { seconds, origin } = &self.full_sync_interval;
         row("Full Sync Interval", &format!("{seconds} s ({origin})"));

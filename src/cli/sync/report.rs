@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output::{self, brief, line, printable};
 use crate::control::message::SyncStep;
-use crate::model::{SettingChange, SyncRecord, SyncType, SyncWarning};
+use crate::model::{SettingChange, SyncRecord, SyncType};
 use crate::store::{RuleChangeKind, RulesPreview};
 use crate::sync::progress::{Observer, SyncProgress};
 
@@ -140,9 +140,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
         }
         Some(error) => {
             line(format!("{kind} failed after {seconds:.2} s: {}", record.result.name()));
-            let place =
-                if error.stage.is_empty() { String::new() } else { format!("{}: ", error.stage) };
-            line(format!("  {place}{} [{}]", printable(&error.to_string()), error.kind));
+            line(format!("  {}", printable(&error.line())));
         }
     }
     stages("  ", record);
@@ -201,13 +199,8 @@ fn rejected(record: &SyncRecord) {
 
 /// Prints what the server's responses held that was not read as sent.
 pub(crate) fn warnings(label: &str, record: &SyncRecord) {
-    for SyncWarning { stage, field, value, action } in &record.warnings {
-        let (field, action) = (printable(field), printable(action));
-        line(match (field.is_empty(), value.is_empty()) {
-            (true, _) => format!("{label}{stage}: {action}"),
-            (false, true) => format!("{label}{stage}: {field}: {action}"),
-            (false, false) => format!("{label}{stage}: {field} = {}: {action}", printable(value)),
-        });
+    for warning in &record.warnings {
+        line(format!("{label}{}", printable(&warning.to_string())));
     }
 }
 

@@ -7,25 +7,8 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{oneshot, watch};
 
 use crate::daemon::signals::Caught;
-use crate::host::{self, Ignored, SystemHost};
+use crate::host::Ignored;
 use crate::sync::Stop;
-
-/// Signals that end a sync in good order: those that this process was not
-/// started to ignore.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heeded(Ignored);
-
-impl Heeded {
-    /// All but those ignored by whoever started this process.
-    pub(crate) fn inherited() -> Self {
-        Self(host::ignored_signals(&SystemHost))
-    }
-
-    /// SIGTERM, too: it is how the daemon tells its sync to stop.
-    pub(crate) fn with_terminate(self) -> Self {
-        Self(Ignored { terminate: false, ..self.0 })
-    }
-}
 
 /// Catches signals on a thread of its own: reading a large answer or committing
 /// many rules keeps the sync's thread busy, and a signal must not wait for that.
@@ -34,29 +17,30 @@ pub(super) struct Signals {
     stop: Stop,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    /// Kept if there is no thread: nobody sends on it.
-    _tell: Option<watch::Sender<Option<&'static str>>>,
+    /// Keeps the channel open if there is no thread.
+    _sender: watch::Sender<Option<&'static str>>,
 }
 
 impl Signals {
-    /// Catches the signals from here on, until this is dropped.
-    pub(super) fn catch(heeded: Heeded) -> Self {
-        let (tell, stop) = watch::channel(None);
+    /// Catches SIGINT, SIGTERM and SIGHUP, except those that are ignored, until
+    /// this is dropped.
+    pub(super) fn catch(ignored: Ignored) -> Self {
+        let (sender, stop) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         let (ready, caught) = mpsc::channel();
-        let telling = tell.clone();
+        let of_thread = sender.clone();
         let started = Builder::new()
             .name("signals".to_owned())
-            .spawn(move || wait_for_signals(heeded, &telling, &ready, ended));
+            .spawn(move || wait_for_signals(ignored, &of_thread, &ready, ended));
         match started {
             Ok(thread) => {
                 // An error says that the thread has ended, and why is logged.
                 let _ = caught.recv();
-                Self { stop, end: Some(end), thread: Some(thread), _tell: Some(tell) }
+                Self { stop, end: Some(end), thread: Some(thread), _sender: sender }
             }
             Err(error) => {
                 tracing::warn!(%error, "signals cannot be caught; they end the process at once");
-                Self { stop, end: None, thread: None, _tell: Some(tell) }
+                Self { stop, end: None, thread: None, _sender: sender }
             }
         }
     }
@@ -78,8 +62,8 @@ impl Drop for Signals {
 }
 
 fn wait_for_signals(
-    heeded: Heeded,
-    tell: &watch::Sender<Option<&'static str>>,
+    ignored: Ignored,
+    sender: &watch::Sender<Option<&'static str>>,
     ready: &mpsc::Sender<()>,
     ended: oneshot::Receiver<()>,
 ) {
@@ -92,9 +76,9 @@ fn wait_for_signals(
     };
     runtime.block_on(async {
         tokio::select! {
-            reason = signal(heeded, ready) => {
+            reason = signal(ignored, ready) => {
                 // Nobody listens once the sync is over.
-                let _ = tell.send(reason);
+                let _ = sender.send(reason);
             }
             _ = ended => {}
         }
@@ -102,8 +86,8 @@ fn wait_for_signals(
 }
 
 /// Waits for a signal and returns what it says; `None` if none can be caught.
-async fn signal(heeded: Heeded, ready: &mpsc::Sender<()>) -> Option<&'static str> {
-    let Heeded(Ignored { hang_up, interrupt, terminate }) = heeded;
+async fn signal(ignored: Ignored, ready: &mpsc::Sender<()>) -> Option<&'static str> {
+    let Ignored { hang_up, interrupt, terminate } = ignored;
     let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = (
         Caught::unless(interrupt, SignalKind::interrupt()),
         Caught::unless(terminate, SignalKind::terminate()),

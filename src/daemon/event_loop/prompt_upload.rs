@@ -22,20 +22,22 @@ impl EventLoop {
         }
     }
 
-    /// When the next thing begins, a sync or an upload: nothing while an upload
-    /// runs, which is over soon.
+    /// When the next thing is due: a reading of the configuration, or a sync or an
+    /// upload. Neither of these two begins while one of them runs.
     pub(super) fn due(&self) -> Option<Duration> {
-        let sync = self.schedule.due()?;
-        if self.uploading.is_some() {
-            return None;
-        }
-        Some(self.prompt.due().map_or(sync, |upload| upload.min(sync)))
+        let sync = self.schedule.due().filter(|_| self.uploading.is_none());
+        let upload = sync.and_then(|_| self.prompt.due());
+        [self.reload_at, sync, upload].into_iter().flatten().min()
     }
 
-    /// Begins what is due. A sync takes what waits, so it comes first.
+    /// Begins what is due. A sync uploads what waits, so it comes before an upload.
     pub(super) async fn begin(&mut self) {
         let now = self.alarm.now();
-        if self.schedule.due().is_some_and(|due| due <= now.elapsed) {
+        if self.reload_at.is_some_and(|due| due <= now.elapsed) {
+            self.reload_changed().await;
+        } else if self.uploading.is_some() {
+            // The alarm rang for a reading that has been done meanwhile.
+        } else if self.schedule.due().is_some_and(|due| due <= now.elapsed) {
             self.begin_sync().await;
         } else if self.prompt.begin(now) {
             self.begin_upload();

@@ -1,20 +1,87 @@
-//! The configuration in force: read again, adopted or refused.
+//! The configuration in force: watched, read again, adopted or refused.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::EventLoop;
 use crate::config::{self, Config, Loaded, LogLevel};
-use crate::control::configuration::ConfigurationReport;
+use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
+use crate::daemon::Options;
 use crate::daemon::control::server;
+use crate::daemon::schedule::Requester;
+use crate::daemon::source_watch;
 use crate::failure::Remedy as _;
 use crate::host::{self, SystemHost};
 
 /// How long reading the configuration may take.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// From the last change of a source to its reading: whoever writes it may write
+/// several files.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
+
+/// How long a source must be missing until its values no longer hold: management
+/// systems remove a profile before they install its next version.
+const VANISH_TIME: Duration = Duration::from_mins(1);
+
+/// What a source that is missing means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vanished {
+    /// Its values no longer hold.
+    IsGone,
+    /// It may come back within [`VANISH_TIME`].
+    MayReturn,
+}
+
+/// The files to watch: the sources, and what the way to the server depends on.
+pub(super) fn watched_files(options: &Options, loaded: &Loaded) -> Vec<PathBuf> {
+    let config = &loaded.config;
+    let mut files = (options.sources)().files();
+    let named = [
+        &config.server_auth_roots_file,
+        &config.client_auth_certificate_file,
+        &config.machine_id_plist,
+    ];
+    files.extend(named.into_iter().flatten().cloned());
+    files
+}
+
+/// Whether the server, the credentials for it or the machine id differ.
+fn reaches_server_differently(old: &Config, new: &Config) -> bool {
+    fn way(config: &Config) -> impl PartialEq + '_ {
+        (
+            &config.sync_base_url,
+            (&config.proxy, &config.extra_headers),
+            (&config.server_auth_roots_file, &config.server_auth_roots_data),
+            (&config.client_auth_certificate_file, &config.client_auth_certificate_password),
+            (&config.machine_id, &config.machine_id_plist, &config.machine_id_key),
+        )
+    }
+    way(old) != way(new)
+}
+
+/// What a sync needs besides the configuration's values: the machine id, and when
+/// each file with credentials was last changed, if it can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Access(Option<String>, Vec<Option<SystemTime>>);
+
+pub(super) fn access(report: &ConfigurationReport) -> Access {
+    let credentials = report
+        .files
+        .iter()
+        .filter(|file| matches!(&*file.key, "ServerAuthRootsFile" | "ClientAuthCertificateFile"));
+    let changed = |file: &ConfiguredFile| {
+        if file.error.is_some() {
+            return None;
+        }
+        Path::new(&file.path).metadata().and_then(|metadata| metadata.modified()).ok()
+    };
+    Access(report.machine_id.clone(), credentials.map(changed).collect())
+}
 
 /// The configuration as this process sees it.
 pub(super) fn examine(loaded: &Loaded) -> ConfigurationReport {
@@ -34,31 +101,95 @@ impl EventLoop {
         number
     }
 
-    /// Reads the configuration again. Answers whether another one is in force.
-    pub(super) async fn reload(&mut self) -> bool {
+    /// Reads the configuration because of SIGHUP, and syncs if it is another one.
+    pub(super) async fn reload_on_signal(&mut self) {
+        if self.reload(Vanished::IsGone).await {
+            self.schedule.ask(Requester::Owner, self.alarm.now());
+        }
+        self.publish();
+    }
+
+    /// A source may have changed: the configuration is read once whoever writes it
+    /// has had time to finish.
+    pub(super) async fn source_changed(&mut self) {
+        let due = self.alarm.now().elapsed + SETTLE_TIME;
+        self.reload_at = Some(self.reload_at.map_or(due, |at| at.min(due)));
+        // A change can end what is watched, such as a directory.
+        self.watch_sources().await;
+    }
+
+    /// Reads the configuration because a source has changed, and syncs if the way
+    /// to the server is another one or has become usable.
+    pub(super) async fn reload_changed(&mut self) {
+        self.reload_at = None;
+        let (loaded, access) = (Arc::clone(&self.loaded), self.access.clone());
+        self.reload(Vanished::MayReturn).await;
+        if reaches_server_differently(&loaded.config, &self.loaded.config) || access != self.access
+        {
+            info!("the way to the server has changed; a sync follows");
+            self.schedule.ask(Requester::Owner, self.alarm.now());
+        }
+        self.publish();
+    }
+
+    /// Reads the configuration again and returns whether it is another one.
+    pub(super) async fn reload(&mut self, vanished: Vanished) -> bool {
         let sources = Arc::clone(&self.options.sources);
         let reading = tokio::task::spawn_blocking(move || Config::load(&sources()));
         let read = match timeout(RELOAD_TIMEOUT, reading).await {
             Ok(Ok(read)) => read.map_err(|error| error.with_fix()),
             Ok(Err(error)) => Err(format!("reading the configuration failed: {error}")),
-            Err(_) => Err("the configuration cannot be read: its files do not answer".to_owned()),
+            Err(_) => Err("the configuration cannot be read: its files do not respond".to_owned()),
         };
-        match read {
-            Ok(loaded) => {
-                if self.refused.take().is_some() {
-                    info!("the configuration is in order again");
-                }
-                let adopted = self.adopt(loaded);
-                self.examine().await;
-                adopted
-            }
+        let loaded = match read {
+            Ok(loaded) => loaded,
             Err(error) => {
                 if self.refused.as_ref() != Some(&error) {
-                    warn!(error, "a new configuration is refused; the old one stays in force");
+                    warn!(
+                        error,
+                        "a new configuration is refused; the previous one stays in effect"
+                    );
                 }
                 self.refused = Some(error);
-                false
+                return false;
             }
+        };
+        if self.refused.take().is_some() {
+            info!("the configuration can be used again");
+        }
+        if vanished == Vanished::MayReturn && self.is_source_missing(&loaded) {
+            return false;
+        }
+        self.source_missing_since = None;
+        let adopted = self.adopt(loaded);
+        self.examine().await;
+        if adopted {
+            self.watch_sources().await;
+        }
+        adopted
+    }
+
+    /// Whether a source of the configuration in force has been missing for less
+    /// than [`VANISH_TIME`].
+    fn is_source_missing(&mut self, loaded: &Loaded) -> bool {
+        if self.loaded.sources.iter().all(|source| loaded.sources.contains(source)) {
+            return false;
+        }
+        let now = self.alarm.now().elapsed;
+        let gone = *self.source_missing_since.get_or_insert(now) + VANISH_TIME;
+        if gone <= now {
+            return false;
+        }
+        self.reload_at = Some(self.reload_at.map_or(gone, |at| at.min(gone)));
+        true
+    }
+
+    /// Watches the sources, and the files that the way to the server depends on.
+    async fn watch_sources(&mut self) {
+        let files = watched_files(&self.options, &self.loaded);
+        let arming = tokio::task::spawn_blocking(move || source_watch::arm(files));
+        if let Ok(Ok(armed)) = timeout(RELOAD_TIMEOUT, arming).await {
+            self.sources = armed.connect();
         }
     }
 
@@ -66,13 +197,17 @@ impl EventLoop {
     /// respond leaves the report as it was.
     async fn examine(&mut self) {
         let loaded = Arc::clone(&self.loaded);
-        let examining = tokio::task::spawn_blocking(move || examine(&loaded));
-        if let Ok(Ok(report)) = timeout(RELOAD_TIMEOUT, examining).await {
-            self.configuration = report;
+        let examining = tokio::task::spawn_blocking(move || {
+            let report = examine(&loaded);
+            let access = access(&report);
+            (report, access)
+        });
+        if let Ok(Ok((report, access))) = timeout(RELOAD_TIMEOUT, examining).await {
+            (self.configuration, self.access) = (report, access);
         }
     }
 
-    /// Puts a configuration in force; answers whether it is another one.
+    /// Puts a configuration in force and returns whether it is another one.
     fn adopt(&mut self, loaded: Loaded) -> bool {
         if loaded.config == self.loaded.config {
             return false;

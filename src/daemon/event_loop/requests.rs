@@ -35,8 +35,8 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn obey(&mut self, command: LoopRequest) {
-        match command {
+    pub(super) fn handle(&mut self, request: LoopRequest) {
+        match request {
             LoopRequest::Status(reply) => {
                 let _ = reply.send(self.status(Activity::Idle));
             }
@@ -71,9 +71,10 @@ impl EventLoop {
         }
     }
 
-    /// Takes a client's request for a sync. What the group asks for is joined to
-    /// what begins anyway, or waits for its time (DAEMON-4); the owner is only
-    /// ever refused for other requests of the owner.
+    /// Handles a client's request for a sync. A request of the group joins the
+    /// sync that begins next, which may be delayed (DAEMON-4); it is refused only
+    /// if the client does not want to wait. The owner is refused for that reason,
+    /// or because another request of the owner waits already.
     fn asked(
         &mut self,
         sync: &message::SyncRequest,
@@ -92,7 +93,7 @@ impl EventLoop {
         let refused = match (by, self.running.is_some()) {
             (Requester::Owner, true) => !sync.wait || self.waiting.owner,
             (Requester::Owner, false) => self.waiting.owner && another_kind,
-            (Requester::Group, true) => !sync.wait || !self.waiting.askers.is_empty(),
+            (Requester::Group, true) => !sync.wait,
             (Requester::Group, false) => false,
         };
         if refused {
@@ -126,13 +127,20 @@ impl EventLoop {
 mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::watch;
 
     use super::*;
     use crate::clock::SystemClock;
     use crate::config::{Config, Sources};
+    use crate::daemon::event_loop::RunningSync;
     use crate::daemon::instance_lock::InstanceLock;
+    use crate::daemon::sync_process::order::SyncOrder;
+    use crate::daemon::sync_process::parent::{ProcessEnd, SyncPhase};
+    use crate::daemon::sync_process::summary::StoreSummary;
     use crate::daemon::{Options, Program};
-    use crate::model::SyncType;
+    use crate::model::{SyncType, Trigger};
 
     fn daemon(dir: &Path) -> EventLoop {
         let options = Options {
@@ -146,7 +154,40 @@ mod tests {
             level: None,
         };
         let instance_lock = InstanceLock::take(dir).expect("no error").expect("the place");
-        EventLoop::new(options, dir.to_owned(), instance_lock).expect("a daemon")
+        EventLoop::new(options, dir.to_owned(), instance_lock).expect("a daemon").0
+    }
+
+    /// A sync that runs until the daemon ends.
+    fn running(daemon: &EventLoop) -> RunningSync {
+        let (_, phases) = watch::channel(SyncPhase::Begun);
+        RunningSync {
+            task: tokio::spawn(std::future::pending()),
+            phases,
+            phase: SyncPhase::Begun,
+            errand: SyncOrder { trigger: Trigger::Timer, clean: None },
+            began: daemon.alarm.now(),
+            stamp: daemon.stamp(),
+            limit: Duration::from_secs(60),
+            askers: Vec::new(),
+        }
+    }
+
+    /// EV-10: a sync of which nothing is known has taken no events.
+    #[tokio::test]
+    async fn ev_10_a_sync_that_leaves_no_word_leaves_what_was_denied_urgent() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (left, urgent) in [(None, true), (Some(1), true), (Some(0), false)] {
+            let mut daemon = daemon(dir.path());
+            daemon.prompt.queued(daemon.alarm.now());
+            // Time passes between the two.
+            tokio::task::yield_now().await;
+            let running = running(&daemon);
+            let facts = left.map(|events_pending| {
+                Box::new(StoreSummary { events_pending, ..StoreSummary::default() })
+            });
+            daemon.ended((running, ProcessEnd { facts, ..ProcessEnd::default() }));
+            assert_eq!(daemon.prompt.due().is_some(), urgent, "{left:?}");
+        }
     }
 
     /// DAEMON-4: thirty-two clients of the group are one sync, and the next of
@@ -191,5 +232,14 @@ mod tests {
         );
         daemon.asked(&normal, Requester::Group).expect("it joins the owner's");
         assert!(begins(&mut daemon));
+
+        // While a sync runs, any number of the group waits for the next one.
+        daemon.running = Some(running(&daemon));
+        for _ in 0..32 {
+            assert!(daemon.asked(&normal, Requester::Group).expect("it joins").waits);
+        }
+        assert!(daemon.asked(&at_once, Requester::Group).is_err(), "it does not want to wait");
+        assert!(daemon.asked(&clean, Requester::Owner).expect("the group is not in its way").waits);
+        assert!(daemon.asked(&normal, Requester::Owner).is_err(), "one of the owner's waits");
     }
 }

@@ -47,11 +47,11 @@ impl PromptSchedule {
         begins
     }
 
-    /// A sync has ended that began at `began` and left `left` events. What was
-    /// queued before it began has gone up with it if it left none; what came
-    /// later it may have missed.
-    pub fn sync_ended(&mut self, began: Duration, left: u64) {
-        if left == 0 && self.latest < began {
+    /// A sync that began at `began` has ended and left `left` events in the queue;
+    /// `None` if that is not known. Events queued before it began have been
+    /// uploaded if it left none; it may have missed later ones.
+    pub fn sync_ended(&mut self, began: Duration, left: Option<u64>) {
+        if left == Some(0) && self.latest < began {
             self.since = None;
         }
     }
@@ -104,13 +104,15 @@ mod tests {
         let began = Duration::from_secs(2);
         let mut prompt = PromptSchedule::default();
         prompt.queued(at(1_000));
-        prompt.sync_ended(began, 0);
+        prompt.sync_ended(began, Some(0));
         assert_eq!(due(&prompt), None, "it went up");
         prompt.queued(at(1_000));
-        prompt.sync_ended(began, 7);
-        assert_eq!(due(&prompt), Some(1_500), "it is left");
+        for left in [Some(7), None] {
+            prompt.sync_ended(began, left);
+            assert_eq!(due(&prompt), Some(1_500), "it is, or may be, left: {left:?}");
+        }
         prompt.queued(at(2_500));
-        prompt.sync_ended(began, 0);
+        prompt.sync_ended(began, Some(0));
         assert!(prompt.begin(at(60_000)), "it came during the sync, and is due at once");
     }
 }

@@ -9,8 +9,6 @@ use santa_sync::store::EventStore;
 
 use super::*;
 
-use crate::program::program;
-
 /// Holds the write lock of `events.db`, as a program would that is stopped in
 /// the middle of a commit.
 fn lock_events(agent: &Agent) -> rusqlite::Connection {
@@ -86,15 +84,7 @@ fn daemon_4_events_add_outlasts_a_busy_queue() {
     let agent = Agent::of(&server);
     let _daemon = Daemon::start(&agent, 1, &[]);
     let lock = lock_events(&agent);
-    let mut producer = program()
-        .args(["events", "add", "--json", "--state-dir"])
-        .arg(&agent.state_dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = producer.stdin.take().unwrap();
+    let (producer, mut input) = agent.producer(&["--json"]);
     for event in fixtures::events(20, 3).map(|event| event.to_json()) {
         writeln!(input, "{event}").unwrap();
     }

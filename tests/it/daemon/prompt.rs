@@ -1,9 +1,12 @@
 //! Uploads between syncs, because something was denied (EV-10).
 
-use santa_sync::control::message::{ControlErrorKind, EventResult};
+use santa_sync::control::message::EventResult;
+use std::io::Write as _;
+
 use serde_json::json;
 
 use super::*;
+use crate::agent::piped;
 
 /// A daemon that has synced once and has nothing to do.
 fn synced_once(more: &[&str]) -> (FakeServer, Agent, Daemon) {
@@ -101,14 +104,9 @@ fn ev_10_only_what_was_denied_is_urgent() {
 #[test]
 fn ev_10_events_added_beside_the_daemon_are_uploaded_too() {
     let (server, agent, _daemon) = synced_once(&[]);
-    let mut command = agent.command(&["events", "add"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut producer = command.spawn().unwrap();
-    {
-        use std::io::Write as _;
-        let mut input = producer.stdin.take().unwrap();
-        writeln!(input, "{}", execution(1, "BLOCK_UNKNOWN")).unwrap();
-    }
+    let (producer, mut input) = piped(&mut agent.command(&["events", "add"]));
+    writeln!(input, "{}", execution(1, "BLOCK_UNKNOWN")).unwrap();
+    drop(input);
     let output = producer.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("because of --set"), "{said}");
@@ -168,9 +166,17 @@ fn ev_10_a_new_host_syncs_first() {
     told(&agent, |upload| upload["result"] == "not_yet");
     assert_eq!(server.count(Stage::EventUpload), 0);
     assert_eq!(sync(&agent).events_uploaded, 1);
-    let refused = ask(&agent, &ControlRequest::UploadEvents);
-    assert!(
-        !matches!(refused, ControlResponse::Error { kind: ControlErrorKind::BadRequest, .. }),
-        "{refused:?}"
-    );
+    assert_eq!(ask(&agent, &ControlRequest::UploadEvents), ControlResponse::Done);
+}
+
+/// EV-10: a sync that dies before it begins to upload leaves what is urgent to the
+/// upload after it.
+#[test]
+#[cfg(any(debug_assertions, feature = "test-hooks"))]
+fn ev_10_a_sync_that_panics_does_not_forget_what_was_denied() {
+    let (server, agent, _daemon) = synced_once(&["--misbehave", "2:panic:before:send"]);
+    add(&agent, vec![execution(1, "BLOCK_BINARY")]);
+    assert_eq!(sync(&agent).result, SyncResult::InternalError);
+    told(&agent, |upload| upload["events"] == 1);
+    assert_eq!((server.count(Stage::Preflight), server.events_received()), (1, 1));
 }

@@ -148,15 +148,7 @@ fn daemon_4_commands_go_through_the_daemon_with_the_same_answer() {
 #[test]
 fn daemon_4_a_producer_outlives_a_daemon() {
     let (_server, agent, daemon) = idle();
-    let mut producer = program()
-        .args(["events", "add", "--json", "--state-dir"])
-        .arg(&agent.state_dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = producer.stdin.take().unwrap();
+    let (mut producer, mut input) = agent.producer(&["--json"]);
     let mut answers = BufReader::new(producer.stdout.take().unwrap()).lines();
     let mut add = |event: Value| {
         writeln!(input, "{event}").unwrap();
