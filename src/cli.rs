@@ -21,6 +21,7 @@ mod events;
 mod harness;
 mod history;
 mod hooks;
+mod journal;
 mod logging;
 pub mod output;
 mod rules;
@@ -191,7 +192,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     let done = match cli.command {
         Command::Config(args) => return config::run(global, &args),
         Command::Doctor(args) => return doctor::run(global, &args),
-        Command::Service(args) => return service::run(&args),
+        Command::Service(args) => return service::run(global, &args),
         Command::Sync(args) => return sync::run(global, &args),
         Command::SyncProcess(args) => return sync_process::run(global, &args),
         Command::Whoami(args) => return Ok(whoami::run(&setup::load_to_read(global)?, &args)),

@@ -21,16 +21,24 @@ use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
+use tokio::signal::unix::SignalKind;
 
+use self::signals::Caught;
 use crate::clock::SystemClock;
-use crate::config::{self, Loaded, LogLevel, Sources};
+use crate::config::{self, Config, ConfigError, Loaded, LogLevel, Sources};
 use crate::failure::Remedy;
+use crate::host::{self, SystemHost};
 use crate::store::{Store, StoreError};
 
 pub use instance_lock::is_running;
 pub use sync_process::parent::Program;
+
+/// From a change of a source to its reading: whoever writes it may write several
+/// files.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// Sets the level of log lines.
 pub type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
@@ -138,4 +146,60 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     // A thread that a file system holds must not hold the process.
     runtime.shutdown_background();
     done
+}
+
+/// The label of the launchd job.
+pub const LAUNCHD_LABEL: &str = "com.santa-sync.daemon";
+
+/// Whether a service manager runs this process, and would start it again if it
+/// failed.
+#[must_use]
+pub fn is_supervised() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+        || std::env::var_os("XPC_SERVICE_NAME").is_some_and(|name| name == LAUNCHD_LABEL)
+}
+
+/// Waits until the configuration can be used, reading it whenever one of its files
+/// changes and on SIGHUP; `None` if a signal ends the wait. `report` is told why it
+/// is refused.
+///
+/// # Errors
+/// If the system lacks something.
+pub fn wait_for_configuration(
+    sources: &dyn Fn() -> Sources,
+    report: impl Fn(&ConfigError),
+) -> io::Result<Option<Loaded>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let ignored = host::ignored_signals(&SystemHost);
+        let mut interrupt = Caught::unless(ignored.interrupt, SignalKind::interrupt())?;
+        let mut terminate = Caught::unless(ignored.terminate, SignalKind::terminate())?;
+        let mut hang_up = Caught::unless(ignored.hang_up, SignalKind::hangup())?;
+        let mut watchdog = systemd::Watchdog::new();
+        let mut reported = String::new();
+        loop {
+            // Watched before it is read, so that no change is missed.
+            let mut watch = source_watch::arm((sources)().files()).connect();
+            match Config::load(&(sources)()) {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(error) => {
+                    let message = error.to_string();
+                    if message != reported {
+                        report(&error);
+                        systemd::ready(&message);
+                        reported = message;
+                    }
+                }
+            }
+            loop {
+                tokio::select! {
+                    () = interrupt.came() => return Ok(None),
+                    () = terminate.came() => return Ok(None),
+                    () = hang_up.came() => break,
+                    () = watch.changed() => break tokio::time::sleep(SETTLE_TIME).await,
+                    () = watchdog.tick() => {}
+                }
+            }
+        }
+    })
 }

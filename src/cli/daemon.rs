@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::hooks::DaemonHooks;
-use super::{Error, Global, LogFormat, logging, setup};
+use super::{Error, Global, LogFormat, logging, output, setup};
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::daemon::{self, Options, Program};
@@ -22,7 +22,18 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         let global = global.clone();
         Arc::new(move || setup::sources(&global))
     };
-    let loaded = Config::load(&sources())?;
+    let loaded = match Config::load(&sources()) {
+        Ok(loaded) => loaded,
+        // Restarted every few seconds, it would report the same again and again.
+        Err(_) if daemon::is_supervised() => {
+            let loaded = daemon::wait_for_configuration(&*sources, |error| output::error(error));
+            match loaded.map_err(|error| Error::internal(error.to_string()))? {
+                Some(loaded) => loaded,
+                None => return Ok(()),
+            }
+        }
+        Err(error) => return Err(error.into()),
+    };
     let configured = if loaded.config.log_json { LogFormat::Json } else { LogFormat::Text };
     let format = global.log_format.unwrap_or(configured);
     let level = global.log_level.map(config::LogLevel::from);

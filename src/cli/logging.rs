@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::Metadata;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::flood::Flood;
-use super::{Global, LogFormat, LogLevel, stderr};
+use super::{Global, LogFormat, LogLevel, journal, stderr};
 use crate::clock::{Clock as _, SystemClock};
 use crate::{config, daemon};
 
@@ -42,7 +42,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         for (place, lines) in self.flood.iter().flat_map(|flood| flood.left_out()) {
             let message = format!("log lines like an earlier one were left out, from {place}");
-            stderr::line(&safe::own_line(self.format, &message, lines, now()));
+            own_line(self.format, &message, lines);
         }
         stderr::flush(self.flush_timeout);
     }
@@ -80,13 +80,23 @@ pub(super) fn start_adjustable(
 fn lines(format: LogFormat, flood: Option<Arc<Flood>>) -> Box<dyn Layer<Registry> + Send + Sync> {
     stderr::start(move |dropped| {
         let message = "log lines were dropped, because nobody read the earlier ones";
-        safe::own_line(format, message, dropped, now())
+        let line = safe::own_line(format, message, dropped, now());
+        journal::lines(Level::WARN, &line).into_owned()
     });
     let lines = fmt::layer().with_writer(Lines { format, flood });
     match format {
+        LogFormat::Text if journal::is_connected() => {
+            lines.with_target(false).with_ansi(false).without_time().boxed()
+        }
         LogFormat::Text => lines.with_target(false).with_ansi(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     }
+}
+
+/// Writes a warning about the log itself.
+fn own_line(format: LogFormat, message: &str, lines: u64) {
+    let line = safe::own_line(format, message, lines, now());
+    stderr::line(&journal::lines(Level::WARN, &line));
 }
 
 fn now() -> crate::model::Timestamp {
@@ -103,6 +113,7 @@ struct Lines {
 /// Takes one formatted line.
 struct Writer {
     format: LogFormat,
+    level: Level,
     admitted: flood::Admitted,
 }
 
@@ -110,13 +121,19 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = Writer;
 
     fn make_writer(&'a self) -> Writer {
-        Writer { format: self.format, admitted: flood::Admitted::Yes }
+        Writer { format: self.format, level: Level::INFO, admitted: flood::Admitted::Yes }
     }
 
     fn make_writer_for(&'a self, of: &Metadata<'_>) -> Writer {
         let flood = self.flood.as_ref();
         let admitted = flood.map_or(flood::Admitted::Yes, |flood| flood.admit(of));
-        Writer { format: self.format, admitted }
+        Writer { format: self.format, level: *of.level(), admitted }
+    }
+}
+
+impl Writer {
+    fn line(&self, text: &str) {
+        stderr::line(&journal::lines(self.level, &safe::line(self.format, text)));
     }
 }
 
@@ -124,11 +141,11 @@ impl io::Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         match self.admitted {
-            flood::Admitted::Yes => stderr::line(&safe::line(self.format, &text)),
+            flood::Admitted::Yes => self.line(&text),
             flood::Admitted::Last => {
-                stderr::line(&safe::line(self.format, &text));
+                self.line(&text);
                 let message = "further lines like this one are left out and counted";
-                stderr::line(&safe::own_line(self.format, message, flood::MAX_LINES, now()));
+                own_line(self.format, message, flood::MAX_LINES);
             }
             flood::Admitted::No => {}
         }

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use super::stderr;
+use tracing::Level;
+
+use super::{journal, stderr};
 use crate::model::text::{self, escaped};
 
 /// Something was not written that somebody wanted. Standard output is the
@@ -185,12 +187,12 @@ pub fn brief(text: &str) -> String {
 
 /// Writes why a command failed, on standard error.
 pub fn error(text: impl Display) {
-    stderr::line(&beside("error", &text.to_string()));
+    stderr::line(&journal::lines(Level::ERROR, &beside("error", &text.to_string())));
 }
 
 /// Writes what a user should know besides the result, on standard error.
 pub fn note(text: impl Display) {
-    stderr::line(&beside("note", &text.to_string()));
+    stderr::line(&journal::lines(Level::INFO, &beside("note", &text.to_string())));
 }
 
 /// A text behind a word that says what it is. Further lines of it are indented,

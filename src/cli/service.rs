@@ -12,11 +12,15 @@ use super::output;
 
 mod install;
 
+use install::{Installer, Outcome, Unit, is_plain};
+
+use super::{Global, setup};
+use crate::config::Config;
 use crate::failure::Remedy;
-use install::{Installer, Outcome};
+use crate::files;
 
 /// The label of the launchd job.
-pub(super) const LABEL: &str = "com.santa-sync.daemon";
+pub(super) const LABEL: &str = crate::daemon::LAUNCHD_LABEL;
 /// The name of the systemd unit.
 pub(super) const UNIT: &str = "santa-sync.service";
 
@@ -35,7 +39,7 @@ pub(super) struct Args {
     root: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 enum Action {
     /// Install and start the service, and check that it runs
     Install {
@@ -87,70 +91,140 @@ impl Remedy for ServiceError {
     }
 }
 
-/// What a command answered.
+/// The result of a command of the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Answer {
+struct CommandResult {
     success: bool,
-    said: String,
+    output: String,
 }
 
 /// Runs the service manager's command.
 trait Runner {
-    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<Answer>;
+    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<CommandResult>;
 }
 
-/// Runs it in earnest.
+/// The manager of this system.
 struct System;
 
 impl Runner for System {
-    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<Answer> {
+    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<CommandResult> {
         let output = Command::new(program).args(args).stdin(Stdio::null()).output()?;
         let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
         said.push_str(&String::from_utf8_lossy(&output.stderr));
-        Ok(Answer { success: output.status.success(), said: said.trim().to_owned() })
+        Ok(CommandResult { success: output.status.success(), output: said.trim().to_owned() })
     }
 }
 
-/// For an image: what is installed there starts when it does.
+/// The manager of an image, which does not run.
 struct Nobody;
 
 impl Runner for Nobody {
-    fn run(&self, _: &'static str, _: &[&str]) -> io::Result<Answer> {
-        Ok(Answer { success: true, said: "active".to_owned() })
+    fn run(&self, _: &'static str, _: &[&str]) -> io::Result<CommandResult> {
+        Ok(CommandResult { success: true, output: "active".to_owned() })
     }
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let system = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
     let runner: &dyn Runner = if args.root.is_some() { &Nobody } else { &System };
     let program = args.program.clone().map_or_else(std::env::current_exe, Ok);
     let program =
         program.map_err(|source| ServiceError::Runner { program: "santa-sync", source })?;
+    let mut unit = Unit { program, arguments: arguments(global)?, ..Unit::default() };
+    // The configuration of an image, and of another host, is not here.
+    let config = match args.action {
+        Action::Install { .. } if args.root.is_none() => {
+            warn_of_program(&unit.program);
+            Some(Config::load(&setup::sources(global))?.config)
+        }
+        Action::Install { .. } | Action::Uninstall | Action::Status => None,
+    };
+    if let Some(config) = &config {
+        unit.fit(config);
+    }
+    if let Some(dir) = &global.state_dir {
+        unit.writable.insert(dir.clone());
+    }
     let root = args.root.as_deref().unwrap_or(Path::new("/"));
-    let installer = Installer::new(args.manager.unwrap_or(system), &program, root, runner)?;
-    Ok(act(&installer, args.action)?)
+    let installer = Installer::new(args.manager.unwrap_or(system), &unit, root, runner)?;
+    let done = act(&installer, args)?;
+    if args.action == (Action::Install { print: false })
+        && config.is_some_and(|config| config.sync_base_url.is_none())
+    {
+        output::note("no SyncBaseURL is configured; the daemon syncs as soon as one is");
+    }
+    Ok(done)
 }
 
-fn act(installer: &Installer<'_>, action: Action) -> Result<ExitCode, ServiceError> {
-    match action {
+/// The options of the command line that the daemon is to have, too.
+fn arguments(global: &Global) -> Result<Vec<String>, Error> {
+    if !global.set.is_empty() {
+        return Err(Error::usage("--set has no place in a service, whose file everyone can read")
+            .with_fix("write the keys into the configuration file"));
+    }
+    let mut arguments = Vec::new();
+    let paths = [("--config", &global.config), ("--state-dir", &global.state_dir)];
+    for (option, path) in paths {
+        let Some(path) = path else { continue };
+        let text = path.to_str().filter(|text| is_plain(text)).ok_or_else(|| {
+            Error::usage(format!("{option} {} cannot stand in a service file", path.display()))
+                .with_fix("name an absolute path of letters, digits and ._-+")
+        })?;
+        arguments.extend([option.to_owned(), text.to_owned()]);
+    }
+    Ok(arguments)
+}
+
+/// Warns of a program that others than root may replace, or a build may.
+fn warn_of_program(program: &Path) {
+    let path = program.canonicalize().unwrap_or_else(|_| program.to_owned());
+    let text = path.to_string_lossy();
+    let temporary = ["/home/", "/Users/", "/root/", "/var/root/", "/tmp/", "/private/tmp/"]
+        .iter()
+        .any(|start| text.starts_with(start))
+        || ["/target/debug/", "/target/release/"].iter().any(|part| text.contains(part));
+    if temporary {
+        output::note(format_args!(
+            "{} is in a home or a build directory; copy it to /usr/local/bin and install the \
+             service from there",
+            path.display()
+        ));
+    } else if let Err(exposed) = files::check_program(&path) {
+        output::note(format_args!("{exposed}; {}", exposed.fix()));
+    }
+}
+
+fn act(installer: &Installer<'_>, args: &Args) -> Result<ExitCode, ServiceError> {
+    let in_image = args.root.is_some();
+    match args.action {
         Action::Install { print: true } => {
             output::line(format_args!("# {}", installer.path().display()));
             output::bytes(format!("{}\n", installer.text().trim_end()).as_bytes());
         }
-        Action::Install { print: false } => output::line(match installer.install()? {
-            Outcome::Changed => format!("installed {} and running", installer.path().display()),
-            Outcome::Unchanged => "installed and running already".to_owned(),
-        }),
+        Action::Install { print: false } => {
+            let outcome = installer.install()?;
+            let path = installer.path().display();
+            output::line(match (outcome, in_image) {
+                (Outcome::Changed, false) => format!("installed {path} and running"),
+                (Outcome::Unchanged, false) => "installed and running already".to_owned(),
+                (Outcome::Changed, true) => format!("installed {path}; it starts with the image"),
+                (Outcome::Unchanged, true) => "installed already".to_owned(),
+            });
+        }
         Action::Uninstall => output::line(match installer.uninstall()? {
             Outcome::Changed => "stopped and removed; state and configuration are left",
             Outcome::Unchanged => "not installed",
         }),
         Action::Status => {
-            let (is_there, runs) = installer.status()?;
-            output::line(format_args!("installed  {}", if is_there { "yes" } else { "no" }));
-            output::line(format_args!("running    {}", if runs { "yes" } else { "no" }));
-            if !(is_there && runs) {
+            let (installed, running) = installer.status()?;
+            let word = |yes| if yes { "yes" } else { "no" };
+            output::line(format_args!("installed  {}", word(installed)));
+            output::line(match in_image {
+                false => format!("running    {}", word(running)),
+                true => "running    unknown (--root)".to_owned(),
+            });
+            if !(installed && running) {
                 return Ok(ExitCode::from(EXIT_UNREACHABLE));
             }
         }

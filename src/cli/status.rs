@@ -33,7 +33,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let now = SystemClock::new().now().wall;
     let machine_id = host::machine_id(&setup.config, &SystemHost);
     // To a user who may not look into it, an empty directory is one that is full.
-    let status = is_closed(&setup.state_dir).then(|| by_daemon(global, &setup.state_dir)).flatten();
+    let closed = is_closed(&setup.state_dir);
+    let status = closed.then(|| by_daemon(global, &setup.state_dir)).flatten();
+    if closed && status.is_none() {
+        let dir = setup.state_dir.display();
+        return Err(Error::unusable(format!("this user may not read {dir}")).with_fix(
+            "run `sudo santa-sync status`, or set SocketGroup to a group of this user and ask the \
+             daemon",
+        ));
+    }
     let never = match status {
         // What was before, it has not heard of.
         Some(_) => "no sync has succeeded since the daemon's start",
@@ -49,7 +57,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         }
         success
     } else {
-        let status = Status::read(&setup.config, &setup.state_dir, machine_id, now)?;
+        let mut status = Status::read(&setup.config, &setup.state_dir, machine_id, now)?;
+        if global.set.is_empty() && global.config.is_none() {
+            status.use_daemons_configuration();
+        }
         if args.json {
             setup.print_json(&status);
         } else {

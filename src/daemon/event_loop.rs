@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::control::server::{self, DaemonEvent, LoopRequest, Socket};
@@ -29,6 +29,7 @@ use super::source_watch::{self, SourceWatch};
 use super::sync_process::order::{self, ChildMessage, Order, SyncOrder};
 use super::sync_process::parent::{self, ProcessEnd, ProcessFailure, Supervision, SyncPhase};
 use super::sync_process::summary::StoreSummary;
+use super::systemd::Watchdog;
 use super::{DaemonError, Options, level_name, metrics, systemd};
 use crate::clock::{Alarm, Clock as _};
 use crate::config::{Loaded, LogLevel};
@@ -188,11 +189,7 @@ impl EventLoop {
         let mut terminate = Caught::unless(ignored.terminate, SignalKind::terminate())?;
         let mut hang_up = Caught::unless(ignored.hang_up, SignalKind::hangup())?;
         let mut user = signal(SignalKind::user_defined1())?;
-        let mut watchdog = systemd::watchdog().map(|every| {
-            let mut ticks = interval(every);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        });
+        let mut watchdog = Watchdog::new();
         self.socket = self.listen();
         self.publish();
         info!(
@@ -230,7 +227,7 @@ impl EventLoop {
                     self.schedule.network_changed(self.alarm.now(), random());
                     self.publish();
                 }
-                () = tick(&mut watchdog) => systemd::alive(),
+                () = watchdog.tick() => {}
             }
         };
         self.end(reason).await;
@@ -441,15 +438,6 @@ async fn happened(running: &mut Option<RunningSync>) -> Happened {
 async fn ring(alarm: &Alarm, due: Option<Duration>) {
     match due {
         Some(due) => alarm.ring(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
-    match watchdog {
-        Some(ticks) => {
-            ticks.tick().await;
-        }
         None => std::future::pending().await,
     }
 }

@@ -1,8 +1,11 @@
-//! What systemd is told. Everywhere else, and without `NOTIFY_SOCKET`, nothing.
+//! Notifications for systemd. Does nothing elsewhere and without `NOTIFY_SOCKET`.
 
+#[cfg(not(target_os = "linux"))]
 use std::time::Duration;
 
-/// The daemon is ready, and what it does.
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+/// Reports that the daemon is ready, and what it does.
 pub(super) fn ready(status: &str) {
     #[cfg(target_os = "linux")]
     tell(&[
@@ -12,7 +15,7 @@ pub(super) fn ready(status: &str) {
     let _ = status;
 }
 
-/// What the daemon does.
+/// Reports what the daemon does.
 pub(super) fn status(status: &str) {
     #[cfg(target_os = "linux")]
     // A line feed would begin another variable of the message.
@@ -20,31 +23,42 @@ pub(super) fn status(status: &str) {
     let _ = status;
 }
 
-/// The daemon ends.
+/// Reports that the daemon is stopping.
 pub(super) fn stopping() {
     #[cfg(target_os = "linux")]
     tell(&[sd_notify::NotifyState::Stopping]);
 }
 
-/// The loop still goes round.
-pub(super) fn alive() {
-    #[cfg(target_os = "linux")]
-    tell(&[sd_notify::NotifyState::Watchdog]);
-}
+/// The watchdog, which restarts a daemon that stops sending keep-alives.
+pub(super) struct Watchdog(Option<Interval>);
 
-/// How often to say so: twice in the time that `WatchdogSec` gives, if it is
-/// set.
-pub(super) fn watchdog() -> Option<Duration> {
-    #[cfg(target_os = "linux")]
-    let limit = sd_notify::watchdog_enabled();
-    #[cfg(not(target_os = "linux"))]
-    let limit: Option<Duration> = None;
-    limit.filter(|limit| !limit.is_zero()).map(|limit| limit / 2)
+impl Watchdog {
+    /// The watchdog of the unit: a keep-alive twice in the time of `WatchdogSec`,
+    /// if that is set.
+    pub(super) fn new() -> Self {
+        #[cfg(target_os = "linux")]
+        let limit = sd_notify::watchdog_enabled();
+        #[cfg(not(target_os = "linux"))]
+        let limit: Option<Duration> = None;
+        Self(limit.filter(|limit| !limit.is_zero()).map(|limit| {
+            let mut ticks = interval(limit / 2);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        }))
+    }
+
+    /// Sends a keep-alive when it is due; never completes without a watchdog.
+    pub(super) async fn tick(&mut self) {
+        let Some(ticks) = &mut self.0 else { return std::future::pending().await };
+        ticks.tick().await;
+        #[cfg(target_os = "linux")]
+        tell(&[sd_notify::NotifyState::Watchdog]);
+    }
 }
 
 #[cfg(target_os = "linux")]
 fn tell(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd cannot be told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

@@ -371,6 +371,7 @@ mod tests {
             stage: stage.to_owned(),
             kind: "store".to_owned(),
             message: "disk full".to_owned(),
+            fix: None,
             http_status: None,
             cause: None,
         };

@@ -17,7 +17,7 @@ use santa_sync::control::client::Client;
 use santa_sync::control::message::{ControlRequest, ControlResponse, SyncRequest};
 use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
 use santa_sync::model::{Stage, SyncRecord, SyncResult, Trigger};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::program::{program, program_at};
@@ -389,4 +389,82 @@ fn conf_3_a_changed_source_is_noticed_without_a_signal() {
     std::fs::remove_file(&file).unwrap();
     assert_eq!(sync(&agent).result, SyncResult::Success, "it may come back");
     assert_eq!(second.count(Stage::Postflight), 2);
+}
+
+/// DAEMON-4: `status` shows the server and the machine id of the daemon that runs,
+/// wherever that has them from, and announces no sync of one that is gone.
+#[test]
+fn daemon_4_status_shows_the_configuration_of_the_daemon() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &[]);
+    let status = || {
+        let mut command = program();
+        let output = command.args(["status", "--json", "--state-dir"]).arg(&agent.state_dir);
+        let output = output.output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let shown = status();
+    assert_eq!(
+        (&shown["server"], &shown["machine_id"]),
+        (&json!(server.url()), &json!("test-host"))
+    );
+    assert!(
+        shown["daemon"]["next_sync_at"].is_i64() || shown["daemon"]["next_sync_at"].is_string()
+    );
+    drop(daemon);
+    let shown = status();
+    assert_eq!((&shown["server"], &shown["daemon"]["next_sync_at"]), (&Value::Null, &Value::Null));
+    assert_eq!(shown["daemon"]["liveness"], "dead");
+}
+
+/// DAEMON-5: under a service manager a refused configuration is waited out, instead
+/// of being refused again every few seconds; the daemon starts once it is in order.
+#[test]
+#[cfg(target_os = "linux")]
+fn daemon_5_a_service_waits_for_a_configuration_that_can_be_used() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let dir = tempfile::tempdir().unwrap();
+    let notify = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    let file = dir.path().join("config.plist");
+    let write = |url: &str| {
+        let values = plist::Dictionary::from_iter([("SyncBaseURL", url)]);
+        plist::Value::Dictionary(values).to_file_xml(&file).unwrap();
+    };
+    write("http://not-this-host.example/");
+    let mut command = Daemon::command(&agent, 1, &["--config", file.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", dir.path().join("notify")).stderr(Stdio::piped());
+    heed_signals();
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut daemon = Daemon { child, lines };
+    daemon.says("the configuration is refused");
+    write(&server.url());
+    daemon.says("daemon started");
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    drop(notify);
+}
+
+/// DAEMON-5: log lines have their priority and no time stamp where systemd's journal
+/// reads them, and only there.
+#[test]
+#[cfg(target_os = "linux")]
+fn daemon_5_lines_for_the_journal_have_a_priority_and_no_time() {
+    use std::os::unix::fs::MetadataExt as _;
+    let agent = Agent::at("http://127.0.0.1:1/");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    for connected in [true, false] {
+        let stderr = std::fs::File::create(&path).unwrap();
+        let data = stderr.metadata().unwrap();
+        let inode = if connected { data.ino() } else { data.ino() + 1 };
+        let mut command = agent.command(&["sync", "--log-level", "info"]);
+        command.env("JOURNAL_STREAM", format!("{}:{inode}", data.dev())).stderr(stderr);
+        command.stdout(Stdio::null()).status().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let begins = text.lines().find(|line| line.contains("sync begins")).expect("a line");
+        assert_eq!(begins.starts_with("<6>"), connected, "{begins}");
+        assert_eq!(begins.contains(":"), !connected, "no time of day: {begins}");
+    }
 }

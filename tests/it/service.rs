@@ -45,3 +45,31 @@ fn a_place_that_cannot_be_written_is_told() {
     assert_eq!(output.status.code(), Some(73));
     assert!(String::from_utf8_lossy(&output.stderr).contains("run this as root"));
 }
+
+/// DAEMON-5: options are carried into the service or refused, an image's service is
+/// not called running, and a refused configuration is not installed.
+#[test]
+fn daemon_5_install_carries_options_and_refuses_what_cannot_run() {
+    let root = tempfile::tempdir().expect("a directory");
+    let at = root.path().to_str().expect("UTF-8");
+    let systemd = ["--manager", "systemd", "--program", "/usr/bin/santa-sync"];
+    let text = |output: &[u8]| String::from_utf8_lossy(output).into_owned();
+    let image = [&["--root", at], &systemd[..]].concat();
+    let secret = "ClientAuthCertificatePassword=5ecretm4rk";
+    let refused = service(&[&["install", "--set", secret], &image[..]].concat());
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(text(&refused.stderr).contains("write the keys into the configuration file"));
+    let more = ["install", "--state-dir", "/srv/santa"];
+    let installed = service(&[&more, &image[..]].concat());
+    assert!(installed.status.success(), "{installed:?}");
+    assert!(!text(&installed.stdout).contains("running"), "{installed:?}");
+    let shown = service(&[&["install", "--print", "--config", "relative"], &image[..]].concat());
+    assert_eq!(shown.status.code(), Some(64), "{shown:?}");
+
+    let bad = root.path().join("bad.plist");
+    fs::write(&bad, "<plist><dict><key>SyncBaseURL</key><integer>1</integer></dict></plist>")
+        .expect("written");
+    let bad = bad.to_str().expect("UTF-8");
+    let refused = service(&[&["install", "--config", bad], &systemd[..]].concat());
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+}

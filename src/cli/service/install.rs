@@ -1,11 +1,14 @@
 //! The files of the service and the commands that put them in force.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{LABEL, Manager, Runner, ServiceError, UNIT};
-use crate::files::{self, Replacement};
+use crate::config::Config;
+use crate::files::{self, Replacement, directory_of};
 
 /// The job in launchd's system domain.
 const TARGET: &str = "system/com.santa-sync.daemon";
@@ -14,6 +17,52 @@ const TEMPLATE_PROGRAM: &str = "/usr/local/bin/santa-sync";
 
 const PLIST: &str = include_str!("../../../launchd/com.santa-sync.daemon.plist");
 const UNIT_FILE: &str = include_str!("santa-sync.service");
+
+/// What a service file says besides its template.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unit {
+    /// The program.
+    pub(super) program: PathBuf,
+    /// Its options, before the command. Each is [plain](is_plain).
+    pub(super) arguments: Vec<String>,
+    /// Directories outside the state directory that the daemon writes to.
+    pub(super) writable: BTreeSet<PathBuf>,
+    /// Whether the configuration names a file that root can read only because it
+    /// is root.
+    pub(super) reads_private_files: bool,
+}
+
+impl Unit {
+    /// Grants what this configuration needs.
+    pub(super) fn fit(&mut self, config: &Config) {
+        let written = [&config.metrics_file, &config.events_database];
+        self.writable.extend(written.into_iter().flatten().map(|path| directory_of(path)));
+        self.writable.extend(config.state_directory.clone());
+        let read = [
+            &config.client_auth_certificate_file,
+            &config.server_auth_roots_file,
+            &config.machine_id_plist,
+            &config.machine_owner_plist,
+        ];
+        self.reads_private_files = read.into_iter().flatten().any(|path| is_private(path));
+    }
+}
+
+/// Whether root without its privileges could not read the file: it, or a directory
+/// above it, is another user's and closed to others.
+fn is_private(path: &Path) -> bool {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.ancestors().any(|part| {
+        let needed = if part == path { 0o004 } else { 0o001 };
+        part.metadata().is_ok_and(|data| data.uid() != 0 && data.mode() & needed == 0)
+    })
+}
+
+/// Whether a text can stand in either kind of service file without quotes.
+pub(super) fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    text.starts_with('/') && text.chars().all(plain)
+}
 
 /// Whether something had to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,23 +84,22 @@ pub(super) struct Installer<'a> {
 }
 
 impl<'a> Installer<'a> {
-    /// For a manager and a program, with the files below `root`.
+    /// For a manager and a service, with the files below `root`.
     pub(super) fn new(
         manager: Manager,
-        program: &Path,
+        unit: &Unit,
         root: &Path,
         runner: &'a dyn Runner,
     ) -> Result<Self, ServiceError> {
         // Quoting differs between the two; a path that needs any is refused.
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-        let shown =
-            program.to_str().filter(|text| text.starts_with('/') && text.chars().all(plain));
-        let shown = shown.ok_or_else(|| ServiceError::Program(program.to_owned()))?;
+        let program = unit.program.to_str().filter(|text| is_plain(text));
+        let program = program.ok_or_else(|| ServiceError::Program(unit.program.clone()))?;
         let (path, text) = match manager {
-            Manager::Launchd => (format!("Library/LaunchDaemons/{LABEL}.plist"), PLIST),
-            Manager::Systemd => (format!("etc/systemd/system/{UNIT}"), UNIT_FILE),
+            Manager::Launchd => {
+                (format!("Library/LaunchDaemons/{LABEL}.plist"), job_text(program, unit))
+            }
+            Manager::Systemd => (format!("etc/systemd/system/{UNIT}"), unit_text(program, unit)),
         };
-        let text = text.replace(TEMPLATE_PROGRAM, shown);
         Ok(Self { manager, root: root.to_owned(), path: root.join(path), text, runner })
     }
 
@@ -127,10 +175,10 @@ impl<'a> Installer<'a> {
             Manager::Systemd => (self.ask(&["is-active", UNIT])?, "active"),
         };
         let says = match self.manager {
-            Manager::Launchd => answer.said.contains(word) || answer.said == "active",
-            Manager::Systemd => answer.said == word,
+            Manager::Launchd => answer.output.contains(word) || answer.output == "active",
+            Manager::Systemd => answer.output == word,
         };
-        Ok((answer.success && says, answer.said))
+        Ok((answer.success && says, answer.output))
     }
 
     const fn program(&self) -> &'static str {
@@ -147,18 +195,18 @@ impl<'a> Installer<'a> {
         }
     }
 
-    fn ask(&self, args: &[&str]) -> Result<super::Answer, ServiceError> {
+    fn ask(&self, args: &[&str]) -> Result<super::CommandResult, ServiceError> {
         let program = self.program();
         self.runner.run(program, args).map_err(|source| ServiceError::Runner { program, source })
     }
 
-    fn must(&self, args: &[&str]) -> Result<super::Answer, ServiceError> {
+    fn must(&self, args: &[&str]) -> Result<super::CommandResult, ServiceError> {
         let answer = self.ask(args)?;
         if answer.success {
             return Ok(answer);
         }
         let command = format!("`{} {}`", self.program(), args.join(" "));
-        Err(ServiceError::Command { command, said: answer.said })
+        Err(ServiceError::Command { command, said: answer.output })
     }
 
     fn write(&self) -> io::Result<()> {
@@ -171,7 +219,7 @@ impl<'a> Installer<'a> {
     /// Makes the directories on the way to the file. No link may lead out of
     /// the root.
     fn make_way(&self) -> io::Result<()> {
-        let dir = files::directory_of(&self.path);
+        let dir = directory_of(&self.path);
         let below = dir.strip_prefix(&self.root).map_err(io::Error::other)?;
         files::create_below(&self.root, below)
     }
@@ -179,6 +227,32 @@ impl<'a> Installer<'a> {
     fn file_error(&self, source: io::Error) -> ServiceError {
         ServiceError::File { path: self.path.clone(), source }
     }
+}
+
+fn job_text(program: &str, unit: &Unit) -> String {
+    let item = |text: &str| format!("<string>{text}</string>\n\t\t");
+    let arguments: String = unit.arguments.iter().map(|argument| item(argument)).collect();
+    PLIST
+        .replace(TEMPLATE_PROGRAM, program)
+        .replace("<string>daemon</string>", &format!("{arguments}<string>daemon</string>"))
+}
+
+fn unit_text(program: &str, unit: &Unit) -> String {
+    let words = [&[program.to_owned()], &unit.arguments[..], &["daemon".to_owned()]].concat();
+    let start = format!("ExecStart={}", words.join(" "));
+    let mut text = UNIT_FILE.replace(&format!("ExecStart={TEMPLATE_PROGRAM} daemon"), &start);
+    let dirs: Vec<_> = unit.writable.iter().filter_map(|dir| dir.to_str()).collect();
+    if dirs.iter().any(|dir| is_plain(dir)) {
+        // `-`: a directory that does not exist yet does not keep the service down.
+        let dirs: Vec<_> =
+            dirs.into_iter().filter(|dir| is_plain(dir)).map(|dir| format!("-{dir}")).collect();
+        let paths = format!("ReadWritePaths={}\n", dirs.join(" "));
+        text = text.replace("UMask=0077\n", &format!("UMask=0077\n{paths}"));
+    }
+    if unit.reads_private_files {
+        text = text.replace("=CAP_CHOWN", "=CAP_CHOWN CAP_DAC_READ_SEARCH");
+    }
+    text
 }
 
 #[cfg(test)]

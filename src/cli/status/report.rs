@@ -140,10 +140,15 @@ impl Daemon {
         Some(Self::of(status, crate::daemon::is_running(state_dir), config))
     }
 
-    fn of(status: DaemonStatus, runs: bool, config: &Config) -> Self {
+    fn of(mut status: DaemonStatus, runs: bool, config: &Config) -> Self {
         let seen = Moment::read(&SystemHost);
+        let liveness = status.liveness(runs, &seen, config.sync_deadline);
+        if !runs {
+            // What a daemon that is gone announced does not happen.
+            (status.next_sync_at, status.next_sync_why) = (None, None);
+        }
         Self {
-            liveness: status.liveness(runs, &seen, config.sync_deadline),
+            liveness,
             uptime_seconds: runs.then(|| status.uptime(&seen).as_secs()),
             heartbeat_age_seconds: status.age(&seen).as_secs(),
             status,
@@ -193,17 +198,17 @@ impl Daemon {
                     format!("{at} failed, left to the next sync: {error}")
                 }
             };
-            row("Prompt Upload", &words);
+            whole_row("Prompt Upload", &words);
         }
         for (name, incident) in
             [("Last Panic", &status.last_panic), ("Last Hang", &status.last_hang)]
         {
             if let Some(incident) = incident {
-                row(name, &format!("{} {}", incident.at, incident.message));
+                whole_row(name, &format!("{} {}", incident.at, incident.message));
             }
         }
         if let Some(refused) = &status.configuration_refused {
-            row("Configuration Refused", refused);
+            whole_row("Configuration Refused", refused);
         }
     }
 }
@@ -228,7 +233,7 @@ impl Told {
         Self {
             schema_version: SCHEMA_VERSION,
             state_dir: state_dir.display().to_string(),
-            server: config.sync_base_url.as_ref().map(ToString::to_string),
+            server: status.configuration.server.clone(),
             last_success: status.last_success.map(|at| Success::new(at, now)),
             daemon: Daemon::of(status, true, config),
         }
@@ -245,7 +250,7 @@ impl Told {
         if let Some(last) = &self.daemon.status.last_sync {
             row("Last Attempt", &format!("{} {}", last.at, last.result.name()));
             if let Some(error) = &last.error {
-                row("Last Error", error);
+                whole_row("Last Error", error);
             }
         }
         self.daemon.show();
@@ -309,6 +314,21 @@ impl Status {
             daemon: Daemon::read(config, state_dir),
             settings: read.settings,
         })
+    }
+
+    /// Shows the server and the machine id of the daemon that runs, whose
+    /// configuration may come from its own command line.
+    pub(super) fn use_daemons_configuration(&mut self) {
+        let Some(daemon) = &self.daemon else { return };
+        let configuration = &daemon.status.configuration;
+        // A daemon of an older version does not report its configuration.
+        if matches!(daemon.liveness, Liveness::Alive | Liveness::Stuck)
+            && !configuration.digest.is_empty()
+        {
+            self.server.clone_from(&configuration.server);
+            self.machine_id.clone_from(&configuration.machine_id);
+            self.machine_id_error.clone_from(&configuration.machine_id_error);
+        }
     }
 
     pub(super) fn last_success_at(&self) -> Option<Timestamp> {
@@ -451,7 +471,7 @@ impl Status {
         row("Server", self.server.as_deref().unwrap_or("None (SyncBaseURL is not set)"));
         match (&self.machine_id, &self.machine_id_error) {
             (Some(id), _) => row("Machine ID", id),
-            (None, Some(error)) => row("Machine ID", &error.to_string()),
+            (None, Some(error)) => whole_row("Machine ID", &error.to_string()),
             (None, None) => row("Machine ID", "None"),
         }
         row("State Directory", &self.state_dir);
@@ -478,7 +498,7 @@ impl Status {
         if let Some(warning) = self.last_attempt.as_ref().and_then(|a| a.warnings.first()) {
             let more = self.last_attempt.as_ref().map_or(0, |a| a.warnings.len()) - 1;
             let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-            row("Last Warning", &format!("{warning}{more}"));
+            whole_row("Last Warning", &format!("{warning}{more}"));
         }
         let Interval { seconds, origin } = &self.full_sync_interval;
         row("Full Sync Interval", &format!("{seconds} s ({origin})"));
@@ -524,7 +544,7 @@ impl Status {
             heading("Client Certificate");
             row("File", &certificate.file);
             if let Some(error) = &certificate.error {
-                row("Error", error);
+                whole_row("Error", error);
             }
             if let (Some(subject), Some(until)) = (&certificate.subject, certificate.not_after) {
                 row("Subject", subject);

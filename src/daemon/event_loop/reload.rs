@@ -13,16 +13,12 @@ use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
 use crate::daemon::Options;
 use crate::daemon::control::server;
 use crate::daemon::schedule::Requester;
-use crate::daemon::source_watch;
+use crate::daemon::{SETTLE_TIME, source_watch};
 use crate::failure::Remedy as _;
 use crate::host::{self, SystemHost};
 
 /// How long reading the configuration may take.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// From the last change of a source to its reading: whoever writes it may write
-/// several files.
-const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// How long a source must be missing until its values no longer hold: management
 /// systems remove a profile before they install its next version.

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use plist::Value;
 
 use super::*;
-use crate::cli::service::Answer;
+use crate::cli::service::CommandResult;
 use crate::failure::Remedy as _;
 
 /// A service manager that does as it is told, and writes it down.
@@ -22,11 +22,11 @@ impl FakeManager {
 }
 
 impl Runner for FakeManager {
-    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<Answer> {
+    fn run(&self, program: &'static str, args: &[&str]) -> io::Result<CommandResult> {
         let program = program.rsplit('/').next().unwrap_or_default();
         self.asked.borrow_mut().push(format!("{program} {}", args.first().unwrap_or(&"")));
-        let yes = |said: &str| Answer { success: true, said: said.to_owned() };
-        let no = |said: &str| Answer { success: false, said: said.to_owned() };
+        let yes = |said: &str| CommandResult { success: true, output: said.to_owned() };
+        let no = |said: &str| CommandResult { success: false, output: said.to_owned() };
         Ok(match *args.first().unwrap_or(&"") {
             "restart" | "bootstrap" => {
                 self.running.set(!self.broken.get());
@@ -48,8 +48,12 @@ impl Runner for FakeManager {
     }
 }
 
-fn program() -> PathBuf {
-    PathBuf::from("/opt/santa/bin/santa-sync")
+fn unit(program: &str) -> Unit {
+    Unit { program: PathBuf::from(program), ..Unit::default() }
+}
+
+fn program() -> Unit {
+    unit("/opt/santa/bin/santa-sync")
 }
 
 /// DAEMON-5: installed twice is installed once, with either manager.
@@ -113,7 +117,7 @@ fn daemon_5_a_service_that_does_not_run_is_told() {
 fn a_program_whose_path_needs_quoting_is_refused() {
     let fake = FakeManager::default();
     for path in ["relative", "/a b/santa-sync", "/a\"b", "/a%b", "/a$b", "/a<b"] {
-        let refused = Installer::new(Manager::Launchd, Path::new(path), Path::new("/"), &fake);
+        let refused = Installer::new(Manager::Launchd, &unit(path), Path::new("/"), &fake);
         assert!(matches!(refused, Err(ServiceError::Program(_))), "{path}");
     }
 }
@@ -200,4 +204,45 @@ fn state_1_nothing_is_installed_through_a_link_or_over_a_fifo() {
     assert!(made.success());
     let error = installer().install().expect_err("refused").to_string();
     assert!(error.contains("a FIFO, not a file"), "{error}");
+}
+
+/// DAEMON-5: the options of `service install`, and what the configuration needs, are
+/// in the service file.
+#[test]
+fn daemon_5_the_service_has_the_options_and_rights_that_it_needs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let certificate = dir.path().join("client.p12");
+    fs::write(&certificate, "").expect("written");
+    fs::set_permissions(&certificate, fs::Permissions::from_mode(0o600)).expect("a mode");
+    let owner = certificate.metadata().expect("there").uid();
+    let config = Config {
+        client_auth_certificate_file: Some(certificate),
+        metrics_file: Some("/var/lib/node_exporter/santa.prom".into()),
+        events_database: Some("/var/db/santa/events.db".into()),
+        ..Config::default()
+    };
+    let arguments = ["--config", "/etc/x.plist", "--state-dir", "/srv/santa"];
+    let arguments = arguments.map(str::to_owned).to_vec();
+    let mut unit = Unit { arguments, ..program() };
+    unit.fit(&config);
+    unit.writable.insert("/srv/santa".into());
+    assert_eq!(unit.reads_private_files, owner != 0);
+    unit.reads_private_files = true;
+    let fake = FakeManager::default();
+    let text = |manager| {
+        let installer = Installer::new(manager, &unit, Path::new("/"), &fake);
+        installer.expect("an installer").text().to_owned()
+    };
+    let unit_file = text(Manager::Systemd);
+    for line in [
+        "ExecStart=/opt/santa/bin/santa-sync --config /etc/x.plist --state-dir /srv/santa daemon",
+        "ReadWritePaths=-/srv/santa -/var/db/santa -/var/lib/node_exporter",
+        "CapabilityBoundingSet=CAP_CHOWN CAP_DAC_READ_SEARCH",
+    ] {
+        assert!(unit_file.lines().any(|of| of == line), "{line} is not in {unit_file}");
+    }
+    let job = plist::from_bytes::<Value>(text(Manager::Launchd).as_bytes()).expect("a plist");
+    let args = job.as_dictionary().expect("a dictionary")["ProgramArguments"].as_array();
+    let args: Vec<_> = args.expect("an array").iter().filter_map(Value::as_string).collect();
+    assert_eq!(args[1..], ["--config", "/etc/x.plist", "--state-dir", "/srv/santa", "daemon"]);
 }
