@@ -1,6 +1,6 @@
-//! The daemon: syncs by the clock and on request, for as long as it runs.
+//! The daemon: syncs on a schedule and on request, for as long as it runs.
 //!
-//! One loop on one thread, `event_loop`, decides what happens next; [`schedule`] tells when.
+//! One loop on one thread, `event_loop`, decides what happens next, and [`schedule`] when.
 //! Each sync is a process of its own, so that nothing a sync does can stop the
 //! loop or grow it. Promise: while the daemon lives there is a next sync or one
 //! that runs and has a deadline, and `daemon.json` says which. It writes no
@@ -45,7 +45,7 @@ pub type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
 /// What a daemon runs on.
 pub struct Options {
-    /// Where the configuration comes from, asked at each reading of it.
+    /// Returns the sources of the configuration; called before each reading.
     pub sources: Arc<dyn Fn() -> Sources + Send + Sync>,
     /// The configuration to begin with.
     pub loaded: Loaded,
@@ -55,7 +55,7 @@ pub struct Options {
     pub clock: SystemClock,
     /// The program that makes sync number N (from 1) at a level of log lines.
     pub program: Box<dyn Fn(u64, &'static str) -> Program + Send>,
-    /// Where changes of the network are told, opened while syncs fail.
+    /// Where network changes are reported; opened while syncs fail.
     pub network: network::Source,
     /// Sets the level of log lines.
     pub set_level: SetLevel,
@@ -130,7 +130,7 @@ fn level_of(name: &str) -> Option<LogLevel> {
     [Off, Error, Warn, Info, Debug, Trace].into_iter().find(|level| level_name(*level) == name)
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until a signal stops it.
 ///
 /// # Errors
 /// If it cannot begin. Once it has begun, nothing but a signal ends it.
@@ -160,8 +160,8 @@ pub fn is_supervised() -> bool {
 }
 
 /// Waits until the configuration can be used, reading it whenever one of its files
-/// changes and on SIGHUP; `None` if a signal ends the wait. `report` is told why it
-/// is refused.
+/// changes and on SIGHUP; `None` if a signal ends the wait. `report` gets the
+/// reason for each refusal.
 ///
 /// # Errors
 /// If the system lacks something.

@@ -37,7 +37,7 @@ pub const COMPATIBILITY_VERSION: &str = "2026.8";
 /// A value and where it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    /// The value; empty only for an owner that nobody told.
+    /// The value; empty only for an unknown owner.
     pub value: String,
     /// The key, file or command it comes from.
     pub source: String,
@@ -55,7 +55,7 @@ impl Fact {
     }
 }
 
-/// What the operating system tells, each value where it could be read.
+/// Facts from the operating system, as far as they could be read.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Observed {
     uuid: Option<Fact>,
@@ -72,7 +72,7 @@ struct Observed {
 pub struct HostReport {
     /// The id a server knows this host by, and where it comes from.
     pub machine_id: Result<(MachineId, String), MachineIdProblem>,
-    /// The facts a preflight tells.
+    /// The facts that a preflight reports.
     pub facts: HostFacts,
     /// Every value by name with its source, in the order to show them.
     pub sources: Vec<(&'static str, Fact)>,

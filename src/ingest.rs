@@ -1,8 +1,8 @@
-//! Taking in events that programs hand us, a line of JSON each: read, filtered,
-//! and queued in one commit for all lines at hand.
+//! Ingests events that programs add, a line of JSON each: reads them, filters them,
+//! and queues them in one commit.
 //!
-//! Promise: a line that is answered with [`IngestOutcome::Added`] is on disk. A bad
-//! line costs nobody but itself.
+//! Promise: a line whose outcome is [`IngestOutcome::Added`] is on disk. A bad line
+//! affects only itself.
 
 use crate::model::Now;
 use crate::protocol::events::{EventLineError, IncomingEvent, IngestPolicy, read_line};
@@ -23,12 +23,12 @@ pub enum IngestOutcome {
     BackedOff,
     /// The policy does not take such events in.
     Filtered,
-    /// It is no event.
+    /// It is not an event.
     Invalid(EventLineError),
 }
 
 impl IngestOutcome {
-    /// The word for it in `--json`.
+    /// Its name in `--json`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl IngestOutcome {
 /// A line with what became of it.
 #[derive(Debug)]
 pub struct IngestedEvent {
-    /// What tells its event from others; empty if it is none.
+    /// The unique id of its event; empty if it is not an event.
     pub unique_id: String,
     /// What became of it.
     pub answer: IngestOutcome,
@@ -60,7 +60,7 @@ impl IngestedEvent {
     }
 }
 
-/// Takes in the events of lines, in their order; answers each.
+/// Ingests the events of lines, in their order, and returns the outcome of each.
 ///
 /// # Errors
 /// If they cannot be written; then none of them is queued.

@@ -205,7 +205,7 @@ impl Driver<'_> {
                         let sending = self.send(request, attempt, &mut held, &over);
                         let sent = interruptible.run(sending).await;
                         SyncEvent::Attempt(match sent {
-                            // The reading of its answer was given up.
+                            // Reading its response was given up.
                             Ok(AttemptResult::Failed(failure, _))
                                 if failure.kind == FailureKind::Cancelled =>
                             {
@@ -533,7 +533,7 @@ const fn stopped_midway(failure: Failure) -> AttemptResult {
 async fn stopped(stop: &mut Stop) -> &'static str {
     match stop.wait_for(Option::is_some).await.map(|reason| reason.unwrap_or_default()) {
         Ok(reason) => reason,
-        // Whoever could have told us to stop is gone.
+        // Nobody is left to stop this sync.
         Err(_) => std::future::pending().await,
     }
 }
@@ -561,8 +561,8 @@ fn log_rejected(record: &SyncRecord) {
     }
 }
 
-/// One line a sync, with what an operator asks first. Whoever started a sync by
-/// hand is told of its failure on the spot, so that it is no warning then.
+/// One line per sync, with what an operator asks first. The failure of a sync started
+/// by hand is shown at once, so it is not a warning.
 fn log_end(record: &SyncRecord) {
     let sync_type = record.sync_type.map_or("none", crate::model::SyncType::name);
     let result = record.result.name();

@@ -1,4 +1,4 @@
-//! `daemon`: syncs by the clock and on request, in the foreground.
+//! `daemon`: syncs on a schedule and on request, in the foreground.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

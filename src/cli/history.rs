@@ -1,4 +1,4 @@
-//! `history`: what became of the last syncs.
+//! `history`: the results of the last syncs.
 
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! Root works in another user's state directory only as that user.
 //!
-//! Whoever owns the directory can exchange what lies in it, so nothing there is
+//! The owner of a directory can replace what is in it, so nothing there is
 //! opened with root's rights. This happens first of all, while the process has
 //! one thread: on Linux the ids of a thread are changed, not of the process.
 
@@ -26,7 +26,7 @@ struct Ids {
 
 /// If root runs a command that opens the state directory, and that belongs to
 /// another user, goes on as that user. A directory that does not exist yet
-/// belongs to whoever owns the one it will be made in.
+/// belongs to the owner of the one it will be created in.
 ///
 /// # Errors
 /// If the system refuses.

@@ -1,5 +1,5 @@
-//! `status`: how syncing stands, from files alone; for a user who may not read
-//! them, from the daemon.
+//! `status`: the sync status, from files alone; for a user who may not read them,
+//! from the daemon.
 
 use std::path::Path;
 use std::time::Duration;
@@ -86,7 +86,7 @@ fn is_closed(state_dir: &Path) -> bool {
     fs::read_dir(state_dir).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// What the daemon tells of itself, which is open to more users than its files.
+/// Asks the daemon for its status, which more users may read than its files.
 fn by_daemon(global: &Global, state_dir: &Path) -> Option<DaemonStatus> {
     let mut client = super::by_daemon::find_to_ask(global, state_dir)?;
     let answer = super::by_daemon::ask(&mut client, &ControlRequest::Status, |answer| {

@@ -152,7 +152,7 @@ impl Shared {
             drop(state);
             self.changed.notify_all();
             for piece in taken.chunks(WRITE_CHUNK_BYTES) {
-                // Whoever read has gone: there is nobody to tell.
+                // The reader is gone: nobody can be told.
                 let _ = to.write_all(piece);
             }
             let _ = to.flush();

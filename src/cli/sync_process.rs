@@ -45,7 +45,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         Order::Sync(errand) => errand,
         Order::Upload => {
             let report = upload_once(&config, &state_dir, clock, ignored);
-            tell(&ChildMessage::Uploaded { report, facts: summary(&config, &state_dir) });
+            tell(&ChildMessage::Uploaded { report, summary: summary(&config, &state_dir) });
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -54,7 +54,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         sync_once(&config, &state_dir, wanted, clock, ignored, observer)
     });
     let exit_code = record.exit_code;
-    tell(&ChildMessage::Ended { record: Box::new(record), facts: summary(&config, &state_dir) });
+    tell(&ChildMessage::Ended { record: Box::new(record), summary: summary(&config, &state_dir) });
     Ok(ExitCode::from(exit_code))
 }
 

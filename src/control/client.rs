@@ -1,5 +1,5 @@
-//! The other end of the control socket, for the command line and for programs
-//! that hand events in.
+//! The client of the control socket, for the command line and for programs that add
+//! events.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::SOCKET_FILE;
 use super::message::{ControlRequest, ControlResponse};
 
-/// The longest answer read: a record with 100 rejected rules and every setting
+/// The longest response read: a record with 100 rejected rules and every setting
 /// has less than 1 MiB.
 const MAX_RESPONSE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -20,8 +20,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon of a state directory; `None` if none answers
-    /// there or this user may not ask it.
+    /// Connects to the daemon of a state directory; `None` if there is none or this
+    /// user may not connect to it.
     #[must_use]
     pub fn connect(state_dir: &Path) -> Option<Self> {
         Self::reach(state_dir).ok().flatten()
@@ -39,8 +39,7 @@ impl Client {
         }
     }
 
-    /// Gives up on an answer that does not come for so long, and on a request
-    /// that the daemon does not read for so long.
+    /// Limits how long a response may take to arrive, and a request to be read.
     ///
     /// # Errors
     /// If the system refuses.
@@ -49,7 +48,7 @@ impl Client {
         self.stream.get_ref().set_read_timeout(Some(duration))
     }
 
-    /// Asks.
+    /// Sends a request.
     ///
     /// # Errors
     /// If the daemon is gone.
@@ -59,7 +58,7 @@ impl Client {
         self.stream.get_mut().write_all(&line)
     }
 
-    /// The next line of the answer.
+    /// Reads the next response.
     ///
     /// # Errors
     /// If the daemon is gone, or says what this program does not understand.

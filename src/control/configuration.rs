@@ -1,5 +1,5 @@
-//! How a configuration looks to one process: the daemon reports it, and whoever
-//! asks can compare it with what another process, or another user, sees.
+//! A configuration as one process sees it: the daemon reports its own, and a client
+//! can compare it with what another process, or another user, sees.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -14,13 +14,13 @@ use crate::sync::progress::SyncProgress;
 /// chain has about 10 KiB.
 pub const MAX_LINE: usize = 256 * 1024;
 
-/// What a client asks. One request at a time on a connection; the answers to
-/// one end with a line that is not [`ControlResponse::Progress`], [`ControlResponse::Waiting`]
+/// A request of a client. One at a time on a connection; the responses to it end
+/// with a line that is not [`ControlResponse::Progress`], [`ControlResponse::Waiting`]
 /// or, of a subscription, at all.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// How the daemon stands.
+    /// The status of the daemon.
     Status,
     /// A sync, now.
     Sync(SyncRequest),
@@ -47,18 +47,18 @@ pub enum ControlRequest {
     },
 }
 
-/// A sync that is asked for.
+/// A request for a sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SyncRequest {
     /// The clean sync to request: `CLEAN` or `CLEAN_ALL`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clean: Option<SyncType>,
-    /// Whether a person asks, as the record tells it.
+    /// Whether a person requests it; the record says so.
     pub manual: bool,
-    /// Whether to wait for a sync that runs, instead of being one too many.
+    /// Wait for a running sync to end, instead of being refused.
     pub wait: bool,
-    /// Whether a sync that runs will do.
+    /// Attach to a running sync instead of starting another.
     pub attach: bool,
 }
 
@@ -86,13 +86,13 @@ pub struct RuleLookup {
     pub since: bool,
 }
 
-/// What the daemon answers.
+/// A response of the daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum ControlResponse {
-    /// How the daemon stands.
+    /// The status of the daemon.
     Status(Box<DaemonStatus>),
-    /// A sync runs; the one asked for begins after it. Its progress follows.
+    /// Another sync is running; the requested one starts after it. Progress follows.
     Waiting,
     /// Something happened in the sync.
     Progress(SyncStep),
@@ -136,7 +136,7 @@ pub enum ControlResponse {
     Done,
     /// It is not done.
     Error {
-        /// One word for the cause.
+        /// The cause.
         kind: ControlErrorKind,
         /// What is wrong and what to do.
         message: String,
@@ -182,19 +182,19 @@ pub enum EventResult {
     BackedOff,
     /// The policy does not record it.
     Filtered,
-    /// It is none.
+    /// It is not an event.
     Rejected {
         /// Why.
         reason: String,
     },
 }
 
-/// A bundle the server asked for.
+/// A bundle that the server requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestedBundle {
     /// Its hash.
     pub hash: String,
-    /// When it was asked for first.
+    /// When it was first requested.
     pub since: Timestamp,
     /// How many executables it has; 0 while that is not known.
     pub executables: u32,
@@ -213,7 +213,7 @@ impl From<BundleRequest> for RequestedBundle {
     }
 }
 
-/// Something that happened in a sync, as it is told to others.
+/// A step of a sync, as it is reported to clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum SyncStep {
@@ -273,7 +273,7 @@ pub enum SyncStep {
 }
 
 impl SyncStep {
-    /// What to tell of progress, if anything.
+    /// The step that corresponds to a progress; `None` if clients do not get it.
     #[must_use]
     pub fn of(progress: &SyncProgress<'_>) -> Option<Self> {
         Some(match progress {
@@ -306,7 +306,7 @@ impl SyncStep {
     }
 }
 
-/// A rule as every JSON form shows it; a text that is not there is empty.
+/// A rule as every JSON form shows it; a missing text is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleForm {
     /// What it is about.
@@ -315,9 +315,9 @@ pub struct RuleForm {
     pub policy: Cow<'static, str>,
     /// The protocol's name of its type.
     pub rule_type: Cow<'static, str>,
-    /// What a user is told.
+    /// The message shown to the user.
     pub custom_msg: String,
-    /// Where a user is sent.
+    /// The URL the user is sent to.
     pub custom_url: String,
     /// What the button for that says.
     pub event_detail_button_label: String,

@@ -1,4 +1,4 @@
-//! Stamps of the status by clocks that nobody sets, and what they say about
+//! Time stamps of the status by clocks that cannot be set, and what they say about
 //! a daemon that is late (DAEMON-6).
 //!
 //! The wall clock is for people: a step of it must neither make a healthy
@@ -45,7 +45,7 @@ impl Moment {
 pub struct Stamp {
     /// With sleep.
     pub elapsed_ms: u64,
-    /// Without sleep; `None` where no clock tells.
+    /// Without sleep; `None` where no clock measures it.
     pub awake_ms: Option<u64>,
 }
 
@@ -56,14 +56,14 @@ impl Stamp {
         Self { elapsed_ms: millis(now.elapsed), awake_ms: clock::awake().map(millis) }
     }
 
-    /// The stamp that lies `by` later, if the machine does not sleep until then.
+    /// The stamp `by` later, if the machine does not sleep until then.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {
         let later = |ms: u64| ms.saturating_add(millis(by));
         Self { elapsed_ms: later(self.elapsed_ms), awake_ms: self.awake_ms.map(later) }
     }
 
-    /// How long ago it was, with sleep; zero if it lies ahead.
+    /// How long ago it was, with sleep; zero if it is in the future.
     fn since(self, seen: &Moment) -> Duration {
         Duration::from_millis(millis(seen.now.elapsed).saturating_sub(self.elapsed_ms))
     }

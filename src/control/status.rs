@@ -1,5 +1,5 @@
-//! The status: how the daemon stands, as it tells it on the socket and
-//! leaves it in `daemon.json` for whoever looks, also after its end.
+//! The status of the daemon, as the control socket reports it and as `daemon.json`
+//! holds it, even after the daemon has ended.
 
 use std::io;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::sync::upload::UploadReport;
 /// The file in the state directory.
 pub const STATUS_FILE: &str = "daemon.json";
 
-/// No status is longer, in bytes: it holds one record of a sync.
+/// The longest status read, in bytes.
 const MAX_STATUS_BYTES: u64 = 4 << 20;
 
 /// The version of the form.
@@ -36,7 +36,7 @@ pub enum Activity {
     Syncing,
     /// A sync is to run, and waits for one of another process to end.
     Waiting,
-    /// It has ended in good order.
+    /// It has stopped cleanly.
     Stopped,
 }
 
@@ -52,11 +52,11 @@ pub enum SyncReason {
     BackOff,
     /// The network has changed since the last sync failed.
     Network,
-    /// Somebody asked.
+    /// It was requested.
     Asked,
 }
 
-/// How the daemon stands.
+/// The status of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
     /// See [`SCHEMA_VERSION`].
@@ -73,7 +73,7 @@ pub struct DaemonStatus {
     pub doing: Activity,
     /// When the sync that runs began, or began to wait.
     pub sync_began_at: Option<Timestamp>,
-    /// Whether another sync is asked for already.
+    /// Whether another sync has been requested.
     pub sync_waiting: bool,
     /// When the next sync begins; `None` while one runs.
     pub next_sync_at: Option<Timestamp>,
@@ -110,7 +110,7 @@ pub struct DaemonStatus {
     /// How long the sync that runs may take, or wait, in seconds.
     #[serde(default)]
     pub sync_limit: Option<u64>,
-    /// The same times by clocks that nobody sets; `None` if the boot has no
+    /// The same times by clocks that cannot be set; `None` if the boot has no
     /// name.
     #[serde(default)]
     pub boot: Option<Boot>,
@@ -142,7 +142,7 @@ pub struct LastSync {
 }
 
 impl LastSync {
-    /// What to tell of a record.
+    /// The summary of a record.
     #[must_use]
     pub fn of(record: &SyncRecord) -> Self {
         Self {
@@ -164,17 +164,17 @@ pub struct Incident {
     pub message: String,
 }
 
-/// Whether the daemon lives, as its status tells.
+/// Whether the daemon is alive, judged by its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
-    /// Its process lives and its next sync is not overdue.
+    /// Its process is alive and its next sync is not overdue.
     Alive,
-    /// Its process lives, but what it announced has not come to pass.
+    /// Its process is alive, but what it announced is overdue.
     Stuck,
-    /// It ended in good order.
+    /// It stopped cleanly.
     Stopped,
-    /// Its process is gone without having said so.
+    /// Its process ended without saying so.
     Dead,
 }
 
@@ -225,8 +225,8 @@ impl DaemonStatus {
         self.boot.as_ref().filter(|boot| boot.is_of(seen) == Some(true))
     }
 
-    /// Writes the file anew, whole or not at all. Not forced to the disk: after
-    /// a power cut there is no daemon to tell of.
+    /// Replaces the file atomically. It is not synced to disk: after a power cut there
+    /// is no daemon to report.
     ///
     /// # Errors
     /// If it cannot be written.

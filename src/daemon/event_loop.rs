@@ -49,14 +49,14 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
 /// Lines a slow client may lag behind.
 const EVENT_BACKLOG: usize = 256;
 
-/// A sync that is asked for and has not begun.
+/// A sync that has been requested and has not begun.
 #[derive(Default)]
 struct PendingSync {
     clean: Option<SyncType>,
     manual: bool,
-    /// Whether the owner asked, or only the group.
+    /// Whether the owner requested it, or only the group.
     owner: bool,
-    /// Who waits for its end. Empty if only a signal asked.
+    /// Who waits for its end. Empty if only a signal requested it.
     askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct EventLoop {
     options: Options,
     state_dir: PathBuf,
     instance_lock: InstanceLock,
-    /// The state directory is not there, which has been told.
+    /// The state directory does not exist, which has been logged.
     lost: bool,
     socket: Option<Socket>,
     commands: mpsc::Sender<LoopRequest>,
@@ -94,7 +94,7 @@ pub(super) struct EventLoop {
     source_missing_since: Option<Duration>,
     configuration: ConfigurationReport,
     level: LogLevel,
-    /// The level that a client asked for, which wins until the end.
+    /// The level that a client set, which holds until the daemon ends.
     asked_level: Option<LogLevel>,
     schedule: Schedule,
     prompt: PromptSchedule,
@@ -111,12 +111,12 @@ pub(super) struct EventLoop {
     last_sync: Option<LastSync>,
     last_panic: Option<Incident>,
     last_hang: Option<Incident>,
-    facts: Option<Box<StoreSummary>>,
+    summary: Option<Box<StoreSummary>>,
     counters: metrics::Counters,
     events: broadcast::Sender<DaemonEvent>,
     stop: watch::Sender<bool>,
     configured: watch::Sender<Arc<Loaded>>,
-    /// What could not be written, told once until it can.
+    /// Files that could not be written, each logged once until it can be again.
     unwritable: Vec<PathBuf>,
 }
 
@@ -166,7 +166,7 @@ impl EventLoop {
             last_sync: None,
             last_panic: None,
             last_hang: None,
-            facts: None,
+            summary: None,
             counters: metrics::Counters::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             stop: watch::channel(false).0,
@@ -209,7 +209,7 @@ impl EventLoop {
                 () = terminate.came() => break "SIGTERM",
                 () = hang_up.came() => self.reload_on_signal().await,
                 Some(()) = user.recv() => {
-                    info!("a sync is asked for by SIGUSR1");
+                    info!("sync requested by SIGUSR1");
                     self.schedule.ask(Requester::Owner, self.alarm.now());
                     self.publish();
                 }
@@ -234,7 +234,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Begins a sync, if its time has come.
+    /// Starts a sync, if one is due.
     async fn begin_sync(&mut self) {
         self.reload(Vanished::MayReturn).await;
         let now = self.alarm.now();
@@ -247,7 +247,7 @@ impl EventLoop {
         };
         let errand = SyncOrder { trigger, clean };
         if self.loaded.config.sync_base_url.is_none() {
-            info!("no SyncBaseURL is configured; there is nothing to sync with");
+            info!("no SyncBaseURL is configured; nothing to sync with");
             let error = SyncError::MissingSyncBaseUrl;
             let record = not_begun(error.result(), &error, errand, now);
             self.schedule.end(now, SyncEnd::Nothing, None, random());
@@ -256,7 +256,7 @@ impl EventLoop {
             return;
         }
         if why == SyncReason::Network {
-            info!("the network has changed since the last sync failed; it is tried again");
+            info!("the network has changed since the last sync failed; trying again");
         }
         if let Err(error) = self.keep_place() {
             warn!(%error, fix = error.fix().as_deref(), "no sync: the state directory cannot be used");
@@ -300,7 +300,7 @@ impl EventLoop {
         systemd::status("a sync runs");
     }
 
-    /// The sync's process has come further.
+    /// The process of the sync has entered another phase.
     fn entered(&mut self, phase: SyncPhase) {
         let (now, stamp) = (self.alarm.now(), self.stamp());
         if let Some(running) = &mut self.running {
@@ -315,10 +315,10 @@ impl EventLoop {
 
     fn ended(&mut self, (running, ended): (RunningSync, ProcessEnd)) {
         let now = self.alarm.now();
-        let ProcessEnd { record, facts, trouble, uploaded: _ } = ended;
+        let ProcessEnd { record, summary, trouble, uploaded: _ } = ended;
         if let Some(trouble) = &trouble {
             let incident = Incident { at: now.wall, message: trouble.message().to_owned() };
-            error!(error = incident.message, "a sync did not end by itself");
+            error!(error = incident.message, "a sync died or did not end");
             match trouble {
                 ProcessFailure::Died(_) => self.last_panic = Some(incident),
                 ProcessFailure::Hung(_) => self.last_hang = Some(incident),
@@ -333,14 +333,14 @@ impl EventLoop {
             },
             |record| *record,
         );
-        let events_left = facts.as_ref().map(|facts| facts.events_pending);
-        if facts.is_some() {
-            self.facts = facts;
+        let events_left = summary.as_ref().map(|summary| summary.events_pending);
+        if summary.is_some() {
+            self.summary = summary;
         }
         let end =
             if record.result == SyncResult::Success { SyncEnd::Success } else { SyncEnd::Failure };
-        let interval = self.facts.as_ref().map(|facts| {
-            let given = facts.full_sync_interval.map(|s| Duration::from_secs(s.into()));
+        let interval = self.summary.as_ref().map(|summary| {
+            let given = summary.full_sync_interval.map(|s| Duration::from_secs(s.into()));
             given.unwrap_or(schedule::DEFAULT_INTERVAL)
         });
         self.schedule.end(now, end, interval, random());
@@ -378,14 +378,14 @@ impl EventLoop {
         if let Some(running) = self.running.take()
             && timeout(STOP_TIMEOUT, running.task).await.is_err()
         {
-            warn!("the sync's process does not end; it is left alone");
+            warn!("the sync's process does not end; leaving it");
         }
         if let Some(uploading) = self.uploading.take() {
             // It was told to stop at the same time.
             let _ = timeout(Duration::from_millis(200), uploading).await;
         }
         if !self.instance_lock.holds(&self.state_dir) {
-            info!("daemon stopped; the state directory is not there");
+            info!("daemon stopped; the state directory does not exist");
             return;
         }
         if let Err(error) = self.status(Activity::Stopped).write(&self.state_dir) {
@@ -395,7 +395,7 @@ impl EventLoop {
     }
 }
 
-/// The end of the upload that runs; never, if none does.
+/// Waits for the end of the running upload; never completes without one.
 async fn upload_ended(uploading: &mut Option<JoinHandle<ProcessEnd>>) -> ProcessEnd {
     let Some(task) = uploading else { return std::future::pending().await };
     let ended = task.await.unwrap_or_else(|error| ProcessEnd {
@@ -406,13 +406,13 @@ async fn upload_ended(uploading: &mut Option<JoinHandle<ProcessEnd>>) -> Process
     ended
 }
 
-/// What the sync that runs has come to.
+/// News of the running sync.
 enum Happened {
     Phase(SyncPhase),
     Ended(Box<(RunningSync, ProcessEnd)>),
 }
 
-/// What the sync that runs comes to next; never, if none does.
+/// Waits for news of the running sync; never completes without one.
 async fn happened(running: &mut Option<RunningSync>) -> Happened {
     let Some(of) = running else { return std::future::pending().await };
     let ended = tokio::select! {
@@ -442,7 +442,7 @@ async fn ring(alarm: &Alarm, due: Option<Duration>) {
     }
 }
 
-/// The record of a sync that its process left none of.
+/// The record of a sync whose process left none.
 fn not_begun(result: SyncResult, error: &impl Remedy, errand: SyncOrder, began: Now) -> SyncRecord {
     let (message, fix) = (error.to_string(), error.fix().map(Cow::into_owned));
     let requested = errand.clean.unwrap_or(SyncType::Normal);

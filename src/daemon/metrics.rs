@@ -39,8 +39,8 @@ impl Counters {
         }
     }
 
-    /// Everything there is to tell.
-    pub(super) fn render(&self, status: &DaemonStatus, facts: Option<&StoreSummary>) -> String {
+    /// Renders all metrics.
+    pub(super) fn render(&self, status: &DaemonStatus, summary: Option<&StoreSummary>) -> String {
         let mut out = Text::default();
         let at = |t: crate::model::Timestamp| t.as_secs();
         out.family("santa_sync_info", "gauge", "The program's version.");
@@ -90,22 +90,22 @@ impl Counters {
             "1 if the configuration on disk is not the one in force.",
             u8::from(status.configuration_refused.is_some()),
         );
-        if let Some(facts) = facts {
-            facts_of(&mut out, facts);
+        if let Some(summary) = summary {
+            stores_of(&mut out, summary);
         }
         out.0
     }
 }
 
-fn facts_of(out: &mut Text, facts: &StoreSummary) {
-    if let Some(success) = facts.last_success {
+fn stores_of(out: &mut Text, summary: &StoreSummary) {
+    if let Some(success) = summary.last_success {
         out.gauge(
             "santa_sync_last_success_time_seconds",
             "When a sync last succeeded.",
             success.as_secs(),
         );
     }
-    let counts = &facts.rules;
+    let counts = &summary.rules;
     out.family("santa_sync_rules", "gauge", "Rules stored, by type.");
     for (rule_type, n) in [
         ("binary", counts.binary),
@@ -116,8 +116,8 @@ fn facts_of(out: &mut Text, facts: &StoreSummary) {
     ] {
         out.sample("", &[("type", rule_type)], n);
     }
-    out.gauge("santa_sync_events_pending", "Events queued.", facts.events_pending);
-    if let Some(oldest) = facts.events_oldest {
+    out.gauge("santa_sync_events_pending", "Events queued.", summary.events_pending);
+    if let Some(oldest) = summary.events_oldest {
         out.gauge(
             "santa_sync_events_oldest_time_seconds",
             "When the oldest of them came in.",
@@ -125,10 +125,10 @@ fn facts_of(out: &mut Text, facts: &StoreSummary) {
         );
     }
     out.family("santa_sync_events_dropped", "gauge", "Events that left the queue unsent.");
-    out.sample("", &[("cause", "queue_full")], facts.events_dropped);
-    out.sample("", &[("cause", "unsendable")], facts.events_unsendable.values().sum::<u64>());
-    out.gauge("santa_sync_events_rejected", "Events set aside.", facts.events_rejected);
-    if let Some(expires) = facts.certificate_expires {
+    out.sample("", &[("cause", "queue_full")], summary.events_dropped);
+    out.sample("", &[("cause", "unsendable")], summary.events_unsendable.values().sum::<u64>());
+    out.gauge("santa_sync_events_rejected", "Events set aside.", summary.events_rejected);
+    if let Some(expires) = summary.certificate_expires {
         out.gauge(
             "santa_sync_client_certificate_expires_time_seconds",
             "When the client certificate expires.",
@@ -227,12 +227,12 @@ mod tests {
         let mut counters = Counters::default();
         counters.count(&record());
         counters.count(&record());
-        let facts = StoreSummary {
+        let summary = StoreSummary {
             last_success: Some(Timestamp::from_secs(7)),
             events_pending: 3,
             ..StoreSummary::default()
         };
-        let text = counters.render(&example(), Some(&facts));
+        let text = counters.render(&example(), Some(&summary));
         for line in [
             "santa_sync_syncs_total{result=\"rule_download_failed\"} 2",
             "santa_sync_attempts_total{stage=\"preflight\",result=\"failure\"} 2",

@@ -1,6 +1,6 @@
-//! Hears that the network has changed: a link, an address or a route.
+//! Watches for network changes: a link, an address or a route.
 //!
-//! The kernel tells it on a socket; which change it was does not matter, since
+//! The kernel reports it on a socket; which change it was does not matter, since
 //! a sync tries the network anyway. The socket is open only while a change
 //! would make a difference, so that a healthy daemon is not woken by it. Whoever
 //! could forge a change would gain a sync a minute, see
@@ -16,20 +16,20 @@ use tracing::debug;
 /// Messages read in one go; more than that are left for the next one.
 const MAX_MESSAGES_PER_READ: usize = 64;
 
-/// Opens what the system tells changes on.
+/// Opens the socket on which the system reports changes.
 pub type Source = Box<dyn Fn() -> io::Result<OwnedFd> + Send>;
 
 /// The system's own source.
 ///
 /// # Errors
-/// If the system has none, or does not let this process have it.
+/// If the system has no such socket, or denies it to this process.
 #[cfg(target_os = "linux")]
 pub fn source() -> io::Result<OwnedFd> {
     use rustix::net::netlink::SocketAddrNetlink;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
     /// `RTMGRP_LINK`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of
     /// linux/rtnetlink.h. Every address brings routes with it, and these are
-    /// not told of again whenever a lease is renewed.
+    /// not reported again whenever a lease is renewed.
     const GROUPS: u32 = 0x1 | 0x40 | 0x400;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // No protocol is NETLINK_ROUTE.
@@ -41,7 +41,7 @@ pub fn source() -> io::Result<OwnedFd> {
 /// The system's own source.
 ///
 /// # Errors
-/// If the system has none, or does not let this process have it.
+/// If the system has no such socket, or denies it to this process.
 #[cfg(not(target_os = "linux"))]
 pub fn source() -> io::Result<OwnedFd> {
     use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
@@ -52,13 +52,13 @@ pub fn source() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether a message tells of a change that counts.
+/// Whether a message reports a change that counts.
 fn counts(message: &[u8]) -> bool {
-    // Linux only tells of what was subscribed to.
+    // Linux reports only what was subscribed to.
     cfg!(target_os = "linux") || is_of_interface(message)
 }
 
-/// Whether a message of a routing socket tells of an interface or an address:
+/// Whether a message of a routing socket is about an interface or an address:
 /// most others are neighbours that come and go. The type is its fourth byte, see
 /// net/route.h: `RTM_NEWADDR`, `RTM_DELADDR`, `RTM_IFINFO`.
 fn is_of_interface(message: &[u8]) -> bool {
@@ -69,7 +69,7 @@ fn is_of_interface(message: &[u8]) -> bool {
 pub(super) struct Network {
     source: Source,
     open: Option<AsyncFd<OwnedFd>>,
-    /// The source cannot be opened, which has been told.
+    /// The source cannot be opened, which has been logged.
     out_of_reach: bool,
 }
 
@@ -124,7 +124,7 @@ fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
 
-/// Reads messages until there is none at hand; answers whether one counts.
+/// Reads all pending messages and returns whether one of them counts.
 fn drain(mut read: impl FnMut(&mut [u8]) -> io::Result<Option<usize>>) -> io::Result<bool> {
     // A longer message is cut off; its beginning says enough.
     let mut buffer = [0; 4096];
@@ -154,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// Of an interface, as macOS tells it; on Linux any message will do.
+    /// Of an interface, as macOS reports it; on Linux any message will do.
     const CHANGE: [u8; 4] = [4, 0, 5, 0xe];
 
     /// A network whose changes are ours to tell.

@@ -43,13 +43,13 @@ const NETWORK_SETTLE_SPREAD: Duration = Duration::from_secs(5);
 /// that comes and goes must not undo the back-off.
 const MIN_NETWORK_SYNC_GAP: Duration = Duration::from_mins(1);
 
-/// From one sync that the group asks for to the next, at least (DAEMON-4).
+/// Between two syncs requested by the group, at least (DAEMON-4).
 const MIN_GROUP_SYNC_GAP: Duration = Duration::from_secs(10);
-/// From a sync that failed to the next one that the group asks for, at least
+/// From a sync that failed to the next one requested by the group, at least
 /// (DAEMON-4).
 const MIN_GROUP_SYNC_GAP_FAILED: Duration = Duration::from_mins(1);
 
-/// Who asks for a sync.
+/// Who requests a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requester {
     /// The owner of the daemon or root, also by a signal.
@@ -63,12 +63,12 @@ pub enum Requester {
 pub enum RequestOutcome {
     /// It begins at once.
     AtOnce,
-    /// It begins after this time, because the group asks too often; or earlier,
+    /// It begins after this time, because the group makes too many requests; or earlier,
     /// with one that begins for another reason.
     Later(Duration),
     /// It begins when the one that runs has ended.
     Next,
-    /// One is asked for already; this request is that one.
+    /// A sync has been requested already; this request joins it.
     Already,
 }
 
@@ -96,11 +96,11 @@ pub struct Schedule {
     /// When that was done last.
     nudged: Option<Duration>,
     began: Option<Duration>,
-    /// The owner asks for a sync.
+    /// The owner has requested a sync.
     asked: bool,
-    /// The group asks for a sync.
+    /// The group has requested a sync.
     group_asked: bool,
-    /// When the last sync began that the group had asked for.
+    /// When the last sync requested by the group began.
     group_began: Option<Duration>,
     /// When the last sync failed; `None` if it succeeded.
     failed: Option<Duration>,
@@ -154,7 +154,7 @@ impl Schedule {
         [group, Some((self.due, self.why)), nudge].into_iter().flatten().min_by_key(|next| next.0)
     }
 
-    /// From when on a sync that the group asks for may begin.
+    /// The earliest time for a sync requested by the group.
     fn group_from(&self) -> Duration {
         let spaced = self.group_began.map(|began| began + MIN_GROUP_SYNC_GAP);
         let failed = self.failed.map(|failed| failed + MIN_GROUP_SYNC_GAP_FAILED);
@@ -181,7 +181,7 @@ impl Schedule {
         Some(why)
     }
 
-    /// Somebody asks for a sync. The owner and root are not limited.
+    /// Requests a sync. The owner and root are not limited.
     pub fn ask(&mut self, by: Requester, now: Now) -> RequestOutcome {
         let known = self.is_asked();
         let wait = self.group_wait(now);
@@ -199,7 +199,7 @@ impl Schedule {
         }
     }
 
-    /// How long a sync that the group asks for now has to wait at least.
+    /// How long a sync that the group requests now has to wait at least.
     #[must_use]
     pub fn group_wait(&self, now: Now) -> Duration {
         self.group_from().saturating_sub(now.elapsed)
@@ -262,7 +262,7 @@ impl Schedule {
         self.began.is_some()
     }
 
-    /// Whether a sync is asked for that has not begun.
+    /// Whether a requested sync has not begun.
     #[must_use]
     pub const fn is_asked(&self) -> bool {
         self.asked || self.group_asked

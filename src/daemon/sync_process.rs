@@ -1,5 +1,5 @@
 //! A sync in a process of its own. [`parent`] starts and supervises it,
-//! [`order`] is what the two tell each other, [`child`] runs in the process.
+//! [`order`] is the protocol between the two, [`child`] runs in the process.
 
 pub mod child;
 pub mod order;

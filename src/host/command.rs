@@ -45,7 +45,7 @@ pub enum CommandError {
     },
 }
 
-/// Runs a program by its absolute path and answers what it wrote.
+/// Runs a program by its absolute path and returns its output.
 pub(super) fn run(program: &str, args: &[&str], limit: Duration) -> Result<Vec<u8>, CommandError> {
     let io_error = |error| CommandError::Io { program: program.to_owned(), error };
     let failed = || CommandError::Failed { program: program.to_owned() };

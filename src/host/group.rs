@@ -1,10 +1,10 @@
-//! The group that may ask the daemon: its number, by its name.
+//! Looks up the number of a group.
 
 use std::path::Path;
 
 use super::HostSource;
 
-/// The number of a group given by name or number; `None` if there is none.
+/// Returns the number of a group given by name or number; `None` if it does not exist.
 pub fn group_id(group: &str, host: &dyn HostSource) -> Option<u32> {
     if let Ok(number) = group.parse() {
         return Some(number);

@@ -17,14 +17,14 @@ use crate::model::{MachineId, MachineIdError, is_placeholder};
 /// Why the host has no machine id.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MachineIdProblem {
-    /// No source tells one.
+    /// No source has one.
     #[error(
         "no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID \
          is unknown{}",
         .0.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default()
     )]
     Missing(Option<String>),
-    /// A source tells one that cannot be used.
+    /// A source has one that cannot be used.
     #[error("{reason} (from {source_name})")]
     Refused {
         /// Where it comes from.
@@ -56,7 +56,7 @@ impl Remedy for MachineIdProblem {
     }
 }
 
-/// The first machine id that is not empty. `hardware` is asked last.
+/// Returns the first machine id that is not empty. `hardware` comes last.
 pub(super) fn machine_id(
     config: &Config,
     host: &dyn HostSource,

@@ -1,4 +1,4 @@
-//! What Linux tells: `machine-id`, the firmware's DMI table, the device tree
+//! Facts from Linux: `machine-id`, the firmware's DMI table, the device tree
 //! and `os-release`.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What macOS tells: the I/O registry, `SystemVersion.plist`, `sysctl` and
+//! Facts from macOS: the I/O registry, `SystemVersion.plist`, `sysctl` and
 //! `csrutil`.
 
 use std::path::Path;
@@ -70,7 +70,7 @@ fn platform_device(output: &[u8]) -> Option<Dictionary> {
 /// restrictions (0x20) and NVRAM protections (0x40).
 const ALL_DISABLED: u32 = 0x6f;
 
-/// The flags of System Integrity Protection as text tells them. The kernel's
+/// The flags of System Integrity Protection, read from text. The kernel's
 /// number is not readable in one place on every Mac (NVRAM on Intel, the boot
 /// policy on Apple silicon), while this report is.
 fn sip_flags(report: &str) -> Option<u32> {

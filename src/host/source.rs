@@ -10,7 +10,7 @@ use crate::files;
 /// The largest file of facts read, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// What `uname` tells.
+/// The output of `uname`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Uname {
     /// `Darwin` or `Linux`.

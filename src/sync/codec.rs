@@ -30,7 +30,7 @@ pub(super) fn encode(
 /// What the body of a 200 holds.
 #[derive(Debug)]
 pub(super) struct DecodedResponse {
-    /// The answer.
+    /// The response.
     pub(super) answer: StageResponse,
     /// Parts of it that were read as absent or zero.
     pub(super) warnings: Vec<SyncWarning>,
@@ -66,7 +66,7 @@ pub(super) fn decode(
     Ok(DecodedResponse { answer, warnings: sync_warnings(request.stage(), warnings) })
 }
 
-/// Decodes the body of an event upload's 200, for whoever makes no other request.
+/// Decodes the body of an event upload's 200, for a caller that makes no other request.
 ///
 /// # Errors
 /// As [`decode`].
@@ -104,7 +104,7 @@ fn split<M>(
     decoded.map(|body::DecodedBody { message, warnings }| (answer(message), warnings))
 }
 
-/// Nothing hangs on the answer to a postflight, so an error that it reports is
+/// Nothing depends on the response to a postflight, so an error in it is
 /// a warning.
 fn postflight(decoded: Result<body::DecodedBody<wire::PostflightResponse>, BodyError>) -> Split {
     match decoded {

@@ -1,12 +1,12 @@
 //! The state machine of a sync: the four stages, their order, and what a
 //! failure does to them.
 //!
-//! [`Machine::handle`] takes what happened and the time and answers the one
+//! [`Machine::handle`] takes what happened and the time and returns the one
 //! next effect. It has no clock, no socket and no store, and whatever a server
 //! sends, it cannot panic. What it promises (the ids are the contract's):
 //!
 //! - no stage begins before the one before it is done (SYNC-1);
-//! - once a request has failed for good, staged settings are dropped and no
+//! - once a request has failed permanently, staged settings are dropped and no
 //!   later stage runs (SYNC-2);
 //! - settings are applied only after the postflight request (SYNC-3);
 //! - a batch of events leaves the queue only after its 200 (EV-2);
@@ -39,9 +39,9 @@ use crate::model::{
 use crate::protocol::rules::{self, Page};
 use crate::protocol::{events, postflight, preflight, wire};
 
-/// Rule pages of one sync at the most.
+/// The most rule pages of one sync.
 pub const MAX_PAGES: usize = 10_000;
-/// Bytes of the texts of all rules of one sync at the most.
+/// The most bytes in the texts of all rules of one sync.
 pub const MAX_TEXT: u64 = 256 << 20;
 /// So many unfinished uploads in a row make the batch smaller.
 const MAX_UNFINISHED_UPLOADS: u32 = 2;
@@ -52,7 +52,7 @@ pub struct Machine {
     inputs: Inputs,
     state: State,
     started: Duration,
-    /// Settings lie on disk and must be applied or dropped.
+    /// Settings are staged on disk and must be applied or dropped.
     staged: bool,
     /// This sync has fetched its one token.
     token_spent: bool,
@@ -114,8 +114,8 @@ impl Machine {
     }
 
     #[expect(clippy::too_many_lines, reason = "one match, in which every pair can be seen")]
-    /// Takes what happened and answers what to do next. An event that does not
-    /// belong to the effect answered last ends the sync as an internal error.
+    /// Takes what happened and returns what to do next. An event that does not
+    /// belong to the last effect ends the sync with an internal error.
     pub fn handle(&mut self, event: SyncEvent, now: Now) -> Effect {
         let state = std::mem::replace(&mut self.state, State::Finished);
         match (state, event) {

@@ -5,7 +5,7 @@
 use crate::model::SyncType;
 use crate::protocol::preflight::PreflightResult;
 
-/// What a preflight answer settles for the rest of the sync.
+/// What a preflight response decides for the rest of the sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The type of sync to do.

@@ -1,9 +1,9 @@
-//! The next batch of events, made ready on a thread of its own while the server
-//! works on the last.
+//! Prepares the next batch of events on a thread of its own while the server
+//! processes the current one.
 //!
 //! An optimisation of the driver's that the machine knows nothing of: nothing
 //! is sent or settled earlier, and a batch that cannot be had this way is read
-//! when its turn comes. At most one batch lies ready.
+//! when its turn comes. At most one batch is prepared.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
@@ -56,7 +56,7 @@ impl BatchBuilder {
 pub(super) struct Prefetcher {
     builder: BatchBuilder,
     thread: Thread,
-    /// How many events the batch may have that the thread was asked for.
+    /// The limit of the batch that the thread is preparing.
     asked: Option<usize>,
 }
 
@@ -74,7 +74,7 @@ impl Prefetcher {
         Self { builder, thread: Thread::Idle, asked: None }
     }
 
-    /// Gives the thread and its memory back, once no batch is wanted any more.
+    /// Ends the thread and frees its memory, once no more batches are needed.
     pub(super) fn stop(&mut self) {
         *self = Self::new(self.builder.clone());
     }
@@ -84,8 +84,8 @@ impl Prefetcher {
         self.builder.build(rows)
     }
 
-    /// The batch that lies ready, or will in a moment, if it was read for that
-    /// limit.
+    /// Returns the prepared batch, waiting for it if necessary, if it was read for
+    /// that limit.
     pub(super) fn take(&mut self, limit: usize) -> Option<PreparedBatch> {
         let asked = self.asked.take()?;
         let Thread::Running(worker) = &self.thread else { return None };
@@ -96,12 +96,12 @@ impl Prefetcher {
         None
     }
 
-    /// Throws away what lies ready: the queue is read from its start again.
+    /// Discards the prepared batch: the queue is read from its start again.
     pub(super) fn discard(&mut self) {
         self.take(0);
     }
 
-    /// Has the batch after this one made ready, if there may be one before the
+    /// Starts preparing the batch after this one, if there may be one before the
     /// horizon.
     pub(super) fn start_next(
         &mut self,
@@ -132,12 +132,12 @@ struct Ask {
     limit: usize,
 }
 
-/// The thread. It ends when nothing more can be asked, and is waited for.
+/// The thread. It ends when its channel is closed, and is joined.
 #[derive(Debug)]
 struct Worker {
     ask: Option<Sender<Ask>>,
-    /// One answer for each question: what goes wrong is met, and told, when the
-    /// batch's turn comes.
+    /// One reply for each request: an error is met, and reported, when the batch is
+    /// read in its turn.
     read: Receiver<Option<PreparedBatch>>,
     thread: Option<JoinHandle<()>>,
 }

@@ -33,7 +33,7 @@ pub struct SyncSpec {
     pub static_rules: RuleCounts,
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.
     pub hold_back_events_in_clean: bool,
-    /// The clean sync the operator asks for.
+    /// The clean sync that the operator requests.
     pub operator_clean: Option<SyncType>,
     /// How long the sync may take.
     pub deadline: Duration,
@@ -98,7 +98,7 @@ fn unless_full<T>(done: Result<T, StoreError>) -> Result<Option<T>, StoreError> 
     }
 }
 
-/// What [`prepare`] would answer, for a dry run: changes nothing.
+/// Returns what [`prepare`] would return, for a dry run: changes nothing.
 ///
 /// # Errors
 /// If the store cannot be read.

@@ -1,4 +1,4 @@
-//! What a sync tells whoever watches it: a terminal, a log, a test.
+//! What a sync reports to its observer: a terminal, a log, a test.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub enum SyncProgress<'a> {
 pub enum When {
     /// About to be.
     Before,
-    /// Has been, and lies on disk if it changes a store.
+    /// Has been, and is on disk if it changes a store.
     After,
 }
 

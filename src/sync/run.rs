@@ -35,7 +35,7 @@ pub struct SyncHost<'a> {
     pub state_dir: &'a Path,
     /// The id the server knows this host by.
     pub machine_id: MachineId,
-    /// What preflight tells.
+    /// The facts that preflight reports.
     pub facts: HostFacts,
 }
 
@@ -44,7 +44,7 @@ pub struct SyncHost<'a> {
 pub struct SyncOptions {
     /// What it was started by.
     pub trigger: Trigger,
-    /// The clean sync the operator asks for.
+    /// The clean sync that the operator requests.
     pub clean: Option<SyncType>,
     /// Change nothing.
     pub dry_run: bool,
@@ -114,7 +114,7 @@ impl SyncError {
     }
 }
 
-/// Runs one sync and answers its record. A sync that failed has a record too.
+/// Runs one sync and returns its record. A sync that failed has a record, too.
 ///
 /// # Errors
 /// If the sync could not begin.
@@ -241,7 +241,7 @@ async fn dry_run(
 }
 
 /// Takes the state directory, waiting in a thread of its own if need be. A wait
-/// that is not over at once is told of.
+/// that is not over at once is reported.
 async fn lock(
     state_dir: &Path,
     wait: bool,
@@ -290,7 +290,7 @@ fn report(notices: &[Notice]) {
                 warn!(path = %path.display(), reason, "a corrupt database was set aside");
             }
             Notice::SettingsUnreadable { path } => {
-                warn!(path = %path.display(), "the settings in force cannot be read; none count until the clean sync that is requested now");
+                warn!(path = %path.display(), "the settings in effect cannot be read; none apply until the clean sync that is now requested");
             }
         }
     }
@@ -306,7 +306,7 @@ fn warning(notice: &Notice) -> Option<SyncWarning> {
             (database, reason.as_str(), format!("damaged; set aside as {name} and created afresh"))
         }
         Notice::SettingsUnreadable { .. } => {
-            let action = "none count; a CLEAN_ALL sync is requested".to_owned();
+            let action = "none apply; a CLEAN_ALL sync is requested".to_owned();
             ("settings in force".to_owned(), "cannot be read", action)
         }
     };
@@ -416,7 +416,7 @@ fn proxy(configured: &config::Proxy) -> transport::Proxy {
     }))
 }
 
-/// Passes everything on and keeps what users are to be told.
+/// Forwards everything and collects the notifications for users.
 struct Announced<'a> {
     inner: &'a mut dyn Observer,
     announcements: Vec<(String, String)>,

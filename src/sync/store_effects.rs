@@ -1,4 +1,4 @@
-//! What a store does when the machine says so, in earnest and in a dry run.
+//! Carries out the store effects of the machine, for real and in a dry run.
 
 use tracing::{debug, warn};
 
@@ -15,7 +15,7 @@ use crate::store::{
 /// How many changed rules a dry run lists.
 const MAX_CHANGES_LISTED: usize = 1000;
 
-/// Carries store effects out in earnest.
+/// Carries out store effects for real.
 pub(super) struct LiveStores<'a> {
     pub(super) store: &'a mut Store,
     pub(super) events: &'a mut EventStore,
@@ -149,7 +149,7 @@ impl LiveStores<'_> {
     ) -> Result<(), StoreError> {
         let Settled { delivered, dropped, rejected, bundle_requests } = settled;
         if !bundle_requests.is_empty() {
-            debug!(bundles = bundle_requests.len(), "the server asks for bundles");
+            debug!(bundles = bundle_requests.len(), "the server requests bundles");
         }
         let settled =
             store::Settled { delivered, dropped, rejected, bundle_requests, bundles_delivered };

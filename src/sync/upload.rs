@@ -185,7 +185,7 @@ impl PromptUploader<'_> {
     }
 
     /// Makes one attempt, and a second with a fresh token if the server demands
-    /// one (HTTP-4). Returns the bundles that the server asks for.
+    /// one (HTTP-4). Returns the bundles that the server requests.
     async fn send(&mut self, body: &EncodedBody, left: Duration) -> Result<Vec<String>, Failure> {
         let mut stop = self.stop.clone();
         let bounds = Interruptible { stop: &mut stop, left, deadline: UPLOAD_LIMIT };

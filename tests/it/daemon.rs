@@ -267,7 +267,7 @@ fn daemon_3_a_second_daemon_is_refused() {
     let second = agent.run(&["daemon"]);
     assert_eq!(second.status.code(), Some(73));
     let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains(&format!("(process {}) runs on", daemon.pid())), "{said}");
+    assert!(said.contains(&format!("(process {}) already runs on", daemon.pid())), "{said}");
 }
 
 /// DAEMON-5: systemd is told when it is ready, that it lives, and that it ends.

@@ -20,7 +20,7 @@ use crate::sync::run;
 use crate::sync::upload::UploadResult;
 use crate::transport::{ClientCertificate, inspect_client_certificate};
 
-/// Seconds between syncs if nobody said otherwise.
+/// Seconds between syncs unless the server sets them.
 const DEFAULT_INTERVAL: u32 = 600;
 
 /// What `--json` prints.
@@ -122,7 +122,7 @@ struct Certificate {
     error: Option<String>,
 }
 
-/// How the daemon stands, as its status tells.
+/// The daemon, judged by its status.
 #[derive(Debug, Serialize)]
 struct Daemon {
     liveness: Liveness,
@@ -194,7 +194,7 @@ impl Daemon {
                 (UploadResult::NotYet, _) => format!("{at} left to the next sync, the first one"),
                 (UploadResult::Busy, _) => format!("{at} put off: another process syncs"),
                 (UploadResult::Failed, error) => {
-                    let error = error.as_deref().unwrap_or("for no reason that it told");
+                    let error = error.as_deref().unwrap_or("no reason was reported");
                     format!("{at} failed, left to the next sync: {error}")
                 }
             };
@@ -213,7 +213,7 @@ impl Daemon {
     }
 }
 
-/// What the daemon tells a user who may not read the state directory.
+/// The report for a user who may not read the state directory.
 #[derive(Debug, Serialize)]
 pub(super) struct Told {
     schema_version: u32,
@@ -432,7 +432,7 @@ impl Attempt {
     }
 }
 
-/// A store that is not there yet is no error.
+/// A store that does not exist yet is not an error.
 fn present<T>(opened: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match opened {
         Ok(store) => Ok(Some(store)),
@@ -565,7 +565,7 @@ const fn why_words(why: SyncReason) -> &'static str {
         SyncReason::Interval => "by the interval",
         SyncReason::BackOff => "by the back-off",
         SyncReason::Network => "the network has changed since the last failure",
-        SyncReason::Asked => "it is asked for",
+        SyncReason::Asked => "requested",
     }
 }
 

@@ -66,7 +66,9 @@ impl Places {
         let refused = |kind, message: String| T::from(ControlResponse::error(kind, message));
         let place = match timeout(self.wait, Arc::clone(&self.free).acquire_owned()).await {
             Ok(Ok(place)) => place,
-            Ok(Err(_)) => return refused(ControlErrorKind::Stopping, "the daemon ends".to_owned()),
+            Ok(Err(_)) => {
+                return refused(ControlErrorKind::Stopping, "the daemon is stopping".to_owned());
+            }
             Err(_) => return refused(ControlErrorKind::Busy, self.busy.to_owned()),
         };
         let running = tokio::task::spawn_blocking(move || {
@@ -87,7 +89,7 @@ impl Places {
     }
 }
 
-/// The answer to a client that hands in events.
+/// The response to a client that adds events.
 pub(super) struct Added {
     pub(super) answer: ControlResponse,
     /// Whether something that was denied has been queued (EV-10).
@@ -121,8 +123,8 @@ impl Queries {
         }
     }
 
-    /// Queues events. What is answered as added is on disk; after an error
-    /// none of them is.
+    /// Queues events. Events reported as added are on disk; after an error none
+    /// of them is.
     pub(super) async fn events_add(
         &self,
         loaded: &Arc<Loaded>,

@@ -1,6 +1,6 @@
 //! The control socket: who may connect, what each may ask, and bounds on all of
-//! it. What it cannot answer itself it hands to the daemon's loop, and never
-//! makes that wait.
+//! it. It passes what it cannot answer itself to the event loop, and never blocks
+//! that.
 
 use std::borrow::Cow;
 use std::fs::{self, Permissions};
@@ -44,10 +44,10 @@ const LINE_READERS: usize = 2;
 /// The pause after the system had no connection to give.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the daemon has timeouts with a client.
+/// How long the daemon waits for a client.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::daemon) struct Timeouts {
-    /// From the last answer to the end of the next request.
+    /// From the last response to the end of the next request.
     asking: Duration,
     /// Until a line has been read.
     reading: Duration,
@@ -59,7 +59,7 @@ impl Default for Timeouts {
     }
 }
 
-/// What happens in the daemon, for whoever listens.
+/// What happens in the daemon, for its subscribers.
 #[derive(Clone, Debug)]
 pub(in crate::daemon) enum DaemonEvent {
     /// Something happened in the sync of that number.
@@ -70,7 +70,7 @@ pub(in crate::daemon) enum DaemonEvent {
     Synced(Arc<SyncRecord>),
 }
 
-/// What the loop of the daemon is asked.
+/// A request to the event loop.
 #[derive(Debug)]
 pub(in crate::daemon) enum LoopRequest {
     Status(oneshot::Sender<DaemonStatus>),
@@ -96,7 +96,7 @@ pub(in crate::daemon) struct SyncReply {
 
 /// Why there is no control socket.
 #[derive(Debug, Error)]
-#[error("cannot make the control socket {path}: {source}; {fix}")]
+#[error("cannot create the control socket {path}: {source}")]
 pub(in crate::daemon) struct SocketError {
     path: PathBuf,
     source: io::Error,
@@ -115,7 +115,7 @@ pub(in crate::daemon) struct Socket {
     path: PathBuf,
     /// Which file it is: another daemon's may have come into its place.
     identity: Option<FileIdentity>,
-    /// Who answers on it.
+    /// The task that serves it.
     serving: Option<JoinHandle<()>>,
 }
 
@@ -128,8 +128,8 @@ impl Drop for Socket {
 }
 
 impl Socket {
-    /// Makes the socket anew. The caller is the only daemon of the directory,
-    /// so one that is there is a left-over.
+    /// Creates the socket. The caller is the only daemon of the directory, so an
+    /// existing one is a leftover.
     pub(in crate::daemon) fn open(
         state_dir: &Path,
         group: Option<u32>,
@@ -141,7 +141,7 @@ impl Socket {
         };
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove what lies there")(error));
+                return Err(failed("remove what is in its place")(error));
             }
             Ok(()) | Err(_) => {}
         }
@@ -153,7 +153,7 @@ impl Socket {
         Ok((socket, listener))
     }
 
-    /// Answers on the socket from here on.
+    /// Serves the socket from here on.
     pub(in crate::daemon) fn serve(&mut self, listener: UnixListener, shared: Shared) {
         self.serving = Some(tokio::spawn(serve(listener, shared)));
     }
@@ -230,7 +230,7 @@ impl ClientAccess {
     }
 }
 
-/// What answers are made of.
+/// What every connection needs.
 pub(in crate::daemon) struct Shared {
     pub(in crate::daemon) state_dir: PathBuf,
     pub(in crate::daemon) commands: mpsc::Sender<LoopRequest>,
@@ -240,7 +240,7 @@ pub(in crate::daemon) struct Shared {
     pub(in crate::daemon) timeouts: Timeouts,
 }
 
-/// Answers everyone who connects.
+/// Serves every client that connects.
 async fn serve(listener: UnixListener, shared: Shared) {
     let queries = Queries::new(shared.state_dir.clone(), shared.clock);
     let state =
@@ -282,7 +282,7 @@ async fn serve(listener: UnixListener, shared: Shared) {
     }
 }
 
-/// Says no without waiting.
+/// Refuses a client without waiting.
 fn turn_away(stream: &UnixStream) {
     let busy =
         ControlResponse::error(ControlErrorKind::Busy, "too many connections; try again later");
@@ -290,7 +290,7 @@ fn turn_away(stream: &UnixStream) {
 }
 
 fn line(answer: &ControlResponse) -> Vec<u8> {
-    // Every answer has a JSON form.
+    // Every response has a JSON form.
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');
     line
@@ -323,8 +323,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Answers requests until the client closes, is silent for too long, or
-    /// does not read what it asked for.
+    /// Serves requests until the client closes, is silent for too long, or
+    /// does not read its responses.
     async fn converse(mut self, state: &ServerState) -> io::Result<()> {
         while let Some(bytes) = self.next_line().await? {
             if bytes.iter().all(u8::is_ascii_whitespace) {
@@ -368,7 +368,7 @@ impl Connection {
         timeout(self.timeouts.reading, writing).await.map_err(|_| silent())?
     }
 
-    /// Answers a request; `None` if it has been answered line by line.
+    /// Returns the response to a request; `None` if it has been sent line by line.
     async fn answer(
         &mut self,
         state: &ServerState,
@@ -416,7 +416,7 @@ impl Connection {
         }))
     }
 
-    /// Tells of a sync until it has ended.
+    /// Sends the progress of a sync until it has ended.
     async fn attend(&mut self, reply: SyncReply) -> io::Result<Option<ControlResponse>> {
         let SyncReply { number, waits, mut steps, mut done } = reply;
         if waits {
@@ -427,7 +427,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 events = steps.recv() => match events {
-                    // The one before tells why ours does not begin.
+                    // The progress of the sync before explains why this one has not begun.
                     Ok(DaemonEvent::Step(of, step)) if of <= number => told = Some(ControlResponse::Progress(step)),
                     Ok(DaemonEvent::Step(..) | DaemonEvent::Notification { .. } | DaemonEvent::Synced(_)) => {}
                     Err(broadcast::error::RecvError::Lagged(lines)) => {
@@ -449,7 +449,7 @@ impl Connection {
         }
     }
 
-    /// Tells what happens until the client closes.
+    /// Sends what happens until the client closes.
     async fn subscribe(
         &mut self,
         mut events: broadcast::Receiver<DaemonEvent>,
@@ -489,10 +489,14 @@ fn silent() -> io::Error {
 }
 
 fn stopping() -> ControlResponse {
-    ControlResponse::error(ControlErrorKind::Stopping, "the daemon ends; ask again when it is back")
+    ControlResponse::error(
+        ControlErrorKind::Stopping,
+        "the daemon is stopping; try again when it is back",
+    )
 }
 
-/// Asks the loop; `None` if it is gone.
+/// Sends a request to the event loop and returns its response; `None` if the loop
+/// has ended.
 async fn ask<T>(
     commands: &mpsc::Sender<LoopRequest>,
     command: impl FnOnce(oneshot::Sender<T>) -> LoopRequest,

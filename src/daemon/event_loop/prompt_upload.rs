@@ -46,7 +46,7 @@ impl EventLoop {
 
     fn begin_upload(&mut self) {
         if !self.instance_lock.holds(&self.state_dir) {
-            // The next sync makes it anew.
+            // The next sync creates it again.
             return;
         }
         // No number: those are of syncs, and so is misbehaviour.
@@ -67,16 +67,16 @@ impl EventLoop {
         let report = match ended {
             ProcessEnd { uploaded: Some(report), .. } => report,
             ProcessEnd { trouble, .. } => UploadReport::failed(trouble.map_or_else(
-                || "the process of the upload left no word".to_owned(),
+                || "the process of the upload ended without a report".to_owned(),
                 |trouble| trouble.message().to_owned(),
             )),
         };
         match (report.result, &report.error) {
             (UploadResult::Uploaded, _) if report.events > 0 => {
-                info!(events = report.events, "events uploaded, because something was denied");
+                info!(events = report.events, "events uploaded after a denial");
             }
             (UploadResult::Failed, Some(error)) => {
-                warn!(error, "events are left to the next sync");
+                warn!(error, "prompt upload failed; the next sync uploads the events");
             }
             (result, _) => debug!(?result, "no events uploaded"),
         }
@@ -84,8 +84,8 @@ impl EventLoop {
         if report.result == UploadResult::Busy {
             self.prompt.queued(now);
         }
-        if ended.facts.is_some() {
-            self.facts = ended.facts;
+        if ended.summary.is_some() {
+            self.summary = ended.summary;
         }
         self.prompt_upload = Some(PromptUpload { at: now.wall, report });
         self.publish();

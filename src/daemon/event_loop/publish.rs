@@ -1,4 +1,4 @@
-//! What the daemon leaves for others to read: its status and its metrics.
+//! The files that the daemon writes for others: its status and its metrics.
 
 use std::io;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl EventLoop {
             back_off: self.schedule.back_off().map(|wait| wait.as_secs()),
             syncs: self.syncs,
             last_sync: self.last_sync.clone(),
-            last_success: self.facts.as_ref().and_then(|facts| facts.last_success),
+            last_success: self.summary.as_ref().and_then(|summary| summary.last_success),
             last_panic: self.last_panic.clone(),
             last_hang: self.last_hang.clone(),
             prompt_upload: self.prompt_upload.clone(),
@@ -67,10 +67,10 @@ impl EventLoop {
         Stamp::now(self.options.clock.now())
     }
 
-    /// Leaves word of how the daemon stands.
+    /// Writes the status file.
     pub(super) fn publish(&mut self) {
         if !self.instance_lock.holds(&self.state_dir) {
-            // Another daemon's status may lie there.
+            // The file there may be another daemon's.
             return;
         }
         let status = self.status(Activity::Idle);
@@ -79,7 +79,7 @@ impl EventLoop {
 
     pub(super) fn write_metrics(&mut self) {
         if let Some(path) = self.loaded.config.metrics_file.clone() {
-            let text = self.counters.render(&self.status(Activity::Idle), self.facts.as_deref());
+            let text = self.counters.render(&self.status(Activity::Idle), self.summary.as_deref());
             self.written(&path, metrics::write(&path, &text));
         }
     }
@@ -93,7 +93,7 @@ impl EventLoop {
                 self.unwritable.swap_remove(at);
             }
             (Err(error), None) => {
-                warn!(path = %path.display(), %error, "a file cannot be written; syncs go on");
+                warn!(path = %path.display(), %error, "cannot write a file; syncs continue");
                 self.unwritable.push(path.to_owned());
             }
         }

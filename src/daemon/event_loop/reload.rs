@@ -91,7 +91,7 @@ impl EventLoop {
         if number.is_none() {
             warn!(
                 group = name,
-                "SocketGroup names no group of this host; only the owner and root may use the control socket"
+                "the group of SocketGroup does not exist; only the owner and root may use the control socket"
             );
         }
         number
@@ -215,7 +215,7 @@ impl EventLoop {
             }
         }
         if config::state_dir(self.options.state_dir.as_deref(), &loaded.config) != self.state_dir {
-            warn!("another StateDirectory takes effect when the daemon is started again");
+            warn!("the new StateDirectory takes effect when the daemon is restarted");
         }
         let regroup = loaded.config.socket_group != self.loaded.config.socket_group;
         self.loaded = Arc::new(loaded);

@@ -1,4 +1,4 @@
-//! What clients of the control socket ask the loop.
+//! Requests of the control socket that the event loop handles.
 
 use tokio::sync::oneshot;
 use tracing::{error, warn};
@@ -12,7 +12,7 @@ use crate::daemon::schedule::{RequestOutcome, Requester};
 use crate::failure::Remedy as _;
 
 impl EventLoop {
-    /// Opens the control socket and answers on it. A daemon without one syncs.
+    /// Opens the control socket and serves it. A daemon without one still syncs.
     pub(super) fn listen(&self) -> Option<server::Socket> {
         let gid = self.group();
         match server::Socket::open(&self.state_dir, gid) {
@@ -29,7 +29,7 @@ impl EventLoop {
                 Some(socket)
             }
             Err(error) => {
-                error!(%error, fix = error.fix().as_deref(), "there is no control socket; syncs go on");
+                error!(%error, fix = error.fix().as_deref(), "no control socket; syncs continue");
                 None
             }
         }
@@ -42,7 +42,7 @@ impl EventLoop {
             }
             LoopRequest::Metrics(reply) => {
                 let text =
-                    self.counters.render(&self.status(Activity::Idle), self.facts.as_deref());
+                    self.counters.render(&self.status(Activity::Idle), self.summary.as_deref());
                 let _ = reply.send(text);
             }
             LoopRequest::LogLevel(name, reply) => {
@@ -50,14 +50,14 @@ impl EventLoop {
                     Some(level) => {
                         self.asked_level = Some(level);
                         self.set_level(level);
-                        warn!(level = name, "the level of log lines was changed by a client");
+                        warn!(level = name, "log level changed by a client");
                         self.publish();
                         ControlResponse::Done
                     }
                     None => ControlResponse::error(
                         ControlErrorKind::BadRequest,
                         format!(
-                            "{name:?} is no level; give off, error, warn, info, debug or trace"
+                            "{name:?} is not a level; give off, error, warn, info, debug or trace"
                         ),
                     ),
                 });
@@ -104,7 +104,7 @@ impl EventLoop {
         if by == Requester::Group && !sync.wait && !self.schedule.is_asked() && !early.is_zero() {
             let seconds = early.as_secs() + 1;
             let message = format!(
-                "syncs that the group asks for begin at least 10 s apart, 60 s after a failure; \
+                "syncs requested by the group start at least 10 s apart, 60 s after a failure; \
                  try again in {seconds} s"
             );
             return Err(ControlResponse::error(ControlErrorKind::TooManySyncs, message));
@@ -182,10 +182,10 @@ mod tests {
             // Time passes between the two.
             tokio::task::yield_now().await;
             let running = running(&daemon);
-            let facts = left.map(|events_pending| {
+            let summary = left.map(|events_pending| {
                 Box::new(StoreSummary { events_pending, ..StoreSummary::default() })
             });
-            daemon.ended((running, ProcessEnd { facts, ..ProcessEnd::default() }));
+            daemon.ended((running, ProcessEnd { summary, ..ProcessEnd::default() }));
             assert_eq!(daemon.prompt.due().is_some(), urgent, "{left:?}");
         }
     }

@@ -21,7 +21,7 @@ impl EventLoop {
             error!(
                 state_dir = %self.state_dir.display(),
                 "the state directory was removed or replaced; with it went rules, settings and \
-                 queued events; it is made anew"
+                 queued events; creating it again"
             );
             self.lost = true;
         }
@@ -33,7 +33,7 @@ impl EventLoop {
         }
         self.socket = self.listen();
         self.lost = false;
-        info!(state_dir = %self.state_dir.display(), "the state directory is there again");
+        info!(state_dir = %self.state_dir.display(), "the state directory has been created again");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What the daemon and the process of a sync tell each other: an order on the
+//! The protocol between the daemon and the process of a sync: an order on the
 //! process's standard input, and messages, a JSON object per line, on its
 //! standard output.
 
@@ -11,7 +11,7 @@ use crate::control::message::SyncStep;
 use crate::model::{SyncRecord, SyncType, Trigger};
 use crate::sync::upload::UploadReport;
 
-/// What the process of a sync tells the daemon.
+/// A message from the process of a sync to the daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
 pub enum ChildMessage {
@@ -33,7 +33,7 @@ pub enum ChildMessage {
     Begun,
     /// The process panics.
     Panicked {
-        /// The panic's words and place.
+        /// The message and location of the panic.
         message: String,
     },
     /// The upload has ended.
@@ -41,14 +41,14 @@ pub enum ChildMessage {
         /// What came of it.
         report: UploadReport,
         /// How the stores stand, if they could be read.
-        facts: Option<Box<StoreSummary>>,
+        summary: Option<Box<StoreSummary>>,
     },
     /// The sync has ended.
     Ended {
         /// Its record.
         record: Box<SyncRecord>,
         /// How the stores stand, if they could be read.
-        facts: Option<Box<StoreSummary>>,
+        summary: Option<Box<StoreSummary>>,
     },
 }
 
@@ -70,8 +70,8 @@ pub struct SyncOrder {
     pub clean: Option<SyncType>,
 }
 
-/// What a process is told: its order and the configuration in force, in this
-/// order of bytes: a length of four bytes, and a property list of that length.
+/// Encodes an order and the configuration in force: a length of four bytes, then a
+/// property list of that length.
 #[must_use]
 pub(in crate::daemon) fn encode(order: Order, config: &Effective) -> Vec<u8> {
     let mut values = Dictionary::new();

@@ -1,5 +1,5 @@
-//! A sync in a process of its own: started, listened to, and ended if it does
-//! not end by itself.
+//! The daemon's side of a sync's process: starts it, reads its messages, and ends it
+//! if it does not end by itself.
 //!
 //! A process can panic, hang in a system call or leak, and nothing of it stays:
 //! the stores are built to be left at any instant. The process holds the read
@@ -44,7 +44,7 @@ pub struct Program {
     pub args: Vec<OsString>,
 }
 
-/// How far a process has come.
+/// The phase of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::daemon) enum SyncPhase {
     /// It has not said anything.
@@ -80,12 +80,12 @@ impl Supervision {
 /// How the process ended.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct ProcessEnd {
-    /// What it told of its sync.
+    /// The record of its sync.
     pub(in crate::daemon) record: Option<Box<SyncRecord>>,
-    /// What it told of its upload.
+    /// The report of its upload.
     pub(in crate::daemon) uploaded: Option<UploadReport>,
-    /// What it told of the stores.
-    pub(in crate::daemon) facts: Option<Box<StoreSummary>>,
+    /// The state of the stores.
+    pub(in crate::daemon) summary: Option<Box<StoreSummary>>,
     /// What went wrong with the process itself.
     pub(in crate::daemon) trouble: Option<ProcessFailure>,
 }
@@ -93,7 +93,7 @@ pub(in crate::daemon) struct ProcessEnd {
 /// What can go wrong with a process.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::daemon) enum ProcessFailure {
-    /// It panicked, was killed or ended without a word.
+    /// It panicked, was killed or ended without a report.
     Died(String),
     /// It did not end in its time.
     Hung(String),
@@ -117,10 +117,10 @@ impl ProcessFailure {
     }
 }
 
-/// Runs a process to its end, however that comes about, and hands on what it
-/// tells. It is told to stop when its time is up, and when `stop` becomes true;
-/// if that is of no use, it is killed with all it started. Its time begins anew
-/// when it says that it waits in line, and when it begins.
+/// Runs a process until it has ended, and forwards its messages. It is told to stop
+/// when its time is up and when `stop` becomes true; if it does not, it is killed
+/// with its whole process group. Its time starts again when it reports that it waits
+/// in line, and when it begins.
 pub(in crate::daemon) async fn run(
     program: Program,
     order: Vec<u8>,
@@ -184,11 +184,11 @@ pub(in crate::daemon) async fn run(
     ended
 }
 
-/// What a process that has ended had told.
+/// Everything a process has reported by its end.
 struct Heard {
     record: Option<Box<SyncRecord>>,
     uploaded: Option<UploadReport>,
-    facts: Option<Box<StoreSummary>>,
+    summary: Option<Box<StoreSummary>>,
     panicked: Option<String>,
     status: io::Result<ExitStatus>,
 }
@@ -202,8 +202,8 @@ impl Heard {
             (None, Err(error)) => Some(format!("cannot be waited for: {error}")),
         };
         let trouble = trouble.map(|what| ProcessFailure::died(&what));
-        let Self { record, uploaded, facts, .. } = self;
-        ProcessEnd { record, uploaded, facts, trouble }
+        let Self { record, uploaded, summary, .. } = self;
+        ProcessEnd { record, uploaded, summary, trouble }
     }
 }
 
@@ -227,7 +227,7 @@ async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(ChildMessage)) 
         // A process that does not read has ended, or the deadline ends it.
         let _ = stdin.write_all(&order).await;
     }
-    let (mut record, mut uploaded, mut facts, mut panicked) = (None, None, None, None);
+    let (mut record, mut uploaded, mut summary, mut panicked) = (None, None, None, None);
     if let Some(stdout) = child.stdout.take() {
         let mut stdout = BufReader::new(stdout);
         let mut line = Vec::new();
@@ -238,11 +238,11 @@ async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(ChildMessage)) 
                 Ok(0) | Err(_) => break,
             }
             match serde_json::from_slice(&line) {
-                Ok(ChildMessage::Ended { record: of, facts: seen }) => {
-                    (record, facts) = (Some(of), seen)
+                Ok(ChildMessage::Ended { record: of, summary: seen }) => {
+                    (record, summary) = (Some(of), seen)
                 }
-                Ok(ChildMessage::Uploaded { report, facts: seen }) => {
-                    (uploaded, facts) = (Some(report), seen);
+                Ok(ChildMessage::Uploaded { report, summary: seen }) => {
+                    (uploaded, summary) = (Some(report), seen);
                 }
                 Ok(ChildMessage::Panicked { message }) => panicked = Some(message),
                 Ok(
@@ -257,7 +257,7 @@ async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(ChildMessage)) 
     }
     let status = child.wait().await;
     drop(stdin);
-    Heard { record, uploaded, facts, panicked, status }
+    Heard { record, uploaded, summary, panicked, status }
 }
 
 #[cfg(test)]

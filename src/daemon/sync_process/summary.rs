@@ -40,7 +40,7 @@ impl StoreSummary {
     /// Reads the stores and the client certificate.
     ///
     /// # Errors
-    /// If a store is not there or cannot be read.
+    /// If a store does not exist or cannot be read.
     pub fn read(config: &Config, state_dir: &Path) -> Result<Self, StoreError> {
         let store = Store::open_read_only(state_dir)?;
         let events = EventStore::open_read_only(state_dir)?;

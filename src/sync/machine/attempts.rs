@@ -1,4 +1,4 @@
-//! One request and its attempts: repeat, fetch a token, or fail for good.
+//! One request and its attempts: repeat, fetch a token, or fail permanently.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) struct Attempts {
 pub(super) enum AttemptStep {
     /// It goes on with this effect.
     UnderWay(Box<Attempts>, Effect),
-    /// It was answered.
+    /// It succeeded.
     Answered(StageResponse),
     /// It has failed permanently.
     Failed(GivenUp),

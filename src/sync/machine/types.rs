@@ -20,7 +20,7 @@ use crate::protocol::wire;
 pub struct Inputs {
     /// The id the server knows this host by.
     pub machine_id: MachineId,
-    /// What preflight tells.
+    /// The facts that preflight reports.
     pub facts: PreflightFacts,
     /// The type of clean sync requested; NORMAL if there is none.
     pub requested: SyncType,
@@ -60,7 +60,7 @@ pub enum StageRequest {
     RuleDownload {
         /// The message.
         message: wire::RuleDownloadRequest,
-        /// Which page it asks for.
+        /// Which page it requests.
         page: u32,
     },
     /// See [`Stage::Postflight`].
@@ -80,7 +80,7 @@ impl StageRequest {
     }
 }
 
-/// The answer to a request: status 200 and a complete body that was understood.
+/// The response to a request: status 200 and a complete body that was understood.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StageResponse {
     /// To [`StageRequest::Preflight`].
@@ -96,7 +96,7 @@ pub enum StageResponse {
 /// What an attempt moved over the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// The status, if an answer came.
+    /// The status, if a response arrived.
     pub http_status: Option<u16>,
     /// Body bytes sent.
     pub bytes_sent: u64,
@@ -149,13 +149,13 @@ pub struct Committed {
 /// What came of an attempt, a wait or a token request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AttemptResult {
-    /// The attempt was answered.
+    /// The attempt succeeded.
     Answered(StageResponse, Traffic),
     /// The attempt failed.
     Failed(Failure, Traffic),
     /// The wait is over.
     Waited,
-    /// The token request is over: whether it was answered with 200.
+    /// The token request is over: whether its status was 200.
     TokenFetched(bool),
     /// The sync is to end: told to stop, or past its deadline.
     Stopped {
@@ -192,7 +192,7 @@ pub enum SyncEvent {
     SettingsApplied(Vec<SettingChange>),
     /// The staged settings are gone: what they would have changed.
     StagedDropped(Vec<SettingChange>),
-    /// What the last effect asked of a store failed.
+    /// The last store effect failed.
     StoreFailed(Failure),
 }
 
@@ -235,7 +235,7 @@ pub enum StoreEffect {
     StageSettings {
         /// What the server set.
         settings: Box<Settings>,
-        /// The type of sync it answered with.
+        /// The type of sync in its response.
         answered: SyncType,
     },
     /// Read the oldest queued events.
@@ -250,7 +250,7 @@ pub enum StoreEffect {
     NoteRefusal {
         /// The rows of the batch.
         ids: Vec<i64>,
-        /// The server's words.
+        /// The server's message.
         words: String,
         /// A single event is set aside at once, because it is too large.
         at_once: bool,

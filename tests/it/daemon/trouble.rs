@@ -102,7 +102,7 @@ fn daemon_6_a_state_directory_that_is_removed_is_made_anew() {
     std::fs::remove_dir_all(&agent.state_dir).unwrap();
     daemon.signal(Signal::USR1);
     daemon.says("was removed or replaced");
-    daemon.says("is there again");
+    daemon.says("has been created again");
     assert!(server.wait_for(Stage::Postflight, 2, PATIENCE));
     assert_eq!(sync(&agent).result, SyncResult::Success);
     assert_eq!((agent.rules(), status(&agent)["daemon"]["liveness"].clone()), (5, "alive".into()));
@@ -115,7 +115,7 @@ fn daemon_6_a_state_directory_that_is_removed_is_made_anew() {
     daemon.says("the state directory cannot be used");
     std::fs::remove_file(&agent.state_dir).unwrap();
     daemon.signal(Signal::USR1);
-    daemon.says("is there again");
+    daemon.says("has been created again");
     assert!(server.wait_for(Stage::Postflight, 4, PATIENCE));
     assert_eq!(sync(&agent).result, SyncResult::Success);
     assert_eq!(daemon.stop(Signal::TERM).0, Some(0));

@@ -117,6 +117,6 @@ async fn a_path_too_long_for_a_socket_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let long = dir.path().join("x".repeat(120));
     fs::create_dir(&long).expect("made");
-    let error = Socket::open(&long, None).expect_err("too long").to_string();
-    assert!(error.contains("shorten StateDirectory"), "{error}");
+    let error = Socket::open(&long, None).expect_err("too long");
+    assert!(error.fix.contains("shorten StateDirectory"), "{error}");
 }
