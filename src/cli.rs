@@ -34,6 +34,7 @@ mod sync;
 mod sync_process;
 mod whoami;
 
+use crate::model::LogLevel;
 use error::{EXIT_INTERNAL, EXIT_USAGE, Error};
 
 /// A sync agent for Santa: rules in, events out, settings applied.
@@ -71,23 +72,6 @@ pub struct Global {
     /// Run the clock N times as fast between attempts, for tests and drills
     #[arg(long, value_name = "N", global = true, default_value_t = 1, hide = true)]
     pub clock_rate: u32,
-}
-
-/// How severe a log line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    /// Nothing at all.
-    Off,
-    /// What failed.
-    Error,
-    /// What an operator should look at.
-    Warn,
-    /// One line a sync.
-    Info,
-    /// Each request.
-    Debug,
-    /// Everything.
-    Trace,
 }
 
 /// The form of log lines.

@@ -27,43 +27,15 @@ mod value;
 pub use effective::{Chosen, Effective};
 pub use finding::{Finding, FindingKind, Severity, Source};
 pub use profile::{Conflict, Domain, DomainKeys, ProfileError, read_domains};
-pub use proxy::{Proxy, ProxyEndpoint};
 pub use santa_keys::{SANTA_KEYS, SantaSource};
 pub use shown::{revealed, shown};
 pub use source::{Layer, MANAGED_PREFERENCES, MAX_FILE, Sources, system_files};
 
 use crate::failure::Remedy;
-use crate::model::{BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Rule, Secret, Settings};
-
-/// Compression of request bodies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ContentEncoding {
-    /// zlib, which HTTP calls deflate.
-    #[default]
-    Deflate,
-    /// gzip.
-    Gzip,
-    /// None.
-    None,
-}
-
-/// Least severe log lines of the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogLevel {
-    /// Nothing at all.
-    Off,
-    /// What failed.
-    Error,
-    /// What an operator should look at.
-    Warn,
-    /// One line a sync.
-    #[default]
-    Info,
-    /// Each request.
-    Debug,
-    /// Everything.
-    Trace,
-}
+use crate::model::{
+    BaseUrl, ClientMode, ContentEncoding, FileAccessAction, LogLevel, MediaPolicy, Proxy, Rule,
+    Secret, Settings, Transfer,
+};
 
 /// The values that hold, typed. `None` is "not configured". Secrets are masked
 /// in every shown form.
@@ -72,16 +44,16 @@ pub enum LogLevel {
 pub struct Config {
     /// Server to sync with; without one there is no sync.
     pub sync_base_url: Option<BaseUrl>,
-    /// Binary protobuf instead of JSON.
-    pub enable_proto_transfer: bool,
+    /// The form of the bodies.
+    pub transfer: Transfer,
     /// Compression of request bodies.
     pub content_encoding: ContentEncoding,
     /// Headers added to every request, without the restricted ones.
     pub extra_headers: Vec<(String, Secret)>,
     /// HTTP/1.1 even where the server offers HTTP/2.
     pub disable_http2: bool,
-    /// Proxy; `None` means what the environment says.
-    pub proxy: Option<Proxy>,
+    /// Where the proxy comes from.
+    pub proxy: Proxy,
     /// `Some(false)` holds events back during clean syncs.
     pub enable_clean_sync_event_upload: Option<bool>,
     /// PEM file of the only trusted roots.

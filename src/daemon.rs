@@ -17,6 +17,7 @@ mod source_watch;
 pub mod sync_process;
 mod systemd;
 
+use crate::model::LogLevel;
 use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use tokio::signal::unix::SignalKind;
 
 use self::signals::Caught;
 use crate::clock::SystemClock;
-use crate::config::{self, Config, ConfigError, Loaded, LogLevel, Sources};
+use crate::config::{self, Config, ConfigError, Loaded, Sources};
 use crate::failure::Remedy;
 use crate::host::{self, SystemHost};
 use crate::store::{Store, StoreError};
@@ -110,24 +111,6 @@ impl Remedy for DaemonError {
             Self::System(_) => None,
         }
     }
-}
-
-/// The name of a level of log lines, as the command line takes it.
-#[must_use]
-pub const fn level_name(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Off => "off",
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
-}
-
-fn level_of(name: &str) -> Option<LogLevel> {
-    use LogLevel::{Debug, Error, Info, Off, Trace, Warn};
-    [Off, Error, Warn, Info, Debug, Trace].into_iter().find(|level| level_name(*level) == name)
 }
 
 /// Runs the daemon until a signal stops it.

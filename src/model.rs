@@ -3,7 +3,9 @@
 
 mod event;
 mod host;
+mod log_level;
 mod lookup;
+mod proxy;
 mod record;
 mod rule;
 mod rule_dictionary;
@@ -13,11 +15,14 @@ mod settings;
 mod stage;
 pub mod text;
 mod time;
+mod transfer;
 mod url;
 
 pub use event::{EventRow, EventSummary, UploadMemory};
 pub use host::{HostFacts, MachineId, MachineIdError, is_placeholder};
+pub use log_level::LogLevel;
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
+pub use proxy::{Proxy, ProxyServer, ProxySettings};
 pub use record::{
     ErrorRecord, MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES, RejectedRule, SCHEMA_VERSION,
     StageRecord, SyncRecord, SyncResult, SyncWarning, Trigger,
@@ -35,4 +40,5 @@ pub use settings::{
 };
 pub use stage::{Cursor, Stage};
 pub use time::{Now, Timestamp};
+pub use transfer::{ContentEncoding, Transfer};
 pub use url::{BaseUrl, BaseUrlError, shown, shown_identity, start_of_secret};

@@ -36,13 +36,13 @@ use rustls::ClientConfig;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
-pub use encoding::{ContentEncoding, Packer, UnknownEncoding};
+pub use encoding::Packer;
 pub use headers::XsrfToken;
 pub use options::{
-    ClientCertificate, HeaderProblem, Roots, Timeouts, Transfer, TransportOptions, header_problem,
+    ClientCertificate, HeaderProblem, Roots, Timeouts, TransportOptions, header_problem,
     is_restricted_header,
 };
-pub use proxy::{Proxy, ProxyRoute, ProxyServer, ProxySettings};
+pub use proxy::ProxyRoute;
 
 use crate::failure::{Failure, FailureKind};
 use crate::model::text::on_one_line;
@@ -124,7 +124,7 @@ impl Transport {
     /// If roots, client certificate or proxy cannot be used.
     pub fn new(options: TransportOptions) -> Result<Self, Failure> {
         let server = options.base_url.as_url();
-        let route = options.proxy.route(server, |name| std::env::var(name).ok())?;
+        let route = ProxyRoute::choose(&options.proxy, server, |name| std::env::var(name).ok())?;
         let (tls, resolver) = tls::configure(
             &options.roots,
             options.client_certificate.as_ref(),
@@ -203,7 +203,7 @@ impl Transport {
     /// What compresses bodies as the options say, elsewhere than here.
     #[must_use]
     pub const fn packer(&self) -> Packer {
-        self.options.content_encoding.packer()
+        Packer::new(self.options.content_encoding)
     }
 
     /// [`Self::post_packed`] of a body that is not compressed yet and may be

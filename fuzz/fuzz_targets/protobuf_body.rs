@@ -2,8 +2,9 @@
 
 #![no_main]
 
+use santa_sync::model::Transfer;
 use libfuzzer_sys::fuzz_target;
-use santa_sync::protocol::body::{DecodedBody, ResponseBody, Transfer, decode};
+use santa_sync::protocol::body::{DecodedBody, ResponseBody, decode};
 use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, preflight, rules, wire};
 

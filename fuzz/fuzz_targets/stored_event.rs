@@ -5,8 +5,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use santa_sync::model::EventRow;
-use santa_sync::protocol::body::{self, Transfer};
+use santa_sync::model::{EventRow, Transfer};
+use santa_sync::protocol::body::{self};
 use santa_sync::protocol::events::sort;
 use santa_sync::protocol::stored::{DecodedEvent, QueuedEvent, decode_row, encode, summarize};
 use santa_sync::protocol::wire::EventUploadRequest;

@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     };
     let configured = if loaded.config.log_json { LogFormat::Json } else { LogFormat::Text };
     let format = global.log_format.unwrap_or(configured);
-    let level = global.log_level.map(config::LogLevel::from);
+    let level = global.log_level;
     let (_log, set_level) =
         logging::start_adjustable(format, level.unwrap_or(loaded.config.log_level));
     setup::warn_of(&loaded.findings);

@@ -3,6 +3,7 @@
 //! Every line passes through [`Writer`], wherever it comes from: there it is
 //! made safe to show, cut, and counted, so that no call site can forget it.
 
+use crate::model::LogLevel;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::flood::Flood;
-use super::{Global, LogFormat, LogLevel, journal, stderr};
+use super::{Global, LogFormat, journal, stderr};
 use crate::clock::{Clock as _, SystemClock};
-use crate::{config, daemon};
+use crate::daemon;
 
 mod flood;
 mod safe;
@@ -57,17 +58,14 @@ pub(super) fn start(global: &Global, of_daemon: bool) -> Log {
     let layer = lines(format, Some(Arc::clone(&flood)));
     let level = global.log_level.unwrap_or(LogLevel::Warn);
     // A second start in one process, as in tests, keeps the first.
-    let _ = Registry::default().with(layer.with_filter(filter(level.into()))).try_init();
+    let _ = Registry::default().with(layer.with_filter(filter(level))).try_init();
     let flush_timeout = if of_daemon { DAEMON_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT };
     Log { flood: Some(flood), format, flush_timeout }
 }
 
 /// The same for the daemon: with a level that can be changed, and without a
 /// bound, since it lives for long and makes no sync itself.
-pub(super) fn start_adjustable(
-    format: LogFormat,
-    level: config::LogLevel,
-) -> (Log, daemon::SetLevel) {
+pub(super) fn start_adjustable(format: LogFormat, level: LogLevel) -> (Log, daemon::SetLevel) {
     let (level, handle) = reload::Layer::new(filter(level));
     let _ = Registry::default().with(lines(format, None).with_filter(level)).try_init();
     let set_level = Box::new(move |level| {
@@ -160,32 +158,19 @@ impl io::Write for Writer {
 /// Lines of that level from this program, and from its libraries those that an
 /// operator should see: they do not know what is a secret in the URLs and
 /// headers that they handle.
-fn filter(level: config::LogLevel) -> Targets {
+fn filter(level: LogLevel) -> Targets {
     let level = level_filter(level);
     let own = env!("CARGO_CRATE_NAME");
     Targets::new().with_target(own, level).with_default(level.min(LevelFilter::WARN))
 }
 
-const fn level_filter(level: config::LogLevel) -> LevelFilter {
+const fn level_filter(level: LogLevel) -> LevelFilter {
     match level {
-        config::LogLevel::Off => LevelFilter::OFF,
-        config::LogLevel::Error => LevelFilter::ERROR,
-        config::LogLevel::Warn => LevelFilter::WARN,
-        config::LogLevel::Info => LevelFilter::INFO,
-        config::LogLevel::Debug => LevelFilter::DEBUG,
-        config::LogLevel::Trace => LevelFilter::TRACE,
-    }
-}
-
-impl From<LogLevel> for config::LogLevel {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => Self::Off,
-            LogLevel::Error => Self::Error,
-            LogLevel::Warn => Self::Warn,
-            LogLevel::Info => Self::Info,
-            LogLevel::Debug => Self::Debug,
-            LogLevel::Trace => Self::Trace,
-        }
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     }
 }

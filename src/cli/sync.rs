@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::hooks::SyncHooks;
-use super::{Error, Global, LogLevel, error, output, setup};
+use super::{Error, Global, error, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, Ignored, SystemHost};
-use crate::model::{SyncRecord, SyncResult, SyncType, Trigger};
+use crate::model::{LogLevel, SyncRecord, SyncResult, SyncType, Trigger};
 use crate::store::{self, RulesPreview, StateLock, Store};
 use crate::sync::Stop;
 use crate::sync::progress::Observer;

@@ -9,10 +9,16 @@ use super::finding::{Finding, FindingKind, Severity};
 use super::keys::RESTRICTED_HEADERS;
 use super::shown::header_name;
 use super::value::type_name;
-use super::{Config, ContentEncoding, LogLevel, proxy};
+use super::{Config, proxy};
 use crate::model::{
-    BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Policy, Rule, Secret, parse_rule,
+    BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Policy, Proxy, Rule, Secret, Transfer,
+    parse_rule,
 };
+
+/// The value of a key with a few choices, which are the names of an enum.
+fn chosen<T: Default + std::str::FromStr>(values: &Effective, name: &str) -> T {
+    values.choice(name).and_then(|word| word.parse().ok()).unwrap_or_default()
+}
 
 /// Builds the configuration; what cannot be followed is added to the findings.
 pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
@@ -25,12 +31,11 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
     });
     let config = Config {
         sync_base_url: builder.base_url(),
-        enable_proto_transfer: values.flag("SyncEnableProtoTransfer").unwrap_or_default(),
-        content_encoding: match values.choice("SyncClientContentEncoding").as_deref() {
-            Some("gzip") => ContentEncoding::Gzip,
-            Some("none") => ContentEncoding::None,
-            _ => ContentEncoding::Deflate,
+        transfer: match values.flag("SyncEnableProtoTransfer") {
+            Some(true) => Transfer::Protobuf,
+            Some(false) | None => Transfer::Json,
         },
+        content_encoding: chosen(values, "SyncClientContentEncoding"),
         extra_headers: builder.extra_headers(),
         disable_http2: values.flag("SyncDisableHTTP2").unwrap_or_default(),
         proxy: builder.proxy(),
@@ -87,14 +92,7 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
         notification_hook: values.path("NotificationHook"),
         socket_group: values.filled_text("SocketGroup"),
         metrics_file: values.path("MetricsFile"),
-        log_level: match values.choice("LogLevel").as_deref() {
-            Some("off") => LogLevel::Off,
-            Some("error") => LogLevel::Error,
-            Some("warn") => LogLevel::Warn,
-            Some("debug") => LogLevel::Debug,
-            Some("trace") => LogLevel::Trace,
-            _ => LogLevel::Info,
-        },
+        log_level: chosen(values, "LogLevel"),
         log_json: values.choice("LogFormat").as_deref() == Some("json"),
     };
     builder.report_pairs();
@@ -178,9 +176,9 @@ impl Builder<'_> {
         headers
     }
 
-    fn proxy(&mut self) -> Option<proxy::Proxy> {
+    fn proxy(&mut self) -> Proxy {
         let key = "SyncProxyConfiguration";
-        let dictionary = self.values.dictionary(key)?;
+        let Some(dictionary) = self.values.dictionary(key) else { return Proxy::Environment };
         let mut problems = Vec::new();
         let proxy = proxy::read(dictionary, &mut problems);
         let https = self.values.filled_text("SyncBaseURL").is_some_and(|u| u.starts_with("https:"));
@@ -194,7 +192,7 @@ impl Builder<'_> {
         for problem in problems {
             self.warn(FindingKind::BadValue, key, problem.message, problem.fix);
         }
-        Some(proxy)
+        Proxy::Configured(Box::new(proxy))
     }
 
     fn media_policy(&mut self, action: &str, flags: &str) -> Option<MediaPolicy> {

@@ -1,7 +1,10 @@
 //! The one table of configuration keys. Parsing, type checks, `config check`,
 //! the table in `docs/configuration.md` and the key manifest under `launchd/` all follow it.
 
+use strum::VariantNames as _;
+
 use super::santa_keys::SANTA_KEYS;
+use crate::model::{ContentEncoding, LogLevel};
 
 /// What a key's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +173,7 @@ pub const KEYS: &[Key] = &[
     .transport(),
     Key::new(
         "SyncClientContentEncoding",
-        Kind::Choice(&["deflate", "gzip", "none"]),
+        Kind::Choice(ContentEncoding::VARIANTS),
         "deflate",
         "Compression of request bodies",
     )
@@ -372,7 +375,7 @@ pub const KEYS: &[Key] = &[
         .own(),
     Key::new(
         "LogLevel",
-        Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
+        Kind::Choice(LogLevel::VARIANTS),
         "info",
         "Least severe log lines of the daemon",
     )

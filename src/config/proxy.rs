@@ -5,37 +5,7 @@ use percent_encoding::percent_decode_str;
 use plist::{Dictionary, Value};
 
 use super::value::type_name;
-use crate::model::Secret;
-
-/// A configured proxy set-up. Without any endpoint it says that the server is
-/// to be reached directly, whatever the environment says.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Proxy {
-    /// For `http` URLs.
-    pub http: Option<ProxyEndpoint>,
-    /// For `https` URLs, by CONNECT.
-    pub https: Option<ProxyEndpoint>,
-    /// For both, where neither of the others stands.
-    pub socks: Option<ProxyEndpoint>,
-    /// Hosts to reach directly: names, `*.domain` patterns, addresses, or
-    /// networks as `10.0.0.0/8`.
-    pub exceptions: Vec<String>,
-    /// Whether host names without a dot are reached directly.
-    pub exclude_simple_hostnames: bool,
-}
-
-/// Where a proxy listens and who we are to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyEndpoint {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// User name, if the proxy wants one.
-    pub user: Option<String>,
-    /// Its password.
-    pub password: Option<Secret>,
-}
+use crate::model::{ProxyServer, ProxySettings, Secret};
 
 /// One thing wrong with a proxy dictionary: what, and what to do.
 pub(super) struct ProxyProblem {
@@ -44,10 +14,10 @@ pub(super) struct ProxyProblem {
 }
 
 /// Reads the dictionary. What is wrong counts as not there and is reported.
-pub(super) fn read(dictionary: &Dictionary, problems: &mut Vec<ProxyProblem>) -> Proxy {
+pub(super) fn read(dictionary: &Dictionary, problems: &mut Vec<ProxyProblem>) -> ProxySettings {
     let mut reader = Reader { dictionary, problems };
     reader.check_names();
-    let proxy = Proxy {
+    let proxy = ProxySettings {
         http: reader.endpoint("HTTP", 80),
         https: reader.endpoint("HTTPS", 443),
         socks: reader.endpoint("SOCKS", 1080),
@@ -134,7 +104,7 @@ impl<'a> Reader<'a> {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    fn endpoint(&mut self, protocol: &str, default_port: u16) -> Option<ProxyEndpoint> {
+    fn endpoint(&mut self, protocol: &str, default_port: u16) -> Option<ProxyServer> {
         let host = self.text(&format!("{protocol}Proxy"));
         if !self.flag(&format!("{protocol}Enable")) {
             if host.is_some() {
@@ -182,7 +152,7 @@ impl<'a> Reader<'a> {
         let (inline_user, inline_password) = inline.unzip();
         let user = user.or(inline_user);
         let password = password.or(inline_password).map(Secret::new);
-        Some(ProxyEndpoint { host, port, user, password })
+        Some(ProxyServer { host, port, user, password })
     }
 
     /// Takes user and password out of `user:password@host`, as other programs
@@ -244,7 +214,7 @@ mod tests {
         entries.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect()
     }
 
-    fn one(entries: &[(&str, Value)]) -> (Proxy, Vec<String>) {
+    fn one(entries: &[(&str, Value)]) -> (ProxySettings, Vec<String>) {
         let mut problems = Vec::new();
         let proxy = read(&dictionary(entries), &mut problems);
         (proxy, problems.into_iter().map(|p| p.message).collect())
@@ -319,7 +289,7 @@ mod tests {
             ("HttpsProxy", Value::from("p")),
             ("ExceptionsList", Value::from("a,b")),
         ]);
-        assert_eq!(proxy, Proxy::default());
+        assert_eq!(proxy, ProxySettings::default());
         assert_eq!(
             problems,
             [

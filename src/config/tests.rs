@@ -230,7 +230,7 @@ fn set_takes_every_kind_of_value() {
     assert_eq!(config.machine_id.as_deref(), Some("last"));
     assert_eq!(config.machine_owner_groups, ["a", "b"]);
     assert_eq!(config.extra_headers.len(), 1);
-    assert_eq!(config.proxy, Some(Proxy::default()));
+    assert_eq!(config.proxy, Proxy::Configured(Box::default()));
     assert_eq!(config.server_auth_roots_file, Some("roots.pem".into()));
     assert_eq!(config.server_auth_roots_data.as_deref(), Some(&b"hello"[..]));
     assert_eq!(config.static_rules.len(), 1);

@@ -12,7 +12,7 @@ use crate::config::{Config, Loaded, shown};
 use crate::failure::ErrorText;
 use crate::files;
 use crate::host::{self, HostSource};
-use crate::sync::run::transport_options;
+use crate::transport::ProxyRoute;
 
 /// A configuration as one process sees it. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -73,9 +73,8 @@ impl ConfigurationReport {
         match machine_id {
             Ok((id, _)) => {
                 report.machine_id = Some(id.as_str().to_owned());
-                if let Some(url) = config.sync_base_url.clone() {
-                    let proxy = transport_options(config, url.clone(), id, "").proxy;
-                    match proxy.route(url.as_url(), variable) {
+                if let Some(url) = &config.sync_base_url {
+                    match ProxyRoute::choose(&config.proxy, url.as_url(), variable) {
                         Ok(None) => {}
                         Ok(Some(route)) => {
                             report.proxy = Some(route.shown());

@@ -30,15 +30,15 @@ use super::sync_process::order::{self, ChildMessage, Order, SyncOrder};
 use super::sync_process::parent::{self, ProcessEnd, ProcessFailure, Supervision, SyncPhase};
 use super::sync_process::summary::StoreSummary;
 use super::systemd::Watchdog;
-use super::{DaemonError, Options, level_name, metrics, systemd};
+use super::{DaemonError, Options, metrics, systemd};
 use crate::clock::{Alarm, Clock as _};
-use crate::config::{Loaded, LogLevel};
+use crate::config::Loaded;
 use crate::control::configuration::ConfigurationReport;
 use crate::control::moment::Stamp;
 use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
 use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, SystemHost};
-use crate::model::{Now, SyncRecord, SyncResult, SyncType, Trigger};
+use crate::model::{LogLevel, Now, SyncRecord, SyncResult, SyncType, Trigger};
 use crate::sync::run::SyncError;
 
 /// From the deadline of a sync to the end of its process: the sync sees to its
@@ -269,7 +269,7 @@ impl EventLoop {
         // What changes while a sync runs counts, should it fail.
         self.network.listen(true);
         self.syncs += 1;
-        let program = (self.options.program)(self.syncs, level_name(self.level));
+        let program = (self.options.program)(self.syncs, self.level.name());
         let order = order::encode(Order::Sync(errand), &self.loaded.effective);
         let limit = self.loaded.config.sync_deadline + DEADLINE_GRACE;
         let phase = watch::channel(SyncPhase::Starting).0;

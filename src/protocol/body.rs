@@ -17,21 +17,11 @@ use super::binary;
 use super::json::{self, ErrorReport, MessageSeed};
 use super::notes::{Notes, Warning};
 use crate::failure::Remedy;
-use crate::model::text;
+use crate::model::{Transfer, text};
 
 pub(super) use received::INVALID_BYTE_MARK;
 use received::JsonText;
 pub use received::ResponseBody;
-
-/// How messages travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Transfer {
-    /// JSON, the default.
-    #[default]
-    Json,
-    /// Binary protobuf.
-    Protobuf,
-}
 
 /// A request's body as it goes over the wire. Clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

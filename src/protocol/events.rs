@@ -12,7 +12,6 @@ use serde::Deserialize as _;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use thiserror::Error;
 
-use super::body::Transfer;
 use super::json::{Message as _, Nested, read_value};
 use super::notes::Notes;
 use super::stored::{
@@ -20,7 +19,7 @@ use super::stored::{
 };
 use super::upload::EventUploadBody;
 use super::{json, wire};
-use crate::model::{EventRow, EventSummary, Settings};
+use crate::model::{EventRow, EventSummary, Settings, Transfer};
 
 /// Rows of the event queue, sorted by what becomes of them.
 #[derive(Clone, Debug, PartialEq, Default)]

@@ -24,7 +24,8 @@ pub fn request(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::body::{Transfer, encode};
+    use crate::model::Transfer;
+    use crate::protocol::body::encode;
 
     /// JSON-2: servers take a clean sync for done only if the type is written.
     #[test]

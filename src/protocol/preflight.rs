@@ -193,7 +193,8 @@ fn old_media_policy(block: bool, remount_flags: Vec<String>) -> MediaPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::body::{self, ResponseBody, Transfer};
+    use crate::model::Transfer;
+    use crate::protocol::body::{self, ResponseBody};
 
     fn answer(body: &str) -> PreflightResult {
         let received = ResponseBody::new(Transfer::Json, body.as_bytes());

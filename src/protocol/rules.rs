@@ -12,13 +12,13 @@ use std::mem::take;
 
 use thiserror::Error;
 
-use super::body::{self, BodyError, DecodedBody, ResponseBody, Transfer};
+use super::body::{self, BodyError, DecodedBody, ResponseBody};
 use super::cel::{CelBudget, CelError};
 use super::notes::Notes;
 use super::wire;
 use crate::model::{
     Cursor, Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, MachineId, Policy, RejectedRule,
-    Rule, RuleDetails, RulePage, RuleSet, RuleType,
+    Rule, RuleDetails, RulePage, RuleSet, RuleType, Transfer,
 };
 
 /// RulesSeed of one sync at the most.

@@ -1,9 +1,9 @@
 //! The body of an event upload, written event by event: the messages of a batch
 //! never lie in memory all at once.
 
+use crate::model::Transfer;
 use prost::encoding;
 
-use super::body::Transfer;
 use super::json::{self, Message as _};
 use super::stored::{self, EventKind, QueuedEvent};
 use super::wire;

@@ -2,8 +2,8 @@
 
 use super::machine::{StageRequest, StageResponse};
 use crate::failure::{Failure, FailureKind, Remedy as _};
-use crate::model::{Stage, SyncWarning};
-use crate::protocol::body::{self, BodyError, EncodedBody, ResponseBody, Transfer};
+use crate::model::{Stage, SyncWarning, Transfer};
+use crate::protocol::body::{self, BodyError, EncodedBody, ResponseBody};
 use crate::protocol::cel::CelBudget;
 use crate::protocol::notes::Warning;
 use crate::protocol::{rules, wire};

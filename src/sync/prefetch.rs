@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 use super::machine::Batch;
-use crate::model::{EventRow, MachineId};
-use crate::protocol::body::{EncodedBody, Transfer};
+use crate::model::{EventRow, MachineId, Transfer};
+use crate::protocol::body::EncodedBody;
 use crate::protocol::events;
 use crate::store::{EventStore, Horizon, ReadEvents};
 use crate::transport::Packer;

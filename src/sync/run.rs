@@ -11,13 +11,12 @@ use tracing::warn;
 use super::progress::{Observer, SyncProgress, When};
 use super::{Driver, Stop, Stores, SyncSpec, events_warning, notify, prepare, prepare_dry};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::failure::{Failure, Remedy};
 use crate::model::{
     BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage, SyncRecord,
     SyncResult, SyncType, SyncWarning, Trigger,
 };
-use crate::protocol::body::Transfer;
 use crate::store::{
     EventStore, LockError, Notice, RuleGuard, Standing, StateLock, Store, StoreError,
 };
@@ -160,7 +159,7 @@ pub async fn run_sync(
                 guard: guard(host.config, wanted),
             },
             transport: transport.as_ref().map_err(Failure::clone),
-            transfer: transfer(host.config),
+            transfer: host.config.transfer,
             clock,
             observer: &mut announced,
             stop: stop.clone(),
@@ -232,7 +231,7 @@ async fn dry_run(
     let driver = Driver {
         stores: Stores::Dry(&store),
         transport: transport.as_ref().map_err(Failure::clone),
-        transfer: transfer(host.config),
+        transfer: host.config.transfer,
         clock,
         observer,
         stop,
@@ -345,10 +344,6 @@ fn counts(rules: &[Rule]) -> RuleCounts {
     }
 }
 
-pub(super) const fn transfer(config: &Config) -> Transfer {
-    if config.enable_proto_transfer { Transfer::Protobuf } else { Transfer::Json }
-}
-
 pub(super) fn transport(host: &SyncHost<'_>, base_url: BaseUrl) -> Result<Transport, Failure> {
     Transport::new(transport_options(
         host.config,
@@ -377,15 +372,8 @@ pub fn transport_options(
             password: config.client_auth_certificate_password.clone(),
         });
     transport::TransportOptions {
-        transfer: match transfer(config) {
-            Transfer::Json => transport::Transfer::Json,
-            Transfer::Protobuf => transport::Transfer::Protobuf,
-        },
-        content_encoding: match config.content_encoding {
-            config::ContentEncoding::Deflate => transport::ContentEncoding::Deflate,
-            config::ContentEncoding::Gzip => transport::ContentEncoding::Gzip,
-            config::ContentEncoding::None => transport::ContentEncoding::None,
-        },
+        transfer: config.transfer,
+        content_encoding: config.content_encoding,
         extra_headers: config.extra_headers.clone(),
         user_agent: format!(
             "santactl-sync/{santa_version} santa-sync/{}",
@@ -393,27 +381,10 @@ pub fn transport_options(
         ),
         roots,
         client_certificate,
-        proxy: config.proxy.as_ref().map_or(transport::Proxy::Environment, proxy),
+        proxy: config.proxy.clone(),
         disable_http2: config.disable_http2,
         ..transport::TransportOptions::new(base_url, machine_id)
     }
-}
-
-fn proxy(configured: &config::Proxy) -> transport::Proxy {
-    let endpoint = |endpoint: &config::ProxyEndpoint| transport::ProxyServer {
-        host: endpoint.host.clone(),
-        port: endpoint.port,
-        user: endpoint.user.clone(),
-        password: endpoint.password.clone(),
-    };
-    let config::Proxy { http, https, socks, exceptions, exclude_simple_hostnames } = configured;
-    transport::Proxy::Configured(Box::new(transport::ProxySettings {
-        https: https.as_ref().map(endpoint),
-        http: http.as_ref().map(endpoint),
-        socks: socks.as_ref().map(endpoint),
-        exceptions: exceptions.clone(),
-        exclude_simple_hostnames: *exclude_simple_hostnames,
-    }))
 }
 
 /// Forwards everything and collects the notifications for users.

@@ -16,8 +16,8 @@ use super::run::{self, SyncHost};
 use super::{Interruptible, Stop, log_response_warning, redacted};
 use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::model::{MachineId, Stage};
-use crate::protocol::body::{EncodedBody, Transfer};
+use crate::model::{MachineId, Stage, Transfer};
+use crate::protocol::body::EncodedBody;
 use crate::protocol::events::{self, Sorted};
 use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
 use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError};
@@ -79,7 +79,7 @@ pub async fn run(host: &SyncHost<'_>, clock: &dyn Clock, stop: Stop) -> UploadRe
             let mut upload = PromptUploader {
                 events: &mut events,
                 transport: &transport,
-                transfer: run::transfer(host.config),
+                transfer: host.config.transfer,
                 machine_id: &host.machine_id,
                 batch_size,
                 clock,

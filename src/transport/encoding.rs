@@ -4,46 +4,13 @@
 mod decoder;
 
 use std::fmt;
-use std::str::FromStr;
 
 use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
-use thiserror::Error;
 
+use crate::model::ContentEncoding;
 use crate::protocol::body::EncodedBody;
 pub(super) use decoder::{DecodeError, Decoder};
-
-/// How request bodies are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum ContentEncoding {
-    /// `deflate`: deflate data in a zlib wrapper (RFC 1950).
-    #[default]
-    Deflate,
-    /// `gzip` (RFC 1952).
-    Gzip,
-    /// As they are.
-    None,
-}
-
-impl ContentEncoding {
-    /// Every encoding, the default first.
-    pub const ALL: [Self; 3] = [Self::Deflate, Self::Gzip, Self::None];
-
-    /// The word in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Deflate => "deflate",
-            Self::Gzip => "gzip",
-            Self::None => "none",
-        }
-    }
-
-    /// What packs bodies this way.
-    pub(super) const fn packer(self) -> Packer {
-        Packer { encoding: self, compressor: None, room: Vec::new() }
-    }
-}
 
 /// Compresses bodies one after another, in memory that is taken once.
 #[derive(Default)]
@@ -62,7 +29,7 @@ impl fmt::Debug for Packer {
 impl Clone for Packer {
     /// One for the same encoding, with memory of its own.
     fn clone(&self) -> Self {
-        self.encoding.packer()
+        Self::new(self.encoding)
     }
 }
 
@@ -71,6 +38,10 @@ impl Clone for Packer {
 const COMPRESSION_LEVEL: i32 = 1;
 
 impl Packer {
+    pub(super) const fn new(encoding: ContentEncoding) -> Self {
+        Self { encoding, compressor: None, room: Vec::new() }
+    }
+
     /// Packs a body. An empty one is never compressed.
     #[must_use]
     pub fn pack(&mut self, body: Vec<u8>) -> EncodedBody {
@@ -100,29 +71,6 @@ impl Packer {
             }
             None => EncodedBody::plain(body),
         }
-    }
-}
-
-impl fmt::Display for ContentEncoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// A word that names no [`ContentEncoding`].
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no content encoding; use deflate, gzip or none")]
-pub struct UnknownEncoding(pub String);
-
-impl FromStr for ContentEncoding {
-    type Err = UnknownEncoding;
-
-    /// Reads the word in any case.
-    fn from_str(word: &str) -> Result<Self, UnknownEncoding> {
-        Self::ALL
-            .into_iter()
-            .find(|encoding| encoding.name().eq_ignore_ascii_case(word.trim()))
-            .ok_or_else(|| UnknownEncoding(word.to_owned()))
     }
 }
 

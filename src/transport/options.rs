@@ -4,29 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ContentEncoding, Proxy};
-use crate::model::{BaseUrl, MachineId, Secret};
-
-/// The form of the bodies, both ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Transfer {
-    /// `application/json`
-    #[default]
-    Json,
-    /// `application/x-protobuf`
-    Protobuf,
-}
-
-impl Transfer {
-    /// The value of `Content-Type`, which servers compare to the letter.
-    #[must_use]
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Protobuf => "application/x-protobuf",
-        }
-    }
-}
+use crate::model::{BaseUrl, ContentEncoding, MachineId, Proxy, Secret, Transfer};
 
 /// Who vouches for the server's certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

@@ -7,48 +7,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::failure::{Failure, FailureKind};
-use crate::model::{Secret, shown};
-
-/// Where a proxy listens and who we are to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyServer {
-    /// Its name or address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// User name, if it wants one.
-    pub user: Option<String>,
-    /// The user's password.
-    pub password: Option<Secret>,
-}
-
-/// A proxy dictionary of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct ProxySettings {
-    /// The proxy for `https` URLs, spoken to in HTTP with CONNECT.
-    pub https: Option<ProxyServer>,
-    /// The proxy for `http` URLs.
-    pub http: Option<ProxyServer>,
-    /// The SOCKS 5 proxy for whatever has no other. It resolves the names.
-    pub socks: Option<ProxyServer>,
-    /// Hosts to reach directly: names, `*.` patterns, addresses, networks.
-    pub exceptions: Vec<String>,
-    /// Whether to reach names without a dot directly.
-    pub exclude_simple_hostnames: bool,
-}
-
-/// Where the choice of a proxy comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum Proxy {
-    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case. Loopback
-    /// hosts are reached directly whatever these say.
-    #[default]
-    Environment,
-    /// No proxy.
-    Direct,
-    /// The dictionary of the configuration, and no other source.
-    Configured(Box<ProxySettings>),
-}
+use crate::model::{Proxy, ProxySettings, Secret, shown};
 
 /// The proxy chosen for the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,25 +24,6 @@ pub struct ProxyRoute {
 
 /// The key of the configuration, for messages.
 const CONFIGURATION_KEY: &str = "SyncProxyConfiguration";
-
-impl Proxy {
-    /// The proxy on the way to `server`; `None` if it is reached directly.
-    /// `variable` reads an environment variable.
-    ///
-    /// # Errors
-    /// If the proxy named is none that can be used.
-    pub fn route(
-        &self,
-        server: &Url,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<ProxyRoute>, Failure> {
-        match self {
-            Self::Direct => Ok(None),
-            Self::Environment => from_environment(server, variable),
-            Self::Configured(settings) => from_settings(server, settings),
-        }
-    }
-}
 
 fn from_settings(server: &Url, settings: &ProxySettings) -> Result<Option<ProxyRoute>, Failure> {
     let host = bare_host(server);
@@ -157,6 +97,23 @@ fn malformed(origin: &str, reason: &str) -> Failure {
 }
 
 impl ProxyRoute {
+    /// The proxy on the way to `server`; `None` if it is reached directly.
+    /// `variable` reads an environment variable.
+    ///
+    /// # Errors
+    /// If the proxy named cannot be used.
+    pub fn choose(
+        proxy: &Proxy,
+        server: &Url,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, Failure> {
+        match proxy {
+            Proxy::Direct => Ok(None),
+            Proxy::Environment => from_environment(server, variable),
+            Proxy::Configured(settings) => from_settings(server, settings),
+        }
+    }
+
     /// The proxy as it may be shown: without user and password.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -252,6 +209,7 @@ fn fits(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ProxyServer;
 
     fn url(text: &str) -> Url {
         Url::parse(text).expect("a URL")
@@ -261,7 +219,7 @@ mod tests {
         server: &str,
         variables: &[(&str, &str)],
     ) -> Result<Option<ProxyRoute>, Failure> {
-        Proxy::Environment.route(&url(server), |name| {
+        ProxyRoute::choose(&Proxy::Environment, &url(server), |name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
         })
     }
@@ -326,10 +284,11 @@ mod tests {
     }
 
     fn configured(server: &str, settings: &ProxySettings) -> Option<String> {
-        Proxy::Configured(Box::new(settings.clone()))
-            .route(&url(server), |_| Some("http://never:1".to_owned()))
-            .expect("a usable proxy")
-            .map(|route| route.shown())
+        ProxyRoute::choose(&Proxy::Configured(Box::new(settings.clone())), &url(server), |_| {
+            Some("http://never:1".to_owned())
+        })
+        .expect("a usable proxy")
+        .map(|route| route.shown())
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn conf_1_the_agents_own_domain_wins_and_its_server_is_reached_its_own_way() {
     assert_eq!(config.machine_id.as_deref(), Some("host-1"), "from Santa's domain");
     assert_eq!(config.socket_group.as_deref(), Some("admin"), "an own key works there");
     assert!(config.extra_headers.is_empty(), "no secret goes to another server");
-    assert_eq!(config.content_encoding, santa_sync::config::ContentEncoding::Deflate);
+    assert_eq!(config.content_encoding, santa_sync::model::ContentEncoding::Deflate);
     let of = |kind| {
         let keys = findings.iter().filter(|finding| finding.kind == kind);
         keys.filter_map(|finding| finding.key.as_deref()).collect::<Vec<_>>()

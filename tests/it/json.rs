@@ -1,6 +1,7 @@
 //! Our JSON reader and writer against prost-reflect's, on generated messages:
 //! two programs that share nothing but the descriptors must agree.
 
+use santa_sync::model::Transfer;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use prost_reflect::{
     Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
     ReflectMessage as _, SerializeOptions, Value,
 };
-use santa_sync::protocol::body::{self, BodyError, ResponseBody, Transfer, encode};
+use santa_sync::protocol::body::{self, BodyError, ResponseBody, encode};
 use santa_sync::protocol::{json, wire};
 
 fn decode<M>(transfer: Transfer, body: &[u8]) -> Result<M, BodyError>

@@ -3,7 +3,8 @@
 use super::probe::{self, Outcome, Probe};
 use super::{Layer, Line, Lines};
 use crate::clock::Clock;
-use crate::transport::{ContentEncoding, Transfer, Transport, TransportOptions};
+use crate::model::{ContentEncoding, Transfer};
+use crate::transport::{Transport, TransportOptions};
 
 /// One way to send a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +14,6 @@ struct Way {
 }
 
 impl Way {
-    const fn encoding(self) -> &'static str {
-        match self.encoding {
-            ContentEncoding::Deflate => "deflate",
-            ContentEncoding::Gzip => "gzip",
-            ContentEncoding::None => "none",
-        }
-    }
-
     const fn transfer(self) -> &'static str {
         match self.transfer {
             Transfer::Json => "JSON",
@@ -53,7 +46,7 @@ pub(super) async fn examine(
                 Some(first) => first,
                 None => attempt(options, way, probe, clock).await,
             };
-            let name = format!("{} with {}", way.transfer(), way.encoding());
+            let name = format!("{} with {}", way.transfer(), way.encoding);
             lines.add(match outcome {
                 Ok(()) => {
                     taken.push(way);
@@ -78,14 +71,14 @@ pub(super) async fn examine(
     let message = format!(
         "the server does not take what is configured, {} with {}",
         configured.transfer(),
-        configured.encoding()
+        configured.encoding
     );
     lines.add(match taken.first() {
         Some(way) => {
             let proto = way.transfer == Transfer::Protobuf;
             let fix = format!(
                 "set SyncClientContentEncoding to {} and SyncEnableProtoTransfer to {proto}",
-                way.encoding()
+                way.encoding
             );
             Line::problem(layer, message, fix)
         }

@@ -14,14 +14,14 @@ use crate::config::Loaded;
 use crate::control::configuration::ConfigurationReport;
 use crate::failure::{Failure, FailureKind};
 use crate::host::HostReport;
-use crate::model::{Stage, Timestamp};
+use crate::model::{Proxy, Stage, Timestamp};
 use crate::protocol::body::DecodedBody;
 use crate::protocol::notes::Warning;
 use crate::store::ReadStore;
 use crate::sync::kind_of_body_error;
 use crate::sync::run::transport_options;
 use crate::transport::{
-    CertificateFacts, Proxy, ProxyRoute, Response, Roots, Transport, TransportOptions,
+    CertificateFacts, ProxyRoute, Response, Roots, Transport, TransportOptions,
 };
 
 /// How long DNS and TCP may take, each: the connect timeout of HTTP-9.

@@ -5,10 +5,10 @@ use crate::config::Config;
 use crate::failure::{Failure, FailureKind};
 use crate::host::HostReport;
 use crate::model::{ClientMode, RuleCounts, Stage};
-use crate::protocol::body::{self, BodyError, DecodedBody, ResponseBody, Transfer};
+use crate::protocol::body::{self, BodyError, DecodedBody, ResponseBody};
 use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
-use crate::transport::{self, Response, Transport, TransportOptions};
+use crate::transport::{Response, Transport, TransportOptions};
 
 /// What a probe tells the server of this host: what a sync would.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Probe {
         clock: &dyn Clock,
     ) -> Outcome {
         let request = preflight::request(&options.machine_id, &self.facts, false);
-        let body = match body::encode(transfer(options), &request) {
+        let body = match body::encode(options.transfer, &request) {
             Ok(body) => body,
             Err(error) => {
                 let failure = Failure::new(FailureKind::WrongShape, error.to_string());
@@ -84,17 +84,10 @@ pub(super) fn read(
     options: &TransportOptions,
     answer: &Response,
 ) -> Result<DecodedBody<preflight::PreflightResult>, BodyError> {
-    let received = ResponseBody::new(transfer(options), answer.body.as_slice())
+    let received = ResponseBody::new(options.transfer, answer.body.as_slice())
         .under(answer.content_type.as_deref());
     body::decode::<wire::PreflightResponse>(received).map(|decoded| DecodedBody {
         message: preflight::read(decoded.message),
         warnings: decoded.warnings,
     })
-}
-
-fn transfer(options: &TransportOptions) -> Transfer {
-    match options.transfer {
-        transport::Transfer::Json => Transfer::Json,
-        transport::Transfer::Protobuf => Transfer::Protobuf,
-    }
 }

@@ -8,7 +8,6 @@ use tracing::{debug, info, warn};
 
 use super::{DEADLINE_GRACE, EventLoop};
 use crate::control::status::PromptUpload;
-use crate::daemon::level_name;
 use crate::daemon::sync_process::order::{self, Order};
 use crate::daemon::sync_process::parent::{self, ProcessEnd, Supervision, SyncPhase};
 use crate::sync::upload::{UPLOAD_LIMIT, UploadReport, UploadResult};
@@ -50,7 +49,7 @@ impl EventLoop {
             return;
         }
         // No number: those are of syncs, and so is misbehaviour.
-        let program = (self.options.program)(0, level_name(self.level));
+        let program = (self.options.program)(0, self.level.name());
         let order = order::encode(Order::Upload, &self.loaded.effective);
         let watch = Supervision {
             clock: Arc::new(self.options.clock),

@@ -9,8 +9,8 @@ use super::EventLoop;
 use crate::clock::Clock as _;
 use crate::control::moment::{Boot, Stamp};
 use crate::control::status::{self, Activity, DaemonStatus};
+use crate::daemon::metrics;
 use crate::daemon::sync_process::parent::{MAX_QUEUE_WAIT, SyncPhase};
-use crate::daemon::{level_name, metrics};
 
 impl EventLoop {
     pub(super) fn status(&self, otherwise: Activity) -> DaemonStatus {
@@ -56,7 +56,7 @@ impl EventLoop {
             prompt_upload: self.prompt_upload.clone(),
             configuration_refused: self.refused.clone(),
             configuration: self.configuration.clone(),
-            log_level: level_name(self.level).to_owned(),
+            log_level: self.level.name().to_owned(),
             sync_limit: limit.map(|limit| limit.as_secs()),
             boot,
         }

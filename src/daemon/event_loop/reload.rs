@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::EventLoop;
-use crate::config::{self, Config, Loaded, LogLevel};
+use crate::config::{self, Config, Loaded};
 use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
 use crate::daemon::Options;
 use crate::daemon::control::server;
@@ -16,6 +16,7 @@ use crate::daemon::schedule::Requester;
 use crate::daemon::{SETTLE_TIME, source_watch};
 use crate::failure::Remedy as _;
 use crate::host::{self, SystemHost};
+use crate::model::LogLevel;
 
 /// How long reading the configuration may take.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,9 +7,9 @@ use super::EventLoop;
 use crate::control::message::{self, ControlErrorKind, ControlResponse};
 use crate::control::status::Activity;
 use crate::daemon::control::server::{self, LoopRequest, SyncReply};
-use crate::daemon::level_of;
 use crate::daemon::schedule::{RequestOutcome, Requester};
 use crate::failure::Remedy as _;
+use crate::model::LogLevel;
 
 impl EventLoop {
     /// Opens the control socket and serves it. A daemon without one still syncs.
@@ -46,15 +46,15 @@ impl EventLoop {
                 let _ = reply.send(text);
             }
             LoopRequest::LogLevel(name, reply) => {
-                let _ = reply.send(match level_of(&name) {
-                    Some(level) => {
+                let _ = reply.send(match name.parse::<LogLevel>() {
+                    Ok(level) => {
                         self.asked_level = Some(level);
                         self.set_level(level);
                         warn!(level = name, "log level changed by a client");
                         self.publish();
                         ControlResponse::Done
                     }
-                    None => ControlResponse::error(
+                    Err(_) => ControlResponse::error(
                         ControlErrorKind::BadRequest,
                         format!(
                             "{name:?} is not a level; give off, error, warn, info, debug or trace"

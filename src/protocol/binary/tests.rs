@@ -1,8 +1,9 @@
+use crate::model::Transfer;
 use prost::Message as _;
 use prost::encoding::{encode_key, encode_varint};
 
 use super::*;
-use crate::protocol::body::{self, ResponseBody, Transfer};
+use crate::protocol::body::{self, ResponseBody};
 use crate::protocol::notes::MAX_ELEMENTS;
 use crate::protocol::wire;
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{BodyError, Transfer, shown, without_xssi_prefix};
-use crate::model::text;
+use super::{BodyError, shown, without_xssi_prefix};
+use crate::model::{Transfer, text};
 
 /// The body of a response, and what must be known to read it.
 #[derive(Clone, Debug)]

@@ -40,20 +40,20 @@ fn http_5_the_encoding_is_read_in_any_case() {
     assert_eq!("GZip".parse(), Ok(ContentEncoding::Gzip));
     assert_eq!("NONE".parse(), Ok(ContentEncoding::None));
     assert_eq!("Deflate".parse(), Ok(ContentEncoding::Deflate));
-    assert_eq!("br".parse::<ContentEncoding>(), Err(UnknownEncoding("br".to_owned())));
+    assert!("br".parse::<ContentEncoding>().is_err());
 }
 
 /// HTTP-5: `deflate` is the zlib wrapper, and an empty body has no encoding.
 #[test]
 fn http_5_bodies_are_encoded_as_asked() {
-    let packed = |encoding: ContentEncoding| encoding.packer().pack(TEXT.to_owned());
+    let packed = |encoding: ContentEncoding| Packer::new(encoding).pack(TEXT.to_owned());
     let deflate = packed(ContentEncoding::Deflate);
     assert_eq!((deflate.bytes[0], deflate.encoding), (0x78, Some("deflate")));
     let gzip = packed(ContentEncoding::Gzip);
     assert_eq!((&gzip.bytes[..2], gzip.encoding), (&[0x1f, 0x8b][..], Some("gzip")));
     assert_eq!(packed(ContentEncoding::None), EncodedBody::plain(TEXT.to_owned()));
-    for encoding in ContentEncoding::ALL {
-        assert_eq!(encoding.packer().pack(Vec::new()), EncodedBody::default());
+    for encoding in [ContentEncoding::Deflate, ContentEncoding::Gzip, ContentEncoding::None] {
+        assert_eq!(Packer::new(encoding).pack(Vec::new()), EncodedBody::default());
     }
 }
 
@@ -61,7 +61,7 @@ fn http_5_bodies_are_encoded_as_asked() {
 #[test]
 fn http_5_what_is_packed_is_unpacked_by_another_implementation() {
     for encoding in [ContentEncoding::Deflate, ContentEncoding::Gzip] {
-        let mut one = encoding.packer();
+        let mut one = Packer::new(encoding);
         for length in [100_000_u32, 1, 2, 7_000, 300_000, 3] {
             for step in [1_u32, 2_654_435_761] {
                 let noise = (0..length).map(|i| i.wrapping_mul(step).to_be_bytes()[0]);

@@ -4,8 +4,8 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use santa_sync::failure::FailureKind;
-use santa_sync::model::{Secret, Stage};
-use santa_sync::transport::{ClientCertificate, ContentEncoding, Transfer};
+use santa_sync::model::{ContentEncoding, Secret, Stage, Transfer};
+use santa_sync::transport::ClientCertificate;
 
 use super::server::{NOW, Reply, Script, answer, ok, options, options_for, scripted, transport};
 

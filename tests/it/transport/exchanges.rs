@@ -9,12 +9,13 @@ use flate2::Compression;
 use flate2::read::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use prost::Message as _;
 use santa_sync::model::{
-    BaseUrl, ClientMode, Cursor, HostFacts, MachineId, Rule, RuleCounts, Secret, Stage, SyncType,
+    BaseUrl, ClientMode, Cursor, HostFacts, MachineId, Proxy, Rule, RuleCounts, Secret, Stage,
+    SyncType, Transfer,
 };
-use santa_sync::protocol::body::{self, ResponseBody, Transfer as Form};
+use santa_sync::protocol::body::{self, ResponseBody};
 use santa_sync::protocol::cel::CelBudget;
 use santa_sync::protocol::{events, postflight, preflight, rules, wire};
-use santa_sync::transport::{Proxy, Transfer, Transport, TransportOptions};
+use santa_sync::transport::{Transport, TransportOptions};
 
 use super::server::{NOW, Reply, Request, Script, compressed};
 
@@ -66,8 +67,8 @@ impl AttemptResult {
         self.values("answer").any(|value| value == "protobuf")
     }
 
-    fn form(&self) -> Form {
-        if self.is_protobuf() { Form::Protobuf } else { Form::Json }
+    fn transfer(&self) -> Transfer {
+        if self.is_protobuf() { Transfer::Protobuf } else { Transfer::Json }
     }
 
     /// The URL up to the stage, and the stage's segment.
@@ -85,7 +86,7 @@ impl AttemptResult {
     /// The body to send: what the protocol makes of fixed values.
     fn body(&self) -> Vec<u8> {
         let id = MachineId::new(MACHINE_ID).expect("a machine id");
-        let form = self.form();
+        let form = self.transfer();
         let encoded = match self.stage() {
             Some(Stage::Preflight) => body::encode(form, &preflight::request(&id, &facts(), false)),
             Some(Stage::EventUpload) => body::encode(
@@ -141,9 +142,7 @@ impl AttemptResult {
         if let Some(encoding) = self.values("encoding").next() {
             options.content_encoding = encoding.parse().expect("an encoding");
         }
-        if self.is_protobuf() {
-            options.transfer = Transfer::Protobuf;
-        }
+        options.transfer = self.transfer();
         options.extra_headers = self
             .values("header")
             .map(|line| pair(line, ":"))
@@ -183,7 +182,7 @@ impl AttemptResult {
 
     /// What a body means, in words.
     fn meaning(&self, answer: &[u8]) -> String {
-        let received = ResponseBody::new(self.form(), answer);
+        let received = ResponseBody::new(self.transfer(), answer);
         let meaning = match self.stage().expect("a stage") {
             Stage::Preflight => body::decode(received)
                 .map(|decoded| format!("{:#?}", preflight::read(decoded.message))),

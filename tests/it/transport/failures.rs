@@ -4,10 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use santa_sync::failure::{Failure, FailureKind};
-use santa_sync::model::{Secret, Stage};
-use santa_sync::transport::{
-    ClientCertificate, Proxy, ProxyServer, ProxySettings, Roots, Transport, TransportOptions,
-};
+use santa_sync::model::{Proxy, ProxyServer, ProxySettings, Secret, Stage};
+use santa_sync::transport::{ClientCertificate, Roots, Transport, TransportOptions};
 use strum::VariantArray as _;
 
 use super::http2::http_1_1_required;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use santa_sync::failure::{Failure, FailureKind, Remedy as _};
-use santa_sync::model::Secret;
-use santa_sync::transport::{Proxy, ProxyServer, ProxySettings, Response};
+use santa_sync::model::{Proxy, ProxyServer, ProxySettings, Secret};
+use santa_sync::transport::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 

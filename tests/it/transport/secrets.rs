@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use santa_sync::model::{Secret, Stage};
-use santa_sync::transport::{Proxy, ProxyServer, ProxySettings};
+use santa_sync::model::{Proxy, ProxyServer, ProxySettings, Secret, Stage};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::alone::alone;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use santa_sync::failure::Failure;
-use santa_sync::model::{BaseUrl, MachineId, Stage, Timestamp};
-use santa_sync::transport::{Proxy, Response, Transport, TransportOptions};
+use santa_sync::model::{BaseUrl, MachineId, Proxy, Stage, Timestamp};
+use santa_sync::transport::{Response, Transport, TransportOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

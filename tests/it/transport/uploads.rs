@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use santa_sync::failure::FailureKind;
-use santa_sync::model::Stage;
-use santa_sync::transport::{AttemptResult, ContentEncoding, Transport, TransportOptions};
+use santa_sync::model::{ContentEncoding, Stage};
+use santa_sync::transport::{AttemptResult, Transport, TransportOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
