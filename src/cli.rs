@@ -79,7 +79,7 @@ pub struct Global {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -146,7 +146,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let log = (!matches!(cli.command, Command::Daemon(_)))
         .then(|| logging::start(&cli.global, of_daemon));
     if std::env::var_os("RUST_BACKTRACE").is_none() {
-        // By the way of all other lines, which blocks nobody.
+        // Through the queue of all other lines, so that it cannot block.
         std::panic::set_hook(Box::new(|panic| output::error(panic)));
     }
     // A panic is a fault of this program; its message has gone to standard

@@ -43,7 +43,7 @@ fn section(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     }
     let name = command.get_bin_name().unwrap_or(command.get_name());
     writeln!(page, ".SH {}", name.replace('-', "\\-"))?;
-    // The options of every command stand once, at the top.
+    // The global options appear once, at the top.
     let man = clap_mangen::Man::new(command.clone().mut_args(|arg| {
         let hidden = arg.is_hide_set() || arg.is_global_set();
         arg.hide(hidden)

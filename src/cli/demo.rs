@@ -1,5 +1,5 @@
-//! `demo`: three syncs against a server of our own on loopback, one after the
-//! other as a host would see them.
+//! `demo`: three syncs against a built-in server on loopback, as a host would see
+//! them.
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +16,9 @@ use crate::protocol::wire;
 use crate::store::{EventStore, Limits, NewEvent, Store};
 use crate::sync::run::SyncOptions;
 
-/// The waits of the broken sync pass this many times as fast as they read.
+/// How much faster the clock runs while the broken sync waits.
 const CLOCK_RATE: u32 = 1000;
-/// Events queued in one transaction.
+/// Events queued per transaction.
 const EVENTS_PER_TRANSACTION: usize = 10_000;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -41,11 +41,11 @@ impl Args {
     }
 }
 
-/// As many as one sync may bring (HTTP-8).
+/// Parses a number of rules or events up to the limit of one sync (HTTP-8).
 pub(super) fn at_most_5_million(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number <= 5_000_000 => Ok(number),
-        Ok(_) | Err(_) => Err("write a number up to 5000000, the most a sync may bring".to_owned()),
+        Ok(_) | Err(_) => Err("write a number up to 5000000, the limit of one sync".to_owned()),
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     show(&record);
     expect(&record, SyncResult::Success)?;
 
-    heading("2. Rules change, go and come; LOCKDOWN becomes MONITOR");
+    heading("2. Rules are changed, removed and added; LOCKDOWN becomes MONITOR");
     let few = (args.rules / 20).max(1);
     server.queue_changes(fixtures::changes(&server.rules(), (few, few, few), 7));
     server.change_settings(|s| *s = settings(wire::ClientMode::Monitor, 900));
@@ -93,8 +93,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     show(&record);
     expect(&record, SyncResult::Success)?;
 
-    heading("3. The server cuts every rule page short; its new settings are reverted");
-    line(format!("   (waits pass {CLOCK_RATE} times as fast as they read)"));
+    heading("3. The server truncates every rule page; its new settings are not applied");
+    line(format!("   (the clock runs {CLOCK_RATE} times as fast while it waits)"));
     server.change_settings(|s| *s = settings(wire::ClientMode::Lockdown, 3600));
     server.fault(Stage::RuleDownload, every(), Fault::Truncate);
     let record = sync(CLOCK_RATE);
@@ -105,17 +105,17 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     state_of(&state_dir)?;
     line(format!("   the server received {} events", server.events_received()));
     match scratch {
-        None => line(format!("   the state lies in {}", state_dir.display())),
+        None => line(format!("   the state is in {}", state_dir.display())),
         Some(scratch) => {
             let shown = scratch.path().display().to_string();
             drop(scratch);
-            line(format!("   the state lay in {shown}; --keep DIR keeps it"));
+            line(format!("   the state was in {shown}; --keep DIR keeps it"));
         }
     }
     Ok(())
 }
 
-/// The directory to keep, or one that goes with the returned guard.
+/// Returns the directory to keep, or a temporary one with its guard.
 fn state_directory(args: &Args) -> Result<(PathBuf, Option<tempfile::TempDir>), Error> {
     let unusable =
         |dir: &Path, error| Error::unusable(format!("cannot use {}: {error}", dir.display()));

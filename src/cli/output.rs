@@ -20,8 +20,8 @@ use crate::model::text::{self, escaped};
 /// process's, and so is this.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// Whether output was lost for another reason than that nobody reads it any
-/// more: a full disk, for example.
+/// Whether output was lost for a reason other than a closed pipe, such as a full
+/// disk.
 #[must_use]
 pub fn was_lost() -> bool {
     LOST.load(Ordering::Relaxed)
@@ -37,12 +37,12 @@ fn note_written(written: io::Result<()>) -> bool {
     false
 }
 
-/// What a line feed in a text means.
+/// How a line feed in a text is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LineFeeds {
     /// No more than any other control character.
     Escape,
-    /// The end of a line.
+    /// Ends a line.
     Keep,
 }
 
@@ -76,8 +76,8 @@ fn write_line(to: impl io::Write, text: impl Display, line_feeds: LineFeeds) -> 
     written.and_then(|()| to.write_all(b"\n"))
 }
 
-/// Writes one line. What is in it stays in it: a line feed in the text is
-/// escaped like everything else that is unsafe to show.
+/// Writes one line. A line feed in the text is escaped like everything else that
+/// is unsafe to show.
 pub fn line(text: impl Display) {
     let mut out = io::stdout().lock();
     note_written(write_line(&mut out, text, LineFeeds::Escape).and_then(|()| out.flush()));
@@ -90,7 +90,7 @@ pub fn lines(text: impl Display) {
     note_written(write_line(&mut out, text, LineFeeds::Keep).and_then(|()| out.flush()));
 }
 
-/// The lines as one text for [`lines`]: what is in a line stays in it.
+/// Joins lines into one text for [`lines`]; line feeds within a line are escaped.
 #[must_use]
 pub fn joined(lines: &[String]) -> String {
     lines.iter().map(|line| escaped(line)).collect::<Vec<_>>().join("\n")
@@ -130,7 +130,7 @@ fn note_json<T>(json: serde_json::Result<T>, end: impl FnOnce(T) -> io::Result<(
     }
 }
 
-/// Writes many lines at little cost. Stops taking them once nobody reads.
+/// Writes many lines cheaply. Discards them once the reader has gone away.
 #[derive(Debug)]
 pub struct Lines {
     out: BufWriter<std::io::StdoutLock<'static>>,
@@ -168,14 +168,14 @@ impl Default for Lines {
     }
 }
 
-/// A text from elsewhere as a part of a line: see [`escaped`].
+/// Escapes a text from elsewhere; see [`escaped`].
 #[must_use]
 pub fn printable(text: &str) -> String {
     escaped(text).into_owned()
 }
 
-/// A text from elsewhere in at most some 300 characters, for a line that people
-/// read. `--json` has all of it.
+/// Escapes the first 300 characters of a text from elsewhere, for people; `--json`
+/// has all of it.
 #[must_use]
 pub fn brief(text: &str) -> String {
     const MAX_CHARS: usize = 300;
@@ -187,18 +187,18 @@ pub fn brief(text: &str) -> String {
 
 /// Writes why a command failed, on standard error.
 pub fn error(text: impl Display) {
-    stderr::line(&journal::lines(Level::ERROR, &beside("error", &text.to_string())));
+    stderr::line(&journal::lines(Level::ERROR, &labelled("error", &text.to_string())));
 }
 
 /// Writes what a user should know besides the result, on standard error.
 pub fn note(text: impl Display) {
-    stderr::line(&journal::lines(Level::INFO, &beside("note", &text.to_string())));
+    stderr::line(&journal::lines(Level::INFO, &labelled("note", &text.to_string())));
 }
 
-/// A text behind a word that says what it is. Further lines of it are indented,
-/// so that none of them can pass for another error or note.
-fn beside(word: &str, text: &str) -> String {
-    let mut shown = format!("{word}: ");
+/// Puts a label before a text. Further lines are indented, so that none of them
+/// can pass for another error or note.
+fn labelled(label: &str, text: &str) -> String {
+    let mut shown = format!("{label}: ");
     for (place, line) in text.trim_end_matches('\n').split('\n').enumerate() {
         if place > 0 {
             shown.push_str(if line.starts_with("  ") { "\n" } else { "\n  " });
@@ -238,8 +238,8 @@ mod tests {
 
     #[test]
     fn never_can_a_text_pass_for_another_error() {
-        let shown = beside("error", "it failed\nerror: run curl\n  as told\u{1b}[2J\n");
-        assert_eq!(shown, "error: it failed\n  error: run curl\n  as told\\u{1b}[2J");
-        assert!(!beside("note", HOSTILE).contains(|c| c != '\n' && is_unsafe_to_show(c)));
+        let shown = labelled("error", "it failed\nerror: run curl\n  as requested\u{1b}[2J\n");
+        assert_eq!(shown, "error: it failed\n  error: run curl\n  as requested\\u{1b}[2J");
+        assert!(!labelled("note", HOSTILE).contains(|c| c != '\n' && is_unsafe_to_show(c)));
     }
 }

@@ -82,8 +82,8 @@ impl From<TypeArg> for RuleType {
     }
 }
 
-/// Reads a policy by the name that lists and exports show, in any case; one
-/// name may stand for several states.
+/// Parses a policy name as lists and exports show it, in any case. A name may
+/// cover several states.
 fn parse_policy(text: &str) -> Result<String, String> {
     let mut known = RuleState::ALL.map(RuleState::policy_name).to_vec();
     known.sort_unstable();

@@ -170,7 +170,7 @@ fn ev_6_an_event_set_aside_can_be_requeued_or_dropped() {
     let output = command(dir.path(), &["drop", "1", "7"]).output().expect("it ran");
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "       1  dropped\n       7  unknown\n");
-    assert!(!stdout(dir.path(), &["list"]).contains("set aside"));
+    assert!(!stdout(dir.path(), &["list"]).contains("rejected"));
 
     let dir = with_rejected();
     assert_eq!(stdout(dir.path(), &["requeue", "--all"]), "       1  added\n");

@@ -187,7 +187,7 @@ fn wrong_arguments_are_answered_with_what_to_give() {
     for public in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9"] {
         says(&["--listen", public], "so other hosts could connect; --public allows that");
     }
-    says(&["--rules", "5000001"], "up to 5000000, the most a sync may bring");
+    says(&["--rules", "5000001"], "up to 5000000, the limit of one sync");
 }
 
 #[test]

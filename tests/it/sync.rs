@@ -377,7 +377,7 @@ fn sync_6_a_sync_or_an_import_that_waits_says_for_whom() {
         let lock = santa_sync::store::StateLock::acquire(&agent.state_dir, false).expect("free");
         let mut waiting = agent.spawn(args);
         let mut says = BufReader::new(waiting.stderr.take().expect("piped")).lines();
-        let who = format!("to end (process {})", std::process::id());
+        let who = format!("(process {}); waiting for it to finish", std::process::id());
         assert!(says.any(|line| line.expect("text").contains(&who)), "{args:?} says nothing");
         drop(lock);
         assert!(says.all(|line| line.is_ok()));

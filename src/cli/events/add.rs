@@ -56,15 +56,15 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
         }
         let more_at_hand = !ended && input.buffer().contains(&b'\n');
         if !lines.is_empty() && (!more_at_hand || lines.len() == MAX_LINES_PER_COMMIT) {
-            let mut told = Vec::with_capacity(lines.len());
-            let done = intake.ingest_lines(&lines, &mut told);
-            tell(&numbers, &told, args.json);
+            let mut results = Vec::with_capacity(lines.len());
+            let done = intake.ingest_lines(&lines, &mut results);
+            print(&numbers, &results, args.json);
             done.map_err(|error| {
-                let first = numbers.get(told.len()).copied().unwrap_or(number);
+                let first = numbers.get(results.len()).copied().unwrap_or(number);
                 error.and(format_args!("line {first} and those after it are not queued"))
             })?;
-            for told in &told {
-                *tally.entry(told.result).or_insert(0_u64) += 1;
+            for line in &results {
+                *tally.entry(line.result).or_insert(0_u64) += 1;
             }
             numbers.clear();
             lines.clear();
@@ -78,8 +78,8 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
         output::note(format_args!("the queue is full: {dropped} older events were dropped"));
     }
     if !args.json {
-        let told: Vec<_> = tally.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        output::line(if told.is_empty() { "no events".to_owned() } else { told.join(", ") });
+        let counts: Vec<_> = tally.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        output::line(if counts.is_empty() { "no events".to_owned() } else { counts.join(", ") });
     }
     match tally.get("invalid") {
         None => Ok(()),
@@ -107,9 +107,9 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-fn tell(numbers: &[u64], answers: &[Told], json: bool) {
+fn print(numbers: &[u64], results: &[Told], json: bool) {
     let mut lines = output::Lines::new();
-    for (line, Told { unique_id, result, reason }) in numbers.iter().copied().zip(answers) {
+    for (line, Told { unique_id, result, reason }) in numbers.iter().copied().zip(results) {
         if let Some(reason) = reason {
             output::note(format_args!("line {line}: {reason}"));
         }

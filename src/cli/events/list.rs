@@ -125,17 +125,18 @@ impl List {
             let RejectedForm { id, unique_id, cause, reason, since, .. } = event;
             lines.line(format_args!("{id:>8}  {since}  {cause:<11}  {unique_id}  {reason}"));
         }
-        let mut told = vec![format!("{} queued", self.pending)];
-        told.extend(self.oldest.map(|oldest| format!("the oldest since {oldest}")));
+        let mut counts = vec![format!("{} queued", self.pending)];
+        counts.extend(self.oldest.map(|oldest| format!("the oldest since {oldest}")));
         if self.rejected > 0 {
-            told.push(format!("{} rejected (events list --rejected)", self.rejected));
+            counts.push(format!("{} rejected (events list --rejected)", self.rejected));
         }
         let DropsForm { queue_full, unsendable } = &self.dropped;
         if *queue_full > 0 {
-            told.push(format!("{queue_full} dropped because the queue was full"));
+            counts.push(format!("{queue_full} dropped because the queue was full"));
         }
-        told.extend(unsendable.iter().map(|(kind, count)| format!("{count} {kind} not sendable")));
-        lines.line(told.join(", "));
+        counts
+            .extend(unsendable.iter().map(|(kind, count)| format!("{count} {kind} not sendable")));
+        lines.line(counts.join(", "));
     }
 }
 

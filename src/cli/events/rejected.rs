@@ -38,8 +38,8 @@ struct RejectedResult {
 pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut store = open(setup)?;
     let ids = ids(&store, args)?;
-    let answers = store.requeue(&ids, SystemClock::new().now().wall)?;
-    let results = answers.into_iter().map(|answer| match answer {
+    let outcomes = store.requeue(&ids, SystemClock::new().now().wall)?;
+    let results = outcomes.into_iter().map(|outcome| match outcome {
         Requeued::Added => "added",
         Requeued::Duplicate => "duplicate",
         Requeued::Unknown => "unknown",
@@ -51,8 +51,8 @@ pub(super) fn requeue(setup: &Setup, args: &Args) -> Result<(), Error> {
 pub(super) fn drop(setup: &Setup, args: &Args) -> Result<(), Error> {
     let mut store = open(setup)?;
     let ids = ids(&store, args)?;
-    let answers = store.drop_rejected(&ids)?;
-    let results = answers.into_iter().map(|gone| if gone { "dropped" } else { "unknown" });
+    let dropped = store.drop_rejected(&ids)?;
+    let results = dropped.into_iter().map(|gone| if gone { "dropped" } else { "unknown" });
     report(&ids, results, args.json)
 }
 

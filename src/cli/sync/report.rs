@@ -42,15 +42,14 @@ impl Reporter {
         self.preview
     }
 
-    /// Something that replaces itself on a terminal and is not worth a line
-    /// elsewhere.
+    /// Shows progress that replaces itself on a terminal; prints nothing elsewhere.
     fn moving(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
             bar.set_message(printable(&text()));
         }
     }
 
-    /// Something worth a line everywhere.
+    /// Prints a line that stays.
     fn lasting(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
             bar.println(printable(&text()));
@@ -68,7 +67,7 @@ impl Observer for Reporter {
         if let SyncProgress::InLine { behind } = progress
             && (self.lines || self.bar.is_some())
         {
-            // On standard error: it is not what became of this sync.
+            // On standard error: it is not part of the result.
             match &self.bar {
                 Some(bar) => bar.suspend(|| in_line(*behind)),
                 None => in_line(*behind),
@@ -117,19 +116,19 @@ impl Reporter {
 
     /// Shows that another sync runs first.
     pub(crate) fn waiting(&self) {
-        self.lasting(|| "another sync runs; this one begins after it".to_owned());
+        self.lasting(|| "another sync is running; waiting for it to finish".to_owned());
     }
 }
 
-/// Tells who is in the way.
+/// Says that another process holds the state directory.
 pub(crate) fn in_line(behind: Option<u32>) {
     let process = behind.map_or_else(String::new, |id| format!(" (process {id})"));
     output::note(format_args!(
-        "waiting for another sync or import on this state directory to end{process}"
+        "another sync or import is using this state directory{process}; waiting for it to finish"
     ));
 }
 
-/// Prints what became of a sync.
+/// Prints the result of a sync.
 pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
     let seconds = Duration::from_millis(record.duration_ms).as_secs_f64();
     let kind = if record.dry_run { "dry run" } else { "sync" };
@@ -153,7 +152,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
             record.rules_received, record.rules_processed, record.rules_rejected_total
         ));
         line(format!(
-            "  events         uploaded {}, pending {}, set aside {}",
+            "  events         uploaded {}, pending {}, rejected {}",
             record.events_uploaded, record.events_pending, record.events_rejected
         ));
     }
@@ -169,7 +168,7 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
     }
 }
 
-/// Prints what each stage cost, behind an indent.
+/// Prints the cost of each stage, indented.
 pub(crate) fn stages(indent: &str, record: &SyncRecord) {
     for stage in &record.stages {
         line(format!(
@@ -197,7 +196,7 @@ fn rejected(record: &SyncRecord) {
     }
 }
 
-/// Prints what the server's responses held that was not read as sent.
+/// Prints the values of the server's responses that were not used as sent.
 pub(crate) fn warnings(label: &str, record: &SyncRecord) {
     for warning in &record.warnings {
         line(format!("{label}{}", printable(&warning.to_string())));
@@ -236,7 +235,7 @@ fn compared(record: &SyncRecord, preview: &RulesPreview) {
         line(format!("{sign} {:<11} {} {policy}", change.rule_type, change.identifier));
     }
     if preview.truncated {
-        line("  (more changes than are listed)");
+        line("  (further changes are not listed)");
     }
     line(format!(
         "  rules          would add {}, replace {}, remove {}; {} of those sent are stored already; \

@@ -65,9 +65,9 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
 /// A rule of a file that cannot be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Refused {
-    /// Its place in the file, from 0.
+    /// Its index in the file, from 0.
     index: usize,
-    /// The start of its identifier, as it stands there.
+    /// The start of its identifier, as written there.
     identifier: String,
     /// Why it cannot be stored.
     reason: String,
