@@ -43,7 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync::retry", &[]),
     ("transport", &["failure", "files", "model", "protocol"]),
     ("store", &["failure", "files", "model"]),
-    ("config", &["files", "model", "plist_bounded"]),
+    ("config", &["failure", "files", "model", "plist_bounded"]),
     ("host", &["failure", "files", "model", "plist_bounded", "config"]),
     ("clock", &["model"]),
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
