@@ -2,6 +2,7 @@
 //! are. Plain values without I/O; every other module speaks in them.
 
 mod event;
+mod header;
 mod host;
 mod log_level;
 mod lookup;
@@ -19,6 +20,7 @@ mod transfer;
 mod url;
 
 pub use event::{EventRow, EventSummary, UploadMemory};
+pub use header::HeaderProblem;
 pub use host::{HostFacts, MachineId, MachineIdError, is_placeholder};
 pub use log_level::LogLevel;
 pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
@@ -41,4 +43,5 @@ pub use settings::{
 pub use stage::{Cursor, Stage};
 pub use time::{Now, Timestamp};
 pub use transfer::{ContentEncoding, Transfer};
+pub(crate) use url::is_loopback;
 pub use url::{BaseUrl, BaseUrlError, shown, shown_identity, start_of_secret};

@@ -38,10 +38,7 @@ use url::Url;
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
 pub use encoding::Packer;
 pub use headers::XsrfToken;
-pub use options::{
-    ClientCertificate, HeaderProblem, Roots, Timeouts, TransportOptions, header_problem,
-    is_restricted_header,
-};
+pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};
 pub use proxy::ProxyRoute;
 
 use crate::failure::{Failure, FailureKind};

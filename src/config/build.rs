@@ -6,13 +6,12 @@ use plist::Value;
 
 use super::effective::Effective;
 use super::finding::{Finding, FindingKind, Severity};
-use super::keys::RESTRICTED_HEADERS;
 use super::shown::header_name;
 use super::value::type_name;
 use super::{Config, proxy};
 use crate::model::{
-    BaseUrl, ClientMode, FileAccessAction, MediaPolicy, Policy, Proxy, Rule, Secret, Transfer,
-    parse_rule,
+    BaseUrl, ClientMode, FileAccessAction, HeaderProblem, MediaPolicy, Policy, Proxy, Rule, Secret,
+    Transfer, parse_rule,
 };
 
 /// The value of a key with a few choices, which are the names of an enum.
@@ -160,15 +159,15 @@ impl Builder<'_> {
                 self.warn(FindingKind::WrongType, key, message, "write its value as a string");
                 continue;
             };
-            if RESTRICTED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-                let message = format!("the header {shown:?} is the transport's own and is dropped");
-                self.warn(FindingKind::RestrictedHeader, key, message, "remove it");
-            } else if !is_header_name(name) {
-                let message = format!("{shown:?} is no header name and is dropped");
-                self.warn(FindingKind::BadValue, key, message, "use letters, digits and -");
-            } else if text.chars().any(|c| c.is_control() && c != '\t') {
-                let message = format!("the value of {shown:?} holds control characters");
-                self.warn(FindingKind::BadValue, key, message, "write it on one line");
+            if let Some(problem) = HeaderProblem::of(name, text) {
+                let kind = match problem {
+                    HeaderProblem::Restricted | HeaderProblem::Framing => {
+                        FindingKind::RestrictedHeader
+                    }
+                    HeaderProblem::Name | HeaderProblem::Value => FindingKind::BadValue,
+                };
+                let message = format!("the header {shown:?} {} and is dropped", problem.what());
+                self.warn(kind, key, message, problem.fix());
             } else {
                 headers.push((name.clone(), Secret::new(text.trim().to_owned())));
             }
@@ -348,10 +347,4 @@ fn unbalanced(pattern: &str) -> Option<char> {
         (0, _) => Some('('),
         (_, _) => Some('['),
     }
-}
-
-/// RFC 9110's token.
-fn is_header_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }

@@ -41,7 +41,7 @@ pub enum FindingKind {
     BadValue,
     /// The value lies outside the key's bounds.
     OutOfRange,
-    /// The header is the transport's own.
+    /// santa-sync does not let the header be set.
     RestrictedHeader,
     /// The base URL may not be used.
     RejectedUrl,

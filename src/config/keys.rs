@@ -389,19 +389,6 @@ pub const KEYS: &[Key] = &[
     .own(),
 ];
 
-/// Headers that are the transport's own; one configured under
-/// `SyncExtraHeaders` is dropped (HTTP-10).
-pub const RESTRICTED_HEADERS: [&str; 8] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "www-authenticate",
-];
-
 /// The key of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Key> {
@@ -436,7 +423,7 @@ mod tests {
         let names: Vec<_> = KEYS.iter().map(|k| k.name).chain(santas()).collect();
         let unique: BTreeSet<_> = names.iter().collect();
         assert_eq!(unique.len(), names.len());
-        assert!(santas().is_sorted() && RESTRICTED_HEADERS.is_sorted());
+        assert!(santas().is_sorted());
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn http_10_restricted_headers_are_dropped_and_named() {
         ("X-N", Value::Integer(1.into())),
         ("X Y", "z".into()),
         ("X-L", "a\nb".into()),
+        ("Transfer-Encoding", "chunked".into()),
     ]);
     let loaded = resolved(&[
         ("SyncExtraHeaders", Value::Dictionary(headers)),
@@ -132,14 +133,16 @@ fn http_10_restricted_headers_are_dropped_and_named() {
         [
             "Warning: /etc/p.plist: SyncClientContentEncoding: \"brotli\" is none of its values; \
              write one of deflate, gzip, none",
-            "Warning: /etc/p.plist: SyncExtraHeaders: the header \"content-Type\" is the \
-             transport's own and is dropped; remove it",
+            "Warning: /etc/p.plist: SyncExtraHeaders: the header \"content-Type\" is set by \
+             santa-sync itself and is dropped; remove it",
             "Warning: /etc/p.plist: SyncExtraHeaders: the header \"X-N\" is an integer; \
              write its value as a string",
-            "Warning: /etc/p.plist: SyncExtraHeaders: \"X…\" is no header name and is dropped; \
-             use letters, digits and -",
-            "Warning: /etc/p.plist: SyncExtraHeaders: the value of \"X-L\" holds control \
-             characters; write it on one line",
+            "Warning: /etc/p.plist: SyncExtraHeaders: the header \"X…\" is not a header name and \
+             is dropped; use letters, digits and hyphens",
+            "Warning: /etc/p.plist: SyncExtraHeaders: the header \"X-L\" has a value with control \
+             or non-ASCII characters and is dropped; write the value on one line of ASCII characters",
+            "Warning: /etc/p.plist: SyncExtraHeaders: the header \"Transfer-Encoding\" would \
+             change the framing of the body and is dropped; remove it",
         ]
     );
 }

@@ -1,9 +1,12 @@
 //! Rules: what they name and what they do.
 
 use std::fmt;
+use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::text::push_hex;
 
 /// The longest button label, in characters; longer ones are cut.
 pub const MAX_BUTTON_LABEL_CHARS: usize = 48;
@@ -347,17 +350,6 @@ impl fmt::Display for Identifier {
     }
 }
 
-fn push_hex(bytes: &[u8], text: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; 64];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
-    let digits = digits.get(..bytes.len() * 2).unwrap_or_default();
-    // ASCII, so it is text.
-    text.push_str(str::from_utf8(digits).unwrap_or_default());
-}
-
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     const fn digit(c: u8) -> Option<u8> {
         match c {
@@ -451,4 +443,20 @@ pub struct RuleCounts {
     pub signingid: u32,
     /// Of type CDHASH.
     pub cdhash: u32,
+}
+
+impl Add for RuleCounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            binary: self.binary.saturating_add(other.binary),
+            certificate: self.certificate.saturating_add(other.certificate),
+            compiler: self.compiler.saturating_add(other.compiler),
+            transitive: self.transitive.saturating_add(other.transitive),
+            teamid: self.teamid.saturating_add(other.teamid),
+            signingid: self.signingid.saturating_add(other.signingid),
+            cdhash: self.cdhash.saturating_add(other.cdhash),
+        }
+    }
 }

@@ -96,6 +96,29 @@ pub fn fit_for_argument(text: &str, max_chars: usize) -> String {
         .collect()
 }
 
+/// Lower-case hex digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    push_hex(bytes, &mut text);
+    text
+}
+
+/// Appends lower-case hex digits to a text.
+pub fn push_hex(bytes: &[u8], text: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    // As many as a hash has: rules are written in one go.
+    for block in bytes.chunks(32) {
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(block) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        let digits = digits.get(..block.len() * 2).unwrap_or_default();
+        // ASCII, so it is text.
+        text.push_str(str::from_utf8(digits).unwrap_or_default());
+    }
+}
+
 fn escape(chars: impl Iterator<Item = char>) -> String {
     let mut escaped = String::new();
     for c in chars {
@@ -165,6 +188,12 @@ mod tests {
         assert_eq!(fit_for_argument("\u{202e}- -x", 200), "x");
         assert_eq!(fit_for_argument(&"ä".repeat(1000), 200).chars().count(), 200);
         assert!(!fit_for_argument(HOSTILE, 200).contains(is_unsafe_to_show));
+    }
+
+    #[test]
+    fn bytes_are_written_as_lower_case_hex() {
+        assert_eq!(hex(&[0x00, 0x7f, 0xab]), "007fab");
+        assert_eq!(hex(&[0xf0; 100]), "f0".repeat(100));
     }
 
     #[test]

@@ -122,20 +122,10 @@ pub fn prepare_dry(store: &ReadStore, request: &SyncSpec) -> Result<Inputs, Stor
 }
 
 fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inputs, StoreError> {
-    let stored = store.rule_counts()?;
-    let added = request.static_rules;
     let facts = PreflightFacts {
         host: request.host.clone(),
         client_mode: store.client_mode(request.configured_mode)?,
-        rule_counts: RuleCounts {
-            binary: stored.binary + added.binary,
-            certificate: stored.certificate + added.certificate,
-            compiler: stored.compiler + added.compiler,
-            transitive: stored.transitive + added.transitive,
-            teamid: stored.teamid + added.teamid,
-            signingid: stored.signingid + added.signingid,
-            cdhash: stored.cdhash + added.cdhash,
-        },
+        rule_counts: store.rule_counts()? + request.static_rules,
         rules_hash: store.rules_hash()?,
     };
     let stays = |request: &CleanSyncRequest| !request.is_ended_by(SyncType::Normal);

@@ -7,7 +7,6 @@
     reason = "the error enums of other crates grow; what is new in them is read aloud"
 )]
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -26,6 +25,7 @@ use super::{ClientCertificate, Roots};
 use crate::failure::{Failure, FailureKind};
 use crate::files;
 use crate::model::Timestamp;
+use crate::model::text::hex;
 
 /// Larger files are not certificates; the largest trust bundles have 300 KiB.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -63,14 +63,6 @@ impl CertificateFacts {
             sha256: hex(&Sha256::digest(der)),
         })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut digits, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
 }
 
 /// A distinguished name as people know it.

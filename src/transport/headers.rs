@@ -12,9 +12,9 @@ use reqwest::header::{
     InvalidHeaderValue, USER_AGENT,
 };
 
+use super::TransportOptions;
 use super::redaction::Redaction;
-use super::{HeaderProblem, TransportOptions, header_problem};
-use crate::model::{Secret, Timestamp, start_of_secret};
+use crate::model::{HeaderProblem, Secret, Timestamp, start_of_secret};
 
 /// The header an XSRF token comes in, and goes in unless the server names
 /// another one.
@@ -67,11 +67,11 @@ pub(super) fn of_every_request(options: &TransportOptions, redaction: &mut Redac
     }
     for (name, value) in &options.extra_headers {
         let value = value.expose();
-        if let Some(problem) = header_problem(name, value) {
+        if let Some(problem) = HeaderProblem::of(name, value) {
             // What is not a name may be a header and its value in one text.
             let cut = matches!(problem, HeaderProblem::Name).then(|| start_of_secret(name));
             let name = cut.as_deref().unwrap_or(name);
-            tracing::warn!(header = ?name, "extra header left out: it {}", problem.words());
+            tracing::warn!(header = ?name, "extra header dropped: it {}", problem.what());
             continue;
         }
         redaction.add(value.trim());
@@ -115,7 +115,7 @@ pub(super) fn token(headers: &HeaderMap) -> Option<XsrfToken> {
     value.set_sensitive(true);
     let named = headers.get(XSRF_TOKEN_HEADER).and_then(|name| {
         let name = name.to_str().ok()?.trim();
-        let usable = header_problem(name, "").is_none();
+        let usable = HeaderProblem::of(name, "").is_none();
         usable.then(|| HeaderName::from_bytes(name.as_bytes()).ok()).flatten()
     });
     Some(XsrfToken { name: named.unwrap_or(HeaderName::from_static(XSRF_TOKEN)), value })

@@ -63,7 +63,7 @@ pub struct TransportOptions {
     pub transfer: Transfer,
     /// How request bodies are compressed.
     pub content_encoding: ContentEncoding,
-    /// Headers of every request. Those with a [`header_problem`] are left out.
+    /// Headers of every request. Those with a [`HeaderProblem`](crate::model::HeaderProblem) are dropped.
     pub extra_headers: Vec<(String, Secret)>,
     /// The value of `User-Agent`, whatever the extra headers say.
     pub user_agent: String,
@@ -105,97 +105,9 @@ impl TransportOptions {
     }
 }
 
-/// Headers that the transport itself is responsible for.
-const RESTRICTED: [&str; 8] = [
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "connection",
-    "host",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "www-authenticate",
-];
-
-/// Whether an extra header of that name is left out because the transport
-/// itself sets it, or it means nothing in a request to the server.
-#[must_use]
-pub fn is_restricted_header(name: &str) -> bool {
-    RESTRICTED.iter().any(|restricted| restricted.eq_ignore_ascii_case(name.trim()))
-}
-
-/// Why an extra header is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HeaderProblem {
-    /// One of the eight of [`is_restricted_header`].
-    Restricted,
-    /// It would change how the body is framed.
-    Framing,
-    /// The name is not one that HTTP allows.
-    Name,
-    /// The value holds control characters, such as a line break.
-    Value,
-}
-
-impl HeaderProblem {
-    /// What is wrong, as a fragment that follows the header's name.
-    #[must_use]
-    pub const fn words(self) -> &'static str {
-        match self {
-            Self::Restricted => "is set by santa-sync itself; remove it from SyncExtraHeaders",
-            Self::Framing => {
-                "would change the framing of the body; remove it from SyncExtraHeaders"
-            }
-            Self::Name => "is not a header name; use letters, digits and hyphens",
-            Self::Value => "has a value with control characters; remove line breaks from it",
-        }
-    }
-}
-
-/// Why the transport will leave an extra header out; `None` if it will send it.
-#[must_use]
-pub fn header_problem(name: &str, value: &str) -> Option<HeaderProblem> {
-    let name = name.trim();
-    if is_restricted_header(name) {
-        Some(HeaderProblem::Restricted)
-    } else if ["transfer-encoding", "te", "trailer", "upgrade"]
-        .iter()
-        .any(|framing| framing.eq_ignore_ascii_case(name))
-    {
-        Some(HeaderProblem::Framing)
-    } else if reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
-        Some(HeaderProblem::Name)
-    } else if reqwest::header::HeaderValue::from_str(value.trim()).is_err() {
-        Some(HeaderProblem::Value)
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn http_10_the_eight_restricted_headers_are_known_in_any_case() {
-        for name in RESTRICTED {
-            assert!(is_restricted_header(name));
-            assert!(is_restricted_header(&name.to_ascii_uppercase()));
-        }
-        for name in ["Authorization", "X-XSRF-TOKEN", "User-Agent", "Cookie", "Accept"] {
-            assert!(!is_restricted_header(name), "{name}");
-            assert_eq!(header_problem(name, "value"), None);
-        }
-    }
-
-    #[test]
-    fn http_10_headers_that_cannot_be_sent_are_told_apart() {
-        assert_eq!(header_problem("Host", "x"), Some(HeaderProblem::Restricted));
-        assert_eq!(header_problem("Transfer-Encoding", "x"), Some(HeaderProblem::Framing));
-        assert_eq!(header_problem("a b", "x"), Some(HeaderProblem::Name));
-        assert_eq!(header_problem("", "x"), Some(HeaderProblem::Name));
-        assert_eq!(header_problem("X-A", "a\r\nHost: b"), Some(HeaderProblem::Value));
-    }
 
     #[test]
     fn http_9_the_timeouts_are_10_30_and_300_seconds() {

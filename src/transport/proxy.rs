@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::failure::{Failure, FailureKind};
-use crate::model::{Proxy, ProxySettings, Secret, shown};
+use crate::model::{Proxy, ProxySettings, Secret, is_loopback, shown};
 
 /// The proxy chosen for the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,12 +131,6 @@ impl ProxyRoute {
 
 fn bare_host(url: &Url) -> &str {
     url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = bare_host(url);
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether a pattern of an exception list covers the server: `*`, a name with

@@ -7,6 +7,7 @@ use x509_parser::x509::AttributeTypeAndValue;
 
 use super::super::archive::{ArchiveError, ArchivedObject, ArchivedValue};
 use super::super::wire;
+use crate::model::text::hex;
 
 /// The longest chain read; longer ones are cut. Real ones have three.
 const MAX_CHAIN: usize = 32;
@@ -69,13 +70,4 @@ fn text(part: &AttributeTypeAndValue<'_>) -> String {
         Tag::TeletexString => value.data.iter().copied().map(char::from).collect(),
         _ => String::from_utf8_lossy(value.data).into_owned(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
