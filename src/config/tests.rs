@@ -254,10 +254,7 @@ fn a_bad_set_is_named_without_its_text() {
         ]
     );
     let error = Config::load(&sources).expect_err("a set without =").to_string();
-    assert_eq!(
-        error,
-        "the configuration is refused: --set: a --set has no `=`; write --set Key=Value"
-    );
+    assert_eq!(error, "the configuration is refused: --set: a --set has no `=`");
 }
 
 /// Every key of the table that is followed changes the configuration, so that

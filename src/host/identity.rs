@@ -209,7 +209,7 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 fn texts_of(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(text_of).collect()
+    value.as_array()?.iter().map(|value| value.as_string().map(str::to_owned)).collect()
 }
 
 /// The start of a text that may be long.
