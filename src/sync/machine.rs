@@ -336,7 +336,7 @@ impl Machine {
     }
 
     fn page(&mut self, plan: Plan, mut download: Download, page: Page, now: Now) -> Effect {
-        if let Some(failure) = check_page(plan, &download, &page) {
+        if let Some(failure) = check_page(plan, &self.inputs.rules_url, &download, &page) {
             return self.abandon(Stage::RuleDownload, &failure.into(), now);
         }
         let Page { rules, rejected, rejected_unlisted, cursor, .. } = page;

@@ -132,6 +132,7 @@ fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inpu
     let clean_request = store.clean_sync_requests()?.into_iter().find(stays);
     Ok(Inputs {
         clean_request: clean_request.map(|request| request.reason),
+        rules_url: request.base_url.shown_join(Stage::RuleDownload.segment(), &request.machine_id),
         machine_id: request.machine_id.clone(),
         facts,
         requested,

@@ -237,10 +237,17 @@ impl FailureContext<'_> {
         // Neither client library names these error types, so their words count.
         let said = |phrase: &str| causes.iter().any(|cause| cause.to_string().contains(phrase));
         let credentials = |what: &str| {
-            let fix = if route.user.is_some() {
-                "check the proxy's user and password"
-            } else {
-                "set the proxy's user and password"
+            let verb = if route.user.is_some() { "check" } else { "set" };
+            let origin = route.origin;
+            let fix = match origin.strip_prefix("SyncProxyConfiguration") {
+                Some(_) => format!(
+                    "{verb} the proxy's user and password in SyncProxyConfiguration (HTTPSUser and \
+                     HTTPSPassword, and so on for HTTP and SOCKS)"
+                ),
+                None => format!(
+                    "{verb} the proxy's user and password in {origin}, as \
+                     http://USER:PASSWORD@HOST:PORT"
+                ),
             };
             Some(self.fail(FailureKind::ProxyCredentials, format!("{proxy} {what}"), fix))
         };

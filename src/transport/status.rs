@@ -34,9 +34,15 @@ pub(super) fn failure(
     let (what, fix) = if kind == FailureKind::Redirected {
         let target = location(context, headers);
         let target = on_one_line(&redaction.apply(&target), text::MAX_CHARS);
+        let fix = if is_elsewhere(context, headers) {
+            "a captive portal, a login page or a firewall may send it: ask whoever runs the server \
+             before you trust another host"
+        } else {
+            "set SyncBaseURL to the address that serves the stage itself"
+        };
         (
             format!("the server redirects to {target} (status {status}), which is never followed"),
-            "set SyncBaseURL to the address that serves the stage itself".to_owned(),
+            fix.to_owned(),
         )
     } else {
         let mut hint = hint(kind).to_owned();
@@ -69,20 +75,30 @@ fn hint(kind: FailureKind) -> &'static str {
     } else if kind == FailureKind::PayloadTooLarge {
         "raise the server's limit for request bodies, or lower its batch_size"
     } else if kind == FailureKind::UnsupportedMediaType {
-        "try another SyncClientContentEncoding, or SyncEnableProtoTransfer off"
+        "change SyncClientContentEncoding or SyncEnableProtoTransfer; `santa-sync doctor \
+         --encodings` shows what the server accepts"
     } else if kind == FailureKind::ProxyCredentials {
-        "set or check the proxy's user and password"
+        "set user and password: HTTPSUser and HTTPSPassword (for an http URL HTTPUser and \
+         HTTPPassword) in SyncProxyConfiguration, or http://USER:PASSWORD@HOST:PORT in the proxy's \
+         environment variable"
     } else if kind == FailureKind::TooManyRequests {
         "wait: the server is overloaded or limits this client, and the next attempt comes when it \
          asks for it"
     } else if kind == FailureKind::ClientError || kind == FailureKind::ServerError {
-        "check the server's log, and if it cannot read the body, try another \
-         SyncClientContentEncoding"
+        "check the server's log; if it cannot read the body, change SyncClientContentEncoding or \
+         SyncEnableProtoTransfer (`santa-sync doctor --encodings` shows what the server accepts)"
     } else if kind == FailureKind::NotImplemented || kind == FailureKind::UnexpectedStatus {
         "check that SyncBaseURL leads to a Santa sync server, which answers 200 when all is well"
     } else {
         "check the server's log"
     }
+}
+
+/// Whether a redirect leads to another host.
+fn is_elsewhere(context: &FailureContext<'_>, headers: &HeaderMap) -> bool {
+    let location = headers.get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let target = location.and_then(|location| context.target.join(&location).ok());
+    target.is_some_and(|target| target.host_str() != context.target.host_str())
 }
 
 /// Where a redirect leads, resolved against the requested URL, secrets cut.

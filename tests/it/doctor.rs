@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::program::program;
 
 mod daemon;
+mod hostile;
 mod network;
 mod of_host;
 mod tls;

@@ -54,7 +54,12 @@ pub(super) fn next_page(download: &Download) -> u32 {
 }
 
 /// Why a page must not be taken, if so.
-pub(super) fn check_page(plan: Plan, download: &Download, page: &Page) -> Option<Failure> {
+pub(super) fn check_page(
+    plan: Plan,
+    url: &str,
+    download: &Download,
+    page: &Page,
+) -> Option<Failure> {
     let number = next_page(download);
     let received = download.rules.received() + page.rules.len() as u64 + page.rejected.len() as u64;
     let (kind, message, fix) = if page.without_body && plan.sync_type != SyncType::Normal {
@@ -70,7 +75,7 @@ pub(super) fn check_page(plan: Plan, download: &Download, page: &Page) -> Option
         (
             FailureKind::CursorNotAdvancing,
             format!(
-                "page {number} came with a cursor that this sync has used already ({:?})",
+                "page {number} from {url} came with a cursor that this sync has used already ({:?})",
                 text::escaped_start(cursor.as_str(), 64)
             ),
             "the server's paging does not advance: each page must name the next one's cursor",

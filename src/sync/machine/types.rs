@@ -20,6 +20,8 @@ use crate::protocol::wire;
 pub struct Inputs {
     /// The id the server knows this host by.
     pub machine_id: MachineId,
+    /// Where rules are downloaded from, as it may be shown.
+    pub rules_url: String,
     /// The facts that preflight reports.
     pub facts: PreflightFacts,
     /// The type of clean sync requested; NORMAL if there is none.

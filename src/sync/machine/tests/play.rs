@@ -33,6 +33,7 @@ pub(super) struct Play {
 pub(super) fn inputs() -> Inputs {
     Inputs {
         clean_request: None,
+        rules_url: "https://sync.example.com/ruledownload/host".to_owned(),
         machine_id: MachineId::new("id").expect("an id"),
         facts: PreflightFacts {
             host: HostFacts::default(),
