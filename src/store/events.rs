@@ -1,16 +1,16 @@
 //! `events.db`: the queue of events, oldest first.
 //!
-//! Table `events` is the reference's, so that rows of other producers can lie
-//! in it; what is ours has tables of its own. Promise: an event that
-//! [`EventStore::queue_events`] took in is on disk, and leaves the queue only by
-//! [`EventStore::settle`], by a bound of the queue (counted), or by the
-//! operator. Several processes may use the queue at once: no lock is held
-//! between two calls. It knows nothing of what an event says.
+//! Table `events` is the reference's, for rows of other producers; our own
+//! events have tables of their own. An event that [`EventStore::queue_events`]
+//! accepted is on disk, and leaves the queue only by [`EventStore::settle`], by
+//! a bound of the queue (counted), or by the operator. Several processes may
+//! use the queue at once: no lock is held between two calls. The queue knows
+//! nothing about the content of an event.
 //!
-//! Leaving the queue is cheap at any length of it: a commit moves a mark past
-//! the delivered events, and these are deleted some at a time. They are
-//! neighbours, because our events lie in the order in which they leave. Only
-//! what is known of their unique ids lies elsewhere, and is swept up later.
+//! Removing events is cheap at any queue length: a commit moves a mark past the
+//! delivered events, which are deleted later in batches. They are adjacent,
+//! because our events are stored in the order in which they are sent. Only
+//! their unique ids are stored in another order, and are swept up later.
 
 mod bundles;
 mod compact;
@@ -64,8 +64,8 @@ pub(super) const DATABASE: Database = Database {
     shared: true,
 };
 
-/// The first `idx` that `agent_queue` has for an event of our own is one more.
-/// Other producers draw 32 bits.
+/// `agent_queue.idx` is larger than this for our own events. Other producers
+/// use random 32-bit numbers.
 const OTHERS_END: i64 = 1 << 32;
 
 /// The condition on a row `e` of table `events` that another producer wrote and
@@ -83,16 +83,17 @@ use not_entered;
 pub struct EventStore {
     path: PathBuf,
     conn: Connection,
-    /// Which file is open; the name may come to be another one's.
+    /// Identifies the open file, which may be replaced by another of the same
+    /// name.
     file: Option<FileIdentity>,
     recent: RecentlySeen,
     foreign: Option<foreign::Foreign>,
-    /// What was read of other producers' rows, by id: their row may have been
-    /// replaced by the time the server has taken it.
+    /// Fingerprints of other producers' rows in the last batch, by id: a row
+    /// may be replaced before the server has accepted it.
     lent: BTreeMap<i64, u64>,
 }
 
-/// An [`EventStore`] to look at.
+/// An [`EventStore`] opened for reading.
 #[derive(Debug)]
 pub struct ReadEvents(EventStore);
 
@@ -105,8 +106,8 @@ impl std::ops::Deref for ReadEvents {
 }
 
 impl ReadEvents {
-    /// Checks the file of the queue, page by page and row by row, until `give_up`
-    /// answers true. Leaves no mark for the next opening.
+    /// Checks the pages and rows of `events.db` until `give_up` returns true.
+    /// Leaves no mark for the next open.
     ///
     /// # Errors
     /// If the database cannot be read at all.
@@ -122,13 +123,14 @@ impl ReadEvents {
 /// How many events left the queue unsent since it was created.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Drops {
-    /// The queue was full, or what is set aside, and these were the oldest.
+    /// Dropped as the oldest because the queue, or the set of rejected events,
+    /// was full.
     pub queue_full: u64,
-    /// Version 1 of the protocol cannot carry them; by kind.
+    /// Dropped because version 1 of the protocol cannot carry them; by kind.
     pub unsendable: BTreeMap<String, u64>,
 }
 
-/// Where the queue stands.
+/// The state of the queue.
 #[derive(Clone, Copy, Debug)]
 struct State {
     last_id: i64,
@@ -137,9 +139,9 @@ struct State {
 }
 
 impl EventStore {
-    /// Opens the queue of a state directory; what is missing is created, and
-    /// rows that another producer left are entered. `now` names a corrupt
-    /// database that is set aside.
+    /// Opens the queue of a state directory, creates it if necessary, and
+    /// enters rows that another producer wrote. `now` becomes part of the name
+    /// of a corrupt database that is set aside.
     ///
     /// # Errors
     /// If the directory or the database cannot be used; nothing is deleted.
@@ -152,11 +154,10 @@ impl EventStore {
         Ok((store, notices))
     }
 
-    /// An empty queue in memory, for a sync that must do without the one of its
-    /// state directory.
+    /// Returns an empty queue in memory, for a sync that cannot use the one of
+    /// its state directory.
     ///
-    /// # Errors
-    /// If SQLite cannot make one.
+    /// # Errors If SQLite cannot create one.
     pub fn unavailable(dir: &Path) -> Result<Self, StoreError> {
         let conn = db::in_memory(&DATABASE)?;
         let mut queue = Self::over(dir, conn);
@@ -164,8 +165,8 @@ impl EventStore {
         Ok(queue)
     }
 
-    /// Opens the queue of a state directory to look at, at any time. Nothing
-    /// is created or changed.
+    /// Opens the queue of a state directory for reading, at any time. Creates
+    /// and changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Missing`] if there is no queue, [`StoreError::NeverFilled`]
@@ -176,14 +177,14 @@ impl EventStore {
         Ok(ReadEvents(Self::over(dir, conn)))
     }
 
-    /// The same queue to look at, over a connection of its own; `None` if
-    /// another file lies in its place by now.
+    /// Opens the same queue for reading, with its own connection; `None` if the
+    /// file has been replaced.
     ///
     /// # Errors
     /// As [`Self::open_read_only`].
     pub fn reader(&self) -> Result<Option<ReadEvents>, StoreError> {
         let reader = Self::open_read_only(&files::directory_of(&self.path))?;
-        // SQLite maps the file anew after every commit, which costs more than
+        // SQLite remaps the file after every commit, which costs more than
         // copying the pages of a batch.
         reader
             .conn
@@ -205,8 +206,8 @@ impl EventStore {
         }
     }
 
-    /// How many events wait to be sent, those of another program's database
-    /// not counted.
+    /// Returns how many events are queued, not counting another program's
+    /// database.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -222,7 +223,7 @@ impl EventStore {
         count().map_err(self.failed("count the queued events"))
     }
 
-    /// When the oldest queued event came in.
+    /// Returns when the oldest queued event arrived.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -258,30 +259,30 @@ impl EventStore {
         read().map_err(self.failed("read the counts of dropped events"))
     }
 
-    /// The file of the queue.
+    /// Returns the path of the queue.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the queue is another file by now: another process has set this
+    /// Returns whether the file has been replaced: another process has set this
     /// one aside.
     fn is_another(&self) -> bool {
         FileIdentity::at(&self.path) != self.file
     }
 
-    /// Opens the queue that lies in the place of the one that is open.
+    /// Opens the file that has replaced the open one.
     fn reopen(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let (mut fresh, notices) = Self::open(&files::directory_of(&self.path), now)?;
         tracing::warn!(path = %self.path.display(), ?notices, "the event queue is another file");
-        // The old connection goes with `fresh`.
+        // The old connection is dropped with `fresh`.
         std::mem::swap(&mut self.conn, &mut fresh.conn);
         self.file = fresh.file;
         self.lent.clear();
         Ok(())
     }
 
-    /// Does something in one transaction that is on disk when this returns.
+    /// Runs `work` in one transaction, which is on disk when this returns.
     fn commit<T>(
         &mut self,
         doing: &'static str,
@@ -302,7 +303,7 @@ impl EventStore {
         &self.conn
     }
 
-    /// What an error of using `events.db` means.
+    /// Returns the error for a failure to use `events.db`.
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError + use<> {
         let path = self.path.clone();
         move |source| StoreError::from_use(&path, doing, source)
@@ -343,8 +344,8 @@ fn count_drops(
     .map(|_| ())
 }
 
-/// Takes one event out of the tables, wherever it stands. Returns whether it
-/// was there; the caller counts.
+/// Deletes one event from all tables. Returns whether it existed; the caller
+/// adjusts the count.
 fn remove(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
     let entry: Option<(i64, i64)> = tx
         .prepare_cached("DELETE FROM agent_queue WHERE id = ?1 RETURNING idx, bytes")?
@@ -365,14 +366,15 @@ fn remove(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// Changes how many bytes the payloads of the queue come to.
+/// Adjusts the total payload size of the queue.
 fn add_bytes(tx: &Transaction<'_>, bytes: i64) -> rusqlite::Result<()> {
     tx.prepare_cached("UPDATE agent_queue_state SET bytes = max(0, bytes + ?1)")?
         .execute([bytes])
         .map(|_| ())
 }
 
-/// Leaves the whole queue in its one file, for whoever copies it.
+/// Merges the write-ahead log, so that the whole queue is in one file that can
+/// be copied.
 impl Drop for EventStore {
     fn drop(&mut self) {
         if self.conn.is_readonly("main").unwrap_or(true) {

@@ -1,7 +1,8 @@
-//! `rules.db`: the rules, their hash and their counts.
+//! `rules.db`: the rules, their hash, their counts and the log of their
+//! changes.
 //!
-//! Tables, column order and version are the reference's, so that tools made for
-//! it read our store; `agent_meta` holds what is ours.
+//! Tables, column order and version are the reference's, so that its tools can
+//! read our store; tables `agent_*` are ours.
 
 mod bulk;
 mod changes;

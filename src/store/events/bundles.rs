@@ -1,5 +1,5 @@
-//! Bundles whose executables the server asked for: visible to whoever can find
-//! the executables, until they have been delivered.
+//! Bundles whose executables the server requested: kept visible to producers
+//! until the executables have been delivered.
 
 use rusqlite::Transaction;
 
@@ -13,21 +13,22 @@ const MOST: u64 = 10_000;
 /// The longest bundle hash kept, in bytes; a SHA-256 has 64 digits.
 const HASH_MAX: usize = 256;
 
-/// A bundle that the server asked for.
+/// A bundle that the server requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleRequest {
     /// The bundle's hash.
     pub hash: String,
-    /// When it was asked for first.
+    /// When it was first requested.
     pub since: Timestamp,
     /// How many executables it has; 0 while that is not known.
     pub executables: u32,
-    /// How many of them the server took.
+    /// How many of them the server accepted.
     pub delivered: u32,
 }
 
 impl EventStore {
-    /// The bundles the server waits for, oldest request first.
+    /// Returns the bundles that the server is waiting for, oldest request
+    /// first.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -50,8 +51,8 @@ impl EventStore {
         read().map_err(self.failed("read the bundle requests"))
     }
 
-    /// Keeps the bundles a server asks for. [`Self::settle`] does it together
-    /// with the batch that was answered.
+    /// Stores the bundles that a server requests. [`Self::settle`] does this in
+    /// the transaction of its batch.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.
@@ -64,7 +65,7 @@ impl EventStore {
     }
 }
 
-/// Keeps requests; one that is open already stays as it is.
+/// Stores requests; an open one is left unchanged.
 pub(super) fn note_requests(
     tx: &Transaction<'_>,
     hashes: &[String],
@@ -84,7 +85,8 @@ pub(super) fn note_requests(
     Ok(())
 }
 
-/// Counts executables the server took; a bundle of which it has all is served.
+/// Counts delivered executables; deletes the request of a bundle once all are
+/// delivered.
 pub(super) fn note_delivered(
     tx: &Transaction<'_>,
     delivered: &[(String, u32)],

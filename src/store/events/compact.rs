@@ -1,30 +1,30 @@
-//! Giving room back to the disk.
+//! Giving disk space back.
 //!
-//! The pages of events that left are used again by those that come, so the file
-//! is as large as the queue has been at most. It is made small again only
-//! where that is quick: the database is locked meanwhile, and producers wait.
+//! Pages of deleted events are reused, so the file stays as large as the
+//! longest queue. It is compacted only where that is quick: the database is
+//! locked meanwhile, and producers wait.
 
 use super::{EventStore, state};
 use crate::files;
 use crate::store::space::{self, Compacted, Pages};
 
-/// With more in use than this, in bytes, the file is left as it is: rewriting so
+/// With more bytes in use than this the file is not compacted. Rewriting this
 /// much takes well under a second.
 const MAX_USED: u64 = 64 << 20;
 
-/// While more events wait, the file is made small only where nearly all of it is
-/// free: a long queue that is being sent would be rewritten at each half of its
-/// length.
+/// While more events are queued, the file is compacted only if nearly all of it
+/// is free: a long queue that is being sent would be rewritten each time it has
+/// halved.
 const FEW_PENDING: u64 = 1_000;
 
-/// Whether the file may be rewritten while so many events wait.
+/// Returns whether the file may be rewritten while `pending` events are queued.
 const fn is_quick(pages: Pages, pending: u64) -> bool {
     pages.used() <= MAX_USED && (pending <= FEW_PENDING || pages.free() / 8 > pages.used())
 }
 
 impl EventStore {
-    /// Makes the file small if most of it is free. Whoever writes at the moment
-    /// is a reason not to, for this time.
+    /// Compacts the file if most of it is free. Does nothing while another
+    /// process writes.
     pub(super) fn compact(&mut self) {
         let dir = files::directory_of(&self.path);
         let decided =

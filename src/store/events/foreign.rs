@@ -1,6 +1,6 @@
-//! Another program's `events.db`, drained as well. Nothing of ours is written
-//! into it, and no lock is held longer than one statement takes: rows are read
-//! with one and deleted with one, after the server has taken them.
+//! Another program's `events.db`, which is uploaded as well. We write nothing
+//! to it, and hold no lock longer than one statement: rows are read with one,
+//! and deleted with another after the server has accepted them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::files::{self, Obstacle};
 use crate::model::EventRow;
 use crate::store::{StoreError, db};
 
-/// The ids of another program's rows begin here: this and the row's key. Ours
-/// would get here after an event a nanosecond for a century.
+/// The ids of another program's rows are this plus the row's key. Our own ids
+/// would get here after a century with an event per nanosecond.
 pub(super) const FIRST_ID: i64 = 1 << 62;
 
 /// How long a statement waits for the other program's locks.
 const BUSY: Duration = Duration::from_secs(2);
-/// How long it waits once one has waited in vain.
+/// How long a statement waits once one has timed out.
 const BUSY_LOCKED: Duration = Duration::from_millis(50);
 
 /// An open database of another program.
@@ -27,15 +27,15 @@ const BUSY_LOCKED: Duration = Duration::from_millis(50);
 pub(super) struct Foreign {
     path: PathBuf,
     conn: Connection,
-    /// The rows handed out, by id.
+    /// The rows of the last batch, by id.
     lent: BTreeMap<i64, EventRow>,
     /// Rows up to this key have been sent, but could not be deleted. They are
-    /// passed over until the end of the table has been reached.
+    /// skipped until the end of the table has been reached.
     stuck: i64,
-    /// How many rows were handed out and settled since the opening, those that
-    /// could not be deleted included.
+    /// How many rows were settled since opening, including those that could not
+    /// be deleted.
     settled: u64,
-    /// Whether rows could not be deleted since the opening.
+    /// Whether rows could not be deleted since opening.
     is_locked: bool,
 }
 
@@ -43,9 +43,8 @@ impl EventStore {
     /// Uploads from another program's `events.db` as well; a sync reads its
     /// rows after our own.
     ///
-    /// # Errors
-    /// If there is no such file, it is no event database of a version known,
-    /// or it cannot be written.
+    /// # Errors If the file does not exist, is not an event database of a known
+    /// version, or cannot be written.
     pub fn drain_also(&mut self, path: &Path) -> Result<(), StoreError> {
         let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
         if same(path, &self.path) == Some(true) {
@@ -56,7 +55,7 @@ impl EventStore {
         Ok(())
     }
 
-    /// How many rows wait in another program's database.
+    /// Returns how many rows are queued in another program's database.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -123,7 +122,8 @@ impl Foreign {
         })
     }
 
-    /// The next rows, about so many bytes at most; none if they cannot be read.
+    /// Returns the next rows, up to about `bytes` bytes; none if they cannot be
+    /// read.
     pub(super) fn read(&mut self, limit: usize, after: Option<i64>, bytes: usize) -> Vec<EventRow> {
         let after = after.map_or(self.stuck, |after| self.stuck.max(after - FIRST_ID));
         let read = || -> rusqlite::Result<Vec<EventRow>> {
@@ -159,7 +159,7 @@ impl Foreign {
         rows
     }
 
-    /// Whether there is a row of this id; `None` if that cannot be read.
+    /// Returns whether a row of this id exists; `None` if that cannot be read.
     pub(super) fn holds(&self, id: i64) -> Option<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM main.events WHERE idx = ?1)";
         self.conn.query_row(sql, [id - FIRST_ID], |row| row.get(0)).ok()
@@ -171,7 +171,7 @@ impl Foreign {
         self.conn.busy_timeout(patience).expect("a setting");
     }
 
-    /// How many rows were handed out and settled since the opening.
+    /// Returns how many rows were settled since opening.
     pub(super) const fn settled(&self) -> u64 {
         self.settled
     }
@@ -181,18 +181,18 @@ impl Foreign {
         &self.conn
     }
 
-    /// Notes the rows handed out.
+    /// Remembers the rows of the current batch.
     pub(super) fn lend(&mut self, rows: &[EventRow]) {
         self.lent = rows.iter().map(|row| (row.id, row.clone())).collect();
     }
 
-    /// A row handed out last.
+    /// Returns a row of the current batch.
     pub(super) fn lent_row(&self, id: i64) -> Option<&EventRow> {
         self.lent.get(&id)
     }
 
-    /// Deletes rows that were handed out, unless their producer has replaced
-    /// them since.
+    /// Deletes rows of the current batch, unless their producer has replaced
+    /// them.
     pub(super) fn delete(&mut self, ids: impl Iterator<Item = i64>) {
         let rows: Vec<EventRow> = ids.filter_map(|id| self.lent.remove(&id)).collect();
         let Some(last) = rows.iter().map(|row| row.id).max() else { return };
@@ -204,8 +204,8 @@ impl Foreign {
         }
     }
 
-    /// Deletes rows that need not be handed out, unless the database is known
-    /// to be locked.
+    /// Deletes rows that need not be sent, unless the database is known to be
+    /// locked.
     pub(super) fn discard(&mut self, rows: &[EventRow]) {
         if rows.is_empty() || self.is_locked {
             return;
@@ -217,8 +217,8 @@ impl Foreign {
         }
     }
 
-    /// Has reading pass over the rows up to an id, until the end of the table
-    /// has been reached.
+    /// Makes reading skip the rows up to an id, until the end of the table has
+    /// been reached.
     pub(super) fn pass_over(&mut self, id: i64) {
         self.stuck = self.stuck.max(id - FIRST_ID);
     }
@@ -230,8 +230,8 @@ impl Foreign {
             for row in rows {
                 note.execute((row.id - FIRST_ID, &row.data, row.oversize))?;
             }
-            // A payload that is not a blob was handed out as an empty one, and
-            // one that is too large is known by its size.
+            // A payload that is not a blob was read as an empty one, and one
+            // that is too large is identified by its size.
             self.conn.execute(
                 "DELETE FROM main.events WHERE idx IN (SELECT idx FROM temp.sent) \
                  AND EXISTS (SELECT 1 FROM temp.sent AS s WHERE s.idx = events.idx AND CASE \
@@ -244,7 +244,7 @@ impl Foreign {
         };
         let deleted = delete();
         if deleted.is_err() && !self.is_locked {
-            // A batch more must not wait as long again.
+            // The next batch must not wait as long again.
             self.is_locked = true;
             self.conn.busy_timeout(BUSY_LOCKED)?;
         }

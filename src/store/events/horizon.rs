@@ -1,39 +1,39 @@
-//! Where the queue ends for a sync: at what was queued when it began (EV-1).
-//! Events that come in during a sync must not prolong it without end.
+//! The end of the queue for a sync: what was queued when it began (EV-1).
+//! Events that arrive during a sync must not prolong it indefinitely.
 
 use super::foreign::FIRST_ID;
 use super::{EventStore, state};
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
-/// The end of the queue at one moment.
+/// The end of the queue at a given moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon {
-    /// The highest id given to an event by then.
+    /// The highest event id at that moment.
     through: i64,
-    /// How many rows of another program's database had been settled by then,
-    /// and those that waited there.
+    /// How many rows of another program's database had been settled or were
+    /// queued.
     pub(super) elsewhere: u64,
 }
 
 impl Horizon {
-    /// A horizon that nothing lies past.
+    /// A horizon that includes everything.
     pub const ENDLESS: Self = Self { through: i64::MAX, elsewhere: u64::MAX };
 
-    /// The highest id that our own queue had given to an event. 0 if it has
-    /// never held one.
+    /// Returns the highest event id of our own queue; 0 if it has never held an
+    /// event.
     #[must_use]
     pub const fn through(self) -> i64 {
         self.through
     }
 
-    /// Whether an event of our own queue was in it at that moment.
+    /// Returns whether an event of our own queue was queued at that moment.
     #[must_use]
     pub const fn covers(self, id: i64) -> bool {
         id <= self.through
     }
 
-    /// Whether an event after `id` may have been in our own queue then.
+    /// Returns whether an event after `id` may have been queued at that moment.
     #[must_use]
     pub const fn goes_past(self, id: i64) -> bool {
         id < self.through
@@ -41,14 +41,13 @@ impl Horizon {
 }
 
 impl EventStore {
-    /// Returns where the queue ends at this moment, for a sync that begins.
-    /// Costs the same however long the queue is. Rows that another producer
-    /// left in our database are entered first, and refusals of events that
-    /// have left are forgotten.
+    /// Returns the current end of the queue, for a sync that begins. The cost
+    /// does not depend on the length of the queue. Enters rows that another
+    /// producer wrote to our database, and deletes refusals of events that no
+    /// longer exist.
     ///
-    /// # Errors
-    /// If the queue cannot be read. Another program's database that cannot be
-    /// read ends at once, with a line in the log.
+    /// # Errors If the queue cannot be read. Another program's database that
+    /// cannot be read is logged and counts as empty.
     pub fn horizon(&mut self, now: Timestamp) -> Result<Horizon, StoreError> {
         self.adopt(now)?;
         self.tidy_refusals()?;
@@ -61,8 +60,8 @@ impl EventStore {
         Ok(Horizon { through: state.last_id, elsewhere: settled.saturating_add(waiting) })
     }
 
-    /// Forgets what the server refused of events that have left in another way:
-    /// dropped from a full queue, or deleted by their producer.
+    /// Deletes refusals of events that were dropped from a full queue or
+    /// deleted by their producer.
     fn tidy_refusals(&mut self) -> Result<(), StoreError> {
         let refused = || -> rusqlite::Result<Vec<i64>> {
             let gone = "SELECT r.id FROM agent_refusals AS r WHERE r.id >= ?1 \

@@ -1,4 +1,4 @@
-//! Taking events in: deduplication, the bound of the queue, one commit for a
+//! Queueing events: deduplication, the bounds of the queue, one commit for a
 //! whole batch.
 
 use rusqlite::Transaction;
@@ -10,13 +10,13 @@ use super::{
 use crate::model::{EventSummary, Now, Timestamp};
 use crate::store::StoreError;
 
-/// The bounds of the queue. Beyond either, the oldest records of allowed things
-/// are dropped, and if there are none, the oldest events.
+/// The bounds of the queue. Beyond either, the oldest records of allowed
+/// executions are dropped; if there are none, the oldest events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most events kept queued.
     pub events: u64,
-    /// The most bytes that their payloads may come to.
+    /// The most bytes of their payloads.
     pub bytes: u64,
 }
 
@@ -26,33 +26,33 @@ impl Default for Limits {
     }
 }
 
-/// How many more events than came in are dropped in one commit, where a bound
-/// has been lowered.
+/// How many more events than were added are dropped in one commit after a bound
+/// was lowered.
 const DROPPED_AT_ONCE: usize = 10_000;
 
-/// An event to take in.
+/// An event to be queued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// What the queue must know of it.
+    /// What the queue must know about it.
     pub summary: EventSummary,
     /// Its stored form.
     pub data: Vec<u8>,
 }
 
-/// What became of an event that was to be taken in.
+/// The outcome of queueing an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queued {
     /// It is queued.
     Added,
-    /// An event of the same unique id waits already; that one stays.
+    /// An event with the same unique id is queued already, and stays.
     Duplicate,
-    /// It is a record of something allowed, of which an equal one was taken in
-    /// less than 4 h ago.
+    /// It is a record of something allowed, and an equal one was queued less
+    /// than 4 h ago.
     BackedOff,
 }
 
 impl EventStore {
-    /// Takes an event in, see [`Self::queue_events`].
+    /// Queues an event, see [`Self::queue_events`].
     ///
     /// # Errors
     /// If it cannot be written; then it is not queued.
@@ -68,8 +68,8 @@ impl EventStore {
         Ok(answers.first().copied().unwrap_or(Queued::Duplicate))
     }
 
-    /// Takes events in, in this order and one transaction: they are on disk
-    /// when this returns. Answers what became of each.
+    /// Queues events in this order and in one transaction, which is on disk
+    /// when this returns. Returns the outcome for each.
     ///
     /// # Errors
     /// If they cannot be written; then none is queued.
@@ -89,8 +89,8 @@ impl EventStore {
             return Ok(vec![Queued::BackedOff; events.len()]);
         }
         let mut queued = self.enter(events, &admitted, now.wall, limits);
-        // Asked afterwards: then it does not matter when the file was set aside,
-        // and events in a file that nobody reads are entered again.
+        // Checked afterwards, so that it does not matter when the file was set
+        // aside: events in a file that nobody reads are queued again.
         if self.is_another() {
             queued = self
                 .reopen(now.wall)
@@ -128,7 +128,7 @@ impl EventStore {
     }
 }
 
-/// Enters an event, unless one of its unique id is queued.
+/// Queues an event, unless one with its unique id is queued.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     state: &mut State,
@@ -154,7 +154,7 @@ pub(super) fn insert(
     Ok(Queued::Added)
 }
 
-/// Drops what is too much and counts it, having taken `added` events in.
+/// Drops and counts events beyond the limits, after `added` events were queued.
 fn keep_within(
     tx: &Transaction<'_>,
     state: &mut State,

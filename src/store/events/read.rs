@@ -9,11 +9,11 @@ use super::{EventStore, add_bytes, foreign, not_entered, row, save_state, state}
 use crate::model::{EventRow, Timestamp};
 use crate::store::StoreError;
 
-/// A batch ends once its payloads come to this many bytes, so that memory is
-/// bounded whatever the events hold. A thousand common ones take 1 to 5 MB.
+/// The largest total payload of a batch, in bytes, which bounds memory. A
+/// thousand typical events take 1 to 5 MB.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// A row as the queue sees it: without a payload if its producer took it back.
+/// A row of the queue; without an event if its producer has deleted it.
 struct Row {
     id: i64,
     idx: i64,
@@ -21,14 +21,13 @@ struct Row {
 }
 
 impl EventStore {
-    /// The oldest queued events after `after`, at most `limit` of them. Fewer
-    /// may come before the queue ends: only an empty answer says that nothing
-    /// is left. Events of a batch that the server refused come in batches as
-    /// small as [`Self::note_refused`] has made them.
+    /// Returns the oldest queued events after `after`, at most `limit`. Only an
+    /// empty batch means that nothing is left. Events that the server refused
+    /// come in batches as small as [`Self::note_refused`] has determined.
     ///
-    /// Rows of [`Self::drain_also`]'s database come last, in its table's order;
-    /// what cannot be read there is told in the log and leaves our own events
-    /// alone.
+    /// Rows of [`Self::drain_also`]'s database come last, in the order of its
+    /// table; what cannot be read there is logged and does not affect our own
+    /// events.
     ///
     /// # Errors
     /// If the queue cannot be read.
@@ -42,9 +41,9 @@ impl EventStore {
     }
 
     /// Like [`Self::read_batch`], but ends with the last event of the horizon:
-    /// its last batch may hold later events, no batch begins with one. Rows of
-    /// [`Self::drain_also`]'s database end once as many have been settled as
-    /// waited there when the horizon was taken.
+    /// the last batch may contain later events, but no batch begins with one.
+    /// Rows of [`Self::drain_also`]'s database end once as many have been
+    /// settled as waited there when the horizon was taken.
     ///
     /// # Errors
     /// If the queue cannot be read.
@@ -80,9 +79,9 @@ impl EventStore {
         self.foreign_rows(limit, after)
     }
 
-    /// The batch that [`Self::read_batch`] will hand out once everything up to
-    /// `after` has been settled, if that is known by now: `None` unless all of
-    /// it is our own events.
+    /// Returns the batch that [`Self::read_batch`] will return once everything
+    /// up to `after` has been settled; `None` unless it consists of our own
+    /// events.
     ///
     /// # Errors
     /// If the queue cannot be read.
@@ -96,8 +95,8 @@ impl EventStore {
         Ok(batch.filter(|batch| !batch.is_empty()))
     }
 
-    /// Rows of the other program's database, as many as fit a batch. Those that
-    /// were set aside and could not be deleted then are deleted instead.
+    /// Returns rows of the other program's database, as many as fit in a batch.
+    /// Deletes those that were set aside earlier but could not be deleted then.
     fn foreign_rows(
         &mut self,
         limit: usize,
@@ -135,8 +134,8 @@ impl EventStore {
         }
     }
 
-    /// Visits the queued events, oldest first, until told to stop; those of
-    /// another program's database are not shown.
+    /// Visits the queued events, oldest first, until `each` breaks, excluding
+    /// another program's database.
     ///
     /// # Errors
     /// If the queue cannot be read.
@@ -166,7 +165,7 @@ impl EventStore {
         visit().map_err(self.failed(READING))
     }
 
-    /// Rows of our own database, as many as fit a batch.
+    /// Returns rows of our own database, as many as fit in a batch.
     fn own_rows(&self, limit: usize, after: Option<i64>) -> Result<Vec<Row>, StoreError> {
         let sql = format!(
             "SELECT {}, q.idx, r.batch_limit FROM {} LEFT JOIN agent_refusals AS r ON r.id = q.id \
@@ -199,8 +198,8 @@ impl EventStore {
         read().map_err(self.failed(READING))
     }
 
-    /// Notes what is handed out of other producers' rows, and tells which rows
-    /// have nothing to hand out.
+    /// Remembers the fingerprints of other producers' rows. Returns the batch,
+    /// and the ids of rows that no longer exist.
     fn lend(&mut self, rows: Vec<Row>) -> (Vec<EventRow>, Vec<i64>) {
         let mut gone = Vec::new();
         let mut batch = Vec::with_capacity(rows.len());
@@ -219,7 +218,7 @@ impl EventStore {
         (batch, gone)
     }
 
-    /// Takes entries out whose row is gone.
+    /// Deletes entries whose row no longer exists.
     fn forget(&mut self, gone: &[i64]) -> Result<(), StoreError> {
         self.commit("tidy the queue", |tx| {
             let mut state = state(tx)?;
@@ -238,7 +237,7 @@ impl EventStore {
         })
     }
 
-    /// Enters rows that another producer left in our database, some in each
+    /// Enters rows that another producer wrote to our database, some in each
     /// commit; returns how many.
     pub(super) fn adopt(&mut self, now: Timestamp) -> Result<u64, StoreError> {
         let (mut from, mut adopted) = (i64::MIN, 0);
@@ -290,7 +289,7 @@ const ADOPTED_AT_ONCE: u64 = 10_000;
 
 const READING: &str = "read queued events";
 
-/// What a batch may still take.
+/// How much more fits in a batch.
 struct BatchRoom {
     limit: usize,
     count: usize,
@@ -302,8 +301,8 @@ impl BatchRoom {
         Self { limit, count: 0, bytes: 0 }
     }
 
-    /// Takes one more event if there is room: a batch holds no more events than
-    /// any of them allows, and at least one.
+    /// Adds one more event if it fits: a batch holds at least one event, and no
+    /// more than each of its events allows.
     fn take(&mut self, bytes: usize, batch_limit: Option<usize>) -> bool {
         let limit = self.limit.min(batch_limit.unwrap_or(usize::MAX));
         let fits = self.count == 0 || (self.count < limit && self.bytes + bytes <= BATCH_BYTES);

@@ -1,23 +1,22 @@
-//! Which records of allowed things have been taken in lately. They are frequent
-//! and say the same each time; a server learns nothing from a repetition.
+//! Records of allowed executions that were queued recently. They are frequent
+//! and identical; a server learns nothing from repetitions.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long an equal event is passed over.
+/// How long an equal event is skipped.
 const WINDOW: Duration = Duration::from_hours(4);
 
-/// The most unique ids remembered; then all are forgotten. Lost with the
-/// process: this thins a flood out, it does not deduplicate.
+/// The most unique ids remembered; beyond, all are forgotten. Lost with the
+/// process: this thins out a flood, it does not deduplicate.
 const MAX_REMEMBERED: usize = 2048;
 
-/// What was taken in when, by the clock that measures.
+/// When each event was queued last, by elapsed time.
 #[derive(Debug, Default)]
 pub(super) struct RecentlySeen(HashMap<String, Duration>);
 
 impl RecentlySeen {
-    /// Whether an event may be taken in; if so, its time is noted, whatever
-    /// becomes of it then.
+    /// Returns whether an event may be queued, and if so, remembers the time.
     pub(super) fn admits(&mut self, unique_id: &str, elapsed: Duration) -> bool {
         if let Some(last) = self.0.get(unique_id)
             && elapsed.saturating_sub(*last) < WINDOW
@@ -31,8 +30,8 @@ impl RecentlySeen {
         true
     }
 
-    /// Forgets an event that could not be written after all, so that whoever
-    /// tries again is not turned away.
+    /// Forgets an event that could not be written, so that it can be queued
+    /// again.
     pub(super) fn forget(&mut self, unique_id: &str) {
         self.0.remove(unique_id);
     }

@@ -1,5 +1,6 @@
-//! Events that the server refuses: found by halving across syncs, then set
-//! aside with the server's words. And what syncs remember about refusals.
+//! Events that the server refuses: isolated by halving batches across syncs,
+//! then set aside with the server's message. Also what syncs remember about
+//! refusals.
 
 use rusqlite::{OptionalExtension as _, Transaction};
 
@@ -8,38 +9,37 @@ use super::{EventStore, foreign, save_state, state};
 use crate::model::{Timestamp, UploadMemory};
 use crate::store::{StoreError, agent_meta};
 
-/// In how many syncs an event is refused by itself before it is set aside.
+/// In how many syncs an event must be refused alone before it is set aside.
 pub(super) const ALONE_MAX: u32 = 3;
-/// The largest batch after a first refusal. From here on five halvings lead to
-/// single events, so that eight syncs find a refused event in a batch of any
-/// size.
+/// The largest batch after a first refusal. Five halvings then lead to single
+/// events, so that eight syncs isolate a refused event in a batch of any size.
 const MAX_AFTER_REFUSAL: usize = 25;
 
 const CEILING: &str = "batch_ceiling";
 const REFUSED_SYNCS: &str = "refused_syncs";
 
-/// What a refusal led to.
+/// The outcome of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The next sync sends these events in batches of at most so many.
+    /// The next sync sends these events in smaller batches.
     Smaller {
-        /// At least 1.
+        /// The largest batch; at least 1.
         batch_limit: usize,
     },
-    /// The event was refused by itself, in so many syncs so far.
+    /// The event was refused alone.
     Alone {
-        /// Less than three.
+        /// In how many syncs so far; less than three.
         times: u32,
     },
-    /// The event was refused by itself, in three syncs or as too large, and has
+    /// The event was refused alone in three syncs, or as too large, and has
     /// been set aside.
     SetAside,
-    /// There was no event.
+    /// The batch was empty.
     Nothing,
 }
 
-/// What the refusal of a batch of `events` events leads to, the first of which
-/// was refused by itself in `alone` syncs before.
+/// Returns the outcome of a refused batch of `events` events, the first of
+/// which was refused alone in `alone` earlier syncs.
 pub(super) fn judge(events: usize, alone: u32) -> Refused {
     match events {
         0 => Refused::Nothing,
@@ -50,10 +50,10 @@ pub(super) fn judge(events: usize, alone: u32) -> Refused {
 }
 
 impl EventStore {
-    /// Notes that the server refused the events of a batch permanently, in its
-    /// words, together with what syncs are to remember. An event that has been
-    /// refused by itself is set aside: after three syncs, or with `at_once` now.
-    /// No event's refusal may be noted twice in one sync.
+    /// Records that the server refused the events of a batch permanently, with
+    /// its message, together with what syncs remember. An event that was
+    /// refused alone is set aside after three syncs, or immediately with
+    /// `at_once`. An event's refusal must not be recorded twice in one sync.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.
@@ -110,13 +110,13 @@ impl EventStore {
         Ok(refused)
     }
 
-    /// Returns what syncs have remembered about refused batches.
+    /// Returns what earlier syncs learned about refused batches.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn upload_memory(&self) -> Result<UploadMemory, StoreError> {
         let read = || {
-            // What cannot be read counts as never written: it is learned again.
+            // An unreadable value counts as missing: it is learned again.
             let ceiling: Option<u32> = agent_meta::get(&self.conn, CEILING)?;
             Ok(UploadMemory {
                 ceiling: ceiling.and_then(|ceiling| usize::try_from(ceiling).ok()),
@@ -126,7 +126,7 @@ impl EventStore {
         read().map_err(self.failed("read what the server refused"))
     }
 
-    /// Remembers what a sync has learned about the size of batches.
+    /// Stores what a sync has learned about the size of batches.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.

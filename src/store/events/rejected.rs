@@ -1,5 +1,5 @@
-//! Events that were set aside: kept with the reason until the operator sends
-//! them back or drops them.
+//! Events that were set aside: kept with the reason until the operator requeues
+//! or drops them.
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use xxhash_rust::xxh3::Xxh3;
@@ -14,12 +14,12 @@ use crate::store::StoreError;
 pub(super) enum Cause {
     /// Its row cannot be read.
     Undecodable,
-    /// The server refused it by itself in three syncs.
+    /// The server refused it alone in three syncs.
     Refused,
 }
 
 impl Cause {
-    /// The word for it in the database and in `--json`.
+    /// Returns its name in the database and in `--json`.
     #[must_use]
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -32,51 +32,51 @@ impl Cause {
 /// An event that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// The number it is asked for by.
+    /// Its number.
     pub id: i64,
-    /// What made it unlike any other queued event.
+    /// Its unique id in the queue.
     pub unique_id: String,
     /// `undecodable` if its row cannot be read, `refused` if the server refused
-    /// it by itself in three syncs.
+    /// it alone in three syncs.
     pub cause: String,
-    /// What is wrong with it, or the server's words.
+    /// What is wrong with it, or the server's message.
     pub reason: String,
     /// When it was set aside.
     pub since: Timestamp,
-    /// How many bytes its stored form has.
+    /// The size of its stored form in bytes.
     pub bytes: u64,
 }
 
-/// What became of an event that was to be sent back to the queue.
+/// The outcome of requeueing an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Requeued {
     /// It is queued again, as the newest.
     Added,
-    /// An event of its unique id waits already; this one stays set aside.
+    /// An event with its unique id is queued already; this one stays set aside.
     Duplicate,
-    /// There is none of this number.
+    /// No event with this number is set aside.
     Unknown,
 }
 
-/// What stays set aside. Beyond, the oldest go and are counted like those of a
-/// full queue.
+/// The bounds of what stays set aside. Beyond, the oldest are dropped and
+/// counted like those of a full queue.
 const KEPT: Kept = Kept { events: 100_000, bytes: 200 << 20 };
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     events: u64,
-    /// The most bytes that their payloads may come to.
+    /// The most bytes of their payloads.
     bytes: u64,
 }
 
-/// How many events go in one commit at most.
+/// The most events dropped in one commit.
 const DROPPED_AT_ONCE: u64 = 10_000;
 
 /// How much of a reason is kept, in characters.
 const REASON_MAX: usize = 1024;
 
 impl EventStore {
-    /// The events set aside, oldest first, `limit` at most.
+    /// Returns at most `limit` events that are set aside, oldest first.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -101,7 +101,7 @@ impl EventStore {
         read().map_err(self.failed("read the events set aside"))
     }
 
-    /// How many events are set aside.
+    /// Returns how many events are set aside.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -111,8 +111,8 @@ impl EventStore {
             .map_err(self.failed("count the events set aside"))
     }
 
-    /// Sends events that were set aside back to the queue, in this order and
-    /// one transaction.
+    /// Requeues events that were set aside, in this order and in one
+    /// transaction.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.
@@ -149,8 +149,7 @@ impl EventStore {
         })
     }
 
-    /// Deletes events that were set aside; answers for each whether it was
-    /// there.
+    /// Deletes events that were set aside; returns for each whether it existed.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.
@@ -162,7 +161,7 @@ impl EventStore {
     }
 }
 
-/// Copies a queued event to those set aside, if it is still queued.
+/// Copies a queued event to the events set aside, if it is still queued.
 pub(super) fn set_aside(
     tx: &Transaction<'_>,
     id: i64,
@@ -185,7 +184,7 @@ pub(super) fn set_aside(
     add(tx, &event, allowed, cause, reason, now)
 }
 
-/// Sets an event aside, unless it is already.
+/// Sets an event aside, unless it already is.
 pub(super) fn add(
     tx: &Transaction<'_>,
     event: &EventRow,
@@ -216,7 +215,7 @@ pub(super) fn add(
     count(tx, 1, i64::try_from(data.len()).unwrap_or(i64::MAX))
 }
 
-/// Whether this very event is set aside.
+/// Returns whether exactly this event is set aside.
 pub(super) fn is_set_aside(conn: &Connection, event: &EventRow) -> rusqlite::Result<bool> {
     conn.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM rejected_events \
@@ -235,7 +234,7 @@ fn digest(event: &EventRow) -> i64 {
     digest.digest() as i64
 }
 
-/// Deletes an event that was set aside; returns whether it was there.
+/// Deletes an event that was set aside; returns whether it existed.
 fn delete(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
     let bytes: Option<i64> = tx
         .prepare_cached(
@@ -249,7 +248,7 @@ fn delete(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
     Ok(bytes.is_some())
 }
 
-/// Counts events that were set aside, or that left.
+/// Adjusts the number and size of the events set aside.
 fn count(tx: &Transaction<'_>, events: i64, bytes: i64) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "UPDATE agent_queue_state SET rejected = max(0, rejected + ?1), \
@@ -259,7 +258,7 @@ fn count(tx: &Transaction<'_>, events: i64, bytes: i64) -> rusqlite::Result<()> 
     .map(|_| ())
 }
 
-/// Keeps what is set aside within its bounds.
+/// Drops the oldest events set aside beyond the bounds.
 pub(super) fn keep_within_bound(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
     keep_newest(tx, KEPT, now)
 }

@@ -1,5 +1,5 @@
-//! Rows of table `events`, which any program may have written: of every type,
-//! of every size. What is larger than an event can be is never loaded.
+//! Rows of table `events`, which any program may have written, with values of
+//! any type and size. A value larger than any event is never loaded.
 
 use rusqlite::blob::Blob;
 use rusqlite::types::ValueRef;
@@ -8,7 +8,7 @@ use rusqlite::{Connection, MAIN_DB, Row};
 use crate::model::EventRow;
 
 /// The largest payload loaded, in bytes. An event takes 1 to 50 KB, and
-/// nothing past 1 MiB can be read as one.
+/// anything beyond 1 MiB cannot be decoded.
 pub(super) const LARGEST: u64 = 16 << 20;
 
 /// How much of a larger payload is kept when its row is set aside, in bytes.
@@ -17,7 +17,7 @@ const HEAD: usize = 64 << 10;
 /// The longest unique id loaded, in bytes. Ours have at most 1024.
 const NAME_MAX: u64 = 4096;
 
-/// What [`read`] needs of table `events` by the name of `e`.
+/// Returns the columns that [`read`] needs from table `events`, aliased `e`.
 pub(super) fn columns() -> String {
     format!(
         "CASE WHEN octet_length(e.uniqueid) <= {NAME_MAX} THEN e.uniqueid END, \
@@ -44,7 +44,7 @@ pub(super) fn read(row: &Row<'_>, at: usize, id: i64) -> rusqlite::Result<EventR
     })
 }
 
-/// A queued event, wherever it lies: to be read by [`read_queued`].
+/// Returns the columns that [`read_queued`] needs.
 pub(super) fn queued_columns() -> String {
     format!("q.id, a.uniqueid, a.eventdata, e.idx IS NULL, {}", columns())
 }
@@ -53,8 +53,8 @@ pub(super) fn queued_columns() -> String {
 pub(super) const QUEUED: &str = "agent_queue AS q LEFT JOIN agent_events AS a ON a.id = q.id \
      LEFT JOIN events AS e ON e.idx = q.idx";
 
-/// Reads the columns of [`queued_columns`], the first of the row. `None` if the
-/// producer has taken the event back.
+/// Reads the columns of [`queued_columns`], which come first in the row. `None`
+/// if the producer has deleted the event.
 pub(super) fn read_queued(row: &Row<'_>) -> rusqlite::Result<Option<EventRow>> {
     let id = row.get(0)?;
     if let Some(unique_id) = row.get(1)? {
@@ -75,12 +75,12 @@ pub(super) fn load_head(conn: &Connection, idx: i64, row: &mut EventRow) -> rusq
     Ok(())
 }
 
-/// Tells the payload of one row from another.
+/// Returns a hash that identifies the payload of a row.
 pub(super) fn fingerprint(row: &EventRow) -> u64 {
     row.oversize.unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(&row.data))
 }
 
-/// The text of a column, whatever a producer wrote into it.
+/// Returns the text of a column, whatever a producer wrote to it.
 fn text(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
@@ -90,7 +90,8 @@ fn text(value: ValueRef<'_>) -> String {
     }
 }
 
-/// The payload of a row. Only a blob is one: text and numbers count as empty.
+/// Returns the payload of a row. Only a blob is a payload; anything else counts
+/// as empty.
 fn data(value: ValueRef<'_>) -> Vec<u8> {
     match value {
         ValueRef::Blob(data) => data.to_owned(),

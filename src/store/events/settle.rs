@@ -1,5 +1,4 @@
-//! Leaving the queue: what the server took, what it cannot be sent, what
-//! cannot be read.
+//! Removing events from the queue: delivered, unsendable and unreadable ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +12,14 @@ use super::{
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
-/// So many delivered events may stay in the file, though not more than wait.
-/// Deleting this many at once costs half of deleting them batch by batch.
+/// The most delivered events that stay in the file, though never more than are
+/// queued. Deleting this many at once costs half of deleting them batch by
+/// batch.
 const MANY: i64 = 2_000;
-/// How many of them one commit deletes, which takes some 10 ms.
+/// How many of them one commit deletes, which takes about 10 ms.
 const CLEARED_AT_ONCE: i64 = 2 * MANY;
-/// How many rows that an earlier version left behind go with each batch. Each
-/// may touch a page of the unique index.
+/// How many rows that an earlier version left behind are deleted with each
+/// batch. Each may touch a page of the unique index.
 const LEFTOVERS_AT_ONCE: u64 = 2_000;
 
 /// What became of the rows of a batch.
@@ -47,12 +47,12 @@ impl Settled {
 }
 
 impl EventStore {
-    /// Takes the rows of a batch out of the queue, in one transaction that is
-    /// on disk when this returns. Rows that are not in the queue any more are
-    /// passed over, as is one whose producer has replaced it meanwhile.
+    /// Removes the rows of a batch from the queue, in one transaction that is
+    /// on disk when this returns. Skips rows that are no longer queued, and
+    /// rows that their producer has replaced.
     ///
-    /// Rows of another program's database go afterwards; if that fails, the log
-    /// tells, and they are sent again.
+    /// Rows of another program's database are deleted afterwards; a failure is
+    /// logged, and they are sent again.
     ///
     /// # Errors
     /// If it cannot be written; then the queue is as it was.
@@ -98,7 +98,7 @@ impl EventStore {
     }
 }
 
-/// Takes rows out of the queue and returns how many there were.
+/// Removes rows from the queue and returns how many there were.
 fn take_out(
     tx: &Transaction<'_>,
     state: &mut State,
@@ -117,7 +117,7 @@ fn take_out(
         .query_map((state.settled_through, last, ids.len() as u64 + 1), |row| row.try_into())?
         .collect::<Result<_, _>>()?;
     if queued.iter().all(|(id, idx, _)| ids.contains(id) && *idx >= OTHERS_END) {
-        // Nothing else waits up to there, so that moving the mark will do.
+        // Nothing else is queued up to there, so moving the mark suffices.
         state.settled_through = state.settled_through.max(*last);
         add_bytes(tx, -queued.iter().map(|(_, _, bytes)| bytes).sum::<i64>())?;
         return Ok(taken + queued.len() as u64);
@@ -128,8 +128,8 @@ fn take_out(
     Ok(taken)
 }
 
-/// Takes another producer's row out, unless it has been replaced since it was
-/// read: then it keeps its place behind those that came before it.
+/// Removes another producer's row, unless it has been replaced since it was
+/// read.
 fn remove_unchanged(tx: &Transaction<'_>, id: i64, fingerprint: u64) -> rusqlite::Result<bool> {
     let sql = format!(
         "SELECT {} FROM agent_queue AS q JOIN events AS e ON e.idx = q.idx WHERE q.id = ?1",
@@ -140,12 +140,12 @@ fn remove_unchanged(tx: &Transaction<'_>, id: i64, fingerprint: u64) -> rusqlite
     if same {
         return remove(tx, id);
     }
-    // Without its entry it counts as new and is entered again.
+    // Without its entry it counts as a new row and is entered again.
     forget_entry(tx, id)
 }
 
-/// Takes the entry of another producer's row out and leaves the row. Returns
-/// whether there was one.
+/// Removes the entry of another producer's row and keeps the row. Returns
+/// whether the entry existed.
 pub(super) fn forget_entry(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
     let bytes: Option<i64> = tx
         .prepare_cached("DELETE FROM agent_queue WHERE id = ?1 RETURNING bytes")?
@@ -168,7 +168,7 @@ fn forget_refusals(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> rusq
     Ok(())
 }
 
-/// Deletes delivered events, once they are more than those that wait, or many.
+/// Deletes delivered events once they outnumber the queued ones, or are many.
 /// Returns whether it did.
 fn clear_delivered(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool> {
     let oldest: Option<i64> =

@@ -1,20 +1,20 @@
-//! Which unique ids are queued (EV-7).
+//! The unique ids of queued events (EV-7).
 //!
-//! The table of their hashes is in no order of arrival. Deleting an entry when
-//! its event is delivered would cost a page for each; entries are left behind,
-//! and a sweep deletes them in the table's own order, many from each page.
+//! The table of their hashes is not in order of arrival. Deleting an entry with
+//! its event would touch a page each time, so entries are left behind, and a
+//! sweep deletes them in the table's own order, many per page.
 
 use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::{OTHERS_END, State};
 
-/// How many entries the sweep looks at for each event that is deleted. So about a
-/// third as many as there are events are left behind at most.
+/// How many entries the sweep visits for each deleted event. This leaves at
+/// most about a third as many stale entries as events.
 const SWEPT_EACH: u64 = 4;
-/// How many it looks at besides.
+/// How many more it visits each time.
 const SWEPT_ALWAYS: u64 = 100;
 
-/// Whether an event of this unique id is queued.
+/// Returns whether an event with this unique id is queued.
 pub(super) fn is_queued(
     tx: &Transaction<'_>,
     state: State,
@@ -27,7 +27,7 @@ pub(super) fn is_queued(
     if other.is_some_and(|idx| idx <= OTHERS_END || idx - OTHERS_END > state.settled_through) {
         return Ok(true);
     }
-    // Two unique ids may have one hash.
+    // Two unique ids may have the same hash.
     let same: Option<bool> = tx
         .prepare_cached(
             "SELECT e.uniqueid = ?2 FROM agent_unique AS u JOIN agent_events AS e ON e.id = u.id \
@@ -38,22 +38,22 @@ pub(super) fn is_queued(
     Ok(same == Some(true))
 }
 
-/// Notes that an event of this unique id is queued.
+/// Records that an event with this unique id is queued.
 pub(super) fn note(tx: &Transaction<'_>, unique_id: &str, id: i64) -> rusqlite::Result<()> {
     tx.prepare_cached("INSERT OR REPLACE INTO agent_unique (hash, id) VALUES (?1, ?2)")?
         .execute((hash(unique_id), id))
         .map(|_| ())
 }
 
-/// Forgets the unique id of an event that leaves out of its turn.
+/// Deletes the unique id of an event that leaves out of order.
 pub(super) fn forget(tx: &Transaction<'_>, unique_id: &str, id: i64) -> rusqlite::Result<()> {
     tx.prepare_cached("DELETE FROM agent_unique WHERE hash = ?1 AND id = ?2")?
         .execute((hash(unique_id), id))
         .map(|_| ())
 }
 
-/// Deletes entries that delivered events have left behind, after `left` more of
-/// these have been deleted.
+/// Deletes stale entries of delivered events, after `left` more events have
+/// been deleted.
 pub(super) fn sweep(tx: &Transaction<'_>, state: State, left: u64) -> rusqlite::Result<()> {
     if state.pending == 0 {
         tx.prepare_cached("DELETE FROM agent_unique")?.execute([])?;

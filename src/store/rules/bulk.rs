@@ -1,10 +1,10 @@
-//! Applying a download to a store that will hold little else: rows first, their
-//! index last.
+//! Applying a download that replaces most of the store: rows first, their index
+//! last.
 //!
-//! Hashes arrive in random order, and keeping the unique index up to date row
-//! by row then costs four times what everything else does. Without the index
-//! nothing would notice that two rules name the same thing, so that is found
-//! out before anything is written.
+//! Hashes arrive in random order, and maintaining the unique index row by row
+//! would cost four times as much as everything else. Without the index nothing
+//! detects two rules with the same identifier and type, so these are found
+//! before anything is written.
 
 use rusqlite::Transaction;
 
@@ -16,11 +16,11 @@ use super::progress::Progress;
 use super::row;
 use crate::model::{RuleCounts, RuleSet, RuleSide};
 
-/// Commits of fewer rows are done row by row: making the index anew has a price
-/// of its own.
+/// Commits of fewer rows are applied row by row: rebuilding the index has a
+/// cost of its own.
 const WORTH_IT: usize = 1_000;
 
-/// Whether so much more changes than stays that the index is better made anew.
+/// Returns whether so much changes that rebuilding the index is cheaper.
 pub(super) fn pays(rules: &RuleSet, cleanup: Cleanup, before: &RuleCounts) -> bool {
     let stored = total(before);
     let stays = match cleanup {
@@ -42,7 +42,7 @@ pub(super) fn apply(
 ) -> rusqlite::Result<Digest> {
     tx.execute_batch("DROP INDEX IF EXISTS execution_rules_unique")?;
     if let Some(condition) = cleanup.condition() {
-        // Without a condition SQLite drops all pages at once.
+        // Without a condition SQLite frees all pages at once.
         let all_go = cleanup == Cleanup::All
             || (cleanup == Cleanup::AllButTransitive && before.transitive == 0);
         let sql = if all_go {
@@ -64,7 +64,7 @@ pub(super) fn apply(
         }
     }
     drop((delete, rows));
-    // What stays comes before what is inserted, in the hash as in the table.
+    // Remaining rows come before inserted ones, in the hash as in the table.
     let mut progress = Progress::resume(tx, Some(i64::MIN))?;
     progress.read_on()?;
     let mut insert = Insert::prepare(tx)?;
@@ -85,12 +85,12 @@ pub(super) fn apply(
     Ok(Digest { hash, content, counts })
 }
 
-/// A row that the cleanup has left and that a rule of a download may name.
+/// A row that the cleanup has kept and that a rule of a download may name.
 struct Row {
     rowid: i64,
     names: Fingerprint,
     rule_type: i32,
-    /// `None` if it is no state, so that the row does not count.
+    /// `None` if it is not a number; then the row does not count.
     state: Option<i32>,
 }
 
@@ -110,21 +110,20 @@ fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
     Ok(found)
 }
 
-/// Which rules of the download are the last word on what they name, and what
-/// of the table they replace.
+/// Which rules of a download apply, and which rows they replace.
 struct Plan {
-    /// For each rule, whether no later one names the same.
+    /// For each rule, whether no later rule has its identifier and type.
     last: Vec<bool>,
-    /// What a row and a rule of the download both name, sorted.
+    /// The fingerprints of replaced rows, sorted.
     replaced: Vec<Fingerprint>,
 }
 
 impl Plan {
-    /// Looks through the download, and counts into `done` what applying it rule
-    /// by rule would do.
+    /// Examines the download, and counts in `done` what applying it rule by
+    /// rule would do.
     fn new(rules: &RuleSet, rows: &[Row], done: &mut RulesCommitted) -> Self {
         let mut namings = namings(rules, rows.len());
-        // Whichever way the rule of a row decides, it is there.
+        // A row exists, whatever its rule decides.
         let is_there = Some(RuleSide::Depends);
         namings.extend(rows.iter().map(|row| Naming::new(row.names, 0, is_there)));
         namings.sort_unstable();

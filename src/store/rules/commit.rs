@@ -17,16 +17,16 @@ use crate::store::{Store, StoreError, db};
 /// What a commit of rules did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RulesCommitted {
-    /// Rules of the download that the store took, REMOVE ones included.
+    /// Rules of the download that the store accepted, including REMOVEs.
     pub processed: u64,
-    /// Rules stored whose identifier and type had none.
+    /// Rules stored under a new identifier and type.
     pub added: u64,
-    /// Rules stored in the place of an older one.
+    /// Rules stored in place of an older one.
     pub replaced: u64,
-    /// Rules that a REMOVE deleted.
+    /// Rules deleted by a REMOVE.
     pub removed_by_rule: u64,
-    /// Execution rules that the type of the sync deleted before the download
-    /// was applied.
+    /// Execution rules that the type of sync deleted before the download was
+    /// applied.
     pub removed_by_cleanup: u64,
     /// Transitive rules in the store afterwards.
     pub kept_transitive: u64,
@@ -38,27 +38,27 @@ pub struct RulesCommitted {
     pub counts: RuleCounts,
     /// The generation that the commit made, if it received or deleted rules.
     pub generation: Option<i64>,
-    /// What to tell users of: the application's name and the identifier of its
-    /// rule. Of NORMAL syncs only.
+    /// What users are notified of: the application's name and the identifier of
+    /// its rule. Of NORMAL syncs only.
     pub announce: Vec<(String, String)>,
 }
 
-/// What to commit rules as.
+/// How to commit rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleCommit {
-    /// The type of the sync: what is deleted first.
+    /// The type of sync: which rules are deleted first.
     pub sync_type: SyncType,
     /// The time.
     pub at: Timestamp,
-    /// Who commits. Only a sync makes a store complete.
+    /// Who commits the rules. Only a sync completes a store.
     pub source: GenerationSource,
     /// The id of the sync.
     pub sync: Option<String>,
-    /// What may not be taken away.
+    /// Limits what the commit may take away.
     pub guard: Option<RuleGuard>,
 }
 
-/// A sync's, without a guard.
+/// A sync's commit, without an id or a guard.
 
 impl From<(SyncType, Timestamp)> for RuleCommit {
     fn from((sync_type, at): (SyncType, Timestamp)) -> Self {
@@ -78,10 +78,10 @@ pub enum CommitError {
 }
 
 impl Store {
-    /// Applies a complete download: deletes what the type of the sync says,
-    /// then takes the rules in the order received, all in one transaction
-    /// together with their hash, their counts and the record of what changed.
-    /// On disk when it returns.
+    /// Applies a complete download: deletes the rules that the type of sync
+    /// replaces, then stores the rules in the order received. This is one
+    /// transaction, together with the hash, the counts and the log of changes,
+    /// and is on disk when it returns.
     ///
     /// # Errors
     /// If the download takes away more of the stored rules than the guard
@@ -101,9 +101,9 @@ impl Store {
         Ok(done)
     }
 
-    /// Has every statement on the rules end early, and its transaction roll
-    /// back, once `give_up` returns true: a commit takes time that grows with
-    /// what a server sends. [`Self::never_give_up`] ends this.
+    /// Makes every statement on the rules end early, and its transaction roll
+    /// back, once `give_up` returns true: the time of a commit grows with what
+    /// a server sends. [`Self::never_give_up`] undoes this.
     pub fn give_up_when(&mut self, give_up: impl FnMut() -> bool + Send + 'static) {
         if let Err(error) = self.rules.progress_handler(db::GIVE_UP_STEPS, Some(give_up)) {
             tracing::warn!(%error, "a commit of rules cannot be interrupted");
@@ -146,7 +146,8 @@ fn apply(
     Ok(Ok(summary(done, digest)))
 }
 
-/// What a commit did that has nothing to change; `None` if it has.
+/// Returns the result of a commit that changes nothing; `None` if it may change
+/// something.
 fn nothing_to_do(
     conn: &Connection,
     rules: &RuleSet,
@@ -163,8 +164,8 @@ fn nothing_to_do(
     Ok(kept.map(|digest| summary(RulesCommitted::default(), digest)))
 }
 
-/// Applies a download within a transaction. `before` is the digest of the rules
-/// as they are; returns that of the rules afterwards.
+/// Applies a download within a transaction. `before` is the current digest of
+/// the rules; returns the new one.
 fn apply_within(
     tx: &Transaction<'_>,
     rules: &RuleSet,
@@ -204,10 +205,10 @@ fn summary(done: RulesCommitted, Digest { hash, counts, .. }: Digest) -> RulesCo
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cleanup {
     Nothing,
-    /// Those a user of the host made.
+    /// Those that a user of the host created.
     Local,
-    /// All but the transitive ones; foreign rows that call themselves
-    /// transitive go.
+    /// All but the transitive ones, including foreign rows that claim to be
+    /// transitive.
     AllButTransitive,
     All,
 }
@@ -222,12 +223,13 @@ impl Cleanup {
         }
     }
 
-    /// The condition on the rows to delete; `None` if there are none.
+    /// Returns the SQL condition on the rows to delete; `None` if there are
+    /// none.
     pub(super) const fn condition(self) -> Option<&'static str> {
         match self {
             Self::Nothing => None,
             Self::Local => Some("state IN (7, 8)"),
-            // The second length is in bytes: a text may go on behind a NUL.
+            // The second length is in bytes: a text may continue after a NUL.
             Self::AllButTransitive => Some(
                 "state IS NOT 6 OR type IS NOT 1000 OR typeof(identifier) IS NOT 'text' \
                  OR length(identifier) != 64 OR length(CAST(identifier AS BLOB)) != 64 \
@@ -237,8 +239,8 @@ impl Cleanup {
         }
     }
 
-    /// Whether a rule of that state is deleted, by what [`Self::condition`]
-    /// says of rows that are not foreign.
+    /// Returns whether a rule of that state is deleted, consistent with
+    /// [`Self::condition`] for rows that are not foreign.
     pub(super) const fn takes(self, state: Option<RuleState>) -> bool {
         match self {
             Self::Nothing => false,
@@ -251,9 +253,9 @@ impl Cleanup {
     }
 }
 
-/// Applies the rules to the table as it stands, its index kept up to date row
-/// by row. The cost grows with the rules applied, and with the rules behind the
-/// first one that changed because of the hash.
+/// Applies the rules row by row, with the index in place. The cost grows with
+/// the rules applied and, because of the hash, with the rules after the first
+/// one that changed.
 fn one_by_one(
     tx: &Transaction<'_>,
     rules: &RuleSet,

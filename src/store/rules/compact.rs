@@ -1,15 +1,14 @@
-//! Making `rules.db` small again after a download that left most of it free.
+//! Compacting `rules.db` after a download that left most of it free.
 
 use crate::store::{Store, space};
 
 impl Store {
-    /// Rewrites `rules.db` if more of its pages are free than in use and they
-    /// are worth it, which takes time and room that grow with the rules. For
-    /// after a commit, when nobody waits. Readers go on meanwhile. Gives up
-    /// when `give_up` returns true and when another program is writing.
+    /// Rewrites `rules.db` if more of its pages are free than in use and there
+    /// are enough of them. Time and space grow with the rules, so this is done
+    /// after a sync. Readers are not affected. Gives up when `give_up` returns
+    /// true or another program is writing.
     ///
-    /// A file that keeps its size is no reason to fail: what happened is
-    /// logged, and the next call tries again.
+    /// A failure is only logged; the next call tries again.
     pub fn compact_rules(&mut self, give_up: impl FnMut() -> bool + Send + 'static) {
         use space::Compacted::{From, NoRoom, NotWorthIt};
         let dir = self.dir.clone();

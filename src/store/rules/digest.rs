@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::row::{self, Sound};
 use crate::model::{RuleCounts, RuleRef, RuleState, RuleType};
 
-/// What the store keeps of the rules as a whole.
+/// What the store keeps about the rules as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Digest {
     /// The reference's hash, which preflight reports: 32 lower-case hex digits.
@@ -17,7 +17,7 @@ pub(super) struct Digest {
 }
 
 impl Default for Digest {
-    /// Of no rules.
+    /// The digest of no rules.
     fn default() -> Self {
         let empty = format!("{:032x}", Xxh3Default::new().digest128());
         Self { hash: empty.clone(), content: empty, counts: RuleCounts::default() }
@@ -25,9 +25,9 @@ impl Default for Digest {
 }
 
 impl Digest {
-    /// Computes all three from all rules in stored order: rowid order, which is
-    /// that of their arrival. Transitive rules are counted but not hashed, and
-    /// foreign rows are neither. What commits keep up to date must equal this.
+    /// Computes all three from all rules in stored order: rowid order, the
+    /// order of arrival. Transitive rules are counted but not hashed; foreign
+    /// rows are neither. What commits maintain must equal this.
     pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let (mut hash, mut content) = (Xxh3Default::new(), Xxh3Default::new());
         let mut counts = RuleCounts::default();
@@ -64,7 +64,7 @@ pub(super) fn counts_of(conn: &Connection) -> rusqlite::Result<RuleCounts> {
     Ok(counts)
 }
 
-/// What of a rule is in the hash and in the digest.
+/// The parts of a rule that the hash and the digest cover.
 pub(super) struct Hashed<'a> {
     pub(super) row: i64,
     state: i32,
@@ -72,7 +72,7 @@ pub(super) struct Hashed<'a> {
     rule_id: i64,
     /// Identifier, expression and sandbox policy: what the hash covers.
     hashed: [&'a [u8]; 3],
-    /// Message, link, comment and button: what the digest covers besides.
+    /// Message, link, comment and button: what only the digest covers.
     shown: [&'a [u8]; 4],
 }
 
@@ -97,8 +97,8 @@ impl<'a> Hashed<'a> {
         }))
     }
 
-    /// A rule of a download, stored in that row; `identifier` is the text of its
-    /// identifier.
+    /// Returns the parts of a downloaded rule that was stored as `row`;
+    /// `identifier` is the text of its identifier.
     pub(super) fn of(
         row: i64,
         identifier: &'a str,
@@ -143,7 +143,7 @@ impl<'a> Hashed<'a> {
     }
 }
 
-/// How many rules there are of whatever type this program knows.
+/// Returns how many rules there are of all known types.
 pub(super) fn total(counts: &RuleCounts) -> usize {
     [counts.binary, counts.certificate, counts.teamid, counts.signingid, counts.cdhash]
         .iter()
@@ -151,7 +151,7 @@ pub(super) fn total(counts: &RuleCounts) -> usize {
         .sum()
 }
 
-/// Counts `by` more rules of a state and type, or fewer.
+/// Adds `by` to the count of rules of a state and type.
 pub(super) fn count(counts: &mut RuleCounts, state: i32, rule_type: i32, by: i32) {
     let add = |n: &mut u32| *n = n.saturating_add_signed(by);
     match RuleType::from_number(rule_type) {

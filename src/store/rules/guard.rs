@@ -1,6 +1,6 @@
-//! The guard against a download that would take most of the policy away: a
-//! server that lost its rules, or a mistake in a group, says so in the same
-//! words as an operator who means it.
+//! The guard against a download that would remove most of the policy. The
+//! protocol does not distinguish a server that lost its rules, or a mistake,
+//! from intent.
 
 use std::fmt;
 
@@ -14,22 +14,22 @@ use super::preview::{RuleChange, RuleChangeKind};
 use super::row::Sound;
 use crate::model::{RuleCounts, RuleSet, RuleSide, RuleState, RuleType, text};
 
-/// The guard looks at stores of at least this many rules.
+/// The guard applies to stores of at least this many rules.
 const FEWEST: u64 = 100;
-/// How many of the losses are named.
+/// How many of the lost rules are named.
 const NAMED: usize = 5;
 /// How much of an identifier a message shows, in characters.
 const SHOWN: usize = 80;
 
-/// How much of the stored rules a download may take away.
+/// How many of the stored rules a download may take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleGuard {
     percent: u8,
 }
 
 impl RuleGuard {
-    /// A download may take away at most `percent` of the stored rules; 100 lets
-    /// everything through.
+    /// Allows a download to take away at most `percent` of the stored rules;
+    /// 100 allows everything.
     #[must_use]
     pub const fn new(percent: u8) -> Self {
         Self { percent }
@@ -41,24 +41,24 @@ impl RuleGuard {
 }
 
 /// A download that was not committed because it would have taken away more than
-/// the guard allows. The store is as it was.
+/// the guard allows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RulesGuarded {
-    /// Rules in the store, without the transitive ones, which the host makes
+    /// Rules in the store, without the transitive ones that the host creates
     /// itself.
     pub stored: u64,
     /// How many of them would have been removed and not sent again.
     pub removed: u64,
     /// How many would have changed from allowing to blocking or back. A rule
-    /// that an expression decides is neither.
+    /// with an expression is neither.
     pub reversed: u64,
-    /// The share that may go, in percent.
+    /// The share that may be taken away, in percent.
     pub percent: u8,
-    /// The first of both kinds, in stored order.
+    /// The first rules of both kinds, in stored order.
     pub examples: Vec<RuleChange>,
 }
 
-/// What would have gone, as a part of a sentence.
+/// Describes the losses as part of a sentence.
 impl fmt::Display for RulesGuarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stored, removed, reversed, percent, examples } = self;
@@ -81,8 +81,8 @@ impl fmt::Display for RulesGuarded {
     }
 }
 
-/// Looks at what the download would take away, before anything has changed.
-/// `Some` if it is more than the guard allows.
+/// Checks what the download would take away, before anything has changed.
+/// Returns `Some` if it is more than the guard allows.
 pub(super) fn check(
     conn: &Connection,
     guard: RuleGuard,
@@ -93,12 +93,12 @@ pub(super) fn check(
     let stored = (total(before) as u64).saturating_sub(u64::from(before.transitive));
     if stored < FEWEST || (cleanup == Cleanup::Nothing && !guard.stops(rules.len() as u64, stored))
     {
-        // Each rule of such a download takes away one stored rule at the most.
+        // Each rule of such a download takes away at most one stored rule.
         return Ok(None);
     }
     let mut last = namings(rules, 0);
     last.sort_unstable();
-    // Of the rules that name the same, the last one decides.
+    // Of rules with the same identifier and type, the last one applies.
     last.dedup_by(|later, earlier| {
         let same = later.names() == earlier.names();
         if same {
@@ -113,7 +113,7 @@ pub(super) fn check(
         percent: guard.percent,
         examples: Vec::new(),
     };
-    // The places in the download of the rules that reverse an example.
+    // For each reversed example, the position of its rule in the download.
     let mut reversing: Vec<(usize, usize)> = Vec::new();
     let mut scratch = Vec::new();
     let mut statement =

@@ -4,17 +4,17 @@ use rusqlite::{Statement, Transaction, params};
 
 use crate::model::{RuleRef, RuleState};
 
-/// Every column, so that a default of the table never decides.
+/// Names every column, so that no default of the table applies.
 const INSERT: &str = "INSERT INTO execution_rules (identifier, state, type, custommsg, timestamp, \
      customurl, comment, cel_expr, rule_id, seatbelt_policy, event_detail_button_text) \
      VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, NULL, ?8)";
 
-/// A text that is not given is NULL, as the reference has it.
+/// Stores a missing text as NULL, as the reference does.
 fn or_null(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Stores rules at the end of the table.
+/// Appends rules to the table.
 pub(super) struct Insert<'tx>(Statement<'tx>);
 
 impl<'tx> Insert<'tx> {
@@ -22,7 +22,7 @@ impl<'tx> Insert<'tx> {
         tx.prepare(INSERT).map(Self)
     }
 
-    /// Stores a rule and answers its row; `identifier` is the text of its
+    /// Stores a rule and returns its rowid; `identifier` is the text of its
     /// identifier.
     pub(super) fn execute(
         &mut self,

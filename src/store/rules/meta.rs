@@ -1,4 +1,4 @@
-//! What the store knows of its rules without looking at them.
+//! What the store knows about its rules without reading them.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -19,15 +19,15 @@ const COUNTS: &str = "rules_counts";
 const COMPLETE: &str = "rules_complete";
 
 /// SQLite's number of the schema at the last commit. It grows with each VACUUM
-/// and each change of a table or an index, and begins anew in a new file.
+/// and each change of a table or an index, and restarts in a new file.
 const SCHEMA: &str = "rules_schema";
 
-/// 1 after another program has written to the rules; see the migration that
-/// makes the triggers.
+/// 1 after another program has changed the rules; see the migration that
+/// creates the triggers.
 const TOUCHED: &str = "rules_touched";
 
 impl Store {
-    /// How many rules the store holds. Does not count them, unless another
+    /// Returns how many rules the store holds. Counts them only if another
     /// program has changed them.
     ///
     /// # Errors
@@ -37,8 +37,8 @@ impl Store {
         Ok(digest.counts)
     }
 
-    /// The hash of the rules in stored order: 32 lower-case hex digits, bit for
-    /// bit the reference's. Does not read the rules, unless another program has
+    /// Returns the hash of the rules in stored order: 32 lower-case hex digits,
+    /// bit for bit the reference's. Reads the rules only if another program has
     /// changed them.
     ///
     /// # Errors
@@ -48,8 +48,8 @@ impl Store {
         Ok(digest.hash)
     }
 
-    /// Whether a rule download has been committed since the store was created
-    /// or rebuilt. Before that, its lack of a rule says nothing.
+    /// Returns whether a rule download has been committed since the store was
+    /// created or rebuilt. Until then, a missing rule means nothing.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -57,7 +57,7 @@ impl Store {
         is_complete(&self.rules).map_err(self.failed("read the state of the rules"))
     }
 
-    /// Takes in rules that another program has written: computes their hash and
+    /// Adopts rules that another program has written: computes their hash and
     /// counts.
     pub(in crate::store) fn adopt_rules(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let failed = self.failed("count the rules");
@@ -74,7 +74,8 @@ fn adopt(conn: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// Hash and counts, computed anew only if another program has changed the rules.
+/// Returns hash and counts, recomputed only if another program has changed the
+/// rules.
 pub(super) fn digest(conn: &Connection) -> rusqlite::Result<Digest> {
     match kept_digest(conn)? {
         Some(digest) => Ok(digest),
@@ -82,8 +83,8 @@ pub(super) fn digest(conn: &Connection) -> rusqlite::Result<Digest> {
     }
 }
 
-/// Hash and counts, kept and fit to go on from: computed anew and kept if
-/// another program has changed the rules, which makes a generation.
+/// Returns hash and counts to continue from. If another program has changed the
+/// rules, recomputes and stores them, which makes a generation.
 pub(super) fn own_digest(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<Digest> {
     if let Some(digest) = kept_digest(tx)? {
         return Ok(digest);
@@ -99,7 +100,7 @@ pub(super) fn own_digest(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Resu
     Ok(digest)
 }
 
-/// Hash and counts as the last commit left them; `None` if there was none or
+/// Returns hash and counts of the last commit; `None` if there was none or
 /// another program has changed the rules since.
 pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>> {
     if is_touched(conn)? {
@@ -123,8 +124,8 @@ pub(super) fn keep_digest(conn: &Connection, digest: &Digest) -> rusqlite::Resul
     agent_meta::put(conn, SCHEMA, &schema(conn)?)
 }
 
-/// Whether the tables are where the last commit left them: not restored from a
-/// dump, and not rewritten by a VACUUM.
+/// Returns whether the rows are as numbered at the last commit: not restored
+/// from a dump, and not rewritten by a VACUUM.
 pub(super) fn is_same_file(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(agent_meta::get(conn, SCHEMA)? == Some(schema(conn)?))
 }
@@ -137,8 +138,8 @@ pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(agent_meta::get(conn, COMPLETE)?.unwrap_or(false))
 }
 
-/// Whether any rule may let something run ([`crate::model::Rule::may_allow`]).
-/// Stops at the first one found.
+/// Returns whether any rule may allow something
+/// ([`crate::model::Rule::may_allow`]). Stops at the first one found.
 pub(in crate::store) fn any_allowing(conn: &Connection) -> rusqlite::Result<bool> {
     let states = RuleState::ALL.into_iter().filter(|state| state.side() != RuleSide::Blocks);
     let states: Vec<_> = states.map(|state| state.number().to_string()).collect();
@@ -154,7 +155,8 @@ pub(super) fn set_complete(conn: &Connection) -> rusqlite::Result<()> {
     agent_meta::put(conn, COMPLETE, &true)
 }
 
-/// Whatever a program has left there, it has been here.
+/// Returns whether another program has changed the rules. Any value but 0 means
+/// that it has.
 fn is_touched(conn: &Connection) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM agent_meta WHERE key = ?1 AND value IS NOT 0")?
         .exists([TOUCHED])

@@ -1,15 +1,16 @@
-//! What rules and rows name, as numbers: a million of them are held and sorted.
+//! Fingerprints of identifiers and types, compact enough to hold and sort a
+//! million.
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::model::{Identifier, Policy, RuleSet, RuleSide, RuleState, RuleType};
 
-/// Stands for an identifier and its type, in 96 bits. Two that differ share one
-/// with a probability of 2^-96; a server that made them do so would cheat
-/// itself of one rule.
+/// An identifier and its type, hashed to 96 bits. Two different ones collide
+/// with a probability of 2^-96; a server that provoked a collision would only
+/// lose one of its own rules.
 pub(super) type Fingerprint = u128;
 
-/// The fingerprint of what a rule names.
+/// Returns the fingerprint of an identifier.
 pub(super) fn fingerprint(identifier: &Identifier, scratch: &mut Vec<u8>) -> Fingerprint {
     scratch.clear();
     scratch.extend_from_slice(&identifier.rule_type().number().to_le_bytes());
@@ -22,8 +23,8 @@ pub(super) fn fingerprint(identifier: &Identifier, scratch: &mut Vec<u8>) -> Fin
     xxh3_128(scratch) >> 32
 }
 
-/// The fingerprint of a row. One that holds no identifier as we write them
-/// shares its fingerprint with no rule of a download.
+/// Returns the fingerprint of a row. A row whose identifier is not in our form
+/// never matches a rule of a download.
 pub(super) fn fingerprint_of_row(text: &str, rule_type: i32, scratch: &mut Vec<u8>) -> Fingerprint {
     let parsed = RuleType::from_number(rule_type).and_then(|t| Identifier::parse(t, text).ok());
     match parsed {
@@ -32,9 +33,9 @@ pub(super) fn fingerprint_of_row(text: &str, rule_type: i32, scratch: &mut Vec<u
     }
 }
 
-/// What a rule of the download, or a row, names and would leave: the
-/// fingerprint, then the place (30 bits; 0 for a row, else 1 + the place in the
-/// download), then the side of the rule (2 bits).
+/// A rule of the download, or a row, as one number: the fingerprint, then the
+/// place (30 bits; 0 for a row, else 1 + the position in the download), then
+/// the side of the rule (2 bits).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Naming(u128);
 
@@ -73,12 +74,12 @@ impl Naming {
     }
 }
 
-/// The side that a rule of this policy takes; `None` if it removes.
+/// Returns the side of a policy; `None` for REMOVE.
 fn side_of(policy: Policy) -> Option<RuleSide> {
     policy.state().map(RuleState::side)
 }
 
-/// What each rule of a download names, in the order received, with room for
+/// Returns the namings of a download in the order received, with capacity for
 /// `more`.
 pub(super) fn namings(rules: &RuleSet, more: usize) -> Vec<Naming> {
     let mut namings = Vec::with_capacity(rules.len() + more);

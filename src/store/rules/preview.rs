@@ -1,4 +1,4 @@
-//! What a commit would do, without doing it.
+//! Previewing a commit.
 
 use rusqlite::Connection;
 use serde::Serialize;
@@ -10,13 +10,13 @@ use super::meta;
 use crate::model::{RuleSet, RuleState, RuleType, SyncType};
 use crate::store::{Store, StoreError};
 
-/// What would become of one rule.
+/// What would happen to a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleChangeKind {
-    /// Stored; there is none of its identifier and type.
+    /// Stored; none with its identifier and type exists.
     Added,
-    /// Stored in the place of one that differs.
+    /// Stored in place of one that differs.
     Replaced,
     /// Deleted.
     Removed,
@@ -25,7 +25,7 @@ pub enum RuleChangeKind {
 /// One rule that a commit would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleChange {
-    /// What would become of it.
+    /// What would happen to it.
     pub change: RuleChangeKind,
     /// Its identifier.
     pub identifier: String,
@@ -42,13 +42,12 @@ pub struct RuleChange {
 pub struct RulesPreview {
     /// Rules that would be new.
     pub added: u64,
-    /// Rules that would be stored in the place of one that differs.
+    /// Rules that would be stored in place of one that differs.
     pub replaced: u64,
-    /// Rules that would be stored again as they are, which moves them to the
-    /// end.
+    /// Rules that would be stored again unchanged, which moves them to the end.
     pub unchanged: u64,
-    /// Rules that would go: by REMOVE, or by the type of the sync and not sent
-    /// again.
+    /// Rules that would be deleted: by REMOVE, or by the type of sync if not
+    /// sent again.
     pub removed: u64,
     /// Transitive rules that would stay.
     pub kept_transitive: u64,
@@ -60,8 +59,8 @@ pub struct RulesPreview {
 }
 
 impl Store {
-    /// What [`Self::commit_rules`] would do with this download. Lists at most
-    /// `listed` changes; the totals are complete. Changes nothing.
+    /// Returns what [`Self::commit_rules`] would do with this download. Lists
+    /// at most `listed` changes; the totals are complete. Changes nothing.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -120,7 +119,7 @@ impl Listing {
             }
             LoggedChange::Removed => (&mut self.preview.removed, RuleChangeKind::Removed),
         };
-        // A rule of an unknown type is no rule.
+        // Rows of an unknown type are not counted.
         let Some(rule_type) = RuleType::from_number(change.rule_type) else { return };
         *total += 1;
         if self.room == 0 {

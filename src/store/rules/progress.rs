@@ -1,16 +1,15 @@
-//! The hash and the digest of the rules as they go on from commit to commit.
+//! The hash and the digest of the rules, continued from commit to commit.
 //!
-//! Both cover the rules one after another, so what it costs to bring them up to
-//! date is the rules behind the first one that changed. States kept at
-//! about every [`EVERY`] rows make that all it costs: rules added at the end
-//! cost what they are, and a rule that changes often is near the end, because
-//! a replaced rule moves there.
+//! Both cover the rules in order. With states kept about every [`EVERY`] rows,
+//! updating them costs only as much as the rules after the first one that
+//! changed: added rules cost only themselves, and a rule that changes often is
+//! near the end, because a replaced rule moves there.
 //!
-//! A state says after which row it was taken, and rows are numbered anew when a
-//! database is dumped and restored. So it also says what that row was and how
-//! many rows it covers, and counts only while both fit the table. Counting
-//! takes 80 ms for a million rules, so it is left to files that a dump, a
-//! VACUUM or a change of the schema may have written since the last commit.
+//! A state belongs to a rowid, and rows are renumbered when a database is
+//! dumped and restored. So a state also stores a hash of its row and the number
+//! of rows that it covers, and is valid only if both match the table. Counting
+//! a million rows takes 80 ms, so it is done only if a restore, a VACUUM or a
+//! schema change may have happened since the last commit.
 
 use rusqlite::{OptionalExtension as _, Transaction};
 use xxhash_rust::xxh3::xxh3_128;
@@ -19,28 +18,29 @@ use super::digest::Hashed;
 use super::xxh3::Xxh3;
 use super::{meta, row};
 
-/// Row numbers between two kept states. A state takes some 1,100 bytes, and going
-/// on from one costs at most this many rows too many, under a millisecond.
+/// Row numbers between two kept states. A state takes some 1,100 bytes, and
+/// continuing from one reads at most this many rows too many, which takes under
+/// a millisecond.
 const EVERY: i64 = 4_096;
 
-/// The hash up to some row.
+/// Hash and digest up to some row.
 pub(super) struct Progress<'tx> {
     tx: &'tx Transaction<'tx>,
     hash: Xxh3,
     content: Xxh3,
-    /// The last row taken in.
+    /// The last row that is covered.
     last_row: i64,
-    /// How many rows there are up to it, and foreign ones behind it.
+    /// How many rows there are up to it, and how many foreign ones after it.
     rows: u64,
     passed_over: u64,
-    /// What of that row is in the hash, in one piece.
+    /// The hashed bytes of that row.
     scratch: Vec<u8>,
 }
 
 impl<'tx> Progress<'tx> {
-    /// From the kept state before `first_touched`, the first row that was
-    /// deleted or changed, or from the last one if there is none. Forgets the
-    /// states behind it, and all of them if that one does not fit the table.
+    /// Continues from the last state before `first_touched`, the first row that
+    /// was deleted or changed, or from the last state if there is none. Deletes
+    /// later states, and all of them if that one does not match the table.
     pub(super) fn resume(
         tx: &'tx Transaction<'tx>,
         first_touched: Option<i64>,
@@ -77,7 +77,7 @@ impl<'tx> Progress<'tx> {
         Ok(start)
     }
 
-    /// Takes in the next row that is in the hash.
+    /// Adds the next row.
     pub(super) fn add(&mut self, hashed: &Hashed<'_>) -> rusqlite::Result<()> {
         if self.last_row != i64::MIN && hashed.row / EVERY != self.last_row / EVERY {
             self.keep()?;
@@ -91,7 +91,7 @@ impl<'tx> Progress<'tx> {
         Ok(())
     }
 
-    /// Takes in all further rows of the table.
+    /// Adds all further rows of the table.
     pub(super) fn read_on(&mut self) -> rusqlite::Result<()> {
         let sql = format!(
             "SELECT {} FROM execution_rules WHERE rowid > ?1 AND state != 6 ORDER BY rowid",
@@ -108,8 +108,8 @@ impl<'tx> Progress<'tx> {
         Ok(())
     }
 
-    /// The hash and the digest of all rows, the table's last being the last taken
-    /// in: 32 lower-case hex digits each.
+    /// Returns the hash and the digest after the table's last row was added: 32
+    /// lower-case hex digits each.
     pub(super) fn finish(self) -> rusqlite::Result<(String, String)> {
         if self.last_row != i64::MIN {
             self.keep()?;
@@ -118,7 +118,7 @@ impl<'tx> Progress<'tx> {
         Ok((text(&self.hash), text(&self.content)))
     }
 
-    /// Keeps the state, and of the others of its [`EVERY`] rows none.
+    /// Stores the state, and deletes the others of the same [`EVERY`] rows.
     fn keep(&self) -> rusqlite::Result<()> {
         let first = self.last_row - self.last_row.rem_euclid(EVERY);
         self.tx
@@ -137,18 +137,18 @@ impl<'tx> Progress<'tx> {
     }
 }
 
-/// A kept state, and what tells whether it still fits the table.
+/// A stored state, with what shows whether it still matches the table.
 struct Kept {
     hash: Xxh3,
     content: Xxh3,
-    /// How many rows there are up to the last in it.
+    /// How many rows it covers.
     rows: u64,
-    /// The hash of the last of them.
+    /// The hash of the last covered row.
     last: u128,
 }
 
-/// What a kept state begins with, so long that releases which kept the state
-/// of the hash alone do not take it for one of theirs.
+/// The beginning of a stored state, long enough that earlier releases do not
+/// mistake it for one of theirs.
 const FORM: [u8; 512] = [3; 512];
 
 impl Kept {
@@ -163,7 +163,7 @@ impl Kept {
         bytes
     }
 
-    /// `None` if they are not bytes of [`Self::to_bytes`].
+    /// Returns `None` unless the bytes are from [`Self::to_bytes`].
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(&FORM)?;
         let (rows, rest) = rest.split_first_chunk()?;
@@ -178,8 +178,7 @@ impl Kept {
         })
     }
 
-    /// Whether the row is the one the state was kept after, with as many rows
-    /// up to it.
+    /// Returns whether the row and the number of rows up to it match the state.
     fn fits(
         &self,
         tx: &Transaction<'_>,

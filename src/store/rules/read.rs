@@ -1,4 +1,4 @@
-//! Reading rules: all of them in stored order, or the one that decides.
+//! Reading rules: all in stored order, or the one that decides.
 
 use std::ops::ControlFlow;
 
@@ -11,14 +11,14 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
-/// Which rules are meant. An empty list means any.
+/// Selects rules. An empty list selects all.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RuleFilter {
     /// Of one of these types.
     pub rule_types: Vec<RuleType>,
     /// Of one of these states.
     pub states: Vec<RuleState>,
-    /// With this in the identifier, in any case of ASCII letters.
+    /// With this text in the identifier, ignoring ASCII case.
     pub identifier: Option<String>,
 }
 
@@ -41,10 +41,9 @@ macro_rules! columns {
     };
 }
 
-/// One statement, so that every part sees the same commit. Its parts run one
-/// after another and no further than rows are asked for, which is the order of
-/// precedence (RULE-9) except for transitive rules; an identifier that is not
-/// known is NULL and finds nothing.
+/// One statement, so that all its parts see the same commit. They run lazily in
+/// order of precedence (RULE-9), except for transitive rules. A missing
+/// identifier is NULL and matches nothing.
 const LOOKUP: &str = concat!(
     "SELECT ",
     columns!(),
@@ -72,13 +71,13 @@ pub(super) const SENT_SINCE: &str = concat!(
 
 const LOOKING_UP: &str = "look a rule up";
 
-/// Lookups one after another, for an authorizer: the statement is compiled and
-/// at hand. From [`Store::lookups`] each sees the newest rules; from
-/// [`Store::snapshot`] all see those of one moment.
+/// Repeated lookups with one compiled statement, for an authorizer. With
+/// [`Store::lookups`] each sees the newest rules; with [`Store::snapshot`] all
+/// see those of one moment.
 pub struct Lookups<'a> {
     store: &'a Store,
     statement: CachedStatement<'a>,
-    // Last: it ends when nothing reads any more.
+    // Must be the last field: it is dropped when nothing reads any more.
     _read: Option<Transaction<'a>>,
 }
 
@@ -113,9 +112,9 @@ impl Lookups<'_> {
 }
 
 impl Store {
-    /// Shows every rule the filter takes to `visit`, in stored order, until it
-    /// breaks. Skips foreign rows, and rules of a type or state that this
-    /// program does not know.
+    /// Passes each rule that the filter selects to `visit`, in stored order,
+    /// until it breaks. Skips foreign rows, and rules of a type or state that
+    /// this program does not know.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -127,7 +126,7 @@ impl Store {
         visit_all(&self.rules, filter, visit).map_err(self.failed("read the rules"))
     }
 
-    /// The stored rule of the highest precedence for an executable.
+    /// Returns the stored rule of the highest precedence for an executable.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -137,7 +136,7 @@ impl Store {
         found.map_err(|error| self.failed(LOOKING_UP)(error))
     }
 
-    /// For several lookups, of which each sees the newest rules.
+    /// Prepares repeated lookups, each of which sees the newest rules.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -146,14 +145,14 @@ impl Store {
         Ok(Lookups { store: self, statement, _read: None })
     }
 
-    /// For several lookups that all see the rules of one moment, the first
-    /// lookup's, whatever another process commits meanwhile.
+    /// Prepares repeated lookups that all see the rules as of the first one,
+    /// whatever another process commits meanwhile.
     ///
-    /// A lookup by itself locks the database for its reading, which takes as
-    /// long as half the search; here that is paid once. Made for a burst of
-    /// lookups and to be dropped after it: while it lives, what others commit
-    /// stays unseen and in the write-ahead log, which grows. All that is read through this `Store` meanwhile sees the
-    /// same moment; whoever needs another opens another.
+    /// A separate lookup locks the database for reading, which takes half as
+    /// long as the search; a snapshot does this once. It is meant for a burst
+    /// of lookups and must be dropped afterwards: while it lives, later commits
+    /// are invisible and the write-ahead log grows. Everything read through
+    /// this `Store` meanwhile sees the same moment.
     ///
     /// # Errors
     /// If the database cannot be read, or while another snapshot of this
@@ -164,10 +163,10 @@ impl Store {
         Ok(Lookups { _read: Some(read), ..lookups })
     }
 
-    /// The rule that decides about an executable: one of the configuration's,
-    /// else the stored one of the highest precedence. While transitive rules
-    /// are disabled, a transitive rule decides nothing and a compiler rule is
-    /// a plain ALLOWLIST.
+    /// Returns the rule that decides about an executable: one of the
+    /// configuration, else the stored rule of the highest precedence. While
+    /// transitive rules are disabled, a transitive rule decides nothing and a
+    /// compiler rule is a plain ALLOWLIST.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -233,7 +232,7 @@ fn find(
     let mut rows = statement.raw_query();
     let mut transitive = None;
     while let Some(row) = rows.next()? {
-        // A row that is no rule decides nothing, and neither does it hide one.
+        // A row that is not a rule neither decides nor hides one that does.
         let Some(rule) = read(row)? else { continue };
         if rule.state != RuleState::AllowTransitive {
             return Ok(Some(rule));
@@ -243,8 +242,8 @@ fn find(
     Ok(transitive)
 }
 
-/// A row as a rule; `None` if it is foreign, or of a type or state that this
-/// program does not know.
+/// Reads a row as a rule; `None` if it is foreign, or of an unknown type or
+/// state.
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Option<StoredRule>> {
     let Some(Sound { identifier, state, rule_type }) = Sound::read(row, 0)? else {
         return Ok(None);

@@ -1,15 +1,14 @@
 //! Reading a row of the rules, whoever wrote it.
 //!
-//! SQLite keeps a text in a column of numbers and a BLOB in a column of text if
-//! a program puts one there. A row whose identifier is not text, or whose state
-//! or type is not a number of 32 bits, is **foreign**: no lookup finds it, no
-//! list shows it, hash and counts pass over it, a clean sync deletes it, and
-//! `rules verify` names it.
+//! SQLite stores any type of value in any column. A row whose identifier is not
+//! text, or whose state or type is not a number of 32 bits, is **foreign**:
+//! lookups, lists, hash and counts skip it, a clean sync deletes it, and `rules
+//! verify` names it.
 
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
-/// The columns that make a rule, of a row that is not foreign.
+/// The identifying columns of a row that is not foreign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sound<'a> {
     pub(super) identifier: &'a str,
@@ -33,7 +32,7 @@ impl<'a> Sound<'a> {
     }
 }
 
-/// The value as text; `None` if it is another kind of value or not UTF-8.
+/// Returns the value as text; `None` if it is not UTF-8 text.
 pub(super) fn text(value: ValueRef<'_>) -> Option<&str> {
     match value {
         ValueRef::Text(bytes) => str::from_utf8(bytes).ok(),
@@ -41,7 +40,7 @@ pub(super) fn text(value: ValueRef<'_>) -> Option<&str> {
     }
 }
 
-/// The value as a number; `None` if it is another kind of value or too large.
+/// Returns the value as a number; `None` if it is not a 32-bit integer.
 pub(super) fn number(value: ValueRef<'_>) -> Option<i32> {
     match value {
         ValueRef::Integer(number) => number.try_into().ok(),
@@ -49,8 +48,8 @@ pub(super) fn number(value: ValueRef<'_>) -> Option<i32> {
     }
 }
 
-/// The text of a column that decides nothing: a BLOB as the text it may be,
-/// what is not UTF-8 replaced, any other value as empty.
+/// Returns the text of a column that decides nothing: of a text or BLOB with
+/// invalid UTF-8 replaced, empty for any other value.
 pub(in crate::store) fn lossy(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
@@ -60,8 +59,8 @@ pub(in crate::store) fn lossy(value: ValueRef<'_>) -> String {
     }
 }
 
-/// The bytes of a text, which the hash takes as they are; of a BLOB as well, as
-/// the reference reads one.
+/// Returns the bytes of a text for the hash; also those of a BLOB, which the
+/// reference reads as text.
 pub(super) fn bytes(value: ValueRef<'_>) -> &[u8] {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes,

@@ -16,25 +16,25 @@ const LISTED: usize = 20;
 /// What a check of the whole rule store found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RulesVerified {
-    /// The hash of the rules, reckoned from all of them.
+    /// The hash of the rules, computed from all of them.
     pub rules_hash: String,
     /// Their counts, likewise.
     pub counts: RuleCounts,
     /// Rules in the store.
     pub rules: u64,
-    /// Whether another program has changed the rules since the last commit.
-    /// The next one takes that in; it is no problem.
+    /// Whether another program has changed the rules since the last commit. The
+    /// next commit adopts the change; this is not a problem.
     pub changed_by_others: bool,
-    /// The file itself is damaged: the next sync sets it aside.
+    /// Whether the file itself is damaged; then the next sync sets it aside.
     pub file_is_damaged: bool,
-    /// What is wrong, each in one sentence; the first of each kind.
+    /// The problems, each in one sentence; the first of each kind.
     pub problems: Vec<String>,
 }
 
 impl Store {
-    /// Checks the rules: the file's integrity, hash and counts as kept against
-    /// all rules, and that each rule is one that could have been committed.
-    /// Reads everything; the store may be in use meanwhile.
+    /// Checks the integrity of the file, the stored hash, digest and counts
+    /// against all rules, and that each rule is one that could have been
+    /// committed. Reads everything; the store may be in use meanwhile.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -86,7 +86,7 @@ fn integrity(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
 }
 
-/// Names the rows that no download could have brought. Returns how many rows
+/// Names the rows that no download could have stored. Returns how many rows
 /// there are.
 fn malformed(conn: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<u64> {
     let mut statement =
@@ -112,7 +112,7 @@ fn malformed(conn: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<
     Ok(total)
 }
 
-/// What is wrong with a row that is not foreign.
+/// Returns what is wrong with a row that is not foreign.
 fn malformation(Sound { identifier, state, rule_type }: Sound<'_>) -> Option<String> {
     match (RuleType::from_number(rule_type), RuleState::from_number(state)) {
         (None, _) => Some(format!("has the unknown type {rule_type}")),
@@ -125,7 +125,7 @@ fn malformation(Sound { identifier, state, rule_type }: Sound<'_>) -> Option<Str
     }
 }
 
-/// A foreign row, named by what its identifier holds, and what is wrong with it.
+/// Returns the identifier of a foreign row and what is wrong with it.
 fn foreign(row: &Row<'_>) -> rusqlite::Result<(String, String)> {
     let identifier = row.get_ref(1)?;
     let named = match row::text(identifier) {
@@ -151,7 +151,7 @@ fn foreign(row: &Row<'_>) -> rusqlite::Result<(String, String)> {
     ))
 }
 
-/// A value, for people.
+/// Formats a value for display.
 fn kind(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Null => "NULL".to_owned(),

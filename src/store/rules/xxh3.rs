@@ -1,22 +1,22 @@
-//! XXH3 of 128 bits, seed 0, as a stream whose state can be stored.
+//! Streaming XXH3 with 128 bits and seed 0, whose state can be stored.
 //!
-//! The hash of the rules covers all of them in their order. With the state
-//! stored at some rows, rules that are added at the end cost what they are, not
-//! what the store is; the crate that we take the constants and the short forms
-//! from does not give its state away. A test holds this against that crate.
+//! The hash of the rules covers all of them in order. With states stored at
+//! some rows, the cost of added rules does not depend on the size of the store.
+//! The crate that provides the constants and the short forms does not expose
+//! its state. A test compares this code with that crate.
 
 use xxhash_rust::const_xxh3::const_custom_default_secret;
 use xxhash_rust::xxh3::xxh3_128;
 
 const SECRET: [u8; 192] = const_custom_default_secret(0);
-/// Bytes that are mixed in at once.
+/// The bytes that are mixed in at once.
 const STRIPE: usize = 64;
 /// Stripes after which the lanes are scrambled: the secret advances by 8 bytes
 /// a stripe and is used up.
 const BLOCK: u64 = (192 - 64) / 8;
 /// Inputs up to this length have forms of their own.
 const SHORT: u64 = 240;
-/// Bytes held back: enough that a short input is all there.
+/// The bytes held back: enough to hold a whole short input.
 const HELD: usize = 256;
 
 /// As in the specification of the algorithm.
@@ -31,21 +31,21 @@ const PRIME64: [u64; 5] = [
 
 type Lanes = [u64; 8];
 
-/// The state of a hash under way.
+/// The state of an unfinished hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Xxh3 {
     lanes: Lanes,
     /// Stripes mixed into the lanes.
     stripes: u64,
-    /// The last of them.
+    /// The last stripe mixed in.
     last: [u8; STRIPE],
-    /// Bytes taken in and not mixed in, `held_len` of them.
+    /// Bytes that are not mixed in yet, `held_len` of them.
     held: [u8; HELD],
     held_len: usize,
 }
 
 impl Xxh3 {
-    /// Of no bytes.
+    /// Returns the state of an empty input.
     pub(super) const fn new() -> Self {
         let [p32_1, p32_2, p32_3] = PRIME32;
         let [p64_1, p64_2, p64_3, p64_4, p64_5] = PRIME64;
@@ -58,7 +58,7 @@ impl Xxh3 {
         }
     }
 
-    /// Takes in more bytes.
+    /// Adds more bytes.
     pub(super) fn update(&mut self, mut input: &[u8]) {
         loop {
             let room = self.held.get_mut(self.held_len..).unwrap_or_default();
@@ -68,8 +68,8 @@ impl Xxh3 {
             }
             self.held_len += now.len();
             input = later;
-            // The end of the input is mixed in otherwise than the rest, so what
-            // is held stays until more has come.
+            // The end of the input is mixed in differently, so the held bytes
+            // stay until more arrive.
             if input.is_empty() {
                 return;
             }
@@ -81,7 +81,7 @@ impl Xxh3 {
         }
     }
 
-    /// The hash of what has been taken in so far.
+    /// Returns the hash of the bytes added so far.
     pub(super) fn digest(&self) -> u128 {
         let held = self.held.get(..self.held_len).unwrap_or_default();
         let length = self.stripes * STRIPE as u64 + held.len() as u64;
@@ -93,7 +93,7 @@ impl Xxh3 {
         for stripe in before_end.as_chunks::<STRIPE>().0 {
             mix_next(&mut lanes, &mut stripes, stripe);
         }
-        // The last 64 bytes are mixed in whether they have been or not.
+        // The last 64 bytes are mixed in, even if they already have been.
         let mut end = [0; STRIPE];
         let all = self.last.iter().chain(held).rev();
         end.iter_mut().rev().zip(all).for_each(|(to, from)| *to = *from);
@@ -104,7 +104,7 @@ impl Xxh3 {
         u128::from(high) << 64 | u128::from(low)
     }
 
-    /// The state as bytes to store.
+    /// Returns the state as bytes to store.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 * 8 + 8 + STRIPE + self.held_len);
         self.lanes.iter().for_each(|lane| bytes.extend_from_slice(&lane.to_le_bytes()));
@@ -114,7 +114,8 @@ impl Xxh3 {
         bytes
     }
 
-    /// The state that [`Self::to_bytes`] gave; `None` if it gave no such bytes.
+    /// Returns the state from [`Self::to_bytes`]; `None` if the bytes are not
+    /// from it.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (lanes, rest) = bytes.split_first_chunk::<64>()?;
         let (stripes, rest) = rest.split_first_chunk()?;
@@ -131,7 +132,7 @@ impl Xxh3 {
     }
 }
 
-/// Mixes in a stripe that is not the end, and scrambles after a block.
+/// Mixes in a stripe before the end, and scrambles after a block.
 fn mix_next(lanes: &mut Lanes, stripes: &mut u64, stripe: &[u8; STRIPE]) {
     let in_block = *stripes % BLOCK;
     // At most 15, so that the conversion cannot fail.
@@ -145,7 +146,7 @@ fn mix_next(lanes: &mut Lanes, stripes: &mut u64, stripe: &[u8; STRIPE]) {
 }
 
 /// Mixes a stripe into the lanes: the product of each keyed word's halves into
-/// its own lane, and the word as it is into the neighbour.
+/// its own lane, and the word itself into the adjacent lane.
 fn mix(lanes: &mut Lanes, stripe: &[u8; STRIPE], secret: &[u8; STRIPE]) {
     let (words, secret) = (words(stripe), words(secret));
     let (pairs, _) = lanes.as_chunks_mut::<2>();
@@ -188,7 +189,7 @@ fn words(bytes: &[u8; STRIPE]) -> Lanes {
     words
 }
 
-/// 64 bytes of the secret; `at` is at most 128.
+/// Returns 64 bytes of the secret; `at` is at most 128.
 fn secret_at(at: usize) -> &'static [u8; STRIPE] {
     const FIRST: &[u8; STRIPE] = match SECRET.first_chunk() {
         Some(first) => first,
