@@ -85,7 +85,8 @@ fn must_be_regular(metadata: &Metadata) -> Result<(), Obstacle> {
 /// Returns the metadata of the regular file at a path, following links; `None`
 /// if the path does not exist.
 ///
-/// # Errors If it is not a regular file, or a dangling link.
+/// # Errors
+/// If it is not a regular file, or a dangling link.
 pub fn regular(path: &Path) -> Result<Option<Metadata>, Obstacle> {
     match fs::metadata(path) {
         Ok(metadata) => must_be_regular(&metadata).map(|()| Some(metadata)),
@@ -124,7 +125,8 @@ fn read_bounded(file: File, limit: u64) -> Result<Vec<u8>, Obstacle> {
 /// Returns the metadata of one of this program's own files: a regular file with
 /// one name, not a link. `None` if the path does not exist.
 ///
-/// # Errors If it is something else.
+/// # Errors
+/// If it is something else.
 pub fn own(path: &Path) -> Result<Option<Metadata>, Obstacle> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => {
@@ -238,8 +240,9 @@ pub struct Replacement {
 /// Replaces a whole file atomically: readers see the old or the new content.
 /// Anything but a regular file with one name is refused and left alone.
 ///
-/// # Errors If the file cannot be written, or if its path or that of its
-/// temporary file (with `.new` appended) is something else.
+/// # Errors
+/// If the file cannot be written, or if its path or that of its temporary file
+/// (with `.new` appended) is something else.
 pub fn replace(path: &Path, bytes: &[u8], how: Replacement) -> Result<(), Obstacle> {
     own(path)?;
     if path.file_name().is_none() {
@@ -313,7 +316,8 @@ impl FileIdentity {
 /// Creates the directories of `relative` below `root`, with mode 0755. Follows
 /// no link: in a system image it would lead out of it.
 ///
-/// # Errors If one cannot be created, or its path is not a directory.
+/// # Errors
+/// If one cannot be created, or its path is not a directory.
 pub fn create_below(root: &Path, relative: &Path) -> io::Result<()> {
     let mut at = root.to_owned();
     for name in relative {

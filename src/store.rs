@@ -404,8 +404,8 @@ impl Store {
 
     /// Creates the state directory, or checks the existing one.
     ///
-    /// # Errors If it cannot be created or inspected, or others may write to
-    /// it.
+    /// # Errors
+    /// If it cannot be created or inspected, or others may write to it.
     pub fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
         db::prepare_dir(dir)
     }
@@ -413,7 +413,8 @@ impl Store {
     /// Returns an empty store in memory: what a state directory holds before
     /// its first sync.
     ///
-    /// # Errors If SQLite cannot create one.
+    /// # Errors
+    /// If SQLite cannot create one.
     pub fn in_memory() -> Result<Self, StoreError> {
         let mut store = Self { dir: PathBuf::new(), rules: db::in_memory(&rules::DATABASE)? };
         store.adopt_rules(Timestamp::from_secs(0))?;

@@ -26,8 +26,8 @@ impl Alarm {
     /// Returns an alarm by the machine's clock. With a rate, its time passes
     /// that many times as fast from now on.
     ///
-    /// # Errors If the system provides no timer. Must be called within a
-    /// runtime.
+    /// # Errors
+    /// If the system provides no timer. Must be called within a runtime.
     pub fn new(clock: SystemClock) -> io::Result<Self> {
         Ok(Self {
             rate: clock.rate,

@@ -74,7 +74,8 @@ impl Exposed {
 /// one of the two and is not writable by others, unless it is sticky. The part
 /// of the path that does not exist yet passes.
 ///
-/// # Errors The first exposed directory on the path.
+/// # Errors
+/// The first exposed directory on the path.
 pub fn check_guarded(dir: &Path) -> Result<(), Exposed> {
     walk(dir, rustix::process::geteuid().as_raw()).map(drop)
 }
@@ -156,8 +157,9 @@ fn check_one(path: &Path, metadata: &Metadata, user: u32) -> Result<(), Exposed>
 /// path without links. It must be an executable file that only root and this
 /// user can replace or change.
 ///
-/// # Errors The first exposed directory on the path, the program if it is
-/// exposed, or what is wrong with the path.
+/// # Errors
+/// The first exposed directory on the path, the program if it is exposed, or
+/// what is wrong with the path.
 pub fn check_program(path: &Path) -> Result<PathBuf, Exposed> {
     if !path.is_absolute() {
         return Err(Exposed::Relative(path.to_owned()));

@@ -157,7 +157,8 @@ impl EventStore {
     /// Returns an empty queue in memory, for a sync that cannot use the one of
     /// its state directory.
     ///
-    /// # Errors If SQLite cannot create one.
+    /// # Errors
+    /// If SQLite cannot create one.
     pub fn unavailable(dir: &Path) -> Result<Self, StoreError> {
         let conn = db::in_memory(&DATABASE)?;
         let mut queue = Self::over(dir, conn);

@@ -116,8 +116,9 @@ impl Store {
     /// Deletes staged settings, readable or not. Returns what they would have
     /// changed; `None` if there were none.
     ///
-    /// # Errors If the database cannot be written; then they are still staged,
-    /// and the next start deletes them.
+    /// # Errors
+    /// If the database cannot be written; then they are still staged, and the
+    /// next start deletes them.
     pub fn drop_staged(&mut self) -> Result<Option<Vec<SettingChange>>, StoreError> {
         let failed = self.failed("drop the staged settings");
         let drop_staged = |conn: &mut Connection| {

@@ -43,8 +43,9 @@ impl EventStore {
     /// Uploads from another program's `events.db` as well; a sync reads its
     /// rows after our own.
     ///
-    /// # Errors If the file does not exist, is not an event database of a known
-    /// version, or cannot be written.
+    /// # Errors
+    /// If the file does not exist, is not an event database of a known version,
+    /// or cannot be written.
     pub fn drain_also(&mut self, path: &Path) -> Result<(), StoreError> {
         let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
         if same(path, &self.path) == Some(true) {

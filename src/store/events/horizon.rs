@@ -46,8 +46,9 @@ impl EventStore {
     /// producer wrote to our database, and deletes refusals of events that no
     /// longer exist.
     ///
-    /// # Errors If the queue cannot be read. Another program's database that
-    /// cannot be read is logged and counts as empty.
+    /// # Errors
+    /// If the queue cannot be read. Another program's database that cannot be
+    /// read is logged and counts as empty.
     pub fn horizon(&mut self, now: Timestamp) -> Result<Horizon, StoreError> {
         self.adopt(now)?;
         self.tidy_refusals()?;

@@ -52,7 +52,7 @@ impl LoggedChange {
 /// What a commit does to one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) change: LoggedChange,
+    pub(super) kind: LoggedChange,
     pub(super) identifier: String,
     pub(super) rule_type: i32,
     pub(super) before: Option<i32>,
@@ -60,7 +60,7 @@ pub(super) struct Change {
 }
 
 /// A stored rule, as far as it is compared with one that is sent.
-struct StoredContent {
+struct StoredRow {
     state: Option<i32>,
     /// Of what decides.
     deciding: u64,
@@ -68,11 +68,11 @@ struct StoredContent {
     texts: u64,
 }
 
-/// The columns of [`StoredContent::read`].
+/// The columns of [`StoredRow::read`].
 const CONTENT: &str = "state, cel_expr, seatbelt_policy, custommsg, customurl, comment, \
                        event_detail_button_text, rule_id";
 
-impl StoredContent {
+impl StoredRow {
     /// Reads the columns of [`CONTENT`], the first of which is `at`.
     fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
         let bytes = |column| row.get_ref(at + column).map(row::bytes);
@@ -144,18 +144,18 @@ pub(super) fn compare(
         let found = match &mut known {
             Some(known) => known.remove(&naming.names()),
             None => find
-                .query_row(params![identifier, rule_type], |row| StoredContent::read(row, 0))
+                .query_row(params![identifier, rule_type], |row| StoredRow::read(row, 0))
                 .optional()?,
         };
         let after = rule.policy.state();
-        let change = match (&found, after) {
+        let kind = match (&found, after) {
             (None, None) => LoggedChange::Missed,
             (None, Some(_)) => LoggedChange::Added,
             (Some(_), None) => LoggedChange::Removed,
             (Some(found), Some(_)) => found.compare(&rule),
         };
         let before = found.and_then(|found| found.state);
-        visit(Change { change, identifier, rule_type, before, after });
+        visit(Change { kind, identifier, rule_type, before, after });
     }
     removed_by_cleanup(conn, cleanup, &last, visit)
 }
@@ -164,7 +164,7 @@ pub(super) fn compare(
 fn content_of(
     conn: &Connection,
     named: &HashMap<Fingerprint, usize>,
-) -> rusqlite::Result<HashMap<Fingerprint, StoredContent>> {
+) -> rusqlite::Result<HashMap<Fingerprint, StoredRow>> {
     let mut found = HashMap::new();
     let mut scratch = Vec::new();
     let mut statement =
@@ -173,9 +173,9 @@ fn content_of(
     while let Some(row) = rows.next()? {
         let (identifier, rule_type) = (row::text(row.get_ref(0)?), row::number(row.get_ref(1)?));
         let (Some(identifier), Some(rule_type)) = (identifier, rule_type) else { continue };
-        let names = fingerprint_of_row(identifier, rule_type, &mut scratch);
-        if named.contains_key(&names) {
-            found.insert(names, StoredContent::read(row, 2)?);
+        let fingerprint = fingerprint_of_row(identifier, rule_type, &mut scratch);
+        if named.contains_key(&fingerprint) {
+            found.insert(fingerprint, StoredRow::read(row, 2)?);
         }
     }
     Ok(found)
@@ -199,7 +199,7 @@ fn removed_by_cleanup(
             continue;
         }
         visit(Change {
-            change: LoggedChange::Removed,
+            kind: LoggedChange::Removed,
             identifier: identifier.to_owned(),
             rule_type,
             before: Some(state),

@@ -59,7 +59,6 @@ pub struct RuleCommit {
 }
 
 /// A sync's commit, without an id or a guard.
-
 impl From<(SyncType, Timestamp)> for RuleCommit {
     fn from((sync_type, at): (SyncType, Timestamp)) -> Self {
         Self { sync_type, at, source: GenerationSource::Sync, sync: None, guard: None }

@@ -71,7 +71,7 @@ pub(super) struct Hashed<'a> {
     rule_type: i32,
     rule_id: i64,
     /// Identifier, expression and sandbox policy: what the hash covers.
-    hashed: [&'a [u8]; 3],
+    decisive: [&'a [u8]; 3],
     /// Message, link, comment and button: what only the digest covers.
     shown: [&'a [u8]; 4],
 }
@@ -92,7 +92,7 @@ impl<'a> Hashed<'a> {
             state,
             rule_type,
             rule_id: row.get_ref(10)?.as_i64().unwrap_or(0),
-            hashed: [identifier.as_bytes(), bytes(4)?, bytes(5)?],
+            decisive: [identifier.as_bytes(), bytes(4)?, bytes(5)?],
             shown: [bytes(6)?, bytes(7)?, bytes(8)?, bytes(9)?],
         }))
     }
@@ -111,7 +111,7 @@ impl<'a> Hashed<'a> {
             state: state.number(),
             rule_type: rule.identifier.rule_type().number(),
             rule_id: 0,
-            hashed: [identifier.as_bytes(), details.cel_expr.as_bytes(), &[]],
+            decisive: [identifier.as_bytes(), details.cel_expr.as_bytes(), &[]],
             shown: [
                 details.custom_msg.as_bytes(),
                 details.custom_url.as_bytes(),
@@ -124,7 +124,7 @@ impl<'a> Hashed<'a> {
     /// Writes the bytes that the hash covers.
     pub(super) fn write_hashed(&self, bytes: &mut Vec<u8>) {
         bytes.clear();
-        self.hashed.iter().for_each(|text| bytes.extend_from_slice(text));
+        self.decisive.iter().for_each(|text| bytes.extend_from_slice(text));
         bytes.extend_from_slice(&self.state.to_le_bytes());
         bytes.extend_from_slice(&self.rule_type.to_le_bytes());
     }
@@ -133,7 +133,7 @@ impl<'a> Hashed<'a> {
     /// that two rules are never written alike.
     pub(super) fn write_content(&self, bytes: &mut Vec<u8>) {
         bytes.clear();
-        for text in self.hashed.iter().chain(&self.shown) {
+        for text in self.decisive.iter().chain(&self.shown) {
             bytes.extend_from_slice(&text.len().to_le_bytes());
             bytes.extend_from_slice(text);
         }

@@ -171,9 +171,9 @@ impl Changes {
         let mut kept = Vec::new();
         compare(conn, rules, cleanup, stored, &mut |change| {
             for (count, kind) in found.counts.iter_mut().zip(LoggedChange::ALL) {
-                *count += u64::from(kind == change.change);
+                *count += u64::from(kind == change.kind);
             }
-            if !(replaces_all && change.change == LoggedChange::SentAgain) {
+            if !(replaces_all && change.kind == LoggedChange::SentAgain) {
                 kept.push(change);
             }
         })?;
@@ -207,7 +207,7 @@ pub(super) fn record(
     let mut changes = changes.counted(done);
     if before.content == digest.content {
         let kept = changes.kept.iter_mut();
-        kept.for_each(|kept| kept.retain(|change| change.change != LoggedChange::SentAgain));
+        kept.for_each(|kept| kept.retain(|change| change.kind != LoggedChange::SentAgain));
     }
     let number = insert(tx, commit, Some(commit.sync_type), &changes, digest)?;
     prune(tx, BOUNDS)?;
@@ -277,8 +277,8 @@ fn insert(
     )?;
     for (change, place) in entries.iter().zip(0_i64..) {
         let after = change.after.map(RuleState::number);
-        let Change { change, identifier, rule_type, before, .. } = change;
-        note.execute(params![number, place, change.name(), identifier, rule_type, before, after])?;
+        let Change { kind, identifier, rule_type, before, .. } = change;
+        note.execute(params![number, place, kind.name(), identifier, rule_type, before, after])?;
     }
     Ok(number)
 }

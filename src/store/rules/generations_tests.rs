@@ -452,7 +452,9 @@ fn compare(steps: Vec<Step>, bulk: usize) -> Result<(), TestCaseError> {
             for (identifier, rule_type) in removed_since(&store, *base) {
                 told.remove(&identifier, rule_type);
             }
-            sent_since(&store, *base).into_iter().for_each(|rule| told.send(entry(rule)));
+            for rule in sent_since(&store, *base) {
+                told.send(entry(rule));
+            }
             prop_assert_eq!(&told, &rules);
         }
     }

@@ -88,7 +88,7 @@ fn preview(
     let mut transitive_gone = 0;
     compare(&tx, rules, cleanup, total(&counts), &mut |change| {
         transitive_gone += u32::from(
-            change.change != LoggedChange::Added
+            change.kind != LoggedChange::Added
                 && change.before == Some(RuleState::AllowTransitive.number()),
         );
         result.take(change);
@@ -107,7 +107,7 @@ struct Listing {
 
 impl Listing {
     fn take(&mut self, change: Change) {
-        let (total, kind) = match change.change {
+        let (total, kind) = match change.kind {
             LoggedChange::Missed => return,
             LoggedChange::SentAgain => {
                 self.preview.unchanged += 1;
