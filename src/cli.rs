@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-mod by_daemon;
 mod completions;
 mod config;
+mod connect;
 mod daemon;
 #[cfg(feature = "harness")]
 mod demo;

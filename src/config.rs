@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -133,7 +134,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The typed values.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// What is wrong, in the order found.
     pub findings: Vec<Finding>,
     /// Which source's value holds for each key.
@@ -228,7 +229,7 @@ impl Config {
         let effective = Effective::choose(layers, template, &mut findings);
         let config = build::build(&effective, &mut findings);
         let sources = layers.iter().map(|layer| layer.source.clone()).collect();
-        Loaded { config, findings, effective, sources }
+        Loaded { config: Arc::new(config), findings, effective, sources }
     }
 
     /// The configured values that a server may set, in the form of its settings:
@@ -255,7 +256,7 @@ impl Config {
 impl Default for Config {
     /// What holds where nothing is configured.
     fn default() -> Self {
-        Self::resolve(&[]).config
+        Arc::unwrap_or_clone(Self::resolve(&[]).config)
     }
 }
 

@@ -4,31 +4,37 @@
 //! Promise: a line whose outcome is [`IngestOutcome::Added`] is on disk. A bad line
 //! affects only itself.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Now;
-use crate::protocol::events::{EventLineError, IncomingEvent, IngestPolicy, read_line};
+use crate::protocol::events::{IncomingEvent, IngestPolicy, read_line};
 use crate::protocol::stored::{encode, is_denial};
 use crate::store::{EventStore, Limits, NewEvent, Queued, StoreError};
 
 /// The longest line read, in bytes. An event with its certificates takes 5 KB.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// What became of a line.
-#[derive(Debug)]
+/// What became of an event that was handed over, as every JSON form shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
 pub enum IngestOutcome {
-    /// Its event is queued.
+    /// It is queued.
     Added,
-    /// An event of the same unique id waits already.
+    /// An event with the same unique id is already queued.
     Duplicate,
-    /// An equal record of something allowed was taken in less than 4 h ago.
+    /// An equal record of something allowed was queued in the last 4 h.
     BackedOff,
-    /// The policy does not take such events in.
+    /// The policy does not record such events.
     Filtered,
     /// It is not an event.
-    Invalid(EventLineError),
+    Invalid {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl IngestOutcome {
-    /// Its name in `--json`.
+    /// Returns the name that `--json` uses.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -36,27 +42,36 @@ impl IngestOutcome {
             Self::Duplicate => "duplicate",
             Self::BackedOff => "backed_off",
             Self::Filtered => "filtered",
-            Self::Invalid(_) => "invalid",
+            Self::Invalid { .. } => "invalid",
         }
     }
 }
 
-/// A line with what became of it.
-#[derive(Debug)]
+/// An event that was handed over, with what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IngestedEvent {
-    /// The unique id of its event; empty if it is not an event.
+    /// Distinguishes the event from others; empty if it is not an event.
     pub unique_id: String,
     /// What became of it.
-    pub answer: IngestOutcome,
-    /// Whether its event reports a denial (EV-10).
+    #[serde(flatten)]
+    pub outcome: IngestOutcome,
+    /// Whether it reports a denial (EV-10); false once it has been serialized.
+    #[serde(skip)]
     pub denial: bool,
 }
 
 impl IngestedEvent {
+    /// A line that is not an event.
+    #[must_use]
+    pub fn invalid(reason: String) -> Self {
+        let outcome = IngestOutcome::Invalid { reason };
+        Self { unique_id: String::new(), outcome, denial: false }
+    }
+
     /// Whether it is queued and the server should hear of it soon (EV-10).
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
-        self.denial && matches!(self.answer, IngestOutcome::Added)
+        self.denial && matches!(self.outcome, IngestOutcome::Added)
     }
 }
 
@@ -68,34 +83,33 @@ pub fn ingest_lines(
     store: &mut EventStore,
     policy: IngestPolicy,
     limits: Limits,
-    lines: &[Vec<u8>],
+    lines: &[impl AsRef<[u8]>],
     now: Now,
 ) -> Result<Vec<IngestedEvent>, StoreError> {
-    let mut answers = Vec::with_capacity(lines.len());
+    let mut results = Vec::with_capacity(lines.len());
     let mut events = Vec::with_capacity(lines.len());
     let mut places = Vec::with_capacity(lines.len());
     for line in lines {
-        let (unique_id, answer, denial) = match read_line(line) {
-            Err(error) => (String::new(), IngestOutcome::Invalid(error), false),
+        results.push(match read_line(line.as_ref()) {
+            Err(error) => IngestedEvent::invalid(error.to_string()),
             Ok(IncomingEvent { event, audited, summary }) => {
                 let unique_id = summary.unique_id.clone();
                 let denial = is_denial(&event);
                 if policy.admits(&event, audited) {
-                    places.push(answers.len());
+                    places.push(results.len());
                     events.push(NewEvent { summary, data: encode(&event) });
                 }
-                (unique_id, IngestOutcome::Filtered, denial)
+                IngestedEvent { unique_id, outcome: IngestOutcome::Filtered, denial }
             }
-        };
-        answers.push(IngestedEvent { unique_id, answer, denial });
+        });
     }
     let queued = store.queue_events(&events, now, limits)?;
     for (place, queued) in places.into_iter().zip(queued) {
-        answers[place].answer = match queued {
+        results[place].outcome = match queued {
             Queued::Added => IngestOutcome::Added,
             Queued::Duplicate => IngestOutcome::Duplicate,
             Queued::BackedOff => IngestOutcome::BackedOff,
         };
     }
-    Ok(answers)
+    Ok(results)
 }

@@ -2,10 +2,12 @@
 //! them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::output::{self, line, printable};
-use super::sync::{Reporter, stages, sync_once};
+use super::sync::{Reporter, Signals, stages};
 use super::{Error, Global};
+use crate::agent::LocalAgent;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
 use crate::harness::{FakeServer, Fault, every, fixtures};
@@ -70,12 +72,13 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         system: Vec::new(),
     };
     let config = Config::examine(&sources).config;
-    let ignored = host::ignored_signals(&SystemHost);
+    let signals = Signals::catch(host::ignored_signals(&SystemHost));
     let sync = |rate: u32| {
         let wanted = SyncOptions { wait: false, ..SyncOptions::of(Trigger::Manual) };
         let mut reporter = Reporter::new(true);
         let clock = SystemClock::with_rate(rate.max(global.clock_rate));
-        let record = sync_once(&config, &state_dir, wanted, clock, ignored, &mut reporter);
+        let agent = LocalAgent::new(&*state_dir, Arc::clone(&config)).with_clock(clock);
+        let record = agent.sync(wanted, &mut reporter, signals.stop());
         reporter.finish();
         record
     };

@@ -8,6 +8,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use super::service::ServiceError;
+use crate::agent::AgentError;
 use crate::config::{ConfigError, Finding, FindingKind, Severity};
 use crate::daemon::DaemonError;
 use crate::failure::Remedy;
@@ -116,6 +117,16 @@ impl From<LockError> for Error {
             LockError::NotAFile { .. } | LockError::Unusable { .. } => SyncResult::StateUnusable,
         };
         Self::of(result.exit_code(), &error)
+    }
+}
+
+impl From<AgentError> for Error {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Store(error) => error.into(),
+            AgentError::Lock(error) => error.into(),
+            AgentError::Daemon(_) => Self::of(EXIT_UNUSABLE, &error),
+        }
     }
 }
 

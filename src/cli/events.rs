@@ -9,8 +9,9 @@ use clap::Subcommand;
 
 use super::setup::{self, Setup};
 use super::{Error, Global, output};
+use crate::agent::LocalAgent;
 use crate::clock::{Clock as _, SystemClock};
-use crate::store::{EventStore, Notice, ReadEvents, StoreError};
+use crate::store::{EventStore, Notice, ReadEvents};
 
 /// The version of every `--json` form here.
 const SCHEMA_VERSION: u32 = 1;
@@ -52,11 +53,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
 
 /// Opens the queue for reading. Returns `None` if nothing was ever queued.
 fn look(setup: &Setup) -> Result<Option<ReadEvents>, Error> {
-    match EventStore::open_read_only(&setup.state_dir) {
-        Ok(store) => Ok(Some(store)),
-        Err(StoreError::Missing { .. }) if setup.state_dir.is_dir() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(LocalAgent::new(setup.state_dir.clone(), setup.config.clone()).events()?)
 }
 
 /// Opens the queue for changes.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Error, Global, output, setup};
+use super::{Error, Global, connect, output, setup};
 use crate::model::{SCHEMA_VERSION, SyncRecord, SyncType, Trigger};
-use crate::store::{self, RECORDS_KEPT, Store, StoreError};
+use crate::store::RECORDS_KEPT;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -27,11 +27,7 @@ struct History {
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let setup = setup::load_to_read(global)?;
-    let syncs = match Store::open_read_only(&setup.state_dir) {
-        Ok(store) => store.history(args.limit)?,
-        Err(StoreError::Missing { .. }) => store::left_records(&setup.state_dir),
-        Err(error) => return Err(error.into()),
-    };
+    let syncs = connect::local(global, &setup).history(args.limit)?;
     if args.json {
         setup.print_json(&History { schema_version: SCHEMA_VERSION, syncs });
     } else {

@@ -1,6 +1,7 @@
 //! Loads the configuration for the commands.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,7 +16,7 @@ use crate::host::{HostSource as _, SystemHost};
 #[derive(Debug)]
 pub(super) struct Setup {
     /// The typed values.
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     /// Where rules, events and settings are kept.
     pub(super) state_dir: PathBuf,
     /// Why no sync would use this configuration; see [`load_to_read`].
@@ -30,7 +31,7 @@ struct Refusal {
 }
 
 impl Setup {
-    fn new(global: &Global, config: Config, refusal: Option<Refusal>) -> Self {
+    fn new(global: &Global, config: Arc<Config>, refusal: Option<Refusal>) -> Self {
         let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
         tracing::debug!(state_dir = %state_dir.display(), "configuration read");
         Self { config, state_dir, refusal }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use std::{fs, io};
 
 use super::error::{EXIT_TOO_OLD, Error};
-use super::{Global, setup};
+use super::{Global, output, setup};
+use crate::agent::RemoteAgent;
 use crate::clock::{Clock as _, SystemClock};
-use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::status::DaemonStatus;
 use crate::host::{self, SystemHost};
 use crate::model::Timestamp;
@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let machine_id = host::machine_id(&setup.config, &SystemHost);
     // To a user who may not look into it, an empty directory is one that is full.
     let closed = is_closed(&setup.state_dir);
-    let status = closed.then(|| by_daemon(global, &setup.state_dir)).flatten();
+    let status = closed.then(|| by_daemon(&setup.state_dir)).flatten();
     if closed && status.is_none() {
         let dir = setup.state_dir.display();
         return Err(Error::unusable(format!("this user may not read {dir}")).with_fix(
@@ -87,12 +87,10 @@ fn is_closed(state_dir: &Path) -> bool {
 }
 
 /// Asks the daemon for its status, which more users may read than its files.
-fn by_daemon(global: &Global, state_dir: &Path) -> Option<DaemonStatus> {
-    let mut client = super::by_daemon::find_to_ask(global, state_dir)?;
-    let answer = super::by_daemon::ask(&mut client, &ControlRequest::Status, |answer| {
-        if let ControlResponse::Status(status) = answer { Some(*status) } else { None }
-    });
-    answer?.ok()
+fn by_daemon(state_dir: &Path) -> Option<DaemonStatus> {
+    let mut daemon = RemoteAgent::connect(state_dir).ok()??;
+    let asked = daemon.status();
+    asked.inspect_err(|error| output::note(output::printable(&error.to_string()))).ok()
 }
 
 fn too_old(success: Option<Timestamp>, max_age: Duration, now: Timestamp) -> bool {

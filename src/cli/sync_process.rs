@@ -4,10 +4,12 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::hooks::SyncProcessHooks;
-use super::sync::{sync_once, upload_once};
+use super::sync::Signals;
 use super::{Error, Global, output};
+use crate::agent::LocalAgent;
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Layer, Source};
 use crate::daemon::sync_process::child::{self, ProgressReporter};
@@ -38,20 +40,22 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let layer = Layer { source: Source::CommandLine, domain: None, values, exposed: false };
     let config = Config::resolve(&[layer]).config;
     let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
-    let clock = SystemClock::with_rate(global.clock_rate);
+    let agent = LocalAgent::new(state_dir.clone(), Arc::clone(&config))
+        .with_clock(SystemClock::with_rate(global.clock_rate));
     // The daemon stops its sync by SIGTERM, whatever it inherited.
     let ignored = Ignored { terminate: false, ..host::ignored_signals(&SystemHost) };
+    let signals = Signals::catch(ignored);
     let errand = match order {
         Order::Sync(errand) => errand,
         Order::Upload => {
-            let report = upload_once(&config, &state_dir, clock, ignored);
+            let report = agent.upload_events(signals.stop());
             tell(&ChildMessage::Uploaded { report, summary: summary(&config, &state_dir) });
             return Ok(ExitCode::SUCCESS);
         }
     };
     let wanted = SyncOptions { clean: errand.clean, ..SyncOptions::of(errand.trigger) };
     let record = args.hooks.observe(&mut ProgressReporter(tell), |observer| {
-        sync_once(&config, &state_dir, wanted, clock, ignored, observer)
+        agent.sync(wanted, observer, signals.stop())
     });
     let exit_code = record.exit_code;
     tell(&ChildMessage::Ended { record: Box::new(record), summary: summary(&config, &state_dir) });

@@ -39,13 +39,14 @@ impl Client {
         }
     }
 
-    /// Limits how long a response may take to arrive, and a request to be read.
+    /// Limits how long a response may take to arrive, and a request to be read;
+    /// `None` removes the limits.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn wait_at_most(&self, duration: Duration) -> io::Result<()> {
-        self.stream.get_ref().set_write_timeout(Some(duration))?;
-        self.stream.get_ref().set_read_timeout(Some(duration))
+    pub fn wait_at_most(&self, duration: Option<Duration>) -> io::Result<()> {
+        self.stream.get_ref().set_write_timeout(duration)?;
+        self.stream.get_ref().set_read_timeout(duration)
     }
 
     /// Sends a request.
@@ -85,7 +86,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let _listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).expect("a socket");
         let mut client = Client::connect(dir.path()).expect("a daemon");
-        client.wait_at_most(Duration::from_millis(50)).expect("a timeout");
+        client.wait_at_most(Some(Duration::from_millis(50))).expect("a timeout");
         let long = ControlRequest::LogLevel { level: "x".repeat(8 << 20) };
         let error = client.ask(&long).expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");

@@ -4,11 +4,18 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use thiserror::Error;
 
 use super::status::DaemonStatus;
-use crate::model::{Match, RuleOrigin, Stage, StoredRule, SyncRecord, SyncType, Timestamp};
+use crate::failure::{ErrorText, Remedy};
+use crate::ingest::IngestedEvent;
+use crate::model::{
+    Executable, Identifier, IdentifierError, Match, RuleOrigin, RuleType, StoredRule, SyncRecord,
+    SyncType, Timestamp,
+};
 use crate::store::{BundleRequest, RuleSince, Store, StoreError};
-use crate::sync::progress::SyncProgress;
+use crate::sync::progress::SyncStep;
 
 /// The longest line either side takes, in bytes. An event with its signing
 /// chain has about 10 KiB.
@@ -17,7 +24,7 @@ pub const MAX_LINE: usize = 256 * 1024;
 /// A request of a client. One at a time on a connection; the responses to it end
 /// with a line that is not [`ControlResponse::Progress`], [`ControlResponse::Waiting`]
 /// or, of a subscription, at all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum ControlRequest {
     /// The status of the daemon.
@@ -26,8 +33,9 @@ pub enum ControlRequest {
     Sync(SyncRequest),
     /// Events for the queue, each in the form that `events add` reads.
     EventsAdd {
-        /// The events.
-        events: Vec<serde_json::Value>,
+        /// The events, as they came. Only [`ControlRequest::read`] reads them.
+        #[serde(skip_deserializing)]
+        events: Vec<Box<RawValue>>,
     },
     /// Something that was denied has been queued by another process: the daemon
     /// uploads what waits soon (EV-10).
@@ -45,6 +53,43 @@ pub enum ControlRequest {
         /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
         level: String,
     },
+}
+
+/// The part of a request that says which it is, and the events, which are passed
+/// on as they came.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    request: Cow<'a, str>,
+    #[serde(default, borrow)]
+    events: Option<Vec<&'a RawValue>>,
+}
+
+impl ControlRequest {
+    /// Reads a line of the control socket.
+    ///
+    /// # Errors
+    /// If it is not a request.
+    pub fn read(line: &[u8]) -> serde_json::Result<Self> {
+        let Envelope { request, events } = serde_json::from_slice(line)?;
+        if request == "events_add" {
+            let events = events.ok_or_else(|| serde::de::Error::missing_field("events"))?;
+            let events = events.into_iter().map(ToOwned::to_owned).collect();
+            return Ok(Self::EventsAdd { events });
+        }
+        serde_json::from_slice(line)
+    }
+
+    /// A request that hands these events over.
+    ///
+    /// # Errors
+    /// If one has no JSON form.
+    pub fn events_add<T: Serialize>(
+        events: impl IntoIterator<Item = T>,
+    ) -> serde_json::Result<Self> {
+        let events = events.into_iter().map(|event| serde_json::value::to_raw_value(&event));
+        Ok(Self::EventsAdd { events: events.collect::<Result<_, _>>()? })
+    }
 }
 
 /// A request for a sync.
@@ -86,6 +131,64 @@ pub struct RuleLookup {
     pub since: bool,
 }
 
+impl RuleLookup {
+    /// Asks for what is known of an executable.
+    #[must_use]
+    pub fn of(executable: &Executable) -> Self {
+        let mut lookup = Self::default();
+        for identifier in executable.identifiers() {
+            *lookup.field_mut(identifier.rule_type()) = Some(identifier.to_string());
+        }
+        lookup
+    }
+
+    fn field_mut(&mut self, rule_type: RuleType) -> &mut Option<String> {
+        match rule_type {
+            RuleType::Binary => &mut self.sha256,
+            RuleType::Cdhash => &mut self.cdhash,
+            RuleType::SigningId => &mut self.signing_id,
+            RuleType::Certificate => &mut self.cert_sha256,
+            RuleType::TeamId => &mut self.team_id,
+        }
+    }
+
+    /// Returns the executable that is asked about; it may be empty.
+    ///
+    /// # Errors
+    /// The first identifier that is not one of its type.
+    pub fn executable(&self) -> Result<Executable, LookupError> {
+        let mut executable = Executable::default();
+        for (rule_type, field, text) in [
+            (RuleType::Binary, "sha256", &self.sha256),
+            (RuleType::Cdhash, "cdhash", &self.cdhash),
+            (RuleType::SigningId, "signing_id", &self.signing_id),
+            (RuleType::Certificate, "cert_sha256", &self.cert_sha256),
+            (RuleType::TeamId, "team_id", &self.team_id),
+        ] {
+            let Some(text) = text else { continue };
+            let identifier = Identifier::parse(rule_type, text).map_err(|error| LookupError {
+                field,
+                text: text.clone(),
+                error,
+            })?;
+            executable = executable.with(identifier);
+        }
+        Ok(executable)
+    }
+}
+
+/// An identifier that cannot be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field} {text:?}: {error}")]
+pub struct LookupError {
+    /// Which of [`RuleLookup`]'s fields.
+    pub field: &'static str,
+    /// What it holds.
+    pub text: String,
+    /// Why it is not an identifier of that type.
+    pub error: IdentifierError,
+}
+
 /// A response of the daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
@@ -104,7 +207,7 @@ pub enum ControlResponse {
     /// What became of each event, in their order. Those taken in are on disk.
     EventsAdded {
         /// One for each event.
-        results: Vec<EventResult>,
+        results: Vec<IngestedEvent>,
     },
     /// Which rule decides.
     Rule(Box<Decision>),
@@ -138,8 +241,11 @@ pub enum ControlResponse {
     Error {
         /// The cause.
         kind: ControlErrorKind,
-        /// What is wrong and what to do.
+        /// What is wrong.
         message: String,
+        /// What to do about it, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fix: Option<String>,
     },
 }
 
@@ -164,29 +270,16 @@ pub enum ControlErrorKind {
 }
 
 impl ControlResponse {
-    /// An error.
+    /// An error without a remedy.
     pub fn error(kind: ControlErrorKind, message: impl Into<String>) -> Self {
-        Self::Error { kind, message: message.into() }
+        Self::Error { kind, message: message.into(), fix: None }
     }
-}
 
-/// What became of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "result", rename_all = "snake_case")]
-pub enum EventResult {
-    /// It is queued.
-    Added,
-    /// An event of the same unique id waits already.
-    Duplicate,
-    /// An equal record of something allowed was taken in less than 4 h ago.
-    BackedOff,
-    /// The policy does not record it.
-    Filtered,
-    /// It is not an event.
-    Rejected {
-        /// Why.
-        reason: String,
-    },
+    /// An error that knows its remedy.
+    pub fn of_error(kind: ControlErrorKind, error: &dyn Remedy) -> Self {
+        let ErrorText { message, fix } = ErrorText::of(error);
+        Self::Error { kind, message, fix }
+    }
 }
 
 /// A bundle that the server requested.
@@ -210,99 +303,6 @@ impl From<BundleRequest> for RequestedBundle {
             executables: request.executables,
             delivered: request.delivered,
         }
-    }
-}
-
-/// A step of a sync, as it is reported to clients.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "snake_case")]
-pub enum SyncStep {
-    /// An attempt is about to be made.
-    Attempt {
-        /// Its stage.
-        stage: Stage,
-        /// Which attempt of the request, from 1.
-        attempt: u32,
-    },
-    /// The sync waits before it repeats a request.
-    Retry {
-        /// The stage.
-        stage: Stage,
-        /// How long.
-        wait_ms: u64,
-        /// The attempt that follows.
-        next_attempt: u32,
-        /// Why.
-        message: String,
-    },
-    /// What kind of sync this is.
-    Negotiated {
-        /// The type.
-        sync_type: SyncType,
-    },
-    /// Events went up.
-    Uploaded {
-        /// In this sync so far.
-        total: u64,
-        /// Queued when the sync began.
-        of: u64,
-    },
-    /// A page of rules came.
-    Page {
-        /// Its number, from 1.
-        page: u32,
-        /// Rules received so far.
-        rules: u64,
-    },
-    /// Rules are being committed.
-    Committing {
-        /// How many.
-        rules: u64,
-    },
-    /// Rules were committed.
-    Committed {
-        /// Rules stored whose identifier and type had none.
-        added: u64,
-        /// Rules stored in the place of an older one.
-        replaced: u64,
-        /// Rules deleted.
-        removed: u64,
-        /// Transitive rules afterwards.
-        kept_transitive: u64,
-    },
-}
-
-impl SyncStep {
-    /// The step that corresponds to a progress; `None` if clients do not get it.
-    #[must_use]
-    pub fn of(progress: &SyncProgress<'_>) -> Option<Self> {
-        Some(match progress {
-            SyncProgress::Attempt { stage, attempt } => {
-                Self::Attempt { stage: *stage, attempt: *attempt }
-            }
-            SyncProgress::Waiting { stage, duration, next_attempt, failure } => Self::Retry {
-                stage: *stage,
-                wait_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-                next_attempt: *next_attempt,
-                message: failure.to_string(),
-            },
-            SyncProgress::Negotiated { sync_type } => Self::Negotiated { sync_type: *sync_type },
-            SyncProgress::Uploaded { total, of } => Self::Uploaded { total: *total, of: *of },
-            SyncProgress::Page { page, rules, .. } => Self::Page { page: *page, rules: *rules },
-            SyncProgress::Committing { rules } => Self::Committing { rules: *rules },
-            SyncProgress::Committed(committed) => Self::Committed {
-                added: committed.added,
-                replaced: committed.replaced,
-                removed: committed.removed_by_rule + committed.removed_by_cleanup,
-                kept_transitive: committed.kept_transitive,
-            },
-            SyncProgress::InLine { .. }
-            | SyncProgress::Begun
-            | SyncProgress::Compared(_)
-            | SyncProgress::Applied(_)
-            | SyncProgress::Reverted(_)
-            | SyncProgress::Ended(_) => return None,
-        })
     }
 }
 

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use plist::Value;
 
@@ -13,7 +14,8 @@ fn recorded(case: &str) -> RecordedHost {
 fn config(entries: &[(&str, &str)]) -> Config {
     let values = entries.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
     let source = Source::File("/c.plist".into());
-    Config::resolve(&[Layer { source, domain: None, values, exposed: false }]).config
+    let layer = Layer { source, domain: None, values, exposed: false };
+    Arc::unwrap_or_clone(Config::resolve(&[layer]).config)
 }
 
 /// The whole report as lines.

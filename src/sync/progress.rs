@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::machine::{Effect, StoreEffect};
-use crate::failure::Failure;
+use crate::failure::{Failure, Remedy as _};
 use crate::model::{RejectedRule, SettingChange, Stage, SyncRecord, SyncType};
 use crate::store::{RulesCommitted, RulesPreview};
 
@@ -72,6 +74,102 @@ pub enum SyncProgress<'a> {
     Reverted(&'a [SettingChange]),
     /// The sync is over.
     Ended(&'a SyncRecord),
+    /// A step of a sync that the daemon makes.
+    Relayed(&'a SyncStep),
+}
+
+/// A step of a sync, as it is reported to clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum SyncStep {
+    /// An attempt is about to be made.
+    Attempt {
+        /// Its stage.
+        stage: Stage,
+        /// Which attempt of the request, from 1.
+        attempt: u32,
+    },
+    /// The sync waits before it repeats a request.
+    Retry {
+        /// The stage.
+        stage: Stage,
+        /// How long.
+        wait_ms: u64,
+        /// The attempt that follows.
+        next_attempt: u32,
+        /// Why.
+        message: String,
+    },
+    /// What kind of sync this is.
+    Negotiated {
+        /// The type.
+        sync_type: SyncType,
+    },
+    /// Events went up.
+    Uploaded {
+        /// In this sync so far.
+        total: u64,
+        /// Queued when the sync began.
+        of: u64,
+    },
+    /// A page of rules came.
+    Page {
+        /// Its number, from 1.
+        page: u32,
+        /// Rules received so far.
+        rules: u64,
+    },
+    /// Rules are being committed.
+    Committing {
+        /// How many.
+        rules: u64,
+    },
+    /// Rules were committed.
+    Committed {
+        /// Rules stored whose identifier and type had none.
+        added: u64,
+        /// Rules stored in the place of an older one.
+        replaced: u64,
+        /// Rules deleted.
+        removed: u64,
+        /// Transitive rules afterwards.
+        kept_transitive: u64,
+    },
+}
+
+impl SyncStep {
+    /// The step that corresponds to a progress; `None` if clients do not get it.
+    #[must_use]
+    pub fn of(progress: &SyncProgress<'_>) -> Option<Self> {
+        Some(match progress {
+            SyncProgress::Attempt { stage, attempt } => {
+                Self::Attempt { stage: *stage, attempt: *attempt }
+            }
+            SyncProgress::Waiting { stage, duration, next_attempt, failure } => Self::Retry {
+                stage: *stage,
+                wait_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+                next_attempt: *next_attempt,
+                message: failure.with_fix(),
+            },
+            SyncProgress::Negotiated { sync_type } => Self::Negotiated { sync_type: *sync_type },
+            SyncProgress::Uploaded { total, of } => Self::Uploaded { total: *total, of: *of },
+            SyncProgress::Page { page, rules, .. } => Self::Page { page: *page, rules: *rules },
+            SyncProgress::Committing { rules } => Self::Committing { rules: *rules },
+            SyncProgress::Committed(committed) => Self::Committed {
+                added: committed.added,
+                replaced: committed.replaced,
+                removed: committed.removed_by_rule + committed.removed_by_cleanup,
+                kept_transitive: committed.kept_transitive,
+            },
+            SyncProgress::Relayed(step) => (*step).clone(),
+            SyncProgress::InLine { .. }
+            | SyncProgress::Begun
+            | SyncProgress::Compared(_)
+            | SyncProgress::Applied(_)
+            | SyncProgress::Reverted(_)
+            | SyncProgress::Ended(_) => return None,
+        })
+    }
 }
 
 /// Whether an effect is about to be carried out or has been.

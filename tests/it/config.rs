@@ -93,7 +93,7 @@ fn conf_1_a_leftover_profile_of_the_old_domain_is_not_mixed_in() {
         Config::load(&Sources { system, ..Sources::default() }).expect("a configuration").config
     };
     let both = load(&[&missing, &new, &old]);
-    assert_eq!((both.machine_owner.as_deref(), both.machine_id), (Some("x"), None));
+    assert_eq!((both.machine_owner.as_deref(), both.machine_id.as_ref()), (Some("x"), None));
     assert_eq!(load(&[&missing, &old]).machine_id.as_deref(), Some("x"));
 }
 
@@ -124,7 +124,7 @@ fn conf_1_the_agents_own_domain_wins_and_its_server_is_reached_its_own_way() {
     };
     let Loaded { config, findings, .. } = own(&[url, text("MachineOwner", "alex")].concat());
     assert_eq!(
-        config.sync_base_url.map(|u| u.to_string()).as_deref(),
+        config.sync_base_url.as_ref().map(|u| u.to_string()).as_deref(),
         Some("https://sync.example.com/")
     );
     assert_eq!(config.machine_owner.as_deref(), Some("alex"));
@@ -143,7 +143,7 @@ fn conf_1_the_agents_own_domain_wins_and_its_server_is_reached_its_own_way() {
     // Without a server of its own the agent shares Santa's, and the way to it.
     let config = own(&text("MachineOwner", "alex")).config;
     assert_eq!(
-        config.sync_base_url.map(|u| u.to_string()).as_deref(),
+        config.sync_base_url.as_ref().map(|u| u.to_string()).as_deref(),
         Some("http://127.0.0.1:917/")
     );
     assert_eq!(config.extra_headers.len(), 1);
@@ -162,7 +162,7 @@ fn conf_1_on_a_mac_only_the_devices_preferences_count() {
 #[test]
 fn conf_1_a_profile_with_both_of_santas_domains_is_not_mixed() {
     let loaded = examine(&fixture("both-domains.mobileconfig"));
-    let url = loaded.config.sync_base_url.map(|url| url.to_string());
+    let url = loaded.config.sync_base_url.as_ref().map(|url| url.to_string());
     assert_eq!(url.as_deref(), Some("https://new.example.net/"));
     assert_eq!(loaded.config.machine_owner, None);
     let [finding] = &loaded.findings[..] else { panic!("{:?}", loaded.findings) };
@@ -221,7 +221,7 @@ fn conf_1_roots_may_be_data_pem_text_or_base64_text() {
         let text = format!("<plist><dict><key>ServerAuthRootsData</key>{value}</dict></plist>");
         fs::write(&path, text).expect("written");
         Config::load(&Sources { file: Some(path.clone()), ..Sources::default() })
-            .map(|loaded| loaded.config.server_auth_roots_data)
+            .map(|loaded| loaded.config.server_auth_roots_data.clone())
     };
     for value in [
         format!("<data>{encoded}</data>"),

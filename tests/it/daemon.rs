@@ -141,7 +141,7 @@ impl Daemon {
 /// A client of the host's daemon.
 pub(crate) fn client(agent: &Agent) -> Client {
     let client = Client::connect(&agent.state_dir).expect("a daemon");
-    client.wait_at_most(PATIENCE).expect("a timeout");
+    client.wait_at_most(Some(PATIENCE)).expect("a timeout");
     client
 }
 
@@ -374,7 +374,7 @@ fn conf_3_a_changed_source_is_noticed_without_a_signal() {
     command.args(["daemon", "--log-level", "info", "--set", &machine_id, "--state-dir"]);
     let mut daemon = Daemon::of(command.arg(&agent.state_dir));
     let mut watcher = client(&agent);
-    watcher.wait_at_most(PATIENCE).unwrap();
+    watcher.wait_at_most(Some(PATIENCE)).unwrap();
     watcher.ask(&ControlRequest::Subscribe).unwrap();
     assert_eq!(watcher.answer().unwrap(), ControlResponse::Subscribed);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();

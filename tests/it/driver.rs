@@ -1,6 +1,7 @@
 //! The driver as a library, where a process would be too coarse.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use santa_sync::clock::{Clock, Sleep, SystemClock};
@@ -30,7 +31,7 @@ impl Bench {
         let mut all = vec![format!("SyncBaseURL={}", server.url())];
         all.extend(sets.iter().map(|set| (*set).to_owned()));
         let sources = Sources { sets: all, file: None, system: Vec::new() };
-        let config = Config::load(&sources).expect("a configuration").config;
+        let config = Arc::unwrap_or_clone(Config::load(&sources).expect("a configuration").config);
         Self { dir: tempfile::tempdir().expect("a directory"), config }
     }
 

@@ -49,10 +49,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
     ("harness", &["failure", "model", "protocol"]),
     ("ingest", &["model", "protocol", "store"]),
-    ("control", &["clock", "config", "failure", "files", "host", "model", "store", "sync"]),
+    (
+        "control",
+        &["clock", "config", "failure", "files", "host", "ingest", "model", "store", "sync"],
+    ),
+    (
+        "agent",
+        &[
+            "clock", "config", "control", "failure", "host", "ingest", "model", "protocol",
+            "store", "sync",
+        ],
+    ),
     (
         "daemon",
         &[
+            "agent",
             "clock",
             "config",
             "control",
@@ -62,7 +73,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ingest",
             "model",
             "plist_bounded",
-            "protocol",
             "store",
             "sync",
             "transport",

@@ -451,7 +451,7 @@ fn pre_3_a_clean_sync_answered_normal_says_so_and_can_be_withdrawn() {
     );
     let again = agent.run(&["sync", "--forget-clean"]);
     let told = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(again.status.success() && told.contains("no clean sync was asked for"), "{told}");
+    assert!(again.status.success() && told.contains("no clean sync was requested"), "{told}");
 }
 
 /// SYNC-7: what a person sees: `status` and `history` after a success and a

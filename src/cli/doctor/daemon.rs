@@ -121,7 +121,7 @@ fn ask(dir: &Path) -> Answer {
         Err(error) => return Answer::Forbidden(error.to_string()),
     };
     let asked = client
-        .wait_at_most(PATIENCE)
+        .wait_at_most(Some(PATIENCE))
         .and_then(|()| client.ask(&ControlRequest::Status))
         .and_then(|()| client.answer());
     match asked {

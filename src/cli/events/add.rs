@@ -7,12 +7,8 @@ use serde::Serialize;
 
 use super::SCHEMA_VERSION;
 use crate::cli::setup::Setup;
-use crate::cli::{Error, Global, output};
-use crate::ingest::MAX_LINE_BYTES;
-
-mod intake;
-
-use intake::{Intake, Told};
+use crate::cli::{Error, Global, connect, output};
+use crate::ingest::{IngestOutcome, IngestedEvent, MAX_LINE_BYTES};
 
 /// Lines committed in one transaction, at most.
 const MAX_LINES_PER_COMMIT: usize = 1000;
@@ -38,8 +34,8 @@ struct LineForm<'a> {
 /// line is buffered, so that a program that waits for each result before it writes
 /// the next line gets one.
 pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Error> {
-    let mut intake = Intake::new(global, setup)?;
-    let dropped_before = intake.dropped()?;
+    let mut agent = connect::agent(global, setup);
+    let dropped_before = agent.events_dropped()?;
     let mut input = BufReader::with_capacity(1 << 18, std::io::stdin().lock());
     let mut tally = BTreeMap::new();
     let mut numbers = Vec::new();
@@ -57,14 +53,15 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
         let more_at_hand = !ended && input.buffer().contains(&b'\n');
         if !lines.is_empty() && (!more_at_hand || lines.len() == MAX_LINES_PER_COMMIT) {
             let mut results = Vec::with_capacity(lines.len());
-            let done = intake.ingest_lines(&lines, &mut results);
-            print(&numbers, &results, args.json);
+            let done = agent.add_events(&lines, &mut results);
+            print_results(&numbers, &results, args.json);
             done.map_err(|error| {
                 let first = numbers.get(results.len()).copied().unwrap_or(number);
+                let error = Error::from(error);
                 error.and(format_args!("line {first} and those after it are not queued"))
             })?;
-            for line in &results {
-                *tally.entry(line.result).or_insert(0_u64) += 1;
+            for result in &results {
+                *tally.entry(result.outcome.name()).or_insert(0_u64) += 1;
             }
             numbers.clear();
             lines.clear();
@@ -73,7 +70,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
             break;
         }
     }
-    let dropped = intake.dropped()?.saturating_sub(dropped_before);
+    let dropped = agent.events_dropped()?.saturating_sub(dropped_before);
     if dropped > 0 {
         output::note(format_args!("the queue is full: {dropped} older events were dropped"));
     }
@@ -107,9 +104,16 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-fn print(numbers: &[u64], results: &[Told], json: bool) {
+fn print_results(numbers: &[u64], results: &[IngestedEvent], json: bool) {
     let mut lines = output::Lines::new();
-    for (line, Told { unique_id, result, reason }) in numbers.iter().copied().zip(results) {
+    for (line, IngestedEvent { unique_id, outcome, .. }) in numbers.iter().copied().zip(results) {
+        let reason = match outcome {
+            IngestOutcome::Invalid { reason } => Some(reason),
+            IngestOutcome::Added
+            | IngestOutcome::Duplicate
+            | IngestOutcome::BackedOff
+            | IngestOutcome::Filtered => None,
+        };
         if let Some(reason) = reason {
             output::note(format_args!("line {line}: {reason}"));
         }
@@ -117,9 +121,9 @@ fn print(numbers: &[u64], results: &[Told], json: bool) {
             let form = LineForm {
                 schema_version: SCHEMA_VERSION,
                 line,
-                result,
+                result: outcome.name(),
                 unique_id,
-                reason: reason.as_deref(),
+                reason: reason.map(String::as_str),
             };
             lines.json(&form);
         }

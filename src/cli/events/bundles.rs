@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::{SCHEMA_VERSION, look};
+use super::SCHEMA_VERSION;
 use crate::cli::setup::Setup;
-use crate::cli::{Error, Global, by_daemon, output};
-use crate::control::client::Client;
-use crate::control::message::{ControlRequest, ControlResponse, RequestedBundle};
+use crate::cli::{Error, Global, connect, output};
+use crate::control::message::RequestedBundle;
 use crate::model::Timestamp;
 
 #[derive(Debug, clap::Args)]
@@ -33,14 +32,7 @@ struct BundleForm {
 
 /// Lists the open requests.
 pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Error> {
-    let asked = by_daemon::find_to_ask(global, &setup.state_dir).and_then(asked).transpose()?;
-    let bundles = match asked {
-        Some(bundles) => bundles,
-        None => match look(setup)? {
-            Some(store) => store.open_bundle_requests()?.into_iter().map(Into::into).collect(),
-            None => Vec::new(),
-        },
-    };
+    let bundles = connect::agent(global, setup).bundle_requests()?;
     let bundles = bundles.into_iter().map(|bundle: RequestedBundle| BundleForm {
         hash: bundle.hash,
         requested_at: bundle.since,
@@ -60,12 +52,4 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
     }
     lines.line(format_args!("{} open", report.bundles.len()));
     Ok(())
-}
-
-/// What the daemon says; `None` if it says nothing.
-fn asked(mut client: Client) -> Option<Result<Vec<RequestedBundle>, Error>> {
-    let answer = by_daemon::ask(&mut client, &ControlRequest::BundleRequests, |answer| {
-        if let ControlResponse::BundleRequests { bundles } = answer { Some(bundles) } else { None }
-    })?;
-    Some(answer.map_err(Error::unusable))
 }

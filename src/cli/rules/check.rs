@@ -9,14 +9,11 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::SCHEMA_VERSION;
-use crate::cli::setup::{self, Setup};
-use crate::cli::{Error, Global, by_daemon, output};
-use crate::control::client::Client;
-use crate::control::message::Decision;
-use crate::control::message::{self, ControlRequest, RuleLookup};
+use crate::cli::{Error, Global, connect, output, setup};
+use crate::control::message::{Decision, LookupError, RuleLookup};
 use crate::files::kind_of;
-use crate::model::{Executable, Identifier, RuleType, StaticRules};
-use crate::store::{RuleSince, Store};
+use crate::model::{Executable, Identifier};
+use crate::store::RuleSince;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -47,13 +44,7 @@ pub(super) struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let executable = executable(args)?;
     let setup = setup::load_to_read(global)?;
-    let by_daemon = by_daemon::find_to_ask(global, &setup.state_dir)
-        .and_then(|client| asked(client, &executable))
-        .transpose()?;
-    let decision = match by_daemon {
-        Some(decision) => decision,
-        None => looked_up(&setup, &executable)?,
-    };
+    let decision = connect::agent(global, &setup).decide(&executable)?;
     if args.json {
         setup.print_json(&Answer::new(&executable, decision));
         return Ok(());
@@ -89,52 +80,19 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-fn looked_up(setup: &Setup, executable: &Executable) -> Result<Decision, Error> {
-    let store = Store::open_read_only(&setup.state_dir)?;
-    let config = &setup.config;
-    let settings = config.as_settings().overlaid(&store.applied_settings()?);
-    let transitive_enabled = settings.enable_transitive_rules.unwrap_or(false);
-    let static_rules = StaticRules::new(config.static_rules.clone());
-    let found = store.lookup(executable, &static_rules, transitive_enabled)?;
-    Ok(Decision::new(&store, found, true)?)
-}
-
-/// Asks the daemon. Returns `None` if it cannot be asked.
-fn asked(mut client: Client, executable: &Executable) -> Option<Result<Decision, Error>> {
-    let mut lookup = RuleLookup { since: true, ..RuleLookup::default() };
-    for identifier in executable.identifiers() {
-        let field = match identifier.rule_type() {
-            RuleType::Binary => &mut lookup.sha256,
-            RuleType::Cdhash => &mut lookup.cdhash,
-            RuleType::SigningId => &mut lookup.signing_id,
-            RuleType::Certificate => &mut lookup.cert_sha256,
-            RuleType::TeamId => &mut lookup.team_id,
-        };
-        *field = Some(identifier.to_string());
-    }
-    let answer = by_daemon::ask(&mut client, &ControlRequest::RulesLookup(lookup), |answer| {
-        let message::ControlResponse::Rule(decision) = answer else { return None };
-        // A daemon of an older version does not tell the rule.
-        (decision.matched == decision.rule.is_some()).then_some(*decision)
-    })?;
-    Some(answer.map_err(Error::unusable))
-}
-
 fn executable(args: &Args) -> Result<Executable, Error> {
-    let mut executable = Executable::default();
-    for (rule_type, option, text) in [
-        (RuleType::Binary, "--sha256", &args.sha256),
-        (RuleType::Cdhash, "--cdhash", &args.cdhash),
-        (RuleType::SigningId, "--signing-id", &args.signing_id),
-        (RuleType::Certificate, "--cert-sha256", &args.cert_sha256),
-        (RuleType::TeamId, "--team-id", &args.team_id),
-    ] {
-        if let Some(text) = text {
-            let identifier = Identifier::parse(rule_type, text)
-                .map_err(|error| Error::usage(format!("{option} {text:?}: {error}")))?;
-            executable = executable.with(identifier);
-        }
-    }
+    let lookup = RuleLookup {
+        sha256: args.sha256.clone(),
+        cdhash: args.cdhash.clone(),
+        signing_id: args.signing_id.clone(),
+        cert_sha256: args.cert_sha256.clone(),
+        team_id: args.team_id.clone(),
+        since: true,
+    };
+    let mut executable = lookup.executable().map_err(|LookupError { field, text, error }| {
+        let option = field.replace('_', "-");
+        Error::usage(format!("--{option} {text:?}: {error}"))
+    })?;
     if let Some(path) = &args.path {
         // Checked before it is opened: opening a FIFO would wait for a writer, and
         // a device may have no end.
@@ -189,36 +147,5 @@ impl Answer {
         let identifiers =
             executable.identifiers().map(|id| (id.rule_type().name(), id.to_string())).collect();
         Self { schema_version: SCHEMA_VERSION, identifiers, decision }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{BufRead as _, BufReader, Write as _};
-    use std::os::unix::net::UnixListener;
-
-    use super::*;
-
-    /// DAEMON-4: a rule that the daemon knows and does not tell is not taken
-    /// for none.
-    #[test]
-    fn daemon_4_half_an_answer_is_none() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let listener = UnixListener::bind(dir.path().join("agent.sock")).expect("a socket");
-        let team = Identifier::parse(RuleType::TeamId, "ABCDEFGHIJ").expect("a team");
-        let executable = Executable::default().with(team);
-        for (answer, whole) in [
-            (r#"{"answer":"rule","matched":true,"decision":"Blocked","why":"it is"}"#, false),
-            (r#"{"answer":"rule","matched":false,"decision":null,"why":null}"#, true),
-        ] {
-            let client = Client::connect(dir.path()).expect("a daemon");
-            let (stream, _) = listener.accept().expect("a client");
-            (&stream).write_all(format!("{answer}\n").as_bytes()).expect("answered");
-            let asked = asked(client, &executable);
-            assert_eq!(asked.is_some_and(|asked| asked.is_ok()), whole, "{answer}");
-            let mut request = String::new();
-            BufReader::new(stream).read_line(&mut request).expect("asked");
-            assert!(request.contains("ABCDEFGHIJ"), "{request}");
-        }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output::{self, brief, line, printable};
-use crate::control::message::SyncStep;
 use crate::model::{SettingChange, SyncRecord, SyncType};
 use crate::store::{RuleChangeKind, RulesPreview};
+use crate::sync::progress::SyncStep;
 use crate::sync::progress::{Observer, SyncProgress};
 
 /// How many rejected rules the summary lists.
@@ -112,11 +112,6 @@ impl Reporter {
                 )
             }),
         }
-    }
-
-    /// Shows that another sync runs first.
-    pub(crate) fn waiting(&self) {
-        self.lasting(|| "another sync is running; waiting for it to finish".to_owned());
     }
 }
 

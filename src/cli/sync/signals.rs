@@ -13,7 +13,7 @@ use crate::sync::Stop;
 /// Catches signals on a thread of its own: reading a large answer or committing
 /// many rules keeps the sync's thread busy, and a signal must not wait for that.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(in crate::cli) struct Signals {
     stop: Stop,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -24,7 +24,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Catches SIGINT, SIGTERM and SIGHUP, except those that are ignored, until
     /// this is dropped.
-    pub(super) fn catch(ignored: Ignored) -> Self {
+    pub(in crate::cli) fn catch(ignored: Ignored) -> Self {
         let (sender, stop) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         let (ready, caught) = mpsc::channel();
@@ -46,7 +46,7 @@ impl Signals {
     }
 
     /// What tells the sync to stop.
-    pub(super) fn stop(&self) -> Stop {
+    pub(in crate::cli) fn stop(&self) -> Stop {
         self.stop.clone()
     }
 }

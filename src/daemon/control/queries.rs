@@ -2,22 +2,19 @@
 //! each kind has places of its own: whatever waits for a writer or a slow disk,
 //! lookups go on (DAEMON-4). Every wait has a bound and ends in `busy`.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, Loaded};
-use crate::control::message::{
-    ControlErrorKind, ControlResponse, Decision, EventResult, RuleLookup,
-};
-use crate::ingest::{IngestOutcome, IngestedEvent, ingest_lines};
-use crate::model::{Executable, Identifier, Now, RuleType, StaticRules};
-use crate::protocol::events::IngestPolicy;
-use crate::store::{EventStore, Limits, Store, StoreError};
+use crate::agent::LocalAgent;
+use crate::config::Loaded;
+use crate::control::message::{ControlErrorKind, ControlResponse, RuleLookup};
+use crate::failure::Remedy;
+use crate::ingest::IngestedEvent;
+use crate::store::StoreError;
 
 /// Lookups that run at once. One takes about a millisecond.
 const MAX_LOOKUPS: usize = 4;
@@ -34,14 +31,11 @@ const SLOT_WAIT: Duration = Duration::from_secs(5);
 
 /// The stores, for questions.
 pub(super) struct Queries {
-    state_dir: PathBuf,
-    clock: SystemClock,
+    agent: LocalAgent,
     lookups: Places,
     reads: Places,
     /// The one place for writing events.
     writer: Places,
-    /// Kept open between requests: it remembers what it took in lately.
-    events: Arc<Mutex<Option<EventStore>>>,
 }
 
 /// Threads that one kind of request may use, and how long it waits for one.
@@ -63,13 +57,14 @@ impl Places {
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> T {
-        let refused = |kind, message: String| T::from(ControlResponse::error(kind, message));
+        let refused = |kind, message: &str| T::from(ControlResponse::error(kind, message));
+        let failed = |kind, error: &dyn Remedy| T::from(ControlResponse::of_error(kind, error));
         let place = match timeout(self.wait, Arc::clone(&self.free).acquire_owned()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) => {
-                return refused(ControlErrorKind::Stopping, "the daemon is stopping".to_owned());
+                return refused(ControlErrorKind::Stopping, "the daemon is stopping");
             }
-            Err(_) => return refused(ControlErrorKind::Busy, self.busy.to_owned()),
+            Err(_) => return refused(ControlErrorKind::Busy, self.busy),
         };
         let running = tokio::task::spawn_blocking(move || {
             let done = work();
@@ -78,12 +73,10 @@ impl Places {
         });
         match running.await {
             Ok(Ok(done)) => done,
-            Ok(Err(error @ StoreError::Locked { .. })) => {
-                refused(ControlErrorKind::Busy, error.to_string())
-            }
-            Ok(Err(error)) => refused(ControlErrorKind::Store, error.to_string()),
+            Ok(Err(error @ StoreError::Locked { .. })) => failed(ControlErrorKind::Busy, &error),
+            Ok(Err(error)) => failed(ControlErrorKind::Store, &error),
             Err(error) => {
-                refused(ControlErrorKind::Internal, format!("the request failed: {error}"))
+                refused(ControlErrorKind::Internal, &format!("the request failed: {error}"))
             }
         }
     }
@@ -103,10 +96,9 @@ impl From<ControlResponse> for Added {
 }
 
 impl Queries {
-    pub(super) fn new(state_dir: PathBuf, clock: SystemClock) -> Self {
+    pub(super) fn new(agent: LocalAgent) -> Self {
         Self {
-            state_dir,
-            clock,
+            agent,
             lookups: Places::new(
                 MAX_LOOKUPS,
                 LOOKUP_SLOT_WAIT,
@@ -119,124 +111,48 @@ impl Queries {
                 "the event queue is busy with earlier events; none of these is queued, send them \
                  again",
             ),
-            events: Arc::default(),
         }
     }
 
-    /// Queues events. Events reported as added are on disk; after an error none
-    /// of them is.
-    pub(super) async fn events_add(
-        &self,
-        loaded: &Arc<Loaded>,
-        events: Vec<serde_json::Value>,
-    ) -> Added {
-        let (dir, now) = (self.state_dir.clone(), self.clock.now());
-        let (loaded, opened) = (Arc::clone(loaded), Arc::clone(&self.events));
+    /// Queues events. Those reported as added are on disk; after an error none of
+    /// them is.
+    pub(super) async fn events_add(&self, loaded: &Loaded, events: Vec<Box<RawValue>>) -> Added {
+        let agent = self.agent.with_config(Arc::clone(&loaded.config));
         self.writer
             .run(move || {
-                let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
-                let answers = add(&dir, &mut opened, &loaded.config, &events, now);
-                if answers.is_err() {
-                    *opened = None;
-                }
-                let answers = answers?;
-                let urgent = answers.iter().any(IngestedEvent::is_urgent);
-                let results = answers.into_iter().map(result).collect();
+                let lines: Vec<_> = events.iter().map(|event| event.get()).collect();
+                let results = agent.add_events(&lines)?;
+                let urgent = results.iter().any(IngestedEvent::is_urgent);
                 Ok(Added { answer: ControlResponse::EventsAdded { results }, urgent })
             })
             .await
     }
 
     /// Looks a rule up.
-    pub(super) async fn lookup(&self, loaded: &Arc<Loaded>, lookup: RuleLookup) -> ControlResponse {
-        let executable = match executable(&lookup) {
+    pub(super) async fn lookup(&self, loaded: &Loaded, lookup: RuleLookup) -> ControlResponse {
+        let bad = |message| ControlResponse::error(ControlErrorKind::BadRequest, message);
+        let executable = match lookup.executable() {
+            Ok(executable) if executable.is_empty() => {
+                return bad("give sha256, cdhash, signing_id, cert_sha256 or team_id".to_owned());
+            }
             Ok(executable) => executable,
-            Err(message) => return ControlResponse::error(ControlErrorKind::BadRequest, message),
+            Err(error) => return bad(error.to_string()),
         };
-        let (dir, loaded) = (self.state_dir.clone(), Arc::clone(loaded));
+        let agent = self.agent.with_config(Arc::clone(&loaded.config));
+        let agent = agent.with_lock_wait(LOOKUP_LOCK_WAIT);
         self.lookups
             .run(move || {
-                let config = &loaded.config;
-                let static_rules = StaticRules::new(config.static_rules.iter().cloned());
-                let store = Store::open_read_only_within(&dir, LOOKUP_LOCK_WAIT)?;
-                let transitive = store.applied_settings()?.enable_transitive_rules;
-                let transitive = transitive.or(config.enable_transitive_rules).unwrap_or(false);
-                let found = store.lookup(&executable, &static_rules, transitive)?;
-                Ok(ControlResponse::Rule(Box::new(Decision::new(&store, found, lookup.since)?)))
+                let decision = agent.decide(&executable, lookup.since)?;
+                Ok(ControlResponse::Rule(Box::new(decision)))
             })
             .await
     }
 
-    /// The bundles the server waits for.
+    /// The bundles that the server requested.
     pub(super) async fn bundle_requests(&self) -> ControlResponse {
-        let dir = self.state_dir.clone();
+        let agent = self.agent.clone();
         self.reads
-            .run(move || {
-                let bundles = match EventStore::open_read_only(&dir) {
-                    Err(StoreError::Missing { .. }) => Vec::new(),
-                    opened => opened?.open_bundle_requests()?,
-                };
-                Ok(ControlResponse::BundleRequests {
-                    bundles: bundles.into_iter().map(Into::into).collect(),
-                })
-            })
+            .run(move || Ok(ControlResponse::BundleRequests { bundles: agent.bundle_requests()? }))
             .await
     }
-}
-
-fn add(
-    dir: &Path,
-    opened: &mut Option<EventStore>,
-    config: &Config,
-    events: &[serde_json::Value],
-    now: Now,
-) -> Result<Vec<IngestedEvent>, StoreError> {
-    let applied = match Store::open_read_only(dir) {
-        Ok(store) => store.applied_settings()?,
-        Err(error) if error.is_unused() => crate::model::Settings::default(),
-        Err(error) => return Err(error),
-    };
-    let policy = IngestPolicy::new(
-        &applied,
-        config.enable_all_event_upload,
-        config.disable_unknown_event_upload,
-    );
-    let store = match opened {
-        Some(store) => store,
-        None => opened.insert(EventStore::open(dir, now.wall)?.0),
-    };
-    let lines: Vec<_> = events.iter().map(|event| event.to_string().into_bytes()).collect();
-    let limits = Limits { events: config.event_queue_limit, ..Limits::default() };
-    ingest_lines(store, policy, limits, &lines, now)
-}
-
-fn result(answered: IngestedEvent) -> EventResult {
-    match answered.answer {
-        IngestOutcome::Added => EventResult::Added,
-        IngestOutcome::Duplicate => EventResult::Duplicate,
-        IngestOutcome::BackedOff => EventResult::BackedOff,
-        IngestOutcome::Filtered => EventResult::Filtered,
-        IngestOutcome::Invalid(error) => EventResult::Rejected { reason: error.to_string() },
-    }
-}
-
-fn executable(lookup: &RuleLookup) -> Result<Executable, String> {
-    let mut executable = Executable::default();
-    for (rule_type, name, text) in [
-        (RuleType::Binary, "sha256", &lookup.sha256),
-        (RuleType::Cdhash, "cdhash", &lookup.cdhash),
-        (RuleType::SigningId, "signing_id", &lookup.signing_id),
-        (RuleType::Certificate, "cert_sha256", &lookup.cert_sha256),
-        (RuleType::TeamId, "team_id", &lookup.team_id),
-    ] {
-        if let Some(text) = text {
-            let identifier = Identifier::parse(rule_type, text)
-                .map_err(|error| format!("{name} {text:?}: {error}"))?;
-            executable = executable.with(identifier);
-        }
-    }
-    if executable.is_empty() {
-        return Err("give sha256, cdhash, signing_id, cert_sha256 or team_id".to_owned());
-    }
-    Ok(executable)
 }

@@ -20,17 +20,19 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::queries::Queries;
+use crate::agent::LocalAgent;
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::control::SOCKET_FILE;
 use crate::control::message::{
-    ControlErrorKind, ControlRequest, ControlResponse, MAX_LINE, SyncRequest, SyncStep,
+    ControlErrorKind, ControlRequest, ControlResponse, MAX_LINE, SyncRequest,
 };
 use crate::control::status::DaemonStatus;
 use crate::daemon::schedule::Requester;
 use crate::failure::Remedy;
 use crate::files::FileIdentity;
 use crate::model::SyncRecord;
+use crate::sync::progress::SyncStep;
 
 /// How many may be connected at once.
 pub(in crate::daemon) const MAX_CLIENTS: usize = 64;
@@ -242,7 +244,10 @@ pub(in crate::daemon) struct Shared {
 
 /// Serves every client that connects.
 async fn serve(listener: UnixListener, shared: Shared) {
-    let queries = Queries::new(shared.state_dir.clone(), shared.clock);
+    let queries = Queries::new(
+        LocalAgent::new(shared.state_dir.clone(), Arc::clone(&shared.configured.borrow().config))
+            .with_clock(shared.clock),
+    );
     let state =
         Arc::new(ServerState { shared, queries, line_readers: Semaphore::new(LINE_READERS) });
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
@@ -305,7 +310,7 @@ struct ServerState {
 impl ServerState {
     /// Reads a request; the error says why the line is not one.
     async fn read(&self, line: Vec<u8>) -> Result<ControlRequest, String> {
-        let read = |line: &[u8]| serde_json::from_slice(line).map_err(|error| error.to_string());
+        let read = |line: &[u8]| ControlRequest::read(line).map_err(|error| error.to_string());
         if line.len() <= SHORT_LINE_BYTES {
             return read(&line);
         }

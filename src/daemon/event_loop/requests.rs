@@ -216,7 +216,7 @@ mod tests {
         daemon.schedule.end(now, crate::daemon::schedule::SyncEnd::Success, None, 0.5);
 
         let at_once = message::SyncRequest { wait: false, ..message::SyncRequest::default() };
-        let Err(ControlResponse::Error { kind, message }) =
+        let Err(ControlResponse::Error { kind, message, .. }) =
             daemon.asked(&at_once, Requester::Group)
         else {
             panic!("it is too early")

@@ -7,7 +7,7 @@ use plist::Dictionary;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::order::{self, ChildMessage, Order};
-use crate::control::message::SyncStep;
+use crate::sync::progress::SyncStep;
 use crate::sync::progress::{Observer, SyncProgress};
 
 /// The longest order read: a configuration file may have 8 MiB.

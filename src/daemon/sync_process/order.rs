@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::summary::StoreSummary;
 use crate::config::Effective;
-use crate::control::message::SyncStep;
 use crate::model::{SyncRecord, SyncType, Trigger};
+use crate::sync::progress::SyncStep;
 use crate::sync::upload::UploadReport;
 
 /// A message from the process of a sync to the daemon.

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use santa_sync::control::message::{ControlErrorKind, EventResult, RuleLookup};
+use santa_sync::control::message::{ControlErrorKind, RuleLookup};
+use santa_sync::ingest::IngestOutcome;
 use santa_sync::store::EventStore;
 
 use super::*;
@@ -37,7 +38,7 @@ fn daemon_4_a_lookup_waits_for_no_writer() {
                 let events: Vec<_> = fixtures::events(100, number).map(|e| e.to_json()).collect();
                 let mut client = client(agent);
                 while !done.load(Ordering::Relaxed) {
-                    client.ask(&ControlRequest::EventsAdd { events: events.clone() }).unwrap();
+                    client.ask(&ControlRequest::events_add(events.clone()).expect("JSON")).unwrap();
                     let answer = client.answer().unwrap();
                     if matches!(answer, ControlResponse::Error { kind: ControlErrorKind::Busy, .. })
                     {
@@ -92,7 +93,7 @@ fn daemon_4_events_add_outlasts_a_busy_queue() {
     // This client waits in line with the producer, and its wait ends in `busy`
     // as the producer's does.
     let event = fixtures::events(1, 9).next().unwrap().to_json();
-    let answer = ask(&agent, &ControlRequest::EventsAdd { events: vec![event.clone()] });
+    let answer = ask(&agent, &ControlRequest::events_add(vec![event.clone()]).expect("JSON"));
     assert!(
         matches!(answer, ControlResponse::Error { kind: ControlErrorKind::Busy, .. }),
         "{answer:?}"
@@ -101,11 +102,12 @@ fn daemon_4_events_add_outlasts_a_busy_queue() {
     let output = producer.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let ControlResponse::EventsAdded { results } =
-        ask(&agent, &ControlRequest::EventsAdd { events: vec![event] })
+        ask(&agent, &ControlRequest::events_add(vec![event]).expect("JSON"))
     else {
         panic!("not added")
     };
-    assert_eq!(results, [EventResult::Added]);
+    assert!(results.iter().all(|result| result.outcome == IngestOutcome::Added), "{results:?}");
+    assert_eq!(results.len(), 1);
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(told.lines().count(), 20, "{told}");
     let added = told.lines().filter(|line| line.contains(r#""result":"added""#)).count() as u64;

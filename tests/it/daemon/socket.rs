@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use santa_sync::control::message::{ControlErrorKind, EventResult, MAX_LINE, RuleLookup};
+use santa_sync::control::message::{ControlErrorKind, MAX_LINE, RuleLookup};
 use santa_sync::protocol::wire;
 use serde_json::json;
 
@@ -66,7 +66,10 @@ fn daemon_4_the_sync_command_uses_the_daemon() {
     };
     let output = run(&["sync", "--json", "--clean-all"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the daemon that runs on"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("using the daemon of this state directory")
+    );
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["trigger"], "manual");
     assert_eq!(
@@ -106,7 +109,7 @@ fn daemon_4_commands_go_through_the_daemon_with_the_same_answer() {
         &["rules", "check", "--team-id", "ZZZZZZZZZ9"],
         &["events", "bundles", "--json"],
     ];
-    let said = "note: through the daemon that runs on this state directory\n";
+    let said = "note: using the daemon of this state directory\n";
     let by_daemon = questions.map(|args| {
         let output = run(args, "");
         assert_eq!(String::from_utf8_lossy(&output.stderr), said, "{args:?}");
@@ -163,7 +166,7 @@ fn daemon_4_a_producer_outlives_a_daemon() {
     drop(input);
     let output = producer.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(told, "note: through the daemon that runs on this state directory\n");
+    assert_eq!(told, "note: using the daemon of this state directory\n");
 }
 
 /// DAEMON-4: a daemon that dies under a sync is told of, with exit code 69.
@@ -200,12 +203,13 @@ fn daemon_4_each_request_is_answered() {
     let event = fixtures::events(1, 1).next().unwrap().to_json();
     let events = vec![event.clone(), event, json!({"no": "event"})];
     let ControlResponse::EventsAdded { results } =
-        ask(&agent, &ControlRequest::EventsAdd { events })
+        ask(&agent, &ControlRequest::events_add(events).expect("JSON"))
     else {
         panic!("not added")
     };
-    assert_eq!(results[..2], [EventResult::Added, EventResult::BackedOff]);
-    assert!(matches!(results[2], EventResult::Rejected { .. }), "{results:?}");
+    let outcomes: Vec<_> = results.iter().map(|result| result.outcome.name()).collect();
+    assert_eq!(outcomes, ["added", "backed_off", "invalid"]);
+    assert!(!results[0].unique_id.is_empty() && results[2].unique_id.is_empty(), "{results:?}");
     assert_eq!(agent.pending(), 1, "on disk when it is answered");
     assert_eq!(sync(&agent).events_uploaded, 1);
     assert_eq!(server.events_received(), 1);

@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use santa_sync::control::message::SyncStep;
+use santa_sync::sync::progress::SyncStep;
 
 use super::*;
 
