@@ -45,7 +45,7 @@ impl Files {
 
 fn kind(certificate: &ClientCertificate) -> (FailureKind, String) {
     let failure = inspect_client_certificate(certificate).expect_err("unusable");
-    (failure.kind, failure.message)
+    (failure.kind, failure.with_fix())
 }
 
 #[test]
@@ -168,8 +168,8 @@ fn http_12_what_cannot_be_used_is_named_with_its_file() {
     let files = files();
     let other = KeyPair::generate().expect("a key").serialize_pem();
     for (content, words) in [
-        (files.chain.clone(), "without a private key"),
-        (files.key.clone(), "without a certificate"),
+        (files.chain.clone(), "contains no private key"),
+        (files.key.clone(), "contains no certificate"),
         (format!("{}{other}", files.chain), "no certificate belongs to the private key"),
         ("hello".to_owned(), "neither PEM nor PKCS#12"),
         (String::new(), "neither PEM nor PKCS#12"),
