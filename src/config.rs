@@ -107,11 +107,11 @@ pub struct Config {
     pub static_rules: Vec<Rule>,
     /// Where rules, events and settings are kept; see [`state_dir`].
     pub state_directory: Option<PathBuf>,
-    /// When a sync is given up; 1 minute to 1 day.
+    /// How long a sync may take; 1 minute to 1 day.
     pub sync_deadline: Duration,
     /// Another program's `events.db` to upload from, too.
     pub events_database: Option<PathBuf>,
-    /// Events kept queued at most.
+    /// At most this many events stay queued.
     pub event_queue_limit: u64,
     /// Events are uploaded soon after something was denied, not only in syncs.
     pub prompt_event_upload: bool,
@@ -130,7 +130,7 @@ pub struct Config {
     pub log_json: bool,
 }
 
-/// A configuration and what is to be said of it.
+/// A configuration, and what is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The typed values.
@@ -186,7 +186,7 @@ fn rejected(errors: &[Finding]) -> String {
 }
 
 impl Config {
-    /// Reads the sources and answers the configuration.
+    /// Reads the sources and returns the configuration.
     ///
     /// # Errors
     /// If a source cannot be read, or a key that security rests on is wrong.
@@ -196,7 +196,7 @@ impl Config {
         if refused { Err(ConfigError::of(&loaded.findings)) } else { Ok(loaded) }
     }
 
-    /// Reads the sources and answers what can be made of them, errors among the
+    /// Reads the sources and returns what can be read of them, errors among the
     /// findings. For showing and checking; to act on, use [`Config::load`].
     #[must_use]
     pub fn examine(sources: &Sources) -> Loaded {
@@ -254,7 +254,7 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What holds where nothing is configured.
+    /// The configuration without any source: defaults only.
     fn default() -> Self {
         Arc::unwrap_or_clone(Self::resolve(&[]).config)
     }

@@ -3,7 +3,7 @@
 //! It changes nothing on this host. Its one word to the server is a preflight
 //! in this host's own name (other identities are refused by servers that know
 //! their hosts), announced before it is sent and left out with `--no-probe`;
-//! what the server answers is read and dropped.
+//! its response is read and discarded.
 
 use std::process::ExitCode;
 
@@ -203,7 +203,7 @@ impl Report {
             None | Some(Status::Skipped | Status::Refused) => Status::Ok,
             Some(worst) => worst,
         };
-        // The first problem is the one to mend first: the layers build on each
+        // The first problem is the one to fix first: the layers build on each
         // other.
         let first = lines.iter().find(|line| line.status == Status::Problem);
         let exit_code = first.map_or(0, |line| line.exit_code);
@@ -218,7 +218,7 @@ impl Report {
             (0, 0) => "Everything looked at is fine.".to_owned(),
             (0, _) => format!("No problem, {}.", counted(warnings, "warning")),
             (_, _) => format!(
-                "{}, {}; mend the first problem first.",
+                "{}, {}; fix the first problem first.",
                 counted(problems, "problem"),
                 counted(warnings, "warning")
             ),

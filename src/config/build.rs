@@ -247,7 +247,7 @@ impl Builder<'_> {
                 }
                 Err(error) => {
                     let message = format!("rule {index} is skipped: {error}");
-                    self.warn(FindingKind::BadRule, key, message, "mend the rule or remove it");
+                    self.warn(FindingKind::BadRule, key, message, "fix the rule or remove it");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Which source's value holds for each key.
+//! Which source's value is in effect for each key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::source::Layer;
 use super::value;
 use crate::model::{Secret, is_placeholder};
 
-/// The value that holds for a key.
+/// The value in effect for a key.
 #[derive(Clone, PartialEq)]
 pub struct Chosen {
     /// The value; of the key's type and within its bounds.
@@ -24,7 +24,7 @@ pub struct Chosen {
     pub overridden: Vec<(Source, Value)>,
 }
 
-/// The values that hold, by key.
+/// The values in effect, by key.
 #[derive(Clone, PartialEq, Default)]
 pub struct Effective {
     chosen: BTreeMap<&'static str, Chosen>,
@@ -33,8 +33,8 @@ pub struct Effective {
 }
 
 impl Effective {
-    /// Chooses among the layers, the strongest first. A value that cannot stand
-    /// under its key counts as not there, and is reported. In a `template` one
+    /// Chooses among the layers, the strongest first. A value that its key does
+    /// not accept counts as absent, and is reported. In a `template` one
     /// with a placeholder is neither.
     pub(super) fn choose(layers: &[Layer], template: bool, findings: &mut Vec<Finding>) -> Self {
         for layer in layers {

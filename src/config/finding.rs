@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, in words for whoever has to mend it.
+//! What is wrong with a configuration, in words for whoever has to fix it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub enum FindingKind {
     WrongType,
     /// The value is of the right type, but not a possible one.
     BadValue,
-    /// The value lies outside the key's bounds.
+    /// The value is outside the key's bounds.
     OutOfRange,
     /// santa-sync does not let the header be set.
     RestrictedHeader,
@@ -47,7 +47,7 @@ pub enum FindingKind {
     RejectedUrl,
     /// There is no base URL.
     MissingUrl,
-    /// A rule dictionary is no rule.
+    /// A dictionary is not a valid rule.
     BadRule,
     /// A rule's expression is left to Santa to evaluate.
     NotEvaluated,
@@ -55,7 +55,7 @@ pub enum FindingKind {
     NoEffect,
     /// A certificate is expired, or will be soon.
     Expiry,
-    /// A secret lies where others can read it.
+    /// A secret is in a file that others can read.
     Exposed,
     /// Two payloads of one domain set the key to different values.
     Conflict,

@@ -83,7 +83,7 @@ pub struct Key {
     pub name: &'static str,
     /// What its value looks like.
     pub kind: Kind,
-    /// What holds without it, for people.
+    /// Its default, for people.
     pub default: &'static str,
     /// What it does.
     pub meaning: &'static str,
@@ -257,16 +257,16 @@ pub const KEYS: &[Key] = &[
         "EnableTransitiveRules",
         Kind::Bool,
         "false",
-        "What a compiler with a compiler rule writes may run",
+        "Allow what a compiler with a compiler rule writes",
     )
     .server_wins(),
-    Key::new("EnableAllEventUpload", Kind::Bool, "false", "Record allowed executions too")
+    Key::new("EnableAllEventUpload", Kind::Bool, "false", "Upload allowed executions too")
         .server_wins(),
     Key::new(
         "DisableUnknownEventUpload",
         Kind::Bool,
         "false",
-        "Do not record executions allowed for want of a rule",
+        "Do not upload executions that were allowed because no rule matched",
     )
     .server_wins(),
     Key::new("AllowedPathRegex", Kind::Text, "none", "ICU pattern of paths that may run")
@@ -319,7 +319,7 @@ pub const KEYS: &[Key] = &[
         "SyncDeadline",
         Kind::Integer(60, DAY),
         "3600",
-        "Seconds after which a sync is given up",
+        "Seconds that a sync may take before it is stopped",
     )
     .own(),
     Key::new(
@@ -340,14 +340,14 @@ pub const KEYS: &[Key] = &[
         "EventQueueLimit",
         Kind::Integer(1_000, 100_000_000),
         "1000000",
-        "Events kept queued at most; beyond, the oldest allowed executions go first",
+        "At most this many events stay queued; the oldest allowed executions are dropped first",
     )
     .own(),
     Key::new(
         "PromptEventUpload",
         Kind::Bool,
         "true",
-        "The daemon uploads events soon after something was denied, not only in syncs",
+        "Upload events soon after a denial, not only in syncs",
     )
     .own(),
     Key::new(
@@ -361,7 +361,7 @@ pub const KEYS: &[Key] = &[
         "NotificationHook",
         Kind::Path,
         "none",
-        "Program to run when a rule with an application to name has arrived",
+        "Program to run when a sync delivers a rule with a notification app name",
     )
     .own(),
     Key::new(

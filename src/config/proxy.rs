@@ -36,7 +36,7 @@ pub(super) fn read(dictionary: &Dictionary, problems: &mut Vec<ProxyProblem>) ->
 const USER: &str = "kCFProxyUsernameKey";
 const PASSWORD: &str = "kCFProxyPasswordKey";
 
-/// Names of the dictionary that stand for the whole of it.
+/// Keys that concern the whole dictionary.
 const COMMON: [&str; 9] = [
     "ExceptionsList",
     "ExcludeSimpleHostnames",

@@ -1,5 +1,5 @@
 //! Configured values as they may be shown. What may be a secret is cut or
-//! masked, and what cannot be told apart from one is not shown at all.
+//! masked, and what cannot be distinguished from one is not shown at all.
 
 use plist::Value;
 use serde_json::Value as Json;
@@ -9,8 +9,7 @@ use super::keys::{Key, Kind};
 use super::value;
 use crate::model::{Secret, start_of_secret};
 
-/// What stands for a URL that cannot be parsed: a secret may stand anywhere in
-/// it.
+/// Shown instead of a URL that cannot be parsed: a secret may be anywhere in it.
 const NOT_A_URL: &str = "(not a URL, not shown)";
 
 /// A value as it may be shown (HTTP-14).

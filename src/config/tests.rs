@@ -131,7 +131,7 @@ fn http_10_restricted_headers_are_dropped_and_named() {
     assert_eq!(
         lines(&loaded),
         [
-            "Warning: /etc/p.plist: SyncClientContentEncoding: \"brotli\" is none of its values; \
+            "Warning: /etc/p.plist: SyncClientContentEncoding: \"brotli\" is not one of its values; \
              write one of deflate, gzip, none",
             "Warning: /etc/p.plist: SyncExtraHeaders: the header \"content-Type\" is set by \
              santa-sync itself and is dropped; remove it",
@@ -158,7 +158,7 @@ fn a_bad_static_rule_costs_no_other() {
         lines(&loaded),
         [
             "Warning: /etc/p.plist: StaticRules: rule 1 is skipped: a TEAMID identifier is \
-             10 ASCII letters or digits; mend the rule or remove it",
+             10 ASCII letters or digits; fix the rule or remove it",
             "Warning: /etc/p.plist: StaticRules: rule 2 is a string; write it as a dictionary",
         ]
     );

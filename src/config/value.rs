@@ -44,7 +44,7 @@ pub(super) fn has_type(kind: Kind, value: &Value) -> bool {
     }
 }
 
-/// The value a text stands for. Scalars are written plainly; arrays and
+/// Returns the value that a text means. Scalars are written plainly; arrays and
 /// dictionaries as JSON or as an XML property list; bytes as PEM or base64.
 ///
 /// # Errors
@@ -143,7 +143,7 @@ pub(super) fn to_json(value: &Value) -> serde_json::Value {
     }
 }
 
-/// Why a value cannot stand under its key.
+/// Why a key does not accept a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Complaint {
     pub(super) kind: FindingKind,
@@ -152,7 +152,7 @@ pub(super) struct Complaint {
 }
 
 /// Checks a value against the kind of its key: its type, bounds and choices.
-/// `from_file` tells values of files, whose paths cannot be relative.
+/// `from_file` is whether a file sets it: paths there must be absolute.
 pub(super) fn check(key: &Key, value: &Value, from_file: bool) -> Result<(), Complaint> {
     if !has_type(key.kind, value) {
         let found = if key.kind == Kind::Texts && value.as_array().is_some() {
@@ -184,7 +184,7 @@ pub(super) fn check(key: &Key, value: &Value, from_file: bool) -> Result<(), Com
             } else {
                 let shown: String = text.chars().take(64).collect();
                 bad_value(
-                    &format!("{shown:?} is none of its values"),
+                    &format!("{shown:?} is not one of its values"),
                     format!("write one of {}", choices.join(", ")),
                 )
             }

@@ -213,7 +213,7 @@ fn of_values(loaded: &Loaded) -> Vec<Finding> {
                      the server",
                     rule.identifier
                 ),
-                "mend the expression or remove the rule",
+                "fix the expression or remove the rule",
             );
         }
     }

@@ -48,7 +48,7 @@ pub(super) fn examine(
     };
     let Some(status) = status else {
         return only(if runs {
-            Line::problem(LAYER, "a daemon runs here and tells nothing of itself", restart)
+            Line::problem(LAYER, "a daemon runs here, but reports no status", restart)
         } else {
             Line::skipped(LAYER, "no daemon has run on this state directory")
         });

@@ -82,7 +82,7 @@ pub(super) async fn examine(
             );
             Line::problem(layer, message, fix)
         }
-        None => Line::problem(layer, message, "mend the problems above first"),
+        None => Line::problem(layer, message, "fix the problems above first"),
     });
 }
 

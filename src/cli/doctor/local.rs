@@ -82,11 +82,11 @@ pub(super) fn service(host: &dyn HostSource) -> Line {
             }
             Ok(_) => Line::warning(
                 layer,
-                format!("launchd knows {LABEL}, and it is not running"),
+                format!("launchd has {LABEL}, but it is not running"),
                 format!("`launchctl kickstart {target}`, and see its log"),
             ),
             Err(_) => {
-                let message = format!("launchd knows no {LABEL}, so nothing syncs by itself");
+                let message = format!("launchd has no {LABEL}, so nothing syncs by itself");
                 Line::warning(layer, message, install)
             }
         };
@@ -106,12 +106,12 @@ pub(super) fn service(host: &dyn HostSource) -> Line {
         (_, "active") => Line::ok(layer, format!("systemd runs {UNIT}")),
         ("loaded", state) => Line::warning(
             layer,
-            format!("systemd knows {UNIT}, and it is {state}"),
+            format!("systemd has {UNIT}, but it is {state}"),
             format!("`systemctl restart {UNIT}`, and see `journalctl -u {UNIT}`"),
         ),
-        ("", _) => Line::skipped(layer, "systemd does not answer"),
+        ("", _) => Line::skipped(layer, "systemd does not respond"),
         _ => {
-            let message = format!("systemd knows no {UNIT}, so nothing syncs by itself");
+            let message = format!("systemd has no {UNIT}, so nothing syncs by itself");
             Line::warning(layer, message, install)
         }
     }
@@ -143,7 +143,7 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         Some(at) if now.since(at) > STALE => lines.push(Line::warning(
             layer,
             format!("the last success was {} ago, at {at}", age(now, at)),
-            "mend any problem above, then `santa-sync sync`",
+            "fix any problem above, then `santa-sync sync`",
         )),
         Some(at) => {
             lines.push(Line::ok(
@@ -154,7 +154,7 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
         None => lines.push(Line::warning(
             layer,
             "no sync has succeeded yet",
-            "mend any problem above, then `santa-sync sync`",
+            "fix any problem above, then `santa-sync sync`",
         )),
     }
     if let Some(last) = records.first().filter(|record| record.result != SyncResult::Success) {

@@ -60,7 +60,7 @@ pub(super) async fn examine(
         Ok(transport) => transport,
         Err(failure) => {
             lines.add(of_failure(layer_of(failure.kind), &failure));
-            skip_from(Layer::Http, "no connection can be made", lines);
+            skip_from(Layer::Http, "no connection is possible", lines);
             return;
         }
     };
@@ -105,7 +105,7 @@ pub(super) async fn examine(
         body(&transport, &options, answer, lines);
         clock_skew(answer.server_date, now, lines);
     } else {
-        skip_from(Layer::Body, "there is no answer", lines);
+        skip_from(Layer::Body, "there is no response", lines);
     }
     if args.encodings {
         let first = encodings::outcome(&options, &transport, &outcome);
@@ -183,7 +183,7 @@ async fn dns(peer: &Peer, lines: &mut Lines) -> Option<Vec<SocketAddr>> {
             return None;
         }
         Err(_) => {
-            let message = format!("the name servers do not answer for {host} within 10 s");
+            let message = format!("the name servers do not respond for {host} within 10 s");
             lines.add(Line::problem(layer, message, fix));
             return None;
         }
@@ -209,7 +209,7 @@ async fn connect(peer: &Peer, addresses: &[SocketAddr], lines: &mut Lines) -> bo
                 return true;
             }
             Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
-            Err(_) => reasons.push(format!("{address}: no answer within 10 s")),
+            Err(_) => reasons.push(format!("{address}: no response within 10 s")),
         }
     }
     let message = format!("{} cannot be reached ({})", peer.name(), reasons.join("; "));
@@ -382,7 +382,7 @@ fn http<'a>(
         }
         // Told in its own layer.
         Err(failure) if is_of_tls(failure.kind) || is_of_client_certificate(failure.kind) => {
-            lines.add(Line::skipped(layer, "the connection is not made"));
+            lines.add(Line::skipped(layer, "there is no connection"));
             None
         }
         Err(failure) => {
@@ -396,14 +396,16 @@ fn body(transport: &Transport, options: &TransportOptions, answer: &Response, li
     let layer = Layer::Body;
     match probe::read(options, answer) {
         Ok(_) if answer.body.is_empty() => {
-            let message = "the answer is empty, which stands for the defaults";
+            let message = "the response is empty, which means the defaults";
             lines.add(Line::warning(layer, message, "check that the URL is the sync server's"));
         }
         Ok(DecodedBody { message: read, warnings }) => {
             let mode = read.settings.client_mode.map_or("no client mode", |mode| mode.name());
             let sync_type = read.sync_type.map_or("no sync type", |t| t.name());
-            let message =
-                format!("a preflight answer: {mode}, {sync_type}, batch size {}", read.batch_size);
+            let message = format!(
+                "a preflight response: {mode}, {sync_type}, batch size {}",
+                read.batch_size
+            );
             lines.add(Line::ok(layer, message));
             for Warning { field, value, action } in warnings {
                 let fix = "correct it on the server";
@@ -427,7 +429,7 @@ const SKEW_PROBLEM: Duration = Duration::from_mins(5);
 pub(super) fn clock_skew(server: Option<Timestamp>, now: Timestamp, lines: &mut Lines) {
     let layer = Layer::Clock;
     let Some(server) = server else {
-        lines.add(Line::skipped(layer, "the server does not tell its time"));
+        lines.add(Line::skipped(layer, "the server does not report its time"));
         return;
     };
     let (ahead, behind) = (now.since(server), server.since(now));

@@ -10,7 +10,7 @@ use crate::protocol::{preflight, wire};
 use crate::store::ReadStore;
 use crate::transport::{Response, Transport, TransportOptions};
 
-/// What a probe tells the server of this host: what a sync would.
+/// What a probe reports of this host: the same as a sync.
 #[derive(Debug)]
 pub(super) struct Probe {
     facts: preflight::PreflightFacts,
@@ -79,7 +79,7 @@ impl Probe {
     }
 }
 
-/// What the answer says, and what of it could not be read.
+/// Decodes the response; what could not be read of it is among the warnings.
 pub(super) fn read(
     options: &TransportOptions,
     answer: &Response,

@@ -42,11 +42,7 @@ pub(super) fn examine(dir: &Path, group: bool) -> Vec<Line> {
             } else {
                 "name another with --state-dir or StateDirectory"
             };
-            return vec![Line::problem(
-                LAYER,
-                format!("{shown} cannot be looked at: {error}"),
-                fix,
-            )];
+            return vec![Line::problem(LAYER, format!("{shown} cannot be examined: {error}"), fix)];
         }
     };
     if !metadata.is_dir() {
@@ -80,7 +76,7 @@ pub(super) fn examine(dir: &Path, group: bool) -> Vec<Line> {
         }
     }
     if lines.is_empty() {
-        lines.push(Line::ok(LAYER, format!("{shown} is there and private")));
+        lines.push(Line::ok(LAYER, format!("{shown} exists and is private")));
     }
     lines.extend(files(dir, &metadata));
     lines.extend(Room::of(dir).map(|room| room.line(dir)));
@@ -100,14 +96,14 @@ fn missing(dir: &Path) -> Vec<Line> {
     let access = parent.map(|parent| rustix::fs::access(parent, Access::WRITE_OK));
     match (parent, access) {
         (Some(parent), Some(Ok(()))) => {
-            let message = format!("{shown} does not exist yet; the first sync makes it");
+            let message = format!("{shown} does not exist yet; the first sync creates it");
             let room = Room::of(parent).map(|room| room.line(dir));
             [Line::ok(LAYER, message)].into_iter().chain(room).collect()
         }
         (Some(_), Some(Err(Errno::ROFS))) => vec![read_only(dir)],
         _ => {
             let fix = "run as root once, or name another with --state-dir or StateDirectory";
-            vec![Line::problem(LAYER, format!("{shown} does not exist and cannot be made"), fix)]
+            vec![Line::problem(LAYER, format!("{shown} does not exist and cannot be created"), fix)]
         }
     }
 }
@@ -121,12 +117,12 @@ pub(super) fn not_ours(dir: &Path, owner: u32, me: u32) -> Line {
 }
 
 fn read_only(dir: &Path) -> Line {
-    let message = format!("{} lies on a file system that is mounted read-only", dir.display());
+    let message = format!("{} is on a file system that is mounted read-only", dir.display());
     let fix = "mount it for writing, or name another directory with --state-dir or StateDirectory";
     Line::problem(LAYER, message, fix)
 }
 
-/// Files that are none, that this user cannot use, that the directory's user
+/// Entries that are not files, files that this user cannot use, that the directory's user
 /// cannot use, or that others can.
 fn files(dir: &Path, of_dir: &Metadata) -> Vec<Line> {
     let mut lines = Vec::new();
@@ -137,10 +133,10 @@ fn files(dir: &Path, of_dir: &Metadata) -> Vec<Line> {
             Ok(Some(metadata)) => metadata,
             Ok(None) => continue,
             Err(Obstacle::NotAFile(what)) => {
-                // Of the databases the next layer tells.
+                // The next layer reports the databases.
                 if !["rules.db", "events.db"].contains(&name) {
                     let message = format!("{} is {what}", path.display());
-                    let fix = "move it away; the agent makes a new one";
+                    let fix = "move it away; the agent creates a new one";
                     lines.push(Line::problem(LAYER, message, fix));
                 }
                 continue;
@@ -192,7 +188,7 @@ impl Rights {
             let files = self.foreign.join(", ");
             let message = format!(
                 "the directory is user {owner}'s, but not {files}: a daemon of that user cannot \
-                 use what root or another user made"
+                 use what root or another user created"
             );
             lines.push(Line::warning(LAYER, message, format!("as root: chown -R {owner} {dir}")));
         }
@@ -245,7 +241,7 @@ impl Room {
         let free = size(self.free);
         let fix = format!("free space on the file system of {shown}");
         if self.files.is_some_and(|files| files < FEWEST_FILES) {
-            let message = format!("no more files can be made on the file system of {shown}");
+            let message = format!("no more files can be created on the file system of {shown}");
             return Line::problem(
                 LAYER,
                 message,

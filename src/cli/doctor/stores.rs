@@ -106,7 +106,8 @@ fn rules(
         }
         Ok((_, _, Some(ModeHeldBack::RulesRecreated))) => {
             let message = format!("rules.db was recreated and has not been refilled yet{held}");
-            let fix = "have the server answer a clean sync, and let it succeed: `santa-sync sync`";
+            let fix =
+                "have the server respond with a clean sync, and let it succeed: `santa-sync sync`";
             Line::warning(LAYER, message, fix)
         }
         Err(error) => {
@@ -117,7 +118,7 @@ fn rules(
     Rules::Open(store)
 }
 
-/// What stands in the rule store and deserves a warning.
+/// Warnings about the state of the rule store.
 pub(super) fn standing(rules: &Rules, config: &Config) -> Vec<Line> {
     let Some(store) = rules.open() else { return Vec::new() };
     match run::standing(store, config) {
@@ -166,7 +167,7 @@ fn deadline(clock: SystemClock) -> impl FnMut() -> bool + Send + 'static {
     move || clock.now().elapsed > end
 }
 
-/// What to tell of a check that did not find the file sound.
+/// The line for a check that did not find the file intact.
 fn unsound(
     name: &str,
     checked: Result<FileCheck, StoreError>,
@@ -188,11 +189,11 @@ fn unsound(
     }
 }
 
-/// Why a database cannot be read; what the next sync mends by itself is no
+/// Why a database cannot be read; what the next sync fixes by itself is no
 /// problem.
 fn unopened(name: &str, error: &StoreError) -> Line {
     if matches!(error, StoreError::Missing { .. }) {
-        let message = format!("{name} does not exist yet; the first sync makes it");
+        let message = format!("{name} does not exist yet; the first sync creates it");
         return Line::skipped(LAYER, message);
     }
     let line = Line::of_error(LAYER, error, "see the log of the last sync");

@@ -43,9 +43,9 @@ fn the_service_manager_is_asked_in_its_own_words() {
             .map(|case| local::service(&recorded(case)))),
         @r"
     ok       service            launchd runs com.santa-sync.daemon
-    warning  service            launchd knows no com.santa-sync.daemon, so nothing syncs by itself
+    warning  service            launchd has no com.santa-sync.daemon, so nothing syncs by itself
                                 fix: `santa-sync service install`
-    warning  service            systemd knows santa-sync.service, and it is failed
+    warning  service            systemd has santa-sync.service, but it is failed
                                 fix: `systemctl restart santa-sync.service`, and see `journalctl -u santa-sync.service`
     skipped  service            there is no systemd to ask
     "
@@ -61,7 +61,7 @@ fn a_state_directory_for_others_is_named_with_the_command_that_mends_it() {
         text.replace(&dir.path().display().to_string(), "DIR")
     };
     insta::assert_snapshot!([line(0o700), line(0o750), line(0o777)].join("\n"), @r"
-    ok       state directory    DIR is there and private
+    ok       state directory    DIR exists and is private
     warning  state directory    DIR can be entered by others (mode 750)
                                 fix: chmod 0700 DIR
     PROBLEM  state directory    DIR can be written by others (mode 777), so nothing uses it
@@ -94,7 +94,7 @@ fn files_of_the_wrong_user_are_named_with_the_command_that_mends_it() {
                                 fix: run as that user or as root (sudo), or name another with --state-dir
     PROBLEM  state directory    user 502, who runs this, may not read and write rules.db, rules.db-wal
                                 fix: as root: chown -R 501 DIR && chmod -R go=,u+rwX DIR
-    warning  state directory    the directory is user 501's, but not events.db: a daemon of that user cannot use what root or another user made
+    warning  state directory    the directory is user 501's, but not events.db: a daemon of that user cannot use what root or another user created
                                 fix: as root: chown -R 501 DIR
     warning  state directory    others may read or write agent.lock, daemon.json
                                 fix: chmod 0600 DIR/agent.lock DIR/daemon.json
@@ -123,7 +123,7 @@ fn a_full_disk_is_seen_before_a_commit_fails() {
                                 fix: free space on the file system of DIR
     PROBLEM  state directory    the disk is full: 7 MiB free, too little for any commit
                                 fix: free space on the file system of DIR
-    PROBLEM  state directory    no more files can be made on the file system of DIR
+    PROBLEM  state directory    no more files can be created on the file system of DIR
                                 fix: delete files on it (`df -i DIR` counts them)
     ");
 }
@@ -141,7 +141,7 @@ fn a_wrong_clock_is_measured() {
         })
         .collect();
     insta::assert_snapshot!(texts(&lines), @r"
-    skipped  clock              the server does not tell its time
+    skipped  clock              the server does not report its time
     ok       clock              this host and the server agree within 1 s
     warning  clock              this host's clock is 90 s ahead of the server's
                                 fix: set this host's clock by a time server
@@ -216,5 +216,5 @@ fn the_report_as_json() {
       ]
     }
     "#);
-    assert_eq!(report.summary(), "2 problems, 0 warnings; mend the first problem first.");
+    assert_eq!(report.summary(), "2 problems, 0 warnings; fix the first problem first.");
 }

@@ -112,7 +112,7 @@ fn state_1_a_bare_relative_name_is_a_place_for_a_state_directory() {
     doctor.current_dir(dir.path()).args(["doctor", "--no-probe", "--state-dir", "brandnew"]);
     let output = doctor.output().expect("it ran");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("brandnew does not exist yet; the first sync makes it"), "{text}");
+    assert!(text.contains("brandnew does not exist yet; the first sync creates it"), "{text}");
 }
 
 /// STATE-5: that LOCKDOWN is held back matters where somebody has set it.
