@@ -174,7 +174,7 @@ fn failed(error: &Error) -> ExitCode {
 fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     let global = &cli.global;
     let done = match cli.command {
-        Command::Config(args) => return config::run(global, &args),
+        Command::Config(args) => return Ok(config::run(global, &args)),
         Command::Doctor(args) => return doctor::run(global, &args),
         Command::Service(args) => return service::run(global, &args),
         Command::Sync(args) => return sync::run(global, &args),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Error, Global};
+use super::Global;
 pub(super) use check::in_use;
 
 /// The version of every `--json` form here.
@@ -28,9 +28,9 @@ enum Command {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
-    Ok(match &args.command {
+pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
+    match &args.command {
         Command::Check(args) => check::run(global, args),
         Command::Show(args) => show::run(global, args),
-    })
+    }
 }

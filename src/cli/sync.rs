@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// Withdraw the request of an earlier --clean or --clean-all before syncing
     #[arg(long, conflicts_with_all = ["clean", "clean_all", "dry_run"])]
     forget_clean: bool,
-    /// Ignore GuardRemovedPercent for this sync
+    /// Ignore `GuardRemovedPercent` for this sync
     #[arg(long)]
     past_guard: bool,
     /// Show what would change without changing it; the server sees a preflight and a rule download

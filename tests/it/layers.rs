@@ -51,7 +51,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ingest", &["model", "protocol", "store"]),
     (
         "control",
-        &["clock", "config", "failure", "files", "host", "ingest", "model", "store", "sync"],
+        &[
+            "clock",
+            "config",
+            "failure",
+            "files",
+            "host",
+            "ingest",
+            "model",
+            "store",
+            "sync",
+            "transport",
+        ],
     ),
     (
         "agent",

@@ -83,10 +83,10 @@ pub(super) struct Args {
     /// Send this client mode, whatever the settings say
     #[arg(long, value_name = "MODE")]
     client_mode: Option<ModeArg>,
-    /// Demand a CLEAN sync every time
+    /// Demand a clean sync every time
     #[arg(long)]
     clean: bool,
-    /// Demand a CLEAN_ALL sync every time
+    /// Demand a clean sync of all rules every time
     #[arg(long, conflicts_with = "clean")]
     clean_all: bool,
     /// Assume that new hosts have all rules already

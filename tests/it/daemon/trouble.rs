@@ -139,7 +139,7 @@ fn daemon_6_a_full_disk_does_not_end_the_daemon() {
     let all = prlimit(pid, Resource::Fsize, Rlimit { current: Some(0), maximum: None }).unwrap();
     let record = sync(&agent);
     assert_ne!(record.result, SyncResult::Success, "{record:?}");
-    daemon.says("a file cannot be written");
+    daemon.says("cannot write a file");
     assert!(matches!(ask(&agent, &ControlRequest::Status), ControlResponse::Status(_)));
     prlimit(pid, Resource::Fsize, all).unwrap();
     assert_eq!(sync(&agent).result, SyncResult::Success);
