@@ -20,7 +20,7 @@ pub struct RuleSet {
     rejected: Vec<RejectedRule>,
 }
 
-/// PackedRule rules and their texts.
+/// Packed rules and their texts.
 #[derive(Clone, PartialEq, Eq)]
 struct PackedRule {
     rules: Box<[u8]>,

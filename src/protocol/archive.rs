@@ -1,4 +1,4 @@
-//! ArchivedObject graphs as `NSKeyedArchiver` leaves them in a property list, read
+//! Object graphs as `NSKeyedArchiver` leaves them in a property list, read
 //! within bounds.
 //!
 //! An archive is a flat table of objects that refer to each other by number.

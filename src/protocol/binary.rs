@@ -203,7 +203,7 @@ fn read_value(
             notes.unreadable(&number.cast_signed().to_string());
         }
         (Shape::Nested(fields), FieldValue::Block(block)) => {
-            nested(fields, key, block, notes, take)?
+            nested(fields, key, block, notes, take)?;
         }
         (Shape::Map, FieldValue::Block(block)) => nested(MAP_ENTRY, key, block, notes, take)?,
         (Shape::Bool | Shape::U32 | Shape::I32 | Shape::F64, _) => take(whole)?,

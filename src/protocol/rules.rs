@@ -21,7 +21,7 @@ use crate::model::{
     Rule, RuleDetails, RulePage, RuleSet, RuleType, Transfer,
 };
 
-/// RulesSeed of one sync at the most.
+/// The most rules of one sync.
 pub const MAX_RULES_PER_SYNC: u64 = 5_000_000;
 /// Bytes of one rule at the most, as sent.
 pub const MAX_RULE_BYTES: usize = 256 << 10;

@@ -85,7 +85,7 @@ impl TransportOptions {
     /// The largest answer by default: 128 MiB, some 600,000 rules.
     pub const DEFAULT_MAX_BODY_BYTES: usize = 128 << 20;
 
-    /// TransportOptions for a server with everything else at its default.
+    /// Options for a server with everything else at its default.
     #[must_use]
     pub fn new(base_url: BaseUrl, machine_id: MachineId) -> Self {
         Self {

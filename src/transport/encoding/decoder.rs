@@ -43,7 +43,7 @@ enum Coding {
     Deflate(Deflate),
 }
 
-/// Output bytes are taken in pieces of this size.
+/// Decoded bytes are written in pieces of this size.
 const PIECE_BYTES: usize = 32 * 1024;
 /// A step ends after this much: a millisecond, or some in a debug build.
 const STEP_BYTES: usize = 256 << 10;
