@@ -222,7 +222,7 @@ impl Driver<'_> {
                     )
                 }
                 Effect::Wait { duration, stage, next_attempt, failure } => {
-                    self.tell_wait(duration, stage, next_attempt, &failure);
+                    self.report_wait(duration, stage, next_attempt, &failure);
                     let waited = interruptible.run(self.clock.sleep(duration)).await;
                     SyncEvent::Attempt(
                         waited.map_or_else(stopped_midway, |()| AttemptResult::Waited),
@@ -286,7 +286,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Returns what tells whether the sync has been told to stop or `left` has
+    /// Returns a function that says whether the sync has been told to stop or `left` has
     /// passed: for work on this thread that no await interrupts.
     fn over(&self, left: Duration) -> impl Fn() -> bool + Clone + Send + 'static + use<> {
         let stop = self.stop.clone();
@@ -300,7 +300,7 @@ impl Driver<'_> {
         reason.map_or_else(|| machine::deadline_failure(deadline), stop_failure)
     }
 
-    fn tell_wait(
+    fn report_wait(
         &mut self,
         duration: Duration,
         stage: Stage,
@@ -454,14 +454,14 @@ impl Driver<'_> {
                 if let StageResponse::Preflight(response) = &answer {
                     held.batch_size = response.batch_size;
                 }
-                self.tell_page(&request, &answer, held);
+                self.report_page(&request, &answer, held);
                 AttemptResult::Answered(answer, traffic)
             }
             Err(failure) => AttemptResult::Failed(failure, traffic),
         }
     }
 
-    fn tell_page(&mut self, request: &StageRequest, answer: &StageResponse, held: &mut Held) {
+    fn report_page(&mut self, request: &StageRequest, answer: &StageResponse, held: &mut Held) {
         if let (StageRequest::RuleDownload { page, .. }, StageResponse::RuleDownload(answer)) =
             (request, answer)
         {

@@ -15,7 +15,7 @@ use crate::model::Timestamp;
 
 mod report;
 
-use report::{Status, Told};
+use report::{DaemonReport, Status};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -49,11 +49,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     };
     let success = if let Some(status) = status {
         let success = status.last_success;
-        let told = Told::new(&setup.config, &setup.state_dir, status, now);
+        let report = DaemonReport::new(&setup.config, &setup.state_dir, status, now);
         if args.json {
-            setup.print_json(&told);
+            setup.print_json(&report);
         } else {
-            told.show();
+            report.show();
         }
         success
     } else {
@@ -142,10 +142,10 @@ mod tests {
         let status: DaemonStatus = serde_json::from_value(status).expect("a status");
         let config = crate::config::Config::resolve(&[]).config;
         let now = at.after(Duration::from_secs(30));
-        let told = Told::new(&config, Path::new("/state"), status, now);
-        let told = serde_json::to_value(&told).expect("JSON");
-        assert_eq!(told["last_success"]["age_seconds"], 30);
-        let daemon = &told["daemon"];
+        let report = DaemonReport::new(&config, Path::new("/state"), status, now);
+        let report = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(report["last_success"]["age_seconds"], 30);
+        let daemon = &report["daemon"];
         assert_eq!(
             (&daemon["liveness"], &daemon["next_sync_why"]),
             (&"alive".into(), &"network".into())

@@ -31,7 +31,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     })?;
     let ordinary = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        tell(&ChildMessage::Panicked { message: panic.to_string() });
+        send(&ChildMessage::Panicked { message: panic.to_string() });
         ordinary(panic);
     }));
     child::stop_with_the_daemon();
@@ -49,16 +49,16 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         Order::Sync(errand) => errand,
         Order::Upload => {
             let report = agent.upload_events(signals.stop());
-            tell(&ChildMessage::Uploaded { report, summary: summary(&config, &state_dir) });
+            send(&ChildMessage::Uploaded { report, summary: summary(&config, &state_dir) });
             return Ok(ExitCode::SUCCESS);
         }
     };
     let wanted = SyncOptions { clean: errand.clean, ..SyncOptions::of(errand.trigger) };
-    let record = args.hooks.observe(&mut ProgressReporter(tell), |observer| {
+    let record = args.hooks.observe(&mut ProgressReporter(send), |observer| {
         agent.sync(wanted, observer, signals.stop())
     });
     let exit_code = record.exit_code;
-    tell(&ChildMessage::Ended { record: Box::new(record), summary: summary(&config, &state_dir) });
+    send(&ChildMessage::Ended { record: Box::new(record), summary: summary(&config, &state_dir) });
     Ok(ExitCode::from(exit_code))
 }
 
@@ -69,6 +69,6 @@ fn summary(config: &Config, state_dir: &Path) -> Option<Box<StoreSummary>> {
         .map(Box::new)
 }
 
-fn tell(line: &ChildMessage) {
+fn send(line: &ChildMessage) {
     output::json_line(line);
 }

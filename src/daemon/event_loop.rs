@@ -57,7 +57,7 @@ struct PendingSync {
     /// Whether the owner requested it, or only the group.
     owner: bool,
     /// Who waits for its end. Empty if only a signal requested it.
-    askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
+    waiters: Vec<oneshot::Sender<Arc<SyncRecord>>>,
 }
 
 /// The sync that runs.
@@ -71,7 +71,7 @@ struct RunningSync {
     stamp: Stamp,
     /// How long it may take from its begin.
     limit: Duration,
-    askers: Vec<oneshot::Sender<Arc<SyncRecord>>>,
+    waiters: Vec<oneshot::Sender<Arc<SyncRecord>>>,
 }
 
 pub(super) struct EventLoop {
@@ -239,7 +239,7 @@ impl EventLoop {
         self.reload(Vanished::MayReturn).await;
         let now = self.alarm.now();
         let Some(why) = self.schedule.begin(now) else { return };
-        let PendingSync { clean, manual, askers, owner: _ } = std::mem::take(&mut self.waiting);
+        let PendingSync { clean, manual, waiters, owner: _ } = std::mem::take(&mut self.waiting);
         let trigger = match (why, manual) {
             (SyncReason::Start | SyncReason::Interval | SyncReason::BackOff, _) => Trigger::Timer,
             (SyncReason::Asked, true) => Trigger::Manual,
@@ -251,7 +251,7 @@ impl EventLoop {
             let error = SyncError::MissingSyncBaseUrl;
             let record = not_begun(error.result(), &error, errand, now);
             self.schedule.end(now, SyncEnd::Nothing, None, random());
-            self.tell_end(record, askers);
+            self.report_end(record, waiters);
             self.publish();
             return;
         }
@@ -262,7 +262,7 @@ impl EventLoop {
             warn!(%error, fix = error.fix().as_deref(), "no sync: the state directory cannot be used");
             let record = not_begun(SyncResult::StateUnusable, &error, errand, now);
             self.schedule.end(now, SyncEnd::Failure, None, random());
-            self.tell_end(record, askers);
+            self.report_end(record, waiters);
             self.publish();
             return;
         }
@@ -278,7 +278,7 @@ impl EventLoop {
         let watch = Supervision { clock, limit, stop: self.stop.subscribe(), phase };
         let (number, events) = (self.syncs, self.events.clone());
         // Nobody may listen.
-        let tell = move |line| {
+        let forward = move |line| {
             let _ = match line {
                 ChildMessage::Step(step) => events.send(DaemonEvent::Step(number, step)),
                 ChildMessage::Notification { application, identifier } => {
@@ -292,10 +292,10 @@ impl EventLoop {
             };
         };
         debug!(number, ?trigger, program = %program.path.display(), "a sync's process starts");
-        let task = tokio::spawn(parent::run(program, order, watch, tell));
+        let task = tokio::spawn(parent::run(program, order, watch, forward));
         let (phase, stamp) = (SyncPhase::Starting, self.stamp());
         self.running =
-            Some(RunningSync { task, phases, phase, errand, began: now, stamp, limit, askers });
+            Some(RunningSync { task, phases, phase, errand, began: now, stamp, limit, waiters });
         self.publish();
         systemd::status("a sync runs");
     }
@@ -352,7 +352,7 @@ impl EventLoop {
             "the next sync"
         );
         self.counters.count(&record);
-        self.tell_end(record, running.askers);
+        self.report_end(record, running.waiters);
         self.publish();
         self.write_metrics();
         systemd::status(match end {
@@ -361,10 +361,10 @@ impl EventLoop {
         });
     }
 
-    fn tell_end(&mut self, record: SyncRecord, askers: Vec<oneshot::Sender<Arc<SyncRecord>>>) {
+    fn report_end(&mut self, record: SyncRecord, waiters: Vec<oneshot::Sender<Arc<SyncRecord>>>) {
         self.last_sync = Some(LastSync::of(&record));
         let record = Arc::new(record);
-        for asker in askers {
+        for asker in waiters {
             // It may have gone away.
             let _ = asker.send(Arc::clone(&record));
         }

@@ -8,7 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 /// Reports that the daemon is ready, and what it does.
 pub(super) fn ready(status: &str) {
     #[cfg(target_os = "linux")]
-    tell(&[
+    notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(&crate::model::text::escaped(status)),
     ]);
@@ -19,14 +19,14 @@ pub(super) fn ready(status: &str) {
 pub(super) fn status(status: &str) {
     #[cfg(target_os = "linux")]
     // A line feed would begin another variable of the message.
-    tell(&[sd_notify::NotifyState::Status(&crate::model::text::escaped(status))]);
+    notify(&[sd_notify::NotifyState::Status(&crate::model::text::escaped(status))]);
     let _ = status;
 }
 
 /// Reports that the daemon is stopping.
 pub(super) fn stopping() {
     #[cfg(target_os = "linux")]
-    tell(&[sd_notify::NotifyState::Stopping]);
+    notify(&[sd_notify::NotifyState::Stopping]);
 }
 
 /// The watchdog, which restarts a daemon that stops sending keep-alives.
@@ -52,12 +52,12 @@ impl Watchdog {
         let Some(ticks) = &mut self.0 else { return std::future::pending().await };
         ticks.tick().await;
         #[cfg(target_os = "linux")]
-        tell(&[sd_notify::NotifyState::Watchdog]);
+        notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }
 
 #[cfg(target_os = "linux")]
-fn tell(state: &[sd_notify::NotifyState<'_>]) {
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "cannot notify systemd");
     }

@@ -406,7 +406,7 @@ impl Machine {
         self.revert(SyncResult::of_failed(stage), error_record(stage, given_up))
     }
 
-    /// Whoever asked for a clean sync believes it done, unless told otherwise.
+    /// Whoever requested a clean sync believes that it was done, unless a warning says otherwise.
     fn warn_of_kept_request(&mut self, done: SyncType) {
         let Some(reason) = self.inputs.clean_request else { return };
         if done != SyncType::Normal || self.inputs.dry_run {

@@ -41,7 +41,7 @@ pub struct SyncSpec {
 
 /// Makes the stores ready: drops what an interrupted sync left staged, notes
 /// the server, the machine id and the operator's request, and reads what preflight
-/// tells. The caller holds the lock of the state directory.
+/// reports. The caller holds the lock of the state directory.
 ///
 /// # Errors
 /// If a store cannot be read or written.

@@ -253,17 +253,17 @@ async fn lock(
         Store::prepare_dir(&dir)?;
         Ok::<_, SyncError>(StateLock::acquire(&dir, wait)?)
     });
-    let mut told = false;
+    let mut reported = false;
     loop {
         tokio::select! {
             biased;
             locked = &mut waiting => return locked.map_err(SyncError::Waiting)?,
             reason = super::stopped(&mut stop) => return Err(SyncError::Stopped(reason)),
-            () = clock.sleep(QUIET_WAIT), if !told => {
+            () = clock.sleep(QUIET_WAIT), if !reported => {
                 let behind = StateLock::holder(state_dir);
                 tracing::info!(process = behind, "the sync waits for another one to end");
                 observer.progress(&SyncProgress::InLine { behind });
-                told = true;
+                reported = true;
             }
         }
     }

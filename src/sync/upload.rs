@@ -155,12 +155,12 @@ impl PromptUploader<'_> {
     /// Sends batch after batch, oldest first, until the queue is empty or the
     /// time is up. The error says why it ended early.
     async fn run(&mut self) -> Result<(), String> {
-        let told = |error: StoreError| error.to_string();
+        let in_words = |error: StoreError| error.to_string();
         let began = self.clock.now().elapsed;
         loop {
             let now = self.clock.now();
             let left = UPLOAD_LIMIT.saturating_sub(now.elapsed.saturating_sub(began));
-            let rows = self.events.read_batch(self.batch_size, None, now.wall).map_err(told)?;
+            let rows = self.events.read_batch(self.batch_size, None, now.wall).map_err(in_words)?;
             if rows.is_empty() || left <= UPLOAD_LIMIT / 2 {
                 return Ok(());
             }
@@ -180,7 +180,7 @@ impl PromptUploader<'_> {
                 bundle_requests,
                 bundles_delivered: bundles,
             };
-            self.events.settle(&settled, now.wall).map_err(told)?;
+            self.events.settle(&settled, now.wall).map_err(in_words)?;
         }
     }
 

@@ -346,11 +346,11 @@ fn conf_3_a_bad_new_configuration_is_refused_and_the_old_one_kept() {
     daemon.signal(Signal::HUP);
     assert!(other.wait_for(Stage::Postflight, 1, PATIENCE));
 
-    // A change that nobody tells of counts from the next sync on.
-    write(&server.url());
+    // A change without a signal counts for the next sync at the latest.
     let before = server.count(Stage::Preflight);
+    write(&server.url());
     assert_eq!(sync(&agent).result, SyncResult::Success);
-    assert_eq!(server.count(Stage::Preflight), before + 1);
+    assert!(server.count(Stage::Preflight) > before);
 }
 
 /// CONF-3: a changed file is noticed by itself, and so is one that comes into being,

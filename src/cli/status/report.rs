@@ -215,7 +215,7 @@ impl Daemon {
 
 /// The report for a user who may not read the state directory.
 #[derive(Debug, Serialize)]
-pub(super) struct Told {
+pub(super) struct DaemonReport {
     schema_version: u32,
     state_dir: String,
     server: Option<String>,
@@ -223,7 +223,7 @@ pub(super) struct Told {
     daemon: Daemon,
 }
 
-impl Told {
+impl DaemonReport {
     pub(super) fn new(
         config: &Config,
         state_dir: &Path,

@@ -428,15 +428,15 @@ impl Connection {
             self.send(&ControlResponse::Waiting).await?;
         }
         loop {
-            let mut told = None;
+            let mut response = None;
             tokio::select! {
                 biased;
                 events = steps.recv() => match events {
                     // The progress of the sync before explains why this one has not begun.
-                    Ok(DaemonEvent::Step(of, step)) if of <= number => told = Some(ControlResponse::Progress(step)),
+                    Ok(DaemonEvent::Step(of, step)) if of <= number => response = Some(ControlResponse::Progress(step)),
                     Ok(DaemonEvent::Step(..) | DaemonEvent::Notification { .. } | DaemonEvent::Synced(_)) => {}
                     Err(broadcast::error::RecvError::Lagged(lines)) => {
-                        told = Some(ControlResponse::Missed { lines });
+                        response = Some(ControlResponse::Missed { lines });
                     }
                     Err(broadcast::error::RecvError::Closed) => return Ok(Some(stopping())),
                 },
@@ -448,7 +448,7 @@ impl Connection {
                 }
                 closed = closed(&mut self.read) => return closed.map(|()| None),
             }
-            if let Some(answer) = told {
+            if let Some(answer) = response {
                 self.send(&answer).await?;
             }
         }

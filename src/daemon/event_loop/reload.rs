@@ -236,3 +236,63 @@ impl EventLoop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+    use crate::daemon::event_loop::requests::tests::daemon;
+
+    fn config(url: &str, level: LogLevel) -> Loaded {
+        let sync_base_url = Some(crate::model::BaseUrl::parse(url).expect("a URL"));
+        let config = Config { sync_base_url, log_level: level, ..Config::default() };
+        Loaded { config, ..Config::resolve(&[]) }
+    }
+
+    /// CONF-3: a sync follows a change of the server, its credentials or the machine
+    /// id, and of nothing else.
+    #[test]
+    fn conf_3_a_sync_follows_if_the_way_to_the_server_changes() {
+        let old = config("https://one.example/", LogLevel::Info).config;
+        let level = config("https://one.example/", LogLevel::Debug).config;
+        assert!(!reaches_server_differently(&old, &level));
+        let server = config("https://two.example/", LogLevel::Info).config;
+        let machine = Config { machine_id: Some("another".to_owned()), ..old.clone() };
+        let certificate = Some(PathBuf::from("/etc/client.p12"));
+        let certificate = Config { client_auth_certificate_file: certificate, ..old.clone() };
+        for new in [server, machine, certificate] {
+            assert!(reaches_server_differently(&old, &new));
+        }
+    }
+
+    /// CONF-3: what a sync needs has changed once a file with credentials comes into
+    /// being.
+    #[test]
+    fn conf_3_credentials_that_become_usable_are_a_change() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("roots.pem");
+        let config = Config { server_auth_roots_file: Some(file.clone()), ..Config::default() };
+        let loaded = Loaded { config, ..Config::resolve(&[]) };
+        let before = access(&examine(&loaded));
+        assert_eq!(access(&examine(&loaded)), before);
+        std::fs::write(file, "x").expect("written");
+        assert_ne!(access(&examine(&loaded)), before);
+    }
+
+    /// CONF-1: a source that vanishes holds for a minute, in which it may come back.
+    #[tokio::test]
+    async fn conf_1_a_source_that_vanishes_holds_for_a_minute() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut daemon = daemon(dir.path());
+        let source = Source::File(PathBuf::from("/etc/santa-sync/config.plist"));
+        let with = Loaded { sources: vec![source], ..Config::resolve(&[]) };
+        let without = Config::resolve(&[]);
+        daemon.loaded = Arc::new(with.clone());
+        assert!(!daemon.is_source_missing(&with));
+        assert!(daemon.is_source_missing(&without));
+        let since = daemon.source_missing_since.expect("it is noted");
+        assert_eq!(daemon.reload_at, Some(since + VANISH_TIME));
+        daemon.source_missing_since = since.checked_sub(VANISH_TIME);
+        assert!(!daemon.is_source_missing(&without), "it is gone");
+    }
+}

@@ -86,7 +86,7 @@ impl EventLoop {
         if let Some(running) = &mut self.running
             && sync.attach
         {
-            running.askers.push(asker);
+            running.waiters.push(asker);
             return Ok(SyncReply { number: self.syncs, waits: false, steps, done });
         }
         let another_kind = self.waiting.clean != sync.clean;
@@ -118,13 +118,13 @@ impl EventLoop {
         self.waiting.clean = sync.clean.or(self.waiting.clean);
         self.waiting.manual |= sync.manual;
         self.waiting.owner |= by == Requester::Owner;
-        self.waiting.askers.push(asker);
+        self.waiting.waiters.push(asker);
         Ok(SyncReply { number: self.syncs + 1, waits, steps, done })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::time::Duration;
@@ -142,7 +142,8 @@ mod tests {
     use crate::daemon::{Options, Program};
     use crate::model::{SyncType, Trigger};
 
-    fn daemon(dir: &Path) -> EventLoop {
+    /// An event loop on a state directory, without a server.
+    pub(in crate::daemon::event_loop) fn daemon(dir: &Path) -> EventLoop {
         let options = Options {
             sources: Arc::new(Sources::default),
             loaded: Config::resolve(&[]),
@@ -168,7 +169,7 @@ mod tests {
             began: daemon.alarm.now(),
             stamp: daemon.stamp(),
             limit: Duration::from_secs(60),
-            askers: Vec::new(),
+            waiters: Vec::new(),
         }
     }
 

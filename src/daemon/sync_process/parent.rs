@@ -125,7 +125,7 @@ pub(in crate::daemon) async fn run(
     program: Program,
     order: Vec<u8>,
     mut watch: Supervision,
-    tell: impl Fn(ChildMessage) + Send,
+    forward: impl Fn(ChildMessage) + Send,
 ) -> ProcessEnd {
     let mut child = match start(&program) {
         Ok(child) => child,
@@ -148,14 +148,14 @@ pub(in crate::daemon) async fn run(
         | ChildMessage::Notification { .. }
         | ChildMessage::Panicked { .. }
         | ChildMessage::Uploaded { .. }
-        | ChildMessage::Ended { .. }) => tell(line),
+        | ChildMessage::Ended { .. }) => forward(line),
     });
     tokio::pin!(listening);
     let overrun = loop {
         let now = *phase.borrow_and_update();
         let limit = watch.limit(now);
         tokio::select! {
-            told = &mut listening => return told.conclude(),
+            heard = &mut listening => return heard.conclude(),
             () = watch.clock.sleep(limit) => break Some((now, limit)),
             _ = watch.stop.wait_for(|stop| *stop) => break None,
             Ok(()) = phase.changed() => {}
@@ -163,15 +163,15 @@ pub(in crate::daemon) async fn run(
     };
     // It may end by itself at any time; then there is nobody to signal.
     let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
-    let (told, how) = if let Ok(told) = timeout(STOP_TIMEOUT, &mut listening).await {
-        (Some(told), "was told to stop")
+    let (heard, how) = if let Ok(heard) = timeout(STOP_TIMEOUT, &mut listening).await {
+        (Some(heard), "was told to stop")
     } else {
         let _ = pid.map(|pid| kill_process_group(pid, Signal::KILL));
-        let told = timeout(KILL_TIMEOUT, &mut listening).await.ok();
-        let how = if told.is_some() { "was killed" } else { "cannot even be killed" };
-        (told, how)
+        let heard = timeout(KILL_TIMEOUT, &mut listening).await.ok();
+        let how = if heard.is_some() { "was killed" } else { "cannot even be killed" };
+        (heard, how)
     };
-    let mut ended = told.map(Heard::conclude).unwrap_or_default();
+    let mut ended = heard.map(Heard::conclude).unwrap_or_default();
     // What has waited in line for too long says so itself.
     if let Some((phase, limit)) = overrun
         && (phase != SyncPhase::InLine || ended.record.is_none())
@@ -221,7 +221,7 @@ fn start(program: &Program) -> io::Result<Child> {
 
 /// Hands the order over, then reads lines until the process has ended. Our end
 /// of its standard input stays open meanwhile.
-async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(ChildMessage)) -> Heard {
+async fn listen(child: &mut Child, order: Vec<u8>, forward: impl Fn(ChildMessage)) -> Heard {
     let mut stdin = child.stdin.take();
     if let Some(stdin) = &mut stdin {
         // A process that does not read has ended, or the deadline ends it.
@@ -250,7 +250,7 @@ async fn listen(child: &mut Child, order: Vec<u8>, tell: impl Fn(ChildMessage)) 
                     | ChildMessage::Notification { .. }
                     | ChildMessage::InLine { .. }
                     | ChildMessage::Begun),
-                ) => tell(line),
+                ) => forward(line),
                 Err(error) => tracing::debug!(%error, "not a line of a sync's process"),
             }
         }

@@ -73,7 +73,7 @@ impl Attempts {
         GivenUp { failure, attempts: self.attempts, cause: self.last }
     }
 
-    /// Something came of the request. `token_spent` tells, and remembers,
+    /// Something came of the request. `token_spent` says, and remembers,
     /// whether this sync has fetched its one token.
     pub(super) fn on(mut self, exchange: AttemptResult, token_spent: &mut bool) -> AttemptStep {
         match exchange {
