@@ -175,11 +175,7 @@ impl Driver<'_> {
         // Those have been logged where they were met.
         let logged = inputs.warnings.len();
         let mut held = Held::new(blank.id.clone(), self.horizon());
-        let mut prefetcher = Prefetcher::new(prefetch::BatchBuilder {
-            machine_id: inputs.machine_id.clone(),
-            transfer: self.transfer,
-            packer: self.transport.as_ref().map_or_else(|_| Packer::default(), |t| t.packer()),
-        });
+        let mut prefetcher = self.prefetcher(&inputs);
         let mut machine = Machine::new(inputs);
         let mut event = SyncEvent::Started;
         let outcome = loop {
@@ -259,6 +255,12 @@ impl Driver<'_> {
             store.compact_rules(over);
         }
         record
+    }
+
+    fn prefetcher(&self, inputs: &Inputs) -> Prefetcher {
+        let packer = self.transport.as_ref().map_or_else(|_| Packer::default(), |t| t.packer());
+        let machine_id = inputs.machine_id.clone();
+        Prefetcher::new(prefetch::BatchBuilder { machine_id, transfer: self.transfer, packer })
     }
 
     /// Writes the record; one that `rules.db` cannot take waits beside it.

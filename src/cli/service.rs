@@ -217,14 +217,12 @@ fn act(installer: &Installer<'_>, args: &Args) -> Result<ExitCode, ServiceError>
             Outcome::Unchanged => "not installed",
         }),
         Action::Status => {
-            let (installed, running) = installer.status()?;
+            let (is_installed, is_running) = installer.status()?;
             let word = |yes| if yes { "yes" } else { "no" };
-            output::line(format_args!("installed  {}", word(installed)));
-            output::line(match in_image {
-                false => format!("running    {}", word(running)),
-                true => "running    unknown (--root)".to_owned(),
-            });
-            if !(installed && running) {
+            output::line(format_args!("installed  {}", word(is_installed)));
+            let running = if in_image { "unknown (--root)" } else { word(is_running) };
+            output::line(format_args!("running    {running}"));
+            if !(is_installed && is_running) {
                 return Ok(ExitCode::from(EXIT_UNREACHABLE));
             }
         }

@@ -91,10 +91,11 @@ impl ConfigurationReport {
 }
 
 fn digest(loaded: &Loaded) -> String {
-    let mut text = String::new();
-    for (key, chosen) in loaded.effective.iter() {
-        text.push_str(&format!("{}={}\n", key.name, shown(key, &chosen.value)));
-    }
+    let lines = loaded.effective.iter().map(|(key, chosen)| {
+        let value = shown(key, &chosen.value);
+        format!("{}={value}\n", key.name)
+    });
+    let text: String = lines.collect();
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
 }
 

@@ -188,7 +188,7 @@ fn warn_of_standing(store: &Store, config: &Config) {
             }
         }
         Err(error) => {
-            warn!(%error, fix = error.fix().as_deref(), "cannot read whose settings and rules are in force")
+            warn!(%error, fix = error.fix().as_deref(), "cannot read whose settings and rules are in force");
         }
     }
 }

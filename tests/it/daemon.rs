@@ -465,6 +465,6 @@ fn daemon_5_lines_for_the_journal_have_a_priority_and_no_time() {
         let text = std::fs::read_to_string(&path).unwrap();
         let begins = text.lines().find(|line| line.contains("sync begins")).expect("a line");
         assert_eq!(begins.starts_with("<6>"), connected, "{begins}");
-        assert_eq!(begins.contains(":"), !connected, "no time of day: {begins}");
+        assert_eq!(begins.contains(':'), !connected, "no time of day: {begins}");
     }
 }

@@ -168,7 +168,7 @@ pub(super) mod tests {
             errand: SyncOrder { trigger: Trigger::Timer, clean: None },
             began: daemon.alarm.now(),
             stamp: daemon.stamp(),
-            limit: Duration::from_secs(60),
+            limit: Duration::from_mins(1),
             waiters: Vec::new(),
         }
     }

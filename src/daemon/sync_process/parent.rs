@@ -239,7 +239,7 @@ async fn listen(child: &mut Child, order: Vec<u8>, forward: impl Fn(ChildMessage
             }
             match serde_json::from_slice(&line) {
                 Ok(ChildMessage::Ended { record: of, summary: seen }) => {
-                    (record, summary) = (Some(of), seen)
+                    (record, summary) = (Some(of), seen);
                 }
                 Ok(ChildMessage::Uploaded { report, summary: seen }) => {
                     (uploaded, summary) = (Some(report), seen);

@@ -12,7 +12,7 @@ use crate::sync::retry::WaitSchedule;
 pub(super) struct Attempts {
     request: Arc<StageRequest>,
     waits: WaitSchedule,
-    attempts: u32,
+    made: u32,
     /// The 403 that made us fetch a token; reported if that does not help.
     forbidden: Option<Failure>,
     /// Why the last attempt failed: the cause if the sync is stopped before the
@@ -56,7 +56,7 @@ impl Attempts {
         let request = Arc::new(request);
         let effect = Effect::Send { request: Arc::clone(&request), attempt: 1 };
         let waits = WaitSchedule::new(jitter);
-        (Self { request, waits, attempts: 1, forbidden: None, last: None, unfinished: 0 }, effect)
+        (Self { request, waits, made: 1, forbidden: None, last: None, unfinished: 0 }, effect)
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -70,7 +70,7 @@ impl Attempts {
 
     /// Ends the request because the sync is stopped or out of time.
     pub(super) fn stop(self, failure: Failure) -> GivenUp {
-        GivenUp { failure, attempts: self.attempts, cause: self.last }
+        GivenUp { failure, attempts: self.made, cause: self.last }
     }
 
     /// Something came of the request. `token_spent` says, and remembers,
@@ -115,7 +115,7 @@ impl Attempts {
                     let effect = Effect::Wait {
                         duration: failure.retry_after.unwrap_or(scheduled),
                         stage: self.stage(),
-                        next_attempt: self.attempts + 1,
+                        next_attempt: self.made + 1,
                         failure,
                     };
                     AttemptStep::UnderWay(Box::new(self), effect)
@@ -125,13 +125,13 @@ impl Attempts {
     }
 
     fn send_again(mut self) -> AttemptStep {
-        self.attempts += 1;
+        self.made += 1;
         let request = Arc::clone(&self.request);
-        let effect = Effect::Send { request, attempt: self.attempts };
+        let effect = Effect::Send { request, attempt: self.made };
         AttemptStep::UnderWay(Box::new(self), effect)
     }
 
     fn give_up(self, failure: Failure) -> AttemptStep {
-        AttemptStep::Failed(GivenUp { failure, attempts: self.attempts, cause: None })
+        AttemptStep::Failed(GivenUp { failure, attempts: self.made, cause: None })
     }
 }
