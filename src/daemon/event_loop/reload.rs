@@ -246,7 +246,7 @@ mod tests {
     fn config(url: &str, level: LogLevel) -> Loaded {
         let sync_base_url = Some(crate::model::BaseUrl::parse(url).expect("a URL"));
         let config = Config { sync_base_url, log_level: level, ..Config::default() };
-        Loaded { config, ..Config::resolve(&[]) }
+        Loaded { config: config.into(), ..Config::resolve(&[]) }
     }
 
     /// CONF-3: a sync follows a change of the server, its credentials or the machine
@@ -257,10 +257,10 @@ mod tests {
         let level = config("https://one.example/", LogLevel::Debug).config;
         assert!(!reaches_server_differently(&old, &level));
         let server = config("https://two.example/", LogLevel::Info).config;
-        let machine = Config { machine_id: Some("another".to_owned()), ..old.clone() };
+        let machine = Config { machine_id: Some("another".to_owned()), ..(*old).clone() };
         let certificate = Some(PathBuf::from("/etc/client.p12"));
-        let certificate = Config { client_auth_certificate_file: certificate, ..old.clone() };
-        for new in [server, machine, certificate] {
+        let certificate = Config { client_auth_certificate_file: certificate, ..(*old).clone() };
+        for new in [(*server).clone(), machine, certificate] {
             assert!(reaches_server_differently(&old, &new));
         }
     }
@@ -272,7 +272,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("roots.pem");
         let config = Config { server_auth_roots_file: Some(file.clone()), ..Config::default() };
-        let loaded = Loaded { config, ..Config::resolve(&[]) };
+        let loaded = Loaded { config: config.into(), ..Config::resolve(&[]) };
         let before = access(&examine(&loaded));
         assert_eq!(access(&examine(&loaded)), before);
         std::fs::write(file, "x").expect("written");
