@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
+use santa_sync::failure::{Disposition, Failure, FailureKind, Remedy as _};
 use santa_sync::model::Stage;
 use santa_sync::transport::Transport;
 use tokio::net::TcpStream;
@@ -12,8 +13,6 @@ use super::pki::{Ca, Clients, VERSIONS, options_trusting, server_config};
 use super::server::{NOW, Script, listener, ok, transport};
 #[cfg(feature = "harness")]
 use crate::agent::Agent;
-#[cfg(feature = "harness")]
-use santa_sync::failure::{Disposition, Failure, FailureKind, Remedy as _};
 
 /// What came to a server, and how.
 type Came = Arc<Mutex<Vec<&'static str>>>;
