@@ -19,7 +19,7 @@ mod time;
 mod transfer;
 mod url;
 
-pub use event::{EventRow, EventSummary, UploadMemory};
+pub use event::{EventRow, EventSummary, SettledEvents, UploadMemory};
 pub use header::HeaderProblem;
 pub use host::{HostFacts, MachineId, MachineIdError, is_placeholder};
 pub use log_level::LogLevel;

@@ -33,7 +33,7 @@ use crate::model::Timestamp;
 
 pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
-    Rejected, Requeued, Settled,
+    Rejected, Requeued,
 };
 pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use lock::{LOCK_FILE, LockError, StateLock};

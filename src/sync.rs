@@ -95,9 +95,6 @@ struct Held {
     staged: Settings,
     /// What the staged settings would change.
     staged_changes: Vec<SettingChange>,
-    /// Executables of bundles in the last batch: bundle hash, and how many
-    /// executables the bundle has.
-    bundles: Vec<(String, u32)>,
     /// Where the event queue ended when the sync began.
     horizon: Horizon,
     uploaded: u64,
@@ -122,7 +119,6 @@ impl Held {
             body: None,
             sync_id,
             staged: Settings::default(),
-            bundles: Vec::new(),
             staged_changes: Vec::new(),
             horizon,
             uploaded: 0,

@@ -5,16 +5,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use santa_sync::model::{EventRow, Transfer};
-use santa_sync::protocol::body::{self};
-use santa_sync::protocol::events::sort;
+use santa_sync::model::{EventRow, MachineId, Transfer};
+use santa_sync::protocol::body::{self, EncodedBody};
+use santa_sync::protocol::events::EventBatch;
 use santa_sync::protocol::stored::{DecodedEvent, QueuedEvent, decode_row, encode, summarize};
 use santa_sync::protocol::wire::EventUploadRequest;
 
 fuzz_target!(|data: &[u8]| {
     let row = EventRow { id: 1, unique_id: String::new(), data: data.to_owned(), oversize: None };
-    let sorted = sort(vec![row], "", Transfer::Json);
-    let mut message = EventUploadRequest::default();
+    let host = MachineId::new("host").expect("an id");
+    let batch = EventBatch::of_rows(vec![row], &host, Transfer::Json, EncodedBody::plain);
+    let mut message = EventUploadRequest { machine_id: "host".into(), ..Default::default() };
     if let DecodedEvent::Sendable(event) = decode_row(data) {
         let _ = summarize(&event, false);
         // Compared as bytes: a NaN is unlike itself.
@@ -28,9 +29,12 @@ fuzz_target!(|data: &[u8]| {
             QueuedEvent::FileAccess(event) => message.file_access_events.push(*event),
             QueuedEvent::Audit(event) => message.audit_events.push(event),
         }
-        assert_eq!(sorted.ids, [1]);
+        assert_eq!(batch.ids, [1]);
     } else {
-        assert!(sorted.ids.is_empty());
+        assert!(batch.ids.is_empty());
     }
-    assert_eq!(sorted.body, body::encode(Transfer::Json, &message).expect("a body"));
+    if !batch.ids.is_empty() {
+        let whole = body::encode(Transfer::Json, &message).expect("a body");
+        assert_eq!(batch.body.bytes, whole);
+    }
 });

@@ -16,6 +16,31 @@ pub struct EventRow {
     pub oversize: Option<u64>,
 }
 
+/// What becomes of the rows of a batch, in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct SettledEvents {
+    /// The server accepted these; they leave the queue.
+    pub delivered: Vec<i64>,
+    /// These leave the queue unsent; with the kind they are counted under.
+    pub dropped: Vec<(i64, String)>,
+    /// These are set aside; with the reason.
+    pub rejected: Vec<(i64, String)>,
+    /// Bundles whose executables the server requests.
+    pub bundle_requests: Vec<String>,
+    /// For each delivered executable of a requested bundle: the bundle's hash,
+    /// and how many executables the bundle has (0 if unknown).
+    pub bundles_delivered: Vec<(String, u32)>,
+}
+
+impl SettledEvents {
+    /// The rows that are settled.
+    pub fn ids(&self) -> impl Iterator<Item = i64> {
+        let dropped = self.dropped.iter().map(|(id, _)| *id);
+        let rejected = self.rejected.iter().map(|(id, _)| *id);
+        self.delivered.iter().copied().chain(dropped).chain(rejected)
+    }
+}
+
 /// What syncs remember about batches that the server refused (EV-6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct UploadMemory {

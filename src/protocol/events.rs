@@ -12,6 +12,7 @@ use serde::Deserialize as _;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use thiserror::Error;
 
+use super::body::EncodedBody;
 use super::json::{Message as _, Nested, read_value};
 use super::notes::Notes;
 use super::stored::{
@@ -19,50 +20,81 @@ use super::stored::{
 };
 use super::upload::EventUploadBody;
 use super::{json, wire};
-use crate::model::{EventRow, EventSummary, Settings, Transfer};
+use crate::model::{EventRow, EventSummary, MachineId, Settings, SettledEvents, Transfer};
 
-/// Rows of the event queue, sorted by what becomes of them.
+/// A batch of events on its way from the queue to the server.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub struct Sorted {
+pub struct EventBatch {
     /// The rows whose events are in `body`.
     pub ids: Vec<i64>,
-    /// The [`wire::EventUploadRequest`] that carries them.
-    pub body: Vec<u8>,
+    /// The [`wire::EventUploadRequest`] that carries them, as it goes over the
+    /// wire; empty if no row can be sent.
+    pub body: EncodedBody,
     /// Rows whose event version 1 of the protocol cannot carry, with its kind.
     pub dropped: Vec<(i64, String)>,
     /// Rows that cannot be read, with the reason.
     pub rejected: Vec<(i64, String)>,
-    /// For each executable in `body` of a bundle that a server asked for:
-    /// the bundle's hash, and of how many executables it is made.
+    /// For each executable in `body` of a bundle that a server requested: the
+    /// bundle's hash, and how many executables the bundle has.
     pub bundles: Vec<(String, u32)>,
 }
 
-/// Turns the payloads of rows into the body that carries their events.
-#[must_use]
-pub fn sort(rows: Vec<EventRow>, machine_id: &str, transfer: Transfer) -> Sorted {
-    let mut sorted = Sorted::default();
-    let mut upload = EventUploadBody::new(transfer);
-    for row in rows {
-        let id = row.id;
-        if row.oversize.is_none() && upload.push_stored(&row.data) {
-            sorted.ids.push(id);
-            continue;
+impl EventBatch {
+    /// Builds the batch of these rows; `pack` compresses its body.
+    #[must_use]
+    pub fn of_rows(
+        rows: Vec<EventRow>,
+        machine_id: &MachineId,
+        transfer: Transfer,
+        pack: impl FnOnce(Vec<u8>) -> EncodedBody,
+    ) -> Self {
+        let mut batch = Self::default();
+        let mut upload = EventUploadBody::new(transfer);
+        for row in rows {
+            let id = row.id;
+            if row.oversize.is_none() && upload.push_stored(&row.data) {
+                batch.ids.push(id);
+                continue;
+            }
+            match decode(&row) {
+                DecodedEvent::Sendable(event) => match upload.push(&event) {
+                    Ok(()) => {
+                        batch.ids.push(id);
+                        let bundle = bundle_of(&event);
+                        batch.bundles.extend(bundle.map(|(hash, count)| (hash.to_owned(), count)));
+                    }
+                    Err(error) => batch.rejected.push((id, error.to_string())),
+                },
+                DecodedEvent::Unsendable { kind } => batch.dropped.push((id, kind)),
+                DecodedEvent::Undecodable { reason } => batch.rejected.push((id, reason)),
+            }
         }
-        match decode(&row) {
-            DecodedEvent::Sendable(event) => match upload.push(&event) {
-                Ok(()) => {
-                    sorted.ids.push(id);
-                    let bundle = bundle_of(&event);
-                    sorted.bundles.extend(bundle.map(|(hash, count)| (hash.to_owned(), count)));
-                }
-                Err(error) => sorted.rejected.push((id, error.to_string())),
-            },
-            DecodedEvent::Unsendable { kind } => sorted.dropped.push((id, kind)),
-            DecodedEvent::Undecodable { reason } => sorted.rejected.push((id, reason)),
+        if !batch.ids.is_empty() {
+            batch.body = pack(upload.finish(machine_id.as_str()));
+        }
+        batch
+    }
+
+    /// How many rows it is of, and the last of them.
+    #[must_use]
+    pub fn extent(&self) -> (usize, Option<i64>) {
+        let others = self.dropped.iter().chain(&self.rejected).map(|(id, _)| id);
+        let rows = self.ids.len() + self.dropped.len() + self.rejected.len();
+        (rows, self.ids.iter().chain(others).max().copied())
+    }
+
+    /// What becomes of its rows once the server has accepted the body.
+    #[must_use]
+    pub fn settled(self, bundle_requests: Vec<String>) -> SettledEvents {
+        let Self { ids, body: _, dropped, rejected, bundles } = self;
+        SettledEvents {
+            delivered: ids,
+            dropped,
+            rejected,
+            bundle_requests,
+            bundles_delivered: bundles,
         }
     }
-    sorted.body = upload.finish(machine_id);
-    sorted
 }
 
 /// Reads the event of a row.

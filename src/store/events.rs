@@ -43,7 +43,6 @@ pub use horizon::Horizon;
 pub use queue::{Limits, NewEvent, Queued};
 pub use refusal::Refused;
 pub use rejected::{Rejected, Requeued};
-pub use settle::Settled;
 
 /// The file and its schema. Migrations are never edited once released.
 pub(super) const DATABASE: Database = Database {

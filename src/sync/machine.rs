@@ -22,8 +22,8 @@ mod uploads;
 use std::time::Duration;
 
 pub use types::{
-    AttemptResult, Batch, Committed, Effect, Inputs, Settled, StageRequest, StageResponse,
-    StoreEffect, SyncEvent, SyncOutcome, SyncTally, Traffic,
+    AttemptResult, Committed, Effect, Inputs, StageRequest, StageResponse, StoreEffect, SyncEvent,
+    SyncOutcome, SyncTally, Traffic,
 };
 
 use self::attempts::{AttemptStep, Attempts, GivenUp};
@@ -36,6 +36,7 @@ use crate::model::{
     CleanSyncReason, ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType,
     SyncWarning,
 };
+use crate::protocol::events::EventBatch;
 use crate::protocol::rules::{self, Page};
 use crate::protocol::{events, postflight, preflight, wire};
 
@@ -72,7 +73,7 @@ enum State {
     Staging(Plan, Box<Settings>),
     StagingAgain(Plan),
     ReadingEvents(Plan),
-    Uploading(Plan, Attempts, Box<Batch>),
+    Uploading(Plan, Attempts, Box<EventBatch>),
     Settling(Plan),
     NotingUploads(Plan),
     NotingRefusal(Plan, GivenUp, AfterRefusal),

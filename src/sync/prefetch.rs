@@ -8,31 +8,10 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-use super::machine::Batch;
 use crate::model::{EventRow, MachineId, Transfer};
-use crate::protocol::body::EncodedBody;
-use crate::protocol::events;
+use crate::protocol::events::EventBatch;
 use crate::store::{EventStore, Horizon, ReadEvents};
 use crate::transport::Packer;
-
-/// A batch as the driver holds it.
-#[derive(Debug)]
-pub(super) struct PreparedBatch {
-    pub(super) batch: Batch,
-    /// Executables of bundles in it: bundle hash, and how many executables the
-    /// bundle has.
-    pub(super) bundles: Vec<(String, u32)>,
-}
-
-impl PreparedBatch {
-    /// How many rows it is of, and the last of them.
-    fn extent(&self) -> (usize, Option<i64>) {
-        let Batch { ids, dropped, rejected, .. } = &self.batch;
-        let others = dropped.iter().chain(rejected).map(|(id, _)| id);
-        let rows = ids.len() + dropped.len() + rejected.len();
-        (rows, ids.iter().chain(others).max().copied())
-    }
-}
 
 /// How batches are made.
 #[derive(Clone, Debug)]
@@ -43,11 +22,8 @@ pub(super) struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    fn build(&mut self, rows: Vec<EventRow>) -> PreparedBatch {
-        let events::Sorted { ids, body, dropped, rejected, bundles } =
-            events::sort(rows, self.machine_id.as_str(), self.transfer);
-        let body = if ids.is_empty() { EncodedBody::default() } else { self.packer.pack(body) };
-        PreparedBatch { batch: Batch { ids, body, dropped, rejected }, bundles }
+    fn build(&mut self, rows: Vec<EventRow>) -> EventBatch {
+        EventBatch::of_rows(rows, &self.machine_id, self.transfer, |body| self.packer.pack(body))
     }
 }
 
@@ -80,13 +56,13 @@ impl Prefetcher {
     }
 
     /// The batch of these rows.
-    pub(super) fn build(&mut self, rows: Vec<EventRow>) -> PreparedBatch {
+    pub(super) fn build(&mut self, rows: Vec<EventRow>) -> EventBatch {
         self.builder.build(rows)
     }
 
     /// Returns the prepared batch, waiting for it if necessary, if it was read for
     /// that limit.
-    pub(super) fn take(&mut self, limit: usize) -> Option<PreparedBatch> {
+    pub(super) fn take(&mut self, limit: usize) -> Option<EventBatch> {
         let asked = self.asked.take()?;
         let Thread::Running(worker) = &self.thread else { return None };
         if let Ok(read) = worker.read.recv() {
@@ -105,7 +81,7 @@ impl Prefetcher {
     /// horizon.
     pub(super) fn start_next(
         &mut self,
-        read: &PreparedBatch,
+        read: &EventBatch,
         limit: usize,
         horizon: Horizon,
         events: &EventStore,
@@ -138,7 +114,7 @@ struct Worker {
     ask: Option<Sender<Ask>>,
     /// One reply for each request: an error is met, and reported, when the batch is
     /// read in its turn.
-    read: Receiver<Option<PreparedBatch>>,
+    read: Receiver<Option<EventBatch>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -169,7 +145,7 @@ fn work(
     events: &ReadEvents,
     mut builder: BatchBuilder,
     asked: &Receiver<Ask>,
-    reads: &Sender<Option<PreparedBatch>>,
+    reads: &Sender<Option<EventBatch>>,
 ) {
     while let Ok(Ask { after, limit }) = asked.recv() {
         let rows = events.read_on(limit, after).ok().flatten();
@@ -232,11 +208,11 @@ mod tests {
         assert!(prefetcher.take(2).is_none(), "nothing was asked for");
         prefetcher.start_next(&first, 2, horizon, &store);
         let made = prefetcher.take(2).expect("made ahead");
-        assert_eq!(made.batch, second.batch);
+        assert_eq!(made, second);
         prefetcher.start_next(&made, 2, horizon, &store);
         assert!(prefetcher.take(1).is_none(), "it was made for another limit");
         prefetcher.start_next(&second, 2, horizon, &store);
-        assert_eq!(prefetcher.take(2).expect("made ahead").batch, third.batch);
+        assert_eq!(prefetcher.take(2).expect("made ahead"), third);
         prefetcher.start_next(&third, 2, horizon, &store);
         assert!(prefetcher.take(2).is_none(), "a batch that is not full is the last");
         prefetcher.stop();

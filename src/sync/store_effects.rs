@@ -3,13 +3,14 @@
 use tracing::{debug, warn};
 
 use super::Held;
-use super::machine::{Batch, Committed, Settled, StoreEffect, SyncEvent};
+use super::machine::{Committed, StoreEffect, SyncEvent};
 use super::prefetch::Prefetcher;
 use super::progress::{Observer, SyncProgress};
 use crate::failure::{Failure, FailureKind, Remedy as _};
-use crate::model::{SettingChange, Timestamp};
+use crate::model::{SettingChange, SettledEvents, Timestamp};
+use crate::protocol::events::EventBatch;
 use crate::store::{
-    self, CommitError, EventStore, ReadStore, Refused, RuleCommit, RuleGuard, Store, StoreError,
+    CommitError, EventStore, ReadStore, Refused, RuleCommit, RuleGuard, Store, StoreError,
 };
 
 /// How many changed rules a dry run lists.
@@ -45,7 +46,7 @@ impl LiveStores<'_> {
             }
             StoreEffect::SettleEvents(settled) => {
                 held.uploaded += settled.delivered.len() as u64;
-                if let Err(error) = self.settle(settled, std::mem::take(&mut held.bundles)) {
+                if let Err(error) = self.settle(&settled) {
                     // The batch is on the server. What is still queued is sent
                     // again by the next sync.
                     held.give_events_up(&error);
@@ -122,9 +123,9 @@ impl LiveStores<'_> {
     }
 
     /// The next batch; an empty one if the queue cannot be used any more.
-    fn read(&mut self, limit: usize, held: &mut Held) -> Batch {
+    fn read(&mut self, limit: usize, held: &mut Held) -> EventBatch {
         if held.events_unusable {
-            return Batch::default();
+            return EventBatch::default();
         }
         let read = if let Some(read) = self.prefetcher.take(limit) {
             read
@@ -133,27 +134,19 @@ impl LiveStores<'_> {
                 Ok(rows) => self.prefetcher.build(rows),
                 Err(error) => {
                     held.give_events_up(&error);
-                    return Batch::default();
+                    return EventBatch::default();
                 }
             }
         };
         self.prefetcher.start_next(&read, limit, held.horizon, self.events);
-        held.bundles = read.bundles;
-        read.batch
+        read
     }
 
-    fn settle(
-        &mut self,
-        settled: Settled,
-        bundles_delivered: Vec<(String, u32)>,
-    ) -> Result<(), StoreError> {
-        let Settled { delivered, dropped, rejected, bundle_requests } = settled;
-        if !bundle_requests.is_empty() {
-            debug!(bundles = bundle_requests.len(), "the server requests bundles");
+    fn settle(&mut self, settled: &SettledEvents) -> Result<(), StoreError> {
+        if !settled.bundle_requests.is_empty() {
+            debug!(bundles = settled.bundle_requests.len(), "the server requests bundles");
         }
-        let settled =
-            store::Settled { delivered, dropped, rejected, bundle_requests, bundles_delivered };
-        self.events.settle(&settled, self.now)
+        self.events.settle(settled, self.now)
     }
 }
 

@@ -18,9 +18,9 @@ use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::model::{MachineId, Stage, Transfer};
 use crate::protocol::body::EncodedBody;
-use crate::protocol::events::{self, Sorted};
+use crate::protocol::events::{self, EventBatch};
 use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
-use crate::store::{EventStore, LockError, Settled, StateLock, Store, StoreError};
+use crate::store::{EventStore, LockError, StateLock, Store, StoreError};
 use crate::transport::{Transport, XsrfToken};
 
 /// How long an upload takes at most. A sync that is due waits for its end. No
@@ -164,22 +164,16 @@ impl PromptUploader<'_> {
             if rows.is_empty() || left <= UPLOAD_LIMIT / 2 {
                 return Ok(());
             }
-            let Sorted { ids, body, dropped, rejected, bundles } =
-                events::sort(rows, self.machine_id.as_str(), self.transfer);
-            let bundle_requests = if ids.is_empty() {
+            let batch = EventBatch::of_rows(rows, self.machine_id, self.transfer, |body| {
+                self.transport.pack(body)
+            });
+            let bundle_requests = if batch.ids.is_empty() {
                 Vec::new()
             } else {
-                let body = self.transport.pack(body);
-                self.send(&body, left).await.map_err(|failure| failure.to_string())?
+                self.send(&batch.body, left).await.map_err(|failure| failure.to_string())?
             };
-            self.uploaded += ids.len() as u64;
-            let settled = Settled {
-                delivered: ids,
-                dropped,
-                rejected,
-                bundle_requests,
-                bundles_delivered: bundles,
-            };
+            self.uploaded += batch.ids.len() as u64;
+            let settled = batch.settled(bundle_requests);
             self.events.settle(&settled, now.wall).map_err(in_words)?;
         }
     }

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use assert_cmd::Command;
+use santa_sync::model::SettledEvents;
 use santa_sync::model::{EventSummary, Now, Timestamp};
-use santa_sync::store::{EventStore, Limits, NewEvent, Settled};
+use santa_sync::store::{EventStore, Limits, NewEvent};
 
 use crate::program::program;
 
@@ -135,11 +136,11 @@ fn with_rejected() -> tempfile::TempDir {
     let now = Now { wall: NOW, elapsed: std::time::Duration::ZERO };
     store.queue_events(&[event], now, Limits::default()).expect("queued");
     let id = store.read_batch(1, None, NOW).expect("a batch")[0].id;
-    let settled = Settled {
+    let settled = SettledEvents {
         rejected: vec![(id, "the payload is junk".to_owned())],
         dropped: vec![(99, "AllowTransitive".to_owned())],
         bundle_requests: vec!["f".repeat(64)],
-        ..Settled::default()
+        ..SettledEvents::default()
     };
     store.settle(&settled, NOW).expect("settled");
     drop(store);

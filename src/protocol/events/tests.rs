@@ -1,4 +1,10 @@
 use super::*;
+
+/// The batch of rows, its body not compressed.
+fn batch(rows: Vec<EventRow>, transfer: Transfer) -> EventBatch {
+    let host = MachineId::new("host").expect("an id");
+    EventBatch::of_rows(rows, &host, transfer, EncodedBody::plain)
+}
 use crate::protocol::stored::encode;
 
 fn execution(decision: wire::Decision) -> QueuedEvent {
@@ -32,12 +38,12 @@ fn ev_4_rows_are_sorted_by_what_becomes_of_them() {
         row(4, b"junk".to_vec()),
         row(5, encode(&QueuedEvent::Audit(wire::AuditEvent::default()))),
     ];
-    let sorted = sort(rows, "host", Transfer::Json);
+    let sorted = batch(rows, Transfer::Json);
     assert_eq!(sorted.ids, [1, 3, 5]);
     assert_eq!(sorted.dropped, [(2, "NetworkMount".to_owned())]);
     assert_eq!(sorted.rejected.len(), 1);
     assert_eq!(sorted.rejected[0].0, 4);
-    let request: wire::EventUploadRequest = serde_json::from_slice(&sorted.body).unwrap();
+    let request: wire::EventUploadRequest = serde_json::from_slice(&sorted.body.bytes).unwrap();
     assert_eq!(request.machine_id, "host");
     assert_eq!(request.events.len(), 1);
     assert_eq!(request.file_access_events, [access]);
@@ -50,7 +56,7 @@ fn ev_5_a_payload_too_large_to_be_an_event_is_set_aside_with_its_size() {
     for transfer in [Transfer::Json, Transfer::Protobuf] {
         let beginning = encode(&execution(wire::Decision::BlockBinary));
         let row = EventRow { oversize: Some(17 << 20), ..row(1, beginning) };
-        let sorted = sort(vec![row], "host", transfer);
+        let sorted = batch(vec![row], transfer);
         assert_eq!(sorted.ids, Vec::<i64>::new());
         let [(1, reason)] = sorted.rejected.as_slice() else { panic!("{sorted:?}") };
         assert!(reason.starts_with("the payload has 17825792 bytes"), "{reason}");
@@ -68,7 +74,7 @@ fn ev_9_executables_of_bundles_are_told_with_their_bundle() {
     let bundled = encode(&QueuedEvent::Execution(event));
     let plain = encode(&execution(wire::Decision::BlockBinary));
     let rows = vec![row(1, bundled.clone()), row(2, plain), row(3, bundled)];
-    let sorted = sort(rows, "host", Transfer::Json);
+    let sorted = batch(rows, Transfer::Json);
     assert_eq!(sorted.bundles, [("h".to_owned(), 2), ("h".to_owned(), 2)]);
 }
 

@@ -9,6 +9,7 @@ use super::{
     EventStore, OTHERS_END, State, UNSENDABLE, add_bytes, bundles, count_drops, foreign, remove,
     row, save_state, state, unique,
 };
+use crate::model::SettledEvents;
 use crate::model::Timestamp;
 use crate::store::StoreError;
 
@@ -22,30 +23,6 @@ const CLEARED_AT_ONCE: i64 = 2 * MANY;
 /// batch. Each may touch a page of the unique index.
 const LEFTOVERS_AT_ONCE: u64 = 2_000;
 
-/// What became of the rows of a batch.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Settled {
-    /// The server took these.
-    pub delivered: Vec<i64>,
-    /// These cannot be sent; with the kind they are counted under.
-    pub dropped: Vec<(i64, String)>,
-    /// These cannot be read; with the reason.
-    pub rejected: Vec<(i64, String)>,
-    /// Bundles the server asks for.
-    pub bundle_requests: Vec<String>,
-    /// For each executable delivered that belongs to a bundle asked for: the
-    /// bundle's hash, and of how many executables it is made (0 if unknown).
-    pub bundles_delivered: Vec<(String, u32)>,
-}
-
-impl Settled {
-    fn ids(&self) -> impl Iterator<Item = i64> {
-        let dropped = self.dropped.iter().map(|(id, _)| *id);
-        let rejected = self.rejected.iter().map(|(id, _)| *id);
-        self.delivered.iter().copied().chain(dropped).chain(rejected)
-    }
-}
-
 impl EventStore {
     /// Removes the rows of a batch from the queue, in one transaction that is
     /// on disk when this returns. Skips rows that are no longer queued, and
@@ -56,7 +33,7 @@ impl EventStore {
     ///
     /// # Errors
     /// If it cannot be written; then the queue is as it was.
-    pub fn settle(&mut self, settled: &Settled, now: Timestamp) -> Result<(), StoreError> {
+    pub fn settle(&mut self, settled: &SettledEvents, now: Timestamp) -> Result<(), StoreError> {
         let own: BTreeSet<i64> = settled.ids().filter(|id| *id < foreign::FIRST_ID).collect();
         let lent = std::mem::take(&mut self.lent);
         let foreign = self.foreign.as_ref();

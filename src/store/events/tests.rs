@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::SettledEvents;
 use crate::model::{EventSummary, Now, UploadMemory};
 
 /// The time `secs` after some start.
@@ -52,8 +53,8 @@ pub(super) fn read(store: &mut EventStore, limit: usize) -> Vec<crate::model::Ev
     store.read_batch(limit, None, at(0).wall).expect("a batch")
 }
 
-pub(super) fn delivered(rows: &[crate::model::EventRow]) -> Settled {
-    Settled { delivered: rows.iter().map(|row| row.id).collect(), ..Settled::default() }
+pub(super) fn delivered(rows: &[crate::model::EventRow]) -> SettledEvents {
+    SettledEvents { delivered: rows.iter().map(|row| row.id).collect(), ..SettledEvents::default() }
 }
 
 pub(super) fn settle(store: &mut EventStore, rows: &[crate::model::EventRow]) {
@@ -105,11 +106,11 @@ fn ev_4_and_ev_5_unsendable_events_are_counted_and_unreadable_ones_kept() {
     let mut store = open(dir.path());
     queue(&mut store, ["a", "b", "c", "d"].map(str::to_owned));
     let rows = read(&mut store, 10);
-    let settled = Settled {
+    let settled = SettledEvents {
         delivered: vec![rows[0].id],
         dropped: vec![(rows[1].id, "AllowTransitive".to_owned())],
         rejected: vec![(rows[2].id, "no payload".to_owned())],
-        ..Settled::default()
+        ..SettledEvents::default()
     };
     store.settle(&settled, at(7).wall).expect("settled");
     assert_eq!(names(&read(&mut store, 10)), ["d"]);
@@ -252,7 +253,10 @@ fn ev_9_a_bundle_request_is_open_until_its_executables_are_delivered() {
     let dir = TempDir::new().expect("a directory");
     let mut store = open(dir.path());
     let hashes = |hashes: &[&str]| hashes.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>();
-    let asked = Settled { bundle_requests: hashes(&["h1", "h2", "h1", ""]), ..Settled::default() };
+    let asked = SettledEvents {
+        bundle_requests: hashes(&["h1", "h2", "h1", ""]),
+        ..SettledEvents::default()
+    };
     store.settle(&asked, at(0).wall).expect("settled");
     store.note_bundle_requests(&hashes(&["h2", "h3"]), at(5).wall).expect("noted");
     let open_ones = |store: &EventStore| {
@@ -261,9 +265,9 @@ fn ev_9_a_bundle_request_is_open_until_its_executables_are_delivered() {
     };
     let request = |hash: &str, delivered, executables| (hash.to_owned(), delivered, executables);
     assert_eq!(open_ones(&store), [request("h1", 0, 0), request("h2", 0, 0), request("h3", 0, 0)]);
-    let sent = |bundles: &[(&str, u32)]| Settled {
+    let sent = |bundles: &[(&str, u32)]| SettledEvents {
         bundles_delivered: bundles.iter().map(|(h, n)| ((*h).to_owned(), *n)).collect(),
-        ..Settled::default()
+        ..SettledEvents::default()
     };
     store.settle(&sent(&[("h1", 2), ("h3", 0)]), at(6).wall).expect("settled");
     assert_eq!(open_ones(&store), [request("h1", 1, 2), request("h2", 0, 0)]);
@@ -323,7 +327,7 @@ fn a_full_disk_leaves_the_queue_as_it_was() {
     // Setting a large event aside needs room as well.
     let rejected: Vec<_> =
         read(&mut store, 50).iter().map(|row| (row.id, "x".repeat(4000))).collect();
-    let settled = Settled { rejected, ..Settled::default() };
+    let settled = SettledEvents { rejected, ..SettledEvents::default() };
     let error = store.settle(&settled, at(0).wall).expect_err("full");
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     drop(store);

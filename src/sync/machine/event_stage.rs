@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use super::attempts::GivenUp;
-use super::{
-    AfterRefusal, Batch, Effect, Machine, Settled, StageRequest, State, StoreEffect, uploads,
-};
+use super::{AfterRefusal, Effect, Machine, StageRequest, State, StoreEffect, uploads};
 use crate::failure::FailureKind;
 use crate::model::{Now, Stage};
+use crate::protocol::events::EventBatch;
 use crate::sync::plan::Plan;
 
 impl Machine {
@@ -25,7 +24,7 @@ impl Machine {
     }
 
     /// A batch has been read: sends it, or ends the stage if there is none.
-    pub(super) fn upload(&mut self, plan: Plan, mut batch: Batch, now: Now) -> Effect {
+    pub(super) fn upload(&mut self, plan: Plan, mut batch: EventBatch, now: Now) -> Effect {
         if batch.ids.is_empty() && batch.dropped.is_empty() && batch.rejected.is_empty() {
             return self.end_uploads(plan, true, now);
         }
@@ -44,12 +43,11 @@ impl Machine {
     pub(super) fn settle(
         &mut self,
         plan: Plan,
-        batch: Batch,
+        batch: EventBatch,
         bundle_requests: Vec<String>,
     ) -> Effect {
         self.ledger.batch(&batch);
-        let Batch { ids: delivered, dropped, rejected, .. } = batch;
-        let settled = Settled { delivered, dropped, rejected, bundle_requests };
+        let settled = batch.settled(bundle_requests);
         self.go_on(State::Settling(plan), Effect::Store(StoreEffect::SettleEvents(settled)))
     }
 
@@ -57,7 +55,7 @@ impl Machine {
     pub(super) fn upload_failed(
         &mut self,
         plan: Plan,
-        batch: Batch,
+        batch: EventBatch,
         given_up: GivenUp,
         now: Now,
     ) -> Effect {

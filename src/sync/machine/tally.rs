@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Batch, SyncTally, Traffic};
+use super::{SyncTally, Traffic};
 use crate::model::{RuleSet, Stage, StageRecord};
+use crate::protocol::events::EventBatch;
 
 /// The running account of one sync.
 #[derive(Debug, Default)]
@@ -43,7 +44,7 @@ impl RunningTally {
         }
     }
 
-    pub(super) fn batch(&mut self, batch: &Batch) {
+    pub(super) fn batch(&mut self, batch: &EventBatch) {
         self.tally.events_uploaded += batch.ids.len() as u64;
         self.tally.events_rejected += batch.rejected.len() as u64;
         for (_, kind) in &batch.dropped {

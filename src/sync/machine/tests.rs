@@ -273,10 +273,10 @@ fn rule_2_a_clean_sync_commits_an_empty_set() {
 /// EV-4, EV-5: rows without a wire form settle without a request.
 #[test]
 fn ev_4_rows_without_a_wire_form_settle_without_a_request() {
-    let odd = Batch {
+    let odd = EventBatch {
         dropped: vec![(1, "AllowTransitive".into())],
         rejected: vec![(2, "no plist".into())],
-        ..Batch::default()
+        ..EventBatch::default()
     };
     let (effects, outcome) = play([]).batches([odd, batch(&[3])]).run();
     assert_eq!(outcome.result, SyncResult::Success);

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::model::SettledEvents;
 use crate::model::{
     CleanSyncReason, ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage,
     StageRecord, SyncResult, SyncType, SyncWarning, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
+use crate::protocol::events::EventBatch;
 use crate::protocol::preflight::PreflightFacts;
 use crate::protocol::rules::Page;
 use crate::protocol::wire;
@@ -109,32 +111,6 @@ pub struct Traffic {
     pub upload_unfinished: bool,
 }
 
-/// A batch of events read from the queue.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Batch {
-    /// The rows whose events are in `body`.
-    pub ids: Vec<i64>,
-    /// The message, as it goes over the wire.
-    pub body: EncodedBody,
-    /// Rows whose event has no wire form, with its kind.
-    pub dropped: Vec<(i64, String)>,
-    /// Rows that cannot be read, with the reason.
-    pub rejected: Vec<(i64, String)>,
-}
-
-/// What becomes of the rows of a batch, in one transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Settled {
-    /// The server took these; they leave the queue.
-    pub delivered: Vec<i64>,
-    /// These leave the queue unsent; each kind is counted.
-    pub dropped: Vec<(i64, String)>,
-    /// These are set aside with the reason.
-    pub rejected: Vec<(i64, String)>,
-    /// Bundles the server wants to hear of.
-    pub bundle_requests: Vec<String>,
-}
-
 /// What a commit of rules did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Committed {
@@ -178,7 +154,7 @@ pub enum SyncEvent {
     /// The settings are staged on disk.
     SettingsStaged,
     /// A batch was read; an empty one means that nothing is queued.
-    EventsRead(Box<Batch>),
+    EventsRead(Box<EventBatch>),
     /// The batch's rows have been seen to.
     EventsSettled,
     /// The refusal of a batch has been noted.
@@ -246,7 +222,7 @@ pub enum StoreEffect {
         limit: usize,
     },
     /// See to the rows of the last batch.
-    SettleEvents(Settled),
+    SettleEvents(SettledEvents),
     /// The server refused a batch permanently: remember it for the next sync,
     /// and set a single event aside that has been refused often enough.
     NoteRefusal {

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::limits::Limit;
 
 use super::*;
+use crate::model::SettledEvents;
 
-fn rejected(rows: &[crate::model::EventRow]) -> Settled {
+fn rejected(rows: &[crate::model::EventRow]) -> SettledEvents {
     let rejected = rows.iter().map(|row| (row.id, "not an event".to_owned())).collect();
-    Settled { rejected, ..Settled::default() }
+    SettledEvents { rejected, ..SettledEvents::default() }
 }
 
 /// EV-8: their database can be read but not written for many syncs.

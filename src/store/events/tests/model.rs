@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::SettledEvents;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -116,7 +117,7 @@ proptest! {
                     let rejected: Vec<_> =
                         read(&mut store, limit).iter().map(|row| (row.id, "why".to_owned())).collect();
                     let count = rejected.len();
-                    let settled = Settled { rejected, ..Settled::default() };
+                    let settled = SettledEvents { rejected, ..SettledEvents::default() };
                     store.settle(&settled, at(clock).wall).expect("settled");
                     // Equal events that were set aside are there once.
                     for event in model.queued.drain(..count) {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::failure::Remedy as _;
+use crate::model::SettledEvents;
 
 /// A row as another program writes it, knowing only the reference's schema.
 fn archive(conn: &Connection, idx: i64, name: &str, data: &[u8]) {
@@ -94,7 +95,9 @@ fn a_row_of_the_wrong_types_is_handed_out_as_it_can_be() {
     assert_eq!(names(&batch), ["\u{fffd}a", "12", "n"]);
     assert!(batch.iter().all(|row| row.data.is_empty()));
     let rejected = batch.iter().map(|row| (row.id, "none".to_owned())).collect();
-    store.settle(&Settled { rejected, ..Settled::default() }, at(0).wall).expect("settled");
+    store
+        .settle(&SettledEvents { rejected, ..SettledEvents::default() }, at(0).wall)
+        .expect("settled");
     assert_eq!(store.rejected_count().expect("a count"), 3);
 }
 
@@ -122,10 +125,10 @@ fn another_programs_database_is_drained_after_our_own() {
     settle(&mut store, &second);
     let third = read(&mut store, 2);
     assert_eq!(names(&third), ["theirs 20", "theirs 30"]);
-    let settled = Settled {
+    let settled = SettledEvents {
         rejected: vec![(third[0].id, "unreadable".to_owned())],
         dropped: vec![(third[1].id, "AllowTransitive".to_owned())],
-        ..Settled::default()
+        ..SettledEvents::default()
     };
     store.settle(&settled, at(0).wall).expect("settled");
     assert_eq!(read(&mut store, 2), []);

@@ -1,6 +1,7 @@
 //! What the queue takes of the disk: rows, bytes, the file (EV-8).
 
 use super::*;
+use crate::model::SettledEvents;
 use crate::model::UploadMemory;
 use crate::store::space;
 
@@ -51,7 +52,10 @@ fn ev_8_a_long_queue_behaves_like_a_short_one() {
     settle(&mut store, &batch);
     assert_eq!((store.pending().expect("a count"), rows(&store)), (5_200, 5_500));
     assert_eq!(names(&read(&mut store, 1)), ["event 000300"]);
-    let rejected = Settled { rejected: vec![(batch[0].id, "no".to_owned())], ..Settled::default() };
+    let rejected = SettledEvents {
+        rejected: vec![(batch[0].id, "no".to_owned())],
+        ..SettledEvents::default()
+    };
     store.settle(&rejected, at(0).wall).expect("settled");
     assert_eq!(store.rejected_count().expect("a count"), 0, "it was delivered");
 

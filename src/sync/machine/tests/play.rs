@@ -17,7 +17,7 @@ pub(super) struct Play {
     /// What comes of the attempts, in order; afterwards everything is answered
     /// with an empty 200.
     attempts: VecDeque<AttemptResult>,
-    batches: VecDeque<Batch>,
+    batches: VecDeque<EventBatch>,
     /// The store effect that fails, in words.
     broken: &'static str,
     /// How many times the disk has no room for settings.
@@ -77,7 +77,7 @@ impl Play {
         self
     }
 
-    pub(super) fn batches(mut self, batches: impl IntoIterator<Item = Batch>) -> Self {
+    pub(super) fn batches(mut self, batches: impl IntoIterator<Item = EventBatch>) -> Self {
         self.batches = batches.into_iter().collect();
         self
     }
@@ -202,8 +202,8 @@ pub(super) fn words(effect: &Effect) -> String {
     }
 }
 
-pub(super) fn batch(ids: &[i64]) -> Batch {
-    Batch { ids: ids.to_vec(), ..Batch::default() }
+pub(super) fn batch(ids: &[i64]) -> EventBatch {
+    EventBatch { ids: ids.to_vec(), ..EventBatch::default() }
 }
 
 pub(super) fn traffic() -> Traffic {

@@ -9,7 +9,7 @@ use crate::sync::machine::*;
 fn ev_6_a_batch_that_is_too_large_is_halved_within_the_sync() {
     let script = [before(Stage::EventUpload), vec![status(413)]].concat();
     let (effects, outcome) = play(script)
-        .batches([batch(&[1, 2, 3, 4]), batch(&[1, 2]), batch(&[3, 4]), Batch::default()])
+        .batches([batch(&[1, 2, 3, 4]), batch(&[1, 2]), batch(&[3, 4]), EventBatch::default()])
         .run();
     assert_eq!(outcome.result, SyncResult::Success);
     assert_eq!(
@@ -125,7 +125,7 @@ fn http_9_a_batch_that_does_not_get_through_twice_is_halved() {
     };
     let run = |lost: Vec<AttemptResult>, ids: &[i64]| {
         play([before(Stage::EventUpload), lost].concat())
-            .batches([batch(ids), batch(&[1]), batch(&[2]), Batch::default()])
+            .batches([batch(ids), batch(&[1]), batch(&[2]), EventBatch::default()])
             .run()
             .0
     };
