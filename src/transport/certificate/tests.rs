@@ -171,8 +171,8 @@ fn http_12_what_cannot_be_used_is_named_with_its_file() {
         (files.chain.clone(), "contains no private key"),
         (files.key.clone(), "contains no certificate"),
         (format!("{}{other}", files.chain), "no certificate belongs to the private key"),
-        ("hello".to_owned(), "neither PEM nor PKCS#12"),
-        (String::new(), "neither PEM nor PKCS#12"),
+        ("hello".to_owned(), "neither PEM nor readable PKCS#12"),
+        (String::new(), "neither PEM nor readable PKCS#12"),
         ("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n".to_owned(), "damaged"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n".to_owned(), "damaged"),
         (

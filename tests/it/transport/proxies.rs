@@ -191,7 +191,7 @@ async fn http_13_a_proxy_that_refuses_is_named() {
         let (outcome, _, server) = through(kind, Policy::Nobody, None).await;
         let failure = outcome.expect_err("refused");
         assert_eq!(failure.kind, FailureKind::ProxyRefused, "{kind:?}: {failure}");
-        assert!(failure.with_fix().contains(&format!("lets localhost:{server} pass")), "{failure}");
+        assert!(failure.with_fix().contains(&format!("allows localhost:{server}")), "{failure}");
     }
 }
 

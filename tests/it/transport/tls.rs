@@ -45,7 +45,7 @@ async fn http_12_a_server_of_nobody_s_is_untrusted() {
     let failure = post(options_trusting(port, &other)).await.expect_err("untrusted");
     assert_eq!(failure.kind, FailureKind::CertificateUntrusted);
     assert!(
-        failure.with_fix().contains("by nobody in the roots in ServerAuthRootsData"),
+        failure.with_fix().contains("not signed by any CA in the roots in ServerAuthRootsData"),
         "{failure}"
     );
     assert!(failure.message.starts_with(&format!("https://localhost:{port}/preflight/")));
