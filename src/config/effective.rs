@@ -231,19 +231,19 @@ fn report_origin(key: &Key, source: &Source, findings: &mut Vec<Finding>) {
 /// Whether a value waits for the management system. Headers are checked all the
 /// same, and the placeholders of `EventDetailURL` are Santa's.
 fn holds_placeholder(key: &Key, value: &Value) -> bool {
-    match value {
-        _ if key.kind == Kind::Headers || key.name == "EventDetailURL" => false,
-        Value::String(text) => {
-            let mut percent = text.split('%').skip(1);
-            let name = |part: &str| {
-                part.len() > 2 && part.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_')
-            };
-            is_placeholder(text) || (text.matches('%').count() > 1 && percent.any(name))
-        }
-        Value::Array(array) => array.iter().any(|value| holds_placeholder(key, value)),
-        Value::Dictionary(values) => values.values().any(|value| holds_placeholder(key, value)),
-        _ => false,
+    if key.kind == Kind::Headers || key.name == "EventDetailURL" {
+        return false;
     }
+    if let Some(text) = value.as_string() {
+        let name = |part: &str| {
+            part.len() > 2 && part.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_')
+        };
+        let percents = text.matches('%').count();
+        return is_placeholder(text) || (percents > 1 && text.split('%').skip(1).any(name));
+    }
+    let holds = |value: &Value| holds_placeholder(key, value);
+    value.as_array().is_some_and(|array| array.iter().any(holds))
+        || value.as_dictionary().is_some_and(|values| values.values().any(holds))
 }
 
 fn unfilled(key: &Key, source: &Source) -> Finding {

@@ -78,6 +78,7 @@ pub enum Origin {
 
 /// A configuration key.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own effect")]
 pub struct Key {
     /// Its name, to the letter.
     pub name: &'static str,

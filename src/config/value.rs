@@ -76,16 +76,14 @@ pub(super) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
 
 /// The bytes of a value of [`Kind::Data`]: data, PEM text, or text in base64.
 pub(super) fn bytes(value: &Value) -> Option<Vec<u8>> {
-    match value {
-        Value::Data(data) => Some(data.clone()),
-        Value::String(text) if text.contains("-----BEGIN") => Some(text.as_bytes().to_vec()),
-        Value::String(text) => {
-            let mut text = text.clone();
-            text.retain(|c| !c.is_ascii_whitespace());
-            STANDARD.decode(text).ok()
-        }
-        _ => None,
+    if let Some(data) = value.as_data() {
+        return Some(data.to_vec());
     }
+    let text = value.as_string()?;
+    if text.contains("-----BEGIN") {
+        return Some(text.as_bytes().to_vec());
+    }
+    STANDARD.decode(text.split_ascii_whitespace().collect::<String>()).ok()
 }
 
 fn structured(text: &str) -> Option<Value> {

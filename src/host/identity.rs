@@ -193,7 +193,7 @@ pub fn list_problems(config: &Config, host: &dyn HostSource) -> Vec<ListProblem>
                 }
                 Some(_) => continue,
             };
-            problems.push(ListProblem { key: *key, message, fix });
+            problems.push(ListProblem { key, message, fix });
         }
     }
     problems
@@ -201,11 +201,10 @@ pub fn list_problems(config: &Config, host: &dyn HostSource) -> Vec<ListProblem>
 
 /// A value as text: a string that is not blank, or an integer in decimal.
 fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-        Value::Integer(number) => Some(number.to_string()),
-        _ => None,
+    if let Value::Integer(number) = value {
+        return Some(number.to_string());
     }
+    Some(value.as_string()?.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn texts_of(value: &Value) -> Option<Vec<String>> {
