@@ -23,7 +23,9 @@ pub use command::{CommandError, TIMEOUT};
 pub use group::group_id;
 pub use identity::{ListProblem, MachineIdProblem, list_problems};
 pub use signals::{Ignored, ignored_signals};
-pub use source::{HostSource, RecordedHost, SystemHost, Uname};
+#[cfg(any(test, feature = "internals"))]
+pub use source::RecordedHost;
+pub use source::{HostSource, SystemHost, Uname};
 
 use crate::config::Config;
 use crate::model::{HostFacts, MachineId};

@@ -62,6 +62,13 @@ pub enum Stores<'a> {
 /// Tells a sync to stop: send the reason once.
 pub type Stop = watch::Receiver<Option<&'static str>>;
 
+/// Creates a [`Stop`] and its sender: sending a reason ends the sync in good
+/// order.
+#[must_use]
+pub fn stop_channel() -> (watch::Sender<Option<&'static str>>, Stop) {
+    watch::channel(None)
+}
+
 /// What a sync runs on.
 pub struct Driver<'a> {
     /// The stores.
@@ -313,7 +320,7 @@ impl Driver<'_> {
     async fn fetch_token(&self, held: &mut Held) -> bool {
         held.token = None;
         let Ok(transport) = &self.transport else { return false };
-        match transport.fetch_token(self.clock.now().wall).await.outcome {
+        match transport.fetch_token(self.clock.now().wall).await {
             Ok(token) => {
                 held.token = token;
                 true

@@ -102,17 +102,6 @@ pub struct Response {
     pub version: String,
 }
 
-/// What came of asking for an XSRF token.
-#[derive(Clone, Debug)]
-pub struct TokenResult {
-    /// The token; `None` if the server answered 200 without one.
-    pub outcome: Result<Option<XsrfToken>, Failure>,
-    /// The status, if an answer began.
-    pub http_status: Option<u16>,
-    /// Bytes of the answer's body as they came over the wire.
-    pub bytes_received: u64,
-}
-
 impl Transport {
     /// Reads trust roots and client certificate and prepares everything; sends
     /// nothing yet.
@@ -245,8 +234,11 @@ impl Transport {
         }
     }
 
-    /// Asks for an XSRF token, once.
-    pub async fn fetch_token(&self, now: Timestamp) -> TokenResult {
+    /// Asks for an XSRF token, once. `None` if the server answered 200 without one.
+    ///
+    /// # Errors
+    /// If the server did not answer 200.
+    pub async fn fetch_token(&self, now: Timestamp) -> Result<Option<XsrfToken>, Failure> {
         let mut tally = AttemptTally::default();
         let total = self.options.timeouts.xsrf;
         let body = EncodedBody::default();
@@ -256,12 +248,11 @@ impl Transport {
         }
         let url = self.shown_target(XSRF_SEGMENT);
         self.report(XSRF_SEGMENT, &url, &tally, result.as_ref());
-        let outcome = result.map(|received| {
+        result.map(|received| {
             let token = headers::token(&received.headers)?;
             lock(&self.redaction).add(token.value());
             Some(token)
-        });
-        TokenResult { outcome, http_status: tally.status, bytes_received: tally.received }
+        })
     }
 
     /// The URL to ask, without user and password: those go in a header.

@@ -257,6 +257,7 @@ impl Schedule {
     }
 
     /// Whether a sync runs.
+    #[cfg(test)]
     #[must_use]
     pub const fn runs(&self) -> bool {
         self.began.is_some()

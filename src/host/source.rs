@@ -74,6 +74,7 @@ impl HostSource for SystemHost {
     }
 }
 
+#[cfg(any(test, feature = "internals"))]
 /// A recorded system: a directory with `uname` (four lines), the system's
 /// files under `files/`, and under `commands/` one file for each program's
 /// output, by the program's name. A program whose file is called `NAME.hangs`
@@ -83,6 +84,7 @@ pub struct RecordedHost {
     root: PathBuf,
 }
 
+#[cfg(any(test, feature = "internals"))]
 impl RecordedHost {
     /// The system recorded in that directory.
     #[must_use]
@@ -91,6 +93,7 @@ impl RecordedHost {
     }
 }
 
+#[cfg(any(test, feature = "internals"))]
 impl HostSource for RecordedHost {
     fn uname(&self) -> Uname {
         let text = fs::read_to_string(self.root.join("uname")).unwrap_or_default();

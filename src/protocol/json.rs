@@ -62,6 +62,7 @@ pub trait Enumeration {
     const NAMES: &'static [(&'static str, i32)];
 }
 
+#[cfg(any(test, feature = "internals"))]
 /// The number an enum name stands for in any case, 0 if it is not one of the
 /// enum's.
 #[must_use]

@@ -105,6 +105,7 @@ pub fn read_page(
     Ok(DecodedBody { message: reader.page, warnings: reader.notes.into_warnings() })
 }
 
+#[cfg(any(test, feature = "internals"))]
 /// [`read_page`] for tests and tools: no warnings, no limit of time.
 ///
 /// # Errors

@@ -21,4 +21,5 @@ include!(concat!(env!("OUT_DIR"), "/json.rs"));
 
 /// The compiled schema as an encoded `FileDescriptorSet`, for tools and tests
 /// that work on descriptors.
+#[cfg(any(test, feature = "internals"))]
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

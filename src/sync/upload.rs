@@ -189,7 +189,7 @@ impl PromptUploader<'_> {
                     Err(refused) if refused.http_status == Some(403) && !self.token_spent => {
                         self.token_spent = true;
                         let fetched = self.transport.fetch_token(self.clock.now().wall).await;
-                        match fetched.outcome {
+                        match fetched {
                             Ok(token) => self.token = token,
                             Err(_) => return Err(refused),
                         }

@@ -65,7 +65,7 @@ impl Probe {
         if outcome.http_status != Some(403) {
             return outcome;
         }
-        let token = transport.fetch_token(clock.now().wall).await.outcome;
+        let token = transport.fetch_token(clock.now().wall).await;
         if let Ok(Some(token)) = token {
             let second =
                 transport.post(Stage::Preflight, &body, Some(&token), clock.now().wall).await;

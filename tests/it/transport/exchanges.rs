@@ -251,7 +251,7 @@ async fn replay(server: &str) -> String {
         let script = Script::new([exchange.reply()]);
         let transport = Transport::new(exchange.options(script.listen().await)).expect("transport");
         let outcome = match exchange.stage() {
-            None => match transport.fetch_token(NOW).await.outcome {
+            None => match transport.fetch_token(NOW).await {
                 Ok(token) => format!("token: {token:?}"),
                 Err(failure) => format!("{}: {failure}", failure.kind),
             },

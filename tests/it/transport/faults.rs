@@ -132,7 +132,7 @@ async fn http_9_a_stalled_token_request_ends_in_its_own_timeout() {
     let script = Script::new([Reply::Stall(Vec::new())]);
     let mut options = options(script.listen().await);
     options.timeouts.xsrf = Duration::from_millis(300);
-    let failure = transport(options).fetch_token(NOW).await.outcome.expect_err("stalled");
+    let failure = transport(options).fetch_token(NOW).await.expect_err("stalled");
     assert_eq!(failure.kind, FailureKind::TotalTimeout);
     assert!(failure.with_fix().contains("/santa/xsrf/"), "{failure}");
 }

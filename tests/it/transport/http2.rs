@@ -159,7 +159,7 @@ async fn http_3_http_4_a_token_is_fetched_by_http_1_1_where_that_is_required() {
     })
     .await;
     let transport = transport(options_trusting(port, &ca));
-    assert_eq!(transport.fetch_token(NOW).await.outcome, Ok(None));
+    assert_eq!(transport.fetch_token(NOW).await, Ok(None));
     assert_eq!(versions(&came), ["HTTP/2", "HTTP/1.1"]);
 }
 

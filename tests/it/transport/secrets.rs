@@ -93,7 +93,7 @@ async fn never_a_secret_in_logs_errors_or_debug_output() {
     let one = transport(options);
     let fetched = one.fetch_token(NOW).await;
     let _ = write!(shown, "{fetched:?}");
-    let held = fetched.outcome.expect("an answer");
+    let held = fetched.expect("an answer");
     for stage in Stage::ALL {
         let exchange = one.post(stage, b"{}", held.as_ref(), NOW).await;
         let _ = write!(shown, "{exchange:?}");
