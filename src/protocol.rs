@@ -10,7 +10,7 @@ pub mod body;
 pub mod cel;
 pub mod events;
 pub mod json;
-pub mod notes;
+pub mod lenient;
 pub mod postflight;
 pub mod preflight;
 pub mod rules;

@@ -7,16 +7,16 @@
 //! no clock.
 
 mod agent_meta;
+mod conditions;
 mod db;
 mod events;
 mod left_records;
-mod lock;
 mod records;
-mod reserve;
+mod reserved_space;
 mod rules;
 mod settings;
 mod space;
-mod standing;
+mod sync_lock;
 
 use std::borrow::Cow;
 use std::io;
@@ -31,12 +31,12 @@ use crate::failure::Remedy;
 use crate::files::{Exposed, Obstacle};
 use crate::model::Timestamp;
 
+pub use conditions::{Former, Standing};
 pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
     Rejected, Requeued,
 };
 pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
-pub use lock::{LOCK_FILE, LockError, StateLock};
 pub use records::RECORDS_KEPT;
 pub use rules::{
     CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups, RuleChange,
@@ -44,7 +44,7 @@ pub use rules::{
     RulesPreview, RulesSince, RulesVerified,
 };
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
-pub use standing::{Former, Standing};
+pub use sync_lock::{LOCK_FILE, LockError, StateLock};
 
 /// The rules and settings of a state directory.
 #[derive(Debug)]
@@ -371,7 +371,7 @@ impl Store {
     pub fn open(dir: &Path, now: Timestamp) -> Result<(Self, Vec<Notice>), StoreError> {
         let mut notices = Vec::new();
         db::prepare_dir(dir)?;
-        reserve::keep(dir);
+        reserved_space::keep(dir);
         let rules = db::open(dir, &rules::DATABASE, now, &mut notices)?;
         let mut store = Self { dir: dir.to_owned(), rules };
         let recreated = notices.iter().any(|notice| matches!(notice, Notice::SetAside { .. }));

@@ -14,12 +14,13 @@ mod encoding;
 mod failure;
 mod headers;
 #[cfg(test)]
-mod hostile;
+mod hostile_tests;
 mod idle;
-mod legs;
 mod options;
 mod proxy;
+mod proxy_or_server;
 mod redaction;
+mod retry_after;
 mod roots;
 mod status;
 mod text;
@@ -47,7 +48,7 @@ use crate::model::{Stage, Timestamp};
 use crate::protocol::body::EncodedBody;
 use attempt::{AttemptTally, RawResponse};
 use cookies::Jar;
-use legs::{Legs, Tracking};
+use proxy_or_server::{Legs, Tracking};
 use redaction::Redaction;
 use tls::RecordingResolver;
 

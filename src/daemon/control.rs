@@ -1,4 +1,5 @@
 //! The server of the control socket.
 
+mod access;
 mod queries;
 pub(super) mod server;

@@ -12,7 +12,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 use super::body::{BodyError, DecodedBody, shown};
 use super::json::{Field, Message, Shape, UNKNOWN_ENUM_VALUE};
-use super::notes::Notes;
+use super::lenient::Notes;
 
 /// Bytes of a nested message at the most, after what cannot be read was
 /// dropped.

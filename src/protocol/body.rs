@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::binary;
 use super::json::{self, ErrorReport, MessageSeed};
-use super::notes::{Notes, Warning};
+use super::lenient::{Notes, Warning};
 use crate::failure::Remedy;
 use crate::model::{Transfer, text};
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::body::EncodedBody;
 use super::json::{Message as _, Nested, read_value};
-use super::notes::Notes;
+use super::lenient::Notes;
 use super::stored::{
     DecodedEvent, EventError, QueuedEvent, allows, bundle_of, decode_row, summarize,
 };

@@ -5,7 +5,7 @@
 //! proto3 JSON mapping allows: `null` for any absent value, numbers as text,
 //! `20.0` for 20, enum names in any case, names it does not know (which count
 //! as 0 for that field alone). In a response, a value of the wrong kind counts
-//! as absent, with a warning ([`super::notes`]). The generated code in
+//! as absent, with a warning ([`super::lenient`]). The generated code in
 //! [`super::wire`] says which fields there are; this module says how a value of
 //! each kind is read and written. It must not know any message.
 
@@ -20,7 +20,7 @@ use serde::ser::{SerializeMap, Serializer};
 pub use transcode::{Field, Shape};
 pub(super) use transcode::{transcode, varint_field};
 
-pub use super::notes::Notes;
+pub use super::lenient::Notes;
 
 pub(super) use read::{ErrorReport, MemberName, MessageSeed};
 pub use read::{read_map, read_message, read_repeated, read_value};

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::body::{self, BodyError, DecodedBody, ResponseBody};
 use super::cel::{CelBudget, CelError};
-use super::notes::Notes;
+use super::lenient::Notes;
 use super::wire;
 use crate::model::{
     Cursor, Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, MachineId, Policy, RejectedRule,
@@ -162,7 +162,7 @@ impl PageReader<'_> {
                 let wrong = notes.into_warnings();
                 let wrong = wrong.iter().find(|w| ["policy", "rule_type"].contains(&&*w.field));
                 let reason = match wrong {
-                    Some(super::notes::Warning { field, value, .. }) => {
+                    Some(super::lenient::Warning { field, value, .. }) => {
                         format!("{reason} ({field} {value:?})")
                     }
                     None => reason,

@@ -16,10 +16,10 @@
 
 mod aside;
 mod directory;
+mod exclusive;
 mod migrate;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -29,8 +29,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use self::exclusive::Turn;
 use self::migrate::{Version, absurd, migrate_all, numberings, too_new};
-use self::turn::Turn;
 use super::{FileCheck, Notice, StoreError};
 use crate::files::{self, FileIdentity, beside};
 use crate::model::Timestamp;
@@ -220,7 +220,7 @@ fn switch_to_log(conn: &Connection) -> rusqlite::Result<()> {
             conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
         match switched {
             Ok(_) => return conn.busy_timeout(BUSY_OPENING),
-            Err(error) if is_busy(&error) && tries < LOG_TRIES => turn::pause(),
+            Err(error) if is_busy(&error) && tries < LOG_TRIES => exclusive::pause(),
             Err(error) => return Err(error),
         }
         tries += 1;

@@ -5,10 +5,9 @@
 //! read our store; tables `agent_*` are ours.
 
 mod bulk;
-mod changes;
+mod change_log;
 mod commit;
 mod compact;
-mod digest;
 mod generations;
 #[cfg(test)]
 mod generations_tests;
@@ -28,12 +27,13 @@ mod preview;
 mod progress;
 mod read;
 mod row;
+mod rules_hash;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod xxh3;
 
-pub use changes::LoggedChange;
+pub use change_log::LoggedChange;
 pub use commit::{CommitError, RuleCommit, RulesCommitted};
 pub use generations::{Generation, GenerationSource, LoggedRule, RuleSince, RulesSince};
 pub use guard::{RuleGuard, RulesGuarded};

@@ -5,20 +5,20 @@
 //! between.
 
 mod batch_size;
-mod former;
-mod held_back;
-mod stored;
+mod former_server;
+mod lenient;
+mod lockdown_hold;
 mod sync_state;
 
 use rusqlite::{Connection, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use stored::{end_requests, note_answer, read_slot, write_request, write_slot};
+use lenient::{end_requests, note_answer, read_slot, write_request, write_slot};
 
-pub(super) use former::{former_rules, former_settings, rules_replaced};
-pub use held_back::ModeHeldBack;
-pub(super) use stored::read_requests;
+pub(super) use former_server::{former_rules, former_settings, rules_replaced};
+pub(super) use lenient::read_requests;
+pub use lockdown_hold::ModeHeldBack;
 pub use sync_state::SYNC_STATE_FILE;
 
 use super::{Notice, Store, StoreError, agent_meta};
@@ -122,7 +122,7 @@ impl Store {
     pub fn drop_staged(&mut self) -> Result<Option<Vec<SettingChange>>, StoreError> {
         let failed = self.failed("drop the staged settings");
         let drop_staged = |conn: &mut Connection| {
-            if !stored::is_filled(conn, "staged")? {
+            if !lenient::is_filled(conn, "staged")? {
                 return Ok(None);
             }
             let staged = read_slot(conn, "staged")?.unwrap_or_default();
@@ -185,7 +185,7 @@ impl Store {
     /// If the database cannot be written; then it is as it was.
     pub fn forget_clean_sync(&mut self) -> Result<bool, StoreError> {
         let failed = self.failed("withdraw the clean-sync request");
-        stored::delete_request(&self.rules, CleanSyncReason::Operator).map_err(failed)
+        lenient::delete_request(&self.rules, CleanSyncReason::Operator).map_err(failed)
     }
 
     /// Requests a `CLEAN_ALL` sync if the database was recreated or its
@@ -197,7 +197,7 @@ impl Store {
     ) -> Result<Option<Notice>, StoreError> {
         let failed = self.failed("check the settings");
         let check = |conn: &Connection| {
-            let unreadable = stored::is_unreadable(conn, "applied")?;
+            let unreadable = lenient::is_unreadable(conn, "applied")?;
             for (due, reason) in [
                 (recreated, CleanSyncReason::RulesRecreated),
                 (unreadable, CleanSyncReason::SettingsUnreadable),
@@ -265,7 +265,7 @@ fn identify(
     agent_meta::put(&tx, MACHINE, &machine_id)?;
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
     if let (Some(server), Some(machine)) = (known_server, known_machine) {
-        former::changed(&tx, &(server, machine), &(identity, machine_id.to_owned()))?;
+        former_server::changed(&tx, &(server, machine), &(identity, machine_id.to_owned()))?;
     }
     request_clean_sync(&tx, SyncType::CleanAll, reason, now)?;
     tx.commit()?;
@@ -287,7 +287,7 @@ fn apply(
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
     agent_meta::put(&tx, RULE_SYNC, &now.to_string())?;
     if let Some(done) = succeeded {
-        former::settings_replaced(&tx)?;
+        former_server::settings_replaced(&tx)?;
         agent_meta::put(&tx, FULL_SYNC, &now.to_string())?;
         end_requests(&tx, done)?;
     }

@@ -5,7 +5,7 @@ use crate::failure::{Failure, FailureKind, Remedy as _};
 use crate::model::{Stage, SyncWarning, Transfer};
 use crate::protocol::body::{self, BodyError, EncodedBody, ResponseBody};
 use crate::protocol::cel::CelBudget;
-use crate::protocol::notes::Warning;
+use crate::protocol::lenient::Warning;
 use crate::protocol::{rules, wire};
 use crate::transport::{self, Transport};
 

@@ -1,21 +1,14 @@
 //! Answers that are not the success they could be: every status but 200.
 
-use std::time::Duration;
-
-use reqwest::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{HeaderMap, LOCATION};
 
 use super::failure::FailureContext;
-use super::headers::date_of;
 use super::redaction::Redaction;
+use super::retry_after;
 use super::text;
 use crate::failure::{Failure, FailureKind};
+use crate::model::shown;
 use crate::model::text::on_one_line;
-use crate::model::{Timestamp, shown};
-
-/// The longest wait that `Retry-After` can ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
-/// The shortest wait that `Retry-After` can ask for.
-const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Makes the failure of a status: kind, message with the server's own words,
 /// and the wait it asks for.
@@ -54,7 +47,7 @@ pub(super) fn failure(
         }
         (format!("the server returned {status} {said}"), hint)
     };
-    let retry_after = matches!(status, 429 | 503).then(|| retry_after(headers, context.now));
+    let retry_after = matches!(status, 429 | 503).then(|| retry_after::wait(headers, context.now));
     Failure {
         http_status: Some(status),
         retry_after: retry_after.flatten(),
@@ -108,63 +101,5 @@ fn location(context: &FailureContext<'_>, headers: &HeaderMap) -> String {
     match context.target.join(&text) {
         Ok(url) => shown(&url),
         Err(_) => "an address that is no URL".to_owned(),
-    }
-}
-
-/// The wait of `Retry-After`, in seconds or as a date, within its bounds. A date
-/// is measured by the clock that it was made by: the `Date` of the same answer,
-/// or, if there is none, this host's.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        date_of(headers, RETRY_AFTER)?.since(date_of(headers, DATE).unwrap_or(now))
-    };
-    Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use reqwest::header::HeaderValue;
-
-    use super::*;
-
-    const DATE_1994: i64 = 784_111_777;
-
-    fn wait(value: &'static str, sent: Option<&'static str>, now: i64) -> Option<u64> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-        if let Some(sent) = sent {
-            headers.insert(DATE, HeaderValue::from_static(sent));
-        }
-        retry_after(&headers, Timestamp::from_secs(now)).map(|wait| wait.as_secs())
-    }
-
-    #[test]
-    fn http_3_retry_after_is_read_as_seconds_or_date_within_1_s_and_5_minutes() {
-        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert_eq!(wait("7", None, 0), Some(7));
-        assert_eq!(wait("0", None, 0), Some(1));
-        assert_eq!(wait("3600", None, 0), Some(300));
-        assert_eq!(wait("99999999999999999999999", None, 0), Some(300));
-        assert_eq!(wait(date, None, DATE_1994 - 30), Some(30));
-        assert_eq!(wait(date, None, DATE_1994 + 30), Some(1));
-        assert_eq!(wait(date, None, DATE_1994 - 86_400), Some(300));
-        assert_eq!(wait("soon", None, 0), None);
-        assert_eq!(wait("-3", None, 0), None);
-        assert_eq!(wait("", None, 0), None);
-        assert_eq!(retry_after(&HeaderMap::new(), Timestamp::from_secs(0)), None);
-    }
-
-    /// HTTP-3: a host whose clock is a day off waits as long as any other.
-    #[test]
-    fn http_3_retry_after_as_a_date_is_measured_by_the_date_of_the_answer() {
-        let (date, sent) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:48:57 GMT");
-        for off in [-86_400, 0, 86_400] {
-            assert_eq!(wait(date, Some(sent), DATE_1994 + off), Some(40), "{off}");
-        }
-        assert_eq!(wait(date, Some("yesterday"), DATE_1994 - 9), Some(9), "no date at all");
-        assert_eq!(wait(sent, Some(date), 0), Some(1), "a date that has passed");
     }
 }

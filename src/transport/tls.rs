@@ -17,7 +17,7 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
 use super::certificate::{self, ClientIdentity};
-use super::legs::{Leg, Legs};
+use super::proxy_or_server::{Leg, Legs};
 use super::roots::ConfiguredRoots;
 use super::{CertificateFacts, ClientCertificate, Roots, lock};
 use crate::failure::{Failure, FailureKind};

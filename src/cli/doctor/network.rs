@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::host::HostReport;
 use crate::model::{Proxy, Stage, Timestamp};
 use crate::protocol::body::DecodedBody;
-use crate::protocol::notes::Warning;
+use crate::protocol::lenient::Warning;
 use crate::store::ReadStore;
 use crate::sync::kind_of_body_error;
 use crate::sync::run::transport_options;

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::access::ClientAccess;
 use super::queries::Queries;
 use crate::agent::LocalAgent;
 use crate::clock::SystemClock;
@@ -186,50 +187,6 @@ pub(in crate::daemon) fn permit(state_dir: &Path, group: Option<u32>) -> io::Res
         fs::set_permissions(path, Permissions::from_mode(mode))?;
     }
     Ok(())
-}
-
-/// What a client may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ClientAccess {
-    /// Everything.
-    Owner,
-    /// Status, and syncs that are not clean. Nobody else than the group gets
-    /// past the socket's mode.
-    Group,
-}
-
-impl ClientAccess {
-    const fn of(peer: u32, owner: u32) -> Self {
-        if peer == 0 || peer == owner { Self::Owner } else { Self::Group }
-    }
-
-    const fn allows(self, request: &ControlRequest) -> bool {
-        match (self, request) {
-            (Self::Owner, _)
-            | (
-                Self::Group,
-                ControlRequest::Status | ControlRequest::Sync(SyncRequest { clean: None, .. }),
-            ) => true,
-            (
-                Self::Group,
-                ControlRequest::Sync(SyncRequest { clean: Some(_), .. })
-                | ControlRequest::EventsAdd { .. }
-                | ControlRequest::UploadEvents
-                | ControlRequest::RulesLookup(_)
-                | ControlRequest::BundleRequests
-                | ControlRequest::Subscribe
-                | ControlRequest::Metrics
-                | ControlRequest::LogLevel { .. },
-            ) => false,
-        }
-    }
-
-    const fn asker(self) -> Requester {
-        match self {
-            Self::Owner => Requester::Owner,
-            Self::Group => Requester::Group,
-        }
-    }
 }
 
 /// What every connection needs.

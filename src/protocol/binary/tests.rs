@@ -4,7 +4,7 @@ use prost::encoding::{encode_key, encode_varint};
 
 use super::*;
 use crate::protocol::body::{self, ResponseBody};
-use crate::protocol::notes::MAX_ELEMENTS;
+use crate::protocol::lenient::MAX_ELEMENTS;
 use crate::protocol::wire;
 
 fn read<M: prost::Message + Message>(body: &[u8]) -> Result<DecodedBody<M>, BodyError> {

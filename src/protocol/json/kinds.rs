@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::read::MessageSeed;
 use super::{Enumeration, Message, enum_name, find_number};
-use crate::protocol::notes::Notes;
+use crate::protocol::lenient::Notes;
 
 /// Bytes of the JSON of a number, a bool or an enum value at the most.
 const MAX_SCALAR_BYTES: usize = 1 << 10;

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{FieldKind, Message, text_within};
 use crate::protocol::body;
-use crate::protocol::notes::{self, Notes};
+use crate::protocol::lenient::{self, Notes};
 
 /// Elements of an array of a message that is read strictly, at the most.
 const MAX_STRICT_ELEMENTS: usize = 1_000_000;
@@ -163,7 +163,7 @@ pub fn read_map<'de, A: MapAccess<'de>>(
         map.next_value::<Option<Entries>>()?
     } else {
         let Some(raw) = raw_value(map, notes)? else { return Ok(()) };
-        let short = raw.len() <= notes::MAX_TEXT_BYTES && !notes.is_marked(raw);
+        let short = raw.len() <= lenient::MAX_TEXT_BYTES && !notes.is_marked(raw);
         let entries = short.then(|| serde_json::from_str::<Entries>(raw).ok()).flatten();
         if entries.is_none() {
             notes.enter(field);
@@ -254,7 +254,7 @@ impl ErrorReport {
         if inner.trim_ascii().is_empty() || self.0.is_some() {
             return;
         }
-        let decoded = text_within(raw, notes::MAX_TEXT_BYTES).ok();
+        let decoded = text_within(raw, lenient::MAX_TEXT_BYTES).ok();
         self.0 = Some((member, body::shown(decoded.as_deref().unwrap_or(raw))));
     }
 

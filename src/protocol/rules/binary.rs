@@ -5,7 +5,7 @@ use crate::model::Cursor;
 use crate::protocol::binary::{self, FieldValue};
 use crate::protocol::body::{self, BodyError, MAX_CURSOR_BYTES, ResponseBody};
 use crate::protocol::json::Message as _;
-use crate::protocol::notes::Notes;
+use crate::protocol::lenient::Notes;
 use crate::protocol::wire::RuleDownloadResponse;
 
 fn not_protobuf(reason: &str) -> BodyError {

@@ -12,7 +12,7 @@ use crate::protocol::body::{self, BodyError, MAX_CURSOR_BYTES, ResponseBody};
 use crate::protocol::json::{
     ErrorReport, MemberName, Message as _, MessageSeed, TextError, text_within,
 };
-use crate::protocol::notes::{MAX_IDENTIFIER_BYTES, Notes};
+use crate::protocol::lenient::{MAX_IDENTIFIER_BYTES, Notes};
 use crate::protocol::wire::{self, RuleDownloadResponse};
 
 const MESSAGE: &str = RuleDownloadResponse::NAME;

@@ -9,11 +9,11 @@
 use rusqlite::Transaction;
 
 use super::commit::{Cleanup, RulesCommitted};
-use super::digest::{Digest, Hashed, count, total};
 use super::insert::Insert;
 use super::names::{Fingerprint, Naming, fingerprint_of_row, namings};
 use super::progress::Progress;
 use super::row;
+use super::rules_hash::{Digest, Hashed, count, total};
 use crate::model::{RuleCounts, RuleSet, RuleSide};
 
 /// Commits of fewer rows are applied row by row: rebuilding the index has a

@@ -3,12 +3,12 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
 use thiserror::Error;
 
-use super::digest::{Digest, count};
 use super::generations::{BOUNDS, Changes, GenerationSource};
 use super::guard::{RuleGuard, RulesGuarded};
 use super::insert::Insert;
 use super::progress::Progress;
 use super::row::Sound;
+use super::rules_hash::{Digest, count};
 use super::{bulk, generations, guard, meta};
 use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
 use crate::store::settings::rules_replaced;

@@ -14,9 +14,9 @@ use std::ops::ControlFlow;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::changes::{Change, LoggedChange, compare};
+use super::change_log::{Change, LoggedChange, compare};
 use super::commit::{Cleanup, RuleCommit, RulesCommitted};
-use super::digest::{Digest, total};
+use super::rules_hash::{Digest, total};
 use super::{read, row};
 use crate::model::{
     CleanSyncReason, RuleCounts, RuleSet, RuleState, RuleType, StoredRule, SyncType, Timestamp,

@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use super::commit::Cleanup;
-use super::digest::total;
 use super::names::{Naming, fingerprint_of_row, namings};
 use super::preview::{RuleChange, RuleChangeKind};
 use super::row::Sound;
+use super::rules_hash::total;
 use crate::model::{RuleCounts, RuleSet, RuleSide, RuleState, RuleType, text};
 
 /// The guard applies to stores of at least this many rules.

@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::digest::{Digest, counts_of};
 use super::generations;
 use super::progress::Progress;
+use super::rules_hash::{Digest, counts_of};
 use crate::model::{RuleCounts, RuleSide, RuleState, Timestamp};
 use crate::store::settings::to_json;
 use crate::store::{Store, StoreError, agent_meta};

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::digest::count;
+use super::rules_hash::count;
 use crate::model::{
     Identifier, Policy, Rule, RuleCounts, RuleDetails, RuleSet, RuleState, SyncType, Timestamp,
 };

@@ -3,10 +3,10 @@
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::changes::{Change, LoggedChange, compare};
+use super::change_log::{Change, LoggedChange, compare};
 use super::commit::Cleanup;
-use super::digest::total;
 use super::meta;
+use super::rules_hash::total;
 use crate::model::{RuleSet, RuleState, RuleType, SyncType};
 use crate::store::{Store, StoreError};
 

@@ -14,7 +14,7 @@
 use rusqlite::{OptionalExtension as _, Transaction};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::digest::Hashed;
+use super::rules_hash::Hashed;
 use super::xxh3::Xxh3;
 use super::{meta, row};
 

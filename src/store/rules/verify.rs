@@ -4,9 +4,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use serde::Serialize;
 
-use super::digest::Digest;
 use super::meta;
 use super::row::{self, Sound};
+use super::rules_hash::Digest;
 use crate::model::{Identifier, RuleCounts, RuleState, RuleType, text};
 use crate::store::{Store, StoreError};
 
