@@ -13,15 +13,19 @@ mod boot;
 mod command;
 mod group;
 mod identity;
+mod known;
 mod linux;
 mod macos;
+mod proxies;
 mod signals;
 mod source;
 
 pub use boot::{boot_id, woke_at};
-pub use command::{CommandError, TIMEOUT};
+pub use command::CommandError;
 pub use group::group_id;
 pub use identity::{ListProblem, MachineIdProblem, list_problems};
+pub use known::{KNOWN_FACTS_FILE, KnownFacts, RememberingHost};
+pub use proxies::{SystemProxies, with_system_proxies};
 pub use signals::{Ignored, ignored_signals};
 #[cfg(any(test, feature = "internals"))]
 pub use source::RecordedHost;
@@ -80,6 +84,8 @@ pub struct HostReport {
     pub sources: Vec<(&'static str, Fact)>,
     /// What could not be read and cost a value its best source.
     pub problems: Vec<String>,
+    /// What later syncs fall back to; `None` if they are to fall back to nothing.
+    pub known: Option<KnownFacts>,
 }
 
 /// The machine id: the first that is not empty of `MachineID`, the value under
@@ -95,7 +101,15 @@ pub fn machine_id(
     host: &dyn HostSource,
 ) -> Result<(MachineId, String), MachineIdProblem> {
     identity::machine_id(config, host, || {
-        if host.uname().is_macos() { macos::hardware(host) } else { linux::hardware(host) }
+        if host.uname().is_macos() {
+            let mut observed = macos::hardware(host);
+            if observed.uuid.is_none() {
+                host.known().fill(&mut observed);
+            }
+            observed
+        } else {
+            linux::hardware(host)
+        }
     })
 }
 
@@ -103,7 +117,16 @@ pub fn machine_id(
 #[must_use]
 pub fn facts(config: &Config, host: &dyn HostSource) -> HostReport {
     let uname = host.uname();
-    let observed = if uname.is_macos() { macos::observe(host) } else { linux::observe(host) };
+    let (observed, known) = if uname.is_macos() {
+        let mut observed = macos::observe(host);
+        host.known().fill(&mut observed);
+        let known = KnownFacts::of(&observed);
+        (observed, Some(known))
+    } else {
+        // An image that is made into many hosts loses its `machine-id` on
+        // purpose, and may keep its state directory.
+        (linux::observe(host), None)
+    };
     let machine_id = identity::machine_id(config, host, || observed.clone());
     let mut problems = observed.problems.clone();
     // An unreadable MachineIDPlist is the reason why there is no machine id.
@@ -172,7 +195,7 @@ pub fn facts(config: &Config, host: &dyn HostSource) -> HostReport {
     if let Some(uuid) = observed.uuid {
         sources.insert(1, ("hardware_uuid", uuid));
     }
-    HostReport { machine_id, facts, sources, problems }
+    HostReport { machine_id, facts, sources, problems, known }
 }
 
 /// The installed Santa's version. The build number is the fuller one of the two

@@ -40,7 +40,7 @@ pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_root
 pub use encoding::Packer;
 pub use headers::XsrfToken;
 pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};
-pub use proxy::ProxyRoute;
+pub use proxy::{ProxyRoute, SYSTEM_SETTINGS};
 
 use crate::failure::{Failure, FailureKind};
 use crate::model::text::on_one_line;

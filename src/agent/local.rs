@@ -9,7 +9,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::control::message::{Decision, RequestedBundle};
 use crate::failure::{ErrorText, Failure, FailureKind, Remedy};
-use crate::host::{self, MachineIdProblem, SystemHost};
+use crate::host::{self, MachineIdProblem, RememberingHost, SystemHost};
 use crate::ingest::{IngestedEvent, ingest_lines};
 use crate::model::{
     CleanSyncRequest, Executable, Settings, StaticRules, SyncRecord, SyncResult, SyncType,
@@ -255,10 +255,13 @@ impl LocalAgent {
 
     /// Runs `work` for this host on an asynchronous runtime of its own.
     fn on_runtime<T>(&self, work: impl AsyncFnOnce(&SyncHost<'_>) -> T) -> Result<T, NotReady> {
-        let report = host::facts(&self.config, &SystemHost);
+        let source = RememberingHost::new(SystemHost, &self.state_dir);
+        let report = host::facts(&self.config, &source);
         let (machine_id, _) = report.machine_id.map_err(NotReady::MachineId)?;
+        let proxy = host::with_system_proxies(&self.config.proxy, &source);
+        let config = Config { proxy, ..Config::clone(&self.config) };
         let host = SyncHost {
-            config: &self.config,
+            config: &config,
             state_dir: &self.state_dir,
             machine_id,
             facts: report.facts,
@@ -266,6 +269,9 @@ impl LocalAgent {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(NotReady::Runtime)?;
         let done = runtime.block_on(work(&host));
+        if let Some(known) = report.known {
+            known.keep(&self.state_dir);
+        }
         // A thread that still waits for a lock or for DNS must not delay the exit.
         runtime.shutdown_background();
         Ok(done)

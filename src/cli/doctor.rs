@@ -14,7 +14,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, state_dir};
 use crate::control::configuration::ConfigurationReport;
 use crate::failure::Remedy;
-use crate::host::{self, SystemHost};
+use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::SyncResult;
 
 mod daemon;
@@ -266,10 +266,11 @@ async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
     let clock = SystemClock::with_rate(global.clock_rate);
     let loaded = Config::examine(&setup::sources(global));
     lines.extend(local::configuration(&loaded, &clock));
-    let host = SystemHost;
+    let dir = state_dir(global.state_dir.as_deref(), &loaded.config);
+    let host = RememberingHost::new(SystemHost, &dir);
+    lines.extend(local::proxies(&loaded.config.proxy, &host));
     let report = host::facts(&loaded.config, &host);
     lines.extend(local::identity(&report));
-    let dir = state_dir(global.state_dir.as_deref(), &loaded.config);
     lines.extend(state::examine(&dir, loaded.config.socket_group.is_some()));
     let mut found = Vec::new();
     let rules = stores::examine(&dir, loaded.config.client_mode, clock, &mut found);

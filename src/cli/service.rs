@@ -24,6 +24,15 @@ pub(super) const LABEL: &str = crate::daemon::LAUNCHD_LABEL;
 /// The name of the systemd unit.
 pub(super) const UNIT: &str = "santa-sync.service";
 
+/// Returns a value of the job itself in the output of `launchctl print`; those of
+/// its sections are indented further.
+pub(super) fn launchd_value<'a>(output: &'a str, name: &str) -> Option<&'a str> {
+    output.lines().find_map(|line| {
+        let (found, value) = line.strip_prefix('\t')?.split_once(" = ")?;
+        (found == name).then(|| value.trim())
+    })
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]

@@ -10,7 +10,7 @@ use super::{Global, output, setup};
 use crate::agent::RemoteAgent;
 use crate::clock::{Clock as _, SystemClock};
 use crate::control::status::DaemonStatus;
-use crate::host::{self, SystemHost};
+use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::Timestamp;
 
 mod report;
@@ -31,7 +31,8 @@ pub(super) struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let setup = setup::load_to_read(global)?;
     let now = SystemClock::new().now().wall;
-    let machine_id = host::machine_id(&setup.config, &SystemHost);
+    let source = RememberingHost::new(SystemHost, &setup.state_dir);
+    let machine_id = host::machine_id(&setup.config, &source);
     // To a user who may not look into it, an empty directory is one that is full.
     let closed = is_closed(&setup.state_dir);
     let status = closed.then(|| by_daemon(&setup.state_dir)).flatten();

@@ -8,7 +8,7 @@ use super::output;
 use super::setup::Setup;
 use crate::config::Config;
 use crate::failure::ErrorText;
-use crate::host::{self, HostReport, HostSource, SystemHost};
+use crate::host::{self, HostReport, HostSource, RememberingHost, SystemHost};
 use crate::model::SyncResult;
 
 /// The version of the `--json` form.
@@ -41,7 +41,7 @@ struct FactForm {
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
-    let report = Report::of(&setup.config, &SystemHost);
+    let report = Report::of(&setup.config, &RememberingHost::new(SystemHost, &setup.state_dir));
     if args.json {
         setup.print_json(&report);
     } else {
@@ -52,7 +52,8 @@ pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
 
 impl Report {
     fn of(config: &Config, host: &dyn HostSource) -> Self {
-        let HostReport { machine_id, facts: _, sources, problems } = host::facts(config, host);
+        let HostReport { machine_id, facts: _, sources, problems, known: _ } =
+            host::facts(config, host);
         let mut facts: Vec<FactForm> = sources
             .into_iter()
             .map(|(name, fact)| FactForm { name, value: fact.value, source: fact.source })

@@ -74,7 +74,8 @@ impl ConfigurationReport {
             Ok((id, _)) => {
                 report.machine_id = Some(id.as_str().to_owned());
                 if let Some(url) = &config.sync_base_url {
-                    match ProxyRoute::choose(&config.proxy, url.as_url(), variable) {
+                    let proxy = host::with_system_proxies(&config.proxy, host);
+                    match ProxyRoute::choose(&proxy, url.as_url(), variable) {
                         Ok(None) => {}
                         Ok(Some(route)) => {
                             report.proxy = Some(route.shown());

@@ -37,7 +37,7 @@ use crate::control::configuration::ConfigurationReport;
 use crate::control::moment::Stamp;
 use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
 use crate::failure::{Failure, FailureKind, Remedy};
-use crate::host::{self, SystemHost};
+use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::{LogLevel, Now, SyncRecord, SyncResult, SyncType, Trigger};
 use crate::sync::run::SyncError;
 
@@ -130,12 +130,13 @@ impl EventLoop {
         let alarm = Alarm::new(options.clock)?;
         let now = alarm.now();
         let loaded = Arc::new(options.loaded.clone());
-        let machine_id = host::machine_id(&loaded.config, &SystemHost);
+        let machine_id =
+            host::machine_id(&loaded.config, &RememberingHost::new(SystemHost, &state_dir));
         let host =
             machine_id.map_or(0, |(id, _)| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
         let level = options.level.unwrap_or(loaded.config.log_level);
         (options.set_level)(level);
-        let configuration = reload::examine(&loaded);
+        let configuration = reload::examine(&loaded, &state_dir);
         let network = std::mem::replace(&mut options.network, Box::new(super::network::source));
         let event_loop = Self {
             state_dir,

@@ -33,7 +33,8 @@ pub fn woke_at(host: &dyn HostSource) -> Option<Timestamp> {
     let output = host.run(SYSCTL, &["-n", "kern.waketime"]).ok()?;
     let text = String::from_utf8(output).ok()?;
     // `{ sec = 1700000000, usec = 123 } Tue Nov 14 ...`, or zeros.
-    let seconds = text.split_once("sec = ")?.1.split(',').next()?.trim().parse().ok()?;
+    let (seconds, _) = text.split_once("sec = ")?.1.split_once(',')?;
+    let seconds = seconds.trim().parse().ok()?;
     (seconds > 0).then(|| Timestamp::from_secs(seconds))
 }
 
@@ -75,6 +76,9 @@ mod tests {
             ("{ sec = 1700000000, usec = 12 } Tue Nov 14 22:13:20 2023", Some(1_700_000_000)),
             ("{ sec = 0, usec = 0 } Thu Jan  1 00:00:00 1970", None),
             ("nonsense", None),
+            ("", None),
+            ("{ sec = 17", None),
+            ("{ sec = , usec = 0 }", None),
         ] {
             let (_dir, macos) = host("Darwin", "commands/sysctl", text);
             assert_eq!(woke_at(&macos), woke.map(Timestamp::from_secs), "{text}");

@@ -77,5 +77,17 @@ mod tests {
         let answer = "name: staff\npassword: *\ngid: 20\nusers: root\n";
         let (_dir, macos) = host("Darwin", file, ("dscacheutil", answer));
         assert_eq!(group_id("staff", &macos), Some(20));
+        // A Mac prints nothing, and succeeds, for a group that does not exist;
+        // a group without members has no line of users.
+        for (answer, number) in [
+            ("", None),
+            ("name: ops\npassword: *\ngid: 1301\n\n", Some(1301)),
+            ("name: ops\npassword: *\ngi", None),
+            ("name: ops\ngid:\n", None),
+            ("name: ops\ngid: many\n", None),
+        ] {
+            let (_dir, macos) = host("Darwin", file, ("dscacheutil", answer));
+            assert_eq!(group_id("ops", &macos), number, "{answer:?}");
+        }
     }
 }

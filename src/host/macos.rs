@@ -1,4 +1,4 @@
-//! Facts from macOS: the I/O registry, `SystemVersion.plist`, `sysctl` and
+//! Facts from macOS: the I/O registry, `SystemVersion.plist`, `sysctl`, NVRAM and
 //! `csrutil`.
 
 use std::path::Path;
@@ -18,22 +18,14 @@ pub(super) fn observe(host: &dyn HostSource) -> Observed {
         Ok(output) => observed.model = Fact::filled(&text(&output), "sysctl hw.model"),
         Err(error) => observed.problems.push(error.to_string()),
     }
-    match dictionary(host, Path::new(SYSTEM_VERSION)) {
-        Ok(version) => {
-            let fact = |key| Fact::filled(version.get(key)?.as_string()?, SYSTEM_VERSION);
-            observed.os_version =
-                fact("ProductVersion").filter(|fact| dotted(&fact.value).is_some());
-            observed.os_build = fact("ProductBuildVersion");
+    system_version(host, &mut observed);
+    observed.sip = match sip_flags(host) {
+        Ok(sip) => Some(sip),
+        Err(problem) => {
+            observed.problems.push(problem);
+            None
         }
-        Err(error) => observed.problems.push(format!("{SYSTEM_VERSION}: {error}")),
-    }
-    match host.run("/usr/bin/csrutil", &["status"]) {
-        Ok(output) => match sip_flags(&text(&output)) {
-            Some(flags) => observed.sip = Some((flags, "csrutil status".to_owned())),
-            None => observed.problems.push("csrutil status says nothing known".to_owned()),
-        },
-        Err(error) => observed.problems.push(error.to_string()),
-    }
+    };
     observed
 }
 
@@ -65,62 +57,114 @@ fn platform_device(output: &[u8]) -> Option<Dictionary> {
     devices.into_iter().next().and_then(Value::into_dictionary)
 }
 
-/// What `csrutil disable` switches off: kext signing (1), file system
-/// protections (2), debugging restrictions (4), kernel debugging (8), `DTrace`
-/// restrictions (0x20) and NVRAM protections (0x40).
-const ALL_DISABLED: u32 = 0x6f;
-
-/// The flags of System Integrity Protection, read from text. The kernel's
-/// number is not readable in one place on every Mac (NVRAM on Intel, the boot
-/// policy on Apple silicon), while this report is.
-fn sip_flags(report: &str) -> Option<u32> {
-    let status = report.lines().find_map(|line| {
-        let (_, status) = line.split_once("System Integrity Protection status:")?;
-        Some(status.trim().trim_end_matches('.').to_ascii_lowercase())
-    })?;
-    if status.starts_with("enabled") && !status.contains("custom") {
-        return Some(0);
-    }
-    if status == "disabled" {
-        return Some(ALL_DISABLED);
-    }
-    // A custom configuration lists each protection. One that is disabled sets
-    // its flag; "Apple Internal" is no protection, and counts when enabled.
-    let mut flags = None;
-    for line in report.lines() {
-        let Some((name, state)) = line.split_once(':') else { continue };
-        let (flag, counts) = match name.trim() {
-            "Kext Signing" => (0x1, "disabled"),
-            "Filesystem Protections" => (0x2, "disabled"),
-            "Debugging Restrictions" => (0x4, "disabled"),
-            "Apple Internal" => (0x10, "enabled"),
-            "DTrace Restrictions" => (0x20, "disabled"),
-            "NVRAM Protections" => (0x40, "disabled"),
-            "BaseSystem Verification" => (0x100, "disabled"),
-            _ => continue,
+/// Reads the version and the build. A program that was linked with an SDK before
+/// macOS 26 is served a file that says 16 for 26, and one before macOS 11 a file
+/// that says 10.16; `sw_vers` is part of the system and reads the real one.
+fn system_version(host: &dyn HostSource, observed: &mut Observed) {
+    let version = match dictionary(host, Path::new(SYSTEM_VERSION)) {
+        Ok(version) => version,
+        Err(error) => {
+            observed.problems.push(format!("{SYSTEM_VERSION}: {error}"));
+            Dictionary::default()
+        }
+    };
+    let fact = |key| Fact::filled(version.get(key)?.as_string()?, SYSTEM_VERSION);
+    let is_version = |fact: &Fact| dotted(&fact.value) == Some(&*fact.value);
+    observed.os_version = fact("ProductVersion").filter(is_version);
+    observed.os_build = fact("ProductBuildVersion");
+    let is_real = |fact: &Fact| fact.value != "10.16" && fact.value.split('.').next() != Some("16");
+    if !observed.os_version.as_ref().is_some_and(is_real) {
+        observed.os_version = match host.run("/usr/bin/sw_vers", &["-productVersion"]) {
+            Ok(output) => Fact::filled(&text(&output), "sw_vers").filter(is_version),
+            Err(error) => {
+                observed.problems.push(error.to_string());
+                None
+            }
         };
-        let set = state.trim().trim_end_matches('.').eq_ignore_ascii_case(counts);
-        flags = Some(flags.unwrap_or(0) | if set { flag } else { 0 });
     }
-    flags
+}
+
+/// The flags of System Integrity Protection that the kernel reports to programs;
+/// it drops any other.
+const VALID_FLAGS: u32 = 0x1fff;
+/// Only hardware of Apple's own has this flag.
+const APPLE_INTERNAL: u32 = 0x10;
+/// The system volume's signature is not required.
+const UNAUTHENTICATED_ROOT: u32 = 0x800;
+
+/// Reads the flags of System Integrity Protection and where they come from. They
+/// are the kernel's number, which servers compare: on Apple silicon it comes from
+/// the boot policy in the device tree, on Intel from NVRAM. The report of
+/// `csrutil` leaves flags out, so that it counts only if all is on.
+fn sip_flags(host: &dyn HostSource) -> Result<(u32, String), String> {
+    let args = ["-a", "-r", "-d", "1", "-p", "IODeviceTree", "-n", "asmb"];
+    let policy = host.run("/usr/sbin/ioreg", &args);
+    if let Some(flags) = policy.ok().and_then(|output| boot_policy_flags(&output)) {
+        return Ok((flags, "boot policy, ioreg IODeviceTree".to_owned()));
+    }
+    if host.uname().machine == "x86_64" {
+        let variable = host.run("/usr/sbin/nvram", &["csr-active-config"]);
+        if let Some(flags) = variable.ok().and_then(|output| nvram_flags(&text(&output))) {
+            return Ok((flags, "nvram csr-active-config".to_owned()));
+        }
+    }
+    match host.run("/usr/bin/csrutil", &["status"]) {
+        Ok(output) if is_all_on(&text(&output)) => Ok((0, "csrutil status".to_owned())),
+        Ok(_) => Err("csrutil status does not say which protections are off".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The flags in the boot policy's node of the device tree, as the kernel reads
+/// them. A policy without the numbers has everything on.
+fn boot_policy_flags(output: &[u8]) -> Option<u32> {
+    let node = platform_device(output)?;
+    if !node.keys().any(|key| key.starts_with("lp-")) {
+        return None;
+    }
+    let number = |key| match node.get(key) {
+        None => Some(0),
+        Some(value) => {
+            let bytes = value.as_data()?;
+            let (low, _) = bytes.split_first_chunk::<4>()?;
+            Some(u32::from_le_bytes(*low))
+        }
+    };
+    let flags = number("lp-sip0")? & VALID_FLAGS & !APPLE_INTERNAL & !UNAUTHENTICATED_ROOT;
+    Some(if number("lp-sip1")? == 0 { flags } else { flags | UNAUTHENTICATED_ROOT })
+}
+
+/// The flags in the output of `nvram csr-active-config`: the variable's name, a
+/// tab, and four bytes, of which those that are not printable are `%xx`.
+fn nvram_flags(output: &str) -> Option<u32> {
+    let (name, value) = output.trim_end_matches('\n').split_once('\t')?;
+    let mut bytes = Vec::new();
+    let mut rest = value.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                (u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?, after)
+            }
+            (b'%', _) => return None,
+            (plain, after) => (plain, after),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    let bytes: [u8; 4] = bytes.try_into().ok()?;
+    (name == "csr-active-config").then(|| u32::from_le_bytes(bytes) & VALID_FLAGS)
+}
+
+/// Whether the report of `csrutil status` says that all protections are on. One
+/// of a custom configuration begins with `enabled` or `unknown`.
+fn is_all_on(report: &str) -> bool {
+    let status = report
+        .lines()
+        .find_map(|line| line.split_once("System Integrity Protection status:"))
+        .map(|(_, status)| status.trim().trim_end_matches('.'));
+    status.is_some_and(|status| status.eq_ignore_ascii_case("enabled"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_1_sip_flags_follow_the_report() {
-        let status = |s: &str| sip_flags(&format!("System Integrity Protection status: {s}\n"));
-        assert_eq!(status("enabled."), Some(0));
-        assert_eq!(status("disabled."), Some(0x6f));
-        assert_eq!(status("something new."), None);
-        assert_eq!(sip_flags(""), None);
-        let custom = "System Integrity Protection status: unknown (Custom Configuration).\n\n\
-            Configuration:\n\tApple Internal: enabled\n\tKext Signing: disabled\n\
-            \tFilesystem Protections: enabled\n\tDebugging Restrictions: disabled\n\
-            \tDTrace Restrictions: enabled\n\tNVRAM Protections: disabled\n\
-            \tBaseSystem Verification: enabled\n\nThis is an unsupported configuration.\n";
-        assert_eq!(sip_flags(custom), Some(0x55));
-    }
-}
+mod tests;

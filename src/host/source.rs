@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::command::{self, CommandError, TIMEOUT};
+use super::command::{self, CommandError, time_limit};
+use super::known::KnownFacts;
 use crate::files;
 
 /// The largest file of facts read, in bytes.
@@ -45,8 +46,14 @@ pub trait HostSource: Send + Sync {
     /// What a program, named by its absolute path, writes.
     ///
     /// # Errors
-    /// If it cannot be run, fails or does not end within [`TIMEOUT`].
+    /// If it cannot be run, fails or does not end within its time limit: 10 s on
+    /// macOS, 2 s elsewhere.
     fn run(&self, program: &str, args: &[&str]) -> Result<Vec<u8>, CommandError>;
+
+    /// The facts that an earlier sync of this host read.
+    fn known(&self) -> KnownFacts {
+        KnownFacts::default()
+    }
 }
 
 /// The system this program runs on.
@@ -70,15 +77,16 @@ impl HostSource for SystemHost {
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<Vec<u8>, CommandError> {
-        command::run(program, args, TIMEOUT)
+        command::run(program, args, time_limit(cfg!(target_os = "macos")))
     }
 }
 
 #[cfg(any(test, feature = "internals"))]
 /// A recorded system: a directory with `uname` (four lines), the system's
-/// files under `files/`, and under `commands/` one file for each program's
-/// output, by the program's name. A program whose file is called `NAME.hangs`
-/// does not end; one without a file is not installed.
+/// files under `files/`, and under `commands/` the programs' output, in files
+/// called `NAME.ARG` after the program and one of its arguments (the last that
+/// has such a file counts), or `NAME` for any other. A program with a file
+/// `NAME.hangs` does not end; one without a file is not installed.
 #[derive(Clone, Debug)]
 pub struct RecordedHost {
     root: PathBuf,
@@ -107,14 +115,22 @@ impl HostSource for RecordedHost {
         read_bounded(&self.root.join("files").join(relative))
     }
 
-    fn run(&self, program: &str, _args: &[&str]) -> Result<Vec<u8>, CommandError> {
+    fn run(&self, program: &str, args: &[&str]) -> Result<Vec<u8>, CommandError> {
         let name = program.rsplit('/').next().unwrap_or_default();
         let commands = self.root.join("commands");
         let program = program.to_owned();
         if commands.join(format!("{name}.hangs")).exists() {
-            return Err(CommandError::TimedOut { program, limit: TIMEOUT });
+            let limit = time_limit(self.uname().is_macos());
+            return Err(CommandError::TimedOut { program, limit });
         }
-        read_bounded(&commands.join(name)).map_err(|error| CommandError::Io { program, error })
+        let of_argument = args
+            .iter()
+            .rev()
+            .filter(|arg| !arg.contains('/'))
+            .map(|arg| commands.join(format!("{name}.{arg}")))
+            .find(|path| path.exists());
+        let path = of_argument.unwrap_or_else(|| commands.join(name));
+        read_bounded(&path).map_err(|error| CommandError::Io { program, error })
     }
 }
 

@@ -50,7 +50,7 @@ fn host_1_a_laptop_tells_everything() {
     os_version = 26.5.1 (/System/Library/CoreServices/SystemVersion.plist)
     os_build = 25F79 (/System/Library/CoreServices/SystemVersion.plist)
     santa_version = 2026.6.655965194 (/Applications/Santa.app/Contents/Info.plist)
-    sip_status = 0x0 (csrutil status)
+    sip_status = 0x0 (boot policy, ioreg IODeviceTree)
     primary_user = kim (MachineOwnerPlist /Library/Preferences/com.example.machine-mapping.plist (Owner))
     primary_user_group = engineering (MachineOwnerPlist /Library/Preferences/com.example.machine-mapping.plist (Groups))
     primary_user_group = berlin (MachineOwnerPlist /Library/Preferences/com.example.machine-mapping.plist (Groups))
@@ -64,12 +64,13 @@ fn host_1_a_virtual_mac_without_a_serial_number_tells_its_uuid_for_one() {
     serial_number = 1F2E3D4C-0000-4000-8000-0123456789AB (ioreg IOPlatformExpertDevice)
     hardware_uuid = 1F2E3D4C-0000-4000-8000-0123456789AB (ioreg IOPlatformExpertDevice)
     hostname = virtual-mac.local (uname)
-    model_identifier = VirtualMac2,1 (sysctl hw.model)
+    model_identifier = VMware20,1 (sysctl hw.model)
     os_version = 15.6 (/System/Library/CoreServices/SystemVersion.plist)
     os_build = 24G84 (/System/Library/CoreServices/SystemVersion.plist)
     santa_version = 2026.8 (the compatibility level of this agent)
-    sip_status = 0x6f (csrutil status)
+    sip_status = 0xffffffff (nothing tells it)
     primary_user =  (not configured)
+    problem: csrutil status does not say which protections are off
     ");
 }
 
@@ -87,9 +88,9 @@ fn host_1_a_mac_whose_commands_hang_still_tells_what_files_say() {
     santa_version = 2026.8 (the compatibility level of this agent)
     sip_status = 0xffffffff (nothing tells it)
     primary_user =  (not configured)
-    problem: /usr/sbin/ioreg did not end within 2000 ms
-    problem: /usr/sbin/sysctl did not end within 2000 ms
-    problem: /usr/bin/csrutil did not end within 2000 ms
+    problem: /usr/sbin/ioreg did not end within 10000 ms
+    problem: /usr/sbin/sysctl did not end within 10000 ms
+    problem: /usr/bin/csrutil did not end within 10000 ms
     ");
 }
 
@@ -184,7 +185,7 @@ fn host_2_an_unreadable_list_is_a_problem_and_no_reason_for_another_id() {
 #[test]
 fn host_2_without_any_source_the_problem_says_why() {
     let problem = machine_id(&Config::default(), &recorded("macos-hanging")).expect_err("no id");
-    insta::assert_snapshot!(problem.with_fix(), @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/usr/sbin/ioreg did not end within 2000 ms); set MachineID");
+    insta::assert_snapshot!(problem.with_fix(), @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/usr/sbin/ioreg did not end within 10000 ms); set MachineID");
     let problem = machine_id(&Config::default(), &recorded("linux-container")).expect_err("no id");
     insta::assert_snapshot!(problem.with_fix(), @"no machine id: neither MachineID nor MachineIDPlist is configured, and the hardware UUID is unknown (/etc/machine-id is missing or not 32 hex digits); set MachineID");
 }

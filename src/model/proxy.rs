@@ -9,6 +9,9 @@ pub enum Proxy {
     /// hosts are reached directly whatever these say.
     #[default]
     Environment,
+    /// The same, and where no variable names a proxy, those of the system's
+    /// network settings.
+    System(Box<ProxySettings>),
     /// No proxy.
     Direct,
     /// The dictionary of the configuration, and no other source.

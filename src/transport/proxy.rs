@@ -24,8 +24,14 @@ pub struct ProxyRoute {
 
 /// The key of the configuration, for messages.
 const CONFIGURATION_KEY: &str = "SyncProxyConfiguration";
+/// The origin of a proxy that the system's network settings name.
+pub const SYSTEM_SETTINGS: &str = "the system's network settings";
 
-fn from_settings(server: &Url, settings: &ProxySettings) -> Result<Option<ProxyRoute>, Failure> {
+fn from_settings(
+    server: &Url,
+    settings: &ProxySettings,
+    origin: &'static str,
+) -> Result<Option<ProxyRoute>, Failure> {
     let host = bare_host(server);
     let simple = !host.contains(['.', ':']);
     if settings.exclude_simple_hostnames && simple
@@ -44,13 +50,8 @@ fn from_settings(server: &Url, settings: &ProxySettings) -> Result<Option<ProxyR
         _ => proxy.host.clone(),
     };
     let url = format!("{scheme}://{host}:{}", proxy.port);
-    let url = Url::parse(&url).map_err(|error| malformed(CONFIGURATION_KEY, &error.to_string()))?;
-    Ok(Some(ProxyRoute {
-        url,
-        user: proxy.user.clone(),
-        password: proxy.password.clone(),
-        origin: CONFIGURATION_KEY,
-    }))
+    let url = Url::parse(&url).map_err(|error| malformed(origin, &error.to_string()))?;
+    Ok(Some(ProxyRoute { url, user: proxy.user.clone(), password: proxy.password.clone(), origin }))
 }
 
 fn from_environment(
@@ -110,7 +111,17 @@ impl ProxyRoute {
         match proxy {
             Proxy::Direct => Ok(None),
             Proxy::Environment => from_environment(server, variable),
-            Proxy::Configured(settings) => from_settings(server, settings),
+            Proxy::Configured(settings) => from_settings(server, settings, CONFIGURATION_KEY),
+            Proxy::System(settings) => {
+                let names = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+                if names.iter().any(|name| variable(name).is_some_and(|value| !value.is_empty())) {
+                    from_environment(server, variable)
+                } else if is_loopback(server) {
+                    Ok(None)
+                } else {
+                    from_settings(server, settings, SYSTEM_SETTINGS)
+                }
+            }
         }
     }
 
@@ -293,6 +304,26 @@ mod tests {
         settings.https = None;
         assert_eq!(configured("https://h/", &settings).as_deref(), Some("socks5h://[::1]:3"));
         assert_eq!(configured("https://h/", &ProxySettings::default()), None);
+    }
+
+    /// HTTP-13: a daemon without variables goes the way that the system names.
+    #[test]
+    fn http_13_the_system_s_proxies_count_after_the_environment() {
+        let system = Proxy::System(Box::new(dictionary()));
+        let way = |server: &str, variable: &str| {
+            let variable = |name: &str| (name == variable).then(|| "http://env:1".to_owned());
+            let route = ProxyRoute::choose(&system, &url(server), variable).expect("usable");
+            route.map(|route| format!("{} of {}", route.shown(), route.origin))
+        };
+        let of_system = "http://secure:1 of the system's network settings";
+        assert_eq!(way("https://h/", "").as_deref(), Some(of_system));
+        assert_eq!(
+            way("https://h/", "HTTPS_PROXY").as_deref(),
+            Some("http://env:1 of HTTPS_PROXY")
+        );
+        for loopback in ["https://localhost/", "http://127.0.0.1:917/"] {
+            assert_eq!(way(loopback, ""), None, "{loopback}");
+        }
     }
 
     #[test]

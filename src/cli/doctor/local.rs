@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::super::config::in_use;
 use super::super::error;
-use super::super::service::{LABEL, UNIT};
+use super::super::service::{LABEL, UNIT, launchd_value};
 use super::stores::Rules;
 use super::{Layer, Line};
 use crate::clock::Clock;
 use crate::config::{Finding, FindingKind, Loaded, Severity, Source};
-use crate::host::{HostReport, HostSource};
-use crate::model::{ErrorRecord, SyncResult, Timestamp};
+use crate::host::{HostReport, HostSource, SystemProxies};
+use crate::model::{ErrorRecord, Proxy, SyncResult, Timestamp};
 use crate::store::StoreError;
 
 pub(super) fn configuration(loaded: &Loaded, clock: &dyn Clock) -> Vec<Line> {
@@ -71,20 +71,41 @@ pub(super) fn identity(report: &HostReport) -> Vec<Line> {
     lines
 }
 
+/// A proxy of the system that this agent cannot find. Santa can.
+pub(super) fn proxies(proxy: &Proxy, host: &dyn HostSource) -> Option<Line> {
+    if *proxy != Proxy::Environment || !SystemProxies::read(host)?.automatic {
+        return None;
+    }
+    Some(Line::warning(
+        Layer::Configuration,
+        "the system's network settings have proxies found automatically (by a PAC file or by \
+         discovery), which is not supported",
+        "name the proxy in SyncProxyConfiguration; an empty dictionary means that the server is \
+         reached directly",
+    ))
+}
+
 pub(super) fn service(host: &dyn HostSource) -> Line {
     let layer = Layer::Service;
     let install = "`santa-sync service install`";
     if host.uname().is_macos() {
         let target = format!("system/{LABEL}");
         return match host.run("/bin/launchctl", &["print", &target]) {
-            Ok(output) if String::from_utf8_lossy(&output).contains("state = running") => {
-                Line::ok(layer, format!("launchd runs {LABEL}"))
+            Ok(output) => {
+                let output = String::from_utf8_lossy(&output).into_owned();
+                let state = launchd_value(&output, "state").unwrap_or("unknown");
+                if state == "running" {
+                    return Line::ok(layer, format!("launchd runs {LABEL}"));
+                }
+                let code = launchd_value(&output, "last exit code").unwrap_or("unknown");
+                Line::warning(
+                    layer,
+                    format!(
+                        "launchd has {LABEL}, but its state is {state:?} (last exit code {code:?})"
+                    ),
+                    format!("`launchctl kickstart {target}`, and see its log"),
+                )
             }
-            Ok(_) => Line::warning(
-                layer,
-                format!("launchd has {LABEL}, but it is not running"),
-                format!("`launchctl kickstart {target}`, and see its log"),
-            ),
             Err(_) => {
                 let message = format!("launchd has no {LABEL}, so nothing syncs by itself");
                 Line::warning(layer, message, install)

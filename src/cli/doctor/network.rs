@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::control::configuration::ConfigurationReport;
 use crate::failure::{Failure, FailureKind};
-use crate::host::HostReport;
+use crate::host::{self, HostReport, SystemHost};
 use crate::model::{Proxy, Stage, Timestamp};
 use crate::protocol::body::DecodedBody;
 use crate::protocol::lenient::Warning;
@@ -21,7 +21,7 @@ use crate::store::ReadStore;
 use crate::sync::kind_of_body_error;
 use crate::sync::run::transport_options;
 use crate::transport::{
-    CertificateFacts, ProxyRoute, Response, Roots, Transport, TransportOptions,
+    CertificateFacts, ProxyRoute, Response, Roots, SYSTEM_SETTINGS, Transport, TransportOptions,
 };
 
 /// How long DNS and TCP may take, each: the connect timeout of HTTP-9.
@@ -53,9 +53,18 @@ pub(super) async fn examine(
     let santa = &report.facts.santa_version;
     let mut options = transport_options(config, url.clone(), machine_id.clone(), santa);
     // The way to the server is the daemon's, which lacks the shell's variables.
-    if daemon.is_some_and(|daemon| daemon.proxy.is_none()) && options.proxy == Proxy::Environment {
-        options.proxy = Proxy::Direct;
-    }
+    options.proxy = host::with_system_proxies(&options.proxy, &SystemHost);
+    options.proxy = match (daemon, options.proxy) {
+        (Some(daemon), Proxy::Environment | Proxy::System(_)) if daemon.proxy.is_none() => {
+            Proxy::Direct
+        }
+        (Some(daemon), Proxy::System(settings))
+            if daemon.proxy_origin.as_deref() == Some(SYSTEM_SETTINGS) =>
+        {
+            Proxy::Configured(settings)
+        }
+        (_, proxy) => proxy,
+    };
     let transport = match Transport::new(options.clone()) {
         Ok(transport) => transport,
         Err(failure) => {

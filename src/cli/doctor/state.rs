@@ -11,11 +11,12 @@ use rustix::io::Errno;
 
 use super::{Layer, Line};
 use crate::files::{Obstacle, check_guarded, own, regular};
+use crate::host::KNOWN_FACTS_FILE;
 
 const LAYER: Layer = Layer::StateDirectory;
 
 /// Our files there; those that a database has beside it begin with its name.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "rules.db",
     "rules.db-wal",
     "rules.db-shm",
@@ -25,6 +26,7 @@ const FILES: [&str; 11] = [
     "sync-state.plist",
     "agent.lock",
     "left-records.json",
+    KNOWN_FACTS_FILE,
     "daemon.lock",
     "daemon.json",
 ];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::host::MachineIdProblem;
 use crate::host::RecordedHost;
-use crate::model::Timestamp;
+use crate::model::{Proxy, Timestamp};
 use crate::transport::CertificateFacts;
 
 fn recorded(case: &str) -> RecordedHost {
@@ -33,6 +33,43 @@ fn the_exit_code_is_that_of_the_first_problem() {
     assert_eq!(code(&[problem(Layer::Identity)]).1, 7);
     assert_eq!(code(&[problem(Layer::Stores)]).1, 73);
     assert_eq!(code(&[problem(Layer::Tls), problem(Layer::Stores)]), (Status::Problem, 1));
+}
+
+/// HTTP-13: a proxy that only a script names is not used, and doctor says so.
+#[test]
+fn http_13_a_proxy_by_pac_is_named_as_unsupported() {
+    let line = |proxy: &Proxy, case| local::proxies(proxy, &recorded(case)).map(|line| line.text());
+    let text = line(&Proxy::Environment, "macos-vm").expect("a warning");
+    assert!(text.contains("PAC") && text.contains("SyncProxyConfiguration"), "{text}");
+    assert_eq!(line(&Proxy::Configured(Box::default()), "macos-vm"), None);
+    for other in ["macos-laptop", "macos-intel", "macos-hanging", "linux-server"] {
+        assert_eq!(line(&Proxy::Environment, other), None, "{other}");
+    }
+}
+
+/// DAEMON-5: a job counts as running by its own state, not by words elsewhere in
+/// what launchd prints, however short that is.
+#[test]
+fn daemon_5_the_state_of_a_launchd_job_is_read() {
+    let macs = ["macos-laptop", "macos-26-older-sdk", "macos-intel", "macos-vm"];
+    insta::assert_snapshot!(texts(&macs.map(|case| local::service(&recorded(case)))), @r#"
+    ok       service            launchd runs com.santa-sync.daemon
+    warning  service            launchd has com.santa-sync.daemon, but its state is "spawn scheduled" (last exit code "78: EX_CONFIG")
+                                fix: `launchctl kickstart system/com.santa-sync.daemon`, and see its log
+    warning  service            launchd has com.santa-sync.daemon, but its state is "not running" (last exit code "0")
+                                fix: `launchctl kickstart system/com.santa-sync.daemon`, and see its log
+    warning  service            launchd has com.santa-sync.daemon, but its state is "xpcproxy" (last exit code "(never exited)")
+                                fix: `launchctl kickstart system/com.santa-sync.daemon`, and see its log
+    "#);
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("commands")).expect("made");
+    fs::write(dir.path().join("uname"), "Darwin\n").expect("written");
+    let output = dir.path().join("commands/launchctl");
+    for other in ["", "system/x = {", "system/x = {\n\tjob state = running\n\tstate = "] {
+        fs::write(&output, other).expect("written");
+        let line = local::service(&RecordedHost::new(dir.path()));
+        assert_eq!(line.status, Status::Warning, "{other:?}");
+    }
 }
 
 /// DAEMON-5: doctor asks for the job that `service install` installs.

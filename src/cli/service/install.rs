@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{LABEL, Manager, Runner, ServiceError, UNIT};
+use super::{LABEL, Manager, Runner, ServiceError, UNIT, launchd_value};
 use crate::config::Config;
 use crate::files::{self, Replacement, directory_of};
 
@@ -170,13 +170,13 @@ impl<'a> Installer<'a> {
 
     /// Whether the manager runs it, and what the manager says.
     fn running(&self) -> Result<(bool, String), ServiceError> {
-        let (answer, word) = match self.manager {
-            Manager::Launchd => (self.ask(&["print", TARGET])?, "state = running"),
-            Manager::Systemd => (self.ask(&["is-active", UNIT])?, "active"),
+        let answer = match self.manager {
+            Manager::Launchd => self.ask(&["print", TARGET])?,
+            Manager::Systemd => self.ask(&["is-active", UNIT])?,
         };
         let says = match self.manager {
-            Manager::Launchd => answer.output.contains(word) || answer.output == "active",
-            Manager::Systemd => answer.output == word,
+            Manager::Launchd => launchd_value(&answer.output, "state") == Some("running"),
+            Manager::Systemd => answer.output == "active",
         };
         Ok((answer.success && says, answer.output))
     }

@@ -35,7 +35,7 @@ fn each_value_stands_beside_its_source() {
     os_version        26.5.1                                /System/Library/CoreServices/SystemVersion.plist
     os_build          25F79                                 /System/Library/CoreServices/SystemVersion.plist
     santa_version     2026.6.655965194                      /Applications/Santa.app/Contents/Info.plist
-    sip_status        0x0                                   csrutil status
+    sip_status        0x0                                   boot policy, ioreg IODeviceTree
     primary_user      kim                                   MachineOwner
     agent_version     VERSION                               this program
     ");
@@ -88,7 +88,7 @@ fn each_value_stands_beside_its_source() {
         {
           "name": "sip_status",
           "value": "0x0",
-          "source": "csrutil status"
+          "source": "boot policy, ioreg IODeviceTree"
         },
         {
           "name": "primary_user",

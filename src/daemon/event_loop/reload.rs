@@ -15,7 +15,7 @@ use crate::daemon::control::server;
 use crate::daemon::schedule::Requester;
 use crate::daemon::{SETTLE_TIME, source_watch};
 use crate::failure::Remedy as _;
-use crate::host::{self, SystemHost};
+use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::LogLevel;
 
 /// How long reading the configuration may take.
@@ -81,8 +81,9 @@ pub(super) fn access(report: &ConfigurationReport) -> Access {
 }
 
 /// The configuration as this process sees it.
-pub(super) fn examine(loaded: &Loaded) -> ConfigurationReport {
-    ConfigurationReport::examine(loaded, &SystemHost, |name| std::env::var(name).ok())
+pub(super) fn examine(loaded: &Loaded, state_dir: &Path) -> ConfigurationReport {
+    let host = RememberingHost::new(SystemHost, state_dir);
+    ConfigurationReport::examine(loaded, &host, |name| std::env::var(name).ok())
 }
 
 impl EventLoop {
@@ -194,8 +195,9 @@ impl EventLoop {
     /// respond leaves the report as it was.
     async fn examine(&mut self) {
         let loaded = Arc::clone(&self.loaded);
+        let state_dir = self.state_dir.clone();
         let examining = tokio::task::spawn_blocking(move || {
-            let report = examine(&loaded);
+            let report = examine(&loaded, &state_dir);
             let access = access(&report);
             (report, access)
         });
@@ -273,10 +275,10 @@ mod tests {
         let file = dir.path().join("roots.pem");
         let config = Config { server_auth_roots_file: Some(file.clone()), ..Config::default() };
         let loaded = Loaded { config: config.into(), ..Config::resolve(&[]) };
-        let before = access(&examine(&loaded));
-        assert_eq!(access(&examine(&loaded)), before);
+        let before = access(&examine(&loaded, Path::new("/nonexistent")));
+        assert_eq!(access(&examine(&loaded, Path::new("/nonexistent"))), before);
         std::fs::write(file, "x").expect("written");
-        assert_ne!(access(&examine(&loaded)), before);
+        assert_ne!(access(&examine(&loaded, Path::new("/nonexistent"))), before);
     }
 
     /// CONF-1: a source that vanishes holds for a minute, in which it may come back.
