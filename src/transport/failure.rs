@@ -6,6 +6,8 @@
     reason = "the error enums of other crates grow; what is new in them has the kind of the rest"
 )]
 
+mod apple;
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Display;
@@ -17,12 +19,18 @@ use rustls::pki_types::InvalidDnsNameError;
 use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
-use super::proxy::ProxyRoute;
+use self::apple::AppleVerdict;
+use super::proxy::{ProxyRoute, SYSTEM_SETTINGS};
 use super::tls::RecordingResolver;
 use super::{Roots, Timeouts, text};
 use crate::failure::{Failure, FailureKind};
 use crate::model::Timestamp;
 use crate::model::text::on_one_line;
+
+/// How to fix a certificate that has expired.
+const RENEW: &str = "renew it, or check this host's clock";
+/// How to fix a certificate that is not valid yet.
+const CHECK_CLOCK: &str = "check this host's clock";
 
 /// Where an attempt happened: all that a message may name.
 pub(super) struct FailureContext<'a> {
@@ -244,6 +252,11 @@ impl FailureContext<'_> {
                     "{verb} the proxy's user and password in SyncProxyConfiguration (HTTPSUser and \
                      HTTPSPassword, and so on for HTTP and SOCKS)"
                 ),
+                None if origin == SYSTEM_SETTINGS => {
+                    "name this proxy with a user and password in SyncProxyConfiguration: those of \
+                     the system's network settings are in a keychain"
+                        .to_owned()
+                }
                 None => format!(
                     "{verb} the proxy's user and password in {origin}, as \
                      http://USER:PASSWORD@HOST:PORT"
@@ -313,7 +326,12 @@ impl FailureContext<'_> {
     }
 
     fn tls_of_proxy(&self, route: &ProxyRoute, error: &rustls::Error) -> Failure {
-        let kind = match error {
+        let verdict = match error {
+            rustls::Error::InvalidCertificate(verdict) => AppleVerdict::of(verdict),
+            _ => None,
+        };
+        let standard = verdict.and_then(AppleVerdict::as_certificate_error);
+        let kind = match &standard.map_or_else(|| error.clone(), rustls::Error::from) {
             rustls::Error::InvalidCertificate(
                 CertificateError::Expired
                 | CertificateError::ExpiredContext { .. }
@@ -337,6 +355,70 @@ impl FailureContext<'_> {
     }
 
     fn server_certificate(&self, reason: &CertificateError) -> Failure {
+        match AppleVerdict::of(reason) {
+            None => self.refused_certificate(reason),
+            Some(verdict) => self.refused_by_apple(verdict, reason),
+        }
+    }
+
+    /// A verdict of Apple's verifier. It leaves out which certificate is outside
+    /// its validity, and since when; the chain that the server showed says so.
+    fn refused_by_apple(&self, verdict: AppleVerdict, reason: &CertificateError) -> Failure {
+        let server = &self.server;
+        let chain = self.resolver.server_chain();
+        let outside = |when: &str, at: Timestamp, fix| {
+            let what = format!("the certificate of {server}, or one of its issuers, {when} {at}");
+            self.fail(FailureKind::CertificateExpired, what, fix)
+        };
+        match verdict {
+            AppleVerdict::Expired => {
+                if let Some(facts) = chain.iter().find(|facts| facts.not_after < self.now) {
+                    return outside("expired on", facts.not_after, RENEW);
+                }
+            }
+            AppleVerdict::NotValidYet => {
+                if let Some(facts) = chain.iter().find(|facts| facts.not_before > self.now) {
+                    return outside("is not valid before", facts.not_before, CHECK_CLOCK);
+                }
+            }
+            AppleVerdict::NotTrusted => {
+                return self.fail(
+                    FailureKind::CertificateUntrusted,
+                    format!(
+                        "the certificate of {server} is not signed by any CA that the system trusts"
+                    ),
+                    "have the management system install its CA (for root, the trust of a user's \
+                     login keychain does not count), set ServerAuthRootsFile, or have the server \
+                     send its intermediates",
+                );
+            }
+            AppleVerdict::ValidForTooLong => {
+                return self.fail(
+                    FailureKind::CertificateUntrusted,
+                    format!(
+                        "the certificate of {server} is valid for longer than macOS accepts \
+                         (825 days)"
+                    ),
+                    "have it issued for a shorter time, or set ServerAuthRootsFile, for which \
+                     macOS's rules do not count",
+                );
+            }
+            AppleVerdict::NotCompliant => {
+                return self.fail(
+                    FailureKind::CertificateUntrusted,
+                    format!("the certificate of {server} breaks a rule of macOS"),
+                    "it needs a DNS name in subjectAltName, the extended key usage serverAuth, \
+                     an RSA key of 2048 bits or more and SHA-2; or set ServerAuthRootsFile, for \
+                     which macOS's rules do not count",
+                );
+            }
+            AppleVerdict::Revoked => {}
+        }
+        let standard = verdict.as_certificate_error();
+        self.refused_certificate(standard.as_ref().unwrap_or(reason))
+    }
+
+    fn refused_certificate(&self, reason: &CertificateError) -> Failure {
         let at = |time: rustls::pki_types::UnixTime| {
             Timestamp::from_secs(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
         };
@@ -350,17 +432,15 @@ impl FailureContext<'_> {
             let what = format!("the certificate of {server}, or one of its issuers, {when}");
             self.fail(FailureKind::CertificateExpired, what, fix)
         };
-        let renew = "renew it, or check this host's clock";
         match reason {
             CertificateError::ExpiredContext { not_after, .. } => {
-                outside(&format!("expired on {}", at(*not_after)), renew)
+                outside(&format!("expired on {}", at(*not_after)), RENEW)
             }
-            CertificateError::NotValidYetContext { not_before, .. } => outside(
-                &format!("is not valid before {}", at(*not_before)),
-                "check this host's clock",
-            ),
+            CertificateError::NotValidYetContext { not_before, .. } => {
+                outside(&format!("is not valid before {}", at(*not_before)), CHECK_CLOCK)
+            }
             CertificateError::Expired | CertificateError::NotValidYet => {
-                outside("is not valid at this time", renew)
+                outside("is not valid at this time", RENEW)
             }
             CertificateError::NotValidForNameContext { presented, .. } => self.fail(
                 FailureKind::CertificateWrongName,

@@ -21,6 +21,8 @@ use super::proxy_or_server::{Leg, Legs};
 use super::roots::ConfiguredRoots;
 use super::{CertificateFacts, ClientCertificate, Roots, lock};
 use crate::failure::{Failure, FailureKind};
+#[cfg(test)]
+use crate::model::Timestamp;
 
 /// How many of the authorities that a server accepts are remembered.
 const MAX_AUTHORITIES: usize = 5;
@@ -48,6 +50,19 @@ impl RecordingResolver {
             chain: CertificateChain::default(),
             legs: Arc::default(),
         }
+    }
+
+    /// Has the server have shown certificates of these validities.
+    #[cfg(test)]
+    pub(super) fn show(&self, validities: &[(i64, i64)]) {
+        let facts = |&(not_before, not_after): &(i64, i64)| CertificateFacts {
+            subject: "CN=h".to_owned(),
+            issuer: "CN=ca".to_owned(),
+            not_before: Timestamp::from_secs(not_before),
+            not_after: Timestamp::from_secs(not_after),
+            sha256: String::new(),
+        };
+        *lock(&self.chain) = validities.iter().map(facts).collect();
     }
 
     /// The certificates the server showed in the last handshake, its own first.

@@ -82,6 +82,48 @@ fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
     }
 }
 
+/// HTTP-12: what Apple's verifier says in words and a code has the cause's kind;
+/// the dates come from the chain that the server showed.
+#[test]
+fn http_12_verdicts_of_apple_s_verifier_have_their_kind() {
+    let verdict = |text: &str| {
+        let error: Box<dyn Error + Send + Sync> = text.into();
+        CertificateError::Other(rustls::OtherError(std::sync::Arc::from(error)))
+    };
+    let timeouts = Timeouts::default();
+    let resolver = RecordingResolver::new(None, false);
+    let texts = [
+        "“h” certificate is expired: -67818",
+        "“h” certificate is not valid yet: -67819",
+        "“h” certificate is revoked: -67820",
+        "“h” certificate is not trusted: -67843",
+        "“h” certificate is not standards compliant: -67901",
+        "“h” certificate is not standards compliant: -67825",
+        "“h” certificate has a problem of a later system: -67999",
+    ];
+    let context = context(&resolver, &timeouts, Path::new("none"));
+    let failures = texts.map(|text| {
+        let failure = context.server_certificate(&verdict(text));
+        format!("{}: {}", failure.kind.name(), failure.with_fix())
+    });
+    insta::assert_snapshot!(failures.join("\n"), @r"
+    certificate_expired: https://h/preflight/ID: the certificate of h:443, or one of its issuers, is not valid at this time; renew it, or check this host's clock
+    certificate_expired: https://h/preflight/ID: the certificate of h:443, or one of its issuers, is not valid at this time; renew it, or check this host's clock
+    certificate_untrusted: https://h/preflight/ID: the certificate of h:443 cannot be trusted by the system's trust store (Revoked); check the server's certificate chain
+    certificate_untrusted: https://h/preflight/ID: the certificate of h:443 is not signed by any CA that the system trusts; have the management system install its CA (for root, the trust of a user's login keychain does not count), set ServerAuthRootsFile, or have the server send its intermediates
+    certificate_untrusted: https://h/preflight/ID: the certificate of h:443 is valid for longer than macOS accepts (825 days); have it issued for a shorter time, or set ServerAuthRootsFile, for which macOS's rules do not count
+    certificate_untrusted: https://h/preflight/ID: the certificate of h:443 breaks a rule of macOS; it needs a DNS name in subjectAltName, the extended key usage serverAuth, an RSA key of 2048 bits or more and SHA-2; or set ServerAuthRootsFile, for which macOS's rules do not count
+    certificate_untrusted: https://h/preflight/ID: the certificate of h:443 cannot be trusted by the system's trust store (“h” certificate has a problem of a later system: -67999); check the server's certificate chain
+    ");
+
+    resolver.show(&[(1_000_000_000, 1_900_000_000)]);
+    let text = context.server_certificate(&verdict(texts[0])).to_string();
+    assert!(text.contains("expired on 2030-03-17"), "{text}");
+    resolver.show(&[(1_000_000_000, 2_100_000_000), (2_050_000_000, 2_100_000_000)]);
+    let text = context.server_certificate(&verdict(texts[1])).to_string();
+    assert!(text.contains("is not valid before 2034-12-"), "{text}");
+}
+
 #[test]
 fn an_io_error_does_not_hide_its_cause() {
     let tls = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
