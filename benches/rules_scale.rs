@@ -54,7 +54,7 @@ fn churn(dir: &Path, size: u64) {
 
 /// What a lookup asks at the least: the state of the first rule there is.
 fn bare_lookup() -> String {
-    let probes = (1..).zip(RuleType::ALL).map(|(parameter, rule_type)| {
+    let probes = (1..).zip(RuleType::ALL.iter().copied()).map(|(parameter, rule_type)| {
         let number = rule_type.number();
         format!(
             "SELECT state FROM execution_rules WHERE identifier = ?{parameter} AND type = {number}"
@@ -154,7 +154,7 @@ fn lookups(reader: &ReadStore, dir: &Path, size: u64, row: &mut dyn FnMut(&str, 
         let mut bare = bare.prepare(&bare_lookup()).expect("a statement");
         let mut floor = |executable: &Executable| {
             let of = |rule_type| executable.identifier(rule_type).map(ToString::to_string);
-            let texts = RuleType::ALL.map(of);
+            let texts = Vec::from_iter(RuleType::ALL.iter().copied().map(of));
             timed(|| {
                 let mut found = bare.query(rusqlite::params_from_iter(&texts)).expect("asked");
                 let found = found.next().expect("read").map(|row| row.get::<_, i64>(0));

@@ -5,6 +5,7 @@
 //! affects only itself.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::model::Now;
 use crate::protocol::events::{IncomingEvent, IngestPolicy, read_line};
@@ -15,8 +16,9 @@ use crate::store::{EventStore, Limits, NewEvent, Queued, StoreError};
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// What became of an event that was handed over, as every JSON form shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "result", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum IngestOutcome {
     /// It is queued.
     Added,
@@ -36,14 +38,8 @@ pub enum IngestOutcome {
 impl IngestOutcome {
     /// Returns the name that `--json` uses.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Added => "added",
-            Self::Duplicate => "duplicate",
-            Self::BackedOff => "backed_off",
-            Self::Filtered => "filtered",
-            Self::Invalid { .. } => "invalid",
-        }
+    pub fn name(&self) -> &'static str {
+        self.into()
     }
 }
 

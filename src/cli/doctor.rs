@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 use super::{Error, Global, output, setup};
 use crate::clock::SystemClock;
@@ -59,11 +60,13 @@ enum Status {
 }
 
 /// The layers in the order they are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "lowercase")]
 enum Layer {
     Configuration,
     Identity,
+    #[strum(serialize = "state directory")]
     StateDirectory,
     Stores,
     Service,
@@ -71,6 +74,7 @@ enum Layer {
     Dns,
     Connection,
     Tls,
+    #[strum(serialize = "client certificate")]
     ClientCertificate,
     Http,
     Body,
@@ -80,24 +84,8 @@ enum Layer {
 }
 
 impl Layer {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::Identity => "identity",
-            Self::StateDirectory => "state directory",
-            Self::Stores => "stores",
-            Self::Service => "service",
-            Self::Daemon => "daemon",
-            Self::Dns => "dns",
-            Self::Connection => "connection",
-            Self::Tls => "tls",
-            Self::ClientCertificate => "client certificate",
-            Self::Http => "http",
-            Self::Body => "body",
-            Self::Clock => "clock",
-            Self::Encodings => "encodings",
-            Self::History => "history",
-        }
+    fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The result of a sync with a problem there.

@@ -4,41 +4,48 @@
 
 use plist::{Dictionary, Value};
 use serde::Serialize;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
 use super::cms;
 use crate::plist_bounded::{PlistError, read_plist};
 
 /// A preference domain whose keys count, the strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 pub enum Domain {
     /// This agent's own.
+    #[strum(serialize = "com.santa-sync")]
     Agent,
     /// Santa's.
+    #[strum(serialize = "com.northpolesec.santa")]
     Santa,
     /// The one that Santa had before; it counts only where there is no other of
     /// Santa's.
+    #[strum(serialize = "com.google.santa")]
     Google,
 }
 
 impl Domain {
     /// All of them, the strongest first.
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Santa, Self::Google];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name in profiles and of preference files.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Agent => "com.santa-sync",
-            Self::Santa => "com.northpolesec.santa",
-            Self::Google => "com.google.santa",
-        }
-    }
-
-    /// The domain of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|domain| domain.name() == name)
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether it is one of Santa's.
@@ -126,7 +133,8 @@ pub fn read_domains(bytes: &[u8]) -> Result<Vec<DomainKeys>, ProfileError> {
         }
     };
     let domains: Vec<_> = Domain::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .filter_map(|domain| {
             let of_domain = |payload: &&Payload| payload.domain == Some(domain);
             let payloads: Vec<_> = payloads.iter().filter(of_domain).cloned().collect();
@@ -156,7 +164,7 @@ fn of_payload(number: usize, payload: Dictionary) -> Vec<Payload> {
         }
     };
     let payload_type = text("PayloadType");
-    match (Domain::named(payload_type), payload.get("PayloadContent")) {
+    match (payload_type.parse().ok(), payload.get("PayloadContent")) {
         (Some(domain), _) => vec![Payload { domain: Some(domain), name, keys: payload }],
         (None, Some(Value::Dictionary(domains))) if payload_type == MANAGED_PREFERENCES => {
             forced(&name, domains)
@@ -180,7 +188,7 @@ fn forced(payload: &str, domains: &Dictionary) -> Vec<Payload> {
             keys,
         }))
     };
-    Domain::ALL.into_iter().filter_map(settings).flatten().collect()
+    Domain::ALL.iter().copied().filter_map(settings).flatten().collect()
 }
 
 /// The keys of one domain's payloads, the first to set a key winning, without

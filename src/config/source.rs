@@ -111,7 +111,7 @@ impl Sources {
 
 /// The domain of a preference file, by its name.
 fn domain_of(path: &Path) -> Option<Domain> {
-    Domain::named(path.file_name()?.to_str()?.strip_suffix(".plist")?)
+    path.file_name()?.to_str()?.strip_suffix(".plist")?.parse().ok()
 }
 
 fn read_sets(sets: &[String], findings: &mut Vec<Finding>) -> Dictionary {

@@ -29,7 +29,7 @@ impl Route {
 
     /// The name in transcripts and on the command line.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Stage(stage) => stage.name(),
             Self::Xsrf => "xsrf",

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use thiserror::Error;
 
 use super::Route;
@@ -70,7 +71,8 @@ impl Occurrences {
 /// What goes wrong. Faults of the first group replace the server's work: the
 /// request only appears in the transcript. With the others the server does its
 /// work (accepts events, hands out pages) and the response is damaged or late.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, EnumString, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Fault {
     /// This status, with these headers and this body.
     Status(u16, Vec<(String, String)>, String),
@@ -102,6 +104,7 @@ pub enum Fault {
     /// Half of a body that is delimited by the close alone.
     TruncateWithoutLength,
     /// A close instead of a response.
+    #[strum(serialize = "close")]
     CloseBeforeResponse,
     /// The whole body, delimited by the close alone. Legal.
     CloseWithoutLength,
@@ -142,34 +145,8 @@ impl Fault {
 
     /// The name in transcripts and on the command line.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Status(..) => "status",
-            Self::Redirect(_) => "redirect",
-            Self::Html => "html",
-            Self::NotJson => "not-json",
-            Self::EmptyBody => "empty-body",
-            Self::WrongShape(_) => "wrong-shape",
-            Self::GzipBomb(_) => "gzip-bomb",
-            Self::EndlessHeader => "endless-header",
-            Self::EndlessBody => "endless-body",
-            Self::NotHttp => "not-http",
-            Self::Stall => "stall",
-            Self::Truncate => "truncate",
-            Self::TruncateChunked => "truncate-chunked",
-            Self::TruncateWithoutLength => "truncate-without-length",
-            Self::CloseBeforeResponse => "close",
-            Self::CloseWithoutLength => "close-without-length",
-            Self::SlowBytes(_) => "slow-bytes",
-            Self::CorruptGzip => "corrupt-gzip",
-            Self::UnknownEncoding => "unknown-encoding",
-            Self::RepeatCursor => "repeat-cursor",
-            Self::EndlessCursor => "endless-cursor",
-            Self::BrokenRule(_) => "broken-rule",
-            Self::UnknownEnum => "unknown-enum",
-            Self::Delay(_) => "delay",
-            Self::Hold => "hold",
-        }
+    pub fn name(&self) -> &'static str {
+        self.into()
     }
 }
 
@@ -197,7 +174,7 @@ pub enum FaultSyntaxError {
     #[error("{0:?} does not say which requests; give N, N- (from it on), -N (the first) or *")]
     Which(String),
     /// The fault is unknown.
-    #[error("{0:?} is no fault; give one of {names}", names = NAMES.join(", "))]
+    #[error("{0:?} is no fault; give one of {names}", names = Fault::VARIANTS.join(", "))]
     Fault(String),
     /// The fault's value is missing or wrong.
     #[error("{fault} needs {needs}, as in {fault}:{example}; {value:?} is none")]
@@ -213,34 +190,6 @@ pub enum FaultSyntaxError {
     },
 }
 
-const NAMES: [&str; 25] = [
-    "status",
-    "redirect",
-    "html",
-    "not-json",
-    "empty-body",
-    "wrong-shape",
-    "gzip-bomb",
-    "endless-header",
-    "endless-body",
-    "not-http",
-    "stall",
-    "truncate",
-    "truncate-chunked",
-    "truncate-without-length",
-    "close",
-    "close-without-length",
-    "slow-bytes",
-    "corrupt-gzip",
-    "unknown-encoding",
-    "repeat-cursor",
-    "endless-cursor",
-    "broken-rule",
-    "unknown-enum",
-    "delay",
-    "hold",
-];
-
 /// Reads `ROUTE[:WHICH]=FAULT[:VALUE]`.
 impl FromStr for Scripted {
     type Err = FaultSyntaxError;
@@ -253,7 +202,7 @@ impl FromStr for Scripted {
             .into_iter()
             .find(|r| r.name() == route || r.segment() == route)
             .ok_or_else(|| FaultSyntaxError::Route(route.to_owned()))?;
-        Ok(Self { route, when: which_from(which)?, fault: fault.parse()? })
+        Ok(Self { route, when: which_from(which)?, fault: fault_from(fault)? })
     }
 }
 
@@ -275,72 +224,49 @@ fn which_from(text: &str) -> Result<Occurrences, FaultSyntaxError> {
     }
 }
 
-impl FromStr for Fault {
-    type Err = FaultSyntaxError;
-
-    fn from_str(text: &str) -> Result<Self, FaultSyntaxError> {
-        let (name, value) = text.split_once(':').unwrap_or((text, ""));
-        let wrong = |fault, needs, example| FaultSyntaxError::Value {
-            fault,
-            needs,
-            example,
-            value: value.to_owned(),
-        };
-        let millis = |fault| {
-            let number = value.trim_end_matches("ms");
-            number
-                .parse()
-                .map(Duration::from_millis)
-                .map_err(|_| wrong(fault, "a number of milliseconds", "500ms"))
-        };
-        Ok(match name {
-            "status" => {
-                let (code, retry_after) = value.split_once(',').unwrap_or((value, ""));
-                let code = code.parse().ok().filter(|code| (200..=599).contains(code)).ok_or_else(
-                    || wrong("status", "a status, with a Retry-After if you like", "503,2"),
-                )?;
-                match retry_after {
-                    "" => Self::status(code),
-                    value => Self::retry_after(code, value),
-                }
-            }
-            "redirect" if value.is_empty() => {
-                return Err(wrong("redirect", "a location", "https://example.com/"));
-            }
-            "redirect" => Self::Redirect(value.to_owned()),
-            "html" => Self::Html,
-            "not-json" => Self::NotJson,
-            "empty-body" => Self::EmptyBody,
-            "wrong-shape" => Self::WrongShape(
-                serde_json::from_str(value)
-                    .map_err(|_| wrong("wrong-shape", "JSON", r#"{"rules":{}}"#))?,
-            ),
-            "gzip-bomb" => Self::GzipBomb(
-                value.parse().map_err(|_| wrong("gzip-bomb", "a number of bytes", "1073741824"))?,
-            ),
-            "endless-header" => Self::EndlessHeader,
-            "endless-body" => Self::EndlessBody,
-            "not-http" => Self::NotHttp,
-            "stall" => Self::Stall,
-            "truncate" => Self::Truncate,
-            "truncate-chunked" => Self::TruncateChunked,
-            "truncate-without-length" => Self::TruncateWithoutLength,
-            "close" => Self::CloseBeforeResponse,
-            "close-without-length" => Self::CloseWithoutLength,
-            "slow-bytes" => Self::SlowBytes(millis("slow-bytes")?),
-            "corrupt-gzip" => Self::CorruptGzip,
-            "unknown-encoding" => Self::UnknownEncoding,
-            "repeat-cursor" => Self::RepeatCursor,
-            "endless-cursor" => Self::EndlessCursor,
-            "broken-rule" => Self::BrokenRule(
-                value.parse().map_err(|_| wrong("broken-rule", "a place on the page", "0"))?,
-            ),
-            "unknown-enum" => Self::UnknownEnum,
-            "delay" => Self::Delay(millis("delay")?),
-            "hold" => Self::Hold,
-            _ => return Err(FaultSyntaxError::Fault(name.to_owned())),
-        })
+/// Reads `FAULT[:VALUE]`.
+fn fault_from(text: &str) -> Result<Fault, FaultSyntaxError> {
+    let (name, value) = text.split_once(':').unwrap_or((text, ""));
+    let mut fault: Fault = name.parse().map_err(|_| FaultSyntaxError::Fault(name.to_owned()))?;
+    let fault_name = fault.name();
+    let wrong = |needs, example| FaultSyntaxError::Value {
+        fault: fault_name,
+        needs,
+        example,
+        value: value.to_owned(),
+    };
+    if let Fault::Status(..) = fault {
+        let (code, retry_after) = value.split_once(',').unwrap_or((value, ""));
+        let code = code.parse().ok().filter(|code| (200..=599).contains(code));
+        let code =
+            code.ok_or_else(|| wrong("a status, with a Retry-After if you like", "503,2"))?;
+        return Ok(match retry_after {
+            "" => Fault::status(code),
+            retry_after => Fault::retry_after(code, retry_after),
+        });
     }
+    if let Fault::Redirect(location) = &mut fault {
+        if value.is_empty() {
+            return Err(wrong("a location", "https://example.com/"));
+        }
+        value.clone_into(location);
+    }
+    if let Fault::WrongShape(json) = &mut fault {
+        *json = serde_json::from_str(value).map_err(|_| wrong("JSON", r#"{"rules":{}}"#))?;
+    }
+    if let Fault::GzipBomb(bytes) = &mut fault {
+        *bytes = value.parse().map_err(|_| wrong("a number of bytes", "1073741824"))?;
+    }
+    if let Fault::BrokenRule(index) = &mut fault {
+        *index = value.parse().map_err(|_| wrong("an index on the page", "0"))?;
+    }
+    if let Fault::SlowBytes(time) | Fault::Delay(time) = &mut fault {
+        let millis = value.trim_end_matches("ms").parse();
+        *time = millis
+            .map(Duration::from_millis)
+            .map_err(|_| wrong("a number of milliseconds", "500ms"))?;
+    }
+    Ok(fault)
 }
 
 #[cfg(test)]
@@ -383,7 +309,7 @@ mod tests {
 
     #[test]
     fn every_name_is_that_of_the_fault_it_reads_as() {
-        for name in NAMES {
+        for name in Fault::VARIANTS.iter().copied() {
             let value = match name {
                 "status" => ":503",
                 "redirect" => ":/elsewhere",
@@ -391,7 +317,7 @@ mod tests {
                 "gzip-bomb" | "broken-rule" | "slow-bytes" | "delay" => ":1",
                 _ => "",
             };
-            let fault: Fault = format!("{name}{value}").parse().unwrap();
+            let fault = fault_from(&format!("{name}{value}")).unwrap();
             assert_eq!(fault.name(), name);
         }
     }

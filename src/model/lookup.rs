@@ -16,8 +16,8 @@ impl Executable {
     /// Adds an identifier, or puts it in the place of the one of its type.
     #[must_use]
     pub fn with(mut self, identifier: Identifier) -> Self {
-        for (rule_type, place) in RuleType::ALL.into_iter().zip(&mut self.identifiers) {
-            if rule_type == identifier.rule_type() {
+        for (rule_type, place) in RuleType::ALL.iter().zip(&mut self.identifiers) {
+            if *rule_type == identifier.rule_type() {
                 *place = Some(identifier);
                 return self;
             }
@@ -28,7 +28,7 @@ impl Executable {
     /// The identifier of that type, if it is known.
     #[must_use]
     pub fn identifier(&self, rule_type: RuleType) -> Option<&Identifier> {
-        let place = RuleType::ALL.into_iter().position(|t| t == rule_type)?;
+        let place = RuleType::ALL.iter().position(|t| *t == rule_type)?;
         self.identifiers.get(place)?.as_ref()
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 pub use bounds::{MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES};
 
@@ -18,8 +19,9 @@ use super::{SettingChange, Stage, SyncType, Timestamp, text};
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// How a sync ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum SyncResult {
     /// All four stages went through.
     Success,
@@ -70,21 +72,8 @@ impl SyncResult {
 
     /// The name in `--json` and the log.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::PreflightFailed => "preflight_failed",
-            Self::EventUploadFailed => "event_upload_failed",
-            Self::RuleDownloadFailed => "rule_download_failed",
-            Self::PostflightFailed => "postflight_failed",
-            Self::TooManySyncs => "too_many_syncs",
-            Self::MissingSyncBaseUrl => "missing_sync_base_url",
-            Self::MissingMachineId => "missing_machine_id",
-            Self::DaemonNotReachable => "daemon_not_reachable",
-            Self::StateUnusable => "state_unusable",
-            Self::BadConfiguration => "bad_configuration",
-            Self::InternalError => "internal_error",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The result of a sync in which a stage failed.

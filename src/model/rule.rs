@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
 use super::text::push_hex;
@@ -12,8 +13,24 @@ use super::text::push_hex;
 pub const MAX_BUTTON_LABEL_CHARS: usize = 48;
 
 /// What the identifier of a rule names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE", ascii_case_insensitive)]
 pub enum RuleType {
     /// A code directory hash.
     Cdhash,
@@ -29,19 +46,12 @@ pub enum RuleType {
 
 impl RuleType {
     /// Every type, in the order of lookup precedence.
-    pub const ALL: [Self; 5] =
-        [Self::Cdhash, Self::Binary, Self::SigningId, Self::Certificate, Self::TeamId];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The protocol's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cdhash => "CDHASH",
-            Self::Binary => "BINARY",
-            Self::SigningId => "SIGNINGID",
-            Self::Certificate => "CERTIFICATE",
-            Self::TeamId => "TEAMID",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The number in the `type` column of `rules.db`.
@@ -59,13 +69,7 @@ impl RuleType {
     /// The type of that number.
     #[must_use]
     pub fn from_number(number: i32) -> Option<Self> {
-        Self::ALL.into_iter().find(|t| t.number() == number)
-    }
-
-    /// The type of that protocol name, in any case.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|t| t.name().eq_ignore_ascii_case(name))
+        Self::ALL.iter().copied().find(|t| t.number() == number)
     }
 }
 
@@ -76,7 +80,21 @@ impl fmt::Display for RuleType {
 }
 
 /// What a rule does, as a download, a rule file or the configuration says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum Policy {
     /// Allow.
     Allowlist,
@@ -95,6 +113,7 @@ pub enum Policy {
     /// Allow; made by a user of the host. Not on the wire.
     AllowlistLocalBinary,
     /// Allow; made by a user of the host. Not on the wire.
+    #[strum(serialize = "ALLOWLIST_LOCAL_SIGNINGID")]
     AllowlistLocalSigningId,
     /// Delete the rule of this identifier and type.
     Remove,
@@ -102,34 +121,12 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 10] = [
-        Self::Allowlist,
-        Self::AllowlistCompiler,
-        Self::Blocklist,
-        Self::SilentBlocklist,
-        Self::SilentGuiBlocklist,
-        Self::SilentTtyBlocklist,
-        Self::Cel,
-        Self::AllowlistLocalBinary,
-        Self::AllowlistLocalSigningId,
-        Self::Remove,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The protocol's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Allowlist => "ALLOWLIST",
-            Self::AllowlistCompiler => "ALLOWLIST_COMPILER",
-            Self::Blocklist => "BLOCKLIST",
-            Self::SilentBlocklist => "SILENT_BLOCKLIST",
-            Self::SilentGuiBlocklist => "SILENT_GUI_BLOCKLIST",
-            Self::SilentTtyBlocklist => "SILENT_TTY_BLOCKLIST",
-            Self::Cel => "CEL",
-            Self::AllowlistLocalBinary => "ALLOWLIST_LOCAL_BINARY",
-            Self::AllowlistLocalSigningId => "ALLOWLIST_LOCAL_SIGNINGID",
-            Self::Remove => "REMOVE",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The state the store keeps for it; `None` for the one that is not kept.
@@ -151,7 +148,7 @@ impl Policy {
 }
 
 /// What the `state` column of `rules.db` says of a stored rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, VariantArray)]
 pub enum RuleState {
     /// 1
     Allow,
@@ -181,20 +178,7 @@ pub enum RuleState {
 
 impl RuleState {
     /// Every state.
-    pub const ALL: [Self; 12] = [
-        Self::Allow,
-        Self::Block,
-        Self::SilentBlock,
-        Self::AllowCompiler,
-        Self::AllowTransitive,
-        Self::AllowLocalBinary,
-        Self::AllowLocalSigningId,
-        Self::Cel,
-        Self::CelV2,
-        Self::Seatbelt,
-        Self::SilentBlockGui,
-        Self::SilentBlockTty,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The number in the `state` column.
     #[must_use]
@@ -218,7 +202,7 @@ impl RuleState {
     /// The state of that number.
     #[must_use]
     pub fn from_number(number: i32) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.number() == number)
+        Self::ALL.iter().copied().find(|s| s.number() == number)
     }
 
     /// Which way a rule of this state decides.

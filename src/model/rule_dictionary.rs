@@ -1,5 +1,6 @@
 //! Rules as dictionaries of text, the form of `StaticRules` and of rule files.
 
+use strum::VariantNames as _;
 use thiserror::Error;
 
 use super::{
@@ -16,13 +17,13 @@ pub enum RuleDictionaryError {
     #[error("`policy` is missing")]
     PolicyMissing,
     /// A `policy` that is none.
-    #[error("{0:?} is no policy; known ones are {known}", known = policy_names())]
+    #[error("{0:?} is no policy; known ones are {known}", known = Policy::VARIANTS.join(", "))]
     PolicyUnknown(String),
     /// No `rule_type`.
     #[error("`rule_type` is missing")]
     TypeMissing,
     /// A `rule_type` that is none.
-    #[error("{0:?} is no rule type; known ones are {known}", known = type_names())]
+    #[error("{0:?} is no rule type; known ones are {known}", known = RuleType::VARIANTS.join(", "))]
     TypeUnknown(String),
     /// The identifier is not one of its type.
     #[error(transparent)]
@@ -73,8 +74,7 @@ pub fn parse_rule<'a>(
     if rule_type.is_empty() {
         return Err(Error::TypeMissing);
     }
-    let rule_type =
-        RuleType::from_name(rule_type).ok_or_else(|| Error::TypeUnknown(cut(rule_type)))?;
+    let rule_type = rule_type.parse().map_err(|_| Error::TypeUnknown(cut(rule_type)))?;
     let identifier = Identifier::parse(rule_type, identifier)?;
     if policy != Policy::Cel {
         // An expression means nothing beside another policy, and would count in
@@ -91,19 +91,11 @@ pub fn parse_rule<'a>(
 fn policy_named(name: &str) -> Option<Policy> {
     let name = name.to_ascii_uppercase();
     let name = name.replace("WHITELIST", "ALLOWLIST").replace("BLACKLIST", "BLOCKLIST");
-    Policy::ALL.into_iter().find(|policy| policy.name() == name)
+    name.parse().ok()
 }
 
 fn cut(text: &str) -> String {
     text.chars().take(64).collect()
-}
-
-fn policy_names() -> String {
-    Policy::ALL.map(Policy::name).join(", ")
-}
-
-fn type_names() -> String {
-    RuleType::ALL.map(RuleType::name).join(", ")
 }
 
 #[cfg(test)]

@@ -205,8 +205,8 @@ impl RulePage {
     /// Adds a rule.
     pub fn push(&mut self, rule: Rule) {
         let rule_type = rule.identifier.rule_type();
-        let type_place = RuleType::ALL.into_iter().zip(0..).find(|(t, _)| *t == rule_type);
-        let policy_place = Policy::ALL.into_iter().zip(0..).find(|(p, _)| *p == rule.policy);
+        let type_place = RuleType::ALL.iter().zip(0..).find(|(t, _)| **t == rule_type);
+        let policy_place = Policy::ALL.iter().zip(0..).find(|(p, _)| **p == rule.policy);
         let first = type_place.map_or(0, |(_, n): (_, u8)| n << 4)
             | policy_place.map_or(0, |(_, n): (_, u8)| n)
             | if rule.details.is_some() { HAS_TEXTS } else { 0 };

@@ -1,12 +1,14 @@
 //! What a preflight response sets, and the clean-sync request.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::Timestamp;
 
 /// How strictly the host decides about executables that no rule covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum ClientMode {
     /// Unknown executables run and are recorded.
     Monitor,
@@ -19,12 +21,8 @@ pub enum ClientMode {
 impl ClientMode {
     /// The protocol's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Monitor => "MONITOR",
-            Self::Lockdown => "LOCKDOWN",
-            Self::Standalone => "STANDALONE",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The number on the wire, in `sync-state.plist` and in configuration.
@@ -50,8 +48,9 @@ impl ClientMode {
 }
 
 /// Which rules a sync deletes before it applies the downloaded ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum SyncType {
     /// None.
     Normal,
@@ -70,15 +69,8 @@ pub enum SyncType {
 impl SyncType {
     /// The protocol's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "NORMAL",
-            Self::Clean => "CLEAN",
-            Self::CleanAll => "CLEAN_ALL",
-            Self::CleanStandalone => "CLEAN_STANDALONE",
-            Self::CleanRules => "CLEAN_RULES",
-            Self::CleanFileAccessRules => "CLEAN_FILE_ACCESS_RULES",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether it replaces what the server gave before: such a sync clears
@@ -99,8 +91,9 @@ impl SyncType {
 }
 
 /// Overrides the action of every file-access rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum FileAccessAction {
     /// No override: each rule decides.
     None,
@@ -113,12 +106,8 @@ pub enum FileAccessAction {
 impl FileAccessAction {
     /// The protocol's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::AuditOnly => "AUDIT_ONLY",
-            Self::Disable => "DISABLE",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -3,10 +3,25 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// A stage of a sync, in the order they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Stage {
     /// Tell the server about the host, get settings.
     Preflight,
@@ -20,18 +35,12 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage in the order they run.
-    pub const ALL: [Self; 4] =
-        [Self::Preflight, Self::EventUpload, Self::RuleDownload, Self::Postflight];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name in records, logs and `--json`.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preflight => "preflight",
-            Self::EventUpload => "event_upload",
-            Self::RuleDownload => "rule_download",
-            Self::Postflight => "postflight",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The segment of the URL.

@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let exported =
         |state: &RuleState| !matches!(state, RuleState::AllowTransitive | RuleState::Seatbelt);
     let filter = RuleFilter {
-        states: RuleState::ALL.into_iter().filter(exported).collect(),
+        states: RuleState::ALL.iter().copied().filter(exported).collect(),
         ..RuleFilter::default()
     };
     let rules = Rules { store: &store, filter: &filter, left: usize::MAX, failed: None.into() };

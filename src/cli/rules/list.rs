@@ -37,7 +37,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let named = |state: &RuleState| args.policy.iter().any(|name| name == state.policy_name());
     let filter = RuleFilter {
         rule_types: args.rule_type.iter().copied().map(RuleType::from).collect(),
-        states: RuleState::ALL.into_iter().filter(named).collect(),
+        states: RuleState::ALL.iter().copied().filter(named).collect(),
         identifier: args.identifier.clone(),
     };
     if args.json {

@@ -361,7 +361,7 @@ impl Default for Mode {
 }
 
 impl Mode {
-    const fn name(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         self.0.name()
     }
 }

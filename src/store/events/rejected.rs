@@ -2,6 +2,7 @@
 //! or drops them.
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction};
+use strum::IntoStaticStr;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::queue::{NewEvent, Queued, insert as insert_queued};
@@ -10,7 +11,8 @@ use crate::model::{EventRow, EventSummary, Timestamp};
 use crate::store::StoreError;
 
 /// Why an event was set aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(super) enum Cause {
     /// Its row cannot be read.
     Undecodable,
@@ -21,11 +23,8 @@ pub(super) enum Cause {
 impl Cause {
     /// Returns its name in the database and in `--json`.
     #[must_use]
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Undecodable => "undecodable",
-            Self::Refused => "refused",
-        }
+    pub(super) fn name(self) -> &'static str {
+        self.into()
     }
 }
 

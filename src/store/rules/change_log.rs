@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::commit::Cleanup;
@@ -13,8 +14,11 @@ use super::row::{self, Sound};
 use crate::model::{RuleRef, RuleSet, RuleState};
 
 /// What became of a rule in a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, EnumString, IntoStaticStr, VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum LoggedChange {
     /// Stored; there was none of its identifier and type.
     Added,
@@ -32,20 +36,12 @@ pub enum LoggedChange {
 
 impl LoggedChange {
     /// All of them.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Added, Self::Replaced, Self::Reworded, Self::SentAgain, Self::Removed, Self::Missed];
+    pub(super) const ALL: &'static [Self] = Self::VARIANTS;
 
     /// Its name in the database and in `--json`.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Added => "added",
-            Self::Replaced => "replaced",
-            Self::Reworded => "reworded",
-            Self::SentAgain => "sent_again",
-            Self::Removed => "removed",
-            Self::Missed => "missed",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 
 use super::change_log::{Change, LoggedChange, compare};
 use super::commit::{Cleanup, RuleCommit, RulesCommitted};
@@ -38,8 +39,9 @@ pub(super) const BOUNDS: Bounds = Bounds { generations: 1_000, changes: 200_000,
 const CHANGE_BYTES: u64 = 48;
 
 /// Who made a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum GenerationSource {
     /// A sync.
     Sync,
@@ -50,16 +52,10 @@ pub enum GenerationSource {
 }
 
 impl GenerationSource {
-    const ALL: [Self; 3] = [Self::Sync, Self::Import, Self::Found];
-
     /// Its name in the database and in `--json`.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sync => "sync",
-            Self::Import => "import",
-            Self::Found => "found",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -171,7 +167,7 @@ impl Changes {
         let mut kept = Vec::new();
         compare(conn, rules, cleanup, stored, &mut |change| {
             for (count, kind) in found.counts.iter_mut().zip(LoggedChange::ALL) {
-                *count += u64::from(kind == change.kind);
+                *count += u64::from(*kind == change.kind);
             }
             if !(replaces_all && change.kind == LoggedChange::SentAgain) {
                 kept.push(change);
@@ -345,10 +341,7 @@ impl Generation {
         Ok(Self {
             number: row.get(0)?,
             committed_at: Timestamp::from_millis(row.get(1)?),
-            source: GenerationSource::ALL
-                .into_iter()
-                .find(|known| known.name() == source)
-                .unwrap_or(GenerationSource::Found),
+            source: source.parse().unwrap_or(GenerationSource::Found),
             sync: row.get(3)?,
             sync_type: serde_json::from_value(sync_type.into()).ok(),
             rules_hash: text(5)?,
@@ -367,9 +360,7 @@ impl Generation {
 
 fn logged(row: &Row<'_>) -> rusqlite::Result<Option<LoggedRule>> {
     let change = row::lossy(row.get_ref(0)?);
-    let Some(change) = LoggedChange::ALL.into_iter().find(|known| known.name() == change) else {
-        return Ok(None);
-    };
+    let Ok(change) = change.parse() else { return Ok(None) };
     let policy = |column| -> rusqlite::Result<Option<&'static str>> {
         let state = row::number(row.get_ref(column)?).and_then(RuleState::from_number);
         Ok(state.map(RuleState::policy_name))

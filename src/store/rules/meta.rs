@@ -141,7 +141,7 @@ pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
 /// Returns whether any rule may allow something
 /// ([`crate::model::Rule::may_allow`]). Stops at the first one found.
 pub(in crate::store) fn any_allowing(conn: &Connection) -> rusqlite::Result<bool> {
-    let states = RuleState::ALL.into_iter().filter(|state| state.side() != RuleSide::Blocks);
+    let states = RuleState::ALL.iter().copied().filter(|state| state.side() != RuleSide::Blocks);
     let states: Vec<_> = states.map(|state| state.number().to_string()).collect();
     let sql = format!(
         "SELECT EXISTS (SELECT 1 FROM execution_rules \

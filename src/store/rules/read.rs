@@ -220,7 +220,7 @@ fn find(
     executable: &Executable,
 ) -> rusqlite::Result<Option<StoredRule>> {
     let mut text = String::with_capacity(64);
-    for (parameter, rule_type) in (1..).zip(RuleType::ALL) {
+    for (parameter, rule_type) in (1..).zip(RuleType::ALL.iter().copied()) {
         text.clear();
         if let Some(identifier) = executable.identifier(rule_type) {
             identifier.push_to(&mut text);

@@ -81,7 +81,7 @@ fn sync_1_no_events_means_no_upload_request() {
 #[test]
 fn sync_2_a_request_that_fails_for_good_ends_the_sync_in_every_stage() {
     let waits = ["wait 4", "wait 8", "wait 16", "wait 32", "wait 32"];
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         for (code, attempts) in [
             (500, 6),
             (503, 6),
@@ -122,7 +122,7 @@ fn sync_2_a_request_that_fails_for_good_ends_the_sync_in_every_stage() {
                 usize::from(has("drop staged")),
                 "{context}"
             );
-            for later in Stage::ALL.into_iter().filter(|s| *s > stage) {
+            for later in Stage::ALL.iter().copied().filter(|s| *s > stage) {
                 assert!(!has(&format!("send {later}")), "{context}");
             }
         }
@@ -132,7 +132,7 @@ fn sync_2_a_request_that_fails_for_good_ends_the_sync_in_every_stage() {
 /// HTTP-3: what fails and then goes well costs nothing but attempts.
 #[test]
 fn http_3_a_stage_that_recovers_goes_on() {
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         let mut script = before(stage);
         script.extend(times(5, &status(503)));
         let (_, outcome) = play(script).run();
@@ -242,7 +242,7 @@ fn pre_7_a_former_servers_settings_go_with_the_first_success_and_not_before() {
     let former = |script: Vec<AttemptResult>| play(script).with(|i| i.former_settings = true).run();
     let (effects, _) = former(vec![preflight_of(wire::SyncType::Normal)]);
     assert!(effects.contains(&"apply settings clear=true succeeded=true".to_owned()));
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         let (effects, outcome) = former([before(stage), vec![status(404)]].concat());
         assert_eq!(outcome.result, SyncResult::of_failed(stage));
         assert!(!effects.iter().any(|effect| effect.starts_with("apply")), "{effects:?}");
@@ -390,7 +390,7 @@ fn sync_2_a_stop_does_not_erase_the_error_it_was_waiting_for() {
         failure: Failure::new(FailureKind::Cancelled, "told to stop".into()),
         begun,
     };
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         // In the wait, and in the attempt after it.
         for repeated in [vec![], vec![AttemptResult::Waited]] {
             let script = [before(stage), vec![status_saying(503, "out of order")]].concat();
@@ -416,7 +416,9 @@ fn sync_2_a_stop_does_not_erase_the_error_it_was_waiting_for() {
 /// request has been made.
 #[test]
 fn sync_6_a_sync_told_to_stop_ends_where_it_stands() {
-    for (stage, begun) in Stage::ALL.into_iter().flat_map(|stage| [(stage, true), (stage, false)]) {
+    for (stage, begun) in
+        Stage::ALL.iter().copied().flat_map(|stage| [(stage, true), (stage, false)])
+    {
         let failure = Failure::new(FailureKind::Cancelled, "told to stop".into());
         let stop = AttemptResult::Stopped { failure, begun };
         let (effects, outcome) = play([before(stage), vec![stop]].concat()).run();

@@ -14,7 +14,7 @@ const BODY: &[u8] = b"{\"request_clean_sync\":false,\"hostname\":\"host\"}";
 #[tokio::test]
 async fn http_1_http_5_a_request_is_sent_as_the_contract_says() {
     let (script, transport) = scripted([ok("{}")]).await;
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         let exchange = transport.post(stage, BODY, None, NOW).await;
         assert_eq!(exchange.outcome.expect("an answer").body, b"{}");
         assert_eq!((exchange.http_status, exchange.bytes_received), (Some(200), 2));

@@ -80,7 +80,7 @@ impl AttemptResult {
 
     fn stage(&self) -> Option<Stage> {
         let (_, segment) = self.target();
-        Stage::ALL.into_iter().find(|stage| stage.segment() == segment)
+        Stage::ALL.iter().copied().find(|stage| stage.segment() == segment)
     }
 
     /// The body to send: what the protocol makes of fixed values.

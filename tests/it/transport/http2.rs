@@ -116,7 +116,7 @@ async fn http_3_a_server_that_requires_http_1_1_gets_it_for_the_rest_of_the_sync
     assert_eq!(failure.kind.disposition(), Disposition::Retry);
     assert_eq!(failure.retry_after, Some(std::time::Duration::ZERO));
     assert!(failure.with_fix().contains("SyncDisableHTTP2"), "{failure}");
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         let answer = transport.post(stage, b"{}", None, NOW).await.outcome.expect("an answer");
         assert_eq!(answer.version, "HTTP/1.1");
     }

@@ -94,7 +94,7 @@ async fn never_a_secret_in_logs_errors_or_debug_output() {
     let fetched = one.fetch_token(NOW).await;
     let _ = write!(shown, "{fetched:?}");
     let held = fetched.expect("an answer");
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.iter().copied() {
         let exchange = one.post(stage, b"{}", held.as_ref(), NOW).await;
         let _ = write!(shown, "{exchange:?}");
         if let Err(failure) = exchange.outcome {
