@@ -37,8 +37,9 @@ pub use rule_dictionary::{RuleDictionaryError, parse_rule};
 pub use rule_set::{DetailsRef, RulePage, RuleRef, RuleSet};
 pub use secret::Secret;
 pub use settings::{
-    CleanSyncReason, CleanSyncRequest, ClientMode, FileAccessAction, MediaPolicy, SettingChange,
-    Settings, SyncType,
+    CleanSyncReason, CleanSyncRequest, ClientMode, DEFAULT_SYNC_INTERVAL_SECS, FileAccessAction,
+    MAX_SYNC_INTERVAL_SECS, MIN_PUSH_DEADLINE_SECS, MIN_SYNC_INTERVAL_SECS, MediaPolicy,
+    SettingChange, Settings, SyncType,
 };
 pub use stage::{Cursor, Stage};
 pub use time::{Now, Timestamp};

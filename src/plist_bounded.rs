@@ -145,17 +145,17 @@ struct Tree<const VALUES: u32>(Value);
 impl<'de, const VALUES: u32> de::Deserialize<'de> for Tree<VALUES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let left = Cell::new(VALUES);
-        ValueSeed { depth: MAX_DEPTH, left: &left }.deserialize(deserializer).map(Self)
+        PlistSeed { depth: MAX_DEPTH, left: &left }.deserialize(deserializer).map(Self)
     }
 }
 
 #[derive(Clone, Copy)]
-struct ValueSeed<'a> {
+struct PlistSeed<'a> {
     depth: u32,
     left: &'a Cell<u32>,
 }
 
-impl ValueSeed<'_> {
+impl PlistSeed<'_> {
     fn inner<E: de::Error>(self) -> Result<Self, E> {
         let depth = self.depth.checked_sub(1);
         let depth = depth.ok_or_else(|| E::custom("more than 64 levels of nesting"))?;
@@ -170,7 +170,7 @@ impl ValueSeed<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+impl<'de> DeserializeSeed<'de> for PlistSeed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -179,7 +179,7 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for ValueSeed<'_> {
+impl<'de> Visitor<'de> for PlistSeed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -46,6 +46,14 @@ pub use rules::{
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
 pub use sync_lock::{LOCK_FILE, LockError, StateLock};
 
+/// The database of rules and settings.
+pub const RULES_FILE: &str = "rules.db";
+/// The database of events.
+pub const EVENTS_FILE: &str = "events.db";
+/// The mark beside a database that a reader found corrupt: its name with this
+/// suffix.
+pub(crate) const SUSPECT_SUFFIX: &str = "-suspect";
+
 /// The rules and settings of a state directory.
 #[derive(Debug)]
 pub struct Store {

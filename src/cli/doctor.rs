@@ -176,7 +176,7 @@ impl Line {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct DoctorReport {
     schema_version: u32,
     /// The worst status of all lines.
     result: Status,
@@ -184,7 +184,7 @@ struct Report {
     lines: Vec<Line>,
 }
 
-impl Report {
+impl DoctorReport {
     fn new(lines: Vec<Line>) -> Self {
         let result = match lines.iter().map(|line| line.status).max() {
             // A check that was not asked for does not make the report worse.
@@ -220,9 +220,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let runtime =
         runtime.map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
     // Lines are shown as they come: some layers take their time.
-    let mut lines = Lines { shown: !args.json, all: Vec::new() };
+    let mut lines = ReportLines { shown: !args.json, all: Vec::new() };
     runtime.block_on(examine(global, args, &mut lines));
-    let report = Report::new(lines.all);
+    let report = DoctorReport::new(lines.all);
     if args.json {
         output::json(&report);
     } else {
@@ -232,12 +232,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
 }
 
 /// Lines found so far.
-struct Lines {
+struct ReportLines {
     shown: bool,
     all: Vec<Line>,
 }
 
-impl Lines {
+impl ReportLines {
     fn add(&mut self, line: Line) {
         if self.shown {
             output::lines(line.text());
@@ -250,7 +250,7 @@ impl Lines {
     }
 }
 
-async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
+async fn examine(global: &Global, args: &Args, lines: &mut ReportLines) {
     let clock = SystemClock::with_rate(global.clock_rate);
     let loaded = Config::examine(&setup::sources(global));
     lines.extend(local::configuration(&loaded, &clock));
@@ -269,7 +269,7 @@ async fn examine(global: &Global, args: &Args, lines: &mut Lines) {
     let daemon = daemon::examine(&dir, &loaded, &own, &host);
     lines.extend(daemon.lines);
     let daemon = daemon.configuration.filter(|configuration| configuration.digest == own.digest);
-    let way = network::Way { loaded: &loaded, report: &report, daemon: daemon.as_ref() };
+    let way = network::ProbeTarget { loaded: &loaded, report: &report, daemon: daemon.as_ref() };
     network::examine(args, &way, rules.open(), &clock, lines).await;
     lines.extend(local::history(&rules, &clock));
 }

@@ -1,6 +1,6 @@
 //! Log lines on standard error, as text or JSON.
 //!
-//! Every line passes through [`Writer`], wherever it comes from: there it is
+//! Every line passes through [`LogWriter`], wherever it comes from: there it is
 //! made safe to show, cut, and counted, so that no call site can forget it.
 
 use crate::model::LogLevel;
@@ -81,7 +81,7 @@ fn lines(format: LogFormat, flood: Option<Arc<Flood>>) -> Box<dyn Layer<Registry
         let line = safe::own_line(format, message, dropped, now());
         journal::lines(Level::WARN, &line).into_owned()
     });
-    let lines = fmt::layer().with_writer(Lines { format, flood });
+    let lines = fmt::layer().with_writer(LogWriters { format, flood });
     match format {
         LogFormat::Text if journal::is_connected() => {
             lines.with_target(false).with_ansi(false).without_time().boxed()
@@ -102,40 +102,40 @@ fn now() -> crate::model::Timestamp {
 }
 
 /// Makes the writer of each line.
-struct Lines {
+struct LogWriters {
     format: LogFormat,
     /// Counts lines by the place they come from.
     flood: Option<Arc<Flood>>,
 }
 
 /// Takes one formatted line.
-struct Writer {
+struct LogWriter {
     format: LogFormat,
     level: Level,
     admitted: flood::Admitted,
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Writer;
+impl<'a> MakeWriter<'a> for LogWriters {
+    type Writer = LogWriter;
 
-    fn make_writer(&'a self) -> Writer {
-        Writer { format: self.format, level: Level::INFO, admitted: flood::Admitted::Yes }
+    fn make_writer(&'a self) -> LogWriter {
+        LogWriter { format: self.format, level: Level::INFO, admitted: flood::Admitted::Yes }
     }
 
-    fn make_writer_for(&'a self, of: &Metadata<'_>) -> Writer {
+    fn make_writer_for(&'a self, of: &Metadata<'_>) -> LogWriter {
         let flood = self.flood.as_ref();
         let admitted = flood.map_or(flood::Admitted::Yes, |flood| flood.admit(of));
-        Writer { format: self.format, level: *of.level(), admitted }
+        LogWriter { format: self.format, level: *of.level(), admitted }
     }
 }
 
-impl Writer {
+impl LogWriter {
     fn line(&self, text: &str) {
         stderr::line(&journal::lines(self.level, &safe::line(self.format, text)));
     }
 }
 
-impl io::Write for Writer {
+impl io::Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         match self.admitted {

@@ -20,18 +20,18 @@ pub(super) struct Setup {
     /// Where rules, events and settings are kept.
     pub(super) state_dir: PathBuf,
     /// Why no sync would use this configuration; see [`load_to_read`].
-    refusal: Option<Refusal>,
+    refusal: Option<ConfigRefusal>,
 }
 
 /// Why a configuration is refused.
 #[derive(Debug, Clone, Serialize)]
-struct Refusal {
+struct ConfigRefusal {
     message: String,
     fix: String,
 }
 
 impl Setup {
-    fn new(global: &Global, config: Arc<Config>, refusal: Option<Refusal>) -> Self {
+    fn new(global: &Global, config: Arc<Config>, refusal: Option<ConfigRefusal>) -> Self {
         let state_dir = config::state_dir(global.state_dir.as_deref(), &config);
         tracing::debug!(state_dir = %state_dir.display(), "configuration read");
         Self { config, state_dir, refusal }
@@ -41,13 +41,13 @@ impl Setup {
     /// configuration is refused (CONF-4).
     pub(super) fn print_json(&self, report: &impl Serialize) {
         #[derive(Serialize)]
-        struct Printed<'a, T> {
+        struct WithRefusal<'a, T> {
             #[serde(flatten)]
             report: &'a T,
             #[serde(skip_serializing_if = "Option::is_none")]
-            configuration_error: Option<&'a Refusal>,
+            configuration_error: Option<&'a ConfigRefusal>,
         }
-        output::json(&Printed { report, configuration_error: self.refusal.as_ref() });
+        output::json(&WithRefusal { report, configuration_error: self.refusal.as_ref() });
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) fn load_to_read(global: &Global) -> Result<Setup, Error> {
         return Err(refused.into());
     }
     output::note(refused.with_fix());
-    let refusal = Refusal { message: error.what(), fix: error.fix.clone() };
+    let refusal = ConfigRefusal { message: error.what(), fix: error.fix.clone() };
     Ok(Setup::new(global, loaded.config, Some(refusal)))
 }
 

@@ -32,7 +32,7 @@ const KEPT_CAPACITY: usize = 16 * 1024;
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// The line that says how many were dropped.
-type Report = Box<dyn Fn(u64) -> String + Send>;
+type DroppedLine = Box<dyn Fn(u64) -> String + Send>;
 
 /// Puts a queue before standard error. `report` words the line that says how
 /// many lines were dropped. Only the first call counts.
@@ -61,16 +61,16 @@ pub(super) fn flush(patience: Duration) {
 }
 
 /// Lines on their way to a writer.
-struct Queue(Arc<Shared>);
+struct Queue(Arc<QueueShared>);
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct QueueShared {
+    state: Mutex<QueueContents>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueContents {
     waiting: Vec<u8>,
     /// Lines that came while the queue was full, none of which waits.
     dropped: u64,
@@ -78,7 +78,7 @@ struct State {
     writing: bool,
 }
 
-impl State {
+impl QueueContents {
     const fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.dropped == 0 && !self.writing
     }
@@ -89,8 +89,8 @@ impl State {
 }
 
 impl Queue {
-    fn start(to: impl io::Write + Send + 'static, report: Report) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    fn start(to: impl io::Write + Send + 'static, report: DroppedLine) -> io::Result<Self> {
+        let shared = Arc::new(QueueShared::default());
         let ours = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("stderr".to_owned())
@@ -102,7 +102,8 @@ impl Queue {
     fn push(&self, text: &str) {
         let mut state = self.0.lock();
         if state.dropped == 0 && !state.has_room(text.len()) {
-            let full = |state: &mut State| state.dropped == 0 && !state.has_room(text.len());
+            let full =
+                |state: &mut QueueContents| state.dropped == 0 && !state.has_room(text.len());
             let waited = self.0.changed.wait_timeout_while(state, FULL_QUEUE_WAIT, full);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -124,14 +125,14 @@ impl Queue {
     }
 }
 
-impl Shared {
+impl QueueShared {
     /// A panic while the lock is held leaves a whole number of lines.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueContents> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The thread: writes what waits, for as long as the process lives.
-    fn write_all(&self, mut to: impl io::Write, report: &Report) {
+    fn write_all(&self, mut to: impl io::Write, report: &DroppedLine) {
         let mut taken = Vec::new();
         loop {
             let mut state = self.lock();

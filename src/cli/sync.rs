@@ -56,7 +56,7 @@ pub(super) struct Args {
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Printed<'a> {
+struct PrintedRecord<'a> {
     #[serde(flatten)]
     record: &'a SyncRecord,
     /// Of a dry run: what would become of the rules.
@@ -150,7 +150,7 @@ fn not_begun(
 fn finish(args: &Args, reporter: Reporter, record: &SyncRecord) -> ExitCode {
     let preview = reporter.finish();
     if args.json {
-        output::json(&Printed { record, rules_preview: preview });
+        output::json(&PrintedRecord { record, rules_preview: preview });
     } else {
         report::summary(record, preview.as_ref());
     }

@@ -22,7 +22,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct IdentityReport {
     schema_version: u32,
     machine_id: Option<String>,
     /// Why there is no machine id.
@@ -41,7 +41,8 @@ struct FactForm {
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
-    let report = Report::of(&setup.config, &RememberingHost::new(SystemHost, &setup.state_dir));
+    let report =
+        IdentityReport::of(&setup.config, &RememberingHost::new(SystemHost, &setup.state_dir));
     if args.json {
         setup.print_json(&report);
     } else {
@@ -50,7 +51,7 @@ pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
     ExitCode::from(report.exit_code())
 }
 
-impl Report {
+impl IdentityReport {
     fn of(config: &Config, host: &dyn HostSource) -> Self {
         let HostReport { machine_id, facts: _, sources, problems, known: _ } =
             host::facts(config, host);

@@ -10,7 +10,7 @@ use crate::model::Now;
 /// How often the alarm checks the clock on macOS, whose timers stand still
 /// while the machine sleeps.
 #[cfg(not(target_os = "linux"))]
-const LOOK: Duration = Duration::from_mins(1);
+const CLOCK_RECHECK: Duration = Duration::from_mins(1);
 
 /// Rings at a given [`Now::elapsed`]. On Linux each ring costs one wake-up,
 /// however far away it is; elsewhere one a minute.
@@ -89,7 +89,7 @@ impl Alarm {
 
     #[cfg(not(target_os = "linux"))]
     async fn wait(&self, duration: Duration) {
-        tokio::time::sleep(duration.min(LOOK)).await;
+        tokio::time::sleep(duration.min(CLOCK_RECHECK)).await;
     }
 }
 

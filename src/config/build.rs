@@ -21,7 +21,7 @@ fn chosen<T: Default + std::str::FromStr>(values: &Effective, name: &str) -> T {
 
 /// Builds the configuration; what cannot be followed is added to the findings.
 pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
-    let mut builder = Builder { values, findings };
+    let mut builder = ConfigBuilder { values, findings };
     let remount = builder.values.texts("RemountUSBMode").filter(|flags| !flags.is_empty());
     let usb = builder.values.flag("BlockUSBMount").map(|block| match (block, remount) {
         (false, _) => MediaPolicy::Allow,
@@ -99,12 +99,12 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
     config
 }
 
-struct Builder<'a> {
+struct ConfigBuilder<'a> {
     values: &'a Effective,
     findings: &'a mut Vec<Finding>,
 }
 
-impl Builder<'_> {
+impl ConfigBuilder<'_> {
     fn warn(&mut self, kind: FindingKind, key: &str, message: String, fix: impl Into<String>) {
         self.report(Severity::Warning, kind, key, message, fix);
     }

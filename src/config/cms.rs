@@ -26,22 +26,22 @@ pub(super) fn unarmoured(bytes: &[u8]) -> Option<Vec<u8>> {
 /// Whether the bytes may be a signed profile: a `SEQUENCE`, which no property
 /// list begins with.
 pub(super) fn looks_signed(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&SEQUENCE)
+    bytes.first() == Some(&SEQUENCE_TAG)
 }
 
 /// The signed content; `None` if the bytes are no `SignedData` with its content
 /// inside.
 pub(super) fn content(bytes: &[u8]) -> Option<Vec<u8>> {
-    let content_info = Element::read(bytes)?.0.of(SEQUENCE)?;
+    let content_info = Element::read(bytes)?.0.of(SEQUENCE_TAG)?;
     let (kind, rest) = Element::read(content_info.inner)?;
     if kind.of(OBJECT_ID)?.inner != SIGNED_DATA {
         return None;
     }
     let explicit = Element::read(rest)?.0.of(CONTEXT_0)?;
-    let signed_data = Element::read(explicit.inner)?.0.of(SEQUENCE)?;
+    let signed_data = Element::read(explicit.inner)?.0.of(SEQUENCE_TAG)?;
     let (_version, rest) = Element::read(signed_data.inner)?;
     let (_digest_algorithms, rest) = Element::read(rest)?;
-    let encapsulated = Element::read(rest)?.0.of(SEQUENCE)?;
+    let encapsulated = Element::read(rest)?.0.of(SEQUENCE_TAG)?;
     let (_content_type, rest) = Element::read(encapsulated.inner)?;
     let explicit = Element::read(rest)?.0.of(CONTEXT_0)?;
     let mut octets = Vec::new();
@@ -50,9 +50,9 @@ pub(super) fn content(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 const OBJECT_ID: u8 = 0x06;
-const OCTETS: u8 = 0x04;
+const OCTET_STRING_TAG: u8 = 0x04;
 const OCTETS_IN_PIECES: u8 = 0x24;
-const SEQUENCE: u8 = 0x30;
+const SEQUENCE_TAG: u8 = 0x30;
 const CONTEXT_0: u8 = 0xa0;
 const CONSTRUCTED: u8 = 0x20;
 const INDEFINITE: u8 = 0x80;
@@ -111,7 +111,7 @@ impl<'a> Element<'a> {
 
 fn collect(element: &Element<'_>, into: &mut Vec<u8>, depth: u32) -> Option<()> {
     match element.tag {
-        OCTETS => into.extend_from_slice(element.inner),
+        OCTET_STRING_TAG => into.extend_from_slice(element.inner),
         OCTETS_IN_PIECES if depth < MAX_DEPTH => {
             let mut rest = element.inner;
             while !rest.is_empty() {
@@ -142,16 +142,19 @@ mod tests {
     fn signed(content: &[u8], make: fn(u8, &[&[u8]]) -> Vec<u8>) -> Vec<u8> {
         let data = [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01][..]].concat();
         let explicit = make(CONTEXT_0, &[content]);
-        let encapsulated = make(SEQUENCE, &[&der(OBJECT_ID, &[&data]), &explicit]);
-        let signed_data = make(SEQUENCE, &[&[2, 1, 1], &der(0x31, &[]), &encapsulated]);
+        let encapsulated = make(SEQUENCE_TAG, &[&der(OBJECT_ID, &[&data]), &explicit]);
+        let signed_data = make(SEQUENCE_TAG, &[&[2, 1, 1], &der(0x31, &[]), &encapsulated]);
         let explicit = make(CONTEXT_0, &[&signed_data]);
-        make(SEQUENCE, &[&der(OBJECT_ID, &[SIGNED_DATA]), &explicit])
+        make(SEQUENCE_TAG, &[&der(OBJECT_ID, &[SIGNED_DATA]), &explicit])
     }
 
     #[test]
     fn conf_1_signed_content_is_found_in_der_and_in_ber() {
-        let whole = der(OCTETS, &[b"hello"]);
-        let pieces = ber(OCTETS_IN_PIECES, &[&der(OCTETS, &[b"hel"]), &der(OCTETS, &[b"lo"])]);
+        let whole = der(OCTET_STRING_TAG, &[b"hello"]);
+        let pieces = ber(
+            OCTETS_IN_PIECES,
+            &[&der(OCTET_STRING_TAG, &[b"hel"]), &der(OCTET_STRING_TAG, &[b"lo"])],
+        );
         for (octets, make) in
             [(&whole, der as fn(u8, &[&[u8]]) -> Vec<u8>), (&whole, ber), (&pieces, ber)]
         {
@@ -163,7 +166,7 @@ mod tests {
 
     #[test]
     fn conf_1_a_signed_profile_in_a_pem_armour_is_unpacked() {
-        let bytes = signed(&der(OCTETS, &[b"hello"]), der);
+        let bytes = signed(&der(OCTET_STRING_TAG, &[b"hello"]), der);
         for label in ["PKCS7", "CMS"] {
             let body = STANDARD.encode(&bytes).replace('A', "A\r\n");
             let text = format!("\n-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_cut_and_every_flipped_byte_ends_in_an_answer() {
-        let bytes = signed(&ber(OCTETS_IN_PIECES, &[&der(OCTETS, &[b"hello"])]), ber);
+        let bytes = signed(&ber(OCTETS_IN_PIECES, &[&der(OCTET_STRING_TAG, &[b"hello"])]), ber);
         for end in 0..bytes.len() - 1 {
             let cut = content(&bytes[..end]);
             assert!(cut.is_none() || cut.as_deref() == Some(b"hello"), "cut at {end}");

@@ -151,7 +151,7 @@ impl Key {
 }
 
 /// The longest deadline of a sync that can be configured, in seconds.
-const DAY: i64 = 24 * 60 * 60;
+const DAY_SECS: i64 = 24 * 60 * 60;
 
 const MEDIA_ACTIONS: Kind = Kind::Choice(&["Allow", "Block", "Remount"]);
 
@@ -318,7 +318,7 @@ pub const KEYS: &[Key] = &[
     .own(),
     Key::new(
         "SyncDeadline",
-        Kind::Integer(60, DAY),
+        Kind::Integer(60, DAY_SECS),
         "3600",
         "Seconds that a sync may take before it is stopped",
     )

@@ -33,19 +33,19 @@ pub(super) fn read(dictionary: &Dictionary, problems: &mut Vec<ProxyProblem>) ->
     proxy
 }
 
-const USER: &str = "kCFProxyUsernameKey";
-const PASSWORD: &str = "kCFProxyPasswordKey";
+const USERNAME_KEY: &str = "kCFProxyUsernameKey";
+const PASSWORD_KEY: &str = "kCFProxyPasswordKey";
 
 /// Keys that concern the whole dictionary.
-const COMMON: [&str; 9] = [
+const COMMON_KEYS: [&str; 9] = [
     "ExceptionsList",
     "ExcludeSimpleHostnames",
     "ProxyAutoConfigEnable",
     "ProxyAutoConfigURLString",
     "ProxyAutoConfigJavaScript",
     "ProxyAutoDiscoveryEnable",
-    USER,
-    PASSWORD,
+    USERNAME_KEY,
+    PASSWORD_KEY,
     "kCFProxyTypeKey",
 ];
 
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
                 .iter()
                 .filter_map(|protocol| name.strip_prefix(protocol))
                 .any(|rest| OF_PROTOCOL.contains(&rest));
-            if !of_protocol && !COMMON.contains(&name.as_str()) {
+            if !of_protocol && !COMMON_KEYS.contains(&name.as_str()) {
                 self.problem(
                     format!("{name:?} is no key of a proxy dictionary"),
                     "use HTTPSEnable, HTTPSProxy, HTTPSPort, HTTPSUser, HTTPSPassword and the like",
@@ -146,9 +146,12 @@ impl<'a> Reader<'a> {
                 "remove the port from the host",
             );
         }
-        let user =
-            self.first_text(&[&format!("{protocol}User"), &format!("{protocol}Username"), USER]);
-        let password = self.first_text(&[&format!("{protocol}Password"), PASSWORD]);
+        let user = self.first_text(&[
+            &format!("{protocol}User"),
+            &format!("{protocol}Username"),
+            USERNAME_KEY,
+        ]);
+        let password = self.first_text(&[&format!("{protocol}Password"), PASSWORD_KEY]);
         let (inline_user, inline_password) = inline.unzip();
         let user = user.or(inline_user);
         let password = password.or(inline_password).map(Secret::new);
@@ -227,8 +230,8 @@ mod tests {
             ("HTTPSEnable", Value::Integer(1.into())),
             ("HTTPSProxy", Value::from("proxy.example.com")),
             ("HTTPSPort", Value::Integer(8080.into())),
-            (USER, Value::from("agent")),
-            (PASSWORD, Value::from("hunter2")),
+            (USERNAME_KEY, Value::from("agent")),
+            (PASSWORD_KEY, Value::from("hunter2")),
             ("SOCKSEnable", Value::Boolean(false)),
             ("ExceptionsList", Value::Array(vec![Value::from("*.local")])),
             ("ExcludeSimpleHostnames", Value::Boolean(true)),

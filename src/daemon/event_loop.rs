@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use super::control::server::{self, DaemonEvent, LoopRequest, Socket};
 use super::instance_lock::InstanceLock;
 use super::network::Network;
-use super::schedule::{self, PromptSchedule, Requester, Schedule, SyncEnd};
+use super::schedule::{PromptSchedule, Requester, Schedule, SyncEnd};
 use super::signals::Caught;
 use super::source_watch::{self, SourceWatch};
 use super::sync_process::order::{self, ChildMessage, Order, SyncOrder};
@@ -38,7 +38,9 @@ use crate::control::moment::Stamp;
 use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
 use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, RememberingHost, SystemHost};
-use crate::model::{LogLevel, Now, SyncRecord, SyncResult, SyncType, Trigger};
+use crate::model::{
+    DEFAULT_SYNC_INTERVAL_SECS, LogLevel, Now, SyncRecord, SyncResult, SyncType, Trigger,
+};
 use crate::sync::run::SyncError;
 
 /// From the deadline of a sync to the end of its process: the sync sees to its
@@ -340,10 +342,10 @@ impl EventLoop {
         }
         let end =
             if record.result == SyncResult::Success { SyncEnd::Success } else { SyncEnd::Failure };
-        let interval = self.summary.as_ref().map(|summary| {
-            let given = summary.full_sync_interval.map(|s| Duration::from_secs(s.into()));
-            given.unwrap_or(schedule::DEFAULT_INTERVAL)
-        });
+        let interval = self
+            .summary
+            .as_ref()
+            .map(|summary| summary.full_sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL_SECS));
         self.schedule.end(now, end, interval, random());
         self.prompt.sync_ended(running.began.elapsed, events_left);
         self.network.listen(self.schedule.heeds_network());

@@ -8,7 +8,7 @@ use crate::control::status::DaemonStatus;
 use crate::files::{self, Access, FileLock};
 
 /// The file in the state directory whose lock says that a daemon runs.
-const LOCK_FILE: &str = "daemon.lock";
+pub const INSTANCE_LOCK_FILE: &str = "daemon.lock";
 
 /// The right to be the daemon of a state directory, held until dropped.
 #[derive(Debug)]
@@ -32,12 +32,12 @@ impl InstanceLock {
     /// Whether this is the lock of the state directory at this path: that
     /// directory may have been removed or replaced.
     pub(super) fn holds(&self, state_dir: &Path) -> bool {
-        self.0.is_at(&state_dir.join(LOCK_FILE))
+        self.0.is_at(&state_dir.join(INSTANCE_LOCK_FILE))
     }
 
     /// Takes the place, if it is free.
     pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
-        let file = files::open_own(&state_dir.join(LOCK_FILE), Access::Write)?;
+        let file = files::open_own(&state_dir.join(INSTANCE_LOCK_FILE), Access::Write)?;
         Ok(FileLock::try_new(file)?.map(Self))
     }
 }
@@ -46,7 +46,7 @@ impl InstanceLock {
 /// read counts as free.
 #[must_use]
 pub fn is_running(state_dir: &Path) -> bool {
-    files::is_locked(&state_dir.join(LOCK_FILE))
+    files::is_locked(&state_dir.join(INSTANCE_LOCK_FILE))
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
         assert!(is_running(dir.path()));
         assert!(InstanceLock::take(dir.path()).expect("no error").is_none());
         assert!(instance_lock.holds(dir.path()));
-        std::fs::remove_file(dir.path().join(LOCK_FILE)).expect("removed");
+        std::fs::remove_file(dir.path().join(INSTANCE_LOCK_FILE)).expect("removed");
         assert!(!instance_lock.holds(dir.path()), "it is gone");
         let another = InstanceLock::take(dir.path()).expect("no error").expect("the new place");
         assert!(another.holds(dir.path()) && !instance_lock.holds(dir.path()), "it is another one");

@@ -41,7 +41,7 @@ impl Counters {
 
     /// Renders all metrics.
     pub(super) fn render(&self, status: &DaemonStatus, summary: Option<&StoreSummary>) -> String {
-        let mut out = Text::default();
+        let mut out = MetricsText::default();
         let at = |t: crate::model::Timestamp| t.as_secs();
         out.family("santa_sync_info", "gauge", "The program's version.");
         out.sample("", &[("version", &status.version)], 1);
@@ -97,7 +97,7 @@ impl Counters {
     }
 }
 
-fn stores_of(out: &mut Text, summary: &StoreSummary) {
+fn stores_of(out: &mut MetricsText, summary: &StoreSummary) {
     if let Some(success) = summary.last_success {
         out.gauge(
             "santa_sync_last_success_time_seconds",
@@ -149,9 +149,9 @@ pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
 
 /// The format. Writing to memory cannot fail.
 #[derive(Default)]
-struct Text(String, String);
+struct MetricsText(String, String);
 
-impl Text {
+impl MetricsText {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         name.clone_into(&mut self.1);

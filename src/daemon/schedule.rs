@@ -9,7 +9,9 @@ mod prompt;
 use std::time::Duration;
 
 use crate::control::status::SyncReason;
-use crate::model::Now;
+use crate::model::{
+    DEFAULT_SYNC_INTERVAL_SECS, MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS, Now,
+};
 
 pub use prompt::PromptSchedule;
 
@@ -17,14 +19,9 @@ pub use prompt::PromptSchedule;
 pub const FIRST_SYNC_DELAY: Duration = Duration::from_secs(15);
 /// How much longer it may take, by host (DAEMON-1).
 pub const MAX_SPLAY: Duration = Duration::from_secs(15);
-/// The interval if neither server nor anybody else gave one (PRE-5).
-pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(10);
 /// The wait after the first failure in a row (DAEMON-2).
 pub const FIRST_BACK_OFF: Duration = Duration::from_mins(1);
 
-/// The bounds of an interval (PRE-5).
-const INTERVAL_BOUNDS: (Duration, Duration) =
-    (Duration::from_mins(1), Duration::from_hours(7 * 24));
 /// How much an interval varies (DAEMON-1).
 const JITTER: f64 = 0.05;
 /// How much a back-off varies: a fleet whose server comes back must not come
@@ -113,7 +110,7 @@ impl Schedule {
     pub fn new(now: Now, host: u64) -> Self {
         let splay = host % (u64::try_from(MAX_SPLAY.as_millis()).unwrap_or(0) + 1);
         Self {
-            interval: DEFAULT_INTERVAL,
+            interval: Duration::from_secs(DEFAULT_SYNC_INTERVAL_SECS.into()),
             failures: 0,
             due: now.elapsed + FIRST_SYNC_DELAY + Duration::from_millis(splay),
             why: SyncReason::Start,
@@ -225,11 +222,12 @@ impl Schedule {
         self.failures > 0 || self.began.is_some()
     }
 
-    /// The sync has ended. `interval` is the one in force afterwards, if it is
-    /// known; `random` lies in 0..1.
-    pub fn end(&mut self, now: Now, end: SyncEnd, interval: Option<Duration>, random: f64) {
-        if let Some(interval) = interval {
-            self.interval = interval.clamp(INTERVAL_BOUNDS.0, INTERVAL_BOUNDS.1);
+    /// Notes that the sync has ended. `interval_secs` is the interval in effect
+    /// afterwards, if it is known; `random` is in 0..1.
+    pub fn end(&mut self, now: Now, end: SyncEnd, interval_secs: Option<u32>, random: f64) {
+        if let Some(secs) = interval_secs {
+            let secs = secs.clamp(MIN_SYNC_INTERVAL_SECS, MAX_SYNC_INTERVAL_SECS);
+            self.interval = Duration::from_secs(secs.into());
         }
         let began = self.began.take().unwrap_or(now.elapsed);
         match end {

@@ -164,9 +164,9 @@ fn state_1_a_directory_that_others_can_exchange_is_refused() {
 
 const OUR_OWN: &str = "the test's own";
 
-struct Place(tempfile::TempDir);
+struct ProgramDir(tempfile::TempDir);
 
-impl Place {
+impl ProgramDir {
     /// `bin/program`, `link` to it, and `plain`, which cannot be executed.
     fn new() -> Self {
         let place = Self(tempfile::tempdir().expect("a directory"));
@@ -196,7 +196,7 @@ impl Place {
 
 #[test]
 fn conf_1_a_program_that_only_root_and_we_can_change_is_trusted() {
-    let place = Place::new();
+    let place = ProgramDir::new();
     let real = place.at("bin/program").canonicalize().expect("it exists");
     for name in ["bin/program", "link"] {
         assert_eq!(check_program(&place.at(name)).expect(name), real);
@@ -206,7 +206,7 @@ fn conf_1_a_program_that_only_root_and_we_can_change_is_trusted() {
 
 #[test]
 fn conf_1_a_program_that_others_can_change_is_not_trusted() {
-    let place = Place::new();
+    let place = ProgramDir::new();
     place.mode("bin/program", 0o775);
     let said = "others may write to DIR/bin/program (mode 0775)";
     assert_eq!(place.distrust("link"), said);
@@ -229,7 +229,7 @@ fn conf_1_a_program_that_others_can_change_is_not_trusted() {
 
 #[test]
 fn conf_1_what_cannot_be_run_is_said() {
-    let place = Place::new();
+    let place = ProgramDir::new();
     assert_eq!(place.distrust("plain"), "DIR/plain is not an executable file");
     assert_eq!(place.distrust("bin"), "DIR/bin is not an executable file");
     assert!(place.distrust("gone").starts_with("cannot look at DIR/gone: "));

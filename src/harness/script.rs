@@ -15,12 +15,12 @@ pub(super) enum Script {
     /// A complete HTTP response.
     Whole(Reply),
     /// These steps on the bare connection, then a close.
-    Bare(Vec<Step>),
+    Bare(Vec<ConnectionStep>),
 }
 
 /// A step on the bare connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ConnectionStep {
     /// Send these bytes.
     Send(Bytes),
     /// Send these bytes one at a time, this far apart.
@@ -80,24 +80,26 @@ impl Fault {
                     .map_err(|e| Refusal::new(500, e.to_string())),
             ),
             Self::EndlessHeader => Some(Ok(Script::Bare(vec![
-                Step::Send(Bytes::from_static(b"HTTP/1.1 200 OK\r\n")),
-                Step::Repeat(Bytes::from_static(b"X-Filler: and one more line of the header\r\n")),
+                ConnectionStep::Send(Bytes::from_static(b"HTTP/1.1 200 OK\r\n")),
+                ConnectionStep::Repeat(Bytes::from_static(
+                    b"X-Filler: and one more line of the header\r\n",
+                )),
             ]))),
             Self::EndlessBody => {
                 let rule =
                     br#"{"identifier":"EQHXZ8M8AV","policy":"ALLOWLIST","ruleType":"TEAMID"},"#;
                 Some(Ok(Script::Bare(vec![
-                    Step::Send(Bytes::from_static(
+                    ConnectionStep::Send(Bytes::from_static(
                         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                           Transfer-Encoding: chunked\r\n\r\na\r\n{\"rules\":[\r\n",
                     )),
-                    Step::Repeat(chunk(&rule.repeat(1000))),
+                    ConnectionStep::Repeat(chunk(&rule.repeat(1000))),
                 ])))
             }
-            Self::NotHttp => {
-                Some(Ok(Script::Bare(vec![Step::Send(Bytes::from_static(b"220 ready\r\n"))])))
-            }
-            Self::Stall => Some(Ok(Script::Bare(vec![Step::Silence]))),
+            Self::NotHttp => Some(Ok(Script::Bare(vec![ConnectionStep::Send(
+                Bytes::from_static(b"220 ready\r\n"),
+            )]))),
+            Self::Stall => Some(Ok(Script::Bare(vec![ConnectionStep::Silence]))),
             Self::Truncate
             | Self::TruncateChunked
             | Self::TruncateWithoutLength
@@ -120,7 +122,7 @@ impl Fault {
         let half = reply.body.slice(..reply.body.len() / 2);
         let length = |length: usize| format!("Content-Length: {length}\r\n");
         let bare = |head: String, body: Bytes| {
-            Ok(Script::Bare(vec![Step::Send(head.into()), Step::Send(body)]))
+            Ok(Script::Bare(vec![ConnectionStep::Send(head.into()), ConnectionStep::Send(body)]))
         };
         match self {
             // One byte more than nothing is promised even if the body is empty.
@@ -135,7 +137,10 @@ impl Fault {
             Self::CloseWithoutLength => bare(head(&reply, ""), reply.body),
             Self::SlowBytes(apart) => {
                 let head = head(&reply, &length(reply.body.len()));
-                Ok(Script::Bare(vec![Step::Send(head.into()), Step::Drip(reply.body, *apart)]))
+                Ok(Script::Bare(vec![
+                    ConnectionStep::Send(head.into()),
+                    ConnectionStep::Drip(reply.body, *apart),
+                ]))
             }
             Self::CorruptGzip => {
                 let mut reply = reply;

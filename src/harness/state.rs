@@ -52,12 +52,12 @@ struct Host {
     /// rules.
     seen: Option<usize>,
     requests: [u64; Route::ALL.len()],
-    download: Option<Download>,
+    download: Option<HostDownload>,
 }
 
 /// The rules that a sync sends, fixed at its preflight.
 #[derive(Debug)]
-struct Download {
+struct HostDownload {
     rules: Arc<RuleList>,
     /// How much of the change log the host will have received.
     seen: usize,

@@ -13,7 +13,7 @@ const RESTRICTED: [&str; 8] = [
 ];
 
 /// Headers that would change how the body is framed.
-const FRAMING: [&str; 4] = ["te", "trailer", "transfer-encoding", "upgrade"];
+const FRAMING_HEADERS: [&str; 4] = ["te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Why an extra header is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ impl HeaderProblem {
         let is_in = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
         if is_in(&RESTRICTED) {
             Some(Self::Restricted)
-        } else if is_in(&FRAMING) {
+        } else if is_in(&FRAMING_HEADERS) {
             Some(Self::Framing)
         } else if name.is_empty() || !name.bytes().all(is_name_byte) {
             Some(Self::Name)

@@ -5,6 +5,15 @@ use strum::IntoStaticStr;
 
 use super::Timestamp;
 
+/// Seconds between syncs if neither the server nor anybody else set them (PRE-5).
+pub const DEFAULT_SYNC_INTERVAL_SECS: u32 = 10 * 60;
+/// The fewest seconds between syncs that a server can set (PRE-5).
+pub const MIN_SYNC_INTERVAL_SECS: u32 = 60;
+/// The most seconds between syncs that a server can set: a week (PRE-5).
+pub const MAX_SYNC_INTERVAL_SECS: u32 = 7 * 24 * 60 * 60;
+/// The fewest seconds within which hosts follow a push message.
+pub const MIN_PUSH_DEADLINE_SECS: u32 = 10 * 60;
+
 /// How strictly the host decides about executables that no rule covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

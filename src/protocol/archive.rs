@@ -42,10 +42,10 @@ const MAX_UNFOLDED_BYTES: usize = 4 << 20;
 const VALUE_COST_BYTES: usize = 32;
 
 /// Seconds from 1970 to 2001, where the archive's dates count from.
-const EPOCH: f64 = 978_307_200.0;
+const APPLE_EPOCH_SECS: f64 = 978_307_200.0;
 
 /// What the table holds at number 0 for "no object".
-const NULL: &str = "$null";
+const NULL_OBJECT: &str = "$null";
 
 /// Why bytes are no archive, or an archive not what it should be.
 #[derive(Debug, Error)]
@@ -203,7 +203,7 @@ impl Archive {
         let object = usize::try_from(number).ok().and_then(|n| self.objects.get(n));
         match object {
             None => Err(ArchiveError::Dangling(number)),
-            Some(Value::String(text)) if number == 0 && text == NULL => Ok(None),
+            Some(Value::String(text)) if number == 0 && text == NULL_OBJECT => Ok(None),
             Some(Value::Dictionary(fields)) => self.instance(number, fields).map(Some),
             Some(plain) => scalar(plain).map(Some).ok_or(ArchiveError::Classless(number)),
         }
@@ -254,7 +254,7 @@ impl Archive {
                     _ => None,
                 });
                 let time = time.ok_or_else(|| object.missing("NS.time"))?;
-                Ok(ArchivedValue::Date(time + EPOCH))
+                Ok(ArchivedValue::Date(time + APPLE_EPOCH_SECS))
             }
             "NSArray" | "NSMutableArray" | "NSSet" | "NSMutableSet" | "NSOrderedSet" => {
                 let elements = object.references("NS.objects")?;

@@ -24,7 +24,7 @@ pub const MAX_RULE_TEXT_BYTES: usize = 16 << 10;
 const MAX_VALUE_CHARS: usize = 64;
 
 /// Fields whose values no log or record may show.
-const SECRETS: [&str; 3] = ["push_token", "push_issuer_token", "export_configuration"];
+const SECRET_FIELDS: [&str; 3] = ["push_token", "push_issuer_token", "export_configuration"];
 
 /// A part of a response that was read as absent or zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,8 +188,10 @@ impl Notes {
             self.unlisted += 1;
             return;
         }
-        let secret =
-            self.path.iter().any(|step| matches!(step, PathStep::Field(f) if SECRETS.contains(f)));
+        let secret = self
+            .path
+            .iter()
+            .any(|step| matches!(step, PathStep::Field(f) if SECRET_FIELDS.contains(f)));
         let value = if secret { "(secret)".to_owned() } else { shown(value) };
         self.warnings.push(Warning { field: self.path(), value, action: action.into() });
     }
@@ -303,7 +305,7 @@ mod tests {
     #[test]
     fn never_a_secret_shows_in_a_warning() {
         let mut notes = Notes::response(false);
-        for secret in SECRETS {
+        for secret in SECRET_FIELDS {
             notes.enter(secret);
             notes.unreadable("{\"key\":\"hunter2\"}");
             notes.leave();

@@ -5,17 +5,12 @@
 
 use super::wire;
 use crate::model::{
-    ClientMode, FileAccessAction, HostFacts, MachineId, MediaPolicy, RuleCounts, Settings, SyncType,
+    ClientMode, FileAccessAction, HostFacts, MAX_SYNC_INTERVAL_SECS, MIN_PUSH_DEADLINE_SECS,
+    MIN_SYNC_INTERVAL_SECS, MachineId, MediaPolicy, RuleCounts, Settings, SyncType,
 };
 
 /// Events a request may carry if the server does not say.
 pub const DEFAULT_BATCH_SIZE: u32 = 50;
-/// Seconds between syncs at the least.
-pub const MIN_SYNC_INTERVAL: u32 = 60;
-/// Seconds between syncs at the most: a week.
-pub const MAX_SYNC_INTERVAL: u32 = 7 * 24 * 60 * 60;
-/// Seconds within which a push message is followed, at the least.
-pub const MIN_PUSH_DEADLINE: u32 = 600;
 
 /// What the request tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,11 +159,11 @@ const fn file_access_action(wire: wire::FileAccessAction) -> Option<FileAccessAc
 }
 
 fn interval(seconds: u32) -> Option<u32> {
-    (seconds != 0).then(|| seconds.clamp(MIN_SYNC_INTERVAL, MAX_SYNC_INTERVAL))
+    (seconds != 0).then(|| seconds.clamp(MIN_SYNC_INTERVAL_SECS, MAX_SYNC_INTERVAL_SECS))
 }
 
 fn push_deadline(seconds: u32) -> Option<u32> {
-    (seconds != 0).then(|| seconds.max(MIN_PUSH_DEADLINE))
+    (seconds != 0).then(|| seconds.max(MIN_PUSH_DEADLINE_SECS))
 }
 
 /// A `false` says nothing: it is how some encoders fill an unset member.

@@ -54,7 +54,7 @@ pub enum DecodedEvent {
 const STORED_MARK: &[u8] = b"\xf5sse";
 const EXECUTION: u8 = 1;
 const FILE_ACCESS: u8 = 2;
-const AUDIT: u8 = 3;
+const AUDIT_EVENT: u8 = 3;
 
 /// The longest unique id taken in, in bytes.
 const MAX_UNIQUE_ID_BYTES: usize = 1024;
@@ -65,7 +65,7 @@ pub fn encode(event: &QueuedEvent) -> Vec<u8> {
     let (kind, length) = match event {
         QueuedEvent::Execution(event) => (EXECUTION, event.encoded_len()),
         QueuedEvent::FileAccess(event) => (FILE_ACCESS, event.encoded_len()),
-        QueuedEvent::Audit(event) => (AUDIT, event.encoded_len()),
+        QueuedEvent::Audit(event) => (AUDIT_EVENT, event.encoded_len()),
     };
     let mut bytes = Vec::with_capacity(STORED_MARK.len() + 1 + length);
     bytes.extend_from_slice(STORED_MARK);
@@ -84,7 +84,7 @@ pub(super) fn message_of(data: &[u8]) -> Option<(EventKind, &[u8])> {
     match data.strip_prefix(STORED_MARK)?.split_first()? {
         (&EXECUTION, message) => Some((EventKind::Execution, message)),
         (&FILE_ACCESS, message) => Some((EventKind::FileAccess, message)),
-        (&AUDIT, message) => Some((EventKind::Audit, message)),
+        (&AUDIT_EVENT, message) => Some((EventKind::Audit, message)),
         _ => None,
     }
 }
@@ -127,7 +127,7 @@ fn decode_own(bytes: &[u8]) -> DecodedEvent {
         FILE_ACCESS => {
             wire::FileAccessEvent::decode(message).map(Box::new).map(QueuedEvent::FileAccess)
         }
-        AUDIT => wire::AuditEvent::decode(message).map(QueuedEvent::Audit),
+        AUDIT_EVENT => wire::AuditEvent::decode(message).map(QueuedEvent::Audit),
         newer => {
             return undecodable(format!(
                 "a stored event of kind {newer}, which a newer santa-sync must have written"

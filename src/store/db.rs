@@ -43,7 +43,7 @@ pub(super) use migrate::{Numbering, migrate};
 
 /// How long a statement waits for another program's lock. Ours hold theirs for
 /// the time of one commit.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening waits. A program with an exclusive lock keeps it for as
 /// long as it runs.
 const BUSY_OPENING: Duration = Duration::from_secs(1);
@@ -56,10 +56,10 @@ const LOG_KEPT: u32 = 4 << 20;
 /// How much of a database a reader maps instead of copying page by page, in
 /// bytes: more than a store of five million rules has. A lookup then reads
 /// pages without system calls.
-const MAPPED: i64 = 2 << 30;
+const MAPPED_BYTES: i64 = 2 << 30;
 
 /// The suffixes of the files that SQLite creates beside a database.
-pub(super) const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(super) const SQLITE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// One of our database files and the migrations of its schemas, oldest first.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub(super) fn open(
         Ok(Some(conn)) => conn,
         Ok(None) | Err(_) => open_in_turn(dir, &path, database, now, notices)?,
     };
-    conn.busy_timeout(BUSY).map_err(|source| StoreError::from_open(&path, source))?;
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(|source| StoreError::from_open(&path, source))?;
     Ok(conn)
 }
 
@@ -187,7 +187,9 @@ fn prepare(dir: &Path, path: &Path, database: &Database) -> Result<(Connection, 
 /// Removes all permissions of others from a database and the files beside it.
 /// Returns whether the database exists.
 fn keep_private(path: &Path) -> Result<bool, StoreError> {
-    for part in BESIDE.iter().chain([&aside::MARK]).map(|part| beside(path, part)) {
+    for part in
+        SQLITE_SUFFIXES.iter().chain([&super::SUSPECT_SUFFIX]).map(|part| beside(path, part))
+    {
         files::keep_private(&part).map_err(|found| StoreError::from_obstacle(&part, found))?;
     }
     let found = files::keep_private(path);
@@ -287,7 +289,7 @@ pub(super) fn open_read_only_within(
     wait: Duration,
 ) -> Result<Connection, StoreError> {
     let path = dir.join(database.file);
-    for part in BESIDE.map(|part| beside(&path, part)) {
+    for part in SQLITE_SUFFIXES.map(|part| beside(&path, part)) {
         files::own(&part).map_err(|found| StoreError::from_obstacle(&part, found))?;
     }
     match files::own(&path) {
@@ -301,7 +303,7 @@ pub(super) fn open_read_only_within(
     conn.busy_timeout(wait).map_err(failed)?;
     harden(&conn).map_err(failed)?;
     let mapped: rusqlite::Result<i64> =
-        conn.pragma_update_and_check(None, "mmap_size", MAPPED, |row| row.get(0));
+        conn.pragma_update_and_check(None, "mmap_size", MAPPED_BYTES, |row| row.get(0));
     mapped.map_err(failed)?;
     for (numbering, steps) in numberings(database) {
         let found = numbering.read(&conn).map_err(failed)?;

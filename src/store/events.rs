@@ -46,7 +46,7 @@ pub use rejected::{Rejected, Requeued};
 
 /// The file and its schema. Migrations are never edited once released.
 pub(super) const DATABASE: Database = Database {
-    file: "events.db",
+    file: super::EVENTS_FILE,
     tables: &[
         (1, include_str!("schema/events/001_events.sql")),
         (2, include_str!("schema/events/002_nothing.sql")),
@@ -131,7 +131,7 @@ pub struct Drops {
 
 /// The state of the queue.
 #[derive(Clone, Copy, Debug)]
-struct State {
+struct QueueState {
     last_id: i64,
     settled_through: i64,
     pending: u64,
@@ -313,14 +313,18 @@ impl EventStore {
 const QUEUE_FULL: &str = "queue_full";
 const UNSENDABLE: &str = "unsendable";
 
-fn state(conn: &Connection) -> rusqlite::Result<State> {
+fn state(conn: &Connection) -> rusqlite::Result<QueueState> {
     conn.prepare_cached("SELECT last_id, settled_through, queued FROM agent_queue_state")?
         .query_row([], |row| {
-            Ok(State { last_id: row.get(0)?, settled_through: row.get(1)?, pending: row.get(2)? })
+            Ok(QueueState {
+                last_id: row.get(0)?,
+                settled_through: row.get(1)?,
+                pending: row.get(2)?,
+            })
         })
 }
 
-fn save_state(tx: &Transaction<'_>, state: State) -> rusqlite::Result<()> {
+fn save_state(tx: &Transaction<'_>, state: QueueState) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "UPDATE agent_queue_state SET last_id = ?1, settled_through = ?2, queued = ?3",
     )?

@@ -14,43 +14,43 @@ use super::space;
 use crate::files::{self, Access};
 
 /// The file in the state directory.
-const FILE: &str = "rules.db-reserve";
+const RESERVE_FILE: &str = "rules.db-reserve";
 /// What a sync without rules needs, in bytes: two logs of 4 MiB.
-const SIZE: u64 = 8 << 20;
+const RESERVE_BYTES: u64 = 8 << 20;
 /// With this many bytes free the space is reserved again.
-const ENOUGH: u64 = 64 << 20;
+const ENOUGH_FREE_BYTES: u64 = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+enum ReserveAction {
     Make,
     Release,
     Leave,
 }
 
-const fn action(free: u64, held: bool) -> Action {
-    if held && free < SIZE {
-        Action::Release
-    } else if !held && free >= ENOUGH {
-        Action::Make
+const fn action(free: u64, held: bool) -> ReserveAction {
+    if held && free < RESERVE_BYTES {
+        ReserveAction::Release
+    } else if !held && free >= ENOUGH_FREE_BYTES {
+        ReserveAction::Make
     } else {
-        Action::Leave
+        ReserveAction::Leave
     }
 }
 
 /// Reserves or releases the space. A failure does not affect the sync.
 pub(super) fn keep(dir: &Path) {
     let Some(free) = space::free_room(dir) else { return };
-    let path = dir.join(FILE);
+    let path = dir.join(RESERVE_FILE);
     let held = match files::own(&path) {
-        Ok(found) => found.is_some_and(|file| file.len() >= SIZE),
+        Ok(found) => found.is_some_and(|file| file.len() >= RESERVE_BYTES),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "no space can be reserved for a full disk");
             return;
         }
     };
     match action(free, held) {
-        Action::Leave => {}
-        Action::Release => {
+        ReserveAction::Leave => {}
+        ReserveAction::Release => {
             tracing::warn!(
                 path = %path.display(),
                 "the disk is full; the space reserved for this sync is released"
@@ -59,9 +59,9 @@ pub(super) fn keep(dir: &Path) {
                 tracing::warn!(%error, "the reserved space cannot be released");
             }
         }
-        Action::Make => {
+        ReserveAction::Make => {
             let made = files::open_own(&path, Access::Write).and_then(|file| {
-                fallocate(&file, FallocateFlags::empty(), 0, SIZE)
+                fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)
                     .map_err(|error| std::io::Error::from(error).into())
             });
             if let Err(error) = made {
@@ -80,13 +80,13 @@ mod tests {
     #[test]
     fn state_6_space_is_reserved_while_there_is_plenty() {
         for (free, held, expected) in [
-            (0, true, Action::Release),
-            (SIZE - 1, true, Action::Release),
-            (SIZE, true, Action::Leave),
-            (u64::MAX, true, Action::Leave),
-            (0, false, Action::Leave),
-            (ENOUGH - 1, false, Action::Leave),
-            (ENOUGH, false, Action::Make),
+            (0, true, ReserveAction::Release),
+            (RESERVE_BYTES - 1, true, ReserveAction::Release),
+            (RESERVE_BYTES, true, ReserveAction::Leave),
+            (u64::MAX, true, ReserveAction::Leave),
+            (0, false, ReserveAction::Leave),
+            (ENOUGH_FREE_BYTES - 1, false, ReserveAction::Leave),
+            (ENOUGH_FREE_BYTES, false, ReserveAction::Make),
         ] {
             assert_eq!(action(free, held), expected, "{free} {held}");
         }

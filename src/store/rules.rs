@@ -47,7 +47,7 @@ use super::db::Database;
 
 /// The file and its schema. Migrations are never edited once released.
 pub(super) const DATABASE: Database = Database {
-    file: "rules.db",
+    file: super::RULES_FILE,
     tables: &[
         (1, include_str!("schema/rules/001_rules.sql")),
         (2, include_str!("schema/rules/002_drop_views.sql")),

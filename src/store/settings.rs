@@ -27,8 +27,8 @@ use crate::model::{
     Timestamp,
 };
 
-const SERVER: &str = "server_url";
-const MACHINE: &str = "machine_id";
+const SERVER_URL_KEY: &str = "server_url";
+const MACHINE_ID_KEY: &str = "machine_id";
 const FULL_SYNC: &str = "full_sync_last_success";
 const RULE_SYNC: &str = "rule_sync_last_success";
 
@@ -65,7 +65,8 @@ impl Store {
     /// If the database cannot be read.
     pub fn identity(&self) -> Result<Option<(String, String)>, StoreError> {
         let read = || {
-            Ok(agent_meta::get(&self.rules, SERVER)?.zip(agent_meta::get(&self.rules, MACHINE)?))
+            Ok(agent_meta::get(&self.rules, SERVER_URL_KEY)?
+                .zip(agent_meta::get(&self.rules, MACHINE_ID_KEY)?))
         };
         read().map_err(self.failed("read the server's name"))
     }
@@ -243,15 +244,15 @@ fn identify(
     recreated: bool,
     now: Timestamp,
 ) -> rusqlite::Result<Option<CleanSyncReason>> {
-    let known_server: Option<String> = agent_meta::get(conn, SERVER)?;
-    let known_machine: Option<String> = agent_meta::get(conn, MACHINE)?;
+    let known_server: Option<String> = agent_meta::get(conn, SERVER_URL_KEY)?;
+    let known_machine: Option<String> = agent_meta::get(conn, MACHINE_ID_KEY)?;
     let identity = server.identity();
     let same_server = known_server.as_deref().is_some_and(|known| server.is_named_by(known));
     let reason = match (known_server.as_deref(), known_machine.as_deref()) {
         (Some(known), Some(m)) if same_server && m == machine_id => {
             if known != identity {
                 // An older version stored the URL in another form.
-                agent_meta::put(conn, SERVER, &identity)?;
+                agent_meta::put(conn, SERVER_URL_KEY, &identity)?;
             }
             return Ok(None);
         }
@@ -261,8 +262,8 @@ fn identify(
         (_, _) => CleanSyncReason::NewState,
     };
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    agent_meta::put(&tx, SERVER, &identity)?;
-    agent_meta::put(&tx, MACHINE, &machine_id)?;
+    agent_meta::put(&tx, SERVER_URL_KEY, &identity)?;
+    agent_meta::put(&tx, MACHINE_ID_KEY, &machine_id)?;
     tx.execute("DELETE FROM agent_settings WHERE slot = 'staged'", [])?;
     if let (Some(server), Some(machine)) = (known_server, known_machine) {
         former_server::changed(&tx, &(server, machine), &(identity, machine_id.to_owned()))?;

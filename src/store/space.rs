@@ -13,7 +13,7 @@ use super::db;
 
 /// How long truncating the log waits for readers of its end. Ours read for
 /// less.
-const BUSY: Duration = Duration::from_millis(50);
+const BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 /// An unmergeable log larger than this, in bytes, is worth a warning.
 const LOG_LARGE: u64 = 64 << 20;
 /// The size of a log frame without its page, in bytes.
@@ -35,7 +35,7 @@ pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<u64> {
     }
     // Everything is in the file. Truncating the log waits for its readers; if
     // that takes too long, the log is reused from its beginning.
-    within(conn, BUSY, |conn| Merged::by(conn, "TRUNCATE")).map(|_| 0)
+    within(conn, BUSY_TIMEOUT, |conn| Merged::by(conn, "TRUNCATE")).map(|_| 0)
 }
 
 /// Merges the log of a database that is about to be closed, so that its one
@@ -128,7 +128,7 @@ pub(super) fn compact(
         return Ok(Compacted::NoRoom);
     }
     db::with_give_up(conn, give_up, |conn| {
-        within(conn, BUSY, |conn| conn.execute_batch("VACUUM"))
+        within(conn, BUSY_TIMEOUT, |conn| conn.execute_batch("VACUUM"))
     })?;
     // The file shrinks only when the log is merged.
     checkpoint(conn)?;

@@ -51,7 +51,7 @@ const MAX_UNFINISHED_UPLOADS: u32 = 2;
 #[derive(Debug)]
 pub struct Machine {
     inputs: Inputs,
-    state: State,
+    state: MachineState,
     started: Duration,
     /// Settings are staged on disk and must be applied or dropped.
     staged: bool,
@@ -67,7 +67,7 @@ pub struct Machine {
 }
 
 #[derive(Debug)]
-enum State {
+enum MachineState {
     Ready,
     Preflight(Attempts),
     Staging(Plan, Box<Settings>),
@@ -101,7 +101,7 @@ impl Machine {
     pub fn new(mut inputs: Inputs) -> Self {
         let warnings = std::mem::take(&mut inputs.warnings);
         Self {
-            state: State::Ready,
+            state: MachineState::Ready,
             started: Duration::ZERO,
             staged: false,
             token_spent: false,
@@ -118,14 +118,14 @@ impl Machine {
     /// Takes what happened and returns what to do next. An event that does not
     /// belong to the last effect ends the sync with an internal error.
     pub fn handle(&mut self, event: SyncEvent, now: Now) -> Effect {
-        let state = std::mem::replace(&mut self.state, State::Finished);
+        let state = std::mem::replace(&mut self.state, MachineState::Finished);
         match (state, event) {
-            (State::Ready, SyncEvent::Started) => self.start(now),
+            (MachineState::Ready, SyncEvent::Started) => self.start(now),
 
-            (State::Preflight(attempting), SyncEvent::Attempt(exchange)) => {
+            (MachineState::Preflight(attempting), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
                     AttemptStep::UnderWay(attempting, effect) => {
-                        self.go_on(State::Preflight(*attempting), effect)
+                        self.go_on(MachineState::Preflight(*attempting), effect)
                     }
                     AttemptStep::Answered(StageResponse::Preflight(response)) => {
                         self.stage_settings(*response, now)
@@ -134,7 +134,7 @@ impl Machine {
                     AttemptStep::Failed(given_up) => self.abandon(Stage::Preflight, &given_up, now),
                 }
             }
-            (State::Uploading(plan, attempting, batch), SyncEvent::Attempt(exchange)) => {
+            (MachineState::Uploading(plan, attempting, batch), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
                     AttemptStep::UnderWay(_, Effect::Wait { duration, .. })
                         if self.past_event_time(now, duration) =>
@@ -149,7 +149,7 @@ impl Machine {
                         self.halve(plan, &batch.ids)
                     }
                     AttemptStep::UnderWay(attempting, effect) => {
-                        self.go_on(State::Uploading(plan, *attempting, batch), effect)
+                        self.go_on(MachineState::Uploading(plan, *attempting, batch), effect)
                     }
                     AttemptStep::Answered(StageResponse::EventUpload(response)) => {
                         self.settle(plan, *batch, events::bundle_requests(response))
@@ -160,24 +160,23 @@ impl Machine {
                     }
                 }
             }
-            (State::Downloading(plan, attempting, download), SyncEvent::Attempt(exchange)) => {
-                match self.progress(attempting, exchange, now) {
-                    AttemptStep::UnderWay(attempting, effect) => {
-                        self.go_on(State::Downloading(plan, *attempting, download), effect)
-                    }
-                    AttemptStep::Answered(StageResponse::RuleDownload(page)) => {
-                        self.page(plan, download, page, now)
-                    }
-                    AttemptStep::Answered(_) => self.out_of_step(),
-                    AttemptStep::Failed(given_up) => {
-                        self.abandon(Stage::RuleDownload, &given_up, now)
-                    }
+            (
+                MachineState::Downloading(plan, attempting, download),
+                SyncEvent::Attempt(exchange),
+            ) => match self.progress(attempting, exchange, now) {
+                AttemptStep::UnderWay(attempting, effect) => {
+                    self.go_on(MachineState::Downloading(plan, *attempting, download), effect)
                 }
-            }
-            (State::Postflight(plan, attempting), SyncEvent::Attempt(exchange)) => {
+                AttemptStep::Answered(StageResponse::RuleDownload(page)) => {
+                    self.page(plan, download, page, now)
+                }
+                AttemptStep::Answered(_) => self.out_of_step(),
+                AttemptStep::Failed(given_up) => self.abandon(Stage::RuleDownload, &given_up, now),
+            },
+            (MachineState::Postflight(plan, attempting), SyncEvent::Attempt(exchange)) => {
                 match self.progress(attempting, exchange, now) {
                     AttemptStep::UnderWay(attempting, effect) => {
-                        self.go_on(State::Postflight(plan, *attempting), effect)
+                        self.go_on(MachineState::Postflight(plan, *attempting), effect)
                     }
                     AttemptStep::Answered(StageResponse::Postflight) => self.apply(plan, None),
                     AttemptStep::Answered(_) => self.out_of_step(),
@@ -195,89 +194,96 @@ impl Machine {
                 }
             }
 
-            (State::Staging(plan, _), SyncEvent::SettingsStaged) => {
+            (MachineState::Staging(plan, _), SyncEvent::SettingsStaged) => {
                 self.staged = true;
                 self.ledger.end(Stage::Preflight, now.elapsed);
                 self.read_events(plan, now)
             }
-            (State::StagingAgain(plan), SyncEvent::SettingsStaged) => {
+            (MachineState::StagingAgain(plan), SyncEvent::SettingsStaged) => {
                 self.staged = true;
                 self.download(plan, now)
             }
             // Uploading events needs no room, and may make some.
-            (State::Staging(plan, settings), SyncEvent::StoreFailed(failure))
+            (MachineState::Staging(plan, settings), SyncEvent::StoreFailed(failure))
                 if failure.kind == FailureKind::DiskFull =>
             {
                 self.unstaged = Some(settings);
                 self.read_events(plan, now)
             }
-            (State::ReadingEvents(plan), SyncEvent::EventsRead(batch)) => {
+            (MachineState::ReadingEvents(plan), SyncEvent::EventsRead(batch)) => {
                 self.upload(plan, *batch, now)
             }
-            (State::Settling(plan), SyncEvent::EventsSettled) => self.read_events(plan, now),
+            (MachineState::Settling(plan), SyncEvent::EventsSettled) => self.read_events(plan, now),
             // What cannot be noted is learned again in the next sync.
-            (State::NotingUploads(plan), SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_))
-            | (State::NotingRefusal(plan, ..), SyncEvent::RefusalNoted { set_aside: true }) => {
-                self.read_events(plan, now)
-            }
             (
-                State::NotingRefusal(plan, _, AfterRefusal::GoOn),
+                MachineState::NotingUploads(plan),
+                SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_),
+            )
+            | (
+                MachineState::NotingRefusal(plan, ..),
+                SyncEvent::RefusalNoted { set_aside: true },
+            ) => self.read_events(plan, now),
+            (
+                MachineState::NotingRefusal(plan, _, AfterRefusal::GoOn),
                 SyncEvent::RefusalNoted { set_aside: false },
             )
-            | (State::EndingUploads(plan), SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_)) => {
-                self.download(plan, now)
-            }
+            | (
+                MachineState::EndingUploads(plan),
+                SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_),
+            ) => self.download(plan, now),
             (
-                State::NotingRefusal(_, given_up, AfterRefusal::Fail),
+                MachineState::NotingRefusal(_, given_up, AfterRefusal::Fail),
                 SyncEvent::RefusalNoted { set_aside: false },
             )
-            | (State::NotingRefusal(_, given_up, _), SyncEvent::StoreFailed(_)) => {
+            | (MachineState::NotingRefusal(_, given_up, _), SyncEvent::StoreFailed(_)) => {
                 self.abandon(Stage::EventUpload, &given_up, now)
             }
-            (State::Committing(plan), SyncEvent::RulesCommitted(committed)) => {
+            (MachineState::Committing(plan), SyncEvent::RulesCommitted(committed)) => {
                 self.committed(plan, committed, now)
             }
-            (State::Applying(error), SyncEvent::SettingsApplied(changes)) => {
+            (MachineState::Applying(error), SyncEvent::SettingsApplied(changes)) => {
                 self.applied(error, changes, now)
             }
-            (State::Dropping(result, error), SyncEvent::StagedDropped(changes)) => {
+            (MachineState::Dropping(result, error), SyncEvent::StagedDropped(changes)) => {
                 self.finish(result, Some(error), Vec::new(), changes)
             }
             // What cannot be dropped here is dropped at the next start.
-            (State::Dropping(result, error), SyncEvent::StoreFailed(_)) => {
+            (MachineState::Dropping(result, error), SyncEvent::StoreFailed(_)) => {
                 self.finish(result, Some(error), Vec::new(), Vec::new())
             }
 
-            (State::Staging(..) | State::StagingAgain(_), SyncEvent::StoreFailed(failure)) => {
-                self.abandon(Stage::Preflight, &failure.into(), now)
-            }
-            (State::ReadingEvents(_) | State::Settling(_), SyncEvent::StoreFailed(failure)) => {
-                self.abandon(Stage::EventUpload, &failure.into(), now)
-            }
-            (State::Committing(_), SyncEvent::StoreFailed(failure)) => {
+            (
+                MachineState::Staging(..) | MachineState::StagingAgain(_),
+                SyncEvent::StoreFailed(failure),
+            ) => self.abandon(Stage::Preflight, &failure.into(), now),
+            (
+                MachineState::ReadingEvents(_) | MachineState::Settling(_),
+                SyncEvent::StoreFailed(failure),
+            ) => self.abandon(Stage::EventUpload, &failure.into(), now),
+            (MachineState::Committing(_), SyncEvent::StoreFailed(failure)) => {
                 self.abandon(Stage::RuleDownload, &failure.into(), now)
             }
-            (State::Applying(_), SyncEvent::StoreFailed(failure)) => {
+            (MachineState::Applying(_), SyncEvent::StoreFailed(failure)) => {
                 self.abandon(Stage::Postflight, &failure.into(), now)
             }
 
             (
-                State::Ready
-                | State::Preflight(_)
-                | State::Staging(..)
-                | State::StagingAgain(_)
-                | State::ReadingEvents(_)
-                | State::Uploading(..)
-                | State::Settling(_)
-                | State::NotingUploads(_)
-                | State::NotingRefusal(..)
-                | State::EndingUploads(_)
-                | State::Downloading(..)
-                | State::Committing(_)
-                | State::Postflight(..)
-                | State::Applying(_)
-                | State::Dropping(..)
-                | State::Finished,
+                MachineState::Ready
+                | MachineState::Preflight(_)
+                | MachineState::Staging(..)
+                | MachineState::StagingAgain(_)
+                | MachineState::ReadingEvents(_)
+                | MachineState::Uploading(..)
+                | MachineState::Settling(_)
+                | MachineState::NotingUploads(_)
+                | MachineState::NotingRefusal(..)
+                | MachineState::EndingUploads(_)
+                | MachineState::Downloading(..)
+                | MachineState::Committing(_)
+                | MachineState::Postflight(..)
+                | MachineState::Applying(_)
+                | MachineState::Dropping(..)
+                | MachineState::Finished,
                 SyncEvent::Started
                 | SyncEvent::Attempt(_)
                 | SyncEvent::SettingsStaged
@@ -299,7 +305,7 @@ impl Machine {
         let clean = self.inputs.requested != SyncType::Normal;
         let message = preflight::request(&self.inputs.machine_id, &self.inputs.facts, clean);
         let (attempting, effect) = self.begin(StageRequest::Preflight(Box::new(message)));
-        self.go_on(State::Preflight(attempting), effect)
+        self.go_on(MachineState::Preflight(attempting), effect)
     }
 
     fn stage_settings(&mut self, response: wire::PreflightResponse, now: Now) -> Effect {
@@ -314,13 +320,13 @@ impl Machine {
             settings: settings.clone(),
             answered: plan.sync_type,
         });
-        self.go_on(State::Staging(plan, settings), effect)
+        self.go_on(MachineState::Staging(plan, settings), effect)
     }
 
     fn download(&mut self, plan: Plan, now: Now) -> Effect {
         if let Some(settings) = self.unstaged.take() {
             let effect = StoreEffect::StageSettings { settings, answered: plan.sync_type };
-            return self.go_on(State::StagingAgain(plan), Effect::Store(effect));
+            return self.go_on(MachineState::StagingAgain(plan), Effect::Store(effect));
         }
         self.ledger.end(Stage::EventUpload, now.elapsed);
         self.ask_for_page(plan, Download::default(), now)
@@ -333,7 +339,7 @@ impl Machine {
         let message = rules::request(&self.inputs.machine_id, download.asked.as_ref());
         let page = next_page(&download);
         let (attempting, effect) = self.begin(StageRequest::RuleDownload { message, page });
-        self.go_on(State::Downloading(plan, attempting, download), effect)
+        self.go_on(MachineState::Downloading(plan, attempting, download), effect)
     }
 
     fn page(&mut self, plan: Plan, mut download: Download, page: Page, now: Now) -> Effect {
@@ -354,7 +360,7 @@ impl Machine {
         }
         let rules = Box::new(download.rules);
         let effect = Effect::Store(StoreEffect::CommitRules { rules, sync_type: plan.sync_type });
-        self.go_on(State::Committing(plan), effect)
+        self.go_on(MachineState::Committing(plan), effect)
     }
 
     fn committed(&mut self, plan: Plan, committed: Committed, now: Now) -> Effect {
@@ -374,7 +380,7 @@ impl Machine {
             &self.ledger.tally.committed.rules_hash,
         );
         let (attempting, effect) = self.begin(StageRequest::Postflight(message));
-        self.go_on(State::Postflight(plan, attempting), effect)
+        self.go_on(MachineState::Postflight(plan, attempting), effect)
     }
 
     /// Puts the settings in force. Only a success ends a clean-sync request, and
@@ -383,7 +389,7 @@ impl Machine {
         let succeeded = error.is_none().then_some(plan.sync_type);
         let clear = error.is_none() && (plan.sync_type.is_clean() || self.inputs.former_settings);
         self.go_on(
-            State::Applying(error),
+            MachineState::Applying(error),
             Effect::Store(StoreEffect::ApplySettings { clear, succeeded }),
         )
     }
@@ -444,8 +450,10 @@ impl Machine {
 
     fn revert(&mut self, result: SyncResult, error: ErrorRecord) -> Effect {
         if std::mem::take(&mut self.staged) {
-            return self
-                .go_on(State::Dropping(result, error), Effect::Store(StoreEffect::DropStaged));
+            return self.go_on(
+                MachineState::Dropping(result, error),
+                Effect::Store(StoreEffect::DropStaged),
+            );
         }
         self.finish(result, Some(error), Vec::new(), Vec::new())
     }
@@ -468,10 +476,10 @@ impl Machine {
             settings_reverted,
             warnings: std::mem::take(&mut self.warnings),
         };
-        self.go_on(State::Finished, Effect::Finish(Box::new(outcome)))
+        self.go_on(MachineState::Finished, Effect::Finish(Box::new(outcome)))
     }
 
-    fn go_on(&mut self, state: State, effect: Effect) -> Effect {
+    fn go_on(&mut self, state: MachineState, effect: Effect) -> Effect {
         if let Effect::Send { request, .. } = &effect {
             self.ledger.attempt(request.stage());
         }
@@ -500,7 +508,7 @@ impl Machine {
     /// event upload no longer than up to half of it.
     #[must_use]
     pub fn time_left(&self, now: Now) -> Duration {
-        let uploading = matches!(self.state, State::Uploading(..));
+        let uploading = matches!(self.state, MachineState::Uploading(..));
         let all = if uploading { self.inputs.deadline / 2 } else { self.inputs.deadline };
         all.saturating_sub(now.elapsed.saturating_sub(self.started))
     }

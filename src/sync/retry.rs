@@ -6,7 +6,7 @@ use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 
 /// How often a request is repeated after its first attempt.
-pub const RETRIES: u32 = 5;
+pub const MAX_RETRIES: u32 = 5;
 
 /// The waits between the attempts of one request: 4, 8, 16, 32, 32 s, each
 /// varied by up to a quarter. The only user of the `backoff` crate.
@@ -31,7 +31,7 @@ impl WaitSchedule {
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
-        Self { waits, left: RETRIES }
+        Self { waits, left: MAX_RETRIES }
     }
 
     /// The wait before the next attempt; `None` if no repeat is left.

@@ -17,7 +17,7 @@ use super::lock;
 
 tokio::task_local! {
     /// The connection that is being made where this is asked for.
-    static CONNECTION: Arc<Connection>;
+    static CONNECTION: Arc<ConnectionProgress>;
 }
 
 /// Who a handshake is with.
@@ -29,7 +29,7 @@ pub(super) enum Leg {
 
 /// How far a new connection has come.
 #[derive(Debug, Default)]
-pub(super) struct Connection {
+pub(super) struct ConnectionProgress {
     proxy_verified: AtomicBool,
     server_begun: AtomicBool,
 }
@@ -40,7 +40,7 @@ pub(super) struct Legs {
     /// Whether the proxy is spoken to in TLS.
     tls_proxy: bool,
     /// The connection begun last, for messages.
-    last: Mutex<Arc<Connection>>,
+    last: Mutex<Arc<ConnectionProgress>>,
 }
 
 impl Legs {
@@ -82,7 +82,7 @@ impl Legs {
     }
 }
 
-/// Lays a [`Connection`] around everything that makes one.
+/// Wraps a connector and gives each of its connections a [`ConnectionProgress`].
 #[derive(Clone, Debug)]
 pub(super) struct Tracking(pub(super) Arc<Legs>);
 
@@ -104,14 +104,14 @@ impl<S> Layer<S> for Tracking {
 impl<S: Service<R>, R> Service<R> for Tracked<S> {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = TaskLocalFuture<Arc<Connection>, S::Future>;
+    type Future = TaskLocalFuture<Arc<ConnectionProgress>, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.connector.poll_ready(cx)
     }
 
     fn call(&mut self, target: R) -> Self::Future {
-        let connection = Arc::<Connection>::default();
+        let connection = Arc::<ConnectionProgress>::default();
         *lock(&self.legs.last) = Arc::clone(&connection);
         CONNECTION.scope(connection, self.connector.call(target))
     }

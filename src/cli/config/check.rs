@@ -38,7 +38,7 @@ const EXIT_WARNINGS: u8 = 1;
 
 /// What the check found, worst first.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct CheckReport {
     schema_version: u32,
     /// `ok`, `warning` or `error`.
     result: &'static str,
@@ -62,7 +62,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         let more = in_use(&loaded, now).into_iter().chain(of_lists(&loaded)).collect();
         (loaded, more)
     };
-    let report = Report::new(loaded, more, args.strict);
+    let report = CheckReport::new(loaded, more, args.strict);
     if report.sources.is_empty() {
         let files: Vec<_> = sources.files().iter().map(|f| f.display().to_string()).collect();
         output::note(format!("there is no configuration: no --set, and no {}", files.join(", ")));
@@ -75,7 +75,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     ExitCode::from(report.exit_code)
 }
 
-impl Report {
+impl CheckReport {
     fn new(loaded: Loaded, more: Vec<Finding>, strict: bool) -> Self {
         let Loaded { mut findings, sources, .. } = loaded;
         findings.extend(more);

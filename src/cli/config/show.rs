@@ -28,7 +28,7 @@ pub(super) struct Args {
 
 /// The values that hold.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct ShowReport {
     schema_version: u32,
     keys: Vec<KeyForm>,
 }
@@ -54,7 +54,7 @@ struct Overridden {
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     let loaded = Config::examine(&setup::sources(global));
     let shown = if args.reveal { revealed } else { shown };
-    let report = Report::new(&loaded.effective, args.all, shown);
+    let report = ShowReport::new(&loaded.effective, args.all, shown);
     if args.json {
         output::json(&report);
     } else {
@@ -68,7 +68,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     ExitCode::from(code)
 }
 
-impl Report {
+impl ShowReport {
     pub(crate) fn new(
         effective: &Effective,
         all: bool,

@@ -17,7 +17,7 @@ use crate::host::HostSource;
 const LAYER: Layer = Layer::Daemon;
 
 /// How long a daemon may take to say how it is.
-const PATIENCE: Duration = Duration::from_secs(3);
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the daemon is found to be.
 pub(super) struct Found {
@@ -56,7 +56,7 @@ pub(super) fn examine(
     let seen = Moment::read(host);
     let (pid, version) = (status.pid, &status.version);
     if let Answer::Silent = answer {
-        let seconds = PATIENCE.as_secs();
+        let seconds = DAEMON_TIMEOUT.as_secs();
         let message =
             format!("the daemon (process {pid}) is stuck: no response within {seconds} s");
         return only(Line::problem(LAYER, message, restart));
@@ -121,7 +121,7 @@ fn ask(dir: &Path) -> Answer {
         Err(error) => return Answer::Forbidden(error.to_string()),
     };
     let asked = client
-        .wait_at_most(Some(PATIENCE))
+        .wait_at_most(Some(DAEMON_TIMEOUT))
         .and_then(|()| client.ask(&ControlRequest::Status))
         .and_then(|()| client.answer());
     match asked {
@@ -161,7 +161,7 @@ pub(super) fn compare(daemon: &ConfigurationReport, own: &ConfigurationReport) -
         lines.push(Line::problem(
             LAYER,
             format!("the daemon cannot use its proxy: {error}"),
-            PROXY,
+            PROXY_FIX,
         ));
     } else if daemon.digest == own.digest && daemon.proxy != own.proxy {
         let of = |report: &ConfigurationReport| match (&report.proxy, &report.proxy_origin) {
@@ -170,12 +170,12 @@ pub(super) fn compare(daemon: &ConfigurationReport, own: &ConfigurationReport) -
             (None, _) => "none".to_owned(),
         };
         let message = format!("the daemon's proxy is {}, and this shell's {}", of(daemon), of(own));
-        lines.push(Line::warning(LAYER, message, PROXY));
+        lines.push(Line::warning(LAYER, message, PROXY_FIX));
     }
     lines
 }
 
-const PROXY: &str = "set SyncProxyConfiguration: a daemon does not have the shell's variables";
+const PROXY_FIX: &str = "set SyncProxyConfiguration: a daemon does not have the shell's variables";
 
 fn words(report: &ConfigurationReport) -> String {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());

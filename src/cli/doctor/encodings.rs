@@ -1,19 +1,19 @@
 //! Which request encodings and transfers the server takes: one preflight each.
 
 use super::probe::{self, Outcome, Probe};
-use super::{Layer, Line, Lines};
+use super::{Layer, Line, ReportLines};
 use crate::clock::Clock;
 use crate::model::{ContentEncoding, Transfer};
 use crate::transport::{Transport, TransportOptions};
 
 /// One way to send a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Way {
+struct BodyForm {
     encoding: ContentEncoding,
     transfer: Transfer,
 }
 
-impl Way {
+impl BodyForm {
     const fn transfer(self) -> &'static str {
         match self.transfer {
             Transfer::Json => "JSON",
@@ -23,7 +23,7 @@ impl Way {
 }
 
 /// How many ways there are.
-pub(super) const WAYS: usize = 6;
+pub(super) const BODY_FORMS: usize = 6;
 
 /// Tries each transfer with each encoding. `first` is the outcome of the probe
 /// that was sent already, in the way that is configured.
@@ -32,16 +32,16 @@ pub(super) async fn examine(
     probe: &Probe,
     first: Result<(), Untaken>,
     clock: &dyn Clock,
-    lines: &mut Lines,
+    lines: &mut ReportLines,
 ) {
     let layer = Layer::Encodings;
-    let configured = Way { encoding: options.content_encoding, transfer: options.transfer };
+    let configured = BodyForm { encoding: options.content_encoding, transfer: options.transfer };
     let encodings = [ContentEncoding::Deflate, ContentEncoding::Gzip, ContentEncoding::None];
     let mut taken = Vec::new();
     let mut first = Some(first);
     for transfer in [Transfer::Json, Transfer::Protobuf] {
         for encoding in encodings {
-            let way = Way { encoding, transfer };
+            let way = BodyForm { encoding, transfer };
             let outcome = match first.take_if(|_| way == configured) {
                 Some(first) => first,
                 None => attempt(options, way, probe, clock).await,
@@ -97,7 +97,7 @@ pub(super) enum Untaken {
 
 async fn attempt(
     options: &TransportOptions,
-    way: Way,
+    way: BodyForm,
     probe: &Probe,
     clock: &dyn Clock,
 ) -> Result<(), Untaken> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::config::in_use;
 use super::super::error;
 use super::super::service::{LABEL, UNIT, launchd_value};
-use super::stores::Rules;
+use super::stores::RuleStoreFound;
 use super::{Layer, Line};
 use crate::clock::Clock;
 use crate::config::{Finding, FindingKind, Loaded, Severity, Source};
@@ -140,15 +140,15 @@ pub(super) fn service(host: &dyn HostSource) -> Line {
 
 /// A success longer ago than this is worth a warning: a day holds 144 syncs of
 /// the default interval.
-const STALE: Duration = Duration::from_hours(24);
+const STALE_AFTER: Duration = Duration::from_hours(24);
 
-pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
+pub(super) fn history(rules: &RuleStoreFound, clock: &dyn Clock) -> Vec<Line> {
     let layer = Layer::History;
     let now = clock.now().wall;
     let store = match rules {
-        Rules::Open(store) => store,
-        Rules::Empty => return vec![Line::skipped(layer, "no sync has run yet")],
-        Rules::Unusable => return vec![Line::skipped(layer, "rules.db cannot be read")],
+        RuleStoreFound::Open(store) => store,
+        RuleStoreFound::Empty => return vec![Line::skipped(layer, "no sync has run yet")],
+        RuleStoreFound::Unusable => return vec![Line::skipped(layer, "rules.db cannot be read")],
     };
     let read =
         || Ok((store.history(1)?, store.full_sync_last_success()?, store.clean_sync_requests()?));
@@ -161,7 +161,7 @@ pub(super) fn history(rules: &Rules, clock: &dyn Clock) -> Vec<Line> {
     };
     let mut lines = Vec::new();
     match success {
-        Some(at) if now.since(at) > STALE => lines.push(Line::warning(
+        Some(at) if now.since(at) > STALE_AFTER => lines.push(Line::warning(
             layer,
             format!("the last success was {} ago, at {at}", age(now, at)),
             "fix any problem above, then `santa-sync sync`",

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::probe::{self, Outcome, Probe};
-use super::{Args, Layer, Line, Lines, encodings};
+use super::{Args, Layer, Line, ReportLines, encodings};
 use crate::clock::Clock;
 use crate::config::Loaded;
 use crate::control::configuration::ConfigurationReport;
@@ -25,10 +25,10 @@ use crate::transport::{
 };
 
 /// How long DNS and TCP may take, each: the connect timeout of HTTP-9.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What decides how the server is reached.
-pub(super) struct Way<'a> {
+pub(super) struct ProbeTarget<'a> {
     pub(super) loaded: &'a Loaded,
     pub(super) report: &'a HostReport,
     /// How a daemon of the same configuration sees it.
@@ -38,12 +38,12 @@ pub(super) struct Way<'a> {
 /// Looks at every layer, as far as those before it hold.
 pub(super) async fn examine(
     args: &Args,
-    way: &Way<'_>,
+    way: &ProbeTarget<'_>,
     rules: Option<&ReadStore>,
     clock: &dyn Clock,
-    lines: &mut Lines,
+    lines: &mut ReportLines,
 ) {
-    let Way { loaded, report, daemon } = way;
+    let ProbeTarget { loaded, report, daemon } = way;
     let config = &loaded.config;
     let (Some(url), Ok((machine_id, _))) = (&config.sync_base_url, &report.machine_id) else {
         let missing = if config.sync_base_url.is_none() { "SyncBaseURL" } else { "machine id" };
@@ -92,7 +92,7 @@ pub(super) async fn examine(
         url = transport.url(Stage::Preflight),
         "sending one preflight in this host's name"
     );
-    let count = if args.encodings { encodings::WAYS } else { 1 };
+    let count = if args.encodings { encodings::BODY_FORMS } else { 1 };
     let preflights =
         if count == 1 { "one preflight".to_owned() } else { format!("{count} preflights") };
     super::super::output::note(format_args!(
@@ -123,7 +123,7 @@ pub(super) async fn examine(
 }
 
 /// Says of this layer and those behind it that they are not looked at.
-fn skip_from(first: Layer, why: &str, lines: &mut Lines) {
+fn skip_from(first: Layer, why: &str, lines: &mut ReportLines) {
     const LAYERS: [Layer; 7] = [
         Layer::Dns,
         Layer::Connection,
@@ -177,14 +177,14 @@ impl Peer {
     }
 }
 
-async fn dns(peer: &Peer, lines: &mut Lines) -> Option<Vec<SocketAddr>> {
+async fn dns(peer: &Peer, lines: &mut ReportLines) -> Option<Vec<SocketAddr>> {
     let layer = Layer::Dns;
     let host = &peer.host;
     if host.parse::<IpAddr>().is_ok() {
         lines.add(Line::ok(layer, format!("{host} is an address, not a name")));
     }
     let fix = "check the name and this host's name servers";
-    let found = timeout(PATIENCE, lookup_host((host.as_str(), peer.port))).await;
+    let found = timeout(CONNECT_TIMEOUT, lookup_host((host.as_str(), peer.port))).await;
     let addresses: Vec<_> = match found {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
@@ -208,11 +208,11 @@ async fn dns(peer: &Peer, lines: &mut Lines) -> Option<Vec<SocketAddr>> {
     Some(addresses)
 }
 
-async fn connect(peer: &Peer, addresses: &[SocketAddr], lines: &mut Lines) -> bool {
+async fn connect(peer: &Peer, addresses: &[SocketAddr], lines: &mut ReportLines) -> bool {
     let layer = Layer::Connection;
     let mut reasons = Vec::new();
     for address in addresses {
-        match timeout(PATIENCE, TcpStream::connect(address)).await {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(_)) => {
                 lines.add(Line::ok(layer, format!("{} answers at {address}", peer.name())));
                 return true;
@@ -256,14 +256,14 @@ const fn is_of_client_certificate(kind: FailureKind) -> bool {
 }
 
 /// A certificate that ends within this time is worth a warning.
-const SOON: Duration = Duration::from_hours(30 * 24);
+const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
 fn tls(
     transport: &Transport,
     options: &TransportOptions,
     outcome: &Outcome,
     now: Timestamp,
-    lines: &mut Lines,
+    lines: &mut ReportLines,
 ) {
     let layer = Layer::Tls;
     let roots = match &options.roots {
@@ -299,7 +299,7 @@ fn tls(
                 leaf.not_after,
                 days_left(leaf, now)
             );
-            lines.add(if leaf.not_after.since(now) < SOON {
+            lines.add(if leaf.not_after.since(now) < EXPIRES_SOON {
                 Line::warning(layer, message, "have the server's certificate renewed")
             } else {
                 Line::ok(layer, message)
@@ -317,7 +317,7 @@ fn client_certificate(
     options: &TransportOptions,
     outcome: &Outcome,
     now: Timestamp,
-    lines: &mut Lines,
+    lines: &mut ReportLines,
 ) {
     let layer = Layer::ClientCertificate;
     if let Err(failure) = &outcome.answer
@@ -369,7 +369,7 @@ pub(super) fn certificate_line(
     }
     let (end, left) = (facts.not_after, days_left(facts, now));
     let message = format!("{named}, good until {end} ({left}); {asked}");
-    if facts.not_after.since(now) < SOON {
+    if facts.not_after.since(now) < EXPIRES_SOON {
         Line::warning(layer, message, renew)
     } else {
         Line::ok(layer, message)
@@ -379,7 +379,7 @@ pub(super) fn certificate_line(
 fn http<'a>(
     transport: &Transport,
     outcome: &'a Outcome,
-    lines: &mut Lines,
+    lines: &mut ReportLines,
 ) -> Option<&'a Response> {
     let layer = Layer::Http;
     match &outcome.answer {
@@ -401,7 +401,12 @@ fn http<'a>(
     }
 }
 
-fn body(transport: &Transport, options: &TransportOptions, answer: &Response, lines: &mut Lines) {
+fn body(
+    transport: &Transport,
+    options: &TransportOptions,
+    answer: &Response,
+    lines: &mut ReportLines,
+) {
     let layer = Layer::Body;
     match probe::read(options, answer) {
         Ok(_) if answer.body.is_empty() => {
@@ -435,7 +440,7 @@ const SKEW_WARNING: Duration = Duration::from_mins(1);
 /// Beyond this tokens and short-lived certificates fail.
 const SKEW_PROBLEM: Duration = Duration::from_mins(5);
 
-pub(super) fn clock_skew(server: Option<Timestamp>, now: Timestamp, lines: &mut Lines) {
+pub(super) fn clock_skew(server: Option<Timestamp>, now: Timestamp, lines: &mut ReportLines) {
     let layer = Layer::Clock;
     let Some(server) = server else {
         lines.add(Line::skipped(layer, "the server does not report its time"));

@@ -10,26 +10,29 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use super::{Layer, Line};
+use crate::control::status::STATUS_FILE;
+use crate::daemon::INSTANCE_LOCK_FILE;
 use crate::files::{Obstacle, check_guarded, own, regular};
 use crate::host::KNOWN_FACTS_FILE;
+use crate::store::{EVENTS_FILE, LEFT_RECORDS_FILE, LOCK_FILE, RULES_FILE, SYNC_STATE_FILE};
 
 const LAYER: Layer = Layer::StateDirectory;
 
-/// Our files there; those that a database has beside it begin with its name.
-const FILES: [&str; 12] = [
-    "rules.db",
-    "rules.db-wal",
-    "rules.db-shm",
-    "events.db",
-    "events.db-wal",
-    "events.db-shm",
-    "sync-state.plist",
-    "agent.lock",
-    "left-records.json",
-    KNOWN_FACTS_FILE,
-    "daemon.lock",
-    "daemon.json",
-];
+/// Our files there, and those that SQLite has beside a database.
+fn our_files() -> impl Iterator<Item = String> {
+    let databases = [RULES_FILE, EVENTS_FILE]
+        .into_iter()
+        .flat_map(|file| ["", "-wal", "-shm"].map(|suffix| format!("{file}{suffix}")));
+    let others = [
+        SYNC_STATE_FILE,
+        LOCK_FILE,
+        LEFT_RECORDS_FILE,
+        INSTANCE_LOCK_FILE,
+        STATUS_FILE,
+        KNOWN_FACTS_FILE,
+    ];
+    databases.chain(others.map(str::to_owned))
+}
 
 /// Looks at the directory, the files in it, and the room on its file system.
 /// With `group` members of a group may come to the control socket.
@@ -129,14 +132,14 @@ fn read_only(dir: &Path) -> Line {
 fn files(dir: &Path, of_dir: &Metadata) -> Vec<Line> {
     let mut lines = Vec::new();
     let (mut unusable, mut foreign, mut loose) = (Vec::new(), Vec::new(), Vec::new());
-    for name in FILES {
-        let path = dir.join(name);
+    for name in our_files() {
+        let path = dir.join(&name);
         let metadata = match own(&path) {
             Ok(Some(metadata)) => metadata,
             Ok(None) => continue,
             Err(Obstacle::NotAFile(what)) => {
                 // The next layer reports the databases.
-                if !["rules.db", "events.db"].contains(&name) {
+                if ![RULES_FILE, EVENTS_FILE].contains(&name.as_str()) {
                     let message = format!("{} is {what}", path.display());
                     let fix = "move it away; the agent creates a new one";
                     lines.push(Line::problem(LAYER, message, fix));
@@ -168,11 +171,11 @@ pub(super) struct Rights {
     /// The directory's user.
     pub(super) owner: u32,
     /// Not for this user to read and write.
-    pub(super) unusable: Vec<&'static str>,
+    pub(super) unusable: Vec<String>,
     /// Not the directory's user's.
-    pub(super) foreign: Vec<&'static str>,
+    pub(super) foreign: Vec<String>,
     /// For others to read or write.
-    pub(super) loose: Vec<&'static str>,
+    pub(super) loose: Vec<String>,
 }
 
 impl Rights {
@@ -206,15 +209,15 @@ impl Rights {
 
 /// Below this a sync cannot end: it commits settings, events and its record to
 /// two databases, whose logs grow to 4 MiB each.
-const LEAST: u64 = 8 << 20;
+const MIN_FREE_BYTES: u64 = 8 << 20;
 /// Below this it is time to look.
-const LITTLE: u64 = 64 << 20;
+const LOW_FREE_BYTES: u64 = 64 << 20;
 /// A clean sync writes every rule anew beside the old ones, and sorts their
 /// identifiers in a file: so much room it may take, in sizes of `rules.db`
 /// (measured with a million rules: 1.9).
-const CLEAN_SYNC: u64 = 3;
+const CLEAN_SYNC_STORE_SIZES: u64 = 3;
 /// A sync makes up to so many files; the rest is for others.
-const FEWEST_FILES: u64 = 16;
+const MIN_FREE_FILES: u64 = 16;
 
 /// What is left on a file system.
 #[derive(Clone, Copy, Debug)]
@@ -234,7 +237,7 @@ impl Room {
         Some(Self {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
             files: (stat.f_files > 0).then_some(stat.f_favail),
-            rules: fs::metadata(dir.join("rules.db")).map_or(0, |metadata| metadata.len()),
+            rules: fs::metadata(dir.join(RULES_FILE)).map_or(0, |metadata| metadata.len()),
         })
     }
 
@@ -242,7 +245,7 @@ impl Room {
         let shown = dir.display();
         let free = size(self.free);
         let fix = format!("free space on the file system of {shown}");
-        if self.files.is_some_and(|files| files < FEWEST_FILES) {
+        if self.files.is_some_and(|files| files < MIN_FREE_FILES) {
             let message = format!("no more files can be created on the file system of {shown}");
             return Line::problem(
                 LAYER,
@@ -250,17 +253,17 @@ impl Room {
                 format!("delete files on it (`df -i {shown}` counts them)"),
             );
         }
-        if self.free < LEAST {
+        if self.free < MIN_FREE_BYTES {
             let message = format!("the disk is full: {free} free, too little for any commit");
             return Line::problem(LAYER, message, fix);
         }
-        let clean_sync = self.rules.saturating_mul(CLEAN_SYNC);
+        let clean_sync = self.rules.saturating_mul(CLEAN_SYNC_STORE_SIZES);
         if self.free < clean_sync {
             let needed = size(clean_sync);
             let message = format!("{free} free, and a clean sync may take {needed}");
             return Line::warning(LAYER, message, fix);
         }
-        if self.free < LITTLE {
+        if self.free < LOW_FREE_BYTES {
             return Line::warning(LAYER, format!("only {free} free"), fix);
         }
         Line::ok(LAYER, format!("{free} free on its file system"))

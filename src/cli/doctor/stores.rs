@@ -7,17 +7,20 @@ use super::{Layer, Line, Status};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::model::ClientMode;
-use crate::store::{EventStore, FileCheck, ModeHeldBack, ReadStore, StateLock, Store, StoreError};
+use crate::store::{
+    EVENTS_FILE, EventStore, FileCheck, ModeHeldBack, RULES_FILE, ReadStore, SUSPECT_SUFFIX,
+    StateLock, Store, StoreError,
+};
 use crate::sync::run;
 
 const LAYER: Layer = Layer::Stores;
 
 /// How long the check of one database may take. Reading all of a million rules
 /// takes a fraction of it.
-const PATIENCE: Duration = Duration::from_secs(3);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The rule store as the layers behind this one may use it.
-pub(super) enum Rules {
+pub(super) enum RuleStoreFound {
     /// It can be read.
     Open(ReadStore),
     /// No sync has been here.
@@ -26,7 +29,7 @@ pub(super) enum Rules {
     Unusable,
 }
 
-impl Rules {
+impl RuleStoreFound {
     pub(super) const fn open(&self) -> Option<&ReadStore> {
         match self {
             Self::Open(store) => Some(store),
@@ -41,16 +44,16 @@ pub(super) fn examine(
     configured: Option<ClientMode>,
     clock: SystemClock,
     lines: &mut Vec<Line>,
-) -> Rules {
+) -> RuleStoreFound {
     match std::fs::read_dir(dir) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             lines.push(Line::skipped(LAYER, "there is no state directory yet"));
-            return Rules::Empty;
+            return RuleStoreFound::Empty;
         }
         Err(_) => {
             lines.push(Line::skipped(LAYER, "the state directory cannot be used"));
-            return Rules::Unusable;
+            return RuleStoreFound::Unusable;
         }
     }
     let rules = rules(dir, configured, clock, lines);
@@ -66,24 +69,24 @@ fn rules(
     configured: Option<ClientMode>,
     clock: SystemClock,
     lines: &mut Vec<Line>,
-) -> Rules {
+) -> RuleStoreFound {
     let mut store = match Store::open_read_only(dir) {
         Ok(store) => store,
         Err(error) => {
-            lines.push(unopened("rules.db", &error));
+            lines.push(unopened(RULES_FILE, &error));
             let empty =
                 matches!(error, StoreError::Missing { .. } | StoreError::NeverFilled { .. });
-            return if empty { Rules::Empty } else { Rules::Unusable };
+            return if empty { RuleStoreFound::Empty } else { RuleStoreFound::Unusable };
         }
     };
     let fix = "`santa-sync rules verify`, which marks the file for the next sync to set aside \
                (never deleted); that sync fetches every rule anew";
     let checked = store.check_file(deadline(clock));
-    if let Some(line) = unsound("rules.db", checked, "`santa-sync rules verify`", fix) {
+    if let Some(line) = unsound(RULES_FILE, checked, "`santa-sync rules verify`", fix) {
         let damaged = line.status == Status::Problem;
         lines.push(line);
         if damaged {
-            return Rules::Unusable;
+            return RuleStoreFound::Unusable;
         }
     }
     let read = || Ok((store.rule_counts()?, store.rules_hash()?, store.lockdown_held_back()?));
@@ -111,38 +114,38 @@ fn rules(
             Line::warning(LAYER, message, fix)
         }
         Err(error) => {
-            lines.push(unopened("rules.db", &error));
-            return Rules::Unusable;
+            lines.push(unopened(RULES_FILE, &error));
+            return RuleStoreFound::Unusable;
         }
     });
-    Rules::Open(store)
+    RuleStoreFound::Open(store)
 }
 
 /// Warnings about the state of the rule store.
-pub(super) fn standing(rules: &Rules, config: &Config) -> Vec<Line> {
+pub(super) fn standing(rules: &RuleStoreFound, config: &Config) -> Vec<Line> {
     let Some(store) = rules.open() else { return Vec::new() };
     match run::standing(store, config) {
         Ok(standing) => standing
             .iter()
             .map(|standing| Line::warning(LAYER, standing.to_string(), standing.fix()))
             .collect(),
-        Err(error) => vec![unopened("rules.db", &error)],
+        Err(error) => vec![unopened(RULES_FILE, &error)],
     }
 }
 
 fn events(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) {
     let mut store = match EventStore::open_read_only(dir) {
         Ok(store) => store,
-        Err(error) => return lines.push(unopened("events.db", &error)),
+        Err(error) => return lines.push(unopened(EVENTS_FILE, &error)),
     };
-    let mark = dir.join("events.db-suspect");
+    let mark = dir.join(format!("{EVENTS_FILE}{SUSPECT_SUFFIX}"));
     let mark = format!(
         "`touch {}`, which has the next sync check all of the file and, if it is damaged, set it \
          aside (never deleted) and begin an empty queue",
         mark.display()
     );
     let checked = store.check_file(deadline(clock));
-    if let Some(line) = unsound("events.db", checked, &mark, &mark) {
+    if let Some(line) = unsound(EVENTS_FILE, checked, &mark, &mark) {
         let damaged = line.status == Status::Problem;
         lines.push(line);
         if damaged {
@@ -157,13 +160,13 @@ fn events(dir: &Path, clock: SystemClock, lines: &mut Vec<Line>) {
             let since = since.unwrap_or_default();
             Line::ok(LAYER, format!("events.db holds {pending} {events} to send{since}"))
         }
-        Err(error) => unopened("events.db", &error),
+        Err(error) => unopened(EVENTS_FILE, &error),
     });
 }
 
 /// Says when the patience with a check is over.
 fn deadline(clock: SystemClock) -> impl FnMut() -> bool + Send + 'static {
-    let end = clock.now().elapsed + PATIENCE;
+    let end = clock.now().elapsed + CHECK_TIMEOUT;
     move || clock.now().elapsed > end
 }
 
@@ -181,7 +184,7 @@ fn unsound(
             Some(Line::problem(LAYER, message, fix))
         }
         Ok(FileCheck::GivenUp) => {
-            let seconds = PATIENCE.as_secs();
+            let seconds = CHECK_TIMEOUT.as_secs();
             let message = format!("{name} cannot be checked within {seconds} s; see {instead}");
             Some(Line::skipped(LAYER, message))
         }

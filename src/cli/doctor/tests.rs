@@ -20,7 +20,7 @@ fn texts(lines: &[Line]) -> String {
 #[test]
 fn the_exit_code_is_that_of_the_first_problem() {
     let code = |lines: &[Line]| {
-        let report = Report::new(lines.to_vec());
+        let report = DoctorReport::new(lines.to_vec());
         (report.result, report.exit_code)
     };
     let ok = Line::ok(Layer::Dns, "");
@@ -120,9 +120,9 @@ fn files_of_the_wrong_user_are_named_with_the_command_that_mends_it() {
     let rights = state::Rights {
         me: 502,
         owner: 501,
-        unusable: vec!["rules.db", "rules.db-wal"],
-        foreign: vec!["events.db"],
-        loose: vec!["agent.lock", "daemon.json"],
+        unusable: vec!["rules.db".into(), "rules.db-wal".into()],
+        foreign: vec!["events.db".into()],
+        loose: vec!["agent.lock".into(), "daemon.json".into()],
     };
     let mut lines = vec![state::not_ours(Path::new("DIR"), 0, 501)];
     lines.extend(rights.lines(Path::new("DIR")));
@@ -172,7 +172,7 @@ fn a_wrong_clock_is_measured() {
     let lines: Vec<_> = [None, server(0), server(-90), server(90), server(-4000)]
         .into_iter()
         .flat_map(|date| {
-            let mut lines = Lines { shown: false, all: Vec::new() };
+            let mut lines = ReportLines { shown: false, all: Vec::new() };
             network::clock_skew(date, now, &mut lines);
             lines.all
         })
@@ -215,7 +215,7 @@ fn http_12_a_client_certificate_out_of_its_time_is_a_problem() {
 
 #[test]
 fn the_report_as_json() {
-    let report = Report::new(vec![
+    let report = DoctorReport::new(vec![
         Line::ok(Layer::Configuration, "2 keys from --set"),
         Line::skipped(Layer::Stores, "there is no state directory yet"),
         Line::of_error(Layer::Identity, &MachineIdProblem::Missing(None), ""),

@@ -16,7 +16,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct BundleReport {
     schema_version: u32,
     bundles: Vec<BundleForm>,
 }
@@ -39,7 +39,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
         executables: bundle.executables,
         delivered: bundle.delivered,
     });
-    let report = Report { schema_version: SCHEMA_VERSION, bundles: bundles.collect() };
+    let report = BundleReport { schema_version: SCHEMA_VERSION, bundles: bundles.collect() };
     if args.json {
         setup.print_json(&report);
         return Ok(());

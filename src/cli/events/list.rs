@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct List {
+struct EventList {
     schema_version: u32,
     pending: u64,
     oldest: Option<Timestamp>,
@@ -75,7 +75,7 @@ struct RejectedForm {
 
 /// Lists the events.
 pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Error> {
-    let mut list = List {
+    let mut list = EventList {
         schema_version: SCHEMA_VERSION,
         pending: 0,
         oldest: None,
@@ -114,7 +114,7 @@ pub(super) fn run(setup: &Setup, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-impl List {
+impl EventList {
     fn show(&self) {
         let mut lines = output::Lines::new();
         for event in self.events.iter().flatten() {

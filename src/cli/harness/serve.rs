@@ -173,7 +173,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let runtime = runtime.map_err(no_signals)?;
     runtime.block_on(async {
         // Before the URL is printed: whoever reads it may send a signal at once.
-        let mut signals = Signals::new().map_err(no_signals)?;
+        let mut signals = ServeSignals::new().map_err(no_signals)?;
         let server = start(args)?;
         let url = server.url();
         if args.json {
@@ -188,14 +188,14 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// What the program waits for.
-struct Signals {
+struct ServeSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
     user: Signal,
 }
 
-impl Signals {
+impl ServeSignals {
     fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

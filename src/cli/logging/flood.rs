@@ -16,10 +16,10 @@ pub(super) const MAX_LINES: u64 = 200;
 
 /// How many lines each place has made.
 #[derive(Debug, Default)]
-pub(super) struct Flood(Mutex<HashMap<Identifier, Place>>);
+pub(super) struct Flood(Mutex<HashMap<Identifier, CallSite>>);
 
 #[derive(Debug)]
-struct Place {
+struct CallSite {
     name: String,
     lines: u64,
 }
@@ -42,7 +42,7 @@ impl Flood {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places.entry(of.callsite()).or_insert_with(|| {
             let (file, line) = (of.file().unwrap_or(of.target()), of.line().unwrap_or_default());
-            Place { name: format!("{file}:{line}"), lines: 0 }
+            CallSite { name: format!("{file}:{line}"), lines: 0 }
         });
         place.lines += 1;
         match place.lines {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::list::Rules;
+use super::list::RuleArray;
 use super::open;
 use crate::cli::{Error, Global, output};
 use crate::model::RuleState;
@@ -26,12 +26,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         states: RuleState::ALL.iter().copied().filter(exported).collect(),
         ..RuleFilter::default()
     };
-    let rules = Rules { store: &store, filter: &filter, left: usize::MAX, failed: None.into() };
+    let rules = RuleArray { store: &store, filter: &filter, left: usize::MAX, failed: None.into() };
     output::json(&Export { rules: &rules });
     rules.failed.into_inner().map_or(Ok(()), |error| Err(error.into()))
 }
 
 #[derive(Serialize)]
 struct Export<'a> {
-    rules: &'a Rules<'a>,
+    rules: &'a RuleArray<'a>,
 }

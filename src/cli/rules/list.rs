@@ -41,8 +41,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         identifier: args.identifier.clone(),
     };
     if args.json {
-        let rules = Rules { store: &store, filter: &filter, left: args.limit, failed: None.into() };
-        setup.print_json(&List {
+        let rules =
+            RuleArray { store: &store, filter: &filter, left: args.limit, failed: None.into() };
+        setup.print_json(&ListedRules {
             schema_version: SCHEMA_VERSION,
             rules_hash: store.rules_hash()?,
             counts: store.rule_counts()?,
@@ -75,15 +76,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
 }
 
 #[derive(Serialize)]
-struct List<'a> {
+struct ListedRules<'a> {
     schema_version: u32,
     rules_hash: String,
     counts: RuleCounts,
-    rules: &'a Rules<'a>,
+    rules: &'a RuleArray<'a>,
 }
 
 /// The rules, read while they are written.
-pub(super) struct Rules<'a> {
+pub(super) struct RuleArray<'a> {
     pub(super) store: &'a ReadStore,
     pub(super) filter: &'a RuleFilter,
     pub(super) left: usize,
@@ -91,7 +92,7 @@ pub(super) struct Rules<'a> {
     pub(super) failed: RefCell<Option<StoreError>>,
 }
 
-impl Serialize for Rules<'_> {
+impl Serialize for RuleArray<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(None)?;
         let mut written = Ok(());

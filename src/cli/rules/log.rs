@@ -59,10 +59,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             Timestamp::from_millis(SystemClock::new().now().wall.as_millis().saturating_sub(age))
         }
     };
-    let log =
-        Log { store: &store, identifier: args.identifier.as_deref(), since, failed: None.into() };
+    let log = ChangeLog {
+        store: &store,
+        identifier: args.identifier.as_deref(),
+        since,
+        failed: None.into(),
+    };
     if args.json {
-        setup.print_json(&Printed { schema_version: SCHEMA_VERSION, generations: &log });
+        setup.print_json(&PrintedGenerations { schema_version: SCHEMA_VERSION, generations: &log });
         return log.failed.into_inner().map_or(Ok(()), |error| Err(error.into()));
     }
     let mut lines = output::Lines::new();
@@ -101,7 +105,7 @@ fn headline(generation: &Generation) -> String {
 }
 
 /// The commits that are asked for.
-struct Log<'a> {
+struct ChangeLog<'a> {
     store: &'a ReadStore,
     identifier: Option<&'a str>,
     since: Timestamp,
@@ -109,7 +113,7 @@ struct Log<'a> {
     failed: RefCell<Option<StoreError>>,
 }
 
-impl Log<'_> {
+impl ChangeLog<'_> {
     /// Shows the generations to `visit`, newest first, until it breaks.
     fn visit(
         &self,
@@ -183,13 +187,13 @@ impl Log<'_> {
 }
 
 #[derive(Serialize)]
-struct Printed<'a> {
+struct PrintedGenerations<'a> {
     schema_version: u32,
-    generations: &'a Log<'a>,
+    generations: &'a ChangeLog<'a>,
 }
 
 /// Reads the generations while they are written.
-impl Serialize for Log<'_> {
+impl Serialize for ChangeLog<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(None)?;
         let mut written = Ok(());
@@ -216,7 +220,7 @@ struct PrintedGeneration<'a> {
 
 /// The changes of one generation.
 struct GenerationChanges<'a> {
-    log: &'a Log<'a>,
+    log: &'a ChangeLog<'a>,
     generation: i64,
 }
 

@@ -11,11 +11,11 @@ use crate::config::Config;
 use crate::files::{self, Replacement, directory_of};
 
 /// The job in launchd's system domain.
-const TARGET: &str = "system/com.santa-sync.daemon";
+const LAUNCHD_TARGET: &str = "system/com.santa-sync.daemon";
 /// The program's path in both templates.
 const TEMPLATE_PROGRAM: &str = "/usr/local/bin/santa-sync";
 
-const PLIST: &str = include_str!("../../../launchd/com.santa-sync.daemon.plist");
+const LAUNCHD_PLIST: &str = include_str!("../../../launchd/com.santa-sync.daemon.plist");
 const UNIT_FILE: &str = include_str!("santa-sync.service");
 
 /// What a service file says besides its template.
@@ -123,8 +123,8 @@ impl<'a> Installer<'a> {
         match self.manager {
             Manager::Launchd => {
                 // Fails if it is not loaded, and then there is nothing to unload.
-                self.ask(&["bootout", TARGET])?;
-                self.must(&["enable", TARGET])?;
+                self.ask(&["bootout", LAUNCHD_TARGET])?;
+                self.must(&["enable", LAUNCHD_TARGET])?;
                 let path = self.path.to_string_lossy();
                 self.must(&["bootstrap", "system", &path])?;
             }
@@ -148,7 +148,7 @@ impl<'a> Installer<'a> {
         }
         self.make_way().map_err(|source| self.file_error(source))?;
         match self.manager {
-            Manager::Launchd => self.ask(&["bootout", TARGET])?,
+            Manager::Launchd => self.ask(&["bootout", LAUNCHD_TARGET])?,
             Manager::Systemd => self.must(&["disable", "--now", UNIT])?,
         };
         fs::remove_file(&self.path).map_err(|source| self.file_error(source))?;
@@ -171,7 +171,7 @@ impl<'a> Installer<'a> {
     /// Whether the manager runs it, and what the manager says.
     fn running(&self) -> Result<(bool, String), ServiceError> {
         let answer = match self.manager {
-            Manager::Launchd => self.ask(&["print", TARGET])?,
+            Manager::Launchd => self.ask(&["print", LAUNCHD_TARGET])?,
             Manager::Systemd => self.ask(&["is-active", UNIT])?,
         };
         let says = match self.manager {
@@ -232,7 +232,7 @@ impl<'a> Installer<'a> {
 fn job_text(program: &str, unit: &Unit) -> String {
     let item = |text: &str| format!("<string>{text}</string>\n\t\t");
     let arguments: String = unit.arguments.iter().map(|argument| item(argument)).collect();
-    PLIST
+    LAUNCHD_PLIST
         .replace(TEMPLATE_PROGRAM, program)
         .replace("<string>daemon</string>", &format!("{arguments}<string>daemon</string>"))
 }

@@ -12,16 +12,13 @@ use crate::control::status::{Activity, DaemonStatus, Liveness, PromptUpload};
 use crate::failure::ErrorText;
 use crate::host::{MachineIdProblem, SystemHost};
 use crate::model::{
-    CleanSyncRequest, ClientMode, ErrorRecord, MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord,
-    SyncResult, SyncType, SyncWarning, Timestamp, Trigger,
+    CleanSyncRequest, ClientMode, DEFAULT_SYNC_INTERVAL_SECS, ErrorRecord, MachineId, RuleCounts,
+    SCHEMA_VERSION, SyncRecord, SyncResult, SyncType, SyncWarning, Timestamp, Trigger,
 };
 use crate::store::{EventStore, ReadStore, Standing, Store, StoreError, left_records};
 use crate::sync::run;
 use crate::sync::upload::UploadResult;
 use crate::transport::{ClientCertificate, inspect_client_certificate};
-
-/// Seconds between syncs unless the server sets them.
-const DEFAULT_INTERVAL: u32 = 600;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -43,7 +40,7 @@ pub(super) struct Status {
     warnings: Vec<StandingWarning>,
     full_sync_interval: Interval,
     clean_sync_requests: Vec<CleanSyncRequest>,
-    rules: Rules,
+    rules: RulesReport,
     events: Events,
     client_certificate: Option<Certificate>,
     /// The daemon of this state directory; `null` if none has run on it.
@@ -94,7 +91,7 @@ struct Interval {
 }
 
 #[derive(Debug, Serialize, Default)]
-struct Rules {
+struct RulesReport {
     /// A rule download has been completed.
     complete: bool,
     hash: String,
@@ -285,8 +282,8 @@ impl Status {
             events.as_ref().map_or_else(|| Ok(Events::default()), |events| Events::read(events))?;
         let store = store.as_ref();
         let read = match store {
-            Some(store) => Read::of(store, config)?,
-            None => Read { history: left_records(state_dir), ..Read::default() },
+            Some(store) => StoreReading::of(store, config)?,
+            None => StoreReading { history: left_records(state_dir), ..StoreReading::default() },
         };
         let (machine_id, machine_id_error) = match machine_id {
             Ok((id, _)) => (Some(id.as_str().to_owned()), None),
@@ -338,7 +335,7 @@ impl Status {
 
 /// What the store says.
 #[derive(Default)]
-struct Read {
+struct StoreReading {
     mode: Mode,
     mode_held: Option<String>,
     standing: Vec<Standing>,
@@ -347,7 +344,7 @@ struct Read {
     last_rule_sync: Option<Timestamp>,
     interval: Interval,
     requests: Vec<CleanSyncRequest>,
-    rules: Rules,
+    rules: RulesReport,
     settings: std::collections::BTreeMap<&'static str, String>,
 }
 
@@ -368,11 +365,11 @@ impl Mode {
 
 impl Default for Interval {
     fn default() -> Self {
-        Self { seconds: DEFAULT_INTERVAL, origin: "default" }
+        Self { seconds: DEFAULT_SYNC_INTERVAL_SECS, origin: "default" }
     }
 }
 
-impl Read {
+impl StoreReading {
     fn of(store: &ReadStore, config: &Config) -> Result<Self, StoreError> {
         let applied = store.applied_settings()?;
         let set = applied.client_mode.or(config.client_mode);
@@ -394,7 +391,7 @@ impl Read {
             last_rule_sync: store.rule_sync_last_success()?,
             interval,
             requests: store.clean_sync_requests()?,
-            rules: Rules {
+            rules: RulesReport {
                 complete: store.rules_complete()?,
                 hash: store.rules_hash()?,
                 counts: store.rule_counts()?,

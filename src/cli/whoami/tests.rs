@@ -5,7 +5,7 @@ use crate::config::{Layer, Source};
 use crate::host::RecordedHost;
 
 /// The report, with the version of this program made stable.
-fn report(case: &str, entries: &[(&str, &str)]) -> Report {
+fn report(case: &str, entries: &[(&str, &str)]) -> IdentityReport {
     let mut report = whole_report(case, entries);
     for fact in report.facts.iter_mut().filter(|fact| fact.name == "agent_version") {
         assert_eq!(fact.value, env!("CARGO_PKG_VERSION"));
@@ -14,11 +14,11 @@ fn report(case: &str, entries: &[(&str, &str)]) -> Report {
     report
 }
 
-fn whole_report(case: &str, entries: &[(&str, &str)]) -> Report {
+fn whole_report(case: &str, entries: &[(&str, &str)]) -> IdentityReport {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/host");
     let values = entries.iter().map(|(k, v)| ((*k).to_owned(), plist::Value::from(*v))).collect();
     let layer = Layer { source: Source::CommandLine, domain: None, values, exposed: false };
-    Report::of(&Config::resolve(&[layer]).config, &RecordedHost::new(fixtures.join(case)))
+    IdentityReport::of(&Config::resolve(&[layer]).config, &RecordedHost::new(fixtures.join(case)))
 }
 
 /// HOST-1, HOST-2

@@ -56,14 +56,14 @@ const NIGHT: Duration = Duration::from_hours(8);
 
 /// A machine whose clocks are ours.
 #[derive(Clone)]
-struct Machine {
+struct TestClocks {
     wall: Timestamp,
     elapsed: Duration,
     awake: Duration,
     boot: &'static str,
 }
 
-impl Machine {
+impl TestClocks {
     fn works(&mut self, duration: Duration) {
         self.awake += duration;
         self.sleeps(duration);
@@ -113,8 +113,8 @@ impl Machine {
     }
 }
 
-fn machine() -> Machine {
-    Machine {
+fn machine() -> TestClocks {
+    TestClocks {
         wall: Timestamp::from_secs(1_800_000_000),
         elapsed: NIGHT,
         awake: NIGHT / 2,

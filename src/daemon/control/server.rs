@@ -235,7 +235,7 @@ async fn serve(listener: UnixListener, shared: Shared) {
         tokio::spawn(async move {
             let (read, write) = stream.into_split();
             let timeouts = state.shared.timeouts;
-            let client = Connection { read: BufReader::new(read), write, access, timeouts };
+            let client = ControlConnection { read: BufReader::new(read), write, access, timeouts };
             if let Err(error) = client.converse(&state).await {
                 debug!(uid = peer.uid(), %error, "a client is gone");
             }
@@ -277,14 +277,14 @@ impl ServerState {
     }
 }
 
-struct Connection {
+struct ControlConnection {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     access: ClientAccess,
     timeouts: Timeouts,
 }
 
-impl Connection {
+impl ControlConnection {
     /// Serves requests until the client closes, is silent for too long, or
     /// does not read its responses.
     async fn converse(mut self, state: &ServerState) -> io::Result<()> {

@@ -42,9 +42,9 @@ impl World {
         why
     }
 
-    fn end(&mut self, end: SyncEnd, interval: Option<u64>) {
+    fn end(&mut self, end: SyncEnd, interval: Option<u32>) {
         let random = self.random();
-        self.schedule.end(self.now, end, interval.map(secs), random);
+        self.schedule.end(self.now, end, interval, random);
         assert!(self.schedule.due().is_some(), "never silent");
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::harness::coding::REQUEST_MAX;
 use crate::harness::exchange::Exchange;
 use crate::harness::reply::{ReceivedRequest, Refusal, Reply};
-use crate::harness::script::{Script, Step, Wait};
+use crate::harness::script::{ConnectionStep, Script, Wait};
 use crate::harness::state::State;
 use crate::harness::style::Style;
 
@@ -85,20 +85,20 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn take(mut stream: TcpStream, steps: Vec<Step>) -> io::Result<()> {
+async fn take(mut stream: TcpStream, steps: Vec<ConnectionStep>) -> io::Result<()> {
     for step in steps {
         match step {
-            Step::Send(bytes) => stream.write_all(&bytes).await?,
-            Step::Drip(bytes, apart) => {
+            ConnectionStep::Send(bytes) => stream.write_all(&bytes).await?,
+            ConnectionStep::Drip(bytes, apart) => {
                 for byte in bytes {
                     stream.write_u8(byte).await?;
                     tokio::time::sleep(apart).await;
                 }
             }
-            Step::Repeat(bytes) => loop {
+            ConnectionStep::Repeat(bytes) => loop {
                 stream.write_all(&bytes).await?;
             },
-            Step::Silence => while stream.read(&mut [0; 1024]).await? > 0 {},
+            ConnectionStep::Silence => while stream.read(&mut [0; 1024]).await? > 0 {},
         }
     }
     stream.shutdown().await
@@ -107,7 +107,7 @@ async fn take(mut stream: TcpStream, steps: Vec<Step>) -> io::Result<()> {
 async fn exchange(
     request: Request<Body>,
     shared: Arc<Shared>,
-    bare: mpsc::UnboundedSender<Vec<Step>>,
+    bare: mpsc::UnboundedSender<Vec<ConnectionStep>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, REQUEST_MAX).collect().await else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Download, State, Uploads};
+use super::{HostDownload, State, Uploads};
 use crate::harness::fault::Fault;
 use crate::harness::fixtures::{AnyEvent, Random};
 use crate::harness::reply::{self, Form, Refusal};
@@ -99,7 +99,7 @@ impl State {
         };
         host.shown.sync_type = sync_type;
         host.shown.acknowledged.clear();
-        host.download = Some(Download { rules, seen: self.log.len(), cursors: HashMap::new() });
+        host.download = Some(HostDownload { rules, seen: self.log.len(), cursors: HashMap::new() });
     }
 
     pub(super) fn event_upload(

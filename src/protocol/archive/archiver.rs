@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use plist::{Dictionary, Uid, Value};
 
-use super::{EPOCH, NULL};
+use super::{APPLE_EPOCH_SECS, NULL_OBJECT};
 
 /// An archive in the making. Methods that add an object answer a reference.
 pub(crate) struct Archiver {
@@ -15,7 +15,7 @@ pub(crate) struct Archiver {
 
 impl Archiver {
     pub(crate) fn new() -> Self {
-        Self { objects: vec![Value::String(NULL.to_owned())], classes: HashMap::new() }
+        Self { objects: vec![Value::String(NULL_OBJECT.to_owned())], classes: HashMap::new() }
     }
 
     /// A reference to whatever object has or will have this number.
@@ -61,7 +61,7 @@ impl Archiver {
 
     /// A date, given in seconds since 1970.
     pub(crate) fn date(&mut self, seconds: f64) -> Value {
-        self.instance("NSDate", [("NS.time", Value::Real(seconds - EPOCH))])
+        self.instance("NSDate", [("NS.time", Value::Real(seconds - APPLE_EPOCH_SECS))])
     }
 
     pub(crate) fn list(&mut self, elements: Vec<Value>) -> Value {

@@ -108,19 +108,19 @@ pub(crate) fn transcode(fields: &[Field], wire: &[u8], out: &mut Vec<u8>) -> Opt
     Some(())
 }
 
-const VARINT: u64 = 0;
+const VARINT_WIRE_TYPE: u64 = 0;
 const FIXED_64: u64 = 1;
-const LENGTH: u64 = 2;
+const LENGTH_WIRE_TYPE: u64 = 2;
 
 /// Writes a value; answers whether it is what an absent one stands for.
 fn value(shape: &Shape, wire_type: u64, wire: &mut Wire<'_>, out: &mut Vec<u8>) -> Option<bool> {
     match (shape, wire_type) {
-        (Shape::Text, LENGTH) => {
+        (Shape::Text, LENGTH_WIRE_TYPE) => {
             let text = std::str::from_utf8(wire.block()?).ok()?;
             write_text(text, out)?;
             Some(text.is_empty())
         }
-        (Shape::Bool, VARINT) => {
+        (Shape::Bool, VARINT_WIRE_TYPE) => {
             let on = match wire.varint()? {
                 0 => false,
                 1 => true,
@@ -129,12 +129,12 @@ fn value(shape: &Shape, wire_type: u64, wire: &mut Wire<'_>, out: &mut Vec<u8>) 
             out.extend_from_slice(if on { b"true" } else { b"false" });
             Some(!on)
         }
-        (Shape::U32, VARINT) => {
+        (Shape::U32, VARINT_WIRE_TYPE) => {
             let number = u32::try_from(wire.varint()?).ok()?;
             serde_json::to_writer(out, &number).ok()?;
             Some(number == 0)
         }
-        (Shape::I32, VARINT) => {
+        (Shape::I32, VARINT_WIRE_TYPE) => {
             let number = wire.int32()?;
             serde_json::to_writer(out, &number).ok()?;
             Some(number == 0)
@@ -144,7 +144,7 @@ fn value(shape: &Shape, wire_type: u64, wire: &mut Wire<'_>, out: &mut Vec<u8>) 
             serde_json::to_writer(out, &Write::<F64>(&number)).ok()?;
             Some(F64::is_default(&number))
         }
-        (Shape::Enum(names), VARINT) => {
+        (Shape::Enum(names), VARINT_WIRE_TYPE) => {
             let number = wire.int32()?;
             match names.iter().find(|(_, known)| *known == number) {
                 Some((name, _)) => write_text(name, out)?,
@@ -152,7 +152,7 @@ fn value(shape: &Shape, wire_type: u64, wire: &mut Wire<'_>, out: &mut Vec<u8>) 
             }
             Some(number == 0)
         }
-        (Shape::Nested(fields), LENGTH) => {
+        (Shape::Nested(fields), LENGTH_WIRE_TYPE) => {
             transcode(fields, wire.block()?, out)?;
             Some(false)
         }
@@ -215,11 +215,11 @@ pub(crate) fn varint_field(wire: &[u8], number: u64) -> Option<u64> {
     while !wire.0.is_empty() {
         let key = wire.varint()?;
         match (key >> 3, key & 7) {
-            (of, VARINT) if of == number => return wire.varint(),
+            (of, VARINT_WIRE_TYPE) if of == number => return wire.varint(),
             (of, _) if of >= number => return None,
-            (_, VARINT) => drop(wire.varint()?),
+            (_, VARINT_WIRE_TYPE) => drop(wire.varint()?),
             (_, FIXED_64) => drop(wire.take(8)?),
-            (_, LENGTH) => drop(wire.block()?),
+            (_, LENGTH_WIRE_TYPE) => drop(wire.block()?),
             _ => return None,
         }
     }

@@ -16,37 +16,37 @@ use std::path::{Path, PathBuf};
 use super::Notice;
 use crate::files::{self, Access, Obstacle, Replacement, beside};
 use crate::model::Timestamp;
+use crate::model::text::on_one_line;
+use crate::store::SUSPECT_SUFFIX;
 
-/// The suffix of the mark.
-pub(super) const MARK: &str = "-suspect";
 /// A mark with a destination begins with this.
-const MOVING: &str = "moving to ";
+const MOVING_TO: &str = "moving to ";
 /// Comes between the name of the database and the time in the name of a copy.
-const COPY: &str = ".corrupt-";
+const COPY_INFIX: &str = ".corrupt-";
 /// The suffixes of the files of a database, log first: if the mark were lost,
 /// the log must not end up beside a new database.
-const PARTS: [&str; 4] = ["-wal", "-journal", "-shm", ""];
+const FILE_SUFFIXES: [&str; 4] = ["-wal", "-journal", "-shm", ""];
 /// The size of the longest mark of ours, in bytes.
-const MAX_MARK: u64 = 4096;
+const MAX_MARK_BYTES: u64 = 4096;
 /// How many of the last copies of a database are kept besides the first.
 const LAST_KEPT: usize = 2;
 
 /// Returns whether the whole file must be checked before use.
 pub(super) fn is_suspect(path: &Path) -> bool {
-    fs::symlink_metadata(beside(path, MARK)).is_ok()
+    fs::symlink_metadata(beside(path, SUSPECT_SUFFIX)).is_ok()
 }
 
 /// Records that a statement reported corruption. The next writable open checks
 /// the file and sets it aside if it is corrupt.
 pub(in crate::store) fn mark_suspect(path: &Path) {
-    if let Err(error) = files::open_own(&beside(path, MARK), Access::Write) {
+    if let Err(error) = files::open_own(&beside(path, SUSPECT_SUFFIX), Access::Write) {
         tracing::warn!(path = %path.display(), %error, "cannot mark the database as suspect");
     }
 }
 
 /// Records that the file was checked and is sound.
 pub(super) fn clear_mark(path: &Path) -> io::Result<()> {
-    match fs::remove_file(beside(path, MARK)) {
+    match fs::remove_file(beside(path, SUSPECT_SUFFIX)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -56,23 +56,23 @@ pub(super) fn clear_mark(path: &Path) -> io::Result<()> {
 pub(super) fn set_aside(path: &Path, now: Timestamp, reason: &str) -> io::Result<Notice> {
     let copy = free_name(path, now)?;
     let name = copy.file_name().unwrap_or_default().to_string_lossy();
-    let reason: String = reason.chars().filter(|c| !c.is_control()).take(500).collect();
-    let mark = format!("{MOVING}{name}\n{reason}\n");
+    let reason: String = on_one_line(reason, 500);
+    let mark = format!("{MOVING_TO}{name}\n{reason}\n");
     let how = Replacement { mode: 0o600, durable: true };
-    files::replace(&beside(path, MARK), mark.as_bytes(), how)?;
+    files::replace(&beside(path, SUSPECT_SUFFIX), mark.as_bytes(), how)?;
     finish(path, copy, reason)
 }
 
 /// Completes a move that a crash interrupted.
 pub(super) fn resume(path: &Path) -> io::Result<Option<Notice>> {
-    let mark = match files::read_own(&beside(path, MARK), MAX_MARK) {
+    let mark = match files::read_own(&beside(path, SUSPECT_SUFFIX), MAX_MARK_BYTES) {
         Ok(Some(mark)) => mark,
         Ok(None) | Err(Obstacle::TooLarge(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let mark = String::from_utf8_lossy(&mark);
     let mut lines = mark.lines();
-    let Some(name) = lines.next().and_then(|line| line.strip_prefix(MOVING)) else {
+    let Some(name) = lines.next().and_then(|line| line.strip_prefix(MOVING_TO)) else {
         return Ok(None);
     };
     let copy = path.with_file_name(name);
@@ -83,7 +83,7 @@ pub(super) fn resume(path: &Path) -> io::Result<Option<Notice>> {
 }
 
 fn finish(path: &Path, copy: PathBuf, reason: String) -> io::Result<Notice> {
-    for part in PARTS {
+    for part in FILE_SUFFIXES {
         let from = beside(path, part);
         if fs::symlink_metadata(&from).is_err() {
             continue;
@@ -111,17 +111,17 @@ fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    let mut copy = beside(path, &format!("{COPY}{time}"));
+    let mut copy = beside(path, &format!("{COPY_INFIX}{time}"));
     let mut further = 1;
     loop {
-        let taken = PARTS.iter().map(|part| fs::symlink_metadata(beside(&copy, part)));
+        let taken = FILE_SUFFIXES.iter().map(|part| fs::symlink_metadata(beside(&copy, part)));
         match taken.flatten().next() {
             None => return Ok(copy),
             Some(_) if further == u32::MAX => return Err(io::ErrorKind::AlreadyExists.into()),
             Some(_) => {}
         }
         further += 1;
-        copy = beside(path, &format!("{COPY}{time}-{further}"));
+        copy = beside(path, &format!("{COPY_INFIX}{time}-{further}"));
     }
 }
 
@@ -135,7 +135,8 @@ struct Copy {
 impl Copy {
     /// Returns `None` for any other name, including that of a copy's log.
     fn parse(path: &Path, name: &OsStr) -> Option<Self> {
-        let rest = name.to_str()?.strip_prefix(path.file_name()?.to_str()?)?.strip_prefix(COPY)?;
+        let rest =
+            name.to_str()?.strip_prefix(path.file_name()?.to_str()?)?.strip_prefix(COPY_INFIX)?;
         let (time, further) = rest.split_once('-').unwrap_or((rest, "1"));
         let plain = !time.is_empty() && time.chars().all(|c| c.is_ascii_alphanumeric());
         Some(Self { time: plain.then(|| time.to_owned())?, further: further.parse().ok()? })
@@ -160,7 +161,7 @@ fn forget_copies(path: &Path, made: &Path) -> io::Result<()> {
     // The newest come first; the one just made counts as one of the last.
     let first = copies.len().saturating_sub(1);
     for (_, copy) in copies.get(LAST_KEPT - 1..first).unwrap_or_default() {
-        for part in PARTS {
+        for part in FILE_SUFFIXES {
             match fs::remove_file(beside(copy, part)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -8,14 +8,15 @@ use std::path::Path;
 
 use super::StoreError;
 use crate::files;
+use crate::store::{EVENTS_FILE, LOCK_FILE, RULES_FILE};
 
 /// The mode of the directory.
-const PRIVATE: u32 = 0o700;
+const PRIVATE_MODE: u32 = 0o700;
 /// The mode that the daemon sets for a `SocketGroup`, which may reach the
 /// control socket but not list the directory.
 const FOR_SOCKET_GROUP: u32 = 0o710;
 /// A directory that contains one of these is a state directory.
-const OURS: [&str; 3] = ["rules.db", "events.db", crate::store::LOCK_FILE];
+const OUR_FILES: [&str; 3] = [RULES_FILE, EVENTS_FILE, LOCK_FILE];
 
 /// Creates the state directory, or checks the existing one and makes it
 /// private.
@@ -31,20 +32,20 @@ pub(in crate::store) fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
     for _ in 0..2 {
         files::check_guarded(dir)
             .map_err(|exposed| StoreError::DirectoryExposed { path: dir.to_owned(), exposed })?;
-        DirBuilder::new().recursive(true).mode(PRIVATE).create(dir).map_err(unusable)?;
+        DirBuilder::new().recursive(true).mode(PRIVATE_MODE).create(dir).map_err(unusable)?;
     }
     let mode = fs::metadata(dir).map_err(unusable)?.permissions().mode() & 0o7777;
-    if mode == PRIVATE || mode == FOR_SOCKET_GROUP {
+    if mode == PRIVATE_MODE || mode == FOR_SOCKET_GROUP {
         return Ok(());
     }
     // A mistyped --state-dir must not close /etc to everybody.
-    let is_ours = || OURS.iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok());
+    let is_ours = || OUR_FILES.iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok());
     if !is_ours() && holds_directories(dir).map_err(unusable)? {
         return Err(refused(&format!(
             "others may use it (mode {mode:04o}) and it contains directories, so it is not a state directory"
         )));
     }
-    fs::set_permissions(dir, Permissions::from_mode(PRIVATE)).map_err(unusable)
+    fs::set_permissions(dir, Permissions::from_mode(PRIVATE_MODE)).map_err(unusable)
 }
 
 fn holds_directories(dir: &Path) -> io::Result<bool> {

@@ -15,7 +15,7 @@ use crate::files::{self, Access, FileLock, beside};
 /// fraction of it.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 /// The pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(5);
+const TURN_PAUSE: Duration = Duration::from_millis(5);
 
 /// The right to prepare a database, held until dropped or until the process
 /// ends. It does not restrict use of the database.
@@ -30,7 +30,7 @@ impl Turn {
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         let lock_file = beside(path, "-lock");
         let failed = |found| StoreError::from_obstacle(&lock_file, found);
-        for _ in 0..MAX_WAIT.as_millis() / PAUSE.as_millis() {
+        for _ in 0..MAX_WAIT.as_millis() / TURN_PAUSE.as_millis() {
             let file = files::open_own(&lock_file, Access::Write).map_err(failed)?;
             match FileLock::try_new(file).map_err(|error| failed(error.into()))? {
                 Some(lock) => return Ok(Self { _lock: lock }),
@@ -43,7 +43,7 @@ impl Turn {
 
 /// Pauses briefly.
 pub(super) fn pause() {
-    let Ok(timeout) = Timespec::try_from(PAUSE) else { return };
+    let Ok(timeout) = Timespec::try_from(TURN_PAUSE) else { return };
     // Polling nothing only waits.
     let _ = rustix::event::poll(&mut [], Some(&timeout));
 }

@@ -8,7 +8,7 @@ use crate::model::Timestamp;
 use crate::store::StoreError;
 
 /// The most requests kept open. A server may ask for any text.
-const MOST: u64 = 10_000;
+const MAX_BUNDLES: u64 = 10_000;
 
 /// The longest bundle hash kept, in bytes; a SHA-256 has 64 digits.
 const HASH_MAX: usize = 256;
@@ -80,7 +80,7 @@ pub(super) fn note_requests(
             tracing::warn!(bytes = hash.len(), "the server asked for a bundle by no hash");
             continue;
         }
-        note.execute((hash, now.as_millis(), MOST))?;
+        note.execute((hash, now.as_millis(), MAX_BUNDLES))?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::store::{StoreError, db};
 pub(super) const FIRST_ID: i64 = 1 << 62;
 
 /// How long a statement waits for the other program's locks.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement waits once one has timed out.
 const BUSY_LOCKED: Duration = Duration::from_millis(50);
 
@@ -76,7 +76,7 @@ impl EventStore {
 impl Foreign {
     fn open(path: &Path) -> Result<Self, StoreError> {
         let what = match files::own(path) {
-            Ok(Some(_)) => db::BESIDE.into_iter().find_map(|part| {
+            Ok(Some(_)) => db::SQLITE_SUFFIXES.into_iter().find_map(|part| {
                 files::own(&files::beside(path, part))
                     .err()
                     .map(|found| format!("has a {part} file that cannot be used: {found}"))
@@ -96,7 +96,7 @@ impl Foreign {
         let failed = |source| StoreError::from_open(path, source);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
-        conn.busy_timeout(BUSY).map_err(failed)?;
+        conn.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
         db::harden(&conn).map_err(failed)?;
         conn.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
         let found: i64 =
@@ -240,7 +240,7 @@ impl Foreign {
                  WHEN s.size IS NOT NULL OR octet_length(events.eventdata) > ?1 \
                  THEN octet_length(events.eventdata) IS s.size \
                  ELSE events.eventdata = s.data END)",
-                [row::LARGEST],
+                [row::MAX_PAYLOAD_BYTES],
             )
         };
         let deleted = delete();

@@ -4,8 +4,8 @@
 use rusqlite::Transaction;
 
 use super::{
-    EventStore, OTHERS_END, QUEUE_FULL, State, add_bytes, count_drops, remove, save_state, state,
-    unique,
+    EventStore, OTHERS_END, QUEUE_FULL, QueueState, add_bytes, count_drops, remove, save_state,
+    state, unique,
 };
 use crate::model::{EventSummary, Now, Timestamp};
 use crate::store::StoreError;
@@ -131,7 +131,7 @@ impl EventStore {
 /// Queues an event, unless one with its unique id is queued.
 pub(super) fn insert(
     tx: &Transaction<'_>,
-    state: &mut State,
+    state: &mut QueueState,
     event: &NewEvent,
     now: Timestamp,
 ) -> rusqlite::Result<Queued> {
@@ -157,7 +157,7 @@ pub(super) fn insert(
 /// Drops and counts events beyond the limits, after `added` events were queued.
 fn keep_within(
     tx: &Transaction<'_>,
-    state: &mut State,
+    state: &mut QueueState,
     limits: Limits,
     added: usize,
     now: Timestamp,

@@ -14,7 +14,7 @@ use crate::store::StoreError;
 const BATCH_BYTES: usize = 8 << 20;
 
 /// A row of the queue; without an event if its producer has deleted it.
-struct Row {
+struct QueueRow {
     id: i64,
     idx: i64,
     event: Option<EventRow>,
@@ -90,7 +90,7 @@ impl EventStore {
             return Ok(None);
         }
         let rows = self.own_rows(limit, Some(after))?;
-        let own = |row: Row| row.event.filter(|_| row.idx >= super::OTHERS_END);
+        let own = |row: QueueRow| row.event.filter(|_| row.idx >= super::OTHERS_END);
         let batch: Option<Vec<EventRow>> = rows.into_iter().map(own).collect();
         Ok(batch.filter(|batch| !batch.is_empty()))
     }
@@ -103,7 +103,7 @@ impl EventStore {
         mut after: Option<i64>,
     ) -> Result<Vec<EventRow>, StoreError> {
         let Some(foreign) = &mut self.foreign else { return Ok(Vec::new()) };
-        let failed = |source| StoreError::from_use(&self.path, READING, source);
+        let failed = |source| StoreError::from_use(&self.path, READ_EVENTS, source);
         loop {
             let mut room = BatchRoom::new(limit);
             let (mut batch, mut known) = (Vec::new(), Vec::new());
@@ -147,7 +147,7 @@ impl EventStore {
             "SELECT {}, q.arrived FROM {} \
              WHERE q.id > (SELECT settled_through FROM agent_queue_state) ORDER BY q.id",
             row::queued_columns(),
-            row::QUEUED
+            row::QUEUED_EVENTS
         );
         let mut visit = || {
             let mut rows = self.conn.prepare(&sql)?;
@@ -162,17 +162,17 @@ impl EventStore {
             }
             Ok(())
         };
-        visit().map_err(self.failed(READING))
+        visit().map_err(self.failed(READ_EVENTS))
     }
 
     /// Returns rows of our own database, as many as fit in a batch.
-    fn own_rows(&self, limit: usize, after: Option<i64>) -> Result<Vec<Row>, StoreError> {
+    fn own_rows(&self, limit: usize, after: Option<i64>) -> Result<Vec<QueueRow>, StoreError> {
         let sql = format!(
             "SELECT {}, q.idx, r.batch_limit FROM {} LEFT JOIN agent_refusals AS r ON r.id = q.id \
              WHERE q.id > max(?1, (SELECT settled_through FROM agent_queue_state)) \
              ORDER BY q.id LIMIT ?2",
             row::queued_columns(),
-            row::QUEUED
+            row::QUEUED_EVENTS
         );
         let read = || {
             let mut statement = self.conn.prepare_cached(&sql)?;
@@ -186,25 +186,25 @@ impl EventStore {
                 {
                     break;
                 }
-                found.push(Row { id: row.get("id")?, idx: row.get("idx")?, event });
+                found.push(QueueRow { id: row.get("id")?, idx: row.get("idx")?, event });
             }
-            for Row { idx, event, .. } in &mut found {
+            for QueueRow { idx, event, .. } in &mut found {
                 if let Some(event) = event {
                     row::load_head(&self.conn, *idx, event)?;
                 }
             }
             Ok(found)
         };
-        read().map_err(self.failed(READING))
+        read().map_err(self.failed(READ_EVENTS))
     }
 
     /// Remembers the fingerprints of other producers' rows. Returns the batch,
     /// and the ids of rows that no longer exist.
-    fn lend(&mut self, rows: Vec<Row>) -> (Vec<EventRow>, Vec<i64>) {
+    fn lend(&mut self, rows: Vec<QueueRow>) -> (Vec<EventRow>, Vec<i64>) {
         let mut gone = Vec::new();
         let mut batch = Vec::with_capacity(rows.len());
         self.lent.clear();
-        for Row { id, idx, event } in rows {
+        for QueueRow { id, idx, event } in rows {
             match event {
                 None => gone.push(id),
                 Some(event) => {
@@ -246,7 +246,7 @@ impl EventStore {
                 .conn
                 .prepare_cached(&format!("SELECT EXISTS ({NOT_ENTERED})"))
                 .and_then(|mut any| any.query_row((from, 1), |row| row.get(0)))
-                .map_err(self.failed(READING))?;
+                .map_err(self.failed(READ_EVENTS))?;
             if !any {
                 return Ok(adopted);
             }
@@ -287,7 +287,7 @@ const NOT_ENTERED: &str = concat!(
 /// How many rows are entered in one commit, so that it stays short.
 const ADOPTED_AT_ONCE: u64 = 10_000;
 
-const READING: &str = "read queued events";
+const READ_EVENTS: &str = "read queued events";
 
 /// How much more fits in a batch.
 struct BatchRoom {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// How long an equal event is skipped.
-const WINDOW: Duration = Duration::from_hours(4);
+const BACK_OFF_WINDOW: Duration = Duration::from_hours(4);
 
 /// The most unique ids remembered; beyond, all are forgotten. Lost with the
 /// process: this thins out a flood, it does not deduplicate.
@@ -19,7 +19,7 @@ impl RecentlySeen {
     /// Returns whether an event may be queued, and if so, remembers the time.
     pub(super) fn admits(&mut self, unique_id: &str, elapsed: Duration) -> bool {
         if let Some(last) = self.0.get(unique_id)
-            && elapsed.saturating_sub(*last) < WINDOW
+            && elapsed.saturating_sub(*last) < BACK_OFF_WINDOW
         {
             return false;
         }

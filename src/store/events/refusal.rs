@@ -15,7 +15,7 @@ pub(super) const ALONE_MAX: u32 = 3;
 /// events, so that eight syncs isolate a refused event in a batch of any size.
 const MAX_AFTER_REFUSAL: usize = 25;
 
-const CEILING: &str = "batch_ceiling";
+const BATCH_CEILING_KEY: &str = "batch_ceiling";
 const REFUSED_SYNCS: &str = "refused_syncs";
 
 /// The outcome of a refusal.
@@ -117,7 +117,7 @@ impl EventStore {
     pub fn upload_memory(&self) -> Result<UploadMemory, StoreError> {
         let read = || {
             // An unreadable value counts as missing: it is learned again.
-            let ceiling: Option<u32> = agent_meta::get(&self.conn, CEILING)?;
+            let ceiling: Option<u32> = agent_meta::get(&self.conn, BATCH_CEILING_KEY)?;
             Ok(UploadMemory {
                 ceiling: ceiling.and_then(|ceiling| usize::try_from(ceiling).ok()),
                 refused_syncs: agent_meta::get(&self.conn, REFUSED_SYNCS)?.unwrap_or(0),
@@ -139,8 +139,8 @@ fn remember(tx: &Transaction<'_>, memory: UploadMemory) -> rusqlite::Result<()> 
     let UploadMemory { ceiling, refused_syncs } = memory;
     let ceiling = ceiling.map(|ceiling| u32::try_from(ceiling).unwrap_or(u32::MAX));
     match ceiling {
-        Some(ceiling) => agent_meta::put(tx, CEILING, &ceiling)?,
-        None => agent_meta::forget(tx, CEILING)?,
+        Some(ceiling) => agent_meta::put(tx, BATCH_CEILING_KEY, &ceiling)?,
+        None => agent_meta::forget(tx, BATCH_CEILING_KEY)?,
     }
     agent_meta::put(tx, REFUSED_SYNCS, &refused_syncs)
 }

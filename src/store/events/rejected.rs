@@ -59,10 +59,10 @@ pub enum Requeued {
 
 /// The bounds of what stays set aside. Beyond, the oldest are dropped and
 /// counted like those of a full queue.
-const KEPT: Kept = Kept { events: 100_000, bytes: 200 << 20 };
+const REJECTED_BOUNDS: RejectedBounds = RejectedBounds { events: 100_000, bytes: 200 << 20 };
 
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct RejectedBounds {
     events: u64,
     /// The most bytes of their payloads.
     bytes: u64,
@@ -172,7 +172,7 @@ pub(super) fn set_aside(
         "SELECT {}, q.idx, q.allowed FROM {} \
          WHERE q.id = ?1 AND q.id > (SELECT settled_through FROM agent_queue_state)",
         row::queued_columns(),
-        row::QUEUED
+        row::QUEUED_EVENTS
     );
     let queued = tx
         .prepare_cached(&sql)?
@@ -259,10 +259,10 @@ fn count(tx: &Transaction<'_>, events: i64, bytes: i64) -> rusqlite::Result<()> 
 
 /// Drops the oldest events set aside beyond the bounds.
 pub(super) fn keep_within_bound(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
-    keep_newest(tx, KEPT, now)
+    keep_newest(tx, REJECTED_BOUNDS, now)
 }
 
-fn keep_newest(tx: &Transaction<'_>, kept: Kept, now: Timestamp) -> rusqlite::Result<()> {
+fn keep_newest(tx: &Transaction<'_>, kept: RejectedBounds, now: Timestamp) -> rusqlite::Result<()> {
     let mut dropped = 0;
     while dropped < DROPPED_AT_ONCE {
         let (events, bytes): (u64, u64) = tx
@@ -300,7 +300,7 @@ mod tests {
                 let (unique_id, data) = (name.to_owned(), b"x".to_vec());
                 let row = EventRow { id: 0, unique_id, data, oversize: None };
                 add(tx, &row, false, Cause::Undecodable, "why", now)?;
-                keep_newest(tx, Kept { events: 3, bytes: 100 }, now)
+                keep_newest(tx, RejectedBounds { events: 3, bytes: 100 }, now)
             };
             store.commit("reject", add).expect("rejected");
             let left = store.rejected(10).expect("a list").into_iter().map(|r| (r.id, r.unique_id));

@@ -9,10 +9,10 @@ use crate::model::EventRow;
 
 /// The largest payload loaded, in bytes. An event takes 1 to 50 KB, and
 /// anything beyond 1 MiB cannot be decoded.
-pub(super) const LARGEST: u64 = 16 << 20;
+pub(super) const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 
 /// How much of a larger payload is kept when its row is set aside, in bytes.
-const HEAD: usize = 64 << 10;
+const HEAD_BYTES: usize = 64 << 10;
 
 /// The longest unique id loaded, in bytes. Ours have at most 1024.
 const NAME_MAX: u64 = 4096;
@@ -22,7 +22,7 @@ pub(super) fn columns() -> String {
     format!(
         "CASE WHEN octet_length(e.uniqueid) <= {NAME_MAX} THEN e.uniqueid END, \
          octet_length(e.uniqueid), \
-         CASE WHEN typeof(e.eventdata) = 'blob' AND octet_length(e.eventdata) <= {LARGEST} \
+         CASE WHEN typeof(e.eventdata) = 'blob' AND octet_length(e.eventdata) <= {MAX_PAYLOAD_BYTES} \
               THEN e.eventdata END, \
          CASE WHEN typeof(e.eventdata) = 'blob' THEN octet_length(e.eventdata) ELSE 0 END"
     )
@@ -40,7 +40,7 @@ pub(super) fn read(row: &Row<'_>, at: usize, id: i64) -> rusqlite::Result<EventR
         id,
         unique_id,
         data: data(row.get_ref(at + 2)?),
-        oversize: (size > LARGEST).then_some(size),
+        oversize: (size > MAX_PAYLOAD_BYTES).then_some(size),
     })
 }
 
@@ -50,7 +50,7 @@ pub(super) fn queued_columns() -> String {
 }
 
 /// Where [`queued_columns`] come from.
-pub(super) const QUEUED: &str = "agent_queue AS q LEFT JOIN agent_events AS a ON a.id = q.id \
+pub(super) const QUEUED_EVENTS: &str = "agent_queue AS q LEFT JOIN agent_events AS a ON a.id = q.id \
      LEFT JOIN events AS e ON e.idx = q.idx";
 
 /// Reads the columns of [`queued_columns`], which come first in the row. `None`
@@ -69,7 +69,7 @@ pub(super) fn read_queued(row: &Row<'_>) -> rusqlite::Result<Option<EventRow>> {
 pub(super) fn load_head(conn: &Connection, idx: i64, row: &mut EventRow) -> rusqlite::Result<()> {
     if row.oversize.is_some() {
         let payload: Blob<'_> = conn.blob_open(MAIN_DB, "events", "eventdata", idx, true)?;
-        row.data = vec![0; HEAD.min(payload.len())];
+        row.data = vec![0; HEAD_BYTES.min(payload.len())];
         payload.read_at_exact(&mut row.data, 0)?;
     }
     Ok(())

@@ -6,8 +6,8 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
 use super::rejected::{Cause, add as add_rejected, keep_within_bound, set_aside};
 use super::{
-    EventStore, OTHERS_END, State, UNSENDABLE, add_bytes, bundles, count_drops, foreign, remove,
-    row, save_state, state, unique,
+    EventStore, OTHERS_END, QueueState, UNSENDABLE, add_bytes, bundles, count_drops, foreign,
+    remove, row, save_state, state, unique,
 };
 use crate::model::SettledEvents;
 use crate::model::Timestamp;
@@ -16,9 +16,9 @@ use crate::store::StoreError;
 /// The most delivered events that stay in the file, though never more than are
 /// queued. Deleting this many at once costs half of deleting them batch by
 /// batch.
-const MANY: i64 = 2_000;
+const MANY_EVENTS: i64 = 2_000;
 /// How many of them one commit deletes, which takes about 10 ms.
-const CLEARED_AT_ONCE: i64 = 2 * MANY;
+const CLEARED_AT_ONCE: i64 = 2 * MANY_EVENTS;
 /// How many rows that an earlier version left behind are deleted with each
 /// batch. Each may touch a page of the unique index.
 const LEFTOVERS_AT_ONCE: u64 = 2_000;
@@ -78,7 +78,7 @@ impl EventStore {
 /// Removes rows from the queue and returns how many there were.
 fn take_out(
     tx: &Transaction<'_>,
-    state: &mut State,
+    state: &mut QueueState,
     ids: &BTreeSet<i64>,
     lent: &BTreeMap<i64, u64>,
 ) -> rusqlite::Result<u64> {
@@ -147,13 +147,15 @@ fn forget_refusals(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> rusq
 
 /// Deletes delivered events once they outnumber the queued ones, or are many.
 /// Returns whether it did.
-fn clear_delivered(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool> {
+fn clear_delivered(tx: &Transaction<'_>, state: QueueState) -> rusqlite::Result<bool> {
     let oldest: Option<i64> =
         tx.prepare_cached("SELECT min(id) FROM agent_queue")?.query_row([], |row| row.get(0))?;
     let Some(oldest) = oldest.filter(|oldest| *oldest <= state.settled_through) else {
         return Ok(false);
     };
-    if state.settled_through - oldest < i64::try_from(state.pending).unwrap_or(MANY).min(MANY) {
+    if state.settled_through - oldest
+        < i64::try_from(state.pending).unwrap_or(MANY_EVENTS).min(MANY_EVENTS)
+    {
         return Ok(false);
     }
     let last = state.settled_through.min(oldest + CLEARED_AT_ONCE - 1);
@@ -169,7 +171,7 @@ fn clear_delivered(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool>
 
 /// Deletes rows of delivered events from table events, where earlier versions
 /// queued them. Returns whether there were any.
-fn clear_leftovers(tx: &Transaction<'_>, state: State) -> rusqlite::Result<bool> {
+fn clear_leftovers(tx: &Transaction<'_>, state: QueueState) -> rusqlite::Result<bool> {
     let cleared = tx
         .prepare_cached(
             "DELETE FROM events WHERE idx IN (SELECT idx FROM events \

@@ -6,7 +6,7 @@
 
 use rusqlite::{OptionalExtension as _, Transaction};
 
-use super::{OTHERS_END, State};
+use super::{OTHERS_END, QueueState};
 
 /// How many entries the sweep visits for each deleted event. This leaves at
 /// most about a third as many stale entries as events.
@@ -17,7 +17,7 @@ const SWEPT_ALWAYS: u64 = 100;
 /// Returns whether an event with this unique id is queued.
 pub(super) fn is_queued(
     tx: &Transaction<'_>,
-    state: State,
+    state: QueueState,
     unique_id: &str,
 ) -> rusqlite::Result<bool> {
     let other: Option<i64> = tx
@@ -54,7 +54,7 @@ pub(super) fn forget(tx: &Transaction<'_>, unique_id: &str, id: i64) -> rusqlite
 
 /// Deletes stale entries of delivered events, after `left` more events have
 /// been deleted.
-pub(super) fn sweep(tx: &Transaction<'_>, state: State, left: u64) -> rusqlite::Result<()> {
+pub(super) fn sweep(tx: &Transaction<'_>, state: QueueState, left: u64) -> rusqlite::Result<()> {
     if state.pending == 0 {
         tx.prepare_cached("DELETE FROM agent_unique")?.execute([])?;
         return Ok(());

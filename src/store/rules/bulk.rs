@@ -53,7 +53,7 @@ pub(super) fn apply(
         done.removed_by_cleanup = tx.execute(&sql, [])? as u64;
     }
     let rows = remaining(tx)?;
-    let plan = Plan::new(rules, &rows, done);
+    let plan = BulkPlan::new(rules, &rows, done);
     let mut counts = RuleCounts::default();
     let mut delete = tx.prepare("DELETE FROM execution_rules WHERE rowid = ?1")?;
     for row in &rows {
@@ -86,7 +86,7 @@ pub(super) fn apply(
 }
 
 /// A row that the cleanup has kept and that a rule of a download may name.
-struct Row {
+struct KeptRow {
     rowid: i64,
     names: Fingerprint,
     rule_type: i32,
@@ -94,7 +94,7 @@ struct Row {
     state: Option<i32>,
 }
 
-fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
+fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<KeptRow>> {
     let mut scratch = Vec::new();
     let mut found = Vec::new();
     let mut statement = tx.prepare("SELECT rowid, identifier, state, type FROM execution_rules")?;
@@ -105,23 +105,23 @@ fn remaining(tx: &Transaction<'_>) -> rusqlite::Result<Vec<Row>> {
             continue;
         };
         let names = fingerprint_of_row(identifier, rule_type, &mut scratch);
-        found.push(Row { rowid: row.get(0)?, names, rule_type, state });
+        found.push(KeptRow { rowid: row.get(0)?, names, rule_type, state });
     }
     Ok(found)
 }
 
 /// Which rules of a download apply, and which rows they replace.
-struct Plan {
+struct BulkPlan {
     /// For each rule, whether no later rule has its identifier and type.
     last: Vec<bool>,
     /// The fingerprints of replaced rows, sorted.
     replaced: Vec<Fingerprint>,
 }
 
-impl Plan {
+impl BulkPlan {
     /// Examines the download, and counts in `done` what applying it rule by
     /// rule would do.
-    fn new(rules: &RuleSet, rows: &[Row], done: &mut RulesCommitted) -> Self {
+    fn new(rules: &RuleSet, rows: &[KeptRow], done: &mut RulesCommitted) -> Self {
         let mut namings = namings(rules, rows.len());
         // A row exists, whatever its rule decides.
         let is_there = Some(RuleSide::Depends);

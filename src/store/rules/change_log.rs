@@ -65,11 +65,11 @@ struct StoredRow {
 }
 
 /// The columns of [`StoredRow::read`].
-const CONTENT: &str = "state, cel_expr, seatbelt_policy, custommsg, customurl, comment, \
+const COMPARED_COLUMNS: &str = "state, cel_expr, seatbelt_policy, custommsg, customurl, comment, \
                        event_detail_button_text, rule_id";
 
 impl StoredRow {
-    /// Reads the columns of [`CONTENT`], the first of which is `at`.
+    /// Reads the columns of [`COMPARED_COLUMNS`], the first of which is `at`.
     fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
         let bytes = |column| row.get_ref(at + column).map(row::bytes);
         let rule_id = row.get_ref(at + 7)?.as_i64().unwrap_or(0);
@@ -129,7 +129,7 @@ pub(super) fn compare(
     let mut known =
         if stored > 0 && rules.len() >= stored / 8 { Some(content_of(conn, &last)?) } else { None };
     let mut find = conn.prepare(&format!(
-        "SELECT {CONTENT} FROM execution_rules WHERE identifier = ?1 AND type = ?2"
+        "SELECT {COMPARED_COLUMNS} FROM execution_rules WHERE identifier = ?1 AND type = ?2"
     ))?;
     for (rule, naming) in rules.iter().zip(&namings) {
         if last.get(&naming.names()) != Some(&naming.place()) {
@@ -164,7 +164,7 @@ fn content_of(
     let mut found = HashMap::new();
     let mut scratch = Vec::new();
     let mut statement =
-        conn.prepare(&format!("SELECT identifier, type, {CONTENT} FROM execution_rules"))?;
+        conn.prepare(&format!("SELECT identifier, type, {COMPARED_COLUMNS} FROM execution_rules"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (identifier, rule_type) = (row::text(row.get_ref(0)?), row::number(row.get_ref(1)?));

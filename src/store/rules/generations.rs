@@ -374,7 +374,7 @@ fn logged(row: &Row<'_>) -> rusqlite::Result<Option<LoggedRule>> {
     }))
 }
 
-const READING: &str = "read the log of rule changes";
+const READ_RULE_LOG: &str = "read the log of rule changes";
 
 impl Store {
     /// The newest generation; `None` if the store never held a rule.
@@ -413,7 +413,7 @@ impl Store {
         let sql = format!("SELECT {COLUMNS} FROM agent_generations WHERE {condition}");
         let read =
             || self.rules.prepare_cached(&sql)?.query_row(params, Generation::read).optional();
-        read().map_err(self.failed(READING))
+        read().map_err(self.failed(READ_RULE_LOG))
     }
 
     /// Shows the kept generations that were committed at `since` or later to
@@ -439,7 +439,7 @@ impl Store {
             }
             Ok(())
         };
-        read().map_err(self.failed(READING))
+        read().map_err(self.failed(READ_RULE_LOG))
     }
 
     /// Shows the kept changes of a generation to `visit`, those that the
@@ -469,7 +469,7 @@ impl Store {
             }
             Ok(())
         };
-        read().map_err(self.failed(READING))
+        read().map_err(self.failed(READ_RULE_LOG))
     }
 
     /// Since when a rule decides as it does; `None` if no generation is kept, or
@@ -497,7 +497,7 @@ impl Store {
             )?;
             Ok((came, unknown))
         };
-        let (came, unknown) = read().map_err(self.failed(READING))?;
+        let (came, unknown) = read().map_err(self.failed(READ_RULE_LOG))?;
         let Some(number) = came.max(unknown) else { return Ok(None) };
         Ok(self.generation(number)?.map(|generation| RuleSince {
             generation: generation.number,
@@ -566,7 +566,7 @@ impl Store {
             }
             Ok(())
         };
-        read().map_err(self.failed(READING))
+        read().map_err(self.failed(READ_RULE_LOG))
     }
 
     /// Shows each rule to `visit` that a generation after `base` added,
@@ -592,6 +592,6 @@ impl Store {
             }
             Ok(())
         };
-        read().map_err(self.failed(READING))
+        read().map_err(self.failed(READ_RULE_LOG))
     }
 }

@@ -332,9 +332,9 @@ fn entry(rule: StoredRule) -> Entry {
 
 /// The rules that belong to a server, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Rules(Vec<Entry>);
+struct RuleEntries(Vec<Entry>);
 
-impl Rules {
+impl RuleEntries {
     fn remove(&mut self, identifier: &str, rule_type: RuleType) {
         self.0.retain(|(i, t, ..)| (i.as_str(), *t) != (identifier, rule_type));
     }
@@ -366,7 +366,7 @@ impl Rules {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum CommitStep {
     Download(SyncType, Vec<Rule>),
     Local(u8),
     Reopen,
@@ -382,7 +382,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     })
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = CommitStep> {
     let sync_type = prop::sample::select(vec![
         SyncType::Normal,
         SyncType::Normal,
@@ -395,28 +395,28 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]);
     prop_oneof![
         12 => (sync_type, prop::collection::vec(any_rule(), 0..8))
-            .prop_map(|(sync_type, rules)| Step::Download(sync_type, rules)),
-        1 => (0..4_u8).prop_map(Step::Local),
-        1 => Just(Step::Reopen),
-        1 => Just(Step::Vacuum),
+            .prop_map(|(sync_type, rules)| CommitStep::Download(sync_type, rules)),
+        1 => (0..4_u8).prop_map(CommitStep::Local),
+        1 => Just(CommitStep::Reopen),
+        1 => Just(CommitStep::Vacuum),
     ]
 }
 
-fn compare(steps: Vec<Step>, bulk: usize) -> Result<(), TestCaseError> {
+fn compare(steps: Vec<CommitStep>, bulk: usize) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    let mut rules = Rules::default();
+    let mut rules = RuleEntries::default();
     // What the store held at each generation.
-    let mut held: Vec<(i64, String, Rules)> = Vec::new();
+    let mut held: Vec<(i64, String, RuleEntries)> = Vec::new();
     for step in steps {
         match step {
-            Step::Download(sync_type, sent) => {
+            CommitStep::Download(sync_type, sent) => {
                 let filler = |n: usize| rule(&format!("filler-{n}"), Policy::Allowlist, "");
                 let sent: Vec<Rule> = (0..bulk).map(filler).chain(sent).collect();
                 rules.download(&sent, sync_type);
                 commit(&mut store, &set(sent), sync_type);
             }
-            Step::Local(n) => {
+            CommitStep::Local(n) => {
                 let identifier = format!("platform:{n}");
                 let other = Connection::open(dir.path().join("rules.db")).expect("open");
                 let sql = "INSERT OR REPLACE INTO execution_rules (identifier, state, type) \
@@ -429,11 +429,11 @@ fn compare(steps: Vec<Step>, bulk: usize) -> Result<(), TestCaseError> {
                 drop(store);
                 store = open(dir.path());
             }
-            Step::Reopen => {
+            CommitStep::Reopen => {
                 drop(store);
                 store = open(dir.path());
             }
-            Step::Vacuum => store.rules.execute_batch("VACUUM").expect("rewritten"),
+            CommitStep::Vacuum => store.rules.execute_batch("VACUUM").expect("rewritten"),
         }
         let Some(newest) = store.newest_generation().expect("read") else { continue };
         prop_assert_eq!(&newest.rules_hash, &store.rules_hash().expect("a hash"));

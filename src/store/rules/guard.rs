@@ -15,11 +15,11 @@ use super::rules_hash::total;
 use crate::model::{RuleCounts, RuleSet, RuleSide, RuleState, RuleType, text};
 
 /// The guard applies to stores of at least this many rules.
-const FEWEST: u64 = 100;
+const MIN_GUARDED_RULES: u64 = 100;
 /// How many of the lost rules are named.
-const NAMED: usize = 5;
+const MAX_EXAMPLES: usize = 5;
 /// How much of an identifier a message shows, in characters.
-const SHOWN: usize = 80;
+const MAX_SHOWN_CHARS: usize = 80;
 
 /// How many of the stored rules a download may take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl RuleGuard {
     }
 
     fn stops(self, lost: u64, stored: u64) -> bool {
-        stored >= FEWEST && lost * 100 > stored * u64::from(self.percent)
+        stored >= MIN_GUARDED_RULES && lost * 100 > stored * u64::from(self.percent)
     }
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for RulesGuarded {
             examples.iter().enumerate()
         {
             let lead = if place == 0 { "; for example" } else { "," };
-            let identifier = text::escaped_start(identifier, SHOWN);
+            let identifier = text::escaped_start(identifier, MAX_SHOWN_CHARS);
             let before = before.unwrap_or("unknown");
             let after = after.unwrap_or("removed");
             write!(f, "{lead} {rule_type} {identifier} ({before} -> {after})")?;
@@ -91,7 +91,8 @@ pub(super) fn check(
     before: &RuleCounts,
 ) -> rusqlite::Result<Option<RulesGuarded>> {
     let stored = (total(before) as u64).saturating_sub(u64::from(before.transitive));
-    if stored < FEWEST || (cleanup == Cleanup::Nothing && !guard.stops(rules.len() as u64, stored))
+    if stored < MIN_GUARDED_RULES
+        || (cleanup == Cleanup::Nothing && !guard.stops(rules.len() as u64, stored))
     {
         // Each rule of such a download takes away at most one stored rule.
         return Ok(None);
@@ -142,7 +143,7 @@ pub(super) fn check(
             RuleChangeKind::Removed => found.removed += 1,
             RuleChangeKind::Replaced | RuleChangeKind::Added => found.reversed += 1,
         }
-        if found.examples.len() < NAMED {
+        if found.examples.len() < MAX_EXAMPLES {
             if let (RuleChangeKind::Replaced, Some(naming)) = (change, sent) {
                 reversing.push((naming.place(), found.examples.len()));
             }

@@ -5,7 +5,7 @@ use rusqlite::{Statement, Transaction, params};
 use crate::model::{RuleRef, RuleState};
 
 /// Names every column, so that no default of the table applies.
-const INSERT: &str = "INSERT INTO execution_rules (identifier, state, type, custommsg, timestamp, \
+const INSERT_SQL: &str = "INSERT INTO execution_rules (identifier, state, type, custommsg, timestamp, \
      customurl, comment, cel_expr, rule_id, seatbelt_policy, event_detail_button_text) \
      VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, NULL, ?8)";
 
@@ -19,7 +19,7 @@ pub(super) struct Insert<'tx>(Statement<'tx>);
 
 impl<'tx> Insert<'tx> {
     pub(super) fn prepare(tx: &'tx Transaction<'_>) -> rusqlite::Result<Self> {
-        tx.prepare(INSERT).map(Self)
+        tx.prepare(INSERT_SQL).map(Self)
     }
 
     /// Stores a rule and returns its rowid; `identifier` is the text of its

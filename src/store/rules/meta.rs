@@ -10,21 +10,21 @@ use crate::store::settings::to_json;
 use crate::store::{Store, StoreError, agent_meta};
 
 /// Hash of the rules, 32 hex digits.
-const HASH: &str = "rules_hash";
+const HASH_KEY: &str = "rules_hash";
 /// Digest of all columns of the rules, 32 hex digits.
-const CONTENT: &str = "rules_digest";
+const DIGEST_KEY: &str = "rules_digest";
 /// Counts of the rules, as JSON.
-const COUNTS: &str = "rules_counts";
+const COUNTS_KEY: &str = "rules_counts";
 /// 1 once a rule download has been committed.
-const COMPLETE: &str = "rules_complete";
+const COMPLETE_KEY: &str = "rules_complete";
 
 /// SQLite's number of the schema at the last commit. It grows with each VACUUM
 /// and each change of a table or an index, and restarts in a new file.
-const SCHEMA: &str = "rules_schema";
+const SCHEMA_KEY: &str = "rules_schema";
 
 /// 1 after another program has changed the rules; see the migration that
 /// creates the triggers.
-const TOUCHED: &str = "rules_touched";
+const TOUCHED_KEY: &str = "rules_touched";
 
 impl Store {
     /// Returns how many rules the store holds. Counts them only if another
@@ -95,7 +95,7 @@ pub(super) fn own_digest(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Resu
     let (hash, content) = progress.finish()?;
     let digest = Digest { hash, content, counts };
     keep_digest(tx, &digest)?;
-    agent_meta::forget(tx, TOUCHED)?;
+    agent_meta::forget(tx, TOUCHED_KEY)?;
     generations::record_found(tx, &digest, now)?;
     Ok(digest)
 }
@@ -106,9 +106,9 @@ pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>>
     if is_touched(conn)? {
         return Ok(None);
     }
-    let Some(hash) = agent_meta::get(conn, HASH)? else { return Ok(None) };
-    let Some(content) = agent_meta::get(conn, CONTENT)? else { return Ok(None) };
-    let counts: Option<String> = agent_meta::get(conn, COUNTS)?;
+    let Some(hash) = agent_meta::get(conn, HASH_KEY)? else { return Ok(None) };
+    let Some(content) = agent_meta::get(conn, DIGEST_KEY)? else { return Ok(None) };
+    let counts: Option<String> = agent_meta::get(conn, COUNTS_KEY)?;
     Ok(counts.and_then(|json| serde_json::from_str(&json).ok()).map(|counts| Digest {
         hash,
         content,
@@ -118,16 +118,16 @@ pub(super) fn kept_digest(conn: &Connection) -> rusqlite::Result<Option<Digest>>
 
 pub(super) fn keep_digest(conn: &Connection, digest: &Digest) -> rusqlite::Result<()> {
     let counts = to_json(&digest.counts)?;
-    agent_meta::put(conn, HASH, &digest.hash)?;
-    agent_meta::put(conn, CONTENT, &digest.content)?;
-    agent_meta::put(conn, COUNTS, &counts)?;
-    agent_meta::put(conn, SCHEMA, &schema(conn)?)
+    agent_meta::put(conn, HASH_KEY, &digest.hash)?;
+    agent_meta::put(conn, DIGEST_KEY, &digest.content)?;
+    agent_meta::put(conn, COUNTS_KEY, &counts)?;
+    agent_meta::put(conn, SCHEMA_KEY, &schema(conn)?)
 }
 
 /// Returns whether the rows are as numbered at the last commit: not restored
 /// from a dump, and not rewritten by a VACUUM.
 pub(super) fn is_same_file(conn: &Connection) -> rusqlite::Result<bool> {
-    Ok(agent_meta::get(conn, SCHEMA)? == Some(schema(conn)?))
+    Ok(agent_meta::get(conn, SCHEMA_KEY)? == Some(schema(conn)?))
 }
 
 fn schema(conn: &Connection) -> rusqlite::Result<i64> {
@@ -135,7 +135,7 @@ fn schema(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 pub(super) fn is_complete(conn: &Connection) -> rusqlite::Result<bool> {
-    Ok(agent_meta::get(conn, COMPLETE)?.unwrap_or(false))
+    Ok(agent_meta::get(conn, COMPLETE_KEY)?.unwrap_or(false))
 }
 
 /// Returns whether any rule may allow something
@@ -152,12 +152,12 @@ pub(in crate::store) fn any_allowing(conn: &Connection) -> rusqlite::Result<bool
 }
 
 pub(super) fn set_complete(conn: &Connection) -> rusqlite::Result<()> {
-    agent_meta::put(conn, COMPLETE, &true)
+    agent_meta::put(conn, COMPLETE_KEY, &true)
 }
 
 /// Returns whether another program has changed the rules. Any value but 0 means
 /// that it has.
 fn is_touched(conn: &Connection) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM agent_meta WHERE key = ?1 AND value IS NOT 0")?
-        .exists([TOUCHED])
+        .exists([TOUCHED_KEY])
 }

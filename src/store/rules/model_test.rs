@@ -13,9 +13,9 @@ use crate::store::Store;
 /// The rules in stored order, by identifier text, type number, state number
 /// and expression.
 #[derive(Clone, Debug, Default)]
-struct List(Vec<(String, i32, i32, String)>);
+struct RowList(Vec<(String, i32, i32, String)>);
 
-impl List {
+impl RowList {
     fn apply(&mut self, rules: &[Rule], sync_type: SyncType) {
         let local = [RuleState::AllowLocalBinary.number(), RuleState::AllowLocalSigningId.number()];
         let transitive = RuleState::AllowTransitive.number();
@@ -55,7 +55,7 @@ impl List {
 
 /// One thing that happens to a store.
 #[derive(Clone, Debug)]
-enum Step {
+enum StoreStep {
     Download(SyncType, Vec<Rule>),
     /// The authorizer adds a rule of its own.
     Local(u8, RuleState),
@@ -79,7 +79,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     })
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = StoreStep> {
     let sync_type = prop::sample::select(vec![
         SyncType::Normal,
         SyncType::Normal,
@@ -97,9 +97,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]);
     prop_oneof![
         6 => (sync_type, prop::collection::vec(any_rule(), 0..30))
-            .prop_map(|(sync_type, rules)| Step::Download(sync_type, rules)),
-        2 => (0..40_u8, local).prop_map(|(n, state)| Step::Local(n, state)),
-        1 => Just(Step::Reopen),
+            .prop_map(|(sync_type, rules)| StoreStep::Download(sync_type, rules)),
+        2 => (0..40_u8, local).prop_map(|(n, state)| StoreStep::Local(n, state)),
+        1 => Just(StoreStep::Reopen),
     ]
 }
 
@@ -109,13 +109,13 @@ fn open(dir: &std::path::Path) -> Store {
 
 /// Runs the steps and compares after each; `bulk` rules go before every
 /// download, so that the other way of committing is taken.
-fn compare(steps: Vec<Step>, bulk: usize) -> Result<(), TestCaseError> {
+fn compare(steps: Vec<StoreStep>, bulk: usize) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
-    let mut list = List::default();
+    let mut list = RowList::default();
     for step in steps {
         match step {
-            Step::Download(sync_type, rules) => {
+            StoreStep::Download(sync_type, rules) => {
                 let filler = |n: usize| Rule {
                     identifier: Identifier::SigningId(format!("platform:filler-{n}").into()),
                     policy: Policy::Allowlist,
@@ -135,7 +135,7 @@ fn compare(steps: Vec<Step>, bulk: usize) -> Result<(), TestCaseError> {
                 let sent_again = preview.replaced + preview.unchanged;
                 prop_assert_eq!(before + preview.added - preview.removed, after, "{}", sent_again);
             }
-            Step::Local(n, state) => {
+            StoreStep::Local(n, state) => {
                 let identifier = Identifier::Binary([n; 32]).to_string();
                 list.0.retain(|(i, t, ..)| (i, *t) != (&identifier, 1000));
                 list.0.push((identifier.clone(), 1000, state.number(), String::new()));
@@ -148,7 +148,7 @@ fn compare(steps: Vec<Step>, bulk: usize) -> Result<(), TestCaseError> {
                     )
                     .expect("inserted");
             }
-            Step::Reopen => {
+            StoreStep::Reopen => {
                 drop(store);
                 store = open(dir.path());
             }

@@ -1,6 +1,6 @@
 //! The hash and the digest of the rules, continued from commit to commit.
 //!
-//! Both cover the rules in order. With states kept about every [`EVERY`] rows,
+//! Both cover the rules in order. With states kept about every [`ROWS_BETWEEN_SAVES`] rows,
 //! updating them costs only as much as the rules after the first one that
 //! changed: added rules cost only themselves, and a rule that changes often is
 //! near the end, because a replaced rule moves there.
@@ -21,7 +21,7 @@ use super::{meta, row};
 /// Row numbers between two kept states. A state takes some 1,100 bytes, and
 /// continuing from one reads at most this many rows too many, which takes under
 /// a millisecond.
-const EVERY: i64 = 4_096;
+const ROWS_BETWEEN_SAVES: i64 = 4_096;
 
 /// Hash and digest up to some row.
 pub(super) struct Progress<'tx> {
@@ -48,11 +48,11 @@ impl<'tx> Progress<'tx> {
         if let Some(row) = first_touched {
             tx.execute("DELETE FROM agent_rules_hash WHERE last_row >= ?1", [row])?;
         }
-        let kept: Option<(i64, Option<Kept>)> = tx
+        let kept: Option<(i64, Option<StoredProgress>)> = tx
             .query_row(
                 "SELECT last_row, state FROM agent_rules_hash ORDER BY last_row DESC LIMIT 1",
                 [],
-                |row| Ok((row.get(0)?, Kept::from_bytes(row::bytes(row.get_ref(1)?)))),
+                |row| Ok((row.get(0)?, StoredProgress::from_bytes(row::bytes(row.get_ref(1)?)))),
             )
             .optional()?;
         let mut start = Self {
@@ -67,7 +67,7 @@ impl<'tx> Progress<'tx> {
         match kept {
             None => {}
             Some((last_row, Some(kept))) if kept.fits(tx, last_row, &mut start.scratch)? => {
-                let Kept { hash, content, rows, .. } = kept;
+                let StoredProgress { hash, content, rows, .. } = kept;
                 return Ok(Self { hash, content, last_row, rows, ..start });
             }
             Some(_) => {
@@ -79,7 +79,9 @@ impl<'tx> Progress<'tx> {
 
     /// Adds the next row.
     pub(super) fn add(&mut self, hashed: &Hashed<'_>) -> rusqlite::Result<()> {
-        if self.last_row != i64::MIN && hashed.row / EVERY != self.last_row / EVERY {
+        if self.last_row != i64::MIN
+            && hashed.row / ROWS_BETWEEN_SAVES != self.last_row / ROWS_BETWEEN_SAVES
+        {
             self.keep()?;
         }
         self.last_row = hashed.row;
@@ -118,13 +120,13 @@ impl<'tx> Progress<'tx> {
         Ok((text(&self.hash), text(&self.content)))
     }
 
-    /// Stores the state, and deletes the others of the same [`EVERY`] rows.
+    /// Stores the state, and deletes the others of the same [`ROWS_BETWEEN_SAVES`] rows.
     fn keep(&self) -> rusqlite::Result<()> {
-        let first = self.last_row - self.last_row.rem_euclid(EVERY);
+        let first = self.last_row - self.last_row.rem_euclid(ROWS_BETWEEN_SAVES);
         self.tx
             .prepare_cached("DELETE FROM agent_rules_hash WHERE last_row BETWEEN ?1 AND ?2")?
             .execute([first, self.last_row])?;
-        let kept = Kept {
+        let kept = StoredProgress {
             hash: self.hash.clone(),
             content: self.content.clone(),
             rows: self.rows,
@@ -138,7 +140,7 @@ impl<'tx> Progress<'tx> {
 }
 
 /// A stored state, with what shows whether it still matches the table.
-struct Kept {
+struct StoredProgress {
     hash: Xxh3,
     content: Xxh3,
     /// How many rows it covers.
@@ -149,11 +151,11 @@ struct Kept {
 
 /// The beginning of a stored state, long enough that earlier releases do not
 /// mistake it for one of theirs.
-const FORM: [u8; 512] = [3; 512];
+const STATE_FORMAT: [u8; 512] = [3; 512];
 
-impl Kept {
+impl StoredProgress {
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = FORM.to_vec();
+        let mut bytes = STATE_FORMAT.to_vec();
         bytes.extend_from_slice(&self.rows.to_le_bytes());
         bytes.extend_from_slice(&self.last.to_le_bytes());
         let hash = self.hash.to_bytes();
@@ -165,7 +167,7 @@ impl Kept {
 
     /// Returns `None` unless the bytes are from [`Self::to_bytes`].
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&FORM)?;
+        let rest = bytes.strip_prefix(&STATE_FORMAT)?;
         let (rows, rest) = rest.split_first_chunk()?;
         let (last, rest) = rest.split_first_chunk()?;
         let (length, rest) = rest.split_first_chunk()?;

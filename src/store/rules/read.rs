@@ -44,7 +44,7 @@ macro_rules! columns {
 /// One statement, so that all its parts see the same commit. They run lazily in
 /// order of precedence (RULE-9), except for transitive rules. A missing
 /// identifier is NULL and matches nothing.
-const LOOKUP: &str = concat!(
+const LOOKUP_SQL: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM execution_rules WHERE identifier = ?1 AND type = 500 UNION ALL SELECT ",
@@ -131,7 +131,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn find_rule(&self, executable: &Executable) -> Result<Option<StoredRule>, StoreError> {
-        let found = self.rules.prepare_cached(LOOKUP);
+        let found = self.rules.prepare_cached(LOOKUP_SQL);
         let found = found.and_then(|mut lookup| find(&mut lookup, executable));
         found.map_err(|error| self.failed(LOOKING_UP)(error))
     }
@@ -141,7 +141,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub fn lookups(&self) -> Result<Lookups<'_>, StoreError> {
-        let statement = self.rules.prepare_cached(LOOKUP).map_err(self.failed(LOOKING_UP))?;
+        let statement = self.rules.prepare_cached(LOOKUP_SQL).map_err(self.failed(LOOKING_UP))?;
         Ok(Lookups { store: self, statement, _read: None })
     }
 

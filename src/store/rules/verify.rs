@@ -11,7 +11,7 @@ use crate::model::{Identifier, RuleCounts, RuleState, RuleType, text};
 use crate::store::{Store, StoreError};
 
 /// How many problems of one kind are listed.
-const LISTED: usize = 20;
+const MAX_PROBLEMS_LISTED: usize = 20;
 
 /// What a check of the whole rule store found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,7 +80,7 @@ fn verify(conn: &Connection) -> rusqlite::Result<RulesVerified> {
 }
 
 fn integrity(conn: &Connection) -> rusqlite::Result<Vec<String>> {
-    let sql = format!("PRAGMA integrity_check({LISTED})");
+    let sql = format!("PRAGMA integrity_check({MAX_PROBLEMS_LISTED})");
     let lines: Vec<String> =
         conn.prepare(&sql)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
@@ -101,13 +101,13 @@ fn malformed(conn: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<
         };
         let Some((identifier, problem)) = problem else { continue };
         bad += 1;
-        if bad <= LISTED {
+        if bad <= MAX_PROBLEMS_LISTED {
             let rowid: i64 = row.get(0)?;
             problems.push(format!("rule {identifier} (row {rowid}): {problem}"));
         }
     }
-    if bad > LISTED {
-        problems.push(format!("and {} rules more", bad - LISTED));
+    if bad > MAX_PROBLEMS_LISTED {
+        problems.push(format!("and {} rules more", bad - MAX_PROBLEMS_LISTED));
     }
     Ok(total)
 }

@@ -10,14 +10,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const SECRET: [u8; 192] = const_custom_default_secret(0);
 /// The bytes that are mixed in at once.
-const STRIPE: usize = 64;
+const STRIPE_BYTES: usize = 64;
 /// Stripes after which the lanes are scrambled: the secret advances by 8 bytes
 /// a stripe and is used up.
-const BLOCK: u64 = (192 - 64) / 8;
+const BLOCK_STRIPES: u64 = (192 - 64) / 8;
 /// Inputs up to this length have forms of their own.
-const SHORT: u64 = 240;
+const MAX_SHORT_BYTES: u64 = 240;
 /// The bytes held back: enough to hold a whole short input.
-const HELD: usize = 256;
+const BUFFER_BYTES: usize = 256;
 
 /// As in the specification of the algorithm.
 const PRIME32: [u64; 3] = [0x9E37_79B1, 0x85EB_CA77, 0xC2B2_AE3D];
@@ -38,9 +38,9 @@ pub(super) struct Xxh3 {
     /// Stripes mixed into the lanes.
     stripes: u64,
     /// The last stripe mixed in.
-    last: [u8; STRIPE],
+    last: [u8; STRIPE_BYTES],
     /// Bytes that are not mixed in yet, `held_len` of them.
-    held: [u8; HELD],
+    held: [u8; BUFFER_BYTES],
     held_len: usize,
 }
 
@@ -52,8 +52,8 @@ impl Xxh3 {
         Self {
             lanes: [p32_3, p64_1, p64_2, p64_3, p64_4, p32_2, p64_5, p32_1],
             stripes: 0,
-            last: [0; STRIPE],
-            held: [0; HELD],
+            last: [0; STRIPE_BYTES],
+            held: [0; BUFFER_BYTES],
             held_len: 0,
         }
     }
@@ -73,7 +73,7 @@ impl Xxh3 {
             if input.is_empty() {
                 return;
             }
-            for stripe in self.held.as_chunks::<STRIPE>().0 {
+            for stripe in self.held.as_chunks::<STRIPE_BYTES>().0 {
                 mix_next(&mut self.lanes, &mut self.stripes, stripe);
                 self.last = *stripe;
             }
@@ -84,17 +84,17 @@ impl Xxh3 {
     /// Returns the hash of the bytes added so far.
     pub(super) fn digest(&self) -> u128 {
         let held = self.held.get(..self.held_len).unwrap_or_default();
-        let length = self.stripes * STRIPE as u64 + held.len() as u64;
-        if length <= SHORT {
+        let length = self.stripes * STRIPE_BYTES as u64 + held.len() as u64;
+        if length <= MAX_SHORT_BYTES {
             return xxh3_128(held);
         }
         let (mut lanes, mut stripes) = (self.lanes, self.stripes);
         let before_end = held.get(..held.len().saturating_sub(1)).unwrap_or_default();
-        for stripe in before_end.as_chunks::<STRIPE>().0 {
+        for stripe in before_end.as_chunks::<STRIPE_BYTES>().0 {
             mix_next(&mut lanes, &mut stripes, stripe);
         }
         // The last 64 bytes are mixed in, even if they already have been.
-        let mut end = [0; STRIPE];
+        let mut end = [0; STRIPE_BYTES];
         let all = self.last.iter().chain(held).rev();
         end.iter_mut().rev().zip(all).for_each(|(to, from)| *to = *from);
         mix(&mut lanes, &end, secret_at(192 - 64 - 7));
@@ -106,7 +106,7 @@ impl Xxh3 {
 
     /// Returns the state as bytes to store.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(8 * 8 + 8 + STRIPE + self.held_len);
+        let mut bytes = Vec::with_capacity(8 * 8 + 8 + STRIPE_BYTES + self.held_len);
         self.lanes.iter().for_each(|lane| bytes.extend_from_slice(&lane.to_le_bytes()));
         bytes.extend_from_slice(&self.stripes.to_le_bytes());
         bytes.extend_from_slice(&self.last);
@@ -133,12 +133,12 @@ impl Xxh3 {
 }
 
 /// Mixes in a stripe before the end, and scrambles after a block.
-fn mix_next(lanes: &mut Lanes, stripes: &mut u64, stripe: &[u8; STRIPE]) {
-    let in_block = *stripes % BLOCK;
+fn mix_next(lanes: &mut Lanes, stripes: &mut u64, stripe: &[u8; STRIPE_BYTES]) {
+    let in_block = *stripes % BLOCK_STRIPES;
     // At most 15, so that the conversion cannot fail.
     mix(lanes, stripe, secret_at(usize::try_from(in_block).unwrap_or(0) * 8));
     *stripes += 1;
-    if in_block == BLOCK - 1 {
+    if in_block == BLOCK_STRIPES - 1 {
         for (lane, secret) in lanes.iter_mut().zip(words(secret_at(192 - 64))) {
             *lane = (*lane ^ (*lane >> 47) ^ secret).wrapping_mul(PRIME32[0]);
         }
@@ -147,7 +147,7 @@ fn mix_next(lanes: &mut Lanes, stripes: &mut u64, stripe: &[u8; STRIPE]) {
 
 /// Mixes a stripe into the lanes: the product of each keyed word's halves into
 /// its own lane, and the word itself into the adjacent lane.
-fn mix(lanes: &mut Lanes, stripe: &[u8; STRIPE], secret: &[u8; STRIPE]) {
+fn mix(lanes: &mut Lanes, stripe: &[u8; STRIPE_BYTES], secret: &[u8; STRIPE_BYTES]) {
     let (words, secret) = (words(stripe), words(secret));
     let (pairs, _) = lanes.as_chunks_mut::<2>();
     for ((pair, word), secret) in
@@ -181,7 +181,7 @@ fn halves_of(bytes: [u8; 16]) -> [u64; 2] {
     halves
 }
 
-fn words(bytes: &[u8; STRIPE]) -> Lanes {
+fn words(bytes: &[u8; STRIPE_BYTES]) -> Lanes {
     let mut words = [0; 8];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
         *word = u64::from_le_bytes(*bytes);
@@ -190,10 +190,10 @@ fn words(bytes: &[u8; STRIPE]) -> Lanes {
 }
 
 /// Returns 64 bytes of the secret; `at` is at most 128.
-fn secret_at(at: usize) -> &'static [u8; STRIPE] {
-    const FIRST: &[u8; STRIPE] = match SECRET.first_chunk() {
+fn secret_at(at: usize) -> &'static [u8; STRIPE_BYTES] {
+    const FIRST: &[u8; STRIPE_BYTES] = match SECRET.first_chunk() {
         Some(first) => first,
-        None => &[0; STRIPE],
+        None => &[0; STRIPE_BYTES],
     };
     SECRET.get(at..).and_then(<[u8]>::first_chunk).unwrap_or(FIRST)
 }
@@ -241,6 +241,6 @@ mod tests {
     #[test]
     fn bytes_that_are_no_state_are_not_taken() {
         assert_eq!(Xxh3::from_bytes(&[0; 135]), None);
-        assert_eq!(Xxh3::from_bytes(&[0; 136 + HELD + 1]), None);
+        assert_eq!(Xxh3::from_bytes(&[0; 136 + BUFFER_BYTES + 1]), None);
     }
 }

@@ -6,9 +6,9 @@ use crate::store::agent_meta;
 
 /// The server and machine id whose settings are in force, if not the current
 /// ones; as JSON.
-const SETTINGS: &str = "former_settings";
+const FORMER_SETTINGS_KEY: &str = "former_settings";
 /// The same for rules.
-const RULES: &str = "former_rules";
+const FORMER_RULES_KEY: &str = "former_rules";
 
 type Owner = (String, String);
 
@@ -22,7 +22,7 @@ pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::
     )?;
     let rules: bool =
         conn.query_row("SELECT EXISTS (SELECT 1 FROM execution_rules)", [], |row| row.get(0))?;
-    for (key, any) in [(SETTINGS, settings), (RULES, rules)] {
+    for (key, any) in [(FORMER_SETTINGS_KEY, settings), (FORMER_RULES_KEY, rules)] {
         let owner = read(conn, key)?.unwrap_or_else(|| old.clone());
         if any && owner != *new {
             agent_meta::put(conn, key, &super::to_json(&owner)?)?;
@@ -35,22 +35,22 @@ pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::
 
 /// Records that the settings in force are the current server's.
 pub(super) fn settings_replaced(conn: &Connection) -> rusqlite::Result<()> {
-    agent_meta::forget(conn, SETTINGS)
+    agent_meta::forget(conn, FORMER_SETTINGS_KEY)
 }
 
 /// Records that the rules in force are the current server's.
 pub(in crate::store) fn rules_replaced(conn: &Connection) -> rusqlite::Result<()> {
-    agent_meta::forget(conn, RULES)
+    agent_meta::forget(conn, FORMER_RULES_KEY)
 }
 
 /// Returns whose settings are in force, if not the current server's.
 pub(in crate::store) fn former_settings(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
-    read(conn, SETTINGS)
+    read(conn, FORMER_SETTINGS_KEY)
 }
 
 /// Returns whose rules are in force, if not the current server's.
 pub(in crate::store) fn former_rules(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
-    read(conn, RULES)
+    read(conn, FORMER_RULES_KEY)
 }
 
 /// Reads an owner. An unreadable one is still not the current one.

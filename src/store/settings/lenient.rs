@@ -90,7 +90,7 @@ fn load(conn: &Connection, slot: &str) -> rusqlite::Result<Slot> {
 
 /// A row of `agent_clean_sync_requests` that this program understands.
 #[derive(Debug)]
-struct Row {
+struct RequestRow {
     key: String,
     object: Object,
     request: CleanSyncRequest,
@@ -143,7 +143,7 @@ fn write_row(conn: &Connection, key: &str, object: &Object) -> rusqlite::Result<
     .map(|_| ())
 }
 
-fn rows(conn: &Connection) -> rusqlite::Result<Vec<Row>> {
+fn rows(conn: &Connection) -> rusqlite::Result<Vec<RequestRow>> {
     let mut statement = conn
         .prepare_cached("SELECT reason, request FROM agent_clean_sync_requests ORDER BY reason")?;
     let mut rows = statement.query([])?;
@@ -153,7 +153,7 @@ fn rows(conn: &Connection) -> rusqlite::Result<Vec<Row>> {
         let object = object_of(row.get_ref(1)?);
         let Some((key, object)) = key.zip(object) else { continue };
         let Some(request) = request_of(&object) else { continue };
-        found.push(Row { key, object, request });
+        found.push(RequestRow { key, object, request });
     }
     Ok(found)
 }

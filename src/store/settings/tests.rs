@@ -84,7 +84,7 @@ fn pre_3_a_server_is_told_apart_by_its_whole_url_and_known_by_its_former_name() 
     assert_eq!(identify(&mut store, one, "A"), None);
     let other = identify(&mut store, "https://h/p?key=tenant-a2", "A");
     assert_eq!(other, Some(CleanSyncReason::ServerChanged));
-    agent_meta::put(&store.rules, SERVER, &"https://h/p?key=...").expect("written");
+    agent_meta::put(&store.rules, SERVER_URL_KEY, &"https://h/p?key=...").expect("written");
     assert_eq!(identify(&mut store, one, "A"), None);
     let (kept, _) = store.identity().expect("read").expect("an identity");
     assert_eq!(kept, BaseUrl::parse(one).expect("a URL").identity());

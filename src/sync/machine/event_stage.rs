@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::attempts::GivenUp;
-use super::{AfterRefusal, Effect, Machine, StageRequest, State, StoreEffect, uploads};
+use super::{AfterRefusal, Effect, Machine, MachineState, StageRequest, StoreEffect, uploads};
 use crate::failure::FailureKind;
 use crate::model::{Now, Stage};
 use crate::protocol::events::EventBatch;
@@ -20,7 +20,10 @@ impl Machine {
             return self.leave_events(plan, now);
         }
         let limit = self.uploads.limit(plan.batch_size);
-        self.go_on(State::ReadingEvents(plan), Effect::Store(StoreEffect::ReadEvents { limit }))
+        self.go_on(
+            MachineState::ReadingEvents(plan),
+            Effect::Store(StoreEffect::ReadEvents { limit }),
+        )
     }
 
     /// A batch has been read: sends it, or ends the stage if there is none.
@@ -36,7 +39,7 @@ impl Machine {
         }
         let body = std::mem::take(&mut batch.body);
         let (attempting, effect) = self.begin(StageRequest::EventUpload(body));
-        self.go_on(State::Uploading(plan, attempting, Box::new(batch)), effect)
+        self.go_on(MachineState::Uploading(plan, attempting, Box::new(batch)), effect)
     }
 
     /// Has the rows of a batch leave the queue.
@@ -48,7 +51,7 @@ impl Machine {
     ) -> Effect {
         self.ledger.batch(&batch);
         let settled = batch.settled(bundle_requests);
-        self.go_on(State::Settling(plan), Effect::Store(StoreEffect::SettleEvents(settled)))
+        self.go_on(MachineState::Settling(plan), Effect::Store(StoreEffect::SettleEvents(settled)))
     }
 
     /// EV-6: what becomes of a batch whose upload has failed permanently.
@@ -87,14 +90,14 @@ impl Machine {
         };
         let memory = self.uploads.memory();
         let effect = Effect::Store(StoreEffect::NoteRefusal { ids, words, at_once, memory });
-        self.go_on(State::NotingRefusal(plan, given_up, after), effect)
+        self.go_on(MachineState::NotingRefusal(plan, given_up, after), effect)
     }
 
     /// Sends the events of a batch again in smaller ones.
     pub(super) fn halve(&mut self, plan: Plan, ids: &[i64]) -> Effect {
         self.uploads.found_too_large(ids, plan.batch_size);
         let effect = StoreEffect::NoteUploads(self.uploads.memory());
-        self.go_on(State::NotingUploads(plan), Effect::Store(effect))
+        self.go_on(MachineState::NotingUploads(plan), Effect::Store(effect))
     }
 
     /// EV-1: half of the deadline has gone to events; the rules come next.
@@ -108,8 +111,10 @@ impl Machine {
     /// through.
     fn end_uploads(&mut self, plan: Plan, drained: bool, now: Now) -> Effect {
         match self.uploads.ended(drained, plan.batch_size) {
-            Some(memory) => self
-                .go_on(State::EndingUploads(plan), Effect::Store(StoreEffect::NoteUploads(memory))),
+            Some(memory) => self.go_on(
+                MachineState::EndingUploads(plan),
+                Effect::Store(StoreEffect::NoteUploads(memory)),
+            ),
             None => self.download(plan, now),
         }
     }

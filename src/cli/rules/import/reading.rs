@@ -190,16 +190,16 @@ impl<'de> Visitor<'de> for FileVisitor<'_> {
             } else if std::mem::replace(&mut self.0.found, true) {
                 return Err(de::Error::duplicate_field("rules"));
             } else {
-                map.next_value_seed(RulesSeed(&mut *self.0))?;
+                map.next_value_seed(FileRulesSeed(&mut *self.0))?;
             }
         }
         Ok(())
     }
 }
 
-struct RulesSeed<'a>(&'a mut Reading);
+struct FileRulesSeed<'a>(&'a mut Reading);
 
-impl<'de> DeserializeSeed<'de> for RulesSeed<'_> {
+impl<'de> DeserializeSeed<'de> for FileRulesSeed<'_> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -207,7 +207,7 @@ impl<'de> DeserializeSeed<'de> for RulesSeed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for RulesSeed<'_> {
+impl<'de> Visitor<'de> for FileRulesSeed<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

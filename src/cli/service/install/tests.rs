@@ -126,7 +126,7 @@ fn a_program_whose_path_needs_quoting_is_refused() {
 /// held back if it fails at once.
 #[test]
 fn daemon_5_the_launchd_job_has_the_keys_it_needs() {
-    let job = plist::from_bytes::<Value>(PLIST.as_bytes()).expect("a property list");
+    let job = plist::from_bytes::<Value>(LAUNCHD_PLIST.as_bytes()).expect("a property list");
     let job = job.as_dictionary().expect("a dictionary");
     let get = |key: &str| job.get(key).unwrap_or_else(|| panic!("{key} is missing"));
     assert_eq!(get("Label").as_string(), Some(LABEL));

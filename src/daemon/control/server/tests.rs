@@ -79,7 +79,7 @@ async fn stalls(access: ClientAccess, said: &[u8]) -> (io::Result<()>, UnixStrea
     let timeouts = shared.timeouts;
     let state = ServerState { shared, queries, line_readers: Semaphore::new(1) };
     let (read, write) = ours.into_split();
-    let client = Connection { read: BufReader::new(read), write, access, timeouts };
+    let client = ControlConnection { read: BufReader::new(read), write, access, timeouts };
     // A daemon whose status is long.
     tokio::spawn(async move {
         while let Some(command) = asked.recv().await {

@@ -17,7 +17,7 @@ fn with_log(dir: &Path) {
          INSERT INTO execution_rules (identifier, state, type) VALUES ('ABCDEFGHIJ', 2, 4000)",
     )
     .expect("written");
-    let saved = PARTS.map(|part| (part, fs::read(beside(&path, part)).unwrap_or_default()));
+    let saved = FILE_SUFFIXES.map(|part| (part, fs::read(beside(&path, part)).unwrap_or_default()));
     drop(conn);
     for (part, bytes) in saved.iter().filter(|(_, bytes)| !bytes.is_empty()) {
         fs::write(beside(&path, part), bytes).expect("written");
@@ -35,14 +35,14 @@ fn rules(path: &Path) -> i64 {
 /// of the old one's.
 #[test]
 fn state_6_a_crash_while_a_database_is_set_aside_loses_nothing_of_it() {
-    for moved in 0..=PARTS.len() {
+    for moved in 0..=FILE_SUFFIXES.len() {
         let dir = tempfile::tempdir().expect("a directory");
         with_log(dir.path());
         let path = dir.path().join("rules.db");
         let copy = dir.path().join("rules.db.corrupt-20250812T120000Z");
-        let mark = format!("{MOVING}rules.db.corrupt-20250812T120000Z\na broken page\n");
-        fs::write(beside(&path, MARK), mark).expect("written");
-        for part in PARTS.iter().take(moved) {
+        let mark = format!("{MOVING_TO}rules.db.corrupt-20250812T120000Z\na broken page\n");
+        fs::write(beside(&path, SUSPECT_SUFFIX), mark).expect("written");
+        for part in FILE_SUFFIXES.iter().take(moved) {
             let _ = fs::rename(beside(&path, part), beside(&copy, part));
         }
         let (store, notices) = Store::open(dir.path(), at(9)).expect("opens");
@@ -64,7 +64,7 @@ fn state_6_a_mark_that_names_another_place_moves_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("rules.db");
         drop(Store::open(dir.path(), at(0)).expect("a store"));
-        fs::write(beside(&path, MARK), format!("{MOVING}{name}\n")).expect("written");
+        fs::write(beside(&path, SUSPECT_SUFFIX), format!("{MOVING_TO}{name}\n")).expect("written");
         let (_, notices) = Store::open(dir.path(), at(1)).expect("checked, and sound");
         assert_eq!(notices, [], "{name}");
         assert!(!is_suspect(&path));

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::SettledEvents;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum QueueStep {
     Queue(Vec<(u8, bool)>),
     /// Read so many, settle those whose turn it is.
     Settle {
@@ -20,14 +20,14 @@ enum Step {
     Reopen,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = QueueStep> {
     prop_oneof![
-        4 => proptest::collection::vec((0..40_u8, any::<bool>()), 1..12).prop_map(Step::Queue),
+        4 => proptest::collection::vec((0..40_u8, any::<bool>()), 1..12).prop_map(QueueStep::Queue),
         3 => (1..12_usize, 2..6_usize)
-            .prop_map(|(limit, keep_every)| Step::Settle { limit, keep_every }),
-        1 => (1..4_usize).prop_map(|limit| Step::Reject { limit }),
-        1 => Just(Step::Requeue),
-        1 => Just(Step::Reopen),
+            .prop_map(|(limit, keep_every)| QueueStep::Settle { limit, keep_every }),
+        1 => (1..4_usize).prop_map(|limit| QueueStep::Reject { limit }),
+        1 => Just(QueueStep::Requeue),
+        1 => Just(QueueStep::Reopen),
     ]
 }
 
@@ -75,7 +75,7 @@ proptest! {
             // Far enough apart that nothing is backed off.
             clock += 5 * 3600;
             match step {
-                Step::Queue(events) => {
+                QueueStep::Queue(events) => {
                     let mut seen = std::collections::BTreeSet::new();
                     let events: Vec<_> = events
                         .into_iter()
@@ -94,7 +94,7 @@ proptest! {
                     }
                     model.keep_within();
                 }
-                Step::Settle { limit, keep_every } => {
+                QueueStep::Settle { limit, keep_every } => {
                     let batch = read(&mut store, limit);
                     let head: Vec<_> =
                         model.queued.iter().take(limit).map(|(name, _)| name.as_str()).collect();
@@ -113,7 +113,7 @@ proptest! {
                     settle(&mut store, &sent);
                     model.queued.retain(|(name, _)| !sent.iter().any(|row| row.unique_id == *name));
                 }
-                Step::Reject { limit } => {
+                QueueStep::Reject { limit } => {
                     let rejected: Vec<_> =
                         read(&mut store, limit).iter().map(|row| (row.id, "why".to_owned())).collect();
                     let count = rejected.len();
@@ -126,7 +126,7 @@ proptest! {
                         }
                     }
                 }
-                Step::Requeue => {
+                QueueStep::Requeue => {
                     let ids: Vec<_> =
                         store.rejected(1000).expect("a list").iter().map(|event| event.id).collect();
                     store.requeue(&ids, at(clock).wall).expect("requeued");
@@ -136,7 +136,7 @@ proptest! {
                         }
                     }
                 }
-                Step::Reopen => {
+                QueueStep::Reopen => {
                     drop(store);
                     store = open(dir.path());
                 }
