@@ -70,32 +70,32 @@ pub enum FailureKind {
     ConnectTimeout,
     /// No byte within the idle timeout.
     IdleTimeout,
-    /// No complete answer within the total timeout.
+    /// The response was not complete within the total timeout.
     TotalTimeout,
-    /// The connection broke before the answer began.
+    /// The connection broke before the response began.
     ConnectionLost,
-    /// The answer broke off in its middle.
+    /// The response broke off before its end.
     Truncated,
     /// The server takes this request by HTTP/1.1 only.
     #[strum(serialize = "http_1_1_required")]
     Http11Required,
-    /// Bytes came that are not an HTTP answer.
+    /// The server sent something other than HTTP.
     NotHttp,
-    /// The header of the answer is longer than we read.
+    /// The response header is larger than the limit.
     HeaderTooLarge,
-    /// The proxy does not answer, or will not pass us on.
+    /// The proxy does not respond, or refused to connect to the server.
     ProxyRefused,
-    /// The proxy wants a user and password, or others than it got.
+    /// The proxy requires a user and password, or rejected the ones it got.
     ProxyCredentials,
-    /// The server's certificate comes from nobody we trust.
+    /// The server's certificate is not signed by a trusted CA.
     CertificateUntrusted,
     /// The server's certificate has expired or is not valid yet.
     CertificateExpired,
-    /// The server's certificate is for another host name.
+    /// The server's certificate is for a different host name.
     CertificateWrongName,
-    /// The TLS handshake failed in another way.
+    /// The TLS handshake failed for another reason.
     TlsHandshake,
-    /// The server asked for a client certificate and none is configured.
+    /// The server requires a client certificate and none is configured.
     ClientCertificateRequired,
     /// The server refused the client certificate.
     ClientCertificateRejected,
@@ -107,7 +107,7 @@ pub enum FailureKind {
     ClientCertificatePassword,
     /// The configured trust roots cannot be read or hold no certificate.
     RootsUnreadable,
-    /// The server answered with a redirect, which is never followed.
+    /// The server returned a redirect, which is never followed.
     Redirected,
     /// Status 401.
     Unauthorized,
@@ -133,38 +133,38 @@ pub enum FailureKind {
     ServerError,
     /// Any other status but 200.
     UnexpectedStatus,
-    /// The answer is HTML.
+    /// The response is HTML.
     Html,
-    /// The answer is not JSON.
+    /// The response is not JSON.
     NotJson,
-    /// The answer is JSON of another shape than the stage's.
+    /// The response is JSON, but not of the stage's shape.
     WrongShape,
-    /// The answer is not the stage's protobuf message.
+    /// The response is not the stage's protobuf message.
     NotProtobuf,
-    /// The answer's content encoding is unknown or its data corrupt.
+    /// The response's content encoding is unknown or its data is corrupt.
     BadEncoding,
-    /// The answer is larger than we take.
+    /// The response is larger than the limit.
     TooLarge,
-    /// Status 200 whose body reports an error instead of answering.
-    ErrorInAnswer,
-    /// An empty answer to a clean sync's rule download.
+    /// Status 200 with a body that reports an error instead of a result.
+    ErrorInResponse,
+    /// An empty response to a clean sync's rule download.
     EmptyBody,
-    /// A rule page came with the very cursor it was asked with.
+    /// A rule page has the same cursor as its request.
     CursorNotAdvancing,
-    /// More rule pages than we take.
+    /// There are more rule pages than the limit.
     TooManyPages,
-    /// More rules than we take.
+    /// There are more rules than the limit.
     TooManyRules,
     /// A clean sync in which every rule the server sent was rejected.
     NoUsableRules,
     /// The rule download would remove or reverse more rules than
     /// `GuardRemovedPercent` allows.
     Guarded,
-    /// The stage's URL cannot be made.
+    /// The stage's URL cannot be built.
     MalformedUrl,
     /// The sync's overall deadline has passed.
     Deadline,
-    /// The sync was told to stop.
+    /// The sync was asked to stop.
     Cancelled,
     /// There is no room left to write a store of this host.
     DiskFull,

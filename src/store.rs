@@ -106,7 +106,7 @@ pub enum Notice {
         /// What was wrong with it.
         reason: String,
     },
-    /// The settings in force cannot be read. None apply, and a clean sync is
+    /// The settings in effect cannot be read. None apply, and a clean sync is
     /// requested.
     SettingsUnreadable {
         /// The database.

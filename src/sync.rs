@@ -291,7 +291,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Returns a function that says whether the sync has been told to stop or `left` has
+    /// Returns a function that says whether the sync has been asked to stop or `left` has
     /// passed: for work on this thread that no await interrupts.
     fn over(&self, left: Duration) -> impl Fn() -> bool + Clone + Send + 'static + use<> {
         let stop = self.stop.clone();
@@ -514,7 +514,7 @@ struct Interruptible<'a> {
 
 impl Interruptible<'_> {
     /// Waits for `work`, but not past the sync's deadline and not once the sync
-    /// is told to stop.
+    /// is asked to stop.
     async fn run<T>(self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;

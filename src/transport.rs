@@ -74,14 +74,14 @@ pub struct Transport {
 /// What came of one attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
-    /// The answer, or why there is none.
+    /// The response, or why there is none.
     pub outcome: Result<Response, Failure>,
-    /// The status, if an answer began.
+    /// The status, if a response began.
     pub http_status: Option<u16>,
     /// Bytes of the request's body, as they go over the wire, that were handed
     /// to the connection.
     pub bytes_sent: u64,
-    /// Bytes of the answer's body as they came over the wire.
+    /// Bytes of the response's body as they came over the wire.
     pub bytes_received: u64,
     /// Whether the failure says that the body may be too large for the way to
     /// the server: the upload timed out, or the connection broke while more
@@ -374,7 +374,7 @@ fn client(
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         // One attempt is one request: what is repeated is counted. The client
-        // still connects anew, at once, where a kept connection turns out to be
+        // still connects again, at once, where a kept connection turns out to be
         // closed before a byte of the request was written to it.
         .retry(reqwest::retry::never())
         .connect_timeout(options.timeouts.connect)

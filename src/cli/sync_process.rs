@@ -1,5 +1,5 @@
 //! `sync-process`: the process of one sync or upload, started by the daemon. It
-//! reads an order and the configuration in force from standard input, and writes
+//! reads an order and the configuration in effect from standard input, and writes
 //! a line of JSON to standard output for each thing that happens.
 
 use std::path::Path;

@@ -100,9 +100,9 @@ pub struct DaemonStatus {
     /// The last upload between syncs.
     #[serde(default)]
     pub prompt_upload: Option<PromptUpload>,
-    /// Why the configuration on disk is not the one in force.
+    /// Why the configuration on disk is not the one in effect.
     pub configuration_refused: Option<String>,
-    /// The configuration in force, as the daemon saw it when it last read it.
+    /// The configuration in effect, as the daemon saw it when it last read it.
     #[serde(default)]
     pub configuration: ConfigurationReport,
     /// Least severe log lines.

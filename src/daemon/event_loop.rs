@@ -92,7 +92,7 @@ pub(super) struct EventLoop {
     access: reload::Access,
     /// When to read the configuration because a source has changed.
     reload_at: Option<Duration>,
-    /// Since when a source of the configuration in force is missing.
+    /// Since when a source of the configuration in effect is missing.
     source_missing_since: Option<Duration>,
     configuration: ConfigurationReport,
     level: LogLevel,

@@ -87,7 +87,7 @@ impl Counters {
         );
         out.gauge(
             "santa_sync_configuration_refused",
-            "1 if the configuration on disk is not the one in force.",
+            "1 if the configuration on disk is not the one in effect.",
             u8::from(status.configuration_refused.is_some()),
         );
         if let Some(summary) = summary {

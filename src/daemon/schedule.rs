@@ -267,7 +267,7 @@ impl Schedule {
         self.asked || self.group_asked
     }
 
-    /// The interval in force.
+    /// The interval in effect.
     #[must_use]
     pub const fn interval(&self) -> Duration {
         self.interval

@@ -33,7 +33,7 @@ impl FailureKind {
             | Self::RequestTimeout
             | Self::TooManyRequests
             | Self::ServerError
-            | Self::ErrorInAnswer
+            | Self::ErrorInResponse
             | Self::UnexpectedStatus => Disposition::Retry,
             Self::Forbidden => Disposition::RefreshToken,
             Self::HeaderTooLarge

@@ -76,13 +76,13 @@ impl Builder {
         self
     }
 
-    /// Sets the batch size, whatever the settings say. 50 by default.
+    /// Sets the batch size, regardless of the settings. 50 by default.
     pub fn batch_size(mut self, events: u32) -> Self {
         self.batch_size = Some(events);
         self
     }
 
-    /// Sets the client mode that preflight sends, whatever the settings say.
+    /// Sets the client mode that preflight sends, regardless of the settings.
     pub const fn client_mode(mut self, mode: wire::ClientMode) -> Self {
         self.client_mode = Some(mode);
         self

@@ -111,7 +111,7 @@ pub struct Style {
     pub request_encodings: Vec<Encoding>,
     /// The status for any other encoding, and for corrupt data.
     pub wrong_encoding_status: u16,
-    /// Whether bodies are read as zlib whatever the header says, and that of
+    /// Whether bodies are read as zlib regardless of the header, and that of
     /// rule download is not read at all.
     pub assumes_zlib: bool,
     /// The largest request body on the wire, in bytes; a larger one gets 413.

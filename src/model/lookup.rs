@@ -155,7 +155,7 @@ pub enum RuleOrigin {
 /// The rule that decides about an executable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
-    /// The rule; its state is the one in force, which is a plain ALLOWLIST for
+    /// The rule; its state is the one in effect, which is a plain ALLOWLIST for
     /// a compiler rule while transitive rules are disabled.
     pub rule: StoredRule,
     /// Where it was found.

@@ -19,7 +19,7 @@ pub enum Proxy {
 }
 
 /// A proxy dictionary of the configuration. Without any server it says that the
-/// sync server is reached directly, whatever the environment says.
+/// sync server is reached directly, regardless of the environment.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ProxySettings {
     /// The proxy for `https` URLs, spoken to in HTTP with CONNECT.

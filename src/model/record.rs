@@ -25,14 +25,14 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub enum SyncResult {
     /// All four stages went through.
     Success,
-    /// The preflight request failed for good.
+    /// The preflight request failed permanently.
     PreflightFailed,
-    /// An event upload request failed for good.
+    /// An event upload request failed permanently.
     EventUploadFailed,
-    /// A rule download request failed for good, or the rules could not be
+    /// A rule download request failed permanently, or the rules could not be
     /// committed.
     RuleDownloadFailed,
-    /// The postflight request failed for good; the settings were applied.
+    /// The postflight request failed permanently; the settings were applied.
     PostflightFailed,
     /// One sync runs and another waits already.
     TooManySyncs,
@@ -111,7 +111,7 @@ pub struct StageRecord {
     pub attempts: u32,
     /// Time spent, waits included.
     pub duration_ms: u64,
-    /// The last status seen; `None` if no answer came.
+    /// The last status seen; `None` if no response came.
     pub http_status: Option<u16>,
     /// Body bytes sent, as they went over the wire.
     pub bytes_sent: u64,
@@ -144,7 +144,7 @@ pub struct ErrorRecord {
     /// What an operator can do; `None` if nothing is known.
     #[serde(default)]
     pub fix: Option<String>,
-    /// The status of the answer, if there was one.
+    /// The status of the response, if there was one.
     pub http_status: Option<u16>,
     /// What the sync was waiting to repeat when it was stopped or ran out of
     /// time: the last attempt's error. `None` for every other error.

@@ -329,7 +329,7 @@ pub enum CleanSyncReason {
     MachineIdChanged,
     /// The operator asked for it.
     Operator,
-    /// The stored settings in force could not be read.
+    /// The stored settings in effect could not be read.
     SettingsUnreadable,
     /// A reason that this version does not know; another one stored it.
     Other,

@@ -14,7 +14,7 @@ use super::body::{BodyError, DecodedBody, shown};
 use super::json::{Field, Message, Shape, UNKNOWN_ENUM_VALUE};
 use super::lenient::Notes;
 
-/// Bytes of a nested message at the most, after what cannot be read was
+/// The most bytes of a nested message, after what cannot be read was
 /// dropped.
 const MAX_NESTED_BYTES: usize = 8 << 20;
 

@@ -71,14 +71,14 @@ pub enum BodyError {
     WrongShape {
         /// The message's name in the schema.
         message: &'static str,
-        /// Where in the answer.
+        /// Where in the response.
         path: String,
         /// What is wrong there.
         reason: String,
     },
     /// The object reports an error and holds no field of the message.
     #[error("the server answered 200 with an error instead of a {message}: {words}")]
-    ErrorInAnswer {
+    ErrorInResponse {
         /// The message's name in the schema.
         message: &'static str,
         /// The member that reports it, in lower case.
@@ -116,7 +116,7 @@ impl Remedy for BodyError {
             Self::NotJson { .. } | Self::WrongShape { .. } => {
                 "check that SyncBaseURL leads to a sync server, and the server's version"
             }
-            Self::ErrorInAnswer { .. } => "check the server's log",
+            Self::ErrorInResponse { .. } => "check the server's log",
             Self::CursorTooLong(_) => "the server must send shorter cursors",
             Self::GivenUp => return None,
             Self::TooManyRules(_) => "remove rules on the server",
@@ -184,11 +184,11 @@ fn decode_json<M: json::Message>(text: &JsonText<'_>) -> Result<DecodedBody<M>, 
     Ok(DecodedBody { message, warnings: notes.into_warnings() })
 }
 
-/// Decides what an error that a response reports is worth: beside an answer, a
-/// warning.
+/// Decides what becomes of an error that a response reports: beside a usable
+/// message it is a warning.
 ///
 /// # Errors
-/// If there is no answer beside it.
+/// If there is no usable message beside it.
 pub(super) fn check_report(
     message: &'static str,
     report: ErrorReport,
@@ -196,7 +196,7 @@ pub(super) fn check_report(
 ) -> Result<(), BodyError> {
     let Some((member, words)) = report.into_words() else { return Ok(()) };
     if !notes.has_field() {
-        return Err(BodyError::ErrorInAnswer { message, member, words });
+        return Err(BodyError::ErrorInResponse { message, member, words });
     }
     notes.enter(member);
     notes.warn(&words, "an error reported beside an answer; the answer counts");

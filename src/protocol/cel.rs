@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Bytes of an expression at the most.
+/// The most bytes of an expression.
 pub const MAX_EXPRESSION_BYTES: usize = 64 << 10;
-/// Levels of nesting in an expression at the most, as in the authorizer.
+/// The most levels of nesting in an expression, as in the authorizer.
 pub const MAX_DEPTH: usize = 250;
 /// How long the expressions of one sync may take to parse, all together.
 pub const MAX_CHECK_TIME: Duration = Duration::from_secs(10);

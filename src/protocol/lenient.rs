@@ -8,17 +8,17 @@ use std::fmt::Write as _;
 
 use crate::model::text;
 
-/// Bytes of one text of a response at the most.
+/// The most bytes of one text of a response.
 pub const MAX_TEXT_BYTES: usize = 64 << 10;
-/// Elements of all arrays of a response at the most, rules aside.
+/// The most elements of all arrays of a response, rules aside.
 pub const MAX_ELEMENTS: usize = 10_000;
-/// Bytes of all texts in arrays of a response at the most.
+/// The most bytes of all texts in arrays of a response.
 pub const MAX_ARRAY_BYTES: usize = 4 << 20;
 /// Warnings of one response that are listed; the others are counted.
 pub const MAX_WARNINGS: usize = 50;
-/// Bytes of a rule's identifier at the most.
+/// The most bytes of a rule's identifier.
 pub const MAX_IDENTIFIER_BYTES: usize = 1 << 10;
-/// Bytes of a rule's other texts but the expression at the most.
+/// The most bytes of a rule's other texts but the expression.
 pub const MAX_RULE_TEXT_BYTES: usize = 16 << 10;
 /// How much of a value a warning shows, in characters.
 const MAX_VALUE_CHARS: usize = 64;
@@ -168,7 +168,7 @@ impl Notes {
         true
     }
 
-    /// Bytes of a text at the present path at the most.
+    /// The most bytes of a text at the present path.
     pub(super) fn text_limit(&self) -> usize {
         let field = match self.path.last() {
             Some(PathStep::Field(field)) => field,

@@ -17,7 +17,7 @@ pub const DEFAULT_BATCH_SIZE: u32 = 50;
 pub struct PreflightFacts {
     /// The host.
     pub host: HostFacts,
-    /// The mode in force.
+    /// The mode in effect.
     pub client_mode: ClientMode,
     /// Rules in the store.
     pub rule_counts: RuleCounts,

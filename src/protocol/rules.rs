@@ -23,7 +23,7 @@ use crate::model::{
 
 /// The most rules of one sync.
 pub const MAX_RULES_PER_SYNC: u64 = 5_000_000;
-/// Bytes of one rule at the most, as sent.
+/// The most bytes of one rule, as sent.
 pub const MAX_RULE_BYTES: usize = 256 << 10;
 /// How much of a rejected rule's identifier is kept, in characters.
 const MAX_IDENTIFIER_CHARS: usize = 128;

@@ -53,7 +53,7 @@ impl EventUploadBody {
 
     /// Adds the event of a row's payload, if it can be had without reading the
     /// event: in JSON, from our own stored form, unless it belongs to a bundle
-    /// that a server asked for. Answers whether it was added.
+    /// that a server asked for. Returns whether it was added.
     pub(super) fn push_stored(&mut self, data: &[u8]) -> bool {
         if self.transfer != Transfer::Json {
             return false;

@@ -1,5 +1,5 @@
 //! Conditions of a store that an operator should know about while they last:
-//! whose settings and rules are in force, and a mode that blocks everything.
+//! whose settings and rules are in effect, and a mode that blocks everything.
 
 use std::fmt;
 
@@ -28,9 +28,9 @@ pub enum Standing {
     /// force are those of another server.
     FormerSettings(Former),
     /// No clean sync with the configured server has succeeded yet; rules of
-    /// another server are still in force.
+    /// another server are still in effect.
     FormerRules(Former),
-    /// The mode in force is LOCKDOWN and no rule allows anything.
+    /// The mode in effect is LOCKDOWN and no rule allows anything.
     NothingAllowed,
 }
 
@@ -58,12 +58,12 @@ impl fmt::Display for Standing {
         match self {
             Self::FormerSettings(Former { server, machine_id }) => write!(
                 f,
-                "the settings in force are those of {server} for machine id {machine_id}, until a \
+                "the settings in effect are those of {server} for machine id {machine_id}, until a \
                  sync with the configured server succeeds"
             ),
             Self::FormerRules(Former { server, machine_id }) => write!(
                 f,
-                "rules of {server} for machine id {machine_id} are still in force, until a clean \
+                "rules of {server} for machine id {machine_id} are still in effect, until a clean \
                  sync with the configured server succeeds"
             ),
             Self::NothingAllowed => f.write_str(
@@ -76,7 +76,7 @@ impl fmt::Display for Standing {
 
 impl Store {
     /// Returns the conditions of the store that deserve a warning. `mode` is
-    /// the mode in force ([`Store::client_mode`]); `static_rules_allow` says
+    /// the mode in effect ([`Store::client_mode`]); `static_rules_allow` says
     /// whether a rule of the configuration allows something.
     ///
     /// # Errors
@@ -100,16 +100,16 @@ impl Store {
             }
             Ok(standing)
         };
-        read(&self.rules).map_err(self.failed("read whose settings are in force"))
+        read(&self.rules).map_err(self.failed("read whose settings are in effect"))
     }
 
-    /// Returns whether the settings in force belong to another server or
+    /// Returns whether the settings in effect belong to another server or
     /// machine id than the configured one.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn has_former_settings(&self) -> Result<bool, StoreError> {
         let read = former_settings(&self.rules);
-        Ok(read.map_err(self.failed("read whose settings are in force"))?.is_some())
+        Ok(read.map_err(self.failed("read whose settings are in effect"))?.is_some())
     }
 }

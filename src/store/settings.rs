@@ -1,4 +1,4 @@
-//! Settings in force and staged, clean-sync requests, and whose they are.
+//! Settings in effect and staged, clean-sync requests, and whose they are.
 //!
 //! The database is authoritative. `sync-state.plist` is written after it, for
 //! other programs to read, and repaired at the next start if a crash came in
@@ -35,7 +35,7 @@ const RULE_SYNC: &str = "rule_sync_last_success";
 impl Store {
     /// Stores the configured server and machine id. The first ones, and every
     /// change, request a `CLEAN_ALL` sync. On a change the settings and rules
-    /// of the former server stay in force: the settings until a sync with the
+    /// of the former server stay in effect: the settings until a sync with the
     /// new one has succeeded, the rules until a clean one has (PRE-7). Returns
     /// why a clean sync is requested, if this is a change.
     ///
@@ -71,7 +71,7 @@ impl Store {
         read().map_err(self.failed("read the server's name"))
     }
 
-    /// Returns the settings in force, as the server sent them.
+    /// Returns the settings in effect, as the server sent them.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -80,7 +80,7 @@ impl Store {
         Ok(read.map_err(self.failed("read the settings"))?.unwrap_or_default())
     }
 
-    /// Stores settings without putting them in force, and notes the server's
+    /// Stores settings without putting them in effect, and notes the server's
     /// sync type on every pending clean-sync request.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Store {
         drop_staged(&mut self.rules).map_err(failed)
     }
 
-    /// Puts the staged settings in force and returns what that changed. `clear`
+    /// Puts the staged settings in effect and returns what that changed. `clear`
     /// deletes what the server sent before in the same transaction. `succeeded`
     /// is the type of a sync that was a success: it ends the clean-sync
     /// requests it fulfils.
@@ -149,7 +149,7 @@ impl Store {
     ) -> Result<Vec<SettingChange>, StoreError> {
         let failed = self.failed("apply the settings");
         let changes = apply(&mut self.rules, clear, succeeded, now).map_err(failed)?;
-        // The settings are in force; the next start rewrites the file.
+        // The settings are in effect; the next start rewrites the file.
         if let Err(error) = self.write_sync_state() {
             tracing::warn!(%error, "other programs do not see the new settings yet");
         }

@@ -108,7 +108,7 @@ fn split<M>(
 /// a warning.
 fn postflight(decoded: Result<body::DecodedBody<wire::PostflightResponse>, BodyError>) -> Split {
     match decoded {
-        Err(BodyError::ErrorInAnswer { member, words, .. }) => {
+        Err(BodyError::ErrorInResponse { member, words, .. }) => {
             let warning = Warning::of_error(member, &words);
             Ok((StageResponse::Postflight, vec![warning]))
         }
@@ -126,7 +126,7 @@ pub(crate) const fn kind_of_body_error(error: &BodyError) -> FailureKind {
         BodyError::NotJson { .. } => FailureKind::NotJson,
         BodyError::WrongShape { .. } => FailureKind::WrongShape,
         BodyError::NotProtobuf { .. } => FailureKind::NotProtobuf,
-        BodyError::ErrorInAnswer { .. } => FailureKind::ErrorInAnswer,
+        BodyError::ErrorInResponse { .. } => FailureKind::ErrorInResponse,
         BodyError::CursorTooLong(_) => FailureKind::TooLarge,
     }
 }

@@ -181,7 +181,7 @@ impl Machine {
                     AttemptStep::Answered(StageResponse::Postflight) => self.apply(plan, None),
                     AttemptStep::Answered(_) => self.out_of_step(),
                     // No request was made, or it is another server's settings that
-                    // stay in force until a sync has succeeded (PRE-7).
+                    // stay in effect until a sync has succeeded (PRE-7).
                     AttemptStep::Failed(given_up)
                         if given_up.attempts == 0 || self.inputs.former_settings =>
                     {
@@ -383,7 +383,7 @@ impl Machine {
         self.go_on(MachineState::Postflight(plan, attempting), effect)
     }
 
-    /// Puts the settings in force. Only a success ends a clean-sync request, and
+    /// Puts the settings in effect. Only a success ends a clean-sync request, and
     /// only a successful clean sync clears what the server gave before.
     fn apply(&mut self, plan: Plan, error: Option<ErrorRecord>) -> Effect {
         let succeeded = error.is_none().then_some(plan.sync_type);

@@ -31,7 +31,7 @@ const MAX_IDENTIFIER: usize = 1024;
 const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// Runs `<hook> <application name> <identifier>` for each announcement, one
-/// after the other, until told to stop. A hook that fails or hangs is reported
+/// after the other, until asked to stop. A hook that fails or hangs is reported
 /// and costs the sync nothing else.
 ///
 /// The hook gets no input, no environment but `PATH`, and `/` as its directory.

@@ -69,8 +69,8 @@ pub fn prepare(
         store.request_clean_sync(sync_type, CleanSyncReason::Operator, now)?;
     }
     let unwritten = store.write_sync_state().err().map(|error| {
-        warn!(%error, "other programs do not see the settings in force");
-        let action = "not written; other programs do not see the settings in force";
+        warn!(%error, "other programs do not see the settings in effect");
+        let action = "not written; other programs do not see the settings in effect";
         SyncWarning::new(Stage::Preflight, SYNC_STATE_FILE, &error.to_string(), action)
     });
     let requested =

@@ -28,7 +28,7 @@ pub const QUIET_WAIT: Duration = Duration::from_secs(1);
 /// The host and its configuration.
 #[derive(Debug)]
 pub struct SyncHost<'a> {
-    /// The configuration in force.
+    /// The configuration in effect.
     pub config: &'a Config,
     /// Where the stores are.
     pub state_dir: &'a Path,
@@ -188,7 +188,7 @@ fn warn_of_standing(store: &Store, config: &Config) {
             }
         }
         Err(error) => {
-            warn!(%error, fix = error.fix().as_deref(), "cannot read whose settings and rules are in force");
+            warn!(%error, fix = error.fix().as_deref(), "cannot read whose settings and rules are in effect");
         }
     }
 }
@@ -306,7 +306,7 @@ fn warning(notice: &Notice) -> Option<SyncWarning> {
         }
         Notice::SettingsUnreadable { .. } => {
             let action = "none apply; a CLEAN_ALL sync is requested".to_owned();
-            ("settings in force".to_owned(), "cannot be read", action)
+            ("settings in effect".to_owned(), "cannot be read", action)
         }
     };
     Some(SyncWarning::new(Stage::Preflight, &field, value, action))

@@ -109,7 +109,7 @@ impl LiveStores<'_> {
             StoreEffect::DropStaged => {
                 let changes = match self.store.drop_staged() {
                     Ok(changes) => changes.unwrap_or_default(),
-                    // They are not in force, and never will be: the next start
+                    // They are not in effect, and never will be: the next start
                     // drops them.
                     Err(error) => {
                         warn!(%error, fix = error.fix().as_deref(), "the staged settings stay on disk until the next sync");

@@ -1,4 +1,4 @@
-//! One attempt: the request out, the answer in, within the limits of size and
+//! One attempt: the request out, the response in, within the limits of size and
 //! time.
 
 use std::time::Duration;
@@ -118,7 +118,7 @@ impl Transport {
         self.take_cookies(response.headers(), url, context.now);
         if status != 200 {
             // What is left of the request would be for nothing, and writing it
-            // may break the connection under the answer.
+            // may break the connection under the response.
             uploading.0.hold();
             let body = error_body(&mut response, tally).await;
             let redaction = lock(&self.redaction);

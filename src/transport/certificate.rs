@@ -1,5 +1,5 @@
 //! Certificates from files: the client's own with its key, and trust roots.
-//! Reads them anew each time it is asked, so that a renewed file counts from
+//! Each call reads them again, so that a renewed file counts from
 //! the next sync on.
 
 #![expect(

@@ -21,7 +21,7 @@ pub(super) struct Jar {
 }
 
 impl Jar {
-    /// Takes the value of one `Set-Cookie` header of an answer from `url`.
+    /// Takes the value of one `Set-Cookie` header of a response from `url`.
     ///
     /// A cookie without a `Path` belongs to the whole of the sync, though
     /// RFC 6265 would bind it to the stage that set it: a sync is one session.

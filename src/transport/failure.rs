@@ -51,9 +51,9 @@ pub(super) struct FailureContext<'a> {
 /// How far the attempt had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttemptPhase {
-    /// No header of an answer yet.
+    /// No header of a response yet.
     Request,
-    /// In the answer's body.
+    /// In the response's body.
     Body,
 }
 
@@ -129,7 +129,7 @@ impl FailureContext<'_> {
     pub(super) fn truncated(&self, reason: &str) -> Failure {
         self.fail(
             FailureKind::Truncated,
-            format!("the answer broke off before its end ({reason})"),
+            format!("the response broke off before its end ({reason})"),
             "check the server's log and any proxy in between",
         )
     }
@@ -149,7 +149,7 @@ impl FailureContext<'_> {
     pub(super) fn total_timeout(&self, limit: Duration) -> Failure {
         self.fail(
             FailureKind::TotalTimeout,
-            format!("the answer was not complete after {} s", seconds(limit)),
+            format!("the response was not complete after {} s", seconds(limit)),
             "check the server's load and the network's speed",
         )
     }
@@ -174,7 +174,7 @@ impl FailureContext<'_> {
     fn header_too_large(&self) -> Failure {
         self.fail(
             FailureKind::HeaderTooLarge,
-            "the header of the answer is longer than is read (400 KiB or 100 fields)",
+            "the response header is larger than the limit (400 KiB or 100 fields)",
             "check what answers at this address",
         )
     }
@@ -217,7 +217,7 @@ impl FailureContext<'_> {
         };
         self.fail(
             FailureKind::ConnectionLost,
-            format!("{} closed the connection without an answer ({reason})", self.server),
+            format!("{} closed the connection without a response ({reason})", self.server),
             hint,
         )
     }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::unsent;
 use super::upload::UploadMeter;
 
-/// The timeout is counted in so many steps. It is never shorter than it says,
+/// How many steps the timeout is counted in. It is never shorter than configured,
 /// and longer by at most one step.
 const STEPS_PER_TIMEOUT: u32 = 10;
 /// The most that a kernel keeps of an upload: Linux and macOS let a

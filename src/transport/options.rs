@@ -77,12 +77,12 @@ pub struct TransportOptions {
     pub disable_http2: bool,
     /// How long an attempt may take.
     pub timeouts: Timeouts,
-    /// The largest answer in bytes, after decoding.
+    /// The largest response in bytes, after decoding.
     pub max_body: usize,
 }
 
 impl TransportOptions {
-    /// The largest answer by default: 128 MiB, some 600,000 rules.
+    /// The largest response by default: 128 MiB, some 600,000 rules.
     pub const DEFAULT_MAX_BODY_BYTES: usize = 128 << 20;
 
     /// Options for a server with everything else at its default.

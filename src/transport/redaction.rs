@@ -14,7 +14,7 @@ const MIN_SECRET_BYTES: usize = 5;
 const MIN_VALUE_BYTES: usize = 8;
 
 /// How many secrets that come and go are remembered: servers may set a new
-/// cookie with every answer.
+/// cookie with every response.
 const MAX_ROTATING_SECRETS: usize = 64;
 
 /// The secrets to strike out.

@@ -13,7 +13,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// The wait of `Retry-After`, in seconds or as a date, within its bounds. A date
-/// is measured by the clock that it was made by: the `Date` of the same answer,
+/// is measured by the clock that it was made by: the `Date` of the same response,
 /// or, if there is none, this host's.
 pub(super) fn wait(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();

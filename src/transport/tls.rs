@@ -28,7 +28,7 @@ use crate::model::Timestamp;
 const MAX_AUTHORITIES: usize = 5;
 
 /// Hands the client certificate out and remembers that it was asked for, so
-/// that a failed handshake can be told from a missing certificate.
+/// that a failed handshake can be distinguished from a missing certificate.
 #[derive(Debug)]
 pub(super) struct RecordingResolver {
     pub(super) identity: Option<ClientIdentity>,
@@ -113,8 +113,7 @@ const MAX_CHAIN_CERTIFICATES: usize = 8;
 pub(super) type CertificateChain = Arc<Mutex<Vec<CertificateFacts>>>;
 
 /// Has each certificate verified by whoever decides on that leg of the
-/// connection, and keeps what the server showed. The answers are the verifiers'
-/// alone.
+/// connection, and keeps what the server showed. The verifiers alone decide.
 #[derive(Debug)]
 pub(super) struct RecordingVerifier {
     server: Arc<dyn ServerCertVerifier>,

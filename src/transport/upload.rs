@@ -4,7 +4,7 @@
 //! The HTTP client takes a body piece by piece, so the pieces it took are what
 //! was handed to the connection. A server that refuses a body for its length
 //! answers before it has read it and closes the connection; a client that is
-//! writing then gets an error and loses the answer, though it has arrived. So
+//! writing then gets an error and loses the response, though it has arrived. So
 //! the body comes in bursts, and the client reads before each of them.
 
 use std::pin::Pin;
@@ -77,7 +77,7 @@ impl UploadMeter {
         self.sent() >= self.length && (self.length == 0 || self.queued() == Some(0))
     }
 
-    /// Whether a failure of that kind, with no more of an answer than this
+    /// Whether a failure of that kind, with no more of a response than this
     /// status, says that the body may be too large for the way to the server:
     /// its upload timed out, or the connection broke under more than 64 KiB.
     pub(super) fn unfinished(&self, kind: FailureKind, status: Option<u16>) -> bool {

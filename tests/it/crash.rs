@@ -48,7 +48,7 @@ fn killed_at(place: &str) {
     let killed = agent.run(&["sync", "--json", "--clean-all", "--kill-at", place]);
     assert_eq!(killed.status.signal(), Some(9), "{place}: the process was not killed");
 
-    // Whatever was in force is whole.
+    // Whatever was in effect is whole.
     let store = agent.store();
     let hash = store.rules_hash().expect("read");
     let mode = store.client_mode(None).expect("read");

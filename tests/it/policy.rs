@@ -76,7 +76,7 @@ fn rule_2_rules_that_cannot_be_used_neither_empty_the_store_nor_lift_the_hold() 
 }
 
 /// PRE-7: a mistyped path does not lift LOCKDOWN, and everybody says whose
-/// settings are in force.
+/// settings are in effect.
 #[test]
 fn pre_7_a_mistyped_url_does_not_lift_lockdown() {
     let server = server(5);

@@ -35,7 +35,7 @@ fn ev_11_http_15_a_batch_answered_by_an_error_stays_queued() {
         agent.queue((0..3).map(event));
         server.fault(Stage::EventUpload, every(), Fault::WrongShape(error.clone()));
         let synced = agent.sync(&[]);
-        assert_eq!((synced.kind(), synced.code), ("error_in_answer", Some(2)), "{error}");
+        assert_eq!((synced.kind(), synced.code), ("error_in_response", Some(2)), "{error}");
         assert_eq!((agent.pending(), &synced.json["stages"][1]["attempts"]), (3, &json!(6)));
         server.clear_faults();
         let synced = agent.sync(&[]);
@@ -71,7 +71,7 @@ fn http_15_an_error_in_a_preflight_fails_it_and_in_a_postflight_warns() {
     let error = Fault::WrongShape(json!({"Error": "out of\u{1b}[31m order"}));
     server.fault(Stage::Preflight, every(), error.clone());
     let synced = agent.sync(&[]);
-    assert_eq!((synced.kind(), synced.code), ("error_in_answer", Some(1)));
+    assert_eq!((synced.kind(), synced.code), ("error_in_response", Some(1)));
     let message = synced.json["error"]["message"].as_str().expect("a message");
     assert!(message.contains(r"out of\u{1b}[31m order"), "{message}");
     server.clear_faults();

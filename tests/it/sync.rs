@@ -219,7 +219,7 @@ fn wrong_answers_are_named_and_nothing_of_them_is_applied() {
         (Fault::Html, "html", 3),
         (Fault::NotJson, "not_json", 3),
         (wrong_shape, "wrong_shape", 3),
-        (error, "error_in_answer", 3),
+        (error, "error_in_response", 3),
         (Fault::EmptyBody, "empty_body", 3),
         (Fault::Truncate, "truncated", 3),
         (Fault::RepeatCursor, "cursor_not_advancing", 3),

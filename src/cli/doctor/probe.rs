@@ -26,7 +26,7 @@ pub(super) struct Outcome {
 }
 
 impl Probe {
-    /// Reads the rule counts and the mode in force, if there is a store.
+    /// Reads the rule counts and the mode in effect, if there is a store.
     pub(super) fn new(config: &Config, report: &HostReport, rules: Option<&ReadStore>) -> Self {
         let read = |store: &ReadStore| {
             let mode = store.client_mode(config.client_mode).ok()?;

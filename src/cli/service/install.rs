@@ -1,4 +1,4 @@
-//! The files of the service and the commands that put them in force.
+//! The files of the service and the commands that activate them.
 
 use std::collections::BTreeSet;
 use std::fs;

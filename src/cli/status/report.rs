@@ -45,7 +45,7 @@ pub(super) struct Status {
     client_certificate: Option<Certificate>,
     /// The daemon of this state directory; `null` if none has run on it.
     daemon: Option<Daemon>,
-    /// The settings in force, by their protocol names.
+    /// The settings in effect, by their protocol names.
     settings: std::collections::BTreeMap<&'static str, String>,
 }
 
@@ -348,7 +348,7 @@ struct StoreReading {
     settings: std::collections::BTreeMap<&'static str, String>,
 }
 
-/// MONITOR unless something else is in force.
+/// MONITOR unless something else is in effect.
 struct Mode(ClientMode);
 
 impl Default for Mode {

@@ -1,4 +1,4 @@
-//! The configuration in force: watched, read again, adopted or refused.
+//! The configuration in effect: watched, read again, adopted or refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,7 +167,7 @@ impl EventLoop {
         adopted
     }
 
-    /// Whether a source of the configuration in force has been missing for less
+    /// Whether a source of the configuration in effect has been missing for less
     /// than [`VANISH_TIME`].
     fn is_source_missing(&mut self, loaded: &Loaded) -> bool {
         if self.loaded.sources.iter().all(|source| loaded.sources.contains(source)) {
@@ -191,7 +191,7 @@ impl EventLoop {
         }
     }
 
-    /// Examines the configuration in force again. A file system that does not
+    /// Examines the configuration in effect again. A file system that does not
     /// respond leaves the report as it was.
     async fn examine(&mut self) {
         let loaded = Arc::clone(&self.loaded);
@@ -206,7 +206,7 @@ impl EventLoop {
         }
     }
 
-    /// Puts a configuration in force and returns whether it is another one.
+    /// Puts a configuration in effect and returns whether it is another one.
     fn adopt(&mut self, loaded: Loaded) -> bool {
         if loaded.config == self.loaded.config {
             return false;

@@ -70,7 +70,7 @@ pub struct SyncOrder {
     pub clean: Option<SyncType>,
 }
 
-/// Encodes an order and the configuration in force: a length of four bytes, then a
+/// Encodes an order and the configuration in effect: a length of four bytes, then a
 /// property list of that length.
 #[must_use]
 pub(in crate::daemon) fn encode(order: Order, config: &Effective) -> Vec<u8> {

@@ -14,7 +14,7 @@ use crate::transport::{ClientCertificate, inspect_client_certificate};
 /// The state of the stores after a sync.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StoreSummary {
-    /// The interval in force, in seconds; `None` if the server gave none.
+    /// The interval in effect, in seconds; `None` if the server gave none.
     pub full_sync_interval: Option<u32>,
     /// When a sync last succeeded.
     pub last_success: Option<Timestamp>,

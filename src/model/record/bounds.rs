@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{ErrorRecord, SettingChange, SyncRecord};
 
-/// A text of a record is cut to so many bytes.
+/// A text of a record is cut to this many bytes.
 pub const MAX_RECORD_TEXT_BYTES: usize = 1024;
-/// The JSON of a record takes at most so many bytes.
+/// The JSON of a record takes at most this many bytes.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 /// What is kept free for `left_out`, in bytes: a line for each list.
 const LEFT_OUT_BYTES: usize = 1024;

@@ -64,7 +64,7 @@ fn http_15_an_error_without_an_answer_is_an_error_at_every_stage() {
         let upload = read::<wire::EventUploadResponse>(body.as_bytes()).err();
         let postflight = read::<wire::PostflightResponse>(body.as_bytes()).err();
         let error = [preflight, upload, postflight].map(|error| match error {
-            Some(BodyError::ErrorInAnswer { words, .. }) => Some(words),
+            Some(BodyError::ErrorInResponse { words, .. }) => Some(words),
             Some(other) => panic!("{body}: {other}"),
             None => None,
         });
@@ -100,7 +100,7 @@ fn http_15_an_error_without_an_answer_is_an_error_at_every_stage() {
     assert!(is_error(&long).expect("an error").len() < 2000);
 }
 
-/// HTTP-15: an answer counts, and the error beside it is a warning.
+/// HTTP-15: the fields of a stage count, and the error beside them is a warning.
 #[test]
 fn http_15_an_error_beside_an_answer_is_a_warning() {
     let (message, warnings) = odd(br#"{"batch_size":7,"error":"partial"}"#);

@@ -11,7 +11,7 @@ use super::read::MessageSeed;
 use super::{Enumeration, Message, enum_name, find_number};
 use crate::protocol::lenient::Notes;
 
-/// Bytes of the JSON of a number, a bool or an enum value at the most.
+/// The most bytes of the JSON of a number, a bool or an enum value.
 const MAX_SCALAR_BYTES: usize = 1 << 10;
 /// Bytes of JSON that one byte of text may take: `\u0041`.
 const MAX_ESCAPE_BYTES: usize = 6;

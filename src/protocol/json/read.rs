@@ -13,7 +13,7 @@ use super::{FieldKind, Message, text_within};
 use crate::protocol::body;
 use crate::protocol::lenient::{self, Notes};
 
-/// Elements of an array of a message that is read strictly, at the most.
+/// The most elements of an array of a message that is read strictly.
 const MAX_STRICT_ELEMENTS: usize = 1_000_000;
 
 struct ValueSeed<K>(PhantomData<K>);

@@ -2,8 +2,8 @@
 //! without the message in between.
 //!
 //! Only for what prost writes itself: fields in the order of their numbers,
-//! each singular one once. Of anything else the answer is that it is something
-//! else, and the long way says what it means, or that it is damaged.
+//! each singular one once. For anything else nothing is written, and decoding the
+//! message shows what it means, or that it is damaged.
 
 use super::kinds::F64;
 use super::{FieldKind, Write};
@@ -112,7 +112,7 @@ const VARINT_WIRE_TYPE: u64 = 0;
 const FIXED_64: u64 = 1;
 const LENGTH_WIRE_TYPE: u64 = 2;
 
-/// Writes a value; answers whether it is what an absent one stands for.
+/// Writes a value; returns whether it is what an absent one stands for.
 fn value(shape: &Shape, wire_type: u64, wire: &mut Wire<'_>, out: &mut Vec<u8>) -> Option<bool> {
     match (shape, wire_type) {
         (Shape::Text, LENGTH_WIRE_TYPE) => {

@@ -16,7 +16,7 @@ use crate::protocol::lenient::{MAX_IDENTIFIER_BYTES, Notes};
 use crate::protocol::wire::{self, RuleDownloadResponse};
 
 const MESSAGE: &str = RuleDownloadResponse::NAME;
-/// Bytes of the JSON of a plain rule at the most: one with a longer identifier
+/// The most bytes of the JSON of a plain rule: one with a longer identifier
 /// is read the long way.
 const MAX_PLAIN_RULE_BYTES: usize = 2 << 10;
 

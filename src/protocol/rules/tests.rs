@@ -207,7 +207,7 @@ fn read(received: ResponseBody<'_>) -> Result<DecodedBody<Page>, BodyError> {
     read_page(received, 1, &mut CelBudget::default(), &|| false)
 }
 
-/// HTTP-15, RULE-2: an error report is a failed attempt; beside an answer it is
+/// HTTP-15, RULE-2: an error report is a failed attempt; beside the fields of a stage it is
 /// a warning.
 #[test]
 fn http_15_an_error_report_is_no_page() {
@@ -215,7 +215,7 @@ fn http_15_an_error_report_is_no_page() {
         [r#"{"error":"x"}"#, r#"{"rules":null,"Errors":["x"]}"#, r#"{"cursor":null,"err":1}"#]
     {
         let read = page_of(Transfer::Json, error.as_bytes());
-        assert!(matches!(read, Err(BodyError::ErrorInAnswer { .. })), "{error}: {read:?}");
+        assert!(matches!(read, Err(BodyError::ErrorInResponse { .. })), "{error}: {read:?}");
     }
     let beside = read(ResponseBody::new(Transfer::Json, br#"{"rules":[],"error":"x"}"#.as_slice()));
     let warnings = beside.expect("a page").warnings;

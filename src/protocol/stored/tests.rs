@@ -487,7 +487,7 @@ fn ev_9_only_executables_of_a_bundle_belong_to_it() {
 }
 
 proptest! {
-    /// EV-5: whatever happens to an archive, reading it ends in an answer.
+    /// EV-5: whatever happens to an archive, reading it ends in a response.
     #[test]
     fn a_damaged_archive_never_panics(
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),

@@ -478,7 +478,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
 
-    /// RULE-12: the same where every download is worth making the index anew.
+    /// RULE-12: the same where every download is worth making the index again.
     #[test]
     fn rule_12_changes_of_large_downloads_lead_to_the_newest(
         steps in prop::collection::vec(any_step(), 1..6)

@@ -147,7 +147,7 @@ fn rule_7_newer_tables_of_ours_are_refused() {
     assert!(matches!(error, StoreError::TooNew { found: 99, .. }), "{error}");
 }
 
-/// A store that no sync of this program has opened can be told from a broken
+/// A store that no sync of this program has opened can be distinguished from a broken
 /// one.
 #[test]
 fn a_reader_of_an_older_schema_is_told_to_sync_first() {

@@ -174,7 +174,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
 
-    /// RULE-8: the same where every download is worth making the index anew.
+    /// RULE-8: the same where every download is worth making the index again.
     #[test]
     fn rule_8_any_sequence_of_large_downloads_equals_a_list(
         steps in prop::collection::vec(any_step(), 1..6)

@@ -205,7 +205,7 @@ fn rule_9_a_transitive_rule_that_does_not_decide_hides_no_other() {
     }
 }
 
-/// Writes the database anew as `.dump` and a shell that reads it do: the rows of
+/// Writes the database again as `.dump` and a shell that reads it do: the rows of
 /// each table in their order, numbered from 1, then indexes and triggers.
 fn dump_and_restore(dir: &Path) {
     let (old, new) = (dir.join("rules.db"), dir.join("restored.db"));

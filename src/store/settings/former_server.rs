@@ -1,10 +1,10 @@
-//! Which former server's settings and rules are still in force (PRE-7).
+//! Which former server's settings and rules are still in effect (PRE-7).
 
 use rusqlite::Connection;
 
 use crate::store::agent_meta;
 
-/// The server and machine id whose settings are in force, if not the current
+/// The server and machine id whose settings are in effect, if not the current
 /// ones; as JSON.
 const FORMER_SETTINGS_KEY: &str = "former_settings";
 /// The same for rules.
@@ -12,7 +12,7 @@ const FORMER_RULES_KEY: &str = "former_rules";
 
 type Owner = (String, String);
 
-/// Records that the store now belongs to `new`, while what is in force belongs
+/// Records that the store now belongs to `new`, while what is in effect belongs
 /// to `old` or an earlier owner.
 pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::Result<()> {
     let settings: bool = conn.query_row(
@@ -33,22 +33,22 @@ pub(super) fn changed(conn: &Connection, old: &Owner, new: &Owner) -> rusqlite::
     Ok(())
 }
 
-/// Records that the settings in force are the current server's.
+/// Records that the settings in effect are the current server's.
 pub(super) fn settings_replaced(conn: &Connection) -> rusqlite::Result<()> {
     agent_meta::forget(conn, FORMER_SETTINGS_KEY)
 }
 
-/// Records that the rules in force are the current server's.
+/// Records that the rules in effect are the current server's.
 pub(in crate::store) fn rules_replaced(conn: &Connection) -> rusqlite::Result<()> {
     agent_meta::forget(conn, FORMER_RULES_KEY)
 }
 
-/// Returns whose settings are in force, if not the current server's.
+/// Returns whose settings are in effect, if not the current server's.
 pub(in crate::store) fn former_settings(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
     read(conn, FORMER_SETTINGS_KEY)
 }
 
-/// Returns whose rules are in force, if not the current server's.
+/// Returns whose rules are in effect, if not the current server's.
 pub(in crate::store) fn former_rules(conn: &Connection) -> rusqlite::Result<Option<Owner>> {
     read(conn, FORMER_RULES_KEY)
 }

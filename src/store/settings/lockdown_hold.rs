@@ -4,7 +4,7 @@
 use crate::model::{CleanSyncReason, ClientMode};
 use crate::store::{Store, StoreError};
 
-/// Why LOCKDOWN is not in force although it is set.
+/// Why LOCKDOWN is not in effect although it is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModeHeldBack {
     /// No rule download has been completed since the store was created.
@@ -45,7 +45,7 @@ impl Store {
         Ok(recreated.then_some(ModeHeldBack::RulesRecreated))
     }
 
-    /// Returns the mode in force: the server's, else `configured`, else
+    /// Returns the mode in effect: the server's, else `configured`, else
     /// MONITOR. LOCKDOWN is replaced by MONITOR while it is held back.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! `sync-state.plist`: the settings in force under the reference's keys, for
+//! `sync-state.plist`: the settings in effect under the reference's keys, for
 //! other programs to read. Derived from the database and never read back.
 
 use std::borrow::Cow;

@@ -93,7 +93,7 @@ fn pre_3_a_server_is_told_apart_by_its_whole_url_and_known_by_its_former_name() 
     assert_eq!(other, Some(CleanSyncReason::ServerChanged));
 }
 
-/// SYNC-4: staged settings are on disk and not in force; a restart drops them.
+/// SYNC-4: staged settings are on disk and not in effect; a restart drops them.
 #[test]
 fn sync_4_staged_settings_survive_a_restart_only_to_be_dropped() {
     let (dir, mut store) = store();
@@ -131,7 +131,7 @@ fn standing(store: &Store) -> Vec<String> {
 }
 
 /// PRE-3, PRE-7: a new state, another server and another id each request
-/// everything anew. The former server's settings and rules stay in force: a
+/// everything again. The former server's settings and rules stay in effect: a
 /// mistyped URL does not lift LOCKDOWN.
 #[test]
 fn pre_7_a_former_servers_settings_and_rules_stay_until_the_new_one_replaces_them() {

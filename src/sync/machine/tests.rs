@@ -235,7 +235,7 @@ fn http_8_pages_past_a_limit_end_the_download_uncommitted() {
     }
 }
 
-/// PRE-7: a former server's settings stay in force until a sync with the new
+/// PRE-7: a former server's settings stay in effect until a sync with the new
 /// one has succeeded, and that sync replaces them whatever its type.
 #[test]
 fn pre_7_a_former_servers_settings_go_with_the_first_success_and_not_before() {
@@ -346,7 +346,7 @@ fn sync_2_a_store_that_fails_ends_the_sync() {
 }
 
 /// A full disk: the events that may fill it go up before anything that needs
-/// room, and no setting is in force that is not staged.
+/// room, and no setting is in effect that is not staged.
 #[test]
 fn sync_4_a_full_disk_does_not_keep_the_events_from_going_up() {
     let full = |repeats| play([]).full(repeats).run();
@@ -412,7 +412,7 @@ fn sync_2_a_stop_does_not_erase_the_error_it_was_waiting_for() {
     assert_eq!(error.cause.map(|cause| cause.kind), Some("server_error".into()));
 }
 
-/// SYNC-6, SYNC-3: a sync told to stop reverts, except where the postflight
+/// SYNC-6, SYNC-3: a sync asked to stop reverts, except where the postflight
 /// request has been made.
 #[test]
 fn sync_6_a_sync_told_to_stop_ends_where_it_stands() {

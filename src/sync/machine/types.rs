@@ -40,7 +40,7 @@ pub struct Inputs {
     /// The store has seen a complete rule download. Before that, its rules
     /// cannot justify a mode that blocks what no rule allows.
     pub rules_complete: bool,
-    /// The settings in force come from another server, or belong to another
+    /// The settings in effect come from another server, or belong to another
     /// machine id, than this sync's.
     pub former_settings: bool,
     /// Change nothing, neither here nor there.
@@ -135,7 +135,7 @@ pub enum AttemptResult {
     Waited,
     /// The token request is over: whether its status was 200.
     TokenFetched(bool),
-    /// The sync is to end: told to stop, or past its deadline.
+    /// The sync is to end: asked to stop, or past its deadline.
     Stopped {
         /// Why.
         failure: Failure,
@@ -166,7 +166,7 @@ pub enum SyncEvent {
     UploadsNoted,
     /// The rules are committed, or in a dry run, compared.
     RulesCommitted(Committed),
-    /// The settings are in force: what they changed.
+    /// The settings are in effect: what they changed.
     SettingsApplied(Vec<SettingChange>),
     /// The staged settings are gone: what they would have changed.
     StagedDropped(Vec<SettingChange>),
@@ -209,7 +209,7 @@ pub enum Effect {
 /// What a store is to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreEffect {
-    /// Put the settings on disk, not in force.
+    /// Put the settings on disk, not in effect.
     StageSettings {
         /// What the server set.
         settings: Box<Settings>,
@@ -244,7 +244,7 @@ pub enum StoreEffect {
         /// What to delete first.
         sync_type: SyncType,
     },
-    /// Put the staged settings in force.
+    /// Put the staged settings in effect.
     ApplySettings {
         /// Forget what the server gave before.
         clear: bool,

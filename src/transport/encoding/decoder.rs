@@ -7,7 +7,7 @@ use flate2::bufread::GzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 use thiserror::Error;
 
-/// Why an answer cannot be decoded.
+/// Why a response cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(in crate::transport) enum DecodeError {
     /// More bytes than the limit, decoded or as received.
@@ -27,7 +27,7 @@ pub(in crate::transport) enum DecodeError {
     Unknown(String),
 }
 
-/// Decodes one answer. Memory stays within the limit and a small constant.
+/// Decodes one response. Memory stays within the limit and a small constant.
 pub(in crate::transport) struct Decoder {
     coding: Coding,
     decoded: Output,
@@ -52,7 +52,7 @@ const STEP_BYTES: usize = 256 << 10;
 const MAX_OVERHEAD_BYTES: usize = 64 * 1024;
 
 impl Decoder {
-    /// A decoder for the values of an answer's `Content-Encoding` headers,
+    /// A decoder for the values of a response's `Content-Encoding` headers,
     /// which takes at most `limit` bytes. `length` is the `Content-Length`.
     pub(in crate::transport) fn new<'a>(
         encodings: impl Iterator<Item = &'a str>,
@@ -78,7 +78,7 @@ impl Decoder {
             if length > limit {
                 return Err(DecodeError::TooLarge);
             }
-            // A server may announce much and send little, so a large answer's
+            // A server may announce much and send little, so a large response's
             // memory is taken as it comes.
             decoded.bytes.reserve_exact(length.min(8 * 1024 * 1024));
         }
@@ -153,7 +153,7 @@ impl Decoder {
         self.decoded.bytes.capacity()
     }
 
-    /// The decoded answer, once all bytes were pushed and all steps made.
+    /// The decoded response, once all bytes were pushed and all steps made.
     pub(in crate::transport) fn finish(mut self) -> Result<Vec<u8>, DecodeError> {
         // A body of no bytes is no body, whatever encoding is announced for it.
         if self.received > 0 {

@@ -100,7 +100,7 @@ fn http_6_every_encoding_is_decoded_however_it_is_cut_into_pieces() {
     }
 }
 
-/// HTTP-2: compressed data that breaks off is no complete answer, wherever the
+/// HTTP-2: compressed data that breaks off is no complete response, wherever the
 /// cut is.
 #[test]
 fn http_2_compressed_data_cut_anywhere_is_truncated() {
@@ -171,7 +171,7 @@ fn http_8_a_bomb_ends_at_the_limit() {
     ));
 }
 
-/// HTTP-9: however much a few bytes decode to, a step is short, and an answer of
+/// HTTP-9: however much a few bytes decode to, a step is short, and a response of
 /// 128 MiB is one of many steps.
 #[test]
 fn http_9_what_a_few_bytes_decode_to_comes_in_short_steps() {
@@ -219,7 +219,7 @@ fn http_6_what_follows_the_end_of_compressed_data_is_ignored() {
     assert_eq!(decode("gzip", &junk_between, 7, 1000).as_deref(), Ok(TEXT));
 }
 
-/// HTTP-2: a second gzip member that breaks off is no complete answer.
+/// HTTP-2: a second gzip member that breaks off is no complete response.
 #[test]
 fn http_2_a_later_gzip_member_cut_anywhere_is_truncated() {
     let (one, two) = (gzip(&TEXT[..9]), gzip(&TEXT[9..]));

@@ -259,7 +259,7 @@ async fn http_3_every_kind_of_the_transport_has_a_cause() {
         FailureKind::CursorNotAdvancing,
         FailureKind::TooManyPages,
         FailureKind::TooManyRules,
-        FailureKind::ErrorInAnswer,
+        FailureKind::ErrorInResponse,
         FailureKind::NoUsableRules,
         FailureKind::Guarded,
         FailureKind::Deadline,

@@ -8,7 +8,7 @@ use crate::model::SettledEvents;
 #[derive(Clone, Debug)]
 enum QueueStep {
     Queue(Vec<(u8, bool)>),
-    /// Read so many, settle those whose turn it is.
+    /// Read this many, settle those whose turn it is.
     Settle {
         limit: usize,
         keep_every: usize,

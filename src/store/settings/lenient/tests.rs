@@ -130,7 +130,7 @@ fn state_6_an_unreadable_staged_slot_is_dropped() {
     }
 }
 
-/// STATE-6: settings in force that cannot be read are reported, and a clean
+/// STATE-6: settings in effect that cannot be read are reported, and a clean
 /// sync brings new ones.
 #[test]
 fn state_6_an_unreadable_applied_slot_is_reported_and_everything_is_requested_anew() {
