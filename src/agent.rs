@@ -24,6 +24,7 @@
 
 mod local;
 mod remote;
+mod status;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -33,12 +34,16 @@ use thiserror::Error;
 
 pub use local::LocalAgent;
 pub use remote::{RemoteAgent, RemoteError};
+pub use status::{
+    AgentStatus, CertificateStatus, ConditionReport, DaemonReport, DaemonView, LastAttempt,
+    LastSuccess, QueueStatus, RulesStatus, SyncInterval,
+};
 
 use crate::control::message::{Decision, RequestedBundle};
 use crate::failure::{ErrorText, Remedy};
 use crate::ingest::IngestedEvent;
 use crate::model::{Executable, SyncRecord};
-use crate::store::{LockError, StoreError};
+use crate::store::{LockError, ReadStore, StoreError};
 use crate::sync::Stop;
 use crate::sync::progress::Observer;
 use crate::sync::run::SyncOptions;
@@ -182,14 +187,11 @@ impl Agent {
         let done = results.len();
         if let Some(remote) = &mut self.remote {
             // The daemon ends a connection that has been silent for long.
-            match remote.reconnect() {
-                Ok(()) => {
-                    self.by_daemon(|remote| remote.add_events(lines, results))?;
-                }
-                Err(_) => {
-                    self.remote = None;
-                    (self.notes)(AgentNote::DaemonGone);
-                }
+            if remote.reconnect().is_ok() {
+                self.by_daemon(|remote| remote.add_events(lines, results))?;
+            } else {
+                self.remote = None;
+                (self.notes)(AgentNote::DaemonGone);
             }
         }
         let left = lines.get(results.len() - done..).unwrap_or_default();
@@ -221,6 +223,22 @@ impl Agent {
             Some(bundles) => Ok(bundles),
             None => Ok(self.local.bundle_requests()?),
         }
+    }
+
+    /// Reads how syncing stands, from the files of the state directory.
+    ///
+    /// # Errors
+    /// If a database cannot be read.
+    pub fn status(&self) -> Result<AgentStatus, AgentError> {
+        Ok(self.local.status()?)
+    }
+
+    /// Opens the rules for reading: to list them, or to look many up.
+    ///
+    /// # Errors
+    /// If they cannot be read, or no sync has been made yet.
+    pub fn rules(&self) -> Result<ReadStore, AgentError> {
+        Ok(self.local.rules()?)
     }
 
     /// Returns the records of the last syncs, newest first, at most `limit`.

@@ -84,6 +84,7 @@ pub fn thread_time() -> Duration {
 /// read. macOS has one (`CLOCK_UPTIME_RAW`), but reading it requires unsafe
 /// code.
 #[must_use]
+#[allow(clippy::unnecessary_wraps, reason = "not every system can tell")]
 pub fn awake() -> Option<Duration> {
     #[cfg(target_os = "linux")]
     return Some(read(rustix::time::ClockId::Monotonic));

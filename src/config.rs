@@ -41,7 +41,6 @@ use crate::model::{
 /// The values that hold, typed. `None` is "not configured". Secrets are masked
 /// in every shown form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each key that is a switch")]
 pub struct Config {
     /// Server to sync with; without one there is no sync.
     pub sync_base_url: Option<BaseUrl>,

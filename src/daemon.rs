@@ -34,7 +34,6 @@ use crate::failure::Remedy;
 use crate::host::{self, SystemHost};
 use crate::store::{Store, StoreError};
 
-pub use instance_lock::{INSTANCE_LOCK_FILE, is_running};
 pub use sync_process::parent::Program;
 
 /// From a change of a source to its reading: whoever writes it may write several

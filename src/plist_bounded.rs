@@ -83,7 +83,7 @@ const CDATA: &[u8] = b"<![CDATA[";
 /// read as another: `a<![CDATA[&b]]>c` as `ac`.
 fn without_cdata(text: &[u8]) -> Result<Cow<'_, [u8]>, PlistError> {
     let is_xml = text.trim_ascii_start().starts_with(b"<");
-    if !is_xml || !text.iter().any(|byte| *byte == b'&') && !contains(text, CDATA) {
+    if !is_xml || !text.contains(&b'&') && !contains(text, CDATA) {
         return Ok(Cow::Borrowed(text));
     }
     let mut plain = Vec::with_capacity(text.len());

@@ -23,7 +23,7 @@ use crate::sync::progress::Observer;
 use crate::sync::run::{self, SyncError, SyncHost, SyncOptions};
 use crate::sync::upload::{self, UploadReport};
 
-use super::AgentError;
+use super::{AgentError, AgentStatus};
 
 /// An agent of this process. A clone shares the opened event queue.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ impl LocalAgent {
         Decision::new(&store, found, with_since)
     }
 
-    /// Queues events, one JSON object a line; see [`ingest_lines`].
+    /// Queues events, one JSON object a line; as `events add` reads them.
     ///
     /// # Errors
     /// If they cannot be written; then none of them is queued.
@@ -124,18 +124,17 @@ impl LocalAgent {
         let policy = self.ingest_policy()?;
         let limits = Limits { events: self.config.event_queue_limit, ..Limits::default() };
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = match &mut *queue {
-            Some(store) => store,
-            None => {
-                let (store, notices) = EventStore::open(&self.state_dir, now.wall)?;
-                for notice in notices {
-                    if let Notice::SetAside { path, reason } = notice {
-                        let path = path.display();
-                        tracing::warn!(reason, "the event queue was corrupt; it is now {path}");
-                    }
+        let store = if let Some(store) = &mut *queue {
+            store
+        } else {
+            let (store, notices) = EventStore::open(&self.state_dir, now.wall)?;
+            for notice in notices {
+                if let Notice::SetAside { path, reason } = notice {
+                    let path = path.display();
+                    tracing::warn!(reason, "the event queue was corrupt; it is now {path}");
                 }
-                queue.insert(store)
             }
+            queue.insert(store)
         };
         let added = ingest_lines(store, policy, limits, lines, now);
         if added.is_err() {
@@ -191,6 +190,17 @@ impl LocalAgent {
             Err(StoreError::Missing { .. }) => Ok(store::left_records(&self.state_dir)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads how syncing stands. A state directory that does not exist yet is that
+    /// of a host that has never synced.
+    ///
+    /// # Errors
+    /// If a database cannot be read.
+    pub fn status(&self) -> Result<AgentStatus, StoreError> {
+        let source = RememberingHost::new(SystemHost, &self.state_dir);
+        let machine_id = host::machine_id(&self.config, &source);
+        AgentStatus::read(&self.config, &self.state_dir, machine_id, self.clock.now().wall)
     }
 
     /// Withdraws the operator's request for a clean sync. Returns whether there

@@ -134,8 +134,9 @@ impl RemoteAgent {
         loop {
             match self.client.answer()? {
                 ControlResponse::Waiting => {
-                    observer.progress(&SyncProgress::InLine { behind: None })
+                    observer.progress(&SyncProgress::InLine { behind: None });
                 }
+
                 ControlResponse::Progress(step) => observer.progress(&SyncProgress::Relayed(&step)),
                 ControlResponse::Missed { .. } => {}
                 ControlResponse::Synced { record } => return Ok(*record),
@@ -239,17 +240,19 @@ impl RemoteAgent {
         let mut repeats = 0..REPEATS_WHEN_BUSY;
         loop {
             self.client.ask(request)?;
-            match self.client.answer()? {
-                ControlResponse::Error { kind: ControlErrorKind::Busy, .. }
-                    if repeats.next().is_some() => {}
-                ControlResponse::Error { kind: ControlErrorKind::Store, message, fix } => {
-                    return Err(RemoteError::Store(ErrorText { message, fix }));
-                }
-                ControlResponse::Error { kind, message, fix } => {
-                    return Err(RemoteError::Refused { kind, error: ErrorText { message, fix } });
-                }
-                response => return pick(response).ok_or(RemoteError::Unexpected),
+            let response = self.client.answer()?;
+            let ControlResponse::Error { kind, message, fix } = response else {
+                return pick(response).ok_or(RemoteError::Unexpected);
+            };
+            if kind == ControlErrorKind::Busy && repeats.next().is_some() {
+                continue;
             }
+            let error = ErrorText { message, fix };
+            return Err(if kind == ControlErrorKind::Store {
+                RemoteError::Store(error)
+            } else {
+                RemoteError::Refused { kind, error }
+            });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Writing to standard output, and what a user should know to standard error. A
 //! closed pipe ends the output, not the command.
 //!
-//! Everything passes through `Showable` or [`crate::model::text`]'s JSON: no
+//! Everything passes through `Showable` or `model::text`'s JSON: no
 //! command can send a terminal what a server, a file or another program chose
 //! to be more than text.
 
@@ -84,7 +84,7 @@ pub fn line(text: impl Display) {
 }
 
 /// Writes a text of several lines. Whoever composes it keeps line feeds out of
-/// its parts, see [`escaped`].
+/// its parts, see `escaped`.
 pub fn lines(text: impl Display) {
     let mut out = io::stdout().lock();
     note_written(write_line(&mut out, text, LineFeeds::Keep).and_then(|()| out.flush()));
@@ -168,7 +168,7 @@ impl Default for Lines {
     }
 }
 
-/// Escapes a text from elsewhere; see [`escaped`].
+/// Escapes a text from elsewhere; see `escaped`.
 #[must_use]
 pub fn printable(text: &str) -> String {
     escaped(text).into_owned()

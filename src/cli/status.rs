@@ -6,16 +6,15 @@ use std::time::Duration;
 use std::{fs, io};
 
 use super::error::{EXIT_TOO_OLD, Error};
-use super::{Global, output, setup};
-use crate::agent::RemoteAgent;
+use super::{Global, connect, output, setup};
+use crate::agent::{DaemonReport, RemoteAgent};
 use crate::clock::{Clock as _, SystemClock};
 use crate::control::status::DaemonStatus;
-use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::Timestamp;
 
 mod report;
 
-use report::{DaemonReport, Status};
+use report::{show, show_report};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -31,8 +30,6 @@ pub(super) struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let setup = setup::load_to_read(global)?;
     let now = SystemClock::new().now().wall;
-    let source = RememberingHost::new(SystemHost, &setup.state_dir);
-    let machine_id = host::machine_id(&setup.config, &source);
     // To a user who may not look into it, an empty directory is one that is full.
     let closed = is_closed(&setup.state_dir);
     let status = closed.then(|| by_daemon(&setup.state_dir)).flatten();
@@ -54,18 +51,18 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         if args.json {
             setup.print_json(&report);
         } else {
-            report.show();
+            show_report(&report);
         }
         success
     } else {
-        let mut status = Status::read(&setup.config, &setup.state_dir, machine_id, now)?;
+        let mut status = connect::local(global, &setup).status()?;
         if global.set.is_empty() && global.config.is_none() {
             status.use_daemons_configuration();
         }
         if args.json {
             setup.print_json(&status);
         } else {
-            status.show();
+            show(&status);
         }
         status.last_success_at()
     };

@@ -225,7 +225,7 @@ fn set_takes_every_kind_of_value() {
     let Loaded { config, findings, .. } = Config::load(&sources).expect("a configuration");
     assert_eq!(findings.len(), 1, "the data beside the file: {findings:?}");
     assert_eq!(
-        config.sync_base_url.as_ref().map(|u| u.to_string()).as_deref(),
+        config.sync_base_url.as_ref().map(ToString::to_string).as_deref(),
         Some("http://127.0.0.1:8080/a?b=…")
     );
     assert_eq!(config.enable_all_event_upload, Some(true));

@@ -4,11 +4,9 @@ use std::io;
 use std::path::Path;
 
 use super::DaemonError;
+use crate::control::INSTANCE_LOCK_FILE;
 use crate::control::status::DaemonStatus;
 use crate::files::{self, Access, FileLock};
-
-/// The file in the state directory whose lock says that a daemon runs.
-pub const INSTANCE_LOCK_FILE: &str = "daemon.lock";
 
 /// The right to be the daemon of a state directory, held until dropped.
 #[derive(Debug)]
@@ -42,23 +40,17 @@ impl InstanceLock {
     }
 }
 
-/// Whether a daemon runs on the state directory. A directory that cannot be
-/// read counts as free.
-#[must_use]
-pub fn is_running(state_dir: &Path) -> bool {
-    files::is_locked(&state_dir.join(INSTANCE_LOCK_FILE))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::is_daemon_running;
 
     #[test]
     fn there_is_one_place() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert!(!is_running(dir.path()));
+        assert!(!is_daemon_running(dir.path()));
         let instance_lock = InstanceLock::take(dir.path()).expect("no error").expect("the place");
-        assert!(is_running(dir.path()));
+        assert!(is_daemon_running(dir.path()));
         assert!(InstanceLock::take(dir.path()).expect("no error").is_none());
         assert!(instance_lock.holds(dir.path()));
         std::fs::remove_file(dir.path().join(INSTANCE_LOCK_FILE)).expect("removed");
@@ -67,7 +59,7 @@ mod tests {
         assert!(another.holds(dir.path()) && !instance_lock.holds(dir.path()), "it is another one");
         drop(another);
         drop(instance_lock);
-        assert!(!is_running(dir.path()));
+        assert!(!is_daemon_running(dir.path()));
         assert!(InstanceLock::take(dir.path()).expect("no error").is_some());
     }
 }

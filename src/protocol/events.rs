@@ -145,7 +145,7 @@ impl IngestPolicy {
 
     /// Whether the queue takes an event in. `audited` as in [`summarize`].
     #[must_use]
-    pub fn admits(&self, event: &QueuedEvent, audited: bool) -> bool {
+    pub fn admits(self, event: &QueuedEvent, audited: bool) -> bool {
         let QueuedEvent::Execution(event) = event else { return true };
         if self.enable_all_event_upload || audited {
             return true;

@@ -124,7 +124,7 @@ fn conf_1_the_agents_own_domain_wins_and_its_server_is_reached_its_own_way() {
     };
     let Loaded { config, findings, .. } = own(&[url, text("MachineOwner", "alex")].concat());
     assert_eq!(
-        config.sync_base_url.as_ref().map(|u| u.to_string()).as_deref(),
+        config.sync_base_url.as_ref().map(ToString::to_string).as_deref(),
         Some("https://sync.example.com/")
     );
     assert_eq!(config.machine_owner.as_deref(), Some("alex"));
@@ -143,7 +143,7 @@ fn conf_1_the_agents_own_domain_wins_and_its_server_is_reached_its_own_way() {
     // Without a server of its own the agent shares Santa's, and the way to it.
     let config = own(&text("MachineOwner", "alex")).config;
     assert_eq!(
-        config.sync_base_url.as_ref().map(|u| u.to_string()).as_deref(),
+        config.sync_base_url.as_ref().map(ToString::to_string).as_deref(),
         Some("http://127.0.0.1:917/")
     );
     assert_eq!(config.extra_headers.len(), 1);
@@ -162,7 +162,7 @@ fn conf_1_on_a_mac_only_the_devices_preferences_count() {
 #[test]
 fn conf_1_a_profile_with_both_of_santas_domains_is_not_mixed() {
     let loaded = examine(&fixture("both-domains.mobileconfig"));
-    let url = loaded.config.sync_base_url.as_ref().map(|url| url.to_string());
+    let url = loaded.config.sync_base_url.as_ref().map(ToString::to_string);
     assert_eq!(url.as_deref(), Some("https://new.example.net/"));
     assert_eq!(loaded.config.machine_owner, None);
     let [finding] = &loaded.findings[..] else { panic!("{:?}", loaded.findings) };
@@ -239,8 +239,9 @@ fn conf_1_roots_may_be_data_pem_text_or_base64_text() {
 fn conf_2_every_key_of_santa_is_known_in_silence() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("com.northpolesec.santa.plist");
-    let keys: String =
+    let keys: Vec<_> =
         SANTA_KEYS.iter().map(|(name, _)| format!("<key>{name}</key><true/>")).collect();
+    let keys = keys.concat();
     fs::write(&path, format!("<plist><dict>{keys}</dict></plist>")).expect("written");
     assert_eq!(examine(&path).findings, []);
     for name in ["EnableBadSignatureProtection", "FCMProject", "SyncTypeRequired", "TMM"] {

@@ -40,7 +40,7 @@ pub(super) fn examine(
         format!("`systemctl restart {UNIT}`, and see `journalctl -u {UNIT}`")
     };
     let only = |line| Found { lines: vec![line], configuration: None };
-    let runs = crate::daemon::is_running(dir);
+    let runs = crate::control::is_daemon_running(dir);
     let answer = if runs { ask(dir) } else { Answer::None };
     let status = match &answer {
         Answer::Status(status) => Some((**status).clone()),

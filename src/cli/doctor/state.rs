@@ -10,8 +10,8 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use super::{Layer, Line};
+use crate::control::INSTANCE_LOCK_FILE;
 use crate::control::status::STATUS_FILE;
-use crate::daemon::INSTANCE_LOCK_FILE;
 use crate::files::{Obstacle, check_guarded, own, regular};
 use crate::host::KNOWN_FACTS_FILE;
 use crate::store::{EVENTS_FILE, LEFT_RECORDS_FILE, LOCK_FILE, RULES_FILE, SYNC_STATE_FILE};

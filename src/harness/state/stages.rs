@@ -75,7 +75,7 @@ impl State {
             match self.style.sync_type {
                 SyncTypePolicy::AsRequested => settings.set_sync_type(clean_if(requested)),
                 SyncTypePolicy::CleanWhenEmpty => {
-                    settings.set_sync_type(clean_if(requested || empty))
+                    settings.set_sync_type(clean_if(requested || empty));
                 }
                 SyncTypePolicy::Always(sync_type) => settings.set_sync_type(sync_type),
                 SyncTypePolicy::LegacyFlag => settings.deprecated_clean_sync = Some(requested),
