@@ -9,8 +9,10 @@ pub fn group_id(group: &str, host: &dyn HostSource) -> Option<u32> {
     if let Ok(number) = group.parse() {
         return Some(number);
     }
+    // A Mac that is bound to Active Directory names groups `DOMAIN\group`.
+    let marks = if host.uname().is_macos() { "_-. \\" } else { "_-. " };
     let plain = |name: &str| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-. ".contains(c))
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
     };
     if !plain(group) || group.starts_with('-') {
         return None;
@@ -89,5 +91,10 @@ mod tests {
             let (_dir, macos) = host("Darwin", file, ("dscacheutil", answer));
             assert_eq!(group_id("ops", &macos), number, "{answer:?}");
         }
+        let answer = "name: EXAMPLE\\ops\npassword: *\ngid: 1893471\n\n";
+        let (_dir, macos) = host("Darwin", file, ("dscacheutil", answer));
+        assert_eq!(group_id("EXAMPLE\\ops", &macos), Some(1_893_471));
+        let (_dir, linux) = host("Linux", file, ("getent", "EXAMPLE\\ops:*:7:\n"));
+        assert_eq!(group_id("EXAMPLE\\ops", &linux), None);
     }
 }
