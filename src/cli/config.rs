@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::Global;
+use crate::config::{Loaded, shown};
 pub(super) use check::in_use;
 
 /// The version of every `--json` form here.
@@ -33,4 +34,9 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         Command::Check(args) => check::run(global, args),
         Command::Show(args) => show::run(global, args),
     }
+}
+
+/// Returns the effective values and where they come from, without secrets.
+pub(super) fn shown_with_origins(loaded: &Loaded) -> String {
+    show::ShowReport::new(&loaded.effective, false, shown).text(true)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use strum::IntoStaticStr;
 
 use super::{Error, Global, output, setup};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, state_dir};
 use crate::control::configuration::ConfigurationReport;
 use crate::failure::Remedy;
@@ -23,6 +23,7 @@ mod encodings;
 mod local;
 mod network;
 mod probe;
+mod report;
 mod state;
 mod stores;
 
@@ -34,6 +35,10 @@ pub(super) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Print a report to send to whoever helps: the findings, this host's names and versions, the
+    /// configuration, and what the system says of the service; without secrets
+    #[arg(long, conflicts_with = "json")]
+    report: bool,
     /// Send no request to the server; check DNS and TCP only
     #[arg(long)]
     no_probe: bool,
@@ -220,15 +225,26 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let runtime =
         runtime.map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
     // Lines are shown as they come: some layers take their time.
-    let mut lines = ReportLines { shown: !args.json, all: Vec::new() };
+    let mut lines = ReportLines { shown: !args.json && !args.report, all: Vec::new() };
     runtime.block_on(examine(global, args, &mut lines));
     let report = DoctorReport::new(lines.all);
     if args.json {
         output::json(&report);
+    } else if args.report {
+        output::lines(report_text(global, &report));
     } else {
         output::line(report.summary());
     }
     Ok(ExitCode::from(report.exit_code))
+}
+
+fn report_text(global: &Global, report: &DoctorReport) -> String {
+    let loaded = Config::examine(&setup::sources(global));
+    let dir = state_dir(global.state_dir.as_deref(), &loaded.config);
+    let host = RememberingHost::new(SystemHost, &dir);
+    let facts = host::facts(&loaded.config, &host);
+    let now = SystemClock::with_rate(global.clock_rate).now().wall;
+    report::Parts { report, loaded: &loaded, facts: &facts, host: &host, now }.text()
 }
 
 /// Lines found so far.

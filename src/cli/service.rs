@@ -21,6 +21,8 @@ use crate::files;
 
 /// The label of the launchd job.
 pub(super) const LABEL: &str = crate::daemon::LAUNCHD_LABEL;
+/// The job in launchd's system domain.
+pub(super) const LAUNCHD_TARGET: &str = "system/com.santa-sync.daemon";
 /// The name of the systemd unit.
 pub(super) const UNIT: &str = "santa-sync.service";
 

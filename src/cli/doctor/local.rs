@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::config::in_use;
 use super::super::error;
-use super::super::service::{LABEL, UNIT, launchd_value};
+use super::super::service::{LABEL, LAUNCHD_TARGET, UNIT, launchd_value};
 use super::stores::RuleStoreFound;
 use super::{Layer, Line};
 use crate::clock::Clock;
@@ -89,28 +89,21 @@ pub(super) fn service(host: &dyn HostSource) -> Line {
     let layer = Layer::Service;
     let install = "`santa-sync service install`";
     if host.uname().is_macos() {
-        let target = format!("system/{LABEL}");
-        return match host.run("/bin/launchctl", &["print", &target]) {
-            Ok(output) => {
-                let output = String::from_utf8_lossy(&output).into_owned();
-                let state = launchd_value(&output, "state").unwrap_or("unknown");
-                if state == "running" {
-                    return Line::ok(layer, format!("launchd runs {LABEL}"));
-                }
-                let code = launchd_value(&output, "last exit code").unwrap_or("unknown");
-                Line::warning(
-                    layer,
-                    format!(
-                        "launchd has {LABEL}, but its state is {state:?} (last exit code {code:?})"
-                    ),
-                    format!("`launchctl kickstart {target}`, and see its log"),
-                )
-            }
-            Err(_) => {
-                let message = format!("launchd has no {LABEL}, so nothing syncs by itself");
-                Line::warning(layer, message, install)
-            }
+        let Ok(output) = host.run("/bin/launchctl", &["print", LAUNCHD_TARGET]) else {
+            let message = format!("launchd has no {LABEL}, so nothing syncs by itself");
+            return Line::warning(layer, message, install);
         };
+        let output = String::from_utf8_lossy(&output).into_owned();
+        let state = launchd_value(&output, "state").unwrap_or("unknown");
+        if state == "running" {
+            return Line::ok(layer, format!("launchd runs {LABEL}"));
+        }
+        let code = launchd_value(&output, "last exit code").unwrap_or("unknown");
+        return Line::warning(
+            layer,
+            format!("launchd has {LABEL}, but its state is {state:?} (last exit code {code:?})"),
+            format!("`launchctl kickstart {LAUNCHD_TARGET}`, and see its log"),
+        );
     }
     let properties = ["show", "--property=LoadState,ActiveState", UNIT];
     let output = ["/usr/bin/systemctl", "/bin/systemctl"]

@@ -6,12 +6,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{LABEL, Manager, Runner, ServiceError, UNIT, launchd_value};
+use super::{LABEL, LAUNCHD_TARGET, Manager, Runner, ServiceError, UNIT, launchd_value};
 use crate::config::Config;
 use crate::files::{self, Replacement, directory_of};
 
-/// The job in launchd's system domain.
-const LAUNCHD_TARGET: &str = "system/com.santa-sync.daemon";
 /// The program's path in both templates.
 const TEMPLATE_PROGRAM: &str = "/usr/local/bin/santa-sync";
 
@@ -175,7 +173,11 @@ impl<'a> Installer<'a> {
             Manager::Systemd => self.ask(&["is-active", UNIT])?,
         };
         let says = match self.manager {
-            Manager::Launchd => launchd_value(&answer.output, "state") == Some("running"),
+            // Below a root of an image nothing runs, and the runner says `active`.
+            Manager::Launchd => {
+                launchd_value(&answer.output, "state") == Some("running")
+                    || answer.output == "active"
+            }
             Manager::Systemd => answer.output == "active",
         };
         Ok((answer.success && says, answer.output))
