@@ -668,6 +668,46 @@ fn a_set_without_a_value_is_a_usage_error() {
 }
 
 /// The JSON Schema of the keys, as the table in the code has them.
+/// A property for each name, of that type and with a title: the form builders of
+/// management systems show titles, and only what has properties.
+fn titled(names: &[(&str, &str, &str)]) -> serde_json::Value {
+    let property = |(name, kind, meaning): &(&str, &str, &str)| {
+        let property = json!({"title": name, "type": kind, "description": meaning});
+        ((*name).to_owned(), property)
+    };
+    serde_json::Value::Object(names.iter().map(property).collect())
+}
+
+fn proxy_properties() -> serde_json::Value {
+    titled(&[
+        ("HTTPSEnable", "integer", "1: use the proxy for https URLs"),
+        ("HTTPSProxy", "string", "Host name or address of the proxy for https URLs"),
+        ("HTTPSPort", "integer", "Port of the proxy for https URLs"),
+        ("HTTPSUser", "string", "User name for the proxy for https URLs"),
+        ("HTTPSPassword", "string", "Password for the proxy for https URLs"),
+        ("SOCKSEnable", "integer", "1: use a SOCKS 5 proxy for URLs without another"),
+        ("SOCKSProxy", "string", "Host name or address of the SOCKS proxy"),
+        ("SOCKSPort", "integer", "Port of the SOCKS proxy"),
+        ("SOCKSUser", "string", "User name for the SOCKS proxy"),
+        ("SOCKSPassword", "string", "Password for the SOCKS proxy"),
+        ("ExcludeSimpleHostnames", "integer", "1: reach names without a dot directly"),
+    ])
+}
+
+fn rule_properties() -> serde_json::Value {
+    let mut rule = titled(&[
+        ("identifier", "string", "What the rule is about: a hash, a team or a signing identifier"),
+        ("rule_type", "string", "What kind of identifier it is"),
+        ("policy", "string", "What the rule does"),
+        ("custom_msg", "string", "Message shown on a block"),
+        ("custom_url", "string", "URL of the button shown on a block"),
+        ("cel_expr", "string", "The expression of a CEL rule"),
+        ("comment", "string", "A note for administrators"),
+    ]);
+    rule["rule_type"]["enum"] = json!(["BINARY", "CERTIFICATE", "SIGNINGID", "TEAMID", "CDHASH"]);
+    rule
+}
+
 fn schema() -> serde_json::Value {
     let property = |key: &Key| {
         let mut property = match key.kind {
@@ -681,10 +721,22 @@ fn schema() -> serde_json::Value {
             Kind::Data => json!({"type": "string", "contentEncoding": "base64"}),
             Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
             Kind::Headers => {
-                json!({"type": "object", "additionalProperties": {"type": "string"}})
+                json!({
+                    "type": "object",
+                    "properties": {"Authorization": {"title": "Authorization", "type": "string"}},
+                    "additionalProperties": {"type": "string"},
+                })
             }
-            Kind::Proxy => json!({"type": "object"}),
-            Kind::Rules => json!({"type": "array", "items": {"type": "object"}}),
+            Kind::Proxy => json!({"type": "object", "properties": proxy_properties()}),
+            Kind::Rules => json!({
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "title": "Rule",
+                    "properties": rule_properties(),
+                    "required": ["identifier", "rule_type", "policy"],
+                },
+            }),
         };
         property["title"] = key.name.into();
         property["description"] = key.meaning.into();
@@ -706,7 +758,7 @@ fn schema() -> serde_json::Value {
     let santas = SANTA_KEYS.iter().map(|(name, _)| ((*name).to_owned(), santas(name)));
     let properties: serde_json::Map<_, _> = own.chain(santas).collect();
     json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Configuration keys in the domains com.santa-sync and com.northpolesec.santa",
         "type": "object",
         "properties": properties,
@@ -794,4 +846,52 @@ fn the_sample_profile_has_no_mistake_and_only_known_keys() {
     let domains = read_domains(&fs::read(path).expect("the profile")).expect("keys");
     let names: Vec<_> = domains.iter().flat_map(|domain| domain.keys.keys()).collect();
     assert!(names.iter().all(|name| keys::find(name).is_some()), "{names:?}");
+}
+
+/// Each sample profile is one that macOS installs for the whole Mac.
+#[test]
+fn conf_1_the_sample_profiles_are_whole() {
+    let text = |dict: &plist::Dictionary, key: &str| {
+        let value = dict.get(key).and_then(plist::Value::as_string);
+        value.unwrap_or_else(|| panic!("{key} is missing")).to_owned()
+    };
+    let mut ids = std::collections::HashSet::new();
+    let mut kinds = Vec::new();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("launchd");
+    let files = fs::read_dir(&dir).expect("the directory").map(|entry| entry.expect("one").path());
+    for path in files.filter(|path| path.extension().is_some_and(|ext| ext == "mobileconfig")) {
+        let profile = plist::Value::from_file(&path).expect("a property list");
+        let profile = profile.as_dictionary().expect("a dictionary");
+        assert_eq!(text(profile, "PayloadType"), "Configuration");
+        assert_eq!(text(profile, "PayloadScope"), "System", "{path:?}");
+        let payloads = profile.get("PayloadContent").and_then(plist::Value::as_array);
+        let payloads = payloads.expect("payloads").iter().filter_map(plist::Value::as_dictionary);
+        for dict in std::iter::once(profile).chain(payloads) {
+            for key in ["PayloadUUID", "PayloadIdentifier"] {
+                assert!(ids.insert(text(dict, key)), "{path:?}: {key} is not unique");
+            }
+            text(dict, "PayloadOrganization");
+            text(dict, "PayloadDisplayName");
+            kinds.push(text(dict, "PayloadType"));
+        }
+    }
+    for kind in [
+        "com.santa-sync",
+        "com.northpolesec.santa",
+        "com.apple.servicemanagement",
+        "com.apple.TCC.configuration-profile-policy",
+    ] {
+        assert!(kinds.iter().any(|found| found == kind), "{kind}");
+    }
+    // The label and the path are those of the service.
+    let job = fs::read_to_string(dir.join("com.santa-sync.daemon.plist")).expect("the job");
+    let read = |name: &str| fs::read_to_string(dir.join(name)).expect("a profile");
+    let services = read("com.santa-sync.servicemanagement.mobileconfig");
+    assert!(job.contains("com.santa-sync.daemon") && services.contains("com.santa-sync.daemon"));
+    let privacy = read("com.santa-sync.privacy.mobileconfig");
+    let program = "<string>/usr/local/bin/santa-sync</string>";
+    assert!(job.contains(program) && privacy.contains(program));
+    let loaded = examine(&dir.join("com.santa-sync.santa.mobileconfig"));
+    assert!(loaded.findings.iter().all(|finding| finding.key.is_none()), "{:?}", loaded.findings);
+    assert!(loaded.effective.get("StaticRules").is_some());
 }
