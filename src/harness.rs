@@ -4,7 +4,7 @@
 //! [`FakeServer`] runs on a loopback port in a thread of its own. It keeps
 //! state as real servers do (rules, changes since a host's last sync, received
 //! events), imitates several of them ([`Style`], [`Preset`]), fails where it is
-//! told to ([`Fault`]), and records every exchange ([`Exchange`]). The tests, the
+//! asked to ([`Fault`]), and records every exchange ([`Exchange`]). The tests, the
 //! demo, the benches and `harness serve` all use it.
 //!
 //! ```
@@ -41,6 +41,6 @@ pub use fault::{Fault, FaultSyntaxError, Occurrences, Scripted, every, first, fr
 pub use server::{Builder, FakeServer, HarnessError};
 pub use state::HostState;
 pub use style::{
-    CursorStyle, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling, Style, SyncTypePolicy,
-    Transfer, Xsrf,
+    AcceptedForms, CursorStyle, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling, Style,
+    SyncTypePolicy, Xsrf,
 };

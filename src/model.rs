@@ -1,5 +1,5 @@
-//! The words of the domain: what a rule, an event, a setting, a host and a sync
-//! are. Plain values without I/O; every other module speaks in them.
+//! The types of the domain: what a rule, an event, a setting, a host and a sync
+//! are. Plain values without I/O; every other module uses them.
 
 mod event;
 mod header;

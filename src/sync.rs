@@ -59,7 +59,7 @@ pub enum Stores<'a> {
     Dry(&'a ReadStore),
 }
 
-/// Tells a sync to stop: send the reason once.
+/// Stops a sync: send the reason once.
 pub type Stop = watch::Receiver<Option<&'static str>>;
 
 /// Creates a [`Stop`] and its sender: sending a reason ends the sync in good
@@ -73,15 +73,15 @@ pub fn stop_channel() -> (watch::Sender<Option<&'static str>>, Stop) {
 pub struct Driver<'a> {
     /// The stores.
     pub stores: Stores<'a>,
-    /// The way to the server, or why there is none.
+    /// The connection to the server, or why it cannot be made.
     pub transport: Result<&'a Transport, Failure>,
     /// How messages travel.
     pub transfer: Transfer,
-    /// Tells the time, and waits.
+    /// The clock, which also waits.
     pub clock: &'a dyn Clock,
-    /// Watches.
+    /// Observes the sync.
     pub observer: &'a mut dyn Observer,
-    /// Tells the sync to stop.
+    /// Stops the sync.
     pub stop: Stop,
 }
 
@@ -566,7 +566,7 @@ fn log_rejected(record: &SyncRecord) {
     }
 }
 
-/// One line per sync, with what an operator asks first. The failure of a sync started
+/// One line per sync, with what an operator needs first. The failure of a sync started
 /// by hand is shown at once, so it is not a warning.
 fn log_end(record: &SyncRecord) {
     let sync_type = record.sync_type.map_or("none", crate::model::SyncType::name);

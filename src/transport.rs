@@ -71,7 +71,7 @@ pub struct Transport {
     redaction: Mutex<Redaction>,
 }
 
-/// What came of one attempt.
+/// The outcome of one attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
     /// The response, or why there is none.

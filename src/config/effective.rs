@@ -191,7 +191,7 @@ fn report_unknown(layer: &Layer, findings: &mut Vec<Finding>) {
             kind: FindingKind::UnknownKey,
             key: Some(name.chars().take(128).collect()),
             source: layer.source.clone(),
-            message: "is no known key and has no effect".to_owned(),
+            message: "is not a known key and has no effect".to_owned(),
             fix: match keys::nearest(name) {
                 Some(meant) => format!("did you mean {meant}?"),
                 None => {

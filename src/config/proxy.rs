@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
                 .any(|rest| OF_PROTOCOL.contains(&rest));
             if !of_protocol && !COMMON_KEYS.contains(&name.as_str()) {
                 self.problem(
-                    format!("{name:?} is no key of a proxy dictionary"),
+                    format!("{name:?} is not a key of a proxy dictionary"),
                     "use HTTPSEnable, HTTPSProxy, HTTPSPort, HTTPSUser, HTTPSPassword and the like",
                 );
             }
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
                 let port = number.and_then(|n| u16::try_from(n).ok()).or(text);
                 let Some(port) = port.filter(|port| *port != 0) else {
                     self.problem(
-                        format!("{protocol}Port is no port"),
+                        format!("{protocol}Port is not a port"),
                         "write an integer from 1 to 65535",
                     );
                     return None;
@@ -296,10 +296,10 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "\"HttpsProxy\" is no key of a proxy dictionary",
+                "\"HttpsProxy\" is not a key of a proxy dictionary",
                 "HTTPProxy has no effect without HTTPEnable",
                 "HTTPSEnable is set and HTTPSProxy is not",
-                "SOCKSPort is no port",
+                "SOCKSPort is not a port",
                 "ExceptionsList is not an array of strings",
                 "automatic proxy configuration is not supported",
             ]

@@ -99,9 +99,9 @@ fn conf_2_an_unknown_key_names_the_one_that_was_meant() {
     assert_eq!(
         lines(&loaded),
         [
-            "Warning: /etc/p.plist: SyncBaseUrl: is no known key and has no effect; \
+            "Warning: /etc/p.plist: SyncBaseUrl: is not a known key and has no effect; \
              did you mean SyncBaseURL?",
-            "Warning: /etc/p.plist: Zzz: is no known key and has no effect; \
+            "Warning: /etc/p.plist: Zzz: is not a known key and has no effect; \
              check its spelling: neither Santa nor this agent has such a key",
         ]
     );

@@ -48,7 +48,7 @@ pub(super) fn has_type(kind: Kind, value: &Value) -> bool {
 /// dictionaries as JSON or as an XML property list; bytes as PEM or base64.
 ///
 /// # Errors
-/// If the text is no value of the key's kind; the message says what is wanted
+/// If the text is not a value of the key's kind; the message says what is wanted
 /// and never repeats the text.
 pub(super) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
     match key.kind {

@@ -204,7 +204,7 @@ impl Schedule {
 
     /// The network has changed: a link, an address, a route. While syncs fail,
     /// the next one begins soon after the last change instead of waiting for
-    /// the back-off. `random` lies in 0..1.
+    /// the back-off. `random` is in 0..1.
     pub fn network_changed(&mut self, now: Now, random: f64) {
         if !self.heeds_network() {
             return;

@@ -168,16 +168,18 @@ pub enum FaultSyntaxError {
     #[error("{0:?} is not ROUTE[:WHICH]=FAULT[:VALUE], as in rule_download:2=truncate")]
     Form(String),
     /// The route is unknown.
-    #[error("{0:?} is no route; give preflight, event_upload, rule_download, postflight or xsrf")]
+    #[error(
+        "{0:?} is not a route; give preflight, event_upload, rule_download, postflight or xsrf"
+    )]
     Route(String),
     /// The requests are not given as a number or range.
     #[error("{0:?} does not say which requests; give N, N- (from it on), -N (the first) or *")]
     Which(String),
     /// The fault is unknown.
-    #[error("{0:?} is no fault; give one of {names}", names = Fault::VARIANTS.join(", "))]
+    #[error("{0:?} is not a fault; give one of {names}", names = Fault::VARIANTS.join(", "))]
     Fault(String),
     /// The fault's value is missing or wrong.
-    #[error("{fault} needs {needs}, as in {fault}:{example}; {value:?} is none")]
+    #[error("{fault} needs {needs}, as in {fault}:{example}; {value:?} is not one")]
     Value {
         /// The fault.
         fault: &'static str,

@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::style::{Encoding, ErrorStyle, ResponseEncoding, Style, Transfer};
+use super::style::{AcceptedForms, Encoding, ErrorStyle, ResponseEncoding, Style};
 use crate::protocol::wire;
 
 /// A request as received.
@@ -136,10 +136,10 @@ pub(super) fn opened(
     };
     let unsupported = || Refusal::new(415, format!("Content-Type {content_type:?} is not taken"));
     match (style.transfer, form) {
-        (Transfer::Any, _)
-        | (Transfer::Json, Form::Json)
-        | (Transfer::Protobuf, Form::Protobuf) => {}
-        (Transfer::Json, Form::Protobuf) | (Transfer::Protobuf, Form::Json) => {
+        (AcceptedForms::Any, _)
+        | (AcceptedForms::Json, Form::Json)
+        | (AcceptedForms::Protobuf, Form::Protobuf) => {}
+        (AcceptedForms::Json, Form::Protobuf) | (AcceptedForms::Protobuf, Form::Json) => {
             return Err(unsupported());
         }
     }

@@ -11,12 +11,12 @@ use std::{fmt, io};
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::connection::{OnExchange, Shared, accept};
+use self::connection::{OnExchange, ServerShared, accept};
 use super::exchange::{Exchange, Route};
 use super::fault::{Fault, Occurrences, Scripted};
 use super::fixtures::AnyEvent;
 use super::state::{HostState, State, Uploads};
-use super::style::{Preset, Style, SyncTypePolicy, Transfer};
+use super::style::{AcceptedForms, Preset, Style, SyncTypePolicy};
 use crate::failure::Remedy;
 use crate::protocol::wire;
 
@@ -108,7 +108,7 @@ impl Builder {
     }
 
     /// Sets the message formats it accepts.
-    pub fn transfer(self, transfer: Transfer) -> Self {
+    pub fn transfer(self, transfer: AcceptedForms) -> Self {
         self.style(|style| style.transfer = transfer)
     }
 
@@ -206,7 +206,7 @@ impl Builder {
             .map_err(HarnessError::Thread)?;
 
         let base_path = self.state.base_path.clone();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerShared {
             state: Mutex::new(self.state),
             arrived: Condvar::new(),
             notify: Notify::new(),
@@ -233,7 +233,7 @@ impl Builder {
 
 /// A running server, usable from any thread. Dropping it stops it.
 pub struct FakeServer {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     address: SocketAddr,
     base_path: String,
     stop: Option<oneshot::Sender<Infallible>>,

@@ -18,7 +18,7 @@ pub enum Encoding {
 
 /// The message formats a server accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
+pub enum AcceptedForms {
     /// JSON and protobuf.
     Any,
     /// JSON only; protobuf gets 415.
@@ -103,7 +103,7 @@ pub enum Xsrf {
 #[expect(clippy::struct_excessive_bools, reason = "each is a habit that servers have or have not")]
 pub struct Style {
     /// The message formats it accepts.
-    pub transfer: Transfer,
+    pub transfer: AcceptedForms,
     /// Whether `Content-Type` must be exactly the media type; with a charset it
     /// gets 415.
     pub exact_content_type: bool,
@@ -201,7 +201,7 @@ impl Preset {
         match self {
             Self::Plain => plain(),
             Self::Moroz => Style {
-                transfer: Transfer::Json,
+                transfer: AcceptedForms::Json,
                 request_encodings: vec![Encoding::Deflate],
                 wrong_encoding_status: 500,
                 assumes_zlib: true,
@@ -217,7 +217,7 @@ impl Preset {
                 ..plain()
             },
             Self::Rudolph => Style {
-                transfer: Transfer::Json,
+                transfer: AcceptedForms::Json,
                 exact_content_type: true,
                 request_encodings: vec![Encoding::Identity],
                 wrong_encoding_status: 400,
@@ -233,7 +233,7 @@ impl Preset {
                 ..plain()
             },
             Self::Zentral => Style {
-                transfer: Transfer::Json,
+                transfer: AcceptedForms::Json,
                 request_encodings: vec![Encoding::Identity, Encoding::Deflate],
                 wrong_encoding_status: 400,
                 request_max: Some(10 << 20),
@@ -260,7 +260,7 @@ impl Default for Style {
 
 fn plain() -> Style {
     Style {
-        transfer: Transfer::Any,
+        transfer: AcceptedForms::Any,
         exact_content_type: false,
         request_encodings: vec![Encoding::Identity, Encoding::Deflate, Encoding::Gzip],
         wrong_encoding_status: 415,

@@ -50,7 +50,7 @@ pub struct UploadMemory {
     pub refused_syncs: u32,
 }
 
-/// What the queue must know of an event to take it in.
+/// What the queue must know of an event to store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSummary {
     /// What makes two events the same one: the file's SHA-256 for an execution

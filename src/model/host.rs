@@ -94,7 +94,7 @@ fn is_name(text: &str) -> bool {
     starts && !is_uuid && text.chars().all(|c| c.is_alphanumeric() || "_-.:| ()'\"".contains(c))
 }
 
-/// What preflight tells about the host besides its rules.
+/// What preflight reports about the host besides its rules.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct HostFacts {
     /// Serial number of the hardware.

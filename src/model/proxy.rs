@@ -6,7 +6,7 @@ use super::Secret;
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Proxy {
     /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case. Loopback
-    /// hosts are reached directly whatever these say.
+    /// hosts are reached directly regardless of these.
     #[default]
     Environment,
     /// The same, and where no variable names a proxy, those of the system's
@@ -42,7 +42,7 @@ pub struct ProxyServer {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// User name, if the proxy wants one.
+    /// User name, if the proxy requires one.
     pub user: Option<String>,
     /// Password of that user.
     pub password: Option<Secret>,

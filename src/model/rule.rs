@@ -410,14 +410,14 @@ impl Rule {
     }
 }
 
-/// How many rules the store holds, as preflight tells it.
+/// How many rules the store holds, as preflight reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RuleCounts {
     /// Of type BINARY, transitive ones included.
     pub binary: u32,
     /// Of type CERTIFICATE.
     pub certificate: u32,
-    /// Of state [`RuleState::AllowCompiler`], of whatever type.
+    /// Of state [`RuleState::AllowCompiler`], of any type.
     pub compiler: u32,
     /// Of state [`RuleState::AllowTransitive`].
     pub transitive: u32,

@@ -7,7 +7,7 @@ use super::{
     Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, Policy, Rule, RuleDetails, RuleType,
 };
 
-/// Why a dictionary is no rule.
+/// Why a dictionary is not a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RuleDictionaryError {
     /// Neither `identifier` nor `sha256`, or an empty one.
@@ -16,14 +16,14 @@ pub enum RuleDictionaryError {
     /// No `policy`.
     #[error("`policy` is missing")]
     PolicyMissing,
-    /// A `policy` that is none.
-    #[error("{0:?} is no policy; known ones are {known}", known = Policy::VARIANTS.join(", "))]
+    /// An unknown `policy`.
+    #[error("{0:?} is not a policy; known ones are {known}", known = Policy::VARIANTS.join(", "))]
     PolicyUnknown(String),
     /// No `rule_type`.
     #[error("`rule_type` is missing")]
     TypeMissing,
-    /// A `rule_type` that is none.
-    #[error("{0:?} is no rule type; known ones are {known}", known = RuleType::VARIANTS.join(", "))]
+    /// An unknown `rule_type`.
+    #[error("{0:?} is not a rule type; known ones are {known}", known = RuleType::VARIANTS.join(", "))]
     TypeUnknown(String),
     /// The identifier is not one of its type.
     #[error(transparent)]
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(message(&both), "`rule_type` is missing");
         let typed = |t| [both[0], both[1], ("rule_type", t)];
         assert!(
-            message(&typed("OTHER")).contains("is no rule type; known ones are CDHASH, BINARY")
+            message(&typed("OTHER")).contains("is not a rule type; known ones are CDHASH, BINARY")
         );
         assert_eq!(message(&typed("BINARY")), "a BINARY identifier is 64 hex digits");
         let cel = [("identifier", "ABCDEFGHIJ"), ("policy", "CEL"), ("rule_type", "TEAMID")];

@@ -8,7 +8,7 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// What stands for a secret wherever one would be shown.
+    /// What is shown in place of a secret.
     pub const MASK: &'static str = "(secret)";
 
     /// Takes a text as a secret.

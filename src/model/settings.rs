@@ -120,7 +120,7 @@ impl FileAccessAction {
     }
 }
 
-/// What becomes of removable volumes.
+/// How removable volumes are handled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MediaPolicy {
@@ -133,7 +133,7 @@ pub enum MediaPolicy {
 }
 
 /// What a preflight response sets, for this host's agent and its authorizer.
-/// `None` is "the server said nothing of it".
+/// `None` means that the server did not set it.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -145,7 +145,7 @@ pub struct Settings {
     pub enable_transitive_rules: Option<bool>,
     /// Whether allowed executions are recorded too.
     pub enable_all_event_upload: Option<bool>,
-    /// Whether executions allowed for want of a rule go unrecorded.
+    /// Whether executions allowed because no rule covers them go unrecorded.
     pub disable_unknown_event_upload: Option<bool>,
     /// Seconds between syncs, 60 to 604800.
     pub full_sync_interval: Option<u32>,
@@ -360,7 +360,7 @@ pub struct CleanSyncRequest {
     pub reason: CleanSyncReason,
     /// Since when.
     pub since: Timestamp,
-    /// The type the server last answered while the request was pending.
+    /// The type the server last returned while the request was pending.
     pub last_answer: Option<SyncType>,
 }
 

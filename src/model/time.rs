@@ -37,13 +37,13 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// The time that lies `by` later.
+    /// The time `by` later.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long ago `earlier` was, zero if it lies ahead.
+    /// How long ago `earlier` was, zero if it is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

@@ -30,7 +30,7 @@ pub enum BaseUrlError {
         start: String,
         /// How many characters the text has.
         length: usize,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
     /// Neither `https` nor `http`. A scheme nobody knows is shown by its

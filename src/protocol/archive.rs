@@ -47,7 +47,7 @@ const APPLE_EPOCH_SECS: f64 = 978_307_200.0;
 /// What the table holds at number 0 for "no object".
 const NULL_OBJECT: &str = "$null";
 
-/// Why bytes are no archive, or an archive not what it should be.
+/// Why bytes are not a valid archive of the expected objects.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
     /// More bytes than an event can need.
@@ -170,7 +170,7 @@ impl Archive {
     /// Reads an archive from a binary or XML property list.
     ///
     /// # Errors
-    /// If the bytes are too many, no property list, or no keyed archive.
+    /// If there are too many bytes, or they are not a keyed archive in a property list.
     pub fn read(bytes: &[u8]) -> Result<Self, ArchiveError> {
         if bytes.len() > MAX_ARCHIVE_BYTES {
             return Err(ArchiveError::TooLarge(bytes.len()));
@@ -398,7 +398,7 @@ impl<'a> ArchivedObject<'a> {
     /// A whole number that the type can hold; `None` if absent.
     ///
     /// # Errors
-    /// If the value is no whole number or too large.
+    /// If the value is not a whole number or is too large.
     pub fn whole<T: TryFrom<i128>>(&self, key: &'static str) -> Result<Option<T>, ArchiveError> {
         match self.get(key)? {
             None => Ok(None),
@@ -443,7 +443,7 @@ impl<'a> ArchivedObject<'a> {
     /// The texts of a list, none if it is absent.
     ///
     /// # Errors
-    /// If the value is no list, or holds something else than text.
+    /// If the value is not a list, or holds something other than text.
     pub fn texts(&self, key: &'static str) -> Result<Vec<String>, ArchiveError> {
         let Some(list) = self.list(key)? else { return Ok(Vec::new()) };
         list.iter()
@@ -503,7 +503,7 @@ impl<'a> ArchivedObject<'a> {
         ArchiveError::Kind { class: Name::new(self.class), key, found: found.kind(), expected }
     }
 
-    /// The content of a text or data object, which lies in the object itself.
+    /// The content of a text or data object, which is in the object itself.
     fn inline(
         &self,
         key: &'static str,

@@ -40,7 +40,7 @@ impl EncodedBody {
     }
 }
 
-/// What a body held.
+/// A decoded body.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct DecodedBody<M> {
     /// The message.
@@ -58,10 +58,10 @@ pub enum BodyError {
     /// Most often a captive portal, a login page or a wrong URL.
     #[error("the response is HTML, not JSON, and begins \"{0}\"")]
     Html(String),
-    /// Something else than JSON.
+    /// Something other than JSON.
     #[error("the response is not JSON ({reason}) and begins \"{start}\"")]
     NotJson {
-        /// What the parser says, with line and column.
+        /// The parser's message, with line and column.
         reason: String,
         /// The first bytes.
         start: String,
@@ -89,7 +89,7 @@ pub enum BodyError {
     /// A cursor that no server needs.
     #[error("the cursor is {0} bytes long, more than {MAX_CURSOR_BYTES}")]
     CursorTooLong(usize),
-    /// Whoever wanted it read told the reader to give up.
+    /// The caller gave up reading it.
     #[error("reading the response was stopped")]
     GivenUp,
     /// More rules than one sync may bring.
@@ -100,7 +100,7 @@ pub enum BodyError {
     NotProtobuf {
         /// The message's name in the schema.
         message: &'static str,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
 }
@@ -210,7 +210,7 @@ fn without_xssi_prefix(body: &[u8]) -> &[u8] {
     XSSI_PREFIXES.iter().find_map(|prefix| body.strip_prefix(*prefix)).unwrap_or(body)
 }
 
-/// Says what is wrong with a body that the JSON reader did not take; `path` is
+/// Describes what is wrong with a body that the JSON reader rejected; `path` is
 /// where it was.
 pub(super) fn json_error(
     message: &'static str,

@@ -47,7 +47,7 @@ pub enum CelError {
 /// Checks that an expression parses.
 ///
 /// # Errors
-/// The first reason not to take it.
+/// The first reason to refuse it.
 pub fn check(expression: &str) -> Result<(), CelError> {
     if expression.len() > MAX_EXPRESSION_BYTES {
         return Err(CelError::TooLong(expression.len()));

@@ -169,7 +169,7 @@ pub struct IncomingEvent {
     pub summary: EventSummary,
 }
 
-/// Why a line is no event.
+/// Why a line is not an event.
 #[derive(Debug, Error)]
 pub enum EventLineError {
     /// Not JSON, or not of the shape.

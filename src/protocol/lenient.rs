@@ -201,7 +201,7 @@ impl Notes {
         self.warn(value, "cannot be read; treated as absent");
     }
 
-    /// The text at the present path cannot be taken.
+    /// The text at the present path cannot be used.
     pub(super) fn refuse_text(&mut self, value: &str, why: &str) {
         if self.leniency == Leniency::Rule {
             let reason = format!("its {} {why}", self.path());
@@ -211,12 +211,12 @@ impl Notes {
         }
     }
 
-    /// Why the rule that was read must not be taken.
+    /// Why the rule that was read must be rejected.
     pub(super) const fn take_refusal(&mut self) -> Option<String> {
         self.refused.take()
     }
 
-    /// Adds the warnings of a rule that was taken.
+    /// Adds the warnings of a rule that was accepted.
     pub(super) fn extend_from_rule(&mut self, index: u64, rule: Self) {
         for warning in rule.warnings {
             if self.warnings.len() == MAX_WARNINGS {

@@ -12,7 +12,7 @@ use crate::model::{
 /// Events a request may carry if the server does not say.
 pub const DEFAULT_BATCH_SIZE: u32 = 50;
 
-/// What the request tells.
+/// What the request reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreflightFacts {
     /// The host.
@@ -25,7 +25,7 @@ pub struct PreflightFacts {
     pub rules_hash: String,
 }
 
-/// What the response says.
+/// What the response contains.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct PreflightResult {
     /// The settings it carries.

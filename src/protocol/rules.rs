@@ -1,6 +1,6 @@
 //! Rule download: pages of wire rules to checked, normalised ones.
 //!
-//! A rule that cannot be taken is rejected alone and named; it never costs the
+//! A rule that cannot be used is rejected alone and named; it never costs the
 //! page. What a set of rules does to the store is not known here.
 
 mod binary;
@@ -44,7 +44,7 @@ pub struct Page {
     pub without_body: bool,
 }
 
-/// Why a rule is not taken.
+/// Why a rule is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RuleError {
     /// Its `rule_type` is missing or unknown.

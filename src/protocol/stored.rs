@@ -213,8 +213,8 @@ fn value(field: &'static str, found: &str, expected: &'static str) -> EventError
     EventError::Value { field, found: found.chars().take(80).collect(), expected }
 }
 
-/// What the queue must know of an event to take it in, having checked that it
-/// says what every event has to say. `audited` tells that a rule asked for a
+/// What the queue must know of an event to store it, having checked that it
+/// says what every event has to say. `audited` says that a rule asked for a
 /// record of an execution it allowed; the message has no field for it.
 ///
 /// # Errors

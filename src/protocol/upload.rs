@@ -1,5 +1,5 @@
 //! The body of an event upload, written event by event: the messages of a batch
-//! never lie in memory all at once.
+//! are never in memory all at once.
 
 use crate::model::Transfer;
 use prost::encoding;
@@ -8,7 +8,7 @@ use super::json::{self, Message as _};
 use super::stored::{self, EventKind, QueuedEvent};
 use super::wire;
 
-/// The body of an [`super::wire::EventUploadRequest`] in the making.
+/// The body of an [`super::wire::EventUploadRequest`] being written.
 #[derive(Debug)]
 pub(super) struct EventUploadBody {
     transfer: Transfer,

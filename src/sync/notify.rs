@@ -27,7 +27,7 @@ const MAX_ANNOUNCED: usize = 100;
 const MAX_NAME: usize = 200;
 /// Characters of an identifier that are passed on; valid ones are shorter.
 const MAX_IDENTIFIER: usize = 1024;
-/// Where the hook finds programs, whatever our own environment says.
+/// Where the hook finds programs, regardless of our own environment.
 const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// Runs `<hook> <application name> <identifier>` for each announcement, one

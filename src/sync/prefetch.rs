@@ -38,7 +38,7 @@ pub(super) struct Prefetcher {
 
 #[derive(Debug)]
 enum Thread {
-    /// There has been no use for it.
+    /// It has not been needed yet.
     Idle,
     Running(Worker),
     /// It could not be started, or has ended.

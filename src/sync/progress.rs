@@ -181,19 +181,19 @@ pub enum When {
     After,
 }
 
-/// Watches a sync. Every method may do nothing.
+/// Observes a sync. Every method may do nothing.
 pub trait Observer {
     /// Something happened.
     fn progress(&mut self, progress: &SyncProgress<'_>);
 
-    /// The driver stands before or after an effect of this name: the places
+    /// Called before and after each effect, with its name: the places
     /// where a crash must leave the old or the new state and never a mix.
     fn checkpoint(&mut self, when: When, effect: &'static str) {
         let _ = (when, effect);
     }
 }
 
-/// Watches nothing.
+/// An observer that ignores everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 

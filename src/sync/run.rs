@@ -47,7 +47,7 @@ pub struct SyncOptions {
     pub clean: Option<SyncType>,
     /// Change nothing.
     pub dry_run: bool,
-    /// Wait for a sync that runs, instead of being one too many.
+    /// Wait for a running sync instead of ending with `too_many_syncs`.
     pub wait: bool,
     /// Commit the rules even if `GuardRemovedPercent` stops them (RULE-11).
     pub past_guard: bool,
@@ -79,7 +79,7 @@ pub enum SyncError {
     /// The thread that waits for the lock died.
     #[error("waiting for the state directory failed: {0}")]
     Waiting(tokio::task::JoinError),
-    /// Told to stop before the sync began.
+    /// The sync was asked to stop before it began.
     #[error("the sync was stopped while another one ran: {0}")]
     Stopped(&'static str),
 }
@@ -179,7 +179,7 @@ fn guard(config: &Config, wanted: SyncOptions) -> Option<RuleGuard> {
     config.guard_removed_percent.filter(|_| !wanted.past_guard).map(RuleGuard::new)
 }
 
-/// Logs what stands in the store and deserves a warning, once a sync.
+/// Logs the conditions of the store that deserve a warning, once a sync.
 fn warn_of_standing(store: &Store, config: &Config) {
     match standing(store, config) {
         Ok(standing) => {
@@ -193,7 +193,7 @@ fn warn_of_standing(store: &Store, config: &Config) {
     }
 }
 
-/// Returns what stands in the store and deserves a warning under this
+/// Returns the conditions of the store that deserve a warning under this
 /// configuration.
 ///
 /// # Errors
@@ -269,8 +269,8 @@ async fn lock(
     }
 }
 
-/// Another program's queue. One that cannot be opened costs the sync nothing
-/// but its events.
+/// Opens another program's queue. If it cannot be opened, the sync goes on
+/// without its events.
 fn drain_also(events: &mut EventStore, config: &Config) {
     if let Some(path) = &config.events_database
         && let Err(error) = events.drain_also(path)

@@ -28,7 +28,7 @@ use crate::transport::{Transport, XsrfToken};
 /// the server is slow.
 pub const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// What came of an upload.
+/// The outcome of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadReport {
     /// How it ended.

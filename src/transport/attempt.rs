@@ -135,8 +135,8 @@ impl Transport {
                 Ok(Ok(Some(wire))) => {
                     tally.received += wire.len() as u64;
                     decoder.push(&wire).map_err(refuse)?;
-                    // Much may come of little. In between, the time limits and
-                    // whoever wants to stop have their turn.
+                    // A few bytes may decode to many. Between the steps, the time
+                    // limits and a stop take effect.
                     while decoder.step().map_err(refuse)? {
                         tokio::task::yield_now().await;
                     }

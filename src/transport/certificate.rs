@@ -30,7 +30,7 @@ use crate::model::text::hex;
 /// Larger files are not certificates; the largest trust bundles have 300 KiB.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// What there is to say of a certificate.
+/// The description of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
     /// The subject's common name, or the whole subject if it has none.
@@ -78,7 +78,7 @@ pub(super) struct ClientIdentity {
     pub(super) facts: CertificateFacts,
 }
 
-/// Reads a client certificate and tells what it is, for `doctor` and `status`.
+/// Reads and describes a client certificate, for `doctor` and `status`.
 ///
 /// # Errors
 /// If the file cannot be read, holds no certificate with its key, or the
@@ -89,7 +89,7 @@ pub fn inspect_client_certificate(
     Ok(load_identity(certificate)?.facts)
 }
 
-/// Reads trust roots and tells what they are. None for the platform's own,
+/// Reads and describes trust roots. Returns none for the platform's own,
 /// which the operating system keeps.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ const MAX_COOKIES: usize = 64;
 /// A longer name and value, in bytes, are not kept; browsers take 4096.
 const MAX_COOKIE_BYTES: usize = 8192;
 
-/// What the server asked to be sent back.
+/// The cookies that the server has set.
 #[derive(Default)]
 pub(super) struct Jar {
     cookies: BTreeMap<(String, String), String>,

@@ -1,4 +1,4 @@
-//! Content encodings: request bodies are compressed whole, answers decoded piece
+//! Content encodings: request bodies are compressed whole, responses decoded piece
 //! by piece.
 
 mod decoder;

@@ -223,7 +223,7 @@ impl FailureContext<'_> {
     }
 
     /// Failures on the way to the proxy and in talking to it. `None` if it let
-    /// us pass and the failure lies behind it.
+    /// us pass and the failure is behind it.
     fn proxy(
         &self,
         route: &ProxyRoute,

@@ -36,7 +36,7 @@ impl XsrfToken {
         headers.insert(self.name.clone(), self.value.clone());
     }
 
-    /// The token itself; empty if it is no text.
+    /// The token itself; empty if it is not text.
     pub(super) fn value(&self) -> &str {
         self.value.to_str().unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::model::{BaseUrl, ContentEncoding, MachineId, Proxy, Secret, Transfer};
 
-/// Who vouches for the server's certificate.
+/// What the server's certificate is verified against.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Roots {
     /// The operating system's trust store.
@@ -19,12 +19,12 @@ pub enum Roots {
 }
 
 /// The client certificate and its key: PKCS#12, or PEM with the chain and the
-/// key in one file. Which of the two is seen from the content.
+/// key in one file. The content decides which of the two it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Where it lies.
+    /// Its path.
     pub file: PathBuf,
-    /// What the file, or the key in it, is encrypted with.
+    /// The password of the file, or of the key in it.
     pub password: Option<Secret>,
 }
 
@@ -67,13 +67,13 @@ pub struct TransportOptions {
     pub extra_headers: Vec<(String, Secret)>,
     /// The value of `User-Agent`, whatever the extra headers say.
     pub user_agent: String,
-    /// Who vouches for the server's certificate.
+    /// What the server's certificate is verified against.
     pub roots: Roots,
     /// The certificate to show to a server that asks for one.
     pub client_certificate: Option<ClientCertificate>,
     /// The way to the server.
     pub proxy: Proxy,
-    /// Whether HTTP/1.1 is spoken to servers that offer HTTP/2 as well.
+    /// Whether to use HTTP/1.1 even if the server offers HTTP/2.
     pub disable_http2: bool,
     /// How long an attempt may take.
     pub timeouts: Timeouts,

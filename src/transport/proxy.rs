@@ -14,9 +14,9 @@ use crate::model::{Proxy, ProxySettings, Secret, is_loopback, shown};
 pub struct ProxyRoute {
     /// `http`, `https`, `socks5` or `socks5h`, host and port; no credentials.
     pub url: Url,
-    /// What it wants to hear.
+    /// The user to log in as.
     pub user: Option<String>,
-    /// What it wants to hear.
+    /// The password of that user.
     pub password: Option<Secret>,
     /// Which key or variable named it.
     pub origin: &'static str,

@@ -1,4 +1,4 @@
-//! Answers that are not the success they could be: every status but 200.
+//! Responses with any status but 200.
 
 use reqwest::header::{HeaderMap, LOCATION};
 

@@ -27,7 +27,7 @@ use crate::model::Timestamp;
 /// How many of the authorities that a server accepts are remembered.
 const MAX_AUTHORITIES: usize = 5;
 
-/// Hands the client certificate out and remembers that it was asked for, so
+/// Returns the client certificate and remembers that the server requested it, so
 /// that a failed handshake can be distinguished from a missing certificate.
 #[derive(Debug)]
 pub(super) struct RecordingResolver {
@@ -202,9 +202,9 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// Reads roots and client certificate and makes a TLS configuration of them.
-/// `server` says whether the server is spoken to in TLS; if not, the platform's
-/// roots are not looked for, since a host may have none.
+/// Builds a TLS configuration from the trust roots and the client certificate.
+/// `server` says whether the server uses TLS; if not, the platform's
+/// roots are not loaded, since a host may have none.
 pub(super) fn configure(
     roots: &Roots,
     client_certificate: Option<&ClientCertificate>,

@@ -354,7 +354,7 @@ fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
     error: ServerAuthRootsFile: the trust roots in /Library/Security/no-such-roots.pem (ServerAuthRootsFile) cannot be read (No such file or directory (os error 2))
         in fixtures/config/five-mistakes.mobileconfig
         fix: put the CA certificates there as PEM, or remove the key to trust the system's roots
-    warning: SyncExtraHeader: is no known key and has no effect
+    warning: SyncExtraHeader: is not a known key and has no effect
         in fixtures/config/five-mistakes.mobileconfig
         fix: did you mean SyncExtraHeaders?
     warning: ClientMode: is a string, not an integer
@@ -403,7 +403,7 @@ fn conf_2_a_profile_with_five_typical_mistakes_has_all_five_named() {
           "kind": "unknown_key",
           "key": "SyncExtraHeader",
           "source": "fixtures/config/five-mistakes.mobileconfig",
-          "message": "is no known key and has no effect",
+          "message": "is not a known key and has no effect",
           "fix": "did you mean SyncExtraHeaders?"
         },
         {

@@ -173,7 +173,7 @@ fn wrong_arguments_are_answered_with_what_to_give() {
         let err = String::from_utf8(refused(args).stderr).unwrap();
         assert!(err.contains(words), "{err}");
     };
-    says(&["--fault", "preflight=trunkate"], "is no fault; give one of status, redirect");
+    says(&["--fault", "preflight=trunkate"], "is not a fault; give one of status, redirect");
     says(&["--preset", "mozor"], "known ones are plain, moroz, rudolph, zentral");
     says(&["--rules-file", path], "name a file that this user may read");
     fs::write(&file, "[1]").unwrap();

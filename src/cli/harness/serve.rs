@@ -14,8 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::demo::at_most_5_million;
 use crate::cli::{Error, output};
 use crate::harness::{
-    Encoding, Exchange, FakeServer, Preset, ResponseEncoding, Route, Scripted, SyncTypePolicy,
-    Transfer, Xsrf, fixtures,
+    AcceptedForms, Encoding, Exchange, FakeServer, Preset, ResponseEncoding, Route, Scripted,
+    SyncTypePolicy, Xsrf, fixtures,
 };
 use crate::protocol::wire;
 
@@ -142,7 +142,7 @@ enum TransferArg {
     Protobuf,
 }
 
-impl From<TransferArg> for Transfer {
+impl From<TransferArg> for AcceptedForms {
     fn from(arg: TransferArg) -> Self {
         match arg {
             TransferArg::Any => Self::Any,

@@ -49,14 +49,14 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the daemon waits for a client.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::daemon) struct Timeouts {
+pub(in crate::daemon) struct ControlTimeouts {
     /// From the last response to the end of the next request.
     asking: Duration,
     /// Until a line has been read.
     reading: Duration,
 }
 
-impl Default for Timeouts {
+impl Default for ControlTimeouts {
     fn default() -> Self {
         Self { asking: Duration::from_secs(30), reading: Duration::from_secs(10) }
     }
@@ -157,7 +157,7 @@ impl Socket {
     }
 
     /// Serves the socket from here on.
-    pub(in crate::daemon) fn serve(&mut self, listener: UnixListener, shared: Shared) {
+    pub(in crate::daemon) fn serve(&mut self, listener: UnixListener, shared: ControlShared) {
         self.serving = Some(tokio::spawn(serve(listener, shared)));
     }
 
@@ -190,17 +190,17 @@ pub(in crate::daemon) fn permit(state_dir: &Path, group: Option<u32>) -> io::Res
 }
 
 /// What every connection needs.
-pub(in crate::daemon) struct Shared {
+pub(in crate::daemon) struct ControlShared {
     pub(in crate::daemon) state_dir: PathBuf,
     pub(in crate::daemon) commands: mpsc::Sender<LoopRequest>,
     pub(in crate::daemon) events: broadcast::Sender<DaemonEvent>,
     pub(in crate::daemon) configured: watch::Receiver<Arc<Loaded>>,
     pub(in crate::daemon) clock: SystemClock,
-    pub(in crate::daemon) timeouts: Timeouts,
+    pub(in crate::daemon) timeouts: ControlTimeouts,
 }
 
 /// Serves every client that connects.
-async fn serve(listener: UnixListener, shared: Shared) {
+async fn serve(listener: UnixListener, shared: ControlShared) {
     let queries = Queries::new(
         LocalAgent::new(shared.state_dir.clone(), Arc::clone(&shared.configured.borrow().config))
             .with_clock(shared.clock),
@@ -259,7 +259,7 @@ fn line(answer: &ControlResponse) -> Vec<u8> {
 }
 
 struct ServerState {
-    shared: Shared,
+    shared: ControlShared,
     queries: Queries,
     line_readers: Semaphore,
 }
@@ -281,7 +281,7 @@ struct ControlConnection {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     access: ClientAccess,
-    timeouts: Timeouts,
+    timeouts: ControlTimeouts,
 }
 
 impl ControlConnection {

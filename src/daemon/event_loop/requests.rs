@@ -17,13 +17,13 @@ impl EventLoop {
         let gid = self.group();
         match server::Socket::open(&self.state_dir, gid) {
             Ok((mut socket, listener)) => {
-                let shared = server::Shared {
+                let shared = server::ControlShared {
                     state_dir: self.state_dir.clone(),
                     commands: self.commands.clone(),
                     events: self.events.clone(),
                     configured: self.configured.subscribe(),
                     clock: self.options.clock,
-                    timeouts: server::Timeouts::default(),
+                    timeouts: server::ControlTimeouts::default(),
                 };
                 socket.serve(listener, shared);
                 Some(socket)

@@ -28,7 +28,7 @@ use crate::harness::style::Style;
 pub(super) type OnExchange = Box<dyn Fn(&Exchange) + Send + Sync>;
 
 /// What the server's thread and its handles share.
-pub(super) struct Shared {
+pub(super) struct ServerShared {
     pub(super) state: Mutex<State>,
     pub(super) arrived: Condvar,
     pub(super) notify: Notify,
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) on_exchange: Option<OnExchange>,
 }
 
-impl Shared {
+impl ServerShared {
     /// A panic while the lock was held leaves a usable state for the test.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -44,7 +44,7 @@ impl Shared {
 }
 
 /// Serves connections for as long as it is polled.
-pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(listener: TcpListener, shared: Arc<ServerShared>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -68,7 +68,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 /// Serves one connection. Complete responses go through hyper; for steps on the
 /// bare connection, hyper gives it up.
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, shared: Arc<ServerShared>) {
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let (bare, mut steps) = mpsc::unbounded_channel();
@@ -106,7 +106,7 @@ async fn take(mut stream: TcpStream, steps: Vec<ConnectionStep>) -> io::Result<(
 
 async fn exchange(
     request: Request<Body>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     bare: mpsc::UnboundedSender<Vec<ConnectionStep>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();

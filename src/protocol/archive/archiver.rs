@@ -7,7 +7,7 @@ use plist::{Dictionary, Uid, Value};
 
 use super::{APPLE_EPOCH_SECS, NULL_OBJECT};
 
-/// An archive in the making. Methods that add an object answer a reference.
+/// An archive being written. Methods that add an object return a reference.
 pub(crate) struct Archiver {
     objects: Vec<Value>,
     classes: HashMap<String, Value>,

@@ -12,7 +12,7 @@ use super::super::wire;
 
 /// The most entitlements sent.
 const MAX_ENTRIES: usize = 64;
-/// The deepest nesting sent, a value that is no collection being one level.
+/// The deepest nesting sent, a value that is not a collection being one level.
 const MAX_DEPTH: u32 = 5;
 
 const ISO_8601: &[BorrowedFormatItem<'_>] =

@@ -123,7 +123,7 @@ fn split(path: &str) -> (String, String) {
     }
 }
 
-/// Whole seconds since 1970, 0 if there is no date or it lies before.
+/// Whole seconds since 1970, 0 if there is no date or it is earlier.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

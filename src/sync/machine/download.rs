@@ -1,5 +1,5 @@
 //! A rule download as the machine holds it: its pages so far, and why a page or
-//! the whole must not be taken.
+//! the whole must be refused.
 
 use std::collections::HashSet;
 
@@ -53,7 +53,7 @@ pub(super) fn next_page(download: &Download) -> u32 {
     u32::try_from(download.rules.pages()).map_or(u32::MAX, |pages| pages.saturating_add(1))
 }
 
-/// Why a page must not be taken, if so.
+/// Returns why a page must be refused, if it must.
 pub(super) fn check_page(
     plan: Plan,
     url: &str,

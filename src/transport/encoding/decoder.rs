@@ -1,4 +1,4 @@
-//! Decodes answers so that a limit of memory holds whatever the server sends,
+//! Decodes responses so that a limit of memory holds whatever the server sends,
 //! and in steps so short that the time limits are kept.
 
 use std::io::{self, BufRead, Read};

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use santa_sync::clock::{Clock as _, SystemClock};
-use santa_sync::harness::{Encoding, FakeServer, Fault, Preset, Route, Transfer, every};
+use santa_sync::harness::{AcceptedForms, Encoding, FakeServer, Fault, Preset, Route, every};
 use santa_sync::model::Stage;
 
 use super::{Cases, Host};
@@ -139,7 +139,7 @@ fn http_5_the_encoding_the_server_takes_is_found() {
     // As two real servers are: protobuf with gzip, and nothing else.
     let server = FakeServer::builder()
         .style(|style| {
-            style.transfer = Transfer::Protobuf;
+            style.transfer = AcceptedForms::Protobuf;
             style.request_encodings = vec![Encoding::Gzip];
         })
         .start()

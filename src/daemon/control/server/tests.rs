@@ -64,13 +64,13 @@ async fn stalls(access: ClientAccess, said: &[u8]) -> (io::Result<()>, UnixStrea
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let (commands, mut asked) = mpsc::channel(1);
     let (_, configured) = watch::channel(Arc::new(Config::resolve(&[])));
-    let shared = Shared {
+    let shared = ControlShared {
         state_dir: PathBuf::from("/nowhere"),
         commands,
         events: broadcast::channel(1).0,
         configured,
         clock: SystemClock::new(),
-        timeouts: Timeouts {
+        timeouts: ControlTimeouts {
             asking: Duration::from_millis(50),
             reading: Duration::from_millis(50),
         },
