@@ -154,7 +154,7 @@ fn lookups(reader: &ReadStore, dir: &Path, size: u64, row: &mut dyn FnMut(&str, 
         let mut bare = bare.prepare(&bare_lookup()).expect("a statement");
         let mut floor = |executable: &Executable| {
             let of = |rule_type| executable.identifier(rule_type).map(ToString::to_string);
-            let texts = Vec::from_iter(RuleType::ALL.iter().copied().map(of));
+            let texts = RuleType::ALL.iter().copied().map(of).collect::<Vec<_>>();
             timed(|| {
                 let mut found = bare.query(rusqlite::params_from_iter(&texts)).expect("asked");
                 let found = found.next().expect("read").map(|row| row.get::<_, i64>(0));

@@ -85,7 +85,7 @@ impl From<TypeArg> for RuleType {
 /// Parses a policy name as lists and exports show it, in any case. A name may
 /// cover several states.
 fn parse_policy(text: &str) -> Result<String, String> {
-    let mut known = Vec::from_iter(RuleState::ALL.iter().map(|state| state.policy_name()));
+    let mut known: Vec<_> = RuleState::ALL.iter().map(|state| state.policy_name()).collect();
     known.sort_unstable();
     known.dedup();
     match known.iter().find(|name| name.eq_ignore_ascii_case(text)) {

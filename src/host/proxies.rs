@@ -104,16 +104,16 @@ mod tests {
         RecordedHost::new(root.join(case))
     }
 
-    fn server(host: &str, port: u16) -> Option<ProxyServer> {
-        Some(ProxyServer { host: host.to_owned(), port, user: None, password: None })
+    fn server(host: &str, port: u16) -> ProxyServer {
+        ProxyServer { host: host.to_owned(), port, user: None, password: None }
     }
 
     #[test]
     fn http_13_the_proxies_of_a_mac_are_read() {
         let read = |case| SystemProxies::read(&recorded(case)).expect("settings");
         let intel = read("macos-intel");
-        assert_eq!(intel.settings.https, server("proxy.example.com", 3129), "not en0's own");
-        assert_eq!(intel.settings.http, server("proxy.example.com", 3128));
+        assert_eq!(intel.settings.https, Some(server("proxy.example.com", 3129)), "not en0's own");
+        assert_eq!(intel.settings.http, Some(server("proxy.example.com", 3128)));
         assert_eq!(intel.settings.socks, None);
         let exceptions = ["*.local", "169.254/16", "intranet.example.com"];
         assert_eq!(intel.settings.exceptions, exceptions);
@@ -146,7 +146,7 @@ mod tests {
     fn http_13_output_cut_off_or_strange_names_no_wrong_proxy() {
         let whole =
             "<dictionary> {\n  HTTPSEnable : 1\n  HTTPSPort : 3129\n  HTTPSProxy : p.example\n}\n";
-        assert_eq!(parse(whole).settings.https, server("p.example", 3129));
+        assert_eq!(parse(whole).settings.https, Some(server("p.example", 3129)));
         let cut = whole.find("HTTPSProxy").expect("there");
         for length in 0..cut {
             assert!(!parse(&whole[..length]).names_any(), "at {length}");

@@ -213,9 +213,9 @@ impl Machine {
             (MachineState::ReadingEvents(plan), SyncEvent::EventsRead(batch)) => {
                 self.upload(plan, *batch, now)
             }
-            (MachineState::Settling(plan), SyncEvent::EventsSettled) => self.read_events(plan, now),
             // What cannot be noted is learned again in the next sync.
-            (
+            (MachineState::Settling(plan), SyncEvent::EventsSettled)
+            | (
                 MachineState::NotingUploads(plan),
                 SyncEvent::UploadsNoted | SyncEvent::StoreFailed(_),
             )

@@ -1,7 +1,7 @@
 //! Whole syncs: the program as a process against the fake server.
 
 use santa_sync::harness::{
-    FakeServer, Fault, SyncTypePolicy, Transfer, every, first, fixtures, nth,
+    AcceptedForms, FakeServer, Fault, SyncTypePolicy, every, first, fixtures, nth,
 };
 use santa_sync::model::{ClientMode, Stage};
 use santa_sync::protocol::wire;
@@ -121,7 +121,7 @@ fn rule_8_two_clean_syncs_of_one_server_give_one_hash() {
 fn json_3_proto_transfer_speaks_binary_only() {
     let server = FakeServer::builder()
         .rules(fixtures::rules(30, 1))
-        .transfer(Transfer::Protobuf)
+        .transfer(AcceptedForms::Protobuf)
         .start()
         .expect("a server");
     let agent = Agent::of(&server);

@@ -225,9 +225,9 @@ fn rule_9_the_narrower_rule_decides() {
     let stored = of_every_type().into_iter().rev().collect();
     store.commit_rules(&set(stored), (SyncType::Normal, NOW)).expect("committed");
     let mut known = of_every_type();
-    for expected in RuleType::ALL.iter().copied() {
+    for expected in RuleType::ALL {
         let found = store.find_rule(&executable(&known)).expect("looked up").expect("a rule");
-        assert_eq!(found.rule_type, expected);
+        assert_eq!(found.rule_type, *expected);
         assert_eq!(found.identifier, known.remove(0).identifier.to_string());
     }
     assert_eq!(store.find_rule(&executable(&known)).expect("looked up"), None);
