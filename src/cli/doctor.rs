@@ -31,6 +31,7 @@ mod stores;
 const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
     /// Print one JSON object
     #[arg(long)]

@@ -79,7 +79,9 @@ fn commands(is_macos: bool) -> Vec<(&'static str, Vec<&'static str>)> {
 fn section(text: &mut String, title: &str, content: &str) {
     // A line of three backticks would end the block.
     let content = content.replace("```", "'''");
-    *text += &format!("\n## {title}\n\n```\n{}\n```\n", content.trim_end());
+    for part in ["\n## ", title, "\n\n```\n", content.trim_end(), "\n```\n"] {
+        text.push_str(part);
+    }
 }
 
 /// Masks what may be a secret in the output of a program: values of environment
