@@ -233,8 +233,8 @@ fn what_is_no_file_is_not_read() {
     mkfifo(&fifo);
     let (fifo, dir) = (fifo.to_str().expect("UTF-8"), agent.state_dir.to_str().expect("UTF-8"));
     for (path, words) in [
-        (fifo, "is a FIFO; name a file"),
-        ("/dev/zero", "is a device; name a file"),
+        (fifo, "is a FIFO; name a regular file"),
+        ("/dev/zero", "is a device; name a regular file"),
         (dir, "is a directory; name the executable in it"),
         ("/nowhere/file", "check the path"),
     ] {
