@@ -6,8 +6,8 @@
 //! transaction that makes it, together with its changes and the deletion of old
 //! ones. Rules that were only sent again are not recorded one by one where that
 //! says nothing: in a clean sync, which sends all of them, and in a commit that
-//! left the rules as they were, in order too. A commit of more rules than are
-//! kept is recorded without its changes; then nobody can go on from before it.
+//! left the rules as they were, in order too. A commit of too many rules is
+//! recorded without its changes; then nobody can go on from before it.
 
 use std::ops::ControlFlow;
 
@@ -31,9 +31,13 @@ pub(super) struct Bounds {
     pub(super) generations: u64,
     pub(super) changes: u64,
     pub(super) bytes: u64,
+    /// The most rules that a clean sync sends and deletes, if its changes are
+    /// to be kept. Finding and writing them takes longer than its commit.
+    pub(super) clean: u64,
 }
 
-pub(super) const BOUNDS: Bounds = Bounds { generations: 1_000, changes: 200_000, bytes: 64 << 20 };
+pub(super) const BOUNDS: Bounds =
+    Bounds { generations: 1_000, changes: 200_000, bytes: 64 << 20, clean: 20_000 };
 
 /// What a change takes on disk besides its identifier, in bytes; rounded up.
 const CHANGE_BYTES: u64 = 48;
@@ -160,10 +164,11 @@ impl Changes {
         let stored = total(before);
         let deleted = if cleanup == Cleanup::Nothing { 0 } else { stored };
         let mut found = Self { kept: None, counts: [0; 6] };
-        if (rules.len() + deleted) as u64 > bounds.changes {
+        let replaces_all = matches!(cleanup, Cleanup::AllButTransitive | Cleanup::All);
+        let most = if replaces_all { bounds.clean } else { bounds.changes };
+        if (rules.len() + deleted) as u64 > most {
             return Ok(found);
         }
-        let replaces_all = matches!(cleanup, Cleanup::AllButTransitive | Cleanup::All);
         let mut kept = Vec::new();
         compare(conn, rules, cleanup, stored, &mut |change| {
             for (count, kind) in found.counts.iter_mut().zip(LoggedChange::ALL) {

@@ -225,7 +225,7 @@ fn rule_12_numbers_go_on_after_a_rebuild() {
 /// RULE-12: what is kept is bounded, in the same transaction.
 #[test]
 fn rule_12_old_generations_and_changes_are_pruned() {
-    const WIDE: Bounds = Bounds { generations: 100, changes: 100, bytes: 1 << 20 };
+    const WIDE: Bounds = Bounds { generations: 100, changes: 100, bytes: 1 << 20, clean: 100 };
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = open(dir.path());
     for name in ["a", "b", "c", "d", "e"] {
@@ -253,13 +253,14 @@ fn rule_12_old_generations_and_changes_are_pruned() {
     // A commit that is larger than the log is not looked into.
     let counts = store.rule_counts().expect("counts");
     let found = |rules: &RuleSet, sync_type| {
-        let bounds = Bounds { changes: 6, ..WIDE };
+        let bounds = Bounds { changes: 6, clean: 7, ..WIDE };
         let found = Changes::find(&store.rules, rules, sync_type, &counts, bounds);
         found.expect("found").is_kept()
     };
     assert!(found(&allow(&["x"; 6]), SyncType::Normal));
     assert!(!found(&allow(&["x"; 7]), SyncType::Normal));
-    assert!(!found(&allow(&["x"]), SyncType::Clean), "six are deleted, one is sent");
+    assert!(found(&allow(&["x"]), SyncType::Clean), "six are deleted, one is sent");
+    assert!(!found(&allow(&["x", "y"]), SyncType::Clean));
 }
 
 /// RULE-12: since when a rule stands, and whether that is known.
