@@ -15,9 +15,7 @@ pub(super) fn local(global: &Global, setup: &Setup) -> LocalAgent {
 pub(super) fn agent(global: &Global, setup: &Setup) -> Agent {
     let local = local(global, setup);
     if global.set.is_empty() && global.config.is_none() {
-        return Agent::connect_or_local(local, |note| {
-            output::note(output::printable(&note.to_string()));
-        });
+        return Agent::connect_or_local(local, output::note);
     }
     if RemoteAgent::connect(&setup.state_dir).is_ok_and(|daemon| daemon.is_some()) {
         output::note(

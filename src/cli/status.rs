@@ -88,7 +88,7 @@ fn is_closed(state_dir: &Path) -> bool {
 fn by_daemon(state_dir: &Path) -> Option<DaemonStatus> {
     let mut daemon = RemoteAgent::connect(state_dir).ok()??;
     let asked = daemon.status();
-    asked.inspect_err(|error| output::note(output::printable(&error.to_string()))).ok()
+    asked.inspect_err(|error| output::note(error)).ok()
 }
 
 fn too_old(success: Option<Timestamp>, max_age: Duration, now: Timestamp) -> bool {

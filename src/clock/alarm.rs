@@ -119,7 +119,7 @@ mod tests {
         assert!(alarm.now().elapsed >= now + Duration::from_secs(5));
     }
 
-    /// DAEMON-3: a trigger sets the alarm anew; the setting before it is void.
+    /// DAEMON-3: a trigger sets the alarm again and replaces the earlier setting.
     #[tokio::test]
     async fn daemon_3_the_last_setting_counts() {
         let alarm = Alarm::new(SystemClock::with_rate(1000)).expect("an alarm");

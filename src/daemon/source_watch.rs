@@ -163,7 +163,7 @@ mod platform {
     }
 
     /// Reads the events at hand and returns whether one of them counts;
-    /// `WouldBlock` if there is none.
+    /// `WouldBlock` if no event is pending.
     fn read_events(inotify: &OwnedFd, names: &HashMap<i32, Names>) -> io::Result<bool> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut reader = Reader::new(inotify, &mut buffer);

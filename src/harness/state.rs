@@ -238,7 +238,7 @@ impl State {
                 self.remember_unserved(incoming, route, &mut exchange);
                 instead
             }
-            (None, None) => Err(Refusal::new(404, format!("nothing lies at {}", incoming.path))),
+            (None, None) => Err(Refusal::new(404, format!("nothing exists at {}", incoming.path))),
             (None, Some(route)) => self
                 .served(incoming, route, &machine_id, fault, &mut exchange)
                 .and_then(|reply| match fault {

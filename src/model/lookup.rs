@@ -112,7 +112,7 @@ impl StaticRules {
         Self(stored.map(|rule| (rule.identifier.clone(), rule)).collect())
     }
 
-    /// Whether there is none.
+    /// Returns whether no identifier is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

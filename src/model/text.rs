@@ -31,7 +31,7 @@ pub fn is_unsafe_to_show(c: char) -> bool {
 }
 
 /// The text with every character that is unsafe to show escaped (`\n`,
-/// `\u{202e}`). Borrowed if there is none.
+/// `\u{202e}`). Borrowed if nothing had to be escaped.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if text.contains(is_unsafe_to_show) {

@@ -128,7 +128,7 @@ impl Remedy for BodyError {
     }
 }
 
-/// The longest cursor at the most.
+/// The longest cursor that is accepted, in bytes.
 pub const MAX_CURSOR_BYTES: usize = 64 << 10;
 
 /// The prefixes servers put before JSON so that a script tag cannot load it.

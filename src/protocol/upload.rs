@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(upload.finish(""), body::encode(Transfer::Json, &message).unwrap());
     }
 
-    /// EV-1: execution and file-access events lie in one message, and the body
+    /// EV-1: execution and file-access events share one message, and the body
     /// is that message's.
     #[test]
     fn ev_1_the_body_is_that_of_the_message() {

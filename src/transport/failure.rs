@@ -154,7 +154,7 @@ impl FailureContext<'_> {
         )
     }
 
-    /// The failed attempt has told what the next one needs, so that one does not
+    /// The failed attempt showed what the next one needs, so the next one does not
     /// wait.
     fn http_1_1_required(&self) -> Failure {
         let what = format!(

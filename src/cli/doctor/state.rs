@@ -212,7 +212,7 @@ impl Rights {
 const MIN_FREE_BYTES: u64 = 8 << 20;
 /// Below this it is time to look.
 const LOW_FREE_BYTES: u64 = 64 << 20;
-/// A clean sync writes every rule anew beside the old ones, and sorts their
+/// A clean sync writes every rule beside the old ones, and sorts their
 /// identifiers in a file: so much room it may take, in sizes of `rules.db`
 /// (measured with a million rules: 1.9).
 const CLEAN_SYNC_STORE_SIZES: u64 = 3;

@@ -80,7 +80,7 @@ fn rules(
         }
     };
     let fix = "`santa-sync rules verify`, which marks the file for the next sync to set aside \
-               (never deleted); that sync fetches every rule anew";
+               (never deleted); that sync fetches every rule again";
     let checked = store.check_file(deadline(clock));
     if let Some(line) = unsound(RULES_FILE, checked, "`santa-sync rules verify`", fix) {
         let damaged = line.status == Status::Problem;
@@ -200,7 +200,7 @@ fn unopened(name: &str, error: &StoreError) -> Line {
         return Line::skipped(LAYER, message);
     }
     let line = Line::of_error(LAYER, error, "see the log of the last sync");
-    let mended_by_a_sync =
+    let fixed_by_a_sync =
         matches!(error, StoreError::NeverFilled { .. } | StoreError::TooOld { .. });
-    if mended_by_a_sync { Line { status: Status::Warning, ..line } } else { line }
+    if fixed_by_a_sync { Line { status: Status::Warning, ..line } } else { line }
 }

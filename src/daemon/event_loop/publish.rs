@@ -84,7 +84,7 @@ impl EventLoop {
         }
     }
 
-    /// Tells of a file that cannot be written, once until it can be again.
+    /// Logs that a file cannot be written, once until it can be written again.
     fn written(&mut self, path: &Path, result: io::Result<()>) {
         let known = self.unwritable.iter().position(|p| p == path);
         match (result, known) {

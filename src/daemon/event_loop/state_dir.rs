@@ -10,7 +10,7 @@ use crate::store::Store;
 
 impl EventLoop {
     /// Sees to it that the state directory is the one this daemon holds: one
-    /// that is gone is made anew, as at the start, with the lock of the daemon
+    /// that is gone is created again, as at the start, with the lock of the daemon
     /// and the control socket. The error says why that cannot be done; then
     /// nothing may be done there either.
     pub(super) fn keep_place(&mut self) -> Result<(), DaemonError> {

@@ -191,7 +191,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// A name, and the arguments if it is a call. Returns whether it is none.
+    /// A name, and the arguments if it is a call. Returns whether it is a bare name.
     fn name(&mut self, name: &str) -> Result<bool, CelError> {
         let start = name.get(..TOUCH_ID.len()).unwrap_or_default();
         if start.eq_ignore_ascii_case(TOUCH_ID) {

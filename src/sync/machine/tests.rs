@@ -77,9 +77,9 @@ fn sync_1_no_events_means_no_upload_request() {
 }
 
 /// SYNC-2, SYNC-3, HTTP-3: every stage against every kind of status. Failing
-/// for good before postflight drops what was staged; postflight applies it.
+/// permanently before postflight drops what was staged; postflight applies it.
 #[test]
-fn sync_2_a_request_that_fails_for_good_ends_the_sync_in_every_stage() {
+fn sync_2_a_request_that_fails_permanently_ends_the_sync_in_every_stage() {
     let waits = ["wait 4", "wait 8", "wait 16", "wait 32", "wait 32"];
     for stage in Stage::ALL.iter().copied() {
         for (code, attempts) in [
