@@ -75,7 +75,8 @@ pub(super) fn check_page(
         (
             FailureKind::CursorNotAdvancing,
             format!(
-                "page {number} from {url} came with a cursor that this sync has used already ({:?})",
+                "page {number} from {url} came with a cursor that this sync has used already \
+                 (\"{}\")",
                 text::escaped_start(cursor.as_str(), 64)
             ),
             "the server's paging does not advance: each page must name the next one's cursor",

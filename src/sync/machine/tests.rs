@@ -235,6 +235,30 @@ fn http_8_pages_past_a_limit_end_the_download_uncommitted() {
     }
 }
 
+/// HTTP-8: whoever runs the server can look for that page.
+#[test]
+fn http_8_a_cursor_that_does_not_advance_is_named_with_the_url_of_its_page() {
+    let cursor = format!("next\n{}", "x".repeat(80));
+    let pages = ["AAAAAAAAAA", "BBBBBBBBBB"].map(|rule| page_of(&[rule], &cursor));
+    let script = [vec![preflight_of(wire::SyncType::Clean), upload_ok()], pages.to_vec()].concat();
+    let (_, outcome) = play(script).run();
+    let error = outcome.error.expect("an error");
+    assert_eq!(error.kind, "cursor_not_advancing");
+    assert_eq!(error.stage, Stage::RuleDownload.name());
+    assert_eq!(
+        error.message,
+        format!(
+            "page 2 from https://sync.example.com/ruledownload/host came with a cursor that this \
+             sync has used already (\"next\\n{}…\")",
+            "x".repeat(59)
+        )
+    );
+    assert_eq!(
+        error.fix.as_deref(),
+        Some("the server's paging does not advance: each page must name the next one's cursor")
+    );
+}
+
 /// PRE-7: a former server's settings stay in effect until a sync with the new
 /// one has succeeded, and that sync replaces them whatever its type.
 #[test]
