@@ -13,6 +13,9 @@ use std::borrow::Cow;
 
 pub use json::{escaped_json, to_json, write_json, write_json_pretty};
 
+/// What some programs write before a text in UTF-8; it is not part of the text.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Whether a character must not reach a log, a terminal or a record as it is:
 /// control characters (C0, DEL, C1), line and paragraph separators, and the
 /// marks that change the direction of text.

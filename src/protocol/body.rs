@@ -134,9 +134,6 @@ pub const MAX_CURSOR_BYTES: usize = 64 << 10;
 /// The prefixes servers put before JSON so that a script tag cannot load it.
 const XSSI_PREFIXES: [&[u8]; 2] = [b")]}'\n", b"])}"];
 
-/// What some servers put before UTF-8 text.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// How many characters of a server's text an error or a warning shows.
 const MAX_SHOWN_CHARS: usize = 200;
 
@@ -206,7 +203,7 @@ pub(super) fn check_report(
 
 /// The body without a byte order mark and the first XSSI prefix it begins with.
 fn without_xssi_prefix(body: &[u8]) -> &[u8] {
-    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let body = body.strip_prefix(text::BYTE_ORDER_MARK).unwrap_or(body);
     XSSI_PREFIXES.iter().find_map(|prefix| body.strip_prefix(*prefix)).unwrap_or(body)
 }
 

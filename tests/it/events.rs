@@ -86,6 +86,20 @@ fn bad_lines_are_named_and_the_good_ones_are_kept() {
     assert!(stdout(dir.path(), &["list"]).contains("1 queued"));
 }
 
+/// Windows editors and shells put a byte-order mark before UTF-8.
+#[test]
+fn a_byte_order_mark_before_a_line_changes_nothing() {
+    let line = LINES.lines().find(|line| line.contains("BLOCK_")).expect("a blocked execution");
+    let dir = state();
+    let output = add(dir.path(), &[], &format!("\u{feff}{line}\n"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1 added\n");
+    // Files put together have one before a later line.
+    let output = add(dir.path(), &[], &format!("{line}\n\u{feff}{line}\n"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 duplicate\n");
+}
+
 #[test]
 fn a_line_past_the_bound_is_bad_and_the_next_one_is_read() {
     let dir = state();

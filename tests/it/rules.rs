@@ -159,6 +159,28 @@ fn an_export_imports_again() {
 }
 
 /// RULE-4: a file is taken as a whole or not at all, and every fault is named.
+/// Windows editors and shells put a byte-order mark before UTF-8.
+#[test]
+fn a_byte_order_mark_before_a_rule_file_changes_nothing() {
+    let exported = stdout(state().path(), &["export"]);
+    let marked = format!("\u{feff}{exported}");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("rules.json");
+    fs::write(&file, &marked).expect("written");
+    for source in [file.to_str().expect("UTF-8"), "-"] {
+        let state = dir.path().join("state");
+        let mut command = assert_cmd::Command::from_std(program());
+        command.arg("--state-dir").arg(&state).args(["rules", "import", source]);
+        command.write_stdin(marked.clone()).assert().success();
+        assert_eq!(stdout(&state, &["export"]), exported, "{source}");
+        fs::remove_dir_all(state).expect("removed");
+    }
+    // A mark anywhere else is not white space.
+    fs::write(&file, format!("{{\u{feff}{}", &exported[1..])).expect("written");
+    let output = run(dir.path(), &["import", file.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+}
+
 #[test]
 fn rule_4_a_file_with_a_fault_imports_nothing() {
     let dir = state();

@@ -11,7 +11,8 @@ use serde::de::{
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Error;
-use crate::model::{Rule, RuleSet, parse_rule, text};
+use crate::model::text::{self, BYTE_ORDER_MARK};
+use crate::model::{Rule, RuleSet, parse_rule};
 use crate::protocol::cel;
 
 /// How many faults, and how many refused rules, are named.
@@ -34,9 +35,8 @@ pub(super) fn read(file: &Path, strict: bool) -> Result<Reading, Error> {
     };
     let mut reading = Reading { strict, ..Reading::default() };
     let mut input = BufReader::new(input);
-    // A mark that editors on other systems put before UTF-8.
-    if input.fill_buf().is_ok_and(|bytes| bytes.starts_with(b"\xef\xbb\xbf")) {
-        input.consume(3);
+    if input.fill_buf().is_ok_and(|bytes| bytes.starts_with(BYTE_ORDER_MARK)) {
+        input.consume(BYTE_ORDER_MARK.len());
     }
     let mut json = serde_json::Deserializer::from_reader(input);
     let read = json.deserialize_map(FileVisitor(&mut reading)).and_then(|()| json.end());
