@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use plist::Value;
+use plist::{Dictionary, Value};
 
 use super::*;
 use crate::config::{Layer, Source};
@@ -202,6 +202,55 @@ fn an_owner_is_never_a_placeholder_and_groups_are_strings_or_none() {
     assert!(report.facts.primary_user_groups.is_empty());
     let has = |text: &str| report.problems.iter().any(|problem| problem.contains(text));
     assert!(has("placeholder") && has("is not an array of strings"), "{:?}", report.problems);
+}
+
+/// HOST-2: groups that a profile or a list names by placeholders are left out one by
+/// one, and the report says which.
+#[test]
+fn host_2_a_placeholder_among_the_owners_groups_is_left_out_and_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let list = dir.path().join("files/groups.plist");
+    std::fs::create_dir_all(list.parent().expect("a directory")).expect("made");
+    let groups = ["staff", "%GroupName%", "host-{{group}}", "50%"].map(Value::from).to_vec();
+    let values = Dictionary::from_iter([
+        ("Groups", Value::from(groups.clone())),
+        ("Owner", "[[USERNAME]]".into()),
+    ]);
+    Value::Dictionary(values).to_file_xml(&list).expect("written");
+    let listed = config(&[
+        ("MachineOwnerPlist", "/groups.plist"),
+        ("MachineOwnerGroupsKey", "Groups"),
+        ("MachineOwnerKey", "Owner"),
+    ]);
+    let set = Config {
+        machine_owner: Some("${user}".to_owned()),
+        machine_owner_groups: groups
+            .iter()
+            .filter_map(Value::as_string)
+            .map(str::to_owned)
+            .collect(),
+        ..Config::default()
+    };
+    let list = |key| format!("MachineOwnerPlist /groups.plist ({key})");
+    for (config, of_groups, of_owner, owner) in [
+        (listed, list("Groups"), list("Owner"), "[[USERNAME]]"),
+        (set, "MachineOwnerGroups".to_owned(), "MachineOwner".to_owned(), "${user}"),
+    ] {
+        let report = facts(&config, &RecordedHost::new(dir.path()));
+        assert_eq!(report.facts.primary_user, "");
+        assert_eq!(report.facts.primary_user_groups, ["staff", "50%"]);
+        let replaced: Vec<_> =
+            report.problems.iter().filter(|problem| problem.contains("placeholder")).collect();
+        let not_replaced = "is a placeholder that was not replaced";
+        assert_eq!(
+            replaced,
+            [
+                &format!("{of_groups}: \"%GroupName%\" {not_replaced}"),
+                &format!("{of_groups}: \"host-{{{{group}}}}\" {not_replaced}"),
+                &format!("{of_owner}: {owner:?} {not_replaced}"),
+            ]
+        );
+    }
 }
 
 #[test]
