@@ -113,7 +113,20 @@ fn pre_7_a_new_server_takes_over_with_its_first_success() {
     let new = FakeServer::builder().start().expect("a server");
     new.change_style(|style| style.sync_type = SyncTypePolicy::Always(wire::SyncType::Normal));
     agent.base_url = new.url();
-    assert_eq!(agent.sync(&[]).code, Some(0));
+    let synced = agent.sync(&[]);
+    assert_eq!(synced.code, Some(0));
+    let action = synced.json["warnings"][0]["action"].as_str().expect("an action");
+    assert!(action.starts_with("nothing was cleaned, the former server's rules stay;"), "{action}");
+    let whose = format!("rules of {} for machine id {} are", old.url(), agent.machine_id);
+    assert!(synced.stderr.contains(&whose), "{}", synced.stderr);
+    let text = |args: &[&str]| String::from_utf8_lossy(&agent.run(args).stdout).into_owned();
+    let shown = text(&["sync"]);
+    assert!(shown.contains("the former server's rules stay"), "{shown}");
+    for args in [&["status"][..], &["doctor"]] {
+        let shown = text(args);
+        assert!(shown.contains(&whose), "{args:?}: {shown}");
+        assert!(shown.contains("have the server answer the next sync with a clean one"), "{shown}");
+    }
     assert_eq!((mode(&agent), agent.rules()), (ClientMode::Monitor, 5));
     let warnings = &json(&agent, &["status", "--json"])["warnings"];
     assert_eq!(warnings.as_array().map(Vec::len), Some(1), "{warnings}");

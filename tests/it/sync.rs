@@ -176,6 +176,29 @@ fn sync_2_a_stage_that_fails_leaves_what_was_in_force() {
     }
 }
 
+/// SYNC-2: what a failed sync would have changed does not read as if it had.
+#[test]
+fn sync_2_a_setting_that_was_not_applied_is_shown_with_the_one_in_effect() {
+    let server = server(5);
+    let agent = Agent::of(&server);
+    server.change_settings(|s| s.client_mode = wire::ClientMode::Lockdown.into());
+    server.fault(Stage::RuleDownload, every(), Fault::status(404));
+    let not_applied = || {
+        let output = agent.run(&["sync"]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!text.contains("reverted") && !text.contains("->"), "{text}");
+        let lines = text.lines().filter(|line| line.contains("client_mode"));
+        lines.map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(not_applied(), ["not applied    client_mode: LOCKDOWN; unset stays in effect"]);
+    server.clear_faults();
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    server.change_settings(|s| s.client_mode = wire::ClientMode::Monitor.into());
+    server.fault(Stage::RuleDownload, every(), Fault::status(404));
+    assert_eq!(not_applied(), ["not applied    client_mode: MONITOR; LOCKDOWN stays in effect"]);
+}
+
 /// SYNC-3, PRE-3: a failed postflight keeps the request; a success ends it.
 #[test]
 fn pre_3_a_clean_sync_request_outlasts_a_failed_postflight() {
@@ -335,6 +358,16 @@ fn a_dry_run_changes_nothing() {
             && text.contains("client_mode: LOCKDOWN -> STANDALONE"),
         "{text}"
     );
+    // Everything was sent: 30 of before, of which 2 are changed and 3 gone, and 4 more.
+    assert!(
+        text.contains("would add 4, replace 2, remove 3; 25 of those sent are stored already"),
+        "{text}"
+    );
+    // Only the changes are sent, which says nothing of the other rules.
+    server.queue_changes(fixtures::changes(&server.rules(), (1, 1, 1), 10));
+    let shown = agent.run(&["sync", "--dry-run"]);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.contains("; 0 of those sent are stored already"), "{text}");
 }
 
 /// SYNC-6, EXIT 5: one runs, one waits, a third is one too many.
