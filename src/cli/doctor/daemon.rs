@@ -187,3 +187,37 @@ fn words(report: &ConfigurationReport) -> String {
         or_none(&report.machine_id)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CONF-3: what one user can read, another may not; so whose view it is is said.
+    #[test]
+    fn conf_3_a_daemon_of_another_user_is_told_from_this_one() {
+        let own = ConfigurationReport { user_id: 501, ..ConfigurationReport::default() };
+        assert_eq!(compare(&own, &own), []);
+        let file = ConfiguredFile {
+            key: "ClientAuthCertificateFile".to_owned(),
+            path: "/etc/santa-sync/client.p12".to_owned(),
+            error: Some("permission denied".to_owned()),
+        };
+        let daemon = ConfigurationReport { user_id: 0, files: vec![file], ..own.clone() };
+        assert_eq!(
+            compare(&daemon, &own),
+            [
+                Line::problem(
+                    LAYER,
+                    "the daemon cannot use ClientAuthCertificateFile /etc/santa-sync/client.p12: \
+                     permission denied",
+                    "let user 0 use it, or name another file",
+                ),
+                Line::warning(
+                    LAYER,
+                    "the daemon runs as user 0, and this is user 501",
+                    "run doctor as that user to see the same: sudo -u '#0' santa-sync doctor",
+                ),
+            ]
+        );
+    }
+}

@@ -63,6 +63,51 @@ fn daemon_6_doctor_tells_a_daemon_that_lives_from_one_that_does_not() {
     assert_eq!(code, Some(0));
 }
 
+/// CONF-3: a daemon that keeps its previous configuration looks healthy, and does not
+/// do what the file says.
+#[test]
+fn conf_3_doctor_reports_a_configuration_that_the_daemon_refuses() {
+    let server = FakeServer::builder().start().expect("a server");
+    let agent = Agent::of(&server);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("config.plist");
+    let write = |url: &str| {
+        let values = plist::Dictionary::from_iter([("SyncBaseURL", url)]);
+        plist::Value::Dictionary(values).to_file_xml(&file).expect("written");
+    };
+    write(&server.url());
+    let mut daemon = Daemon::bare(&agent, 1, &["--config", file.to_str().expect("UTF-8")]);
+    write("http://not-this-host.example/");
+    daemon.signal(Signal::HUP);
+    daemon.says("a new configuration is refused");
+    let own = ["--set", "SyncDeadline=86400"];
+    let mut command = agent.command(&[&["doctor", "--json", "--no-probe"], &own[..]].concat());
+    let output = command.output().expect("it ran");
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let refused = report["lines"].as_array().expect("lines").iter().find(|line| {
+        line["layer"] == "daemon"
+            && line["message"].as_str().is_some_and(|message| message.contains("refuses"))
+    });
+    let refused = refused.expect("a line about the refused configuration");
+    assert_eq!(refused["status"], "problem");
+    let message = refused["message"].as_str().expect("text");
+    assert!(
+        message.starts_with(
+            "the daemon refuses the configuration it finds, and keeps the previous one: "
+        ) && message.contains("SyncBaseURL"),
+        "{message}"
+    );
+    assert_eq!(refused["fix"], "`santa-sync config check` names each mistake and its fix");
+
+    // In order again, and no longer a problem.
+    write(&server.url());
+    daemon.signal(Signal::HUP);
+    daemon.says("the configuration can be used again");
+    let (lines, _) = examined(&agent, &own, &[]);
+    assert!(!lines.iter().any(|line| line.contains("refuses")), "{lines:?}");
+}
+
 /// CONF-3, HTTP-13: what doctor finds in its own shell need not hold for the
 /// daemon, so it asks.
 #[test]

@@ -5,11 +5,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 
+use rcgen::{BasicConstraints, IsCa};
 use santa_sync::clock::{Clock as _, SystemClock};
 use time::{Duration, OffsetDateTime};
 
 use super::network::answering;
-use super::{Cases, Host, fixture};
+use super::{Cases, Host, examine, fixture, lines_of};
 use crate::transport::pki::{Ca, Clients, Leaf, VERSIONS, server_config};
 
 /// Serves an empty preflight answer over TLS; answers the URL.
@@ -86,6 +87,38 @@ fn http_12_the_servers_certificate_is_told_with_what_is_wrong_with_it() {
     let unpacked = unpacked.set(format!("ServerAuthRootsFile={}", roots.display()));
     cases.add("roots that are none", &unpacked, &[]);
     cases.pin("tls");
+}
+
+/// HTTP-12: a server that signed its own certificate, with or without `CA:TRUE`, and one
+/// whose certificate is pinned: as `doctor` finds them, a sync gets through.
+#[test]
+fn http_12_a_server_of_its_own_and_a_pinned_one_are_fine_however_they_are_configured() {
+    let ca = Ca::new("Example CA");
+    let constraints = IsCa::Ca(BasicConstraints::Unconstrained);
+    for (own, leaf) in [
+        ("its own root", Leaf::self_signed(constraints, &["localhost"], 2020, 2100)),
+        ("signed by itself", Leaf::self_signed(IsCa::NoCa, &["localhost"], 2020, 2100)),
+        ("pinned", ca.issue("sync server", &["localhost"])),
+    ] {
+        let url = serve(&ca, &leaf, Clients::Anyone);
+        let host = Host::of(&url);
+        let file = host.write("server.pem", &leaf.pem);
+        let data = format!("ServerAuthRootsData={}", leaf.pem);
+        let host = host.set(format!("ServerAuthRootsFile={}", file.display()));
+        for (host, key) in [(host, "File"), (Host::of(&url).set(data), "Data")] {
+            let report = examine(&host, &[]);
+            let lines = lines_of(&report.json).iter();
+            let tls: Vec<_> = lines.filter(|line| line["layer"] == "tls").collect();
+            assert!(!tls.is_empty(), "{own}, {key}: {}", report.text);
+            assert!(tls.iter().all(|line| line["status"] == "ok"), "{own}, {key}: {tls:?}");
+            let synced = host.run(&["sync"]);
+            assert!(synced.status.success(), "{own}, {key}: {synced:?}");
+        }
+        // Another server's certificate is no reason to trust this one.
+        let other = Leaf::self_signed(IsCa::NoCa, &["localhost"], 2020, 2100);
+        let host = Host::of(&url).set(format!("ServerAuthRootsData={}", other.pem));
+        assert_eq!(host.run(&["sync"]).status.code(), Some(1), "{own}");
+    }
 }
 
 /// HTTP-12: the client certificate, asked for, shown, missing, refused.
