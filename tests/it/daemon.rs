@@ -418,6 +418,60 @@ fn daemon_4_status_shows_the_configuration_of_the_daemon() {
     assert_eq!(shown["daemon"]["liveness"], "dead");
 }
 
+/// DAEMON-4: a user who may not look into the state directory learns how to, instead
+/// of hearing that nothing has ever been synced; a member of `SocketGroup` hears what
+/// the daemon knows.
+#[test]
+fn daemon_4_status_for_a_user_without_rights_says_how_to_get_them() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    const GROUP: u32 = 54_322;
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    let dir = &agent.state_dir;
+    let outer = dir.parent().unwrap();
+    set_permissions(outer, Permissions::from_mode(0o755)).unwrap();
+    // Root becomes somebody else, who need not reach the build directory. Whoever is
+    // not root is kept out of its own directory by its mode.
+    let is_root = rustix::process::geteuid().is_root();
+    let mut program = std::path::PathBuf::from(agent.command(&[]).get_program());
+    if is_root {
+        let copy = outer.join("santa-sync");
+        std::fs::copy(&program, &copy).unwrap();
+        program = copy;
+    } else {
+        set_permissions(dir, Permissions::from_mode(0o000)).unwrap();
+    }
+    let status = |group: u32| {
+        let mut command = Command::new(&program);
+        command.args(agent.command(&["status"]).get_args()).env_clear();
+        if is_root {
+            command.uid(54_321).gid(group);
+        }
+        command.output().unwrap()
+    };
+    let refused = |group: u32| {
+        let output = status(group);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(73), 0), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&format!("this user may not read {}", dir.display())), "{told}");
+        assert!(told.contains("run `sudo santa-sync status`, or set SocketGroup"), "{told}");
+    };
+    refused(GROUP);
+    set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+    // Only root can give the socket to a group that it is not in.
+    if is_root {
+        let group = format!("SocketGroup={GROUP}");
+        let _daemon = Daemon::start(&agent, 1, &["--set", &group]);
+        refused(GROUP + 1);
+        let told = status(GROUP);
+        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.status.success() && text.contains(&server.url()), "{told:?}");
+    }
+}
+
 /// DAEMON-5: under a service manager a refused configuration is waited out, instead
 /// of being refused again every few seconds; the daemon starts once it is in order.
 #[test]

@@ -14,7 +14,7 @@ use santa_sync::protocol::wire;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::daemon::PATIENCE;
+use crate::daemon::{Daemon, PATIENCE};
 use crate::program::program;
 
 /// Arguments of every command but those of [`OTHERS`]; they run as they are and
@@ -376,6 +376,63 @@ fn http_14_no_secret_is_in_anything_written() {
         let found = database.windows(kept.len()).any(|window| window == kept.as_bytes());
         assert!(!found, "{kept} is in rules.db");
     }
+}
+
+/// HTTP-14: a secret in the path of SyncBaseURL is in no file, not even those of a
+/// daemon that runs, and a failure that quotes a page's URL does not show it.
+#[test]
+fn http_14_a_secret_in_the_path_is_in_no_file_and_in_no_error() {
+    let secret = "k7Q2mZ9xW4tR8vB1nC5";
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(60, 1))
+        .base_path(&format!("/t/{secret}"))
+        .start()
+        .unwrap();
+    let agent = Agent::of(&server);
+    assert!(agent.base_url.contains(secret));
+    let judge = |what: &str, bytes: &[u8]| {
+        let found = bytes.windows(5).any(|window| window == &secret.as_bytes()[4..9]);
+        assert!(!found, "{what}: {}", String::from_utf8_lossy(bytes));
+    };
+    let metrics = agent.state_dir.with_file_name("santa.prom");
+    let metrics_file = format!("MetricsFile={}", metrics.display());
+    let daemon = Daemon::start(&agent, 1, &["--set", &metrics_file]);
+    let said = |args: &[&str]| {
+        let mut output = agent.run(args);
+        output.stdout.append(&mut output.stderr);
+        judge(&format!("{args:?}"), &output.stdout);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (fault, kind) in [
+        (Fault::RepeatCursor, "cursor_not_advancing"),
+        (Fault::Html, "html"),
+        (Fault::status(404), "not_found"),
+        (Fault::Redirect(format!("{}elsewhere", agent.base_url)), "redirected"),
+    ] {
+        server.clear_faults();
+        server.fault(Stage::RuleDownload, every(), fault);
+        let shown = said(&["sync", "--json"]);
+        assert!(shown.contains(kind), "{shown}");
+        if kind == "cursor_not_advancing" {
+            assert!(shown.contains("/t/k7Q2…/ruledownload/"), "{shown}");
+        }
+        said(&["sync"]);
+        said(&["status"]);
+        said(&["doctor"]);
+    }
+    server.clear_faults();
+    assert_eq!(crate::daemon::sync(&agent).result.name(), "success");
+    let mut files = 0;
+    for entry in fs::read_dir(&agent.state_dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            judge(&format!("{:?}", entry.path()), &fs::read(entry.path()).unwrap());
+            files += 1;
+        }
+    }
+    assert!(files >= 5, "{files} files");
+    judge("the metrics", &fs::read(&metrics).unwrap());
+    drop(daemon);
 }
 
 /// HTTP-14: what cannot be parsed may hold a secret anywhere.

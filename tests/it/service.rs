@@ -46,6 +46,39 @@ fn a_place_that_cannot_be_written_is_told() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("run this as root"));
 }
 
+/// DAEMON-5: a service that starts what a user or a build may replace, or what is
+/// gone after a restart, is warned of before it is installed.
+#[test]
+fn daemon_5_a_program_in_a_home_or_a_build_directory_is_warned_of() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.plist");
+    fs::write(&config, "<plist><dict/></plist>").expect("written");
+    let config = config.to_str().expect("UTF-8");
+    let noted = |program: &str| {
+        let args = ["install", "--print", "--config", config, "--manager", "systemd"];
+        let output = service(&[&args[..], &["--program", program]].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for program in [
+        "/home/kim/bin/santa-sync",
+        "/Users/kim/Downloads/santa-sync",
+        "/root/santa-sync",
+        "/tmp/santa-sync",
+        "/srv/build/target/release/santa-sync",
+        // As this very program is one.
+        env!("CARGO_BIN_EXE_santa-sync"),
+    ] {
+        let noted = noted(program);
+        assert!(
+            noted.contains("is in a home or a build directory; copy it to /usr/local/bin"),
+            "{program}: {noted}"
+        );
+    }
+    let sh = noted("/bin/sh");
+    assert!(!sh.contains("/bin/sh") && !sh.contains("directory"), "{sh}");
+}
+
 /// DAEMON-5: options are carried into the service or refused, an image's service is
 /// not called running, and a refused configuration is not installed.
 #[test]
