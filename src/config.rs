@@ -20,6 +20,7 @@ mod finding;
 pub mod keys;
 mod profile;
 mod proxy;
+mod relay;
 mod santa_keys;
 mod shown;
 mod source;
@@ -28,6 +29,7 @@ mod value;
 pub use effective::{Chosen, Effective};
 pub use finding::{Finding, FindingKind, Severity, Source};
 pub use profile::{Conflict, Domain, DomainKeys, ProfileError, read_domains};
+pub use relay::{RelayConfig, default_relay_dir};
 pub use santa_keys::{SANTA_KEYS, SantaSource};
 pub use shown::{revealed, shown};
 pub use source::{Layer, MANAGED_PREFERENCES, MAX_FILE, Sources, system_files};
@@ -127,6 +129,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether the daemon's log lines are JSON.
     pub log_json: bool,
+    /// How the authorizer of this host is served; `None`: it is not.
+    pub relay: Option<RelayConfig>,
 }
 
 /// A configuration, and what is wrong with it.

@@ -8,6 +8,7 @@ mod log_level;
 mod lookup;
 mod proxy;
 mod record;
+mod relay;
 mod rule;
 mod rule_dictionary;
 mod rule_set;
@@ -29,6 +30,7 @@ pub use record::{
     ErrorRecord, MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES, RejectedRule, SCHEMA_VERSION,
     StageRecord, SyncRecord, SyncResult, SyncWarning, Trigger,
 };
+pub use relay::RelayManner;
 pub use rule::{
     Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, Policy, Rule, RuleCounts, RuleDetails,
     RuleSide, RuleState, RuleType,

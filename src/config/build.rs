@@ -8,14 +8,14 @@ use super::effective::Effective;
 use super::finding::{Finding, FindingKind, Severity};
 use super::shown::header_name;
 use super::value::type_name;
-use super::{Config, proxy};
+use super::{Config, proxy, relay};
 use crate::model::{
     BaseUrl, ClientMode, FileAccessAction, HeaderProblem, MediaPolicy, Policy, Proxy, Rule, Secret,
     Transfer, parse_rule,
 };
 
 /// The value of a key with a few choices, which are the names of an enum.
-fn chosen<T: Default + std::str::FromStr>(values: &Effective, name: &str) -> T {
+pub(super) fn chosen<T: Default + std::str::FromStr>(values: &Effective, name: &str) -> T {
     values.choice(name).and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
@@ -93,23 +93,31 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
         metrics_file: values.path("MetricsFile"),
         log_level: chosen(values, "LogLevel"),
         log_json: values.choice("LogFormat").as_deref() == Some("json"),
+        relay: relay::build(&mut builder),
     };
+    relay::report_loop(&mut builder, &config);
     builder.report_pairs();
     builder.report_patterns();
     config
 }
 
-struct ConfigBuilder<'a> {
-    values: &'a Effective,
+pub(super) struct ConfigBuilder<'a> {
+    pub(super) values: &'a Effective,
     findings: &'a mut Vec<Finding>,
 }
 
 impl ConfigBuilder<'_> {
-    fn warn(&mut self, kind: FindingKind, key: &str, message: String, fix: impl Into<String>) {
+    pub(super) fn warn(
+        &mut self,
+        kind: FindingKind,
+        key: &str,
+        message: String,
+        fix: impl Into<String>,
+    ) {
         self.report(Severity::Warning, kind, key, message, fix);
     }
 
-    fn report(
+    pub(super) fn report(
         &mut self,
         severity: Severity,
         kind: FindingKind,
@@ -300,7 +308,7 @@ impl ConfigBuilder<'_> {
         }
     }
 
-    fn is_set(&self, name: &str) -> bool {
+    pub(super) fn is_set(&self, name: &str) -> bool {
         match self.values.get(name).map(|chosen| &chosen.value) {
             None => self.values.is_template(name),
             Some(Value::String(text)) => !text.is_empty(),

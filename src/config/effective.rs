@@ -40,7 +40,10 @@ impl Effective {
         for layer in layers {
             report_unknown(layer, findings);
         }
-        let server = layers.iter().position(|layer| !is_santas(layer) && has_server(layer));
+        let server =
+            layers.iter().position(|layer| !is_santas(layer) && sets(layer, "SyncBaseURL"));
+        // The way in Santa's domain then is the one to the relay.
+        let relay = layers.iter().any(|layer| sets(layer, "RelayListen"));
         let mut chosen = BTreeMap::new();
         let mut templates = BTreeSet::new();
         for key in KEYS {
@@ -50,13 +53,14 @@ impl Effective {
                 if is_santas(layer) && key.origin == Origin::Own {
                     findings.push(misplaced(key, &layer.source));
                 }
-                if let Some(server) = server
-                    && key.transport
-                    && is_santas(layer)
-                    && server < index
-                {
-                    let server = layers.get(server).map(|layer| &layer.source);
-                    findings.extend(server.map(|server| not_taken(key, &layer.source, server)));
+                let own_server = server.filter(|server| *server < index);
+                if key.transport && is_santas(layer) && (relay || own_server.is_some()) {
+                    let server = own_server.and_then(|server| layers.get(server));
+                    let because = server.map_or_else(
+                        || "RelayListen is set".to_owned(),
+                        |server| format!("{} sets SyncBaseURL", server.source),
+                    );
+                    findings.push(not_taken(key, &layer.source, &because));
                     continue;
                 }
                 if template && holds_placeholder(key, value) {
@@ -143,6 +147,14 @@ impl Effective {
     pub(super) fn texts(&self, name: &str) -> Option<Vec<String>> {
         let array = self.get(name)?.value.as_array()?;
         array.iter().map(|v| v.as_string().map(str::to_owned)).collect()
+    }
+
+    /// The words of a `Command`.
+    pub(super) fn command(&self, name: &str) -> Option<Vec<String>> {
+        match self.text(name) {
+            Some(text) => Some(text.split_whitespace().map(str::to_owned).collect()),
+            None => self.texts(name),
+        }
     }
 
     pub(super) fn array(&self, name: &str) -> Option<&[Value]> {
@@ -261,20 +273,21 @@ fn is_santas(layer: &Layer) -> bool {
     layer.domain.is_some_and(Domain::is_santas)
 }
 
-fn has_server(layer: &Layer) -> bool {
-    let url = layer.values.get("SyncBaseURL").and_then(Value::as_string);
-    url.is_some_and(|url| !url.trim().is_empty())
+/// Whether a layer sets a text that is not empty.
+fn sets(layer: &Layer, name: &str) -> bool {
+    let text = layer.values.get(name).and_then(Value::as_string);
+    text.is_some_and(|text| !text.trim().is_empty())
 }
 
 /// What reaches one server must not go to another: neither its secrets nor its
 /// proxy (CONF-1).
-fn not_taken(key: &Key, source: &Source, server: &Source) -> Finding {
+fn not_taken(key: &Key, source: &Source, because: &str) -> Finding {
     Finding {
         severity: Severity::Note,
         kind: FindingKind::NoEffect,
         key: Some(key.name.to_owned()),
         source: source.clone(),
-        message: format!("is not taken from Santa's domain, because {server} sets SyncBaseURL"),
+        message: format!("is not taken from Santa's domain, because {because}"),
         fix: format!("to use it here too, set it in {}", Domain::Agent.name()),
     }
 }

@@ -4,7 +4,9 @@
 use strum::VariantNames as _;
 
 use super::santa_keys::SANTA_KEYS;
-use crate::model::{ContentEncoding, LogLevel};
+use crate::model::{
+    ContentEncoding, LogLevel, MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS, RelayManner,
+};
 
 /// What a key's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,9 @@ pub enum Kind {
     Data,
     /// An array of strings.
     Texts,
+    /// A program with its arguments: an array of strings, or a string that is
+    /// split at blanks.
+    Command,
     /// A dictionary of strings to strings.
     Headers,
     /// A proxy dictionary, see [`super::Proxy`].
@@ -41,6 +46,7 @@ impl Kind {
             Self::Text | Self::Choice(_) | Self::Path => "string",
             Self::Data => "data",
             Self::Texts => "array of strings",
+            Self::Command => "string or array of strings",
             Self::Headers => "dictionary of strings",
             Self::Proxy => "dictionary",
             Self::Rules => "array of dictionaries",
@@ -55,6 +61,7 @@ impl Kind {
             Self::Text | Self::Choice(_) | Self::Path => "a string",
             Self::Data => "data",
             Self::Texts => "an array of strings",
+            Self::Command => "a string or an array of strings",
             Self::Headers => "a dictionary of strings",
             Self::Proxy => "a dictionary",
             Self::Rules => "an array of dictionaries",
@@ -152,6 +159,9 @@ impl Key {
 
 /// The longest deadline of a sync that can be configured, in seconds.
 const DAY_SECS: i64 = 24 * 60 * 60;
+
+/// The longest `RelayStale`, in seconds: a year.
+const YEAR_SECS: i64 = 365 * DAY_SECS;
 
 const MEDIA_ACTIONS: Kind = Kind::Choice(&["Allow", "Block", "Remount"]);
 
@@ -388,6 +398,85 @@ pub const KEYS: &[Key] = &[
         "Form of the daemon's log lines",
     )
     .own(),
+    Key::new(
+        "RelayListen",
+        Kind::Text,
+        "none: no relay",
+        "`127.0.0.1:PORT` or `[::1]:PORT`: serve the authorizer of this host there",
+    )
+    .own()
+    .strict(),
+    Key::new("RelayTLS", Kind::Bool, "false", "Serve the authorizer over TLS, with a CA of its own")
+        .own()
+        .strict(),
+    Key::new(
+        "RelayClientCertificate",
+        Kind::Bool,
+        "false",
+        "Serve only who has the relay's client certificate; needs RelayTLS",
+    )
+    .own()
+    .strict(),
+    Key::new(
+        "RelayDirectory",
+        Kind::Path,
+        "/Library/Application Support/santa-sync/relay (macOS), /etc/santa-sync/relay (Linux)",
+        "Where the authorizer finds the relay's certificates",
+    )
+    .own(),
+    Key::new(
+        "RelayMachineID",
+        Kind::Text,
+        "this host's machine id",
+        "The machine id that the authorizer uses, if it differs",
+    )
+    .own(),
+    Key::new(
+        "RelayInterval",
+        Kind::Integer(MIN_SYNC_INTERVAL_SECS as i64, MAX_SYNC_INTERVAL_SECS as i64),
+        "600 with a nudge command, else 60",
+        "Seconds between the authorizer's syncs",
+    )
+    .own(),
+    Key::new(
+        "RelayNudge",
+        Kind::Command,
+        "/usr/local/bin/santactl sync (macOS), none (Linux)",
+        "Command that has the authorizer sync; empty for none",
+    )
+    .own(),
+    Key::new(
+        "RelayStale",
+        Kind::Integer(0, YEAR_SECS),
+        "259200",
+        "Seconds without a sync of the authorizer after which only events are sent to the server; 0 for never",
+    )
+    .own(),
+    Key::new(
+        "RelayPeerUsers",
+        Kind::Texts,
+        "root (Linux), none (macOS)",
+        "Users whose connections count as the authorizer's",
+    )
+    .own()
+    .strict(),
+    Key::new(
+        "RelaySecret",
+        Kind::Text,
+        "none",
+        "What requests must carry in the header `Santa-Sync-Relay-Secret`",
+    )
+    .own()
+    .strict()
+    .secret(),
+    Key::new(
+        "RelayManner",
+        Kind::Choice(RelayManner::VARIANTS),
+        "santa",
+        "The authorizer that is served",
+    )
+    .own()
+    .strict(),
 ];
 
 /// The key of that name.

@@ -269,7 +269,9 @@ fn every_key_of_the_table_is_followed() {
             ("PromptEventUpload", _) => Value::Boolean(false),
             (_, Kind::Bool) => Value::Boolean(true),
             (_, Kind::Integer(low, _)) => Value::Integer(low.into()),
+            ("RelayListen", _) => "127.0.0.1:917".into(),
             (_, Kind::Text) => "text".into(),
+            (_, Kind::Command) => "/program argument".into(),
             (_, Kind::Choice(choices)) => choices.last().copied().expect("a choice").into(),
             (_, Kind::Path) => "/path".into(),
             (_, Kind::Data) => Value::Data(b"bytes".to_vec()),
@@ -288,6 +290,14 @@ fn every_key_of_the_table_is_followed() {
                 entries.push(("EncryptedRemovableMediaAction", "Remount".into()));
             }
             "RemountUSBMode" => entries.push(("BlockUSBMount", Value::Boolean(true))),
+            "RelayClientCertificate" => entries.extend([
+                ("RelayListen", "127.0.0.1:917".into()),
+                ("RelayTLS", Value::Boolean(true)),
+            ]),
+            "RelayListen" => {}
+            name if name.starts_with("Relay") => {
+                entries.push(("RelayListen", "127.0.0.1:917".into()));
+            }
             _ => {}
         }
         let loaded = resolved(&entries);

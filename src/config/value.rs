@@ -37,6 +37,7 @@ pub(super) fn has_type(kind: Kind, value: &Value) -> bool {
         Kind::Texts => {
             value.as_array().is_some_and(|array| array.iter().all(|v| v.as_string().is_some()))
         }
+        Kind::Command => value.as_string().is_some() || has_type(Kind::Texts, value),
         // The members are judged one by one, so that one bad header or rule
         // costs no other.
         Kind::Headers | Kind::Proxy => value.as_dictionary().is_some(),
@@ -63,13 +64,16 @@ pub(super) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
             .map(|n| Value::Integer(n.into()))
             .map_err(|_| "write a whole number".to_owned()),
         Kind::Text | Kind::Choice(_) | Kind::Path => Ok(Value::String(text.to_owned())),
+        Kind::Command if !text.trim_start().starts_with(['[', '<']) => {
+            Ok(Value::String(text.to_owned()))
+        }
         Kind::Data => bytes(&Value::String(text.to_owned()))
             .map(Value::Data)
             .ok_or_else(|| "write PEM text or base64".to_owned()),
         Kind::Proxy if text.eq_ignore_ascii_case("none") => {
             Ok(Value::Dictionary(plist::Dictionary::new()))
         }
-        Kind::Texts | Kind::Headers | Kind::Proxy | Kind::Rules => structured(text)
+        Kind::Texts | Kind::Command | Kind::Headers | Kind::Proxy | Kind::Rules => structured(text)
             .ok_or_else(|| format!("write {} as JSON or an XML property list", key.kind.phrase())),
     }
 }
@@ -153,7 +157,8 @@ pub(super) struct Complaint {
 /// `from_file` is whether a file sets it: paths there must be absolute.
 pub(super) fn check(key: &Key, value: &Value, from_file: bool) -> Result<(), Complaint> {
     if !has_type(key.kind, value) {
-        let found = if key.kind == Kind::Texts && value.as_array().is_some() {
+        let is_list = matches!(key.kind, Kind::Texts | Kind::Command);
+        let found = if is_list && value.as_array().is_some() {
             "an array with other members"
         } else {
             type_name(value)

@@ -327,6 +327,37 @@ fn a_file_that_cannot_be_used_is_an_error_with_its_name() {
     assert_eq!(kind(&path), Some(FindingKind::Malformed));
 }
 
+/// RELAY-1, CONF-1: what the check says of a relay that cannot work.
+#[test]
+fn relay_1_the_check_names_what_a_relay_cannot_use() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = dir.path().join("open");
+    fs::create_dir(&open).expect("a directory");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let check = |sets: &[&str]| {
+        let sets: Vec<_> = sets.iter().map(|set| format!("--set={set}")).collect();
+        let sets: Vec<_> = sets.iter().map(String::as_str).collect();
+        let text = run(&[&["config", "check"], &sets[..]].concat());
+        text.replace(&dir.path().display().to_string(), "DIR")
+    };
+    let url = "SyncBaseURL=https://h/";
+    let directory = format!("RelayDirectory={}", open.join("relay").display());
+    let listen = "RelayListen=127.0.0.1:917";
+    insta::assert_snapshot!(
+        [
+            check(&[url, "RelayListen=0.0.0.0:917"]),
+            check(&["SyncBaseURL=http://localhost:917/", listen]),
+            check(&[url, listen, "RelayClientCertificate=true"]),
+            check(&[url, listen, "RelayNudge=/nowhere/santactl sync", "RelayTLS=1", &directory]),
+            check(&[url, "RelayTLS=true"]),
+            check(&[url, listen, "RelaySecret=5ecretm4rk"]),
+        ]
+        .join("\n")
+    );
+    let shown = run(&["config", "show", "--set", listen, "--set", "RelaySecret=5ecretm4rk"]);
+    assert!(shown.contains("RelaySecret = (secret)"), "{shown}");
+}
+
 #[test]
 fn a_secret_in_a_file_for_everyone_is_warned_of() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -720,6 +751,9 @@ fn schema() -> serde_json::Value {
             Kind::Path => json!({"type": "string", "pattern": "^/"}),
             Kind::Data => json!({"type": "string", "contentEncoding": "base64"}),
             Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
+            Kind::Command => {
+                json!({"type": ["string", "array"], "items": {"type": "string"}})
+            }
             Kind::Headers => {
                 json!({
                     "type": "object",
@@ -794,6 +828,7 @@ fn table(wanted: impl Fn(&Key) -> bool) -> String {
             | Kind::Text
             | Kind::Data
             | Kind::Texts
+            | Kind::Command
             | Kind::Headers
             | Kind::Proxy
             | Kind::Rules) => kind.name().to_owned(),

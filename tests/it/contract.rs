@@ -45,8 +45,8 @@ fn ids_in_tests() -> BTreeSet<String> {
 
 /// `RULE-4` and `rule_4_`, in a line.
 fn ids_of(line: &str) -> Vec<String> {
-    const AREAS: [&str; 10] =
-        ["SYNC", "HTTP", "JSON", "PRE", "EV", "RULE", "STATE", "HOST", "CONF", "DAEMON"];
+    const AREAS: [&str; 11] =
+        ["SYNC", "HTTP", "JSON", "PRE", "EV", "RULE", "STATE", "HOST", "CONF", "DAEMON", "RELAY"];
     let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
     let mut found = Vec::new();
     for word in words {

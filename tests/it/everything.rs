@@ -475,6 +475,8 @@ fn http_14_a_malformed_value_with_a_secret_is_not_shown() {
         r#"SyncExtraHeaders={"X-Key":"a\nMARK"}"#.to_owned(),
         "ServerAuthRootsData=MARK".to_owned(),
         "EventDetailURL=https://u:MARK@h:x/".to_owned(),
+        "RelaySecret=MARK".to_owned(),
+        "RelaySecret=a\nMARK".to_owned(),
     ] {
         run_some(&agent, &["--set".to_owned(), of(&set)], &[], &judge);
     }

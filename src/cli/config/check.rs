@@ -1,5 +1,6 @@
 //! `config check`
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::Access;
@@ -276,6 +277,20 @@ impl InUse<'_> {
         {
             let message = format!("is not run: {error}");
             let key = "NotificationHook";
+            self.add(Severity::Warning, FindingKind::BadValue, key, message, error.fix());
+        }
+        let Some(relay) = &config.relay else { return };
+        if let Some(program) = relay.nudge.as_ref().and_then(|words| words.first())
+            && let Err(error) = files::check_program(Path::new(program))
+        {
+            let message = format!("is not run: {error}");
+            self.add(Severity::Warning, FindingKind::BadValue, "RelayNudge", message, error.fix());
+        }
+        if relay.tls
+            && let Err(error) = files::check_guarded(&relay.directory)
+        {
+            let message = format!("is not used: {error}");
+            let key = "RelayDirectory";
             self.add(Severity::Warning, FindingKind::BadValue, key, message, error.fix());
         }
     }
