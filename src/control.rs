@@ -5,6 +5,7 @@ pub mod client;
 pub mod configuration;
 pub mod message;
 pub mod moment;
+pub mod relay;
 pub mod status;
 
 use std::path::Path;

@@ -135,6 +135,8 @@ mod plist_bounded;
 #[cfg(not(feature = "internals"))]
 mod protocol;
 #[cfg(not(feature = "internals"))]
+mod relay;
+#[cfg(not(feature = "internals"))]
 mod store;
 #[cfg(not(feature = "internals"))]
 mod sync;
@@ -171,6 +173,9 @@ pub mod plist_bounded;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod protocol;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod relay;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod store;

@@ -39,9 +39,10 @@ pub use events::{
 pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use records::RECORDS_KEPT;
 pub use rules::{
-    CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups, RuleChange,
-    RuleChangeKind, RuleCommit, RuleFilter, RuleGuard, RuleSince, RulesCommitted, RulesGuarded,
-    RulesPreview, RulesSince, RulesVerified,
+    ChangesSince, CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups,
+    RuleChange, RuleChangeKind, RuleCommit, RuleFilter, RuleGuard, RuleRow, RuleSince,
+    RulesCommitted, RulesGuarded, RulesPreview, RulesSince, RulesSnapshot, RulesStanding,
+    RulesVerified,
 };
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
 pub use sync_lock::{LOCK_FILE, LockError, StateLock};

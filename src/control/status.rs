@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::configuration::ConfigurationReport;
 use super::moment::{Boot, Moment};
+use super::relay::RelayStatus;
 use crate::files::{self, Replacement};
 use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
 use crate::sync::upload::UploadReport;
@@ -100,6 +101,9 @@ pub struct DaemonStatus {
     /// The last upload between syncs.
     #[serde(default)]
     pub prompt_upload: Option<PromptUpload>,
+    /// How the relay stands; `None` without one.
+    #[serde(default)]
+    pub relay: Option<RelayStatus>,
     /// Why the configuration on disk is not the one in effect.
     pub configuration_refused: Option<String>,
     /// The configuration in effect, as the daemon saw it when it last read it.
@@ -268,6 +272,7 @@ pub(crate) fn example() -> DaemonStatus {
         last_panic: None,
         last_hang: None,
         prompt_upload: None,
+        relay: None,
         configuration_refused: None,
         configuration: ConfigurationReport::default(),
         log_level: "info".to_owned(),

@@ -87,8 +87,6 @@ pub(super) struct EventLoop {
     alarm: Alarm,
     loaded: Arc<Loaded>,
     refused: Option<String>,
-    /// What the service manager was last told that the daemon does.
-    notified: &'static str,
     sources: SourceWatch,
     /// What a sync needs besides the values of the configuration.
     access: reload::Access,
@@ -150,7 +148,6 @@ impl EventLoop {
             commands,
             alarm,
             refused: None,
-            notified: "waiting for the first sync",
             access: reload::access(&configuration),
             sources: source_watch::arm(reload::watched_files(&options, &loaded)).connect(),
             reload_at: None,
@@ -205,7 +202,7 @@ impl EventLoop {
             first_sync_s = self.schedule.left(self.alarm.now()).map(|left| left.as_secs()),
             "daemon started"
         );
-        systemd::ready(self.notified);
+        systemd::ready("waiting for the first sync");
 
         let reason = loop {
             let due = self.due();
@@ -303,7 +300,7 @@ impl EventLoop {
         self.running =
             Some(RunningSync { task, phases, phase, errand, began: now, stamp, limit, waiters });
         self.publish();
-        self.notify("a sync runs");
+        systemd::status("a sync runs");
     }
 
     /// The process of the sync has entered another phase.
@@ -313,7 +310,7 @@ impl EventLoop {
             (running.phase, running.began, running.stamp) = (phase, now, stamp);
         }
         self.publish();
-        self.notify(match phase {
+        systemd::status(match phase {
             SyncPhase::InLine => "a sync waits for one of another process to end",
             SyncPhase::Starting | SyncPhase::Begun => "a sync runs",
         });
@@ -361,7 +358,7 @@ impl EventLoop {
         self.report_end(record, running.waiters);
         self.publish();
         self.write_metrics();
-        self.notify(match end {
+        systemd::status(match end {
             SyncEnd::Success => "the last sync succeeded",
             SyncEnd::Failure | SyncEnd::Nothing => "the last sync failed",
         });

@@ -185,6 +185,66 @@ fn old_media_policy(block: bool, remount_flags: Vec<String>) -> MediaPolicy {
     }
 }
 
+/// The response that gives a client these settings, under their names and their
+/// deprecated twins: what [`read`] reads, but for push tokens and the intervals
+/// of push messages, which only the server that gave them can use.
+#[must_use]
+#[expect(deprecated, reason = "older releases of Santa know only the deprecated fields")]
+pub fn response(
+    settings: &Settings,
+    sync_type: SyncType,
+    batch_size: u32,
+    full_sync_interval: u32,
+) -> wire::PreflightResponse {
+    let s = settings.clone();
+    let media = |policy: MediaPolicy| {
+        use wire::removable_media_policy::Action;
+        wire::RemovableMediaPolicy {
+            action: Some(match policy {
+                MediaPolicy::Allow => Action::Allow(true),
+                MediaPolicy::Block => Action::Block(true),
+                MediaPolicy::Remount(flags) => Action::Remount(wire::RemountPolicy { flags }),
+            }),
+        }
+    };
+    let remount_flags = match &s.removable_media {
+        Some(MediaPolicy::Remount(flags)) => flags.clone(),
+        Some(MediaPolicy::Allow | MediaPolicy::Block) | None => Vec::new(),
+    };
+    let action = |action| match action {
+        FileAccessAction::None => wire::FileAccessAction::None,
+        FileAccessAction::AuditOnly => wire::FileAccessAction::AuditOnly,
+        FileAccessAction::Disable => wire::FileAccessAction::Disable,
+    };
+    wire::PreflightResponse {
+        client_mode: s.client_mode.map_or(0, ClientMode::number),
+        sync_type: Some(sync_type_number(sync_type)),
+        batch_size,
+        enable_bundles: s.enable_bundles,
+        deprecated_bundles_enabled: s.enable_bundles,
+        enable_transitive_rules: s.enable_transitive_rules,
+        deprecated_enabled_transitive_whitelisting: s.enable_transitive_rules,
+        deprecated_transitive_whitelisting_enabled: s.enable_transitive_rules,
+        enable_all_event_upload: s.enable_all_event_upload,
+        disable_unknown_event_upload: s.disable_unknown_event_upload,
+        full_sync_interval_seconds: full_sync_interval,
+        deprecated_whitelist_regex: s.allowed_path_regex.clone(),
+        allowed_path_regex: s.allowed_path_regex,
+        deprecated_blacklist_regex: s.blocked_path_regex.clone(),
+        blocked_path_regex: s.blocked_path_regex,
+        block_usb_mount: s.removable_media.as_ref().map(|policy| *policy != MediaPolicy::Allow),
+        remount_usb_mode: remount_flags,
+        removable_media_policy: s.removable_media.map(media),
+        encrypted_removable_media_policy: s.encrypted_removable_media.map(media),
+        override_file_access_action: s
+            .override_file_access_action
+            .map(|given| action(given).into()),
+        event_detail_url: s.event_detail_url,
+        event_detail_text: s.event_detail_text,
+        ..wire::PreflightResponse::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +290,56 @@ mod tests {
                 r#""rulesHash":"the-hash"}"#
             )
         );
+    }
+
+    /// RELAY-4: what is handed out is what was given, in the new names as in the
+    /// deprecated ones; nothing of push messages.
+    #[test]
+    fn relay_4_what_is_handed_out_reads_as_what_was_given() {
+        let given = Settings {
+            client_mode: Some(ClientMode::Lockdown),
+            enable_bundles: Some(false),
+            enable_transitive_rules: Some(true),
+            enable_all_event_upload: Some(false),
+            disable_unknown_event_upload: Some(true),
+            full_sync_interval: Some(600),
+            push_notification_full_sync_interval: Some(14_400),
+            push_notification_global_rule_sync_deadline: Some(600),
+            allowed_path_regex: Some(String::new()),
+            blocked_path_regex: Some("^/tmp/".to_owned()),
+            removable_media: Some(MediaPolicy::Remount(vec!["rdonly".to_owned()])),
+            encrypted_removable_media: Some(MediaPolicy::Block),
+            override_file_access_action: Some(FileAccessAction::AuditOnly),
+            event_detail_url: Some("https://host/%file_sha%".to_owned()),
+            event_detail_text: Some("More".to_owned()),
+            push_token_chain: Some(["issuer".to_owned(), "token".to_owned()]),
+        };
+        let kept = Settings {
+            push_notification_full_sync_interval: None,
+            push_notification_global_rule_sync_deadline: None,
+            push_token_chain: None,
+            full_sync_interval: Some(60),
+            ..given.clone()
+        };
+        let sent = response(&given, SyncType::Clean, 100, 60);
+        let text = String::from_utf8(body::encode(Transfer::Json, &sent).expect("encodes"));
+        let text = text.expect("UTF-8");
+        for twin in [
+            "\"bundles_enabled\":false",
+            "\"enabled_transitive_whitelisting\":true",
+            "\"transitive_whitelisting_enabled\":true",
+            "\"whitelist_regex\":\"\"",
+            "\"blacklist_regex\":\"^/tmp/\"",
+            "\"blockUsbMount\":true",
+        ] {
+            assert!(text.contains(twin), "{twin} in {text}");
+        }
+        assert!(!text.contains("issuer"), "{text}");
+        let read = read(sent);
+        assert_eq!((read.settings, read.batch_size), (kept, 100));
+        assert_eq!(read.sync_type, Some(SyncType::Clean));
+        let nothing = super::read(response(&Settings::default(), SyncType::Normal, 100, 0));
+        assert_eq!(nothing.settings, Settings::default());
     }
 
     /// PRE-5, PRE-6, cases 11 to 17: null is absent, patterns are kept as given.

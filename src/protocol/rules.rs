@@ -7,10 +7,13 @@ mod binary;
 mod json;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::mem::take;
 
 use thiserror::Error;
+
+pub use write::{OutgoingRule, PageWriter};
 
 use super::body::{self, BodyError, DecodedBody, ResponseBody};
 use super::cel::{CelBudget, CelError};

@@ -28,6 +28,7 @@ mod progress;
 mod read;
 mod row;
 mod rules_hash;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -41,6 +42,7 @@ pub(super) use meta::any_allowing;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
 pub use read::{Lookups, RuleFilter};
 pub(super) use row::lossy;
+pub use snapshot::{ChangesSince, RuleRow, RulesSnapshot, RulesStanding};
 pub use verify::RulesVerified;
 
 use super::db::Database;

@@ -9,7 +9,7 @@ use super::insert::Insert;
 use super::progress::Progress;
 use super::row::Sound;
 use super::rules_hash::{Digest, count};
-use super::{bulk, generations, guard, meta};
+use super::{bulk, generations, guard, meta, snapshot};
 use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
 use crate::store::settings::rules_replaced;
 use crate::store::{Store, StoreError, db};
@@ -137,10 +137,12 @@ fn apply(
     }
     let changes = Changes::find(&tx, rules, commit.sync_type, &before.counts, BOUNDS)?;
     let (mut done, digest) = apply_within(&tx, rules, commit.sync_type, &before, completes)?;
-    if !rules.is_empty() || done.removed_by_cleanup > 0 {
+    let wanted = completes && snapshot::is_wanted_clean_all(&tx, commit.sync_type)?;
+    if !rules.is_empty() || done.removed_by_cleanup > 0 || wanted {
         let number = generations::record(&tx, commit, changes, &done, [&before, &digest])?;
         done.generation = Some(number);
     }
+    snapshot::note(&tx, commit, done.generation, wanted)?;
     tx.commit()?;
     Ok(Ok(summary(done, digest)))
 }

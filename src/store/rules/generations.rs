@@ -17,8 +17,8 @@ use strum::{EnumString, IntoStaticStr};
 
 use super::change_log::{Change, LoggedChange, compare};
 use super::commit::{Cleanup, RuleCommit, RulesCommitted};
+use super::row;
 use super::rules_hash::{Digest, total};
-use super::{read, row};
 use crate::model::{
     CleanSyncReason, RuleCounts, RuleSet, RuleState, RuleType, StoredRule, SyncType, Timestamp,
 };
@@ -340,6 +340,29 @@ const COLUMNS: &str = "number, committed, source, sync, sync_type, hash, digest,
                        replaced, reworded, sent_again, removed, missed, complete";
 
 impl Generation {
+    /// The empty set that a store holds before its first generation, as number 0.
+    #[must_use]
+    pub fn none() -> Self {
+        let Digest { hash, content, counts } = Digest::default();
+        Self {
+            number: 0,
+            committed_at: Timestamp::from_secs(0),
+            source: GenerationSource::Sync,
+            sync: None,
+            sync_type: None,
+            rules_hash: hash,
+            digest: content,
+            counts,
+            added: 0,
+            replaced: 0,
+            reworded: 0,
+            sent_again: 0,
+            removed: 0,
+            missed: 0,
+            complete: true,
+        }
+    }
+
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let text = |column| row.get_ref(column).map(row::lossy);
         let (source, sync_type, counts) = (text(2)?, text(4)?, text(7)?);
@@ -512,15 +535,18 @@ impl Store {
         }))
     }
 
-    /// What lies between a generation and the newest one; `None` if it is not
-    /// kept any more.
+    /// What lies between a generation, or [`Generation::none`], and the newest
+    /// one; `None` if it is not kept any more.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn rules_since(&self, base: i64) -> Result<Option<RulesSince>, StoreError> {
-        let (Some(base), Some(newest)) = (self.generation(base)?, self.newest_generation()?) else {
-            return Ok(None);
-        };
+        let none = Generation::none();
+        let newest = self.newest_generation()?.unwrap_or_else(Generation::none);
+        let base = if base == none.number { Some(none) } else { self.generation(base)? };
+        let Some(base) = base else { return Ok(None) };
+        // Each number follows the one before it.
+        let mut next = newest.number;
         let mut since = RulesSince {
             same: base.digest == newest.digest,
             newest,
@@ -531,72 +557,14 @@ impl Store {
             if generation.number <= base.number {
                 return ControlFlow::Break(());
             }
-            since.complete &= generation.complete;
+            since.complete &= generation.complete && generation.number == next;
+            next = generation.number - 1;
             let clean =
                 generation.sync_type.filter(|sync_type| sync_type.deletes_execution_rules());
             since.clean.extend(clean.filter(|sync_type| !since.clean.contains(sync_type)));
             ControlFlow::Continue(())
         })?;
+        since.complete &= next == base.number;
         Ok(Some(since))
-    }
-
-    /// Shows the identifier and type of each rule to `visit` that a generation
-    /// after `base` removed, or was to remove, and that does not exist, until it
-    /// breaks. All of them if [`RulesSince::complete`] says so and
-    /// [`RulesSince::clean`] is empty.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn visit_removed_since(
-        &self,
-        base: i64,
-        visit: &mut dyn FnMut(&str, RuleType) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        let mut read = || {
-            let mut statement = self.rules.prepare_cached(
-                "SELECT DISTINCT c.identifier, c.type FROM agent_rule_changes AS c \
-                 WHERE c.generation > ?1 AND c.change IN ('removed', 'missed') AND NOT EXISTS \
-                 (SELECT 1 FROM execution_rules AS r \
-                  WHERE r.identifier = c.identifier AND r.type = c.type) \
-                 ORDER BY c.generation, c.place",
-            )?;
-            let mut rows = statement.query([base])?;
-            while let Some(row) = rows.next()? {
-                let identifier = row::text(row.get_ref(0)?);
-                let rule_type = row::number(row.get_ref(1)?).and_then(RuleType::from_number);
-                let Some((identifier, rule_type)) = identifier.zip(rule_type) else { continue };
-                if visit(identifier, rule_type).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        read().map_err(self.failed(READ_RULE_LOG))
-    }
-
-    /// Shows each rule to `visit` that a generation after `base` added,
-    /// replaced, reworded or sent again, in stored order, until it breaks.
-    /// All of them as in [`Self::visit_removed_since`].
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn visit_sent_since(
-        &self,
-        base: i64,
-        visit: &mut dyn FnMut(StoredRule) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        let mut read = || {
-            let mut statement = self.rules.prepare_cached(read::SENT_SINCE)?;
-            let mut rows = statement.query([base])?;
-            while let Some(row) = rows.next()? {
-                if let Some(rule) = read::read(row)?
-                    && visit(rule).is_break()
-                {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        read().map_err(self.failed(READ_RULE_LOG))
     }
 }

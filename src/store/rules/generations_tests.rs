@@ -8,10 +8,13 @@ use rusqlite::Connection;
 
 use super::generations::{Bounds, Changes, prune};
 use crate::model::{
-    CleanSyncReason, Identifier, Policy, Rule, RuleDetails, RuleSet, RuleState, RuleType,
+    CleanSyncReason, Identifier, Policy, Rule, RuleDetails, RuleSet, RuleState, RuleType, Settings,
     StoredRule, SyncType, Timestamp,
 };
-use crate::store::{Generation, GenerationSource, LoggedChange, LoggedRule, RuleCommit, Store};
+use crate::store::{
+    Generation, GenerationSource, LoggedChange, LoggedRule, RuleCommit, RuleGuard, RuleRow,
+    RulesSnapshot, RulesStanding, Store,
+};
 
 const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
 const START: Timestamp = Timestamp::from_millis(i64::MIN);
@@ -68,22 +71,26 @@ fn changes(store: &Store, generation: i64, identifier: &str) -> Vec<(LoggedChang
 }
 
 fn removed_since(store: &Store, base: i64) -> Vec<(String, RuleType)> {
+    let snapshot = RulesSnapshot::open(store.dir()).expect("a snapshot");
+    let places = snapshot.changes_since(base).expect("read").removed;
     let mut found = Vec::new();
     let mut keep = |identifier: &str, rule_type| {
         found.push((identifier.to_owned(), rule_type));
         ControlFlow::Continue(())
     };
-    store.visit_removed_since(base, &mut keep).expect("read");
+    snapshot.visit_changes_at(&places, &mut keep).expect("read");
     found
 }
 
-fn sent_since(store: &Store, base: i64) -> Vec<StoredRule> {
+fn sent_since(store: &Store, base: i64) -> Vec<Entry> {
+    let snapshot = RulesSnapshot::open(store.dir()).expect("a snapshot");
+    let places = snapshot.changes_since(base).expect("read").sent;
     let mut found = Vec::new();
-    let mut keep = |rule| {
-        found.push(rule);
+    let mut keep = |rule: &RuleRow<'_>| {
+        found.push(row_entry(rule));
         ControlFlow::Continue(())
     };
-    store.visit_sent_since(base, &mut keep).expect("read");
+    snapshot.visit_rules_at(&places, &mut keep).expect("read");
     found
 }
 
@@ -263,6 +270,68 @@ fn rule_12_old_generations_and_changes_are_pruned() {
     assert!(!found(&allow(&["x", "y"]), SyncType::Clean));
 }
 
+/// RELAY-3, RELAY-6: who passes the rules on hears whether they are all of the
+/// server's, and of a `CLEAN_ALL` that is not this agent's own affair.
+#[test]
+fn relay_6_a_commit_says_what_matters_to_those_who_pass_rules_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    let standing = || RulesSnapshot::open(dir.path()).expect("opened").rules_standing();
+    let standing = || standing().expect("read");
+    assert_eq!(standing(), RulesStanding { unrecorded: false, ..RulesStanding::default() });
+    commit(&mut store, &allow(&["a"]), SyncType::Normal);
+    let now = standing();
+    assert!(now.complete && !now.filled && !now.to_be_replaced && now.clean_all.is_none());
+    assert_eq!(now.unguarded, Some(1));
+
+    let request = |store: &mut Store, reason| {
+        store.request_clean_sync(SyncType::CleanAll, reason, NOW).expect("noted");
+    };
+    request(&mut store, CleanSyncReason::RulesRecreated);
+    assert!(standing().to_be_replaced);
+    commit(&mut store, &allow(&["a"]), SyncType::CleanAll);
+    assert!(standing().filled);
+    assert_eq!(standing().clean_all, None, "this agent needed it");
+    store.stage_settings(&Settings::default(), SyncType::CleanAll).expect("staged");
+    store.apply_staged(true, Some(SyncType::CleanAll), NOW).expect("applied");
+    assert!(!standing().to_be_replaced);
+
+    let guard = Some(RuleGuard::new(10));
+    let guarded = RuleCommit { guard, ..(SyncType::CleanAll, NOW).into() };
+    store.commit_rules(&allow(&["a"]), guarded).expect("committed");
+    assert_eq!((standing().clean_all, standing().unguarded), (Some(3), Some(2)), "the server's");
+    request(&mut store, CleanSyncReason::NewState);
+    request(&mut store, CleanSyncReason::Operator);
+    commit(&mut store, &set(Vec::new()), SyncType::CleanAll);
+    assert_eq!(standing().clean_all, Some(4), "the operator's");
+    commit(&mut store, &set(Vec::new()), SyncType::CleanAll);
+    assert_eq!(standing().clean_all, Some(5), "also if nothing was there");
+
+    let other = Connection::open(dir.path().join("rules.db")).expect("open");
+    let sql = "INSERT INTO execution_rules (identifier, state, type) VALUES ('x', 2, 4000)";
+    other.execute(sql, []).expect("inserted");
+    assert!(standing().unrecorded);
+}
+
+/// RELAY-5: a snapshot stays as it was, whatever is committed meanwhile.
+#[test]
+fn relay_5_a_snapshot_is_of_one_moment() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    commit(&mut store, &allow(&["a", "b", "c"]), SyncType::Normal);
+    let snapshot = RulesSnapshot::open(dir.path()).expect("opened");
+    commit(&mut store, &allow(&["d"]), SyncType::CleanAll);
+    let mut found = Vec::new();
+    let mut keep = |rule: &RuleRow<'_>| {
+        found.push(rule.identifier.replace("platform:", ""));
+        ControlFlow::Continue(())
+    };
+    snapshot.visit_rules_after(i64::MIN, &mut keep).expect("read");
+    assert_eq!(found, ["a", "b", "c"]);
+    let newest = snapshot.newest_generation().expect("read").expect("one");
+    assert_eq!(newest.number, 1);
+}
+
 /// RULE-12: since when a rule stands, and whether that is known.
 #[test]
 fn rule_12_a_rule_knows_since_when_it_decides() {
@@ -326,9 +395,15 @@ fn rule_12_a_database_without_generations_is_migrated() {
 /// Everything that the digest covers of a rule of these tests.
 type Entry = (String, RuleType, RuleState, String, String);
 
-fn entry(rule: StoredRule) -> Entry {
-    let StoredRule { identifier, rule_type, state, details, .. } = rule;
-    (identifier, rule_type, state, details.cel_expr, details.custom_msg)
+fn row_entry(rule: &RuleRow<'_>) -> Entry {
+    let RuleRow { identifier, rule_type, state, cel_expr, custom_msg, .. } = rule;
+    (
+        (*identifier).to_owned(),
+        *rule_type,
+        *state,
+        cel_expr.clone().into_owned(),
+        custom_msg.clone().into_owned(),
+    )
 }
 
 /// The rules that belong to a server, in order.
@@ -408,7 +483,7 @@ fn compare(steps: Vec<CommitStep>, bulk: usize) -> Result<(), TestCaseError> {
     let mut store = open(dir.path());
     let mut rules = RuleEntries::default();
     // What the store held at each generation.
-    let mut held: Vec<(i64, String, RuleEntries)> = Vec::new();
+    let mut held = vec![(0, Generation::none().digest, RuleEntries::default())];
     for step in steps {
         match step {
             CommitStep::Download(sync_type, sent) => {
@@ -454,7 +529,7 @@ fn compare(steps: Vec<CommitStep>, bulk: usize) -> Result<(), TestCaseError> {
                 told.remove(&identifier, rule_type);
             }
             for rule in sent_since(&store, *base) {
-                told.send(entry(rule));
+                told.send(rule);
             }
             prop_assert_eq!(&told, &rules);
         }

@@ -58,17 +58,6 @@ const LOOKUP_SQL: &str = concat!(
     " FROM execution_rules WHERE identifier = ?5 AND type = 4000"
 );
 
-/// The rules that generations after `?1` have sent, in stored order.
-pub(super) const SENT_SINCE: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM execution_rules AS r WHERE state != 6 AND rowid IN \
-     (SELECT s.rowid FROM (SELECT DISTINCT identifier, type FROM agent_rule_changes \
-      WHERE generation > ?1 AND change IN ('added', 'replaced', 'reworded', 'sent_again')) AS c \
-      CROSS JOIN execution_rules AS s ON s.identifier = c.identifier AND s.type = c.type) \
-     ORDER BY rowid"
-);
-
 const LOOKING_UP: &str = "look a rule up";
 
 /// Repeated lookups with one compiled statement, for an authorizer. With

@@ -1,0 +1,18 @@
+//! The relay: the sync server of this host's own authorizer (contract: RELAY).
+//!
+//! Santa's daemon takes rules only from its own sync service, which can sync with
+//! a server on loopback. The relay is that server, inside the daemon: the real
+//! server is *upstream*, the authorizer's sync client *downstream*.
+//!
+//! - [`plan`] decides what the authorizer is to be sent, [`sessions`] which
+//!   request belongs to which delivery and what a postflight acknowledges. Both
+//!   are pure.
+//! - [`delivery`] reads pages from one moment of the store, [`release`] knows what
+//!   a release cannot take.
+//! - [`state`] keeps what was acknowledged.
+
+pub mod delivery;
+pub mod plan;
+pub mod release;
+pub mod sessions;
+pub mod state;

@@ -1,0 +1,286 @@
+//! The pages of a delivery, read from one moment of the store (RELAY-5,
+//! RELAY-13, RELAY-15).
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::plan::{Content, Plan};
+use super::release::Release;
+use super::sessions::Position;
+use crate::model::{Policy, RelayManner, RuleState, RuleType, Transfer};
+use crate::protocol::rules::{OutgoingRule, PageWriter};
+use crate::store::{ChangesSince, RuleRow, RulesSnapshot, StoreError};
+
+/// The most rules of a page (RELAY-5).
+pub const PAGE_RULES: u64 = 50_000;
+/// The most bytes of a page (RELAY-5), less what follows the rules.
+const PAGE_BYTES: usize = (16 << 20) - 256;
+/// The most rules for pedro, whose table has 65,536 places (RELAY-13).
+const PEDRO_RULES: u64 = 65_000;
+/// The most bytes for pedro, which reads 10 MB (RELAY-13).
+const PEDRO_BYTES: usize = 9_000_000;
+
+/// An identifier that no file has: its REMOVE makes a clean set that is empty
+/// delete the authorizer's rules, which it does not if nothing comes.
+const NO_FILE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// What the pages of a delivery are read from. Deliveries of one moment share
+/// its snapshot.
+#[derive(Debug)]
+pub struct Source {
+    snapshot: Arc<Mutex<RulesSnapshot>>,
+    changes: ChangesSince,
+    release: Option<Release>,
+    manner: RelayManner,
+}
+
+/// A page.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The response's body.
+    pub body: Vec<u8>,
+    /// How many rules it has.
+    pub rules: u64,
+    /// Where the next one begins; `None` after the last.
+    pub next: Option<Position>,
+    /// Rules sent with another policy, because the release does not know theirs.
+    pub altered: u64,
+    /// Rules that the authorizer cannot take.
+    pub left_out: u64,
+}
+
+impl Source {
+    /// A source for an authorizer of this release.
+    ///
+    /// # Errors
+    /// If the changes since the base cannot be read.
+    pub fn new(
+        snapshot: Arc<Mutex<RulesSnapshot>>,
+        plan: Plan,
+        release: Option<Release>,
+        manner: RelayManner,
+    ) -> Result<Self, StoreError> {
+        let changes = match plan.content {
+            Content::Changes { base } => lock(&snapshot).changes_since(base)?,
+            Content::Nothing | Content::Whole => ChangesSince::default(),
+        };
+        Ok(Self { snapshot, changes, release, manner })
+    }
+
+    /// How many rules the delivery deletes one by one.
+    #[must_use]
+    pub fn removed(&self) -> usize {
+        self.changes.removed.len()
+    }
+
+    /// Reads the page that begins at a position. `token` names the delivery in
+    /// its cursor.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn page(
+        &self,
+        plan: Plan,
+        token: u64,
+        position: Position,
+        transfer: Transfer,
+    ) -> Result<Page, StoreError> {
+        let snapshot = lock(&self.snapshot);
+        let mut page = Filling {
+            writer: PageWriter::new(transfer),
+            release: self.release,
+            altered: 0,
+            left_out: 0,
+        };
+        let next = match self.manner {
+            RelayManner::Pedro => page.for_pedro(&snapshot)?,
+            RelayManner::Santa => match plan.content {
+                Content::Whole => page.whole(&snapshot, position)?,
+                Content::Nothing | Content::Changes { .. } => {
+                    page.changes(&snapshot, &self.changes, position)?
+                }
+            },
+        };
+        let is_first = position == Position::first(plan.content);
+        if plan.sync_type.is_clean() && is_first && next.is_none() && page.writer.rules() == 0 {
+            page.writer.push(removal(NO_FILE, RuleType::Binary), PAGE_BYTES);
+        }
+        let rules = page.writer.rules();
+        let cursor = next.map(|next| next.cursor(token));
+        let body = page.writer.finish(cursor.as_deref());
+        Ok(Page { body, rules, next, altered: page.altered, left_out: page.left_out })
+    }
+}
+
+fn lock(snapshot: &Mutex<RulesSnapshot>) -> MutexGuard<'_, RulesSnapshot> {
+    // Nothing is half done when a reader panics.
+    snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const fn removal(identifier: &str, rule_type: RuleType) -> OutgoingRule<'_> {
+    OutgoingRule {
+        identifier,
+        rule_type,
+        policy: Policy::Remove,
+        custom_msg: "",
+        custom_url: "",
+        cel_expr: "",
+        event_detail_button_label: "",
+    }
+}
+
+/// The policy on the wire of a state; `None` if no server sends such a rule.
+const fn policy(state: RuleState) -> Option<Policy> {
+    Some(match state {
+        RuleState::Allow => Policy::Allowlist,
+        RuleState::Block => Policy::Blocklist,
+        RuleState::SilentBlock => Policy::SilentBlocklist,
+        RuleState::AllowCompiler => Policy::AllowlistCompiler,
+        RuleState::Cel => Policy::Cel,
+        RuleState::SilentBlockGui => Policy::SilentGuiBlocklist,
+        RuleState::SilentBlockTty => Policy::SilentTtyBlocklist,
+        RuleState::AllowTransitive
+        | RuleState::AllowLocalBinary
+        | RuleState::AllowLocalSigningId
+        | RuleState::CelV2
+        | RuleState::Seatbelt => return None,
+    })
+}
+
+/// A page that is being filled.
+struct Filling {
+    writer: PageWriter,
+    release: Option<Release>,
+    altered: u64,
+    left_out: u64,
+}
+
+impl Filling {
+    /// Adds a rule, or leaves it out. Returns false if the page is full.
+    fn add(&mut self, rule: &RuleRow<'_>) -> bool {
+        if self.writer.rules() >= PAGE_RULES {
+            return false;
+        }
+        let state = Release::sendable(self.release, rule.state);
+        let Some((state, policy)) = state.and_then(|state| Some((state, policy(state)?))) else {
+            self.left_out += 1;
+            return true;
+        };
+        let added = self.writer.push(outgoing(rule, policy), PAGE_BYTES);
+        self.altered += u64::from(added && state != rule.state);
+        added
+    }
+
+    /// All rules after a place.
+    fn whole(
+        &mut self,
+        snapshot: &RulesSnapshot,
+        position: Position,
+    ) -> Result<Option<Position>, StoreError> {
+        let mut last = match position {
+            Position::After(place) => place,
+            Position::Removed(_) | Position::Sent(_) => i64::MIN,
+        };
+        let mut next = None;
+        snapshot.visit_rules_after(last, &mut |rule| {
+            if !self.add(rule) {
+                next = Some(Position::After(last));
+                return ControlFlow::Break(());
+            }
+            last = rule.place;
+            ControlFlow::Continue(())
+        })?;
+        Ok(next)
+    }
+
+    /// REMOVEs first, then what was sent, in stored order.
+    fn changes(
+        &mut self,
+        snapshot: &RulesSnapshot,
+        changes: &ChangesSince,
+        position: Position,
+    ) -> Result<Option<Position>, StoreError> {
+        let (removed, sent) = match position {
+            Position::Removed(from) => (from, 0),
+            Position::Sent(from) => (changes.removed.len() as u64, from),
+            Position::After(_) => return Ok(None),
+        };
+        let (mut done, mut full) = (removed, false);
+        snapshot.visit_changes_at(
+            rest(&changes.removed, removed),
+            &mut |identifier, rule_type| {
+                full = self.writer.rules() >= PAGE_RULES
+                    || !self.writer.push(removal(identifier, rule_type), PAGE_BYTES);
+                if full {
+                    return ControlFlow::Break(());
+                }
+                done += 1;
+                ControlFlow::Continue(())
+            },
+        )?;
+        if full {
+            return Ok(Some(Position::Removed(done)));
+        }
+        let mut done = sent;
+        snapshot.visit_rules_at(rest(&changes.sent, sent), &mut |rule| {
+            full = !self.add(rule);
+            if full {
+                return ControlFlow::Break(());
+            }
+            done += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(full.then_some(Position::Sent(done)))
+    }
+
+    /// Everything pedro can take, on one page: what blocks first, because what
+    /// does not fit is not enforced.
+    fn for_pedro(&mut self, snapshot: &RulesSnapshot) -> Result<Option<Position>, StoreError> {
+        for blocking in [true, false] {
+            snapshot.visit_rules_after(i64::MIN, &mut |rule| {
+                let policy = match rule.state {
+                    RuleState::Block | RuleState::SilentBlockGui | RuleState::SilentBlockTty => {
+                        Some(Policy::Blocklist)
+                    }
+                    RuleState::SilentBlock => Some(Policy::SilentBlocklist),
+                    RuleState::Allow => Some(Policy::Allowlist),
+                    RuleState::AllowCompiler => Some(Policy::AllowlistCompiler),
+                    RuleState::AllowTransitive
+                    | RuleState::AllowLocalBinary
+                    | RuleState::AllowLocalSigningId
+                    | RuleState::Cel
+                    | RuleState::CelV2
+                    | RuleState::Seatbelt => None,
+                };
+                let blocks = matches!(policy, Some(Policy::Blocklist | Policy::SilentBlocklist));
+                if blocks != blocking {
+                    return ControlFlow::Continue(());
+                }
+                let taken = policy.is_some_and(|policy| {
+                    rule.rule_type == RuleType::Binary
+                        && self.writer.rules() < PEDRO_RULES
+                        && self.writer.push(outgoing(rule, policy), PEDRO_BYTES)
+                });
+                self.left_out += u64::from(!taken);
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(None)
+    }
+}
+
+fn rest<T>(all: &[T], from: u64) -> &[T] {
+    usize::try_from(from).ok().and_then(|from| all.get(from..)).unwrap_or_default()
+}
+
+fn outgoing<'a>(rule: &'a RuleRow<'_>, policy: Policy) -> OutgoingRule<'a> {
+    OutgoingRule {
+        identifier: rule.identifier,
+        rule_type: rule.rule_type,
+        policy,
+        custom_msg: &rule.custom_msg,
+        custom_url: &rule.custom_url,
+        cel_expr: &rule.cel_expr,
+        event_detail_button_label: &rule.event_detail_button_label,
+    }
+}

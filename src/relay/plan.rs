@@ -1,0 +1,314 @@
+//! What the authorizer is to be sent: which set of ours it holds, and by which
+//! type of sync it comes to the newest one (RELAY-6). Pure decisions; what
+//! happened between two generations is asked of a [`History`].
+
+use serde::{Deserialize, Serialize};
+
+use super::release::Release;
+use super::state::Acknowledgement;
+use crate::model::{ClientMode, RuleCounts, SyncType};
+use crate::store::{Generation, RulesSince, RulesSnapshot, RulesStanding, StoreError};
+
+/// A guard applies to authorizers of at least this many rules, as in the store
+/// (RULE-11).
+const MIN_GUARDED_RULES: i64 = 100;
+
+/// What a preflight of the authorizer says about it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Authorizer {
+    /// Its release; `None` if its version is not one of Santa's.
+    pub release: Option<Release>,
+    /// The hash of its rules; `None` from releases before 2025.7.
+    pub rules_hash: Option<String>,
+    /// Its rules by type. Those of its profile are among them.
+    pub counts: RuleCounts,
+    /// The mode in force there.
+    pub mode: Option<ClientMode>,
+    /// Whether it asks for a clean sync.
+    pub wants_clean: bool,
+    /// Whether it shows signs of version 2 of the protocol.
+    pub has_v2_state: bool,
+}
+
+/// Rules of the authorizer beyond those it had of us, by type. Transitive ones,
+/// which come and go by themselves, do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surplus([i64; 6]);
+
+impl Surplus {
+    /// What `theirs` has more than `ours`.
+    #[must_use]
+    pub fn of(theirs: &RuleCounts, ours: &RuleCounts) -> Self {
+        let rows = |counts: &RuleCounts| {
+            [
+                i64::from(counts.binary) - i64::from(counts.transitive),
+                i64::from(counts.certificate),
+                i64::from(counts.compiler),
+                i64::from(counts.teamid),
+                i64::from(counts.signingid),
+                i64::from(counts.cdhash),
+            ]
+        };
+        let (theirs, ours) = (rows(theirs), rows(ours));
+        Self(std::array::from_fn(|n| theirs[n] - ours[n]))
+    }
+}
+
+/// Rules of all types without transitive ones.
+fn total(counts: &RuleCounts) -> i64 {
+    i64::from(counts.binary) - i64::from(counts.transitive)
+        + i64::from(counts.certificate)
+        + i64::from(counts.teamid)
+        + i64::from(counts.signingid)
+        + i64::from(counts.cdhash)
+}
+
+/// What happened between generations.
+pub trait History {
+    /// Why it cannot be read.
+    type Error;
+
+    /// The oldest kept generation from `number` on whose rules have that hash.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn with_hash(&self, number: i64, hash: &str) -> Result<Option<i64>, Self::Error>;
+
+    /// What lies between a generation and the newest; `None` if the former is
+    /// not kept.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn since(&self, base: i64) -> Result<Option<RulesSince>, Self::Error>;
+}
+
+impl History for RulesSnapshot {
+    type Error = StoreError;
+
+    fn with_hash(&self, number: i64, hash: &str) -> Result<Option<i64>, StoreError> {
+        Ok(self.generation_with_hash(number, hash)?.map(|generation| generation.number))
+    }
+
+    fn since(&self, base: i64) -> Result<Option<RulesSince>, StoreError> {
+        self.rules_since(base)
+    }
+}
+
+/// Everything a plan depends on besides history.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// Where our rules stand.
+    pub standing: &'a RulesStanding,
+    /// Our newest generation.
+    pub newest: &'a Generation,
+    /// What the authorizer last acknowledged.
+    pub acknowledged: Option<&'a Acknowledgement>,
+    /// What it says of itself.
+    pub authorizer: &'a Authorizer,
+    /// Whether a setting it was given since its last clean sync is no longer in
+    /// force.
+    pub is_setting_withdrawn: bool,
+    /// `GuardRemovedPercent`.
+    pub guard: Option<u8>,
+    /// Whether it keeps its queued events in clean syncs, or has just uploaded
+    /// them all.
+    pub events_are_safe: bool,
+}
+
+/// What a delivery contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// No rules.
+    Nothing,
+    /// What has changed since this generation.
+    Changes {
+        /// The generation that the authorizer holds.
+        base: i64,
+    },
+    /// All rules.
+    Whole,
+}
+
+/// Why a delivery is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// It holds the newest rules.
+    InStep,
+    /// Rules have changed.
+    Changed,
+    /// The server or the operator wanted all rules replaced, transitive ones too.
+    CleanAll,
+    /// The authorizer asks for a clean sync.
+    Asked,
+    /// Which rules it holds is not known.
+    NoBase,
+    /// What has changed since its rules is not kept.
+    ChangesNotKept,
+    /// The server replaced its rules.
+    ServerReplaced,
+    /// It has rules from elsewhere, and ours are now all there are.
+    FilledSince,
+    /// A setting it was given is no longer in force.
+    SettingWithdrawn,
+    /// It has something left of version 2 of the protocol.
+    LeftOfV2,
+    /// No clean sync has filled our store yet, so nothing may be deleted.
+    NotFilled,
+    /// A clean sync is next; first it is to upload its events.
+    EventsFirst,
+    /// The guard holds a delivery that would delete too much.
+    Guarded,
+    /// It takes only whole sets.
+    WholeSets,
+}
+
+/// A delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The type of sync to answer.
+    pub sync_type: SyncType,
+    /// Which rules go along.
+    pub content: Content,
+    /// Why.
+    pub why: Why,
+}
+
+impl Plan {
+    const fn nothing(why: Why) -> Self {
+        Self { sync_type: SyncType::Normal, content: Content::Nothing, why }
+    }
+
+    /// Everything in every sync, for an authorizer that deletes what it is not
+    /// sent (RELAY-13).
+    #[must_use]
+    pub const fn whole_set() -> Self {
+        Self { sync_type: SyncType::Normal, content: Content::Whole, why: Why::WholeSets }
+    }
+}
+
+/// The generation whose rules the authorizer holds.
+fn base<H: History>(
+    Situation { acknowledged, authorizer, .. }: Situation<'_>,
+    history: &H,
+) -> Result<Option<i64>, H::Error> {
+    let Some(acknowledged) = acknowledged else { return Ok(None) };
+    let number = acknowledged.generation;
+    let Some(hash) = &authorizer.rules_hash else {
+        // The first preflight after the acknowledgement tells the surplus.
+        let surplus = Surplus::of(&authorizer.counts, &acknowledged.counts);
+        let same = acknowledged.surplus.is_none_or(|then| then == surplus);
+        return Ok(same.then_some(number));
+    };
+    if acknowledged.rules_hash.as_ref() == Some(hash) {
+        return Ok(Some(number));
+    }
+    // Its postflight may have been lost.
+    let later = history.with_hash(number, hash)?;
+    let by_users = authorizer.mode == Some(ClientMode::Standalone);
+    Ok(later.or_else(|| by_users.then_some(number)))
+}
+
+/// A store that was rebuilt with the rules that are acknowledged has other
+/// generations, but the same set.
+fn rebuilt(Situation { acknowledged, newest, .. }: Situation<'_>) -> Option<RulesSince> {
+    let same = acknowledged.is_some_and(|known| known.digest == newest.digest);
+    let newest = newest.clone();
+    same.then_some(RulesSince { newest, same, complete: false, clean: Vec::new() })
+}
+
+/// Decides about a delivery.
+///
+/// # Errors
+/// If the history cannot be read.
+pub fn plan<H: History>(situation: Situation<'_>, history: &H) -> Result<Plan, H::Error> {
+    let Situation { standing, acknowledged, newest, .. } = situation;
+    let base = base(situation, history)?;
+    let since = match base {
+        Some(base) => history.since(base)?.or_else(|| rebuilt(situation)),
+        None => None,
+    };
+    let changes = |base: i64, since: &RulesSince| {
+        if since.complete && since.clean.is_empty() {
+            Some(Content::Changes { base })
+        } else {
+            since.same.then_some(Content::Nothing)
+        }
+    };
+    let known = base.zip(since.as_ref()).and_then(|(base, since)| changes(base, since));
+    let why = match known {
+        Some(Content::Nothing) => Why::InStep,
+        Some(Content::Changes { base }) if base == newest.number => Why::InStep,
+        Some(_) | None => Why::Changed,
+    };
+    if !standing.filled {
+        let content = known.unwrap_or(Content::Whole);
+        let why = if known.is_some() { why } else { Why::NotFilled };
+        return Ok(Plan { sync_type: SyncType::Normal, content, why });
+    }
+    let Some((sync_type, why)) = clean(situation, base, since.as_ref()) else {
+        let content = known.unwrap_or(Content::Nothing);
+        return Ok(Plan { sync_type: SyncType::Normal, content, why });
+    };
+    let passed = standing.unguarded > acknowledged.map(|known| known.generation);
+    if !passed && is_guarded(situation) {
+        return Ok(Plan::nothing(Why::Guarded));
+    }
+    if !situation.events_are_safe {
+        return Ok(Plan::nothing(Why::EventsFirst));
+    }
+    Ok(Plan { sync_type, content: Content::Whole, why })
+}
+
+/// The clean type that is due, and why; `None` if a NORMAL sync does.
+fn clean(
+    situation: Situation<'_>,
+    base: Option<i64>,
+    since: Option<&RulesSince>,
+) -> Option<(SyncType, Why)> {
+    let Situation { standing, acknowledged, authorizer, .. } = situation;
+    let last = acknowledged.map(|known| known.generation);
+    let due = |why| Some((SyncType::Clean, why));
+    if standing.clean_all > last {
+        return Some((SyncType::CleanAll, Why::CleanAll));
+    }
+    if authorizer.wants_clean {
+        return due(Why::Asked);
+    }
+    if base.is_none() {
+        return due(Why::NoBase);
+    }
+    let Some(since) = since else { return due(Why::ChangesNotKept) };
+    if !since.same && !since.clean.is_empty() {
+        return due(Why::ServerReplaced);
+    }
+    if !since.same && !since.complete {
+        return due(Why::ChangesNotKept);
+    }
+    if acknowledged.is_some_and(|known| known.partial) {
+        return due(Why::FilledSince);
+    }
+    if situation.is_setting_withdrawn {
+        return due(Why::SettingWithdrawn);
+    }
+    if authorizer.has_v2_state {
+        return due(Why::LeftOfV2);
+    }
+    None
+}
+
+/// Whether a clean sync would leave the authorizer with too few of its rules.
+fn is_guarded(Situation { authorizer, newest, guard, .. }: Situation<'_>) -> bool {
+    let lost = total(&authorizer.counts) - total(&newest.counts);
+    guard_stops(guard, &authorizer.counts, lost)
+}
+
+/// Whether the guard stops a delivery that deletes this many of the authorizer's
+/// rules (RULE-11).
+#[must_use]
+pub fn guard_stops(guard: Option<u8>, theirs: &RuleCounts, lost: i64) -> bool {
+    let theirs = total(theirs);
+    guard.is_some_and(|percent| {
+        theirs >= MIN_GUARDED_RULES && lost.saturating_mul(100) > theirs * i64::from(percent)
+    })
+}

@@ -1,0 +1,102 @@
+//! What the relay keeps: what the authorizer acknowledged (RELAY-7), and which
+//! settings it was given.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Surplus;
+use crate::files::{self, Replacement};
+use crate::model::{RuleCounts, SyncType, Timestamp};
+
+/// The file in the state directory.
+pub const RELAY_FILE: &str = "relay.json";
+/// The longest one read, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+/// The version of the form.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The last delivery that the authorizer said it has taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// The generation of the rules.
+    pub generation: i64,
+    /// A digest of all columns of these rules, in order.
+    pub digest: String,
+    /// Our counts of these rules.
+    pub counts: RuleCounts,
+    /// What the authorizer counts beyond them; `None` until its next preflight.
+    pub surplus: Option<Surplus>,
+    /// The hash it reported afterwards, which is the reference for whether it
+    /// still holds them; `None` from releases before 2025.7.
+    pub rules_hash: Option<String>,
+    /// Whether that is the hash of our rules. If not, it has rules that are not
+    /// ours, or did not take some.
+    pub drift: bool,
+    /// Rules it received.
+    pub rules_received: u64,
+    /// Rules it says it has processed.
+    pub rules_processed: u64,
+    /// The type of the sync.
+    pub sync_type: SyncType,
+    /// Whether it may hold rules from elsewhere, because no clean sync had
+    /// filled our store.
+    pub partial: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Everything the relay keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RelayState {
+    /// The version of the form.
+    schema_version: u32,
+    /// The last acknowledged delivery.
+    pub acknowledged: Option<Acknowledgement>,
+    /// The settings given since the authorizer's last clean sync, by name.
+    pub handed_out: BTreeSet<String>,
+    /// A digest of the settings in the last sync that it finished.
+    pub settings: String,
+}
+
+impl RelayState {
+    /// Reads the state of a directory. One that cannot be read counts as none:
+    /// then the authorizer is sent everything again.
+    #[must_use]
+    pub fn read(state_dir: &Path) -> Self {
+        let path = state_dir.join(RELAY_FILE);
+        let text = match files::read_own(&path, MAX_BYTES) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Self::default(),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "what the authorizer holds is not known");
+                return Self::default();
+            }
+        };
+        let state: Self = serde_json::from_slice(&text).unwrap_or_default();
+        if state.schema_version == SCHEMA_VERSION { state } else { Self::default() }
+    }
+
+    /// Replaces the file in one step; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written; then it is as it was.
+    pub fn write(&mut self, state_dir: &Path) -> io::Result<()> {
+        self.schema_version = SCHEMA_VERSION;
+        let mut text = Vec::new();
+        crate::model::text::write_json_pretty(&mut text, self)?;
+        let how = Replacement { mode: 0o600, durable: true };
+        Ok(files::replace(&state_dir.join(RELAY_FILE), &text, how)?)
+    }
+
+    /// The names of settings that were given and are no longer in force.
+    pub fn withdrawn<'a>(
+        &'a self,
+        in_force: &'a BTreeSet<String>,
+    ) -> impl Iterator<Item = &'a String> {
+        self.handed_out.difference(in_force)
+    }
+}
