@@ -35,6 +35,8 @@ mod policy;
 mod records;
 #[cfg(feature = "harness")]
 mod refusals;
+#[cfg(feature = "harness")]
+mod relay;
 mod rules;
 
 mod contract;

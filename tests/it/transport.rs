@@ -11,7 +11,7 @@ mod memory;
 pub(crate) mod pki;
 mod proxies;
 mod secrets;
-mod server;
+pub(crate) mod server;
 mod tls;
 #[cfg(all(feature = "harness", target_os = "linux"))]
 mod tls_proxies;

@@ -1,0 +1,10 @@
+//! The relay, and what stands on both sides of it: fake authorizers of the releases
+//! that exist, which are proven against the fake server first.
+
+mod alone;
+mod link;
+mod messages;
+mod pedro;
+mod santa;
+mod stored;
+mod tls;
