@@ -137,6 +137,9 @@ mod protocol;
 #[cfg(not(feature = "internals"))]
 mod relay;
 #[cfg(not(feature = "internals"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the relay, its only user besides tests"))]
+mod serve;
+#[cfg(not(feature = "internals"))]
 mod store;
 #[cfg(not(feature = "internals"))]
 mod sync;
@@ -176,6 +179,9 @@ pub mod protocol;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod relay;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod serve;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod store;

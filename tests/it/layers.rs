@@ -54,6 +54,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
     ("harness", &["failure", "model", "protocol"]),
     ("ingest", &["model", "protocol", "store"]),
+    ("serve", &["failure"]),
     (
         "control",
         &[
