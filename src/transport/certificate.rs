@@ -189,15 +189,16 @@ fn certified(
     provider: &CryptoProvider,
 ) -> Result<ClientIdentity, String> {
     let facts = CertificateFacts::of(leaf).ok_or("damaged certificate")?;
-    let key =
-        CertifiedKey::from_der(chain(leaf, certificates), key, provider).map_err(|error| {
-            match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    "no certificate belongs to the private key".to_owned()
-                }
-                other => other.to_string(),
-            }
-        })?;
+    let key = provider.key_provider.load_private_key(key).map_err(|error| error.to_string())?;
+    // Compared here, because rustls reads no certificates of version 1, which OpenSSL
+    // issues unless it is given extensions, and which servers take.
+    let belongs = X509Certificate::from_der(leaf).is_ok_and(|(_, leaf)| {
+        key.public_key().is_none_or(|public| public.as_ref() == leaf.public_key().raw)
+    });
+    if !belongs {
+        return Err("no certificate belongs to the private key".to_owned());
+    }
+    let key = CertifiedKey::new(chain(leaf, certificates), key);
     Ok(ClientIdentity { key: Arc::new(key), facts })
 }
 

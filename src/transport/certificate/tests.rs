@@ -234,6 +234,7 @@ fn http_12_what_openssl_writes_is_read() {
         ("encrypted-3des.pem", Some("fixture"), "fixture-host"),
         ("sec1.pem", None, "fixture-host"),
         ("pkcs1.pem", None, "fixture-rsa"),
+        ("version-1.pem", None, "fixture-host"),
     ] {
         let facts = inspect_client_certificate(&fixture(name, password));
         assert_eq!(facts.map(|facts| facts.subject), Ok(subject.to_owned()), "{name}");
