@@ -10,7 +10,9 @@
 //! - [`delivery`] reads pages from one moment of the store, [`release`] knows what
 //!   a release cannot take.
 //! - [`state`] keeps what was acknowledged.
+//! - [`certificates`] makes and renews what TLS needs.
 
+pub mod certificates;
 pub mod delivery;
 pub mod plan;
 pub mod release;

@@ -86,6 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("relay", &["failure", "files", "model"]),
     (
         "daemon",
         &[
