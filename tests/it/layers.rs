@@ -86,7 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("relay", &["failure", "files", "model"]),
+    ("relay", &["failure", "files", "model", "protocol", "store"]),
     (
         "daemon",
         &[
