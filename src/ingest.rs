@@ -1,16 +1,21 @@
-//! Ingests events that programs add, a line of JSON each: reads them, filters them,
-//! and queues them in one commit.
+//! Ingests events: those that programs add, a line of JSON each, and those that the
+//! authorizer of this host uploads to the relay. Reads them, filters the former, and
+//! queues them in one commit.
 //!
-//! Promise: a line whose outcome is [`IngestOutcome::Added`] is on disk. A bad line
-//! affects only itself.
+//! Promise: a line whose outcome is [`IngestOutcome::Added`] is on disk, and so is
+//! an upload that was taken. A bad line affects only itself.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
+use thiserror::Error;
 
-use crate::model::Now;
+use crate::model::{Now, Transfer};
 use crate::protocol::events::{IncomingEvent, IngestPolicy, read_line};
+use crate::protocol::lenient::Warning;
+use crate::protocol::requests::{RequestError, read_upload};
 use crate::protocol::stored::{encode, is_denial};
-use crate::store::{EventStore, Limits, NewEvent, Queued, StoreError};
+use crate::store::{EventStore, Limits, NewEvent, Queued, Relayed, StoreError, TakeError};
 
 /// The longest line read, in bytes. An event with its certificates takes 5 KB.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -108,4 +113,46 @@ pub fn ingest_lines(
         };
     }
     Ok(results)
+}
+
+/// An upload of the authorizer that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngestedUpload {
+    /// What became of its events.
+    pub relayed: Relayed,
+    /// Values that were read as absent or zero.
+    pub warnings: Vec<Warning>,
+}
+
+/// Why an upload was not taken.
+#[derive(Debug, Error)]
+pub enum UploadError {
+    /// The body is not an upload.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The queue is full or cannot be used; the authorizer is to keep its events.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+}
+
+/// Takes the events in the body of an `event_upload` request of the authorizer, as
+/// they are (RELAY-8). They are on disk when this returns.
+///
+/// # Errors
+/// If the body is not an upload, or the queue is full or cannot be used; then none of
+/// the events is taken.
+#[cfg_attr(
+    not(feature = "internals"),
+    expect(dead_code, reason = "the relay, which takes uploads, is not wired up yet")
+)]
+pub fn ingest_upload(
+    store: &mut EventStore,
+    transfer: Transfer,
+    body: Bytes,
+    now: Now,
+    limits: Limits,
+) -> Result<IngestedUpload, UploadError> {
+    let upload = read_upload(transfer, body)?;
+    let relayed = store.take_relayed(&upload.events, now, limits)?;
+    Ok(IngestedUpload { relayed, warnings: upload.warnings })
 }

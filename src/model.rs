@@ -9,6 +9,7 @@ mod lookup;
 mod proxy;
 mod record;
 mod relay;
+mod relayed;
 mod rule;
 mod rule_dictionary;
 mod rule_set;
@@ -31,6 +32,7 @@ pub use record::{
     StageRecord, SyncRecord, SyncResult, SyncWarning, Trigger,
 };
 pub use relay::RelayManner;
+pub use relayed::{EventBundle, EventDigest, RelayedEvent, RelayedKind};
 pub use rule::{
     Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, Policy, Rule, RuleCounts, RuleDetails,
     RuleSide, RuleState, RuleType,

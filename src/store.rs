@@ -34,7 +34,7 @@ use crate::model::Timestamp;
 pub use conditions::{Former, Standing};
 pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
-    Rejected, Requeued,
+    Rejected, Relayed, Requeued, TakeError,
 };
 pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use records::RECORDS_KEPT;

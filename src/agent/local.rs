@@ -15,9 +15,7 @@ use crate::model::{
     CleanSyncRequest, Executable, Settings, StaticRules, SyncRecord, SyncResult, SyncType,
 };
 use crate::protocol::events::IngestPolicy;
-use crate::store::{
-    self, EventStore, Limits, Notice, ReadEvents, ReadStore, StateLock, Store, StoreError,
-};
+use crate::store::{self, EventStore, Notice, ReadEvents, ReadStore, StateLock, Store, StoreError};
 use crate::sync::Stop;
 use crate::sync::progress::Observer;
 use crate::sync::run::{self, SyncError, SyncHost, SyncOptions};
@@ -122,7 +120,7 @@ impl LocalAgent {
     pub fn add_events(&self, lines: &[impl AsRef<[u8]>]) -> Result<Vec<IngestedEvent>, StoreError> {
         let now = self.clock.now();
         let policy = self.ingest_policy()?;
-        let limits = Limits { events: self.config.event_queue_limit, ..Limits::default() };
+        let limits = run::queue_limits(&self.config);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let store = if let Some(store) = &mut *queue {
             store

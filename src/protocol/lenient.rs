@@ -58,6 +58,9 @@ enum Leniency {
     Response,
     /// The same, but a text that is too long or not UTF-8 refuses the rule.
     Rule,
+    /// As a response, with texts of any length: an uploaded event is bounded as a
+    /// whole.
+    Upload,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +114,11 @@ impl Notes {
     /// For one rule of a response.
     pub(super) const fn rule(marked: bool) -> Self {
         Self::new(Leniency::Rule, marked)
+    }
+
+    /// For one event of an upload.
+    pub(super) const fn upload(marked: bool) -> Self {
+        Self::new(Leniency::Upload, marked)
     }
 
     pub(super) const fn is_strict(&self) -> bool {
@@ -175,7 +183,7 @@ impl Notes {
             Some(PathStep::Element(_)) | None => "",
         };
         match (self.leniency, field) {
-            (Leniency::Strict, _) => usize::MAX,
+            (Leniency::Strict | Leniency::Upload, _) => usize::MAX,
             (Leniency::Rule, "identifier" | "sha256") => MAX_IDENTIFIER_BYTES,
             (Leniency::Rule, "cel_expr") | (Leniency::Response, _) => MAX_TEXT_BYTES,
             (Leniency::Rule, _) => MAX_RULE_TEXT_BYTES,
@@ -216,17 +224,18 @@ impl Notes {
         self.refused.take()
     }
 
-    /// Adds the warnings of a rule that was accepted.
-    pub(super) fn extend_from_rule(&mut self, index: u64, rule: Self) {
-        for warning in rule.warnings {
+    /// Adds the warnings of an element of an array, which was read with notes of
+    /// its own.
+    pub(super) fn extend_from_element(&mut self, array: &str, index: u64, element: Self) {
+        for warning in element.warnings {
             if self.warnings.len() == MAX_WARNINGS {
                 self.unlisted += 1;
                 continue;
             }
-            let field = format!("rules[{index}].{}", warning.field);
+            let field = format!("{array}[{index}].{}", warning.field);
             self.warnings.push(Warning { field, ..warning });
         }
-        self.unlisted += rule.unlisted;
+        self.unlisted += element.unlisted;
     }
 
     pub(super) fn into_warnings(mut self) -> Vec<Warning> {

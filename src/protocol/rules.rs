@@ -159,7 +159,7 @@ impl PageReader<'_> {
         match checked {
             Ok(rule) => {
                 self.page.rules.push(rule);
-                self.notes.extend_from_rule(self.seen - 1, notes);
+                self.notes.extend_from_element("rules", self.seen - 1, notes);
             }
             Err(reason) => {
                 let wrong = notes.into_warnings();

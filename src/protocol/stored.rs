@@ -89,6 +89,17 @@ pub(super) fn message_of(data: &[u8]) -> Option<(EventKind, &[u8])> {
     }
 }
 
+/// Our own stored form of an event of which the binary message is given; what it
+/// holds is not looked at.
+pub(super) fn encode_message(kind: EventKind, message: &[u8]) -> Vec<u8> {
+    let kind = match kind {
+        EventKind::Execution => EXECUTION,
+        EventKind::FileAccess => FILE_ACCESS,
+        EventKind::Audit => AUDIT_EVENT,
+    };
+    [STORED_MARK, &[kind], message].concat()
+}
+
 /// The kinds of events the protocol has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventKind {
@@ -293,6 +304,20 @@ pub(super) fn allows(decision: wire::Decision) -> bool {
         | D::BlockCdhash
         | D::BundleBinary
         | D::BlockBinaryMismatch => false,
+    }
+}
+
+/// Whether the event reports something that was not simply allowed. The others
+/// are dropped first when the queue is full.
+pub(super) fn is_actionable(event: &QueuedEvent) -> bool {
+    match event {
+        QueuedEvent::Execution(event) => {
+            wire::Decision::try_from(event.decision).is_ok_and(|decision| !allows(decision))
+        }
+        QueuedEvent::FileAccess(event) => {
+            event.decision != i32::from(wire::FileAccessDecision::AuditOnly)
+        }
+        QueuedEvent::Audit(_) => true,
     }
 }
 

@@ -16,11 +16,13 @@ mod bundles;
 mod compact;
 mod foreign;
 mod horizon;
+mod members;
 mod queue;
 mod read;
 mod recent;
 mod refusal;
 mod rejected;
+mod relayed;
 mod row;
 mod settle;
 #[cfg(test)]
@@ -43,6 +45,7 @@ pub use horizon::Horizon;
 pub use queue::{Limits, NewEvent, Queued};
 pub use refusal::Refused;
 pub use rejected::{Rejected, Requeued};
+pub use relayed::{Relayed, TakeError};
 
 /// The file and its schema. Migrations are never edited once released.
 pub(super) const DATABASE: Database = Database {
@@ -59,6 +62,7 @@ pub(super) const DATABASE: Database = Database {
         (1, include_str!("schema/agent_rules/001_meta.sql")),
         (2, include_str!("schema/agent_events/002_queue.sql")),
         (3, include_str!("schema/agent_events/003_own_events.sql")),
+        (4, include_str!("schema/agent_events/004_relayed.sql")),
     ],
     shared: true,
 };
@@ -90,6 +94,8 @@ pub struct EventStore {
     /// Fingerprints of other producers' rows in the last batch, by id: a row
     /// may be replaced before the server has accepted it.
     lent: BTreeMap<i64, u64>,
+    /// The bounds for executables of bundles that are queued by [`Self::settle`].
+    limits: Limits,
 }
 
 /// An [`EventStore`] opened for reading.
@@ -203,7 +209,14 @@ impl EventStore {
             recent: RecentlySeen::default(),
             foreign: None,
             lent: BTreeMap::new(),
+            limits: Limits::default(),
         }
+    }
+
+    /// Sets the bounds that hold when executables of a bundle are queued because
+    /// the server requests it.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Returns how many events are queued, not counting another program's

@@ -18,7 +18,7 @@ use crate::model::{
     SyncResult, SyncType, SyncWarning, Trigger,
 };
 use crate::store::{
-    EventStore, LockError, Notice, RuleGuard, Standing, StateLock, Store, StoreError,
+    EventStore, Limits, LockError, Notice, RuleGuard, Standing, StateLock, Store, StoreError,
 };
 use crate::transport::{self, Transport};
 
@@ -138,6 +138,7 @@ pub async fn run_sync(
         let mut events = match EventStore::open(host.state_dir, now) {
             Ok((mut events, more)) => {
                 notices.extend(more);
+                events.set_limits(queue_limits(host.config));
                 drain_also(&mut events, host.config);
                 events
             }
@@ -267,6 +268,12 @@ async fn lock(
             }
         }
     }
+}
+
+/// The bounds of the event queue under this configuration.
+#[must_use]
+pub fn queue_limits(config: &Config) -> Limits {
+    Limits { events: config.event_queue_limit, ..Limits::default() }
 }
 
 /// Opens another program's queue. If it cannot be opened, the sync goes on

@@ -129,7 +129,8 @@ fn prepare(host: &SyncHost<'_>, clock: &dyn Clock) -> Result<PreparedUpload, Upl
         return Err(UploadReport::new(UploadResult::NotYet));
     }
     let batch_size = store.batch_size()?.unwrap_or(DEFAULT_BATCH_SIZE as usize);
-    let (events, _) = EventStore::open(host.state_dir, clock.now().wall)?;
+    let (mut events, _) = EventStore::open(host.state_dir, clock.now().wall)?;
+    events.set_limits(run::queue_limits(host.config));
     // A size that the server has refused is not tried here (EV-6).
     let ceiling = events.upload_memory()?.ceiling;
     let batch_size = batch_size.min(ceiling.unwrap_or(usize::MAX)).max(1);

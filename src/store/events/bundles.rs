@@ -3,15 +3,12 @@
 
 use rusqlite::Transaction;
 
-use super::EventStore;
-use crate::model::Timestamp;
+use super::{EventStore, members, save_state, state};
+use crate::model::{EventBundle, Timestamp};
 use crate::store::StoreError;
 
 /// The most requests kept open. A server may ask for any text.
 const MAX_BUNDLES: u64 = 10_000;
-
-/// The longest bundle hash kept, in bytes; a SHA-256 has 64 digits.
-const HASH_MAX: usize = 256;
 
 /// A bundle that the server requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +48,9 @@ impl EventStore {
         read().map_err(self.failed("read the bundle requests"))
     }
 
-    /// Stores the bundles that a server requests. [`Self::settle`] does this in
-    /// the transaction of its batch.
+    /// Stores the bundles that a server requests, and queues those of their
+    /// executables that are held. [`Self::settle`] does this in the transaction of
+    /// its batch.
     ///
     /// # Errors
     /// If it cannot be written; then nothing has changed.
@@ -61,7 +59,15 @@ impl EventStore {
         hashes: &[String],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.commit("note bundle requests", |tx| note_requests(tx, hashes, now))
+        let limits = self.limits;
+        self.commit("note bundle requests", |tx| {
+            note_requests(tx, hashes, now)?;
+            let mut state = state(tx)?;
+            for hash in hashes {
+                members::queue_fitting(tx, &mut state, hash, limits, now)?;
+            }
+            save_state(tx, state)
+        })
     }
 }
 
@@ -76,7 +82,7 @@ pub(super) fn note_requests(
          SELECT ?1, ?2, 0, 0 WHERE (SELECT count(*) FROM agent_bundle_requests) < ?3",
     )?;
     for hash in hashes {
-        if hash.is_empty() || hash.len() > HASH_MAX {
+        if EventBundle::new(hash, 0).is_none() {
             tracing::warn!(bytes = hash.len(), "the server asked for a bundle by no hash");
             continue;
         }

@@ -43,8 +43,8 @@ impl Horizon {
 impl EventStore {
     /// Returns the current end of the queue, for a sync that begins. The cost
     /// does not depend on the length of the queue. Enters rows that another
-    /// producer wrote to our database, and deletes refusals of events that no
-    /// longer exist.
+    /// producer wrote to our database, deletes refusals of events that no longer
+    /// exist, and queues executables of requested bundles that did not fit before.
     ///
     /// # Errors
     /// If the queue cannot be read. Another program's database that cannot be
@@ -52,6 +52,7 @@ impl EventStore {
     pub fn horizon(&mut self, now: Timestamp) -> Result<Horizon, StoreError> {
         self.adopt(now)?;
         self.tidy_refusals()?;
+        self.serve_bundle_requests(now)?;
         let state = state(&self.conn).map_err(self.failed("read the end of the queue"))?;
         let waiting = self.pending_elsewhere().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot count the events of EventsDatabase; the next sync tries again");

@@ -18,6 +18,8 @@ pub(super) enum Cause {
     Undecodable,
     /// The server refused it alone in three syncs.
     Refused,
+    /// It is larger than any event that servers take.
+    TooLarge,
 }
 
 impl Cause {
@@ -36,7 +38,8 @@ pub struct Rejected {
     /// Its unique id in the queue.
     pub unique_id: String,
     /// `undecodable` if its row cannot be read, `refused` if the server refused
-    /// it alone in three syncs.
+    /// it alone in three syncs, `too_large` if the authorizer uploaded one that is
+    /// larger than any that servers take.
     pub cause: String,
     /// What is wrong with it, or the server's message.
     pub reason: String,

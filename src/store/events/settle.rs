@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use super::rejected::{Cause, add as add_rejected, keep_within_bound, set_aside};
 use super::{
     EventStore, OTHERS_END, QueueState, UNSENDABLE, add_bytes, bundles, count_drops, foreign,
-    remove, row, save_state, state, unique,
+    members, remove, row, save_state, state, unique,
 };
 use crate::model::SettledEvents;
 use crate::model::Timestamp;
@@ -26,7 +26,8 @@ const LEFTOVERS_AT_ONCE: u64 = 2_000;
 impl EventStore {
     /// Removes the rows of a batch from the queue, in one transaction that is
     /// on disk when this returns. Skips rows that are no longer queued, and
-    /// rows that their producer has replaced.
+    /// rows that their producer has replaced. Executables of a requested bundle
+    /// that are held are queued.
     ///
     /// Rows of another program's database are deleted afterwards; a failure is
     /// logged, and they are sent again.
@@ -36,7 +37,7 @@ impl EventStore {
     pub fn settle(&mut self, settled: &SettledEvents, now: Timestamp) -> Result<(), StoreError> {
         let own: BTreeSet<i64> = settled.ids().filter(|id| *id < foreign::FIRST_ID).collect();
         let lent = std::mem::take(&mut self.lent);
-        let foreign = self.foreign.as_ref();
+        let (foreign, limits) = (self.foreign.as_ref(), self.limits);
         let run = |conn: &mut Connection| {
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let mut state = state(&tx)?;
@@ -58,6 +59,9 @@ impl EventStore {
 
             let taken = take_out(&tx, &mut state, &own, &lent)?;
             state.pending = state.pending.saturating_sub(taken);
+            for hash in &settled.bundle_requests {
+                members::queue_fitting(&tx, &mut state, hash, limits, now)?;
+            }
             save_state(&tx, state)?;
             let cleared = clear_delivered(&tx, state)? | clear_leftovers(&tx, state)?;
             tx.commit()?;

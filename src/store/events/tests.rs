@@ -1,6 +1,8 @@
 mod hostile;
 mod model;
 mod others;
+mod relayed;
+mod relayed_model;
 mod room;
 
 pub(super) use others::elsewhere;
