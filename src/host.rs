@@ -23,7 +23,7 @@ mod source;
 pub use boot::{boot_id, woke_at};
 pub use command::CommandError;
 pub use group::group_id;
-pub use identity::{ListProblem, MachineIdProblem, list_problems};
+pub use identity::{IdentityProblem, MachineIdProblem, identity_problems};
 pub use known::{KNOWN_FACTS_FILE, KnownFacts, RememberingHost};
 pub use proxies::{SystemProxies, with_system_proxies};
 pub use signals::{Ignored, ignored_signals};
@@ -129,15 +129,18 @@ pub fn facts(config: &Config, host: &dyn HostSource) -> HostReport {
     };
     let machine_id = identity::machine_id(config, host, || observed.clone());
     let mut problems = observed.problems.clone();
-    // An unreadable MachineIDPlist is the reason why there is no machine id.
-    let is_reason = matches!(machine_id, Err(MachineIdProblem::Plist { .. }));
+    // What is wrong with MachineIDPlist is the reason why there is no machine id.
+    let is_reason = matches!(
+        machine_id,
+        Err(MachineIdProblem::Plist { .. } | MachineIdProblem::Refused { .. })
+    );
     problems.extend(
-        list_problems(config, host)
+        identity_problems(config, host)
             .into_iter()
             .filter(|problem| !(is_reason && problem.key == "MachineIDPlist"))
             .map(|problem| format!("{}: {}", problem.key, problem.message)),
     );
-    let (owner, groups) = identity::owner(config, host, &mut problems);
+    let identity::Owner { name: owner, groups, .. } = identity::owner(config, host);
     let santa = installed_santa(host).unwrap_or_else(|| {
         Fact::new(COMPATIBILITY_VERSION, "the compatibility level of this agent")
     });

@@ -69,19 +69,8 @@ pub(super) fn machine_id(
     if let Some(id) = &config.machine_id {
         return checked(Fact::new(id, "MachineID"));
     }
-    if let (Some(path), Some(key)) = (&config.machine_id_plist, &config.machine_id_key) {
-        match dictionary(host, path) {
-            Ok(list) => {
-                if let Some(id) = list.get(key).and_then(text_of) {
-                    return checked(Fact::new(id, source_name("MachineIDPlist", path, key)));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let (path, reason) = (path.clone(), error.to_string());
-                return Err(MachineIdProblem::Plist { path, reason });
-            }
-        }
+    if let Some(id) = listed_id(config, host)? {
+        return checked(id);
     }
     let observed = hardware();
     match observed.uuid {
@@ -90,13 +79,34 @@ pub(super) fn machine_id(
     }
 }
 
-/// The owner (maybe empty) and the owner's groups. Placeholders count as not
-/// there and are reported.
-pub(super) fn owner(
-    config: &Config,
-    host: &dyn HostSource,
-    problems: &mut Vec<String>,
-) -> (Fact, Vec<Fact>) {
+/// Returns the machine id that `MachineIDPlist` has, if that is configured.
+fn listed_id(config: &Config, host: &dyn HostSource) -> Result<Option<Fact>, MachineIdProblem> {
+    let (Some(path), Some(key)) = (&config.machine_id_plist, &config.machine_id_key) else {
+        return Ok(None);
+    };
+    match dictionary(host, path) {
+        Ok(list) => {
+            let id = list.get(key).and_then(text_of);
+            Ok(id.map(|id| Fact::new(id, source_name("MachineIDPlist", path, key))))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(MachineIdProblem::Plist { path: path.clone(), reason: error.to_string() })
+        }
+    }
+}
+
+/// Whose the host is.
+pub(super) struct Owner {
+    /// The owner; may be empty.
+    pub(super) name: Fact,
+    pub(super) groups: Vec<Fact>,
+    /// The placeholders among them, which count as absent.
+    placeholders: Vec<IdentityProblem>,
+}
+
+/// Returns the owner and the owner's groups.
+pub(super) fn owner(config: &Config, host: &dyn HostSource) -> Owner {
     let list = config.machine_owner_plist.as_deref();
     let list = list.and_then(|path| Some((path, dictionary(host, path).ok()?)));
     let listed = |key: &Option<String>| {
@@ -119,26 +129,47 @@ pub(super) fn owner(
         let groups = &config.machine_owner_groups;
         groups.iter().map(|group| Fact::new(group, "MachineOwnerGroups")).collect()
     };
-    let mut replaced = |fact: &Fact| {
-        let is = is_placeholder(&fact.value);
-        if is {
-            let (source, text) = (&fact.source, start_of(&fact.value));
-            problems.push(format!("{source}: {text:?} is a placeholder that was not replaced"));
-        }
-        !is
+    let mut placeholders = Vec::new();
+    let mut is_replaced = |fact: &Fact, key: &'static str| {
+        let found = placeholder(fact, key);
+        let is_replaced = found.is_none();
+        placeholders.extend(found);
+        is_replaced
     };
-    groups.retain(&mut replaced);
+    groups.retain(|group| is_replaced(group, "MachineOwnerGroups"));
     let owner = owner.unwrap_or_else(|| Fact::new("", "not configured"));
-    if replaced(&owner) {
-        return (owner, groups);
-    }
-    let source = format!("{} holds a placeholder", owner.source);
-    (Fact::new("", source), groups)
+    let name = if is_replaced(&owner, "MachineOwner") {
+        owner
+    } else {
+        Fact::new("", format!("{} holds a placeholder", owner.source))
+    };
+    Owner { name, groups, placeholders }
 }
 
-/// A key whose property list, or whose value there, cannot be used.
+/// What is wrong with a value that its management system has not filled in. `key` is
+/// the one that sets it, unless it comes from a list.
+fn placeholder(fact: &Fact, key: &'static str) -> Option<IdentityProblem> {
+    if !is_placeholder(&fact.value) {
+        return None;
+    }
+    let what = format!("{:?} is a placeholder that was not replaced", start_of(&fact.value));
+    Some(match fact.source.split_once(' ') {
+        Some((list, place)) => IdentityProblem {
+            key: if list == "MachineIDPlist" { "MachineIDPlist" } else { "MachineOwnerPlist" },
+            message: format!("{place}: {what}"),
+            fix: "correct it there, or name another key",
+        },
+        None => IdentityProblem {
+            key,
+            message: what,
+            fix: "have the management system fill it in, or remove it",
+        },
+    })
+}
+
+/// A key of the machine id, the owner or the groups that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListProblem {
+pub struct IdentityProblem {
     /// The configuration's key.
     pub key: &'static str,
     /// What is wrong.
@@ -147,10 +178,11 @@ pub struct ListProblem {
     pub fix: &'static str,
 }
 
-/// What is wrong with the property lists that the configuration names for
-/// machine id, owner and groups, and with the values there (HOST-2).
+/// Returns what is wrong with the property lists that the configuration names for
+/// machine id, owner and groups, and with the values there and of owner and groups
+/// (HOST-2). What is wrong with `MachineID` is for [`MachineId::new`].
 #[must_use]
-pub fn list_problems(config: &Config, host: &dyn HostSource) -> Vec<ListProblem> {
+pub fn identity_problems(config: &Config, host: &dyn HostSource) -> Vec<IdentityProblem> {
     type Usable = fn(&Value) -> bool;
     let text: Usable = |value| text_of(value).is_some();
     let texts: Usable = |value| texts_of(value).is_some();
@@ -174,7 +206,7 @@ pub fn list_problems(config: &Config, host: &dyn HostSource) -> Vec<ListProblem>
             Err(error) => {
                 let message = format!("{shown} cannot be read: {error}");
                 let fix = "check the path and its permissions, or remove the key";
-                problems.push(ListProblem { key: list_key, message, fix });
+                problems.push(IdentityProblem { key: list_key, message, fix });
                 continue;
             }
         };
@@ -193,9 +225,15 @@ pub fn list_problems(config: &Config, host: &dyn HostSource) -> Vec<ListProblem>
                 }
                 Some(_) => continue,
             };
-            problems.push(ListProblem { key, message, fix });
+            problems.push(IdentityProblem { key, message, fix });
         }
     }
+    if config.machine_id.is_none()
+        && let Ok(Some(id)) = listed_id(config, host)
+    {
+        problems.extend(placeholder(&id, "MachineID"));
+    }
+    problems.extend(self::owner(config, host).placeholders);
     problems
 }
 

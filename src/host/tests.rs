@@ -231,7 +231,7 @@ fn host_2_a_placeholder_among_the_owners_groups_is_left_out_and_named() {
             .collect(),
         ..Config::default()
     };
-    let list = |key| format!("MachineOwnerPlist /groups.plist ({key})");
+    let list = |key| format!("MachineOwnerPlist: /groups.plist ({key})");
     for (config, of_groups, of_owner, owner) in [
         (listed, list("Groups"), list("Owner"), "[[USERNAME]]"),
         (set, "MachineOwnerGroups".to_owned(), "MachineOwner".to_owned(), "${user}"),

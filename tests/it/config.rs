@@ -261,7 +261,8 @@ fn conf_2_the_check_names_values_that_cannot_work() {
     let list = dir.path().join("ids.plist");
     fs::write(
         &list,
-        "<plist><dict><key>serial</key><integer>4711</integer><key>up</key><true/></dict></plist>",
+        "<plist><dict><key>serial</key><integer>4711</integer><key>up</key><true/>
+         <key>unfilled</key><string>$SERIALNUMBER</string></dict></plist>",
     )
     .expect("written");
     let check = |sets: &[&str]| {
@@ -282,6 +283,9 @@ fn conf_2_the_check_names_values_that_cannot_work() {
             check(&[&lists, "MachineIDKey=Serial"]),
             check(&[&lists, "MachineIDKey=serial"]),
             check(&[&owners, "MachineOwnerKey=up", "MachineOwnerGroupsKey=serial"]),
+            check(&["MachineOwner={{ user.email }}", r#"MachineOwnerGroups=["staff","%Group%"]"#]),
+            check(&[&lists, "MachineIDKey=unfilled"]),
+            check(&[&owners, "MachineOwnerKey=unfilled"]),
             check(&["AllowedPathRegex=^/opt/(a|b", r"BlockedPathRegex=^/tmp/[)(\]]+\)$"]),
             check(&["AllowedPathRegex=^/opt/[a-z"]),
         ]

@@ -94,6 +94,9 @@ fn a_byte_order_mark_before_a_line_changes_nothing() {
     let output = add(dir.path(), &[], &format!("\u{feff}{line}\n"));
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1 added\n");
+    let output = add(dir.path(), &[], "\u{feff}\r\n");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "no events\n");
     // Files put together have one before a later line.
     let output = add(dir.path(), &[], &format!("{line}\n\u{feff}{line}\n"));
     assert!(output.status.success(), "{output:?}");

@@ -13,7 +13,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
 use crate::failure::Failure;
 use crate::files;
-use crate::host::{self, ListProblem, SystemHost};
+use crate::host::{self, IdentityProblem, SystemHost};
 use crate::model::{MachineId, Timestamp};
 use crate::protocol::cel;
 use crate::transport::{
@@ -60,7 +60,7 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         (loaded, more)
     } else {
         let loaded = Config::examine(&sources);
-        let more = in_use(&loaded, now).into_iter().chain(of_lists(&loaded)).collect();
+        let more = in_use(&loaded, now).into_iter().chain(of_identity(&loaded)).collect();
         (loaded, more)
     };
     let report = CheckReport::new(loaded, more, args.strict);
@@ -156,10 +156,10 @@ pub(in crate::cli) fn in_use(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
     found.findings
 }
 
-/// What is wrong with the property lists that hold the host's identity, and with
-/// the values there (HOST-2).
-fn of_lists(loaded: &Loaded) -> Vec<Finding> {
-    let finding = |problem: ListProblem| Finding {
+/// What is wrong with the host's identity and with the property lists that hold it
+/// (HOST-2).
+fn of_identity(loaded: &Loaded) -> Vec<Finding> {
+    let finding = |problem: IdentityProblem| Finding {
         severity: Severity::Warning,
         kind: FindingKind::BadValue,
         key: Some(problem.key.to_owned()),
@@ -167,7 +167,7 @@ fn of_lists(loaded: &Loaded) -> Vec<Finding> {
         message: problem.message,
         fix: problem.fix.to_owned(),
     };
-    host::list_problems(&loaded.config, &SystemHost).into_iter().map(finding).collect()
+    host::identity_problems(&loaded.config, &SystemHost).into_iter().map(finding).collect()
 }
 
 /// The part of [`in_use`] that needs nothing of this host.

@@ -9,6 +9,7 @@ use super::SCHEMA_VERSION;
 use crate::cli::setup::Setup;
 use crate::cli::{Error, Global, connect, output};
 use crate::ingest::{IngestOutcome, IngestedEvent, MAX_LINE_BYTES};
+use crate::model::text::BYTE_ORDER_MARK;
 
 /// Lines committed in one transaction, at most.
 const MAX_LINES_PER_COMMIT: usize = 1000;
@@ -46,7 +47,7 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
             .map_err(|error| Error::usage(format!("cannot read standard input: {error}")))?;
         let ended = line.is_none();
         number += 1;
-        if let Some(line) = line.filter(|line| !line.trim_ascii().is_empty()) {
+        if let Some(line) = line.filter(|line| !is_blank(line)) {
             numbers.push(number);
             lines.push(line);
         }
@@ -85,6 +86,11 @@ pub(super) fn run(global: &Global, setup: &Setup, args: &Args) -> Result<(), Err
             Err(Error::usage(format!("{bad} lines are not events; the others were handled")))
         }
     }
+}
+
+/// Whether a line says nothing: an empty text of some programs is a byte order mark.
+fn is_blank(line: &[u8]) -> bool {
+    line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line).trim_ascii().is_empty()
 }
 
 /// Reads the next line without its end; `None` at the end of the input. A line that
