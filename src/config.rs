@@ -146,6 +146,16 @@ pub struct Loaded {
     pub sources: Vec<Source>,
 }
 
+impl Loaded {
+    /// Whether Santa's own profile has it keep its queued events in clean syncs,
+    /// in which it deletes them otherwise.
+    #[must_use]
+    pub fn authorizer_keeps_events(&self) -> bool {
+        let source = self.effective.source("SyncEnableCleanSyncEventUpload");
+        self.config.enable_clean_sync_event_upload == Some(true) && source.is_santas()
+    }
+}
+
 /// Why there is no configuration to work with.
 #[derive(Clone, Debug, Error)]
 pub enum ConfigError {

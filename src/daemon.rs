@@ -32,6 +32,7 @@ use crate::clock::SystemClock;
 use crate::config::{self, Config, ConfigError, Loaded, Sources};
 use crate::failure::Remedy;
 use crate::host::{self, SystemHost};
+use crate::relay::core::Checkpoint;
 use crate::store::{Store, StoreError};
 
 pub use sync_process::parent::Program;
@@ -61,6 +62,8 @@ pub struct Options {
     pub set_level: SetLevel,
     /// The level of the command line, which wins over the configuration's.
     pub level: Option<LogLevel>,
+    /// Called before and after each effect of the relay; for tests.
+    pub relay_checkpoint: Checkpoint,
 }
 
 impl std::fmt::Debug for Options {

@@ -9,6 +9,7 @@
 
 use std::path::Path;
 
+mod authorizer;
 mod boot;
 mod command;
 mod group;
@@ -19,7 +20,9 @@ mod macos;
 mod proxies;
 mod signals;
 mod source;
+mod user;
 
+pub use authorizer::AuthorizerReport;
 pub use boot::{boot_id, woke_at};
 pub use command::CommandError;
 pub use group::group_id;
@@ -30,6 +33,8 @@ pub use signals::{Ignored, ignored_signals};
 #[cfg(any(test, feature = "internals"))]
 pub use source::RecordedHost;
 pub use source::{HostSource, SystemHost, Uname};
+
+pub use user::{nobody_id, user_id};
 
 use crate::config::Config;
 use crate::model::{HostFacts, MachineId};
@@ -100,17 +105,25 @@ pub fn machine_id(
     config: &Config,
     host: &dyn HostSource,
 ) -> Result<(MachineId, String), MachineIdProblem> {
-    identity::machine_id(config, host, || {
-        if host.uname().is_macos() {
-            let mut observed = macos::hardware(host);
-            if observed.uuid.is_none() {
-                host.known().fill(&mut observed);
-            }
-            observed
-        } else {
-            linux::hardware(host)
-        }
-    })
+    identity::machine_id(config, host, || hardware(host))
+}
+
+/// The hardware UUID; `None` if it cannot be read. On Linux it is
+/// `/etc/machine-id` in the form of a UUID.
+#[must_use]
+pub fn hardware_uuid(host: &dyn HostSource) -> Option<String> {
+    hardware(host).uuid.map(|uuid| uuid.value)
+}
+
+fn hardware(host: &dyn HostSource) -> Observed {
+    if !host.uname().is_macos() {
+        return linux::hardware(host);
+    }
+    let mut observed = macos::hardware(host);
+    if observed.uuid.is_none() {
+        host.known().fill(&mut observed);
+    }
+    observed
 }
 
 /// Everything known of the host; runs each command once.

@@ -141,10 +141,6 @@ pub enum UploadError {
 /// # Errors
 /// If the body is not an upload, or the queue is full or cannot be used; then none of
 /// the events is taken.
-#[cfg_attr(
-    not(feature = "internals"),
-    expect(dead_code, reason = "the relay, which takes uploads, is not wired up yet")
-)]
 pub fn ingest_upload(
     store: &mut EventStore,
     transfer: Transfer,

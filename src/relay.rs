@@ -13,8 +13,13 @@
 //! - [`certificates`] makes and renews what TLS needs.
 
 pub mod certificates;
+pub mod core;
 pub mod delivery;
+pub mod nudge;
 pub mod plan;
 pub mod release;
+pub mod service;
 pub mod sessions;
 pub mod state;
+pub mod v2;
+pub mod worker;

@@ -8,7 +8,7 @@
 
 mod codec;
 pub mod machine;
-mod notify;
+pub mod notify;
 pub mod plan;
 mod prefetch;
 mod prepare;

@@ -66,6 +66,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         network: args.hooks.network(),
         set_level,
         level,
+        relay_checkpoint: args.hooks.relay_checkpoint(),
     };
     daemon::run(options).map_err(Error::from)
 }

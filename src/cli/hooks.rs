@@ -16,6 +16,7 @@ mod disabled {
     use std::ffi::OsString;
 
     use crate::daemon::network;
+    use crate::relay::core::Checkpoint;
     use crate::sync::progress::Observer;
 
     #[derive(Debug, Clone, Copy, clap::Args)]
@@ -43,6 +44,10 @@ mod disabled {
     impl DaemonHooks {
         pub(in crate::cli) const fn sync_process_arg(self, _sync: u64) -> Option<OsString> {
             None
+        }
+
+        pub(in crate::cli) fn relay_checkpoint(self) -> Checkpoint {
+            std::sync::Arc::new(|_, _| {})
         }
 
         pub(in crate::cli) fn network(self) -> network::Source {

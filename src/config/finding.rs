@@ -78,6 +78,17 @@ pub enum Source {
     Default,
 }
 
+impl Source {
+    /// Whether it is one of Santa's preference domains.
+    #[must_use]
+    pub const fn is_santas(&self) -> bool {
+        match self {
+            Self::Domain(_, domain) => domain.is_santas(),
+            Self::CommandLine | Self::File(_) | Self::Default => false,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

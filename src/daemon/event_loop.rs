@@ -3,6 +3,7 @@
 
 mod prompt_upload;
 mod publish;
+mod relay;
 mod reload;
 mod requests;
 mod state_dir;
@@ -41,6 +42,8 @@ use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::{
     DEFAULT_SYNC_INTERVAL_SECS, LogLevel, Now, SyncRecord, SyncResult, SyncType, Trigger,
 };
+use crate::relay::worker::RelayCommand;
+use crate::sync::progress::SyncStep;
 use crate::sync::run::SyncError;
 
 /// From the deadline of a sync to the end of its process: the sync sees to its
@@ -114,6 +117,7 @@ pub(super) struct EventLoop {
     last_panic: Option<Incident>,
     last_hang: Option<Incident>,
     summary: Option<Box<StoreSummary>>,
+    relay: Option<relay::Relay>,
     counters: metrics::Counters,
     events: broadcast::Sender<DaemonEvent>,
     stop: watch::Sender<bool>,
@@ -170,6 +174,7 @@ impl EventLoop {
             last_panic: None,
             last_hang: None,
             summary: None,
+            relay: None,
             counters: metrics::Counters::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             stop: watch::channel(false).0,
@@ -194,6 +199,7 @@ impl EventLoop {
         let mut user = signal(SignalKind::user_defined1())?;
         let mut watchdog = Watchdog::new();
         self.socket = self.listen();
+        self.update_relay().await;
         self.publish();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -230,6 +236,7 @@ impl EventLoop {
                     self.schedule.network_changed(self.alarm.now(), random());
                     self.publish();
                 }
+                news = relay::news(&mut self.relay) => self.relay_news(news),
                 () = watchdog.tick() => {}
             }
         };
@@ -280,10 +287,16 @@ impl EventLoop {
         let clock = Arc::new(self.options.clock);
         let watch = Supervision { clock, limit, stop: self.stop.subscribe(), phase };
         let (number, events) = (self.syncs, self.events.clone());
+        let committed = self.relay_teller();
         // Nobody may listen.
         let forward = move |line| {
             let _ = match line {
-                ChildMessage::Step(step) => events.send(DaemonEvent::Step(number, step)),
+                ChildMessage::Step(step) => {
+                    if matches!(step, SyncStep::Committed { .. }) {
+                        committed();
+                    }
+                    events.send(DaemonEvent::Step(number, step))
+                }
                 ChildMessage::Notification { application, identifier } => {
                     events.send(DaemonEvent::Notification { application, identifier })
                 }
@@ -354,6 +367,7 @@ impl EventLoop {
             failures = self.schedule.failures(),
             "the next sync"
         );
+        self.tell_relay(RelayCommand::SyncEnded);
         self.counters.count(&record);
         self.report_end(record, running.waiters);
         self.publish();
@@ -378,6 +392,7 @@ impl EventLoop {
         info!(reason, "daemon stops");
         systemd::stopping();
         self.stop.send_replace(true);
+        self.stop_relay().await;
         if let Some(running) = self.running.take()
             && timeout(STOP_TIMEOUT, running.task).await.is_err()
         {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::sync_process::summary::StoreSummary;
+use crate::control::relay::RelayStatus;
 use crate::control::status::DaemonStatus;
 use crate::files::{self, Replacement};
 use crate::model::text::escaped;
@@ -93,7 +94,67 @@ impl Counters {
         if let Some(summary) = summary {
             stores_of(&mut out, summary);
         }
+        if let Some(relay) = &status.relay {
+            relay_of(&mut out, relay);
+        }
         out.0
+    }
+}
+
+fn relay_of(out: &mut MetricsText, relay: &RelayStatus) {
+    out.gauge(
+        "santa_sync_relay_listening",
+        "1 if the authorizer can reach the relay.",
+        u8::from(relay.error.is_none()),
+    );
+    out.gauge(
+        "santa_sync_relay_in_step",
+        "1 if the authorizer has all rules and settings.",
+        u8::from(relay.in_step),
+    );
+    if let Some(since) = relay.behind_since {
+        out.gauge(
+            "santa_sync_relay_behind_since_time_seconds",
+            "Since when it has not.",
+            since.as_secs(),
+        );
+    }
+    if let Some(authorizer) = &relay.authorizer {
+        out.gauge(
+            "santa_sync_relay_last_preflight_time_seconds",
+            "When the authorizer last began a sync.",
+            authorizer.at.as_secs(),
+        );
+    }
+    if let Some(acknowledged) = &relay.acknowledged {
+        out.gauge(
+            "santa_sync_relay_acknowledged_generation",
+            "The generation of rules that the authorizer last acknowledged.",
+            acknowledged.generation,
+        );
+        out.gauge(
+            "santa_sync_relay_drift",
+            "1 if its rules differ from that generation's all the same.",
+            u8::from(acknowledged.drift),
+        );
+    }
+    if let Some(newest) = relay.newest_generation {
+        out.gauge("santa_sync_relay_newest_generation", "The newest generation.", newest);
+    }
+    out.family("santa_sync_relay_refused_total", "counter", "Requests refused, by reason.");
+    for (reason, n) in &relay.refused {
+        out.sample("", &[("reason", reason)], n);
+    }
+    out.family("santa_sync_relay_events_total", "counter", "Events the authorizer uploaded.");
+    out.sample("", &[], relay.events);
+    out.family("santa_sync_relay_rules_left_out", "gauge", "Rules it cannot take.");
+    out.sample("", &[], relay.rules_left_out);
+    if let Some(nudge) = &relay.nudge {
+        out.gauge(
+            "santa_sync_relay_nudge_failures_in_a_row",
+            "Nudges that failed since one succeeded.",
+            nudge.failures,
+        );
     }
 }
 

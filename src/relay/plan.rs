@@ -312,3 +312,6 @@ pub fn guard_stops(guard: Option<u8>, theirs: &RuleCounts, lost: i64) -> bool {
         theirs >= MIN_GUARDED_RULES && lost.saturating_mul(100) > theirs * i64::from(percent)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,7 +151,12 @@ pub enum Outcome {
         settings: (BTreeSet<String>, String),
     },
     /// The delivery was not taken as it was sent.
-    NotTaken(String),
+    NotTaken {
+        /// Why.
+        reason: String,
+        /// The settings, which it took all the same.
+        settings: (BTreeSet<String>, String),
+    },
     /// It was.
     Acknowledged {
         /// What to keep.
@@ -191,12 +196,6 @@ impl<T> Sessions<T> {
     /// Forgets deliveries that are too old.
     pub fn expire(&mut self, now: Duration) {
         self.sessions.retain(|session| now.saturating_sub(session.begun) < SESSION_LIFE);
-    }
-
-    /// Whether any delivery is kept.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
     }
 
     /// When the oldest delivery expires.
@@ -317,7 +316,7 @@ impl<T> Sessions<T> {
                 settings,
                 clean: plan.sync_type.is_clean(),
             },
-            Err(why) => Outcome::NotTaken(why),
+            Err(reason) => Outcome::NotTaken { reason, settings },
         }
     }
 }

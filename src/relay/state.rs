@@ -80,6 +80,12 @@ impl RelayState {
         if state.schema_version == SCHEMA_VERSION { state } else { Self::default() }
     }
 
+    /// The same after the authorizer has taken settings of this digest.
+    #[must_use]
+    pub fn with_settings(&self, settings: String) -> Self {
+        Self { settings, ..self.clone() }
+    }
+
     /// Replaces the file in one step; it is on disk when this returns.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The notification hook: runs a program for each rule that users wait for.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -65,7 +66,7 @@ async fn run_within(
                 warn!(reason, "the remaining notifications are left out");
                 return;
             }
-            called = timeout(limit, call(&hook, &application, &identifier)) => called,
+            called = timeout(limit, call(&hook, [&application, &identifier])) => called,
         };
         match called {
             Ok(Ok(status)) if status.success() => {
@@ -92,10 +93,17 @@ async fn run_within(
     }
 }
 
-/// Runs the hook once. Dropping the future ends the call.
-async fn call(hook: &Path, application: &str, identifier: &str) -> io::Result<ExitStatus> {
-    let mut command = Command::new(hook);
-    command.args([application, identifier]).env_clear().env("PATH", PATH).current_dir("/");
+/// Runs a program once, without input, output or environment but `PATH`, in `/`.
+/// Dropping the future kills it and what it has started.
+///
+/// # Errors
+/// If it cannot be started.
+pub async fn call(
+    program: &Path,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> io::Result<ExitStatus> {
+    let mut command = Command::new(program);
+    command.args(args).env_clear().env("PATH", PATH).current_dir("/");
     let (group, ended) = Group::start(command)?;
     let status = ended.await;
     drop(group);

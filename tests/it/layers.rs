@@ -86,7 +86,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("relay", &["failure", "files", "model", "protocol", "store"]),
+    (
+        "relay",
+        &[
+            "clock", "config", "control", "failure", "files", "host", "ingest", "model",
+            "protocol", "serve", "store", "sync",
+        ],
+    ),
     (
         "daemon",
         &[
@@ -100,6 +106,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ingest",
             "model",
             "plist_bounded",
+            "relay",
             "store",
             "sync",
             "transport",

@@ -2,6 +2,8 @@
 //! that exist, which are proven against the fake server first.
 
 mod alone;
+mod chain;
+mod in_step;
 mod link;
 mod messages;
 mod pedro;

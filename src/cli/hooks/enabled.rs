@@ -3,8 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::daemon::network;
+use crate::relay::core::Checkpoint;
 use crate::sync::progress::{Observer, SyncProgress, When};
 
 /// Hooks of `sync`.
@@ -55,6 +58,9 @@ pub(in crate::cli) struct DaemonHooks {
     /// Makes sync number N (from 1) misbehave
     #[arg(long, value_name = "N:[HOW:]WHEN:EFFECT", hide = true)]
     misbehave: Vec<String>,
+    /// Kills this process before or after the Nth time of an effect of the relay
+    #[arg(long, value_name = "N:WHEN:EFFECT", hide = true)]
+    relay_kill_at: Option<String>,
     /// Takes datagrams on this socket for changes of the network
     #[arg(long, value_name = "SOCKET", hide = true)]
     network: Option<PathBuf>,
@@ -68,6 +74,27 @@ impl DaemonHooks {
             (number == sync.to_string()).then(|| format!("--misbehave={how}").into())
         };
         self.misbehave.iter().find_map(of)
+    }
+
+    /// Kills this process at an effect of the relay, if asked to.
+    pub(in crate::cli) fn relay_checkpoint(&self) -> Checkpoint {
+        let at = self.relay_kill_at.as_ref().and_then(|text| {
+            let (number, at) = text.split_once(':')?;
+            Some((number.parse::<u64>().ok()?, at.parse::<Misbehaviour>().ok()?))
+        });
+        let reached = AtomicU64::new(0);
+        Arc::new(move |when, effect| {
+            let Some((number, at)) = &at else { return };
+            if at.when == when
+                && (at.effect == effect || at.effect == "any")
+                && reached.fetch_add(1, Ordering::Relaxed) + 1 == *number
+            {
+                let _ = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::KILL,
+                );
+            }
+        })
     }
 
     /// Where changes of the network are reported.

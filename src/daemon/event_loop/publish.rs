@@ -54,7 +54,7 @@ impl EventLoop {
             last_panic: self.last_panic.clone(),
             last_hang: self.last_hang.clone(),
             prompt_upload: self.prompt_upload.clone(),
-            relay: None,
+            relay: self.relay_status(),
             configuration_refused: self.refused.clone(),
             configuration: self.configuration.clone(),
             log_level: self.level.name().to_owned(),

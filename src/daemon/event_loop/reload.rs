@@ -164,6 +164,8 @@ impl EventLoop {
         if adopted {
             self.watch_sources().await;
         }
+        // It also depends on the machine id that was just examined.
+        self.update_relay().await;
         adopted
     }
 

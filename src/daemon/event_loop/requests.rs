@@ -153,6 +153,7 @@ pub(super) mod tests {
             network: Box::new(|| Err(std::io::ErrorKind::Unsupported.into())),
             set_level: Box::new(|_| {}),
             level: None,
+            relay_checkpoint: Arc::new(|_, _| {}),
         };
         let instance_lock = InstanceLock::take(dir).expect("no error").expect("the place");
         EventLoop::new(options, dir.to_owned(), instance_lock).expect("a daemon").0

@@ -1,0 +1,659 @@
+//! What the relay does with each request, apart from HTTP: reads the store,
+//! keeps what the authorizer says, hands out deliveries. Everything here may
+//! block, so it runs in threads.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::delivery::{Page, Source};
+use super::plan::{self, Authorizer, Content, Plan, Situation, Surplus, Why};
+use super::release::Release;
+use super::sessions::{Delivery, Outcome, PageOf, Position, Report, Sessions};
+use super::state::{Acknowledgement, RelayState};
+use crate::config::RelayConfig;
+use crate::control::relay::{
+    AcknowledgedStatus, AuthorizerStatus, DeliveryStatus, NotAcknowledged, RelayStatus,
+};
+use crate::host::AuthorizerReport;
+use crate::model::{
+    ClientMode, MachineId, Now, RelayManner, RuleCounts, Settings, SyncType, Transfer,
+};
+use crate::protocol::{preflight, wire};
+use crate::store::{Generation, RulesSnapshot, RulesStanding, StoreError};
+use crate::sync::progress::When;
+
+/// Events that the authorizer sends in a request (RELAY-4).
+const BATCH_SIZE: u32 = 100;
+/// Seconds between the authorizer's syncs if nothing nudges it (RELAY-4).
+const INTERVAL: u32 = 60;
+/// Seconds between its syncs if something does (RELAY-4).
+const NUDGED_INTERVAL: u32 = 600;
+/// How often what the authorizer said is written again though nothing in it has
+/// changed. It counts for a day.
+const REPORT_AGAIN: Duration = Duration::from_mins(10);
+
+/// Called before and after each effect, for tests that kill the process there.
+pub type Checkpoint = Arc<dyn Fn(When, &'static str) + Send + Sync>;
+
+/// What a relay runs on.
+#[derive(Clone)]
+pub struct RelayOptions {
+    /// Where the stores are.
+    pub state_dir: PathBuf,
+    /// The configuration.
+    pub config: RelayConfig,
+    /// The id that the authorizer must use.
+    pub machine_id: MachineId,
+    /// The command that has the authorizer sync; empty: none.
+    pub nudge: Vec<String>,
+    /// `GuardRemovedPercent`.
+    pub guard: Option<u8>,
+    /// The most events that the queue keeps.
+    pub event_limit: u64,
+    /// Whether the authorizer keeps its queued events in clean syncs: its profile
+    /// has `SyncEnableCleanSyncEventUpload`.
+    pub keeps_events: bool,
+    /// See [`Checkpoint`].
+    pub checkpoint: Checkpoint,
+}
+
+impl std::fmt::Debug for RelayOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayOptions").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl RelayOptions {
+    /// Seconds between the authorizer's syncs, as it is told.
+    #[must_use]
+    pub fn interval(&self) -> u32 {
+        let default = if self.nudge.is_empty() { INTERVAL } else { NUDGED_INTERVAL };
+        self.config.interval.unwrap_or(default)
+    }
+}
+
+/// Why a request is not answered as it should be. The client tries again.
+#[derive(Debug, Error)]
+pub enum CoreError {
+    /// There is nothing to hand out yet (RELAY-3).
+    #[error("{0}")]
+    NotReady(&'static str),
+    /// A delivery cannot be served any more.
+    #[error("the cursor is of a delivery that has ended; begin a new sync")]
+    Gone,
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the authorizer said cannot be written down.
+    #[error("cannot write the state of the relay: {0}")]
+    State(#[from] io::Error),
+}
+
+/// What a page of a delivery is read from, and where.
+#[derive(Debug)]
+pub struct Located {
+    token: u64,
+    position: Position,
+    plan: Plan,
+    source: Arc<Source>,
+}
+
+impl Located {
+    /// Reads the page.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn read(&self, transfer: Transfer) -> Result<Page, StoreError> {
+        self.source.page(self.plan, self.token, self.position, transfer)
+    }
+}
+
+/// One moment of the store.
+struct Moment {
+    snapshot: Arc<Mutex<RulesSnapshot>>,
+    standing: RulesStanding,
+    newest: Generation,
+    settings: Settings,
+}
+
+/// The relay's state.
+pub struct Core {
+    options: RelayOptions,
+    state: RelayState,
+    sessions: Sessions<Arc<Source>>,
+    /// The last snapshot, if a delivery still reads it, and what it is of.
+    last: Option<(Weak<Mutex<RulesSnapshot>>, i64)>,
+    report: Option<AuthorizerReport>,
+    release: Option<Release>,
+    status: RelayStatus,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// A relay that goes on where the last one on this state directory ended.
+    #[must_use]
+    pub fn new(options: RelayOptions) -> Self {
+        let state = RelayState::read(&options.state_dir);
+        let interval = if options.nudge.is_empty() {
+            Duration::from_secs(options.interval().into())
+        } else {
+            Duration::ZERO
+        };
+        let report = AuthorizerReport::read(&options.state_dir);
+        let status = RelayStatus {
+            machine_id: options.machine_id.as_str().to_owned(),
+            interval: options.interval(),
+            authorizer: report.as_ref().map(|report| AuthorizerStatus {
+                at: report.at,
+                version: report.santa_version.clone(),
+                client_mode: report.client_mode,
+                authenticated: report.authenticated,
+            }),
+            acknowledged: state.acknowledged.as_ref().map(shown),
+            ..RelayStatus::default()
+        };
+        let release = report.as_ref().and_then(|report| Release::parse(&report.santa_version));
+        let sessions = Sessions::new(interval);
+        Self { options, state, sessions, last: None, report, release, status }
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub const fn status(&self) -> &RelayStatus {
+        &self.status
+    }
+
+    /// How it stands, to be completed by who runs it.
+    pub const fn status_mut(&mut self) -> &mut RelayStatus {
+        &mut self.status
+    }
+
+    /// Forgets deliveries that are too old.
+    pub fn expire(&mut self, now: Duration) {
+        self.sessions.expire(now);
+    }
+
+    /// When the next delivery is too old.
+    #[must_use]
+    pub fn expires(&self) -> Option<Duration> {
+        self.sessions.expires()
+    }
+
+    fn at(&self, when: When, effect: &'static str) {
+        (self.options.checkpoint)(when, effect);
+    }
+
+    /// Reads the store as it is now.
+    fn moment(&mut self) -> Result<Moment, CoreError> {
+        const NEVER: CoreError = CoreError::NotReady("no sync with the server has succeeded yet");
+        let snapshot = match RulesSnapshot::open(&self.options.state_dir) {
+            Ok(snapshot) => snapshot,
+            Err(error) if error.is_unused() => return Err(NEVER),
+            Err(error) => return Err(error.into()),
+        };
+        let standing = snapshot.rules_standing()?;
+        if !standing.complete {
+            return Err(NEVER);
+        }
+        if standing.to_be_replaced {
+            return Err(CoreError::NotReady("a clean sync with the server has to come first"));
+        }
+        if standing.unrecorded {
+            return Err(CoreError::NotReady(
+                "another program has changed the rules; the next sync with the server records that",
+            ));
+        }
+        let newest = snapshot.newest_generation()?.unwrap_or_else(Generation::none);
+        let settings = snapshot.applied_settings()?;
+        let known = self.last.as_ref().filter(|(_, number)| *number == newest.number);
+        let snapshot = match known.and_then(|(last, _)| last.upgrade()) {
+            // The rules are the same, and one snapshot costs less than two.
+            Some(last) => last,
+            None => Arc::new(Mutex::new(snapshot)),
+        };
+        self.last = Some((Arc::downgrade(&snapshot), newest.number));
+        Ok(Moment { snapshot, standing, newest, settings })
+    }
+
+    /// Answers a preflight and begins its delivery.
+    ///
+    /// # Errors
+    /// If there is nothing to hand out, or the store cannot be read.
+    pub fn preflight(
+        &mut self,
+        connection: u64,
+        authenticated: bool,
+        request: &wire::PreflightRequest,
+        has_v2_state: bool,
+        now: Now,
+    ) -> Result<wire::PreflightResponse, CoreError> {
+        let authorizer = authorizer(request, has_v2_state);
+        self.note_report(request, &authorizer, authenticated, now)?;
+        let moment = match self.moment() {
+            Ok(moment) => moment,
+            Err(error) => {
+                self.status.not_ready = Some(error.to_string());
+                return Err(error);
+            }
+        };
+        self.status.not_ready = None;
+        self.learn_surplus(&authorizer)?;
+        let in_force = names(&moment.settings);
+        let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
+        let mut plan = match self.options.config.manner {
+            RelayManner::Pedro => Plan::whole_set(),
+            RelayManner::Santa => {
+                let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+                let situation = Situation {
+                    standing: &moment.standing,
+                    newest: &moment.newest,
+                    acknowledged: self.state.acknowledged.as_ref(),
+                    authorizer: &authorizer,
+                    is_setting_withdrawn: !withdrawn.is_empty(),
+                    guard: self.options.guard,
+                    events_are_safe: self.options.keeps_events
+                        || self.sessions.is_flushed(now.elapsed),
+                };
+                plan::plan(situation, &*snapshot)?
+            }
+        };
+        let source = |plan| {
+            let snapshot = Arc::clone(&moment.snapshot);
+            Source::new(snapshot, plan, authorizer.release, self.options.config.manner)
+        };
+        let mut from = source(plan)?;
+        let last = self.state.acknowledged.as_ref().map(|known| known.generation);
+        let lost = i64::try_from(from.removed()).unwrap_or(i64::MAX);
+        if moment.standing.unguarded <= last
+            && plan::guard_stops(self.options.guard, &authorizer.counts, lost)
+        {
+            plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
+            from = source(plan)?;
+        }
+        self.hand_out(&in_force)?;
+        let (settings, settings_digest) = (in_force, digest(&moment.settings));
+        let delivery = Delivery {
+            plan,
+            generation: moment.newest.number,
+            digest: moment.newest.digest.clone(),
+            rules_hash: moment.newest.rules_hash.clone(),
+            counts: moment.newest.counts,
+            partial: !moment.standing.filled,
+            settings,
+            settings_digest,
+            hash_before: authorizer.rules_hash.clone(),
+            mode: authorizer.mode,
+            wants_clean: authorizer.wants_clean,
+        };
+        let token = token()?;
+        self.at(When::Before, "begin_delivery");
+        self.sessions.begin(connection, token, delivery, Arc::new(from), now.elapsed);
+        self.at(When::After, "begin_delivery");
+        self.status.withdrawn_settings = withdrawn;
+        self.status.newest_generation = Some(moment.newest.number);
+        self.status.last_delivery = Some(DeliveryStatus {
+            at: now.wall,
+            sync_type: plan.sync_type,
+            why: words(plan.why).to_owned(),
+        });
+        if self.options.config.manner == RelayManner::Pedro {
+            return Ok(for_pedro(&moment.settings, self.options.interval()));
+        }
+        let interval = self.options.interval();
+        Ok(preflight::response(&moment.settings, plan.sync_type, BATCH_SIZE, interval))
+    }
+
+    /// Keeps what the authorizer said of itself (RELAY-10).
+    fn note_report(
+        &mut self,
+        request: &wire::PreflightRequest,
+        authorizer: &Authorizer,
+        authenticated: bool,
+        now: Now,
+    ) -> Result<(), CoreError> {
+        let report = AuthorizerReport {
+            at: now.wall,
+            client_mode: authorizer.mode,
+            transitive: authorizer.counts.transitive,
+            santa_version: request.santa_version.clone(),
+            sip_status: request.sip_status,
+            primary_user: request.primary_user.clone(),
+            primary_user_groups: request.primary_user_groups.clone(),
+            authenticated,
+        };
+        self.status.authorizer = Some(AuthorizerStatus {
+            at: now.wall,
+            version: report.santa_version.clone(),
+            client_mode: report.client_mode,
+            authenticated,
+        });
+        self.release = authorizer.release;
+        self.status.release_cannot = limits_of(authorizer);
+        let is_kept = self.report.as_ref().is_some_and(|kept| {
+            let age = now.wall.since(kept.at);
+            kept.at <= now.wall
+                && age < REPORT_AGAIN
+                && AuthorizerReport { at: kept.at, ..report.clone() } == *kept
+        });
+        if !is_kept {
+            self.at(When::Before, "keep_report");
+            report.keep(&self.options.state_dir).map_err(io::Error::from)?;
+            self.at(When::After, "keep_report");
+            self.report = Some(report);
+        }
+        Ok(())
+    }
+
+    /// The first preflight after an acknowledgement tells what a release without
+    /// a hash counts beyond our rules.
+    fn learn_surplus(&mut self, authorizer: &Authorizer) -> Result<(), CoreError> {
+        if authorizer.rules_hash.is_some() {
+            return Ok(());
+        }
+        let mut state = self.state.clone();
+        let Some(known) = &mut state.acknowledged else { return Ok(()) };
+        if known.surplus.is_some() {
+            return Ok(());
+        }
+        known.surplus = Some(Surplus::of(&authorizer.counts, &known.counts));
+        self.keep(state, "keep_surplus")
+    }
+
+    /// The authorizer is about to be given these settings, which it may apply
+    /// whatever comes after.
+    fn hand_out(&mut self, in_force: &BTreeSet<String>) -> Result<(), CoreError> {
+        if in_force.is_subset(&self.state.handed_out) {
+            return Ok(());
+        }
+        let mut state = self.state.clone();
+        state.handed_out.extend(in_force.iter().cloned());
+        self.keep(state, "keep_settings")
+    }
+
+    fn keep(&mut self, mut state: RelayState, effect: &'static str) -> Result<(), CoreError> {
+        if state == self.state {
+            return Ok(());
+        }
+        self.at(When::Before, effect);
+        state.write(&self.options.state_dir)?;
+        self.at(When::After, effect);
+        self.state = state;
+        Ok(())
+    }
+
+    /// Where the page that a request wants is to be read; `None` if there was no
+    /// preflight, so that the page is empty.
+    ///
+    /// # Errors
+    /// If there is nothing to hand out, or the delivery has ended.
+    pub fn locate(
+        &mut self,
+        connection: u64,
+        cursor: &str,
+        now: Now,
+    ) -> Result<Option<Located>, CoreError> {
+        match self.sessions.page(connection, cursor, now.elapsed) {
+            PageOf::Page { token, position, plan, source } => {
+                Ok(Some(Located { token, position, plan, source: Arc::clone(source) }))
+            }
+            PageOf::Gone => Err(CoreError::Gone),
+            PageOf::Empty => self.moment().map(|_| None),
+        }
+    }
+
+    /// A page is about to be sent.
+    pub fn served(&mut self, located: &Located, page: &Page) {
+        self.sessions.served(located.token, located.position, page.rules, page.next);
+        if located.plan.content == Content::Whole {
+            let is_first = located.position == Position::first(located.plan.content);
+            let (altered, left_out) = if is_first {
+                (0, 0)
+            } else {
+                (self.status.rules_altered, self.status.rules_left_out)
+            };
+            self.status.rules_altered = altered + page.altered;
+            self.status.rules_left_out = left_out + page.left_out;
+        }
+    }
+
+    /// Events were not taken.
+    pub fn upload_refused(&mut self) {
+        self.sessions.upload_refused();
+    }
+
+    /// Answers a postflight. Returns whether the authorizer should sync again at
+    /// once.
+    ///
+    /// # Errors
+    /// If an acknowledgement cannot be written; then nothing is acknowledged.
+    pub fn postflight(
+        &mut self,
+        connection: u64,
+        request: &wire::PostflightRequest,
+        now: Now,
+    ) -> Result<bool, CoreError> {
+        let report = report(request);
+        match self.sessions.postflight(connection, &report, now.elapsed, now.wall) {
+            Outcome::NoDelivery => Ok(false),
+            Outcome::Nothing { why, settings } => {
+                let state = self.state.with_settings(settings.1);
+                self.keep(state, "keep_acknowledgement")?;
+                Ok(why == Why::EventsFirst)
+            }
+            Outcome::NotTaken { reason, settings } => {
+                tracing::warn!(reason, "the authorizer did not take its rules");
+                let state = self.state.with_settings(settings.1);
+                self.keep(state, "keep_acknowledgement")?;
+                let times = self.status.not_acknowledged.as_ref().map_or(0, |last| last.times) + 1;
+                self.status.not_acknowledged =
+                    Some(NotAcknowledged { at: now.wall, reason, times });
+                Ok(false)
+            }
+            Outcome::Acknowledged { acknowledgement, settings, clean } => {
+                self.acknowledge(*acknowledgement, settings, clean)?;
+                self.compare(now)?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn acknowledge(
+        &mut self,
+        mut acknowledgement: Acknowledgement,
+        (names, digest): (BTreeSet<String>, String),
+        clean: bool,
+    ) -> Result<(), CoreError> {
+        let known = self.state.acknowledged.as_ref();
+        let same = known.filter(|known| known.generation == acknowledgement.generation && !clean);
+        if let Some(known) = same {
+            acknowledgement.surplus = known.surplus;
+        }
+        self.status.acknowledged = Some(shown(&acknowledgement));
+        self.status.not_acknowledged = None;
+        let mut state = self.state.clone();
+        state.settings = digest;
+        if clean {
+            // What it had of earlier settings is cleared, by releases that do that.
+            state.handed_out = names;
+        }
+        let is_news = known.is_none_or(|known| {
+            let as_kept = Acknowledgement {
+                at: known.at,
+                rules_received: known.rules_received,
+                rules_processed: known.rules_processed,
+                sync_type: known.sync_type,
+                ..acknowledgement.clone()
+            };
+            as_kept != *known
+        });
+        if is_news || clean {
+            state.acknowledged = Some(acknowledgement);
+        }
+        self.keep(state, "keep_acknowledgement")
+    }
+
+    /// Finds out whether the authorizer lacks anything. Returns whether it does.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn compare(&mut self, now: Now) -> Result<bool, CoreError> {
+        let moment = match self.moment() {
+            Ok(moment) => moment,
+            Err(CoreError::NotReady(why)) => {
+                self.status.not_ready = Some(why.to_owned());
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        self.status.not_ready = None;
+        self.status.newest_generation = Some(moment.newest.number);
+        let in_force = names(&moment.settings);
+        let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
+        let is_santa = self.options.config.manner == RelayManner::Santa;
+        let lacks_rules = self.state.acknowledged.as_ref().is_none_or(|known| {
+            known.digest != moment.newest.digest
+                || is_santa && moment.standing.clean_all > Some(known.generation)
+                || is_santa && known.partial && moment.standing.filled
+        });
+        let lacks_settings = self.state.settings != digest(&moment.settings)
+            || is_santa && moment.standing.filled && !withdrawn.is_empty();
+        self.status.withdrawn_settings = withdrawn;
+        self.status.in_step = !lacks_rules && !lacks_settings;
+        self.status.behind_since = match (self.status.in_step, self.status.behind_since) {
+            (true, _) => None,
+            (false, Some(since)) => Some(since),
+            (false, None) => Some(now.wall),
+        };
+        Ok(!self.status.in_step)
+    }
+}
+
+fn shown(acknowledged: &Acknowledgement) -> AcknowledgedStatus {
+    let Acknowledgement { generation, at, drift, .. } = *acknowledged;
+    AcknowledgedStatus { generation, at, drift }
+}
+
+/// A number that nobody can guess.
+fn token() -> Result<u64, CoreError> {
+    getrandom::u64().map_err(|error| io::Error::other(error).into())
+}
+
+fn authorizer(request: &wire::PreflightRequest, has_v2_state: bool) -> Authorizer {
+    Authorizer {
+        release: Release::parse(&request.santa_version),
+        rules_hash: Some(request.rules_hash.clone()).filter(|hash| !hash.is_empty()),
+        counts: RuleCounts {
+            binary: request.binary_rule_count,
+            certificate: request.certificate_rule_count,
+            compiler: request.compiler_rule_count,
+            transitive: request.transitive_rule_count,
+            teamid: request.teamid_rule_count,
+            signingid: request.signingid_rule_count,
+            cdhash: request.cdhash_rule_count,
+        },
+        mode: ClientMode::from_number(request.client_mode),
+        wants_clean: request.request_clean_sync,
+        has_v2_state,
+    }
+}
+
+fn report(request: &wire::PostflightRequest) -> Report {
+    let sync_type = match request.sync_type() {
+        wire::SyncType::Unspecified => None,
+        wire::SyncType::Normal => Some(SyncType::Normal),
+        wire::SyncType::Clean => Some(SyncType::Clean),
+        wire::SyncType::CleanAll => Some(SyncType::CleanAll),
+        wire::SyncType::CleanStandalone => Some(SyncType::CleanStandalone),
+        wire::SyncType::CleanRules => Some(SyncType::CleanRules),
+        wire::SyncType::CleanFileAccessRules => Some(SyncType::CleanFileAccessRules),
+    };
+    Report {
+        rules_received: request.rules_received.into(),
+        rules_processed: request.rules_processed.into(),
+        sync_type,
+        rules_hash: Some(request.rules_hash.clone()).filter(|hash| !hash.is_empty()),
+    }
+}
+
+/// The names of the settings that are handed out. Those of push messages are not,
+/// and the interval is the relay's own.
+fn names(settings: &Settings) -> BTreeSet<String> {
+    let own = |name: &str| {
+        matches!(
+            name,
+            "full_sync_interval"
+                | "push_notification_full_sync_interval"
+                | "push_notification_global_rule_sync_deadline"
+                | "push_token_chain"
+        )
+    };
+    let given = settings.shown().into_iter().filter(|(name, value)| value.is_some() && !own(name));
+    given.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// A digest of the settings that are handed out.
+fn digest(settings: &Settings) -> String {
+    let response = preflight::response(settings, SyncType::Normal, 0, 0);
+    let bytes = prost::Message::encode_to_vec(&response);
+    format!("{:032x}", xxh3_128(&bytes))
+}
+
+/// What pedro reads (RELAY-13): a value it does not know fails its whole sync.
+fn for_pedro(settings: &Settings, interval: u32) -> wire::PreflightResponse {
+    let client_mode = settings.client_mode.map(|mode| match mode {
+        ClientMode::Standalone | ClientMode::Lockdown => ClientMode::Lockdown,
+        ClientMode::Monitor => ClientMode::Monitor,
+    });
+    let settings = Settings { client_mode, ..Settings::default() };
+    preflight::response(&settings, SyncType::Normal, BATCH_SIZE, interval)
+}
+
+/// What a release cannot do, in words.
+fn limits_of(authorizer: &Authorizer) -> Vec<String> {
+    let mut limits = Vec::new();
+    if authorizer.rules_hash.is_none() {
+        limits.push("say which rules it holds: only their number is checked".to_owned());
+    }
+    if !Release::clears_settings(authorizer.release) {
+        limits.push("drop settings that the server no longer gives (before 2026.4)".to_owned());
+    }
+    let knows = |state| Release::sendable(authorizer.release, state) == Some(state);
+    if !knows(crate::model::RuleState::Cel) {
+        limits.push("take CEL rules (before 2025.6)".to_owned());
+    }
+    if !knows(crate::model::RuleState::SilentBlockGui) {
+        limits.push("block silently in one place only (before 2026.6)".to_owned());
+    }
+    limits
+}
+
+/// Why a delivery is what it is, in words.
+const fn words(why: Why) -> &'static str {
+    match why {
+        Why::InStep => "it has the newest rules",
+        Why::Changed => "rules have changed",
+        Why::CleanAll => "the server or the operator wanted all rules replaced",
+        Why::Asked => "it asks for a clean sync",
+        Why::NoBase => "its rules are not known to be a set of ours",
+        Why::ChangesNotKept => "what has changed since its rules is not kept",
+        Why::ServerReplaced => "the server replaced its rules",
+        Why::FilledSince => "it may have rules from elsewhere",
+        Why::SettingWithdrawn => "a setting is no longer given",
+        Why::LeftOfV2 => "it has something left of version 2 of the protocol",
+        Why::NotFilled => "no clean sync with the server has succeeded yet",
+        Why::EventsFirst => "before a clean sync it is to upload its events",
+        Why::Guarded => "the guard holds rules back (GuardRemovedPercent)",
+        Why::WholeSets => "it takes whole sets",
+    }
+}

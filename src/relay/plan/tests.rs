@@ -1,0 +1,277 @@
+//! RELAY-6 as a table: each rule of it alone, and which of two comes first.
+
+use std::convert::Infallible;
+
+use super::*;
+use crate::model::Timestamp;
+
+/// The newest generation of these tests.
+const NEWEST: i64 = 9;
+
+fn generation(number: i64) -> Generation {
+    Generation {
+        number,
+        digest: format!("digest-{number}"),
+        rules_hash: format!("hash-{number}"),
+        counts: RuleCounts { binary: 200, ..RuleCounts::default() },
+        ..Generation::none()
+    }
+}
+
+/// What lies between: the same for every base that is kept.
+#[derive(Clone, Default)]
+struct Past {
+    /// Generations before it are not kept.
+    oldest: i64,
+    same: bool,
+    incomplete: bool,
+    clean: Vec<SyncType>,
+    /// A generation with this hash.
+    hashes: Vec<(i64, &'static str)>,
+}
+
+impl History for Past {
+    type Error = Infallible;
+
+    fn with_hash(&self, from: i64, hash: &str) -> Result<Option<i64>, Infallible> {
+        let found = self.hashes.iter().find(|(number, known)| *number >= from && *known == hash);
+        Ok(found.map(|(number, _)| *number))
+    }
+
+    fn since(&self, base: i64) -> Result<Option<RulesSince>, Infallible> {
+        Ok((base >= self.oldest).then(|| RulesSince {
+            newest: generation(NEWEST),
+            same: self.same || base == NEWEST,
+            complete: !self.incomplete,
+            clean: self.clean.clone(),
+        }))
+    }
+}
+
+/// A host whose authorizer acknowledged generation 5 and still holds it.
+#[derive(Clone)]
+struct Case {
+    standing: RulesStanding,
+    acknowledged: Option<Acknowledgement>,
+    authorizer: Authorizer,
+    past: Past,
+    is_setting_withdrawn: bool,
+    guard: Option<u8>,
+    events_are_safe: bool,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            standing: RulesStanding { complete: true, filled: true, ..RulesStanding::default() },
+            acknowledged: Some(Acknowledgement {
+                generation: 5,
+                digest: "digest-5".to_owned(),
+                counts: RuleCounts { binary: 100, ..RuleCounts::default() },
+                surplus: None,
+                rules_hash: Some("hash-5".to_owned()),
+                drift: false,
+                rules_received: 100,
+                rules_processed: 100,
+                sync_type: SyncType::Clean,
+                partial: false,
+                at: Timestamp::from_secs(0),
+            }),
+            authorizer: Authorizer {
+                release: Release::parse("2026.7"),
+                rules_hash: Some("hash-5".to_owned()),
+                counts: RuleCounts { binary: 100, ..RuleCounts::default() },
+                mode: Some(ClientMode::Monitor),
+                ..Authorizer::default()
+            },
+            past: Past::default(),
+            is_setting_withdrawn: false,
+            guard: None,
+            events_are_safe: true,
+        }
+    }
+}
+
+impl Case {
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn acknowledged(self, change: impl FnOnce(&mut Acknowledgement)) -> Self {
+        self.with(|case| change(case.acknowledged.as_mut().expect("one")))
+    }
+
+    fn plan(&self) -> (SyncType, Content, Why) {
+        let newest = generation(NEWEST);
+        let situation = Situation {
+            standing: &self.standing,
+            newest: &newest,
+            acknowledged: self.acknowledged.as_ref(),
+            authorizer: &self.authorizer,
+            is_setting_withdrawn: self.is_setting_withdrawn,
+            guard: self.guard,
+            events_are_safe: self.events_are_safe,
+        };
+        let Ok(Plan { sync_type, content, why }) = plan(situation, &self.past);
+        (sync_type, content, why)
+    }
+}
+
+fn case(change: impl FnOnce(&mut Case)) -> Case {
+    Case::default().with(change)
+}
+
+const CHANGES: (SyncType, Content, Why) =
+    (SyncType::Normal, Content::Changes { base: 5 }, Why::Changed);
+
+fn clean(why: Why) -> (SyncType, Content, Why) {
+    (SyncType::Clean, Content::Whole, why)
+}
+
+/// RELAY-6: which generation the authorizer holds.
+#[test]
+fn relay_6_the_base_is_found_by_hash_count_or_word() {
+    assert_eq!(case(|_| {}).plan(), CHANGES);
+
+    // Its postflight was lost: an older set than acknowledged is none of ours.
+    let hash = |text: &str| Some(text.to_owned());
+    let lost = case(|case| {
+        case.authorizer.rules_hash = hash("hash-7");
+        case.past.hashes = vec![(3, "hash-7"), (7, "hash-7"), (8, "hash-7")];
+    });
+    assert_eq!(lost.plan().1, Content::Changes { base: 7 });
+    let older = case(|case| {
+        case.authorizer.rules_hash = hash("hash-3");
+        case.past.hashes = vec![(3, "hash-3")];
+    });
+    assert_eq!(older.plan(), clean(Why::NoBase));
+    // The reference is what was reported, also if our rules have another hash.
+    let drift = Case::default().acknowledged(|known| known.rules_hash = hash("theirs"));
+    assert_eq!(drift.clone().with(|c| c.authorizer.rules_hash = hash("theirs")).plan(), CHANGES);
+    assert_eq!(drift.plan(), clean(Why::NoBase));
+
+    // Users' own rules alter the hash.
+    let users = case(|case| {
+        case.authorizer.rules_hash = hash("users");
+        case.authorizer.mode = Some(ClientMode::Standalone);
+    });
+    assert_eq!(users.plan(), CHANGES);
+
+    // Without a hash the counts decide; transitive rules come and go.
+    let before = case(|case| {
+        case.authorizer.rules_hash = None;
+        case.authorizer.counts.binary = 112;
+        case.authorizer.counts.transitive = 2;
+        case.authorizer.counts.teamid = 1;
+    });
+    assert_eq!(before.plan(), CHANGES, "the first one tells the surplus");
+    let surplus = Surplus::of(
+        &before.authorizer.counts,
+        &RuleCounts { binary: 100, ..RuleCounts::default() },
+    );
+    let known = before.acknowledged(|known| known.surplus = Some(surplus));
+    assert_eq!(known.plan(), CHANGES);
+    let more_transitive = known.clone().with(|case| {
+        case.authorizer.counts.binary += 40;
+        case.authorizer.counts.transitive += 40;
+    });
+    assert_eq!(more_transitive.plan(), CHANGES);
+    let other = known.with(|case| case.authorizer.counts.teamid = 2);
+    assert_eq!(other.plan(), clean(Why::NoBase));
+
+    assert_eq!(case(|case| case.acknowledged = None).plan(), clean(Why::NoBase));
+}
+
+/// RELAY-6: each reason for a clean sync.
+#[test]
+fn relay_6_each_reason_for_a_clean_sync() {
+    let all = (SyncType::CleanAll, Content::Whole, Why::CleanAll);
+    assert_eq!(case(|case| case.standing.clean_all = Some(6)).plan(), all);
+    assert_eq!(case(|case| case.standing.clean_all = Some(5)).plan(), CHANGES, "it has had it");
+    let never = case(|case| {
+        case.standing.clean_all = Some(2);
+        case.acknowledged = None;
+    });
+    assert_eq!(never.plan(), all);
+    let asked = case(|case| case.authorizer.wants_clean = true);
+    assert_eq!(asked.plan(), clean(Why::Asked));
+    let both = asked.with(|case| case.standing.clean_all = Some(6));
+    assert_eq!(both.plan(), all, "the stronger one first");
+
+    let replaced = case(|case| case.past.clean = vec![SyncType::Clean]);
+    assert_eq!(replaced.plan(), clean(Why::ServerReplaced));
+    let alike = replaced.with(|case| case.past.same = true);
+    assert_eq!(alike.plan(), (SyncType::Normal, Content::Nothing, Why::InStep));
+
+    let pruned = case(|case| case.past.oldest = 6);
+    assert_eq!(pruned.plan(), clean(Why::ChangesNotKept));
+    let not_kept = case(|case| case.past.incomplete = true);
+    assert_eq!(not_kept.plan(), clean(Why::ChangesNotKept));
+    // A store that was rebuilt has the same rules under other numbers.
+    let rebuilt = pruned.acknowledged(|known| known.digest = format!("digest-{NEWEST}"));
+    assert_eq!(rebuilt.plan(), (SyncType::Normal, Content::Nothing, Why::InStep));
+
+    let partial = Case::default().acknowledged(|known| known.partial = true);
+    assert_eq!(partial.plan(), clean(Why::FilledSince));
+    let withdrawn = case(|case| case.is_setting_withdrawn = true);
+    assert_eq!(withdrawn.plan(), clean(Why::SettingWithdrawn));
+    assert_eq!(case(|case| case.authorizer.has_v2_state = true).plan(), clean(Why::LeftOfV2));
+
+    let in_step = Case::default().acknowledged(|known| {
+        known.generation = NEWEST;
+        known.rules_hash = Some("hash-9".to_owned());
+    });
+    let in_step = in_step.with(|case| case.authorizer.rules_hash = Some("hash-9".to_owned()));
+    assert_eq!(in_step.plan(), (SyncType::Normal, Content::Changes { base: 9 }, Why::InStep));
+}
+
+/// RELAY-3: until a clean sync has filled our store, nothing is deleted on the
+/// word of a server that sent a part.
+#[test]
+fn relay_3_before_our_store_is_full_every_sync_is_normal() {
+    let part = |change: fn(&mut Case)| {
+        case(|case| {
+            case.standing.filled = false;
+            change(case);
+        })
+        .plan()
+    };
+    let whole = (SyncType::Normal, Content::Whole, Why::NotFilled);
+    assert_eq!(part(|case| case.acknowledged = None), whole);
+    assert_eq!(part(|_| {}), CHANGES, "once");
+    assert_eq!(part(|case| case.authorizer.wants_clean = true), CHANGES);
+    assert_eq!(part(|case| case.authorizer.rules_hash = None), CHANGES);
+    assert_eq!(part(|case| case.authorizer.rules_hash = Some("other".to_owned())), whole);
+    assert_eq!(part(|case| case.past.clean = vec![SyncType::CleanStandalone]), whole);
+    assert_eq!(part(|case| case.past.incomplete = true), whole);
+}
+
+/// RELAY-6: before a clean sync the authorizer uploads its events, and the guard
+/// holds for its own counts.
+#[test]
+fn relay_6_a_clean_sync_waits_for_events_and_guard() {
+    let held = |why| (SyncType::Normal, Content::Nothing, why);
+    let unsafe_events = case(|case| {
+        case.events_are_safe = false;
+        case.authorizer.wants_clean = true;
+    });
+    assert_eq!(unsafe_events.plan(), held(Why::EventsFirst));
+    assert_eq!(case(|case| case.events_are_safe = false).plan(), CHANGES, "a NORMAL one does not");
+
+    let many = case(|case| {
+        case.acknowledged = None;
+        case.guard = Some(50);
+        case.authorizer.counts.binary = 401;
+    });
+    assert_eq!(many.plan(), held(Why::Guarded), "201 of 401 would go");
+    let half = many.clone().with(|case| case.authorizer.counts.binary = 400);
+    assert_eq!(half.plan(), clean(Why::NoBase));
+    let transitive = many.clone().with(|case| case.authorizer.counts.transitive = 1);
+    assert_eq!(transitive.plan(), clean(Why::NoBase), "transitive ones do not count");
+    let few = many.clone().with(|case| case.guard = None);
+    assert_eq!(few.plan(), clean(Why::NoBase));
+    let passed = many.with(|case| case.standing.unguarded = Some(NEWEST));
+    assert_eq!(passed.plan(), clean(Why::NoBase), "the operator let the commit pass");
+    assert!(!guard_stops(Some(1), &RuleCounts { binary: 99, ..RuleCounts::default() }, 99));
+}
