@@ -8,6 +8,11 @@ use thiserror::Error;
 
 use crate::failure::Remedy;
 
+/// How many connections may wait to be accepted. Where more come at once, the system
+/// drops some, and their clients try again a second later; the 128 of the standard
+/// library would let a few strangers delay everybody else.
+const BACKLOG: i32 = 1024;
+
 /// Why a server cannot listen.
 #[derive(Debug, Error)]
 pub enum BindError {
@@ -88,6 +93,7 @@ impl Listener {
         };
         let socket = TcpListener::bind(address).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
+        rustix::net::listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         socket.set_nonblocking(true).map_err(failed)?;
         Ok(Self { socket, address })
     }

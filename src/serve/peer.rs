@@ -1,24 +1,27 @@
-//! Which user a loopback connection comes from, by the kernel's table of sockets.
+//! Which user a loopback connection comes from, by what the kernel says of the socket
+//! at its other end. Only Linux says it.
 //!
-//! `/proc/net/tcp` has one line for each socket of the host: its own address, the
-//! one it is connected to, its state, its user and its inode. A socket whose
-//! program has closed it stays in the table for a while, without an inode and as
-//! root's. So only an established one with an inode counts, and only if a second
-//! reading says the same: a program that closes its socket while a line is written
+//! A socket that its program has closed is known to the kernel for a while, without
+//! an inode and as root's. So only an established one with an inode counts, and only
+//! if a second look finds the same: a program that closes its socket during a look
 //! can mix both, but not twice.
 
-use std::io::{self, BufRead, Read as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+#[cfg(target_os = "linux")]
+mod diag;
+#[cfg(any(target_os = "linux", test))]
+mod table;
 
-/// The longest line that is read; the kernel's have about 150 bytes.
-const LINE_BYTES: u64 = 1024;
-/// The most that is read of a table: about 400,000 sockets.
-const TABLE_BYTES: u64 = 64 << 20;
-/// The state of an established connection.
-const ESTABLISHED: u8 = 1;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-/// A socket of the table.
+use tokio::sync::Semaphore;
+
+/// Readings of a table at once.
+const READERS: usize = 2;
+
+/// A socket, as the kernel describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux describes sockets"))]
 struct Entry {
     local: SocketAddr,
     remote: SocketAddr,
@@ -27,87 +30,123 @@ struct Entry {
     inode: u64,
 }
 
-/// Returns the user whose socket has the address `theirs` and is connected to
-/// `ours`; `None` if there is none, or more than one could be meant.
-#[cfg(target_os = "linux")]
-pub(super) fn user(theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
-    twice(|| {
-        // A socket of IPv6 can be connected to an address of IPv4.
-        let tables: &[&str] =
-            if ours.is_ipv4() { &["/proc/net/tcp", "/proc/net/tcp6"] } else { &["/proc/net/tcp6"] };
-        tables.iter().find_map(|table| {
-            let table = std::fs::File::open(table).ok()?;
-            find(io::BufReader::with_capacity(64 * 1024, table), theirs, ours)
-        })
-    })
+#[cfg(any(target_os = "linux", test))]
+impl Entry {
+    /// Whether it is connected from `theirs` to `ours`.
+    fn joins(&self, theirs: SocketAddr, ours: SocketAddr) -> bool {
+        self.local == theirs && self.remote == ours
+    }
+
+    /// Whether a program has it, and it is connected.
+    fn is_alive(&self) -> bool {
+        const ESTABLISHED: u8 = 1;
+        self.state == ESTABLISHED && self.inode != 0
+    }
 }
 
-/// No table says it.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn user(_theirs: SocketAddr, _ours: SocketAddr) -> Option<u32> {
-    None
+/// Looks up users.
+#[derive(Clone, Debug)]
+pub(super) struct Users {
+    /// Asks for one socket.
+    #[cfg(target_os = "linux")]
+    diag: Option<Arc<diag::Diag>>,
+    /// Reading all of them takes a while.
+    readers: Arc<Semaphore>,
 }
 
-/// The user that two readings agree on.
-fn twice(mut read: impl FnMut() -> Option<Entry>) -> Option<u32> {
-    let first = read()?;
-    (read()? == first).then_some(first.user)
-}
-
-/// The socket that an existing program has connected from `theirs` to `ours`.
-fn find(table: impl BufRead, theirs: SocketAddr, ours: SocketAddr) -> Option<Entry> {
-    let mut table = table.take(TABLE_BYTES);
-    let mut line = Vec::with_capacity(256);
-    loop {
-        line.clear();
-        let read =
-            io::Read::by_ref(&mut table).take(LINE_BYTES).read_until(b'\n', &mut line).ok()?;
-        // The end, or a line without one.
-        if read == 0 || line.last() != Some(&b'\n') {
-            return None;
-        }
-        let entry = std::str::from_utf8(&line).ok().and_then(entry);
-        if let Some(entry) = entry.filter(|entry| entry.local == theirs && entry.remote == ours) {
-            return Some(entry).filter(|entry| entry.state == ESTABLISHED && entry.inode != 0);
+impl Users {
+    /// Finds out what this kernel offers.
+    pub(super) fn open() -> Self {
+        Self {
+            #[cfg(target_os = "linux")]
+            diag: diag::Diag::open().map(Arc::new),
+            readers: Arc::new(Semaphore::new(READERS)),
         }
     }
+
+    /// Returns the user whose socket has the address `theirs` and is connected to
+    /// `ours`; `None` if that is not certain.
+    #[cfg(target_os = "linux")]
+    pub(super) async fn user(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
+        if let Some(diag) = &self.diag {
+            return twice(|| diag.look_up(theirs, ours));
+        }
+        let turn = Arc::clone(&self.readers).acquire_owned().await.ok()?;
+        let look = move || {
+            // A connection that ends meanwhile does not end its lookup.
+            let _turn = turn;
+            twice(|| table::look_up(theirs, ours))
+        };
+        tokio::task::spawn_blocking(look).await.ok()?
+    }
+
+    /// Returns nothing: no way is known.
+    #[cfg(not(target_os = "linux"))]
+    #[expect(clippy::unused_async, reason = "it is one elsewhere")]
+    pub(super) async fn user(&self, _theirs: SocketAddr, _ours: SocketAddr) -> Option<u32> {
+        None
+    }
 }
 
-/// A line of the table; `None` for its heading and for anything else.
-fn entry(line: &str) -> Option<Entry> {
-    let mut words = line.split_ascii_whitespace();
-    let number = words.next()?.strip_suffix(':')?;
-    number.parse::<u64>().ok()?;
-    let local = address(words.next()?)?;
-    let remote = address(words.next()?)?;
-    let state = u8::from_str_radix(words.next()?, 16).ok()?;
-    // Queues, timer, retransmissions.
-    let mut words = words.skip(3);
-    let user = words.next()?.parse().ok()?;
-    // Timeout.
-    let inode = words.nth(1)?.parse().ok()?;
-    Some(Entry { local, remote, state, user, inode })
+/// The user that two looks agree on.
+#[cfg(any(target_os = "linux", test))]
+fn twice(mut look: impl FnMut() -> Option<Entry>) -> Option<u32> {
+    let first = look().filter(Entry::is_alive)?;
+    (look()? == first).then_some(first.user)
 }
 
-/// `0100007F:1F90`: each four bytes of the address as one number of this machine,
-/// and the port. An IPv4 address in IPv6 form is the IPv4 address.
-fn address(word: &str) -> Option<SocketAddr> {
-    let (host, port) = word.split_once(':')?;
-    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_hex(host) || !is_hex(port) || port.len() != 4 {
-        return None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: u8, user: u32, inode: u64) -> Entry {
+        let local = SocketAddr::from(([127, 0, 0, 1], 40_000));
+        let remote = SocketAddr::from(([127, 0, 0, 1], 8080));
+        Entry { local, remote, state, user, inode }
     }
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = [0; 16];
-    let bytes = bytes.get_mut(..host.len() / 2)?;
-    for (place, digits) in bytes.chunks_exact_mut(4).zip(host.as_bytes().chunks_exact(8)) {
-        let number = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        place.copy_from_slice(&number.to_ne_bytes());
+
+    #[test]
+    fn relay_12_two_looks_must_find_the_same_living_socket() {
+        let looks = |first: Entry, second: Entry| {
+            let mut found = [first, second].into_iter();
+            twice(|| found.next())
+        };
+        let twice_the = |entry: Entry| looks(entry, entry);
+        assert_eq!(twice_the(entry(1, 501, 7)), Some(501));
+        assert_eq!(twice_the(entry(1, 0, 7)), Some(0));
+        assert_eq!(looks(entry(1, 0, 7), entry(1, 501, 7)), None);
+        assert_eq!(looks(entry(1, 501, 7), entry(1, 501, 8)), None);
+        assert_eq!(looks(entry(1, 0, 7), entry(4, 0, 0)), None);
+        assert_eq!(twice_the(entry(1, 0, 0)), None);
+        for state in (0..=12).filter(|state| *state != 1) {
+            assert_eq!(twice_the(entry(state, 0, 7)), None);
+        }
+        let mut only = Some(entry(1, 0, 7));
+        assert_eq!(twice(|| only.take()), None);
+        assert_eq!(twice(|| None), None);
     }
-    let host = match (host.len(), &*bytes) {
-        (8, &[a, b, c, d]) => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-        (32, bytes) => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-        _ => return None,
-    };
-    Some(SocketAddr::new(host.to_canonical(), port))
+
+    /// Closed, a socket is nobody's, although the kernel says that it is root's.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn relay_12_this_host_names_our_own_user_until_the_socket_is_closed() {
+        let ours = Some(rustix::process::getuid().as_raw());
+        let diag = diag::Diag::open();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server_end, theirs) = listener.accept().unwrap();
+            let end = server_end.local_addr().unwrap();
+            assert_eq!(twice(|| table::look_up(theirs, end)), ours);
+            if let Some(diag) = &diag {
+                assert_eq!(diag.look_up(theirs, end), table::look_up(theirs, end));
+                assert_eq!(diag.look_up(end, end), None);
+            }
+            drop(stream);
+            assert_eq!(twice(|| table::look_up(theirs, end)), None);
+            if let Some(diag) = &diag {
+                assert_eq!(twice(|| diag.look_up(theirs, end)), None);
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -17,14 +17,12 @@ use tracing::{debug, error, warn};
 use super::budget::Budget;
 use super::connection::Standing;
 use super::exchange::{Shared, serve};
-use super::{Connection, Limits, Listener, Peer, Service, peer};
+use super::peer::Users;
+use super::{Connection, Limits, Listener, Peer, Service};
 
 /// The pause after the system had no connection to give, and its longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Lookups of peers at once: each reads a table as long as the number of all
-/// connections of the host.
-const LOOKUPS: usize = 2;
 
 /// Serves connections until `stop` is true or its sender gone; then takes no more,
 /// finishes answers that have been begun ([`Limits::stop`]), and returns. Dropping
@@ -41,9 +39,9 @@ pub async fn run<S: Service>(
 ) -> io::Result<()> {
     let listener = listener.into_tokio()?;
     let door = Door {
+        users: service.needs_user().then(Users::open),
         shared: Arc::new(Shared { service, limits, budget: Budget::new(&limits) }),
         tls: tls.map(TlsAcceptor::from),
-        lookups: Arc::new(Semaphore::new(LOOKUPS)),
         stop: stop.clone(),
     };
     let mut guests = Guests::default();
@@ -97,7 +95,7 @@ pub async fn run<S: Service>(
 struct Door<S> {
     shared: Arc<Shared<S>>,
     tls: Option<TlsAcceptor>,
-    lookups: Arc<Semaphore>,
+    users: Option<Users>,
     stop: watch::Receiver<bool>,
 }
 
@@ -106,7 +104,7 @@ impl<S> Clone for Door<S> {
         Self {
             shared: Arc::clone(&self.shared),
             tls: self.tls.clone(),
-            lookups: Arc::clone(&self.lookups),
+            users: self.users.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -147,10 +145,11 @@ impl<S: Service> Door<S> {
         address: SocketAddr,
     ) -> Option<(Peer, Entered)> {
         let limit = self.shared.limits.handshake;
-        let user = if self.shared.service.needs_user() {
-            timeout(limit, self.user(&stream, address)).await.ok().flatten()
-        } else {
-            None
+        let user = match (&self.users, stream.local_addr()) {
+            (Some(users), Ok(ours)) => {
+                timeout(limit, users.user(address, ours)).await.ok().flatten()
+            }
+            _ => None,
         };
         let mut peer = Peer { address, user, certificate: false };
         let Some(tls) = &self.tls else { return Some((peer, Entered::Plain(stream))) };
@@ -168,13 +167,6 @@ impl<S: Service> Door<S> {
                 None
             }
         }
-    }
-
-    /// The user of the peer's socket.
-    async fn user(&self, stream: &TcpStream, theirs: SocketAddr) -> Option<u32> {
-        let ours = stream.local_addr().ok()?;
-        let _turn = self.lookups.acquire().await.ok()?;
-        tokio::task::spawn_blocking(move || peer::user(theirs, ours)).await.ok()?
     }
 }
 

@@ -1,7 +1,9 @@
 //! The server from outside: bytes on raw connections.
 
 mod bodies;
+mod connections;
 mod heads;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -24,7 +26,9 @@ const SHORT: Duration = Duration::from_millis(150);
 #[derive(Debug)]
 struct Paths {
     bodies: BodyLimits,
-    known: bool,
+    /// How many connections are known, from the first on.
+    known: Option<u16>,
+    peers: Mutex<Vec<SocketAddr>>,
     seen: Mutex<Vec<String>>,
     news: Condvar,
     release: Notify,
@@ -34,7 +38,8 @@ impl Default for Paths {
     fn default() -> Self {
         Self {
             bodies: BodyLimits::both(4 << 20),
-            known: false,
+            known: None,
+            peers: Mutex::default(),
             seen: Mutex::default(),
             news: Condvar::new(),
             release: Notify::new(),
@@ -88,8 +93,10 @@ impl Service for Paths {
         Response::new(200, request.body)
     }
 
-    fn knows(&self, _: &Peer) -> bool {
-        self.known
+    fn knows(&self, peer: &Peer) -> bool {
+        let mut peers = self.peers.lock().unwrap();
+        peers.push(peer.address);
+        self.known.is_some_and(|first| peers.len() <= usize::from(first))
     }
 }
 
@@ -124,6 +131,7 @@ impl Server {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
         Client(BufReader::new(stream))
     }
 
