@@ -1,6 +1,8 @@
 //! `demo`: three syncs against a built-in server on loopback, as a host would see
 //! them.
 
+mod relay;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +33,9 @@ pub(super) struct Args {
     /// Number of events the host has queued
     #[arg(long, value_name = "N", default_value_t = 120, value_parser = at_most_5_million)]
     events: usize,
+    /// Show the relay instead: a server, an agent, and a host that syncs with the agent
+    #[arg(long)]
+    relay: bool,
     /// Keep the state in this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -53,6 +58,9 @@ pub(super) fn at_most_5_million(text: &str) -> Result<usize, String> {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    if args.relay {
+        return relay::run(args);
+    }
     let (state_dir, scratch) = state_directory(args)?;
     let page_size = (args.rules / 6).clamp(1, 10_000);
     let batch_size = u32::try_from(args.events / 3).unwrap_or(u32::MAX).clamp(1, 1000);

@@ -281,8 +281,10 @@ impl Core {
             plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
             from = source(plan)?;
         }
-        self.hand_out(&in_force)?;
-        let (settings, settings_digest) = (in_force, digest(&moment.settings));
+        let given = given(&moment.settings, plan, self.state.acknowledged.is_none());
+        let settings = names(&given);
+        self.hand_out(&settings)?;
+        let settings_digest = digest(&given);
         let delivery = Delivery {
             plan,
             generation: moment.newest.number,
@@ -308,10 +310,10 @@ impl Core {
             why: words(plan.why).to_owned(),
         });
         if self.options.config.manner == RelayManner::Pedro {
-            return Ok(for_pedro(&moment.settings, self.options.interval()));
+            return Ok(for_pedro(&given, self.options.interval()));
         }
         let interval = self.options.interval();
-        Ok(preflight::response(&moment.settings, plan.sync_type, BATCH_SIZE, interval))
+        Ok(preflight::response(&given, plan.sync_type, BATCH_SIZE, interval))
     }
 
     /// Keeps what the authorizer said of itself (RELAY-10).
@@ -584,6 +586,15 @@ fn report(request: &wire::PostflightRequest) -> Report {
         sync_type,
         rules_hash: Some(request.rules_hash.clone()).filter(|hash| !hash.is_empty()),
     }
+}
+
+/// The settings that go with a delivery: all, but for the mode if the authorizer has
+/// no rules of ours yet and this delivery brings none. In LOCKDOWN it would block
+/// everything until the next one.
+fn given(settings: &Settings, plan: Plan, is_first: bool) -> Settings {
+    let without_rules = is_first && matches!(plan.why, Why::EventsFirst | Why::Guarded);
+    let client_mode = settings.client_mode.filter(|_| !without_rules);
+    Settings { client_mode, ..settings.clone() }
 }
 
 /// The names of the settings that are handed out. Those of push messages are not,

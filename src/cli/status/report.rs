@@ -4,8 +4,11 @@ use crate::agent::{
     AgentStatus, ConditionReport, DaemonReport, DaemonView, LastSuccess, SyncInterval,
 };
 use crate::cli::output::{self, brief};
+use crate::control::relay::{
+    AcknowledgedStatus, AuthorizerStatus, DeliveryStatus, NotAcknowledged, NudgeStatus, RelayStatus,
+};
 use crate::control::status::{Activity, Liveness, PromptUpload, SyncReason};
-use crate::model::SyncType;
+use crate::model::{ClientMode, SyncType};
 use crate::sync::upload::UploadResult;
 
 /// In the form `santactl status` has.
@@ -172,6 +175,79 @@ fn show_daemon(view: &DaemonView) {
     }
     if let Some(refused) = &status.configuration_refused {
         whole_row("Configuration Refused", refused);
+    }
+    if let Some(relay) = &status.relay {
+        show_relay(relay);
+    }
+}
+
+/// RELAY-11.
+fn show_relay(relay: &RelayStatus) {
+    heading("Relay");
+    match &relay.error {
+        None => row("Listens At", &relay.url),
+        Some(error) => whole_row("Does Not Listen", &format!("{} ({error})", relay.url)),
+    }
+    let clients = if relay.checks_peers { "only the authorizer" } else { "any local program" };
+    row("Serves", &format!("{clients}, machine id {}", relay.machine_id));
+    if let Some(other) = &relay.other_machine_id {
+        whole_row("Asked For", &format!("machine id {other}, which is not served"));
+    }
+    match &relay.authorizer {
+        None => row("Authorizer", "has not come yet"),
+        Some(AuthorizerStatus { at, version, client_mode, authenticated }) => {
+            let mode = client_mode.map_or("no mode", ClientMode::name);
+            let known = if *authenticated { "authenticated" } else { "not authenticated" };
+            row("Authorizer", &format!("{version}, {mode}, {known}; last preflight {at}"));
+        }
+    }
+    let in_step = match (relay.in_step, relay.behind_since) {
+        (true, _) => "Yes".to_owned(),
+        (false, Some(since)) => format!("No, since {since}"),
+        (false, None) => "No".to_owned(),
+    };
+    row("In Step", &in_step);
+    if let Some(why) = &relay.not_ready {
+        whole_row("Nothing To Hand Out", why);
+    }
+    if let Some(newest) = relay.newest_generation {
+        row("Newest Generation", &newest.to_string());
+    }
+    if let Some(AcknowledgedStatus { generation, at, drift }) = &relay.acknowledged {
+        row("Acknowledged Generation", &format!("{generation} at {at}"));
+        if *drift {
+            whole_row("Drift", "its rules differ from that generation's all the same");
+        }
+    }
+    if let Some(DeliveryStatus { at, sync_type, why }) = &relay.last_delivery {
+        whole_row("Last Delivery", &format!("{at} {}: {why}", sync_type.name()));
+    }
+    if let Some(NotAcknowledged { at, reason, times }) = &relay.not_acknowledged {
+        whole_row("Not Acknowledged", &format!("{at} {reason} ({times} in a row)"));
+    }
+    if !relay.withdrawn_settings.is_empty() {
+        let names = relay.withdrawn_settings.join(", ");
+        whole_row("Settings Withdrawn", &format!("{names} (a clean sync takes them back)"));
+    }
+    for (name, rules) in
+        [("Rules Left Out", relay.rules_left_out), ("Rules Altered", relay.rules_altered)]
+    {
+        if rules > 0 {
+            row(name, &format!("{rules} (its release does not know their policy)"));
+        }
+    }
+    for limit in &relay.release_cannot {
+        whole_row("Its Release Cannot", limit);
+    }
+    if let Some(NudgeStatus { at, result, failures }) = &relay.nudge {
+        let result = result.as_deref().unwrap_or("runs");
+        let failures =
+            if *failures > 0 { format!(", {failures} failures in a row") } else { String::new() };
+        whole_row("Last Nudge", &format!("{at} {result}{failures}"));
+    }
+    row("Events Taken", &relay.events.to_string());
+    for (reason, times) in &relay.refused {
+        row("Requests Refused", &format!("{times} ({reason})"));
     }
 }
 

@@ -67,3 +67,18 @@ fn relay_6_every_release_comes_into_step() {
         }
     }
 }
+
+/// RELAY-4: a host that has no rules of the server yet is not put into LOCKDOWN by
+/// the sync in which it only uploads its events.
+#[test]
+fn relay_4_the_mode_comes_with_the_rules() {
+    let chain = Chain::new(server(50));
+    let santa = santa(&chain, Age::Y2026M7, Transfer::Json);
+    chain.sync_as(None);
+    let first = santa.sync();
+    assert_eq!((first.received, first.sync_type), (0, SyncType::Normal), "events first");
+    assert_eq!(santa.client_mode(), ClientMode::Monitor);
+    let second = santa.sync();
+    assert_eq!((second.received, second.sync_type), (50, SyncType::CleanAll));
+    assert_eq!(santa.client_mode(), ClientMode::Lockdown);
+}
