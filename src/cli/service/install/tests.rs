@@ -178,6 +178,9 @@ fn daemon_5_the_unit_notifies_watches_and_is_hardened() {
     ] {
         assert!(UNIT_FILE.lines().any(|l| l == line), "{line}");
     }
+    // `systemctl restart` would wait for a network, for 2 minutes by default.
+    let mut settings = UNIT_FILE.lines().filter(|line| !line.starts_with('#'));
+    assert!(!settings.any(|line| line.contains("network-online")));
 }
 
 /// STATE-1: in an image no link leads out of it, and nothing but a regular file
