@@ -281,9 +281,12 @@ async fn examine(global: &Global, args: &Args, lines: &mut ReportLines) {
     let rules = stores::examine(&dir, loaded.config.client_mode, clock, &mut found);
     lines.extend(found);
     lines.extend(stores::standing(&rules, &loaded.config));
-    lines.add(local::service(&host));
+    let service = local::service(&host);
+    lines.add(service.clone());
+    let is_own = global.set.is_empty() && global.config.is_none() && global.state_dir.is_none();
+    let service = is_own.then_some(&service);
     let own = ConfigurationReport::examine(&loaded, &host, |name| std::env::var(name).ok());
-    let daemon = daemon::examine(&dir, &loaded, &own, &host);
+    let daemon = daemon::examine(&dir, &loaded, &own, service, &host);
     lines.extend(daemon.lines);
     let daemon = daemon.configuration.filter(|configuration| configuration.digest == own.digest);
     let way = network::ProbeTarget { loaded: &loaded, report: &report, daemon: daemon.as_ref() };

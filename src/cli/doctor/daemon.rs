@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::service::{LABEL, UNIT};
-use super::{Layer, Line};
-use crate::config::Loaded;
+use super::{Layer, Line, Status};
+use crate::config::{Finding, Loaded, Severity};
 use crate::control::client::Client;
 use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
 use crate::control::message::{ControlRequest, ControlResponse};
@@ -27,11 +27,13 @@ pub(super) struct Found {
 }
 
 /// Asks the daemon how it is and what it sees, and compares that with `own`,
-/// the view of this process.
+/// the view of this process. `service` is what the service manager says, if the
+/// service is the daemon of this directory.
 pub(super) fn examine(
     dir: &Path,
     loaded: &Loaded,
     own: &ConfigurationReport,
+    service: Option<&Line>,
     host: &dyn HostSource,
 ) -> Found {
     let restart = if host.uname().is_macos() {
@@ -41,6 +43,9 @@ pub(super) fn examine(
     };
     let only = |line| Found { lines: vec![line], configuration: None };
     let runs = crate::control::is_daemon_running(dir);
+    if let Some(waiting) = service.and_then(|line| waiting(runs, line, &loaded.findings)) {
+        return only(waiting);
+    }
     let answer = if runs { ask(dir) } else { Answer::None };
     let status = match &answer {
         Answer::Status(status) => Some((**status).clone()),
@@ -100,8 +105,20 @@ pub(super) fn examine(
         let fix = "`santa-sync config check` names each mistake and its fix";
         lines.push(Line::problem(LAYER, message, fix));
     }
-    lines.extend(compare(&status.configuration, own));
+    lines.extend(compare(&status.configuration, own, status.configuration_refused.is_some()));
     Found { lines, configuration: Some(status.configuration) }
+}
+
+/// A daemon that the service manager has started and that found no configuration it
+/// can use waits for one (DAEMON-5). It has not opened the state directory.
+fn waiting(runs: bool, service: &Line, findings: &[Finding]) -> Option<Line> {
+    let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
+    if runs || service.status != Status::Ok || !refused {
+        return None;
+    }
+    let message = "the daemon waits for a configuration that it can use; nothing syncs by itself";
+    let fix = "correct the configuration as said above; the daemon goes on as soon as it changes";
+    Some(Line::problem(LAYER, message, fix))
 }
 
 enum Answer {
@@ -131,13 +148,23 @@ fn ask(dir: &Path) -> Answer {
     }
 }
 
-/// What the daemon sees otherwise than this process, and what it cannot use.
-pub(super) fn compare(daemon: &ConfigurationReport, own: &ConfigurationReport) -> Vec<Line> {
+/// What the daemon sees otherwise than this process, and what it cannot use. A daemon
+/// that has `refused` a configuration has another one than its files say, of course.
+fn compare(daemon: &ConfigurationReport, own: &ConfigurationReport, refused: bool) -> Vec<Line> {
     let mut lines = Vec::new();
     for ConfiguredFile { key, path, error } in &daemon.files {
         let Some(error) = error else { continue };
         let message = format!("the daemon cannot use {key} {path}: {error}");
-        let fix = format!("let user {} use it, or name another file", daemon.user_id);
+        // The same user can use it outside of the service's sandbox.
+        let sandboxed = daemon.user_id == own.user_id
+            && own.files.iter().any(|of| of.error.is_none() && of.path == *path);
+        let fix = if sandboxed {
+            "`santa-sync service install` again: it gives the service the rights that the \
+             configuration needs"
+                .to_owned()
+        } else {
+            format!("let user {} use it, or name another file", daemon.user_id)
+        };
         lines.push(Line::problem(LAYER, message, fix));
     }
     if daemon.user_id != own.user_id {
@@ -147,7 +174,7 @@ pub(super) fn compare(daemon: &ConfigurationReport, own: &ConfigurationReport) -
             format!("run doctor as that user to see the same: sudo -u '#{of}' santa-sync doctor");
         lines.push(Line::warning(LAYER, message, fix));
     }
-    if daemon.digest != own.digest {
+    if daemon.digest != own.digest && !refused {
         let message = format!(
             "the daemon has another configuration than this command: {}; this command: {}",
             words(daemon),
@@ -191,20 +218,21 @@ fn words(report: &ConfigurationReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{FindingKind, Source};
 
     /// CONF-3: what one user can read, another may not; so whose view it is is said.
     #[test]
     fn conf_3_a_daemon_of_another_user_is_told_from_this_one() {
         let own = ConfigurationReport { user_id: 501, ..ConfigurationReport::default() };
-        assert_eq!(compare(&own, &own), []);
+        assert_eq!(compare(&own, &own, false), []);
         let file = ConfiguredFile {
             key: "ClientAuthCertificateFile".to_owned(),
             path: "/etc/santa-sync/client.p12".to_owned(),
             error: Some("permission denied".to_owned()),
         };
-        let daemon = ConfigurationReport { user_id: 0, files: vec![file], ..own.clone() };
+        let daemon = ConfigurationReport { user_id: 0, files: vec![file.clone()], ..own.clone() };
         assert_eq!(
-            compare(&daemon, &own),
+            compare(&daemon, &own, false),
             [
                 Line::problem(
                     LAYER,
@@ -219,5 +247,40 @@ mod tests {
                 ),
             ]
         );
+        let own = ConfigurationReport {
+            user_id: 0,
+            files: vec![ConfiguredFile { error: None, ..file }],
+            ..own
+        };
+        let [line] = &compare(&daemon, &own, false)[..] else { panic!("one line") };
+        let fix = line.fix.as_deref().expect("a fix");
+        assert!(fix.starts_with("`santa-sync service install` again"), "{fix}");
+        let other = ConfigurationReport { digest: "other".to_owned(), ..own.clone() };
+        assert_eq!(compare(&other, &own, false).len(), 1);
+        assert_eq!(compare(&other, &own, true), [], "it has been said that it is another one");
+    }
+
+    /// DAEMON-5: a service whose daemon waits for its first usable configuration runs,
+    /// as far as the service manager knows.
+    #[test]
+    fn daemon_5_a_daemon_that_waits_for_a_configuration_is_found() {
+        let error = Finding {
+            severity: Severity::Error,
+            kind: FindingKind::BadValue,
+            key: Some("SyncBaseURL".to_owned()),
+            source: Source::Default,
+            message: "is wrong".to_owned(),
+            fix: "correct it".to_owned(),
+        };
+        let note = Finding { severity: Severity::Warning, ..error.clone() };
+        let (refused, fine) = ([note.clone(), error], [note]);
+        let active = Line::ok(Layer::Service, "systemd runs santa-sync.service");
+        let failed = Line::warning(Layer::Service, "systemd has it, but it is failed", "see");
+        let found = waiting(false, &active, &refused).expect("it waits");
+        assert_eq!(found.status, Status::Problem);
+        assert!(found.message.contains("waits for a configuration"), "{}", found.message);
+        assert_eq!(waiting(true, &active, &refused), None, "it has one, as it runs");
+        assert_eq!(waiting(false, &failed, &refused), None);
+        assert_eq!(waiting(false, &active, &fine), None);
     }
 }

@@ -80,7 +80,7 @@ fn conf_3_doctor_reports_a_configuration_that_the_daemon_refuses() {
     write("http://not-this-host.example/");
     daemon.signal(Signal::HUP);
     daemon.says("a new configuration is refused");
-    let own = ["--set", "SyncDeadline=86400"];
+    let own = ["--set", "LogLevel=debug"];
     let mut command = agent.command(&[&["doctor", "--json", "--no-probe"], &own[..]].concat());
     let output = command.output().expect("it ran");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
@@ -99,6 +99,8 @@ fn conf_3_doctor_reports_a_configuration_that_the_daemon_refuses() {
         "{message}"
     );
     assert_eq!(refused["fix"], "`santa-sync config check` names each mistake and its fix");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!text.contains("another configuration"), "it has been said: {text}");
 
     // In order again, and no longer a problem.
     write(&server.url());
