@@ -9,6 +9,7 @@ use super::{Error, Global, LogFormat, logging, output, setup};
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::daemon::{self, Options, Program};
+use crate::failure::Remedy as _;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -26,7 +27,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         Ok(loaded) => loaded,
         // Restarted every few seconds, it would report the same again and again.
         Err(_) if daemon::is_supervised() => {
-            let loaded = daemon::wait_for_configuration(&*sources, |error| output::error(error));
+            let loaded = daemon::wait_for_configuration(&*sources, |error| {
+                output::error(format_args!(
+                    "{}; the daemon waits until it changes",
+                    error.with_fix()
+                ));
+            });
             match loaded.map_err(|error| Error::internal(error.to_string()))? {
                 Some(loaded) => loaded,
                 None => return Ok(()),

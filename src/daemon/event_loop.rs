@@ -90,6 +90,8 @@ pub(super) struct EventLoop {
     alarm: Alarm,
     loaded: Arc<Loaded>,
     refused: Option<String>,
+    /// What the service manager was last told that the daemon does.
+    notified: &'static str,
     sources: SourceWatch,
     /// What a sync needs besides the values of the configuration.
     access: reload::Access,
@@ -152,6 +154,7 @@ impl EventLoop {
             commands,
             alarm,
             refused: None,
+            notified: "waiting for the first sync",
             access: reload::access(&configuration),
             sources: source_watch::arm(reload::watched_files(&options, &loaded)).connect(),
             reload_at: None,
@@ -208,7 +211,7 @@ impl EventLoop {
             first_sync_s = self.schedule.left(self.alarm.now()).map(|left| left.as_secs()),
             "daemon started"
         );
-        systemd::ready("waiting for the first sync");
+        systemd::ready(self.notified);
 
         let reason = loop {
             let due = self.due();
@@ -313,7 +316,7 @@ impl EventLoop {
         self.running =
             Some(RunningSync { task, phases, phase, errand, began: now, stamp, limit, waiters });
         self.publish();
-        systemd::status("a sync runs");
+        self.notify("a sync runs");
     }
 
     /// The process of the sync has entered another phase.
@@ -323,7 +326,7 @@ impl EventLoop {
             (running.phase, running.began, running.stamp) = (phase, now, stamp);
         }
         self.publish();
-        systemd::status(match phase {
+        self.notify(match phase {
             SyncPhase::InLine => "a sync waits for one of another process to end",
             SyncPhase::Starting | SyncPhase::Begun => "a sync runs",
         });
@@ -372,7 +375,7 @@ impl EventLoop {
         self.report_end(record, running.waiters);
         self.publish();
         self.write_metrics();
-        systemd::status(match end {
+        self.notify(match end {
             SyncEnd::Success => "the last sync succeeded",
             SyncEnd::Failure | SyncEnd::Nothing => "the last sync failed",
         });

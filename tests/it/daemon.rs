@@ -270,7 +270,8 @@ fn daemon_3_a_second_daemon_is_refused() {
     assert!(said.contains(&format!("(process {}) already runs on", daemon.pid())), "{said}");
 }
 
-/// DAEMON-5: systemd is told when it is ready, that it lives, and that it ends.
+/// DAEMON-5: systemd is told when it is ready, that it lives, what it does with which
+/// configuration, and that it ends.
 #[test]
 #[cfg(target_os = "linux")]
 fn daemon_5_systemd_hears_ready_watchdog_and_stopping() {
@@ -281,7 +282,11 @@ fn daemon_5_systemd_hears_ready_watchdog_and_stopping() {
     let notify = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     notify.set_read_timeout(Some(PATIENCE)).unwrap();
     let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "200000")];
-    let daemon = Daemon::with(&agent, 1, &[], &env);
+    let config = dir.path().join("config.plist");
+    std::fs::write(&config, "<plist><dict/></plist>").unwrap();
+    let url = format!("SyncBaseURL={}", agent.base_url);
+    let args = ["--set", &url, "--config", config.to_str().unwrap()];
+    let daemon = Daemon::with(&agent, 1, &args, &env);
     let hear = |word: &str| {
         let mut message = [0; 512];
         while let Ok(length) = notify.recv(&mut message) {
@@ -295,6 +300,15 @@ fn daemon_5_systemd_hears_ready_watchdog_and_stopping() {
     hear("READY=1");
     hear("WATCHDOG=1");
     hear("WATCHDOG=1");
+    let refused = "a new configuration is refused, the previous one stays in effect";
+    std::fs::write(&config, "<plist>").unwrap();
+    daemon.signal(Signal::HUP);
+    hear(&format!("STATUS=waiting for the first sync; {refused}"));
+    assert_eq!(sync(&agent).result, SyncResult::Success);
+    hear(&format!("STATUS=the last sync succeeded; {refused}"));
+    std::fs::write(&config, "<plist><dict/></plist>").unwrap();
+    daemon.signal(Signal::HUP);
+    hear("STATUS=the last sync succeeded");
     assert_eq!(daemon.stop(Signal::TERM).0, Some(0));
     hear("STOPPING=1");
 }

@@ -9,8 +9,8 @@ use super::EventLoop;
 use crate::clock::Clock as _;
 use crate::control::moment::{Boot, Stamp};
 use crate::control::status::{self, Activity, DaemonStatus};
-use crate::daemon::metrics;
 use crate::daemon::sync_process::parent::{MAX_QUEUE_WAIT, SyncPhase};
+use crate::daemon::{metrics, systemd};
 
 impl EventLoop {
     pub(super) fn status(&self, otherwise: Activity) -> DaemonStatus {
@@ -66,6 +66,16 @@ impl EventLoop {
     /// The stamp of now. The machine's own time, whatever the daemon's rate.
     pub(super) fn stamp(&self) -> Stamp {
         Stamp::now(self.options.clock.now())
+    }
+
+    /// Tells the service manager what the daemon does.
+    pub(super) fn notify(&mut self, doing: &'static str) {
+        self.notified = doing;
+        let refused = match self.refused {
+            Some(_) => "; a new configuration is refused, the previous one stays in effect",
+            None => "",
+        };
+        systemd::status(&format!("{doing}{refused}"));
     }
 
     /// Writes the status file.

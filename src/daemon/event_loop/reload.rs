@@ -149,11 +149,13 @@ impl EventLoop {
                     );
                 }
                 self.refused = Some(error);
+                self.notify(self.notified);
                 return false;
             }
         };
         if self.refused.take().is_some() {
             info!("the configuration can be used again");
+            self.notify(self.notified);
         }
         if vanished == Vanished::MayReturn && self.is_source_missing(&loaded) {
             return false;
