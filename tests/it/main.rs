@@ -17,6 +17,7 @@ mod crash;
 #[cfg(feature = "harness")]
 mod daemon;
 #[cfg(feature = "harness")]
+mod demo;
 mod doctor;
 #[cfg(feature = "harness")]
 mod driver;

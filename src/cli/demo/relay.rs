@@ -115,7 +115,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let left = upload(&chain)?;
     chain.agent_syncs(None)?;
     let received = chain.server.events_received();
-    line(format!("   {} events queued downstream, {received} at the server, {left} left", args.events));
+    line(format!(
+        "   {} events queued downstream, {received} at the server, {left} left",
+        args.events
+    ));
     if left > 0 || received < args.events as u64 {
         return Err(differs("an event was lost"));
     }
@@ -175,11 +178,7 @@ impl Chain {
 
     fn change(&self, args: &Args, seed: u64) {
         let few = (args.rules / 20).max(1);
-        self.server.queue_changes(fixtures::changes(
-            &self.server.rules(),
-            (few, few, few),
-            seed,
-        ));
+        self.server.queue_changes(fixtures::changes(&self.server.rules(), (few, few, few), seed));
     }
 
     /// Has the daemon sync with the server.
