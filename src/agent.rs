@@ -35,8 +35,8 @@ use thiserror::Error;
 pub use local::LocalAgent;
 pub use remote::{RemoteAgent, RemoteError};
 pub use status::{
-    AgentStatus, CertificateStatus, ConditionReport, DaemonReport, DaemonView, LastAttempt,
-    LastSuccess, QueueStatus, RulesStatus, SyncInterval,
+    AgentStatus, AuthorizerStatus, CertificateStatus, ConditionReport, DaemonReport, DaemonView,
+    LastAttempt, LastSuccess, QueueStatus, RulesStatus, SyncInterval,
 };
 
 use crate::control::message::{Decision, RequestedBundle};

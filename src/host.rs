@@ -22,7 +22,7 @@ mod signals;
 mod source;
 mod user;
 
-pub use authorizer::AuthorizerReport;
+pub use authorizer::{AUTHORIZER_FILE, AuthorizerReport};
 pub use boot::{boot_id, woke_at};
 pub use command::CommandError;
 pub use group::group_id;

@@ -1,6 +1,7 @@
 //! The types of the domain: what a rule, an event, a setting, a host and a sync
 //! are. Plain values without I/O; every other module uses them.
 
+mod authorizer;
 mod event;
 mod header;
 mod host;
@@ -21,6 +22,7 @@ mod time;
 mod transfer;
 mod url;
 
+pub use authorizer::AuthorizerState;
 pub use event::{EventRow, EventSummary, SettledEvents, UploadMemory};
 pub use header::HeaderProblem;
 pub use host::{HostFacts, MachineId, MachineIdError, is_placeholder};

@@ -9,7 +9,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::control::message::{Decision, RequestedBundle};
 use crate::failure::{ErrorText, Failure, FailureKind, Remedy};
-use crate::host::{self, MachineIdProblem, RememberingHost, SystemHost};
+use crate::host::{self, AuthorizerReport, MachineIdProblem, RememberingHost, SystemHost};
 use crate::ingest::{IngestedEvent, ingest_lines};
 use crate::model::{
     CleanSyncRequest, Executable, Settings, StaticRules, SyncRecord, SyncResult, SyncType,
@@ -264,7 +264,10 @@ impl LocalAgent {
     /// Runs `work` for this host on an asynchronous runtime of its own.
     fn on_runtime<T>(&self, work: impl AsyncFnOnce(&SyncHost<'_>) -> T) -> Result<T, NotReady> {
         let source = RememberingHost::new(SystemHost, &self.state_dir);
-        let report = host::facts(&self.config, &source);
+        let heard = AuthorizerReport::read(&self.state_dir);
+        let relay = self.config.relay.as_ref();
+        let authorizer = AuthorizerReport::state(heard.as_ref(), relay, self.clock.now().wall);
+        let report = host::facts(&self.config, &source).with_authorizer(heard.as_ref(), authorizer);
         let (machine_id, _) = report.machine_id.map_err(NotReady::MachineId)?;
         let proxy = host::with_system_proxies(&self.config.proxy, &source);
         let config = Config { proxy, ..Config::clone(&self.config) };
@@ -273,6 +276,7 @@ impl LocalAgent {
             state_dir: &self.state_dir,
             machine_id,
             facts: report.facts,
+            authorizer,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(NotReady::Runtime)?;

@@ -9,10 +9,11 @@ use crate::control;
 use crate::control::moment::Moment;
 use crate::control::status::{DaemonStatus, Liveness};
 use crate::failure::ErrorText;
-use crate::host::{MachineIdProblem, SystemHost};
+use crate::host::{AuthorizerReport, MachineIdProblem, SystemHost};
 use crate::model::{
-    CleanSyncRequest, ClientMode, DEFAULT_SYNC_INTERVAL_SECS, ErrorRecord, MachineId, RuleCounts,
-    SCHEMA_VERSION, SyncRecord, SyncResult, SyncType, SyncWarning, Timestamp, Trigger,
+    AuthorizerState, CleanSyncRequest, ClientMode, DEFAULT_SYNC_INTERVAL_SECS, ErrorRecord,
+    MachineId, RuleCounts, SCHEMA_VERSION, SyncRecord, SyncResult, SyncType, SyncWarning,
+    Timestamp, Trigger,
 };
 use crate::store::{EventStore, ReadStore, Standing, Store, StoreError, left_records};
 use crate::sync::run;
@@ -57,6 +58,8 @@ pub struct AgentStatus {
     pub client_certificate: Option<CertificateStatus>,
     /// The daemon of this state directory; `None` if none has run on it.
     pub daemon: Option<DaemonView>,
+    /// The authorizer that the relay serves; `None` without a relay.
+    pub authorizer: Option<AuthorizerStatus>,
     /// The settings in effect, by their protocol names.
     pub settings: std::collections::BTreeMap<&'static str, String>,
 }
@@ -142,6 +145,47 @@ pub struct QueueStatus {
     pub dropped_unsendable: std::collections::BTreeMap<String, u64>,
     /// Events set aside, which `events requeue` brings back.
     pub rejected: u64,
+}
+
+/// The authorizer that the relay serves.
+#[derive(Debug, Serialize)]
+pub struct AuthorizerStatus {
+    /// `heard`, `never_seen`, `silent` for 24 h, or `stale` (RELAY-10).
+    pub state: &'static str,
+    /// When it last asked for its settings.
+    pub last_report: Option<Timestamp>,
+    /// What follows from its silence; `None` if it is heard.
+    pub message: Option<&'static str>,
+    /// What to do about it.
+    pub fix: Option<&'static str>,
+}
+
+impl AuthorizerStatus {
+    fn of(state: AuthorizerState, last_report: Option<Timestamp>) -> Option<Self> {
+        let message = match state {
+            AuthorizerState::NotServed => return None,
+            AuthorizerState::Heard { .. } => None,
+            AuthorizerState::NeverSeen => {
+                Some("it has never asked for its settings; the server is told MONITOR")
+            }
+            AuthorizerState::Silent { .. } => {
+                Some("it has been silent for 24 h; the server is told MONITOR")
+            }
+            AuthorizerState::Stale { .. } => Some(
+                "it has been silent for longer than RelayStale allows; syncs only upload events, \
+                 so that the server sees that this host is out of date",
+            ),
+        };
+        let fix = "check that Santa runs and that its SyncBaseURL leads to the relay";
+        Some(Self { state: state.name(), last_report, message, fix: message.map(|_| fix) })
+    }
+
+    fn read(config: &Config, state_dir: &Path, now: Timestamp) -> Option<Self> {
+        let relay = config.relay.as_ref()?;
+        let report = AuthorizerReport::read(state_dir);
+        let state = AuthorizerReport::state(report.as_ref(), Some(relay), now);
+        Self::of(state, report.map(|report| report.at))
+    }
 }
 
 /// The client certificate.
@@ -276,6 +320,7 @@ impl AgentStatus {
             events,
             client_certificate: certificate(config, now),
             daemon: DaemonView::read(config, state_dir),
+            authorizer: AuthorizerStatus::read(config, state_dir, now),
             settings: read.settings,
         })
     }

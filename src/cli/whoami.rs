@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::output;
 use super::setup::Setup;
-use crate::config::Config;
+use crate::clock::{Clock as _, SystemClock};
 use crate::failure::ErrorText;
-use crate::host::{self, HostReport, HostSource, RememberingHost, SystemHost};
+use crate::host::{self, AuthorizerReport, HostReport, RememberingHost, SystemHost};
 use crate::model::SyncResult;
 
 /// The version of the `--json` form.
@@ -41,8 +41,12 @@ struct FactForm {
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
-    let report =
-        IdentityReport::of(&setup.config, &RememberingHost::new(SystemHost, &setup.state_dir));
+    let heard = AuthorizerReport::read(&setup.state_dir);
+    let relay = setup.config.relay.as_ref();
+    let state = AuthorizerReport::state(heard.as_ref(), relay, SystemClock::new().now().wall);
+    let host = RememberingHost::new(SystemHost, &setup.state_dir);
+    let facts = host::facts(&setup.config, &host).with_authorizer(heard.as_ref(), state);
+    let report = IdentityReport::of(facts);
     if args.json {
         setup.print_json(&report);
     } else {
@@ -52,9 +56,8 @@ pub(super) fn run(setup: &Setup, args: &Args) -> ExitCode {
 }
 
 impl IdentityReport {
-    fn of(config: &Config, host: &dyn HostSource) -> Self {
-        let HostReport { machine_id, facts: _, sources, problems, known: _ } =
-            host::facts(config, host);
+    fn of(report: HostReport) -> Self {
+        let HostReport { machine_id, facts: _, sources, problems, known: _ } = report;
         let mut facts: Vec<FactForm> = sources
             .into_iter()
             .map(|(name, fact)| FactForm { name, value: fact.value, source: fact.source })

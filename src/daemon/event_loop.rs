@@ -356,8 +356,10 @@ impl EventLoop {
         if summary.is_some() {
             self.summary = summary;
         }
-        let end =
-            if record.result == SyncResult::Success { SyncEnd::Success } else { SyncEnd::Failure };
+        // An authorizer that is silent does not come back for more syncs.
+        let events_only = record.result == SyncResult::AuthorizerStale;
+        let done = events_only || record.result == SyncResult::Success;
+        let end = if done { SyncEnd::Success } else { SyncEnd::Failure };
         let interval = self
             .summary
             .as_ref()
@@ -376,6 +378,7 @@ impl EventLoop {
         self.publish();
         self.write_metrics();
         self.notify(match end {
+            _ if events_only => "the authorizer is silent: the last sync only uploaded events",
             SyncEnd::Success => "the last sync succeeded",
             SyncEnd::Failure | SyncEnd::Nothing => "the last sync failed",
         });

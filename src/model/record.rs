@@ -34,6 +34,9 @@ pub enum SyncResult {
     RuleDownloadFailed,
     /// The postflight request failed permanently; the settings were applied.
     PostflightFailed,
+    /// Events were uploaded and nothing else was done: the authorizer that the relay
+    /// serves has not asked for its settings for longer than `RelayStale` (RELAY-10).
+    AuthorizerStale,
     /// One sync runs and another waits already.
     TooManySyncs,
     /// There is no base URL, or none that may be used.
@@ -56,7 +59,8 @@ impl SyncResult {
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Success => 0,
-            Self::PreflightFailed => 1,
+            // No preflight was made, and the rules may be old.
+            Self::PreflightFailed | Self::AuthorizerStale => 1,
             Self::EventUploadFailed => 2,
             Self::RuleDownloadFailed => 3,
             Self::PostflightFailed => 4,

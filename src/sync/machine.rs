@@ -22,8 +22,8 @@ mod uploads;
 use std::time::Duration;
 
 pub use types::{
-    AttemptResult, Committed, Effect, Inputs, StageRequest, StageResponse, StoreEffect, SyncEvent,
-    SyncOutcome, SyncTally, Traffic,
+    AttemptResult, Committed, Effect, EventsOnly, Inputs, StageRequest, StageResponse, StoreEffect,
+    SyncEvent, SyncOutcome, SyncTally, Traffic,
 };
 
 use self::attempts::{AttemptStep, Attempts, GivenUp};
@@ -34,7 +34,7 @@ use super::plan::{self, Plan};
 use crate::failure::{Failure, FailureKind};
 use crate::model::{
     CleanSyncReason, ErrorRecord, Now, SettingChange, Settings, Stage, SyncResult, SyncType,
-    SyncWarning,
+    SyncWarning, Timestamp,
 };
 use crate::protocol::events::EventBatch;
 use crate::protocol::rules::{self, Page};
@@ -302,6 +302,10 @@ impl Machine {
     fn start(&mut self, now: Now) -> Effect {
         self.started = now.elapsed;
         self.ledger.begin(now.elapsed);
+        if let Some(EventsOnly { batch_size, .. }) = self.inputs.events_only {
+            let plan = Plan { sync_type: SyncType::Normal, batch_size, upload_events: true };
+            return self.read_events(plan, now);
+        }
         let clean = self.inputs.requested != SyncType::Normal;
         let message = preflight::request(&self.inputs.machine_id, &self.inputs.facts, clean);
         let (attempting, effect) = self.begin(StageRequest::Preflight(Box::new(message)));
@@ -324,6 +328,11 @@ impl Machine {
     }
 
     fn download(&mut self, plan: Plan, now: Now) -> Effect {
+        if let Some(EventsOnly { authorizer_since, .. }) = self.inputs.events_only {
+            self.ledger.end(Stage::EventUpload, now.elapsed);
+            let error = stale_record(authorizer_since);
+            return self.finish(SyncResult::AuthorizerStale, Some(error), Vec::new(), Vec::new());
+        }
         if let Some(settings) = self.unstaged.take() {
             let effect = StoreEffect::StageSettings { settings, answered: plan.sync_type };
             return self.go_on(MachineState::StagingAgain(plan), Effect::Store(effect));
@@ -526,6 +535,26 @@ pub fn deadline_failure(deadline: Duration) -> Failure {
         format!("the sync did not finish within its deadline of {} s", deadline.as_secs());
     Failure::new(FailureKind::Deadline, message)
         .fixed_by("check the server's and the network's speed, or raise SyncDeadline")
+}
+
+/// The error of a sync that only uploaded events.
+fn stale_record(since: Timestamp) -> ErrorRecord {
+    ErrorRecord {
+        stage: Stage::Preflight.name().to_owned(),
+        kind: SyncResult::AuthorizerStale.name().to_owned(),
+        message: format!(
+            "the authorizer of this host last asked for its settings at {since}, longer ago than \
+             RelayStale allows; only events were uploaded, so that the server sees that this host \
+             is out of date"
+        ),
+        fix: Some(
+            "check that Santa runs and that its SyncBaseURL leads to the relay (`santa-sync \
+             doctor`); syncs are whole again once it has synced with the relay"
+                .to_owned(),
+        ),
+        http_status: None,
+        cause: None,
+    }
 }
 
 fn error_record(stage: Stage, given_up: &GivenUp) -> ErrorRecord {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::machine::Inputs;
+use super::machine::{EventsOnly, Inputs};
 use super::store_effects::pending_events;
 use crate::failure::Remedy as _;
 use crate::model::{
-    BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, HostFacts, MachineId, RuleCounts,
-    Stage, SyncType, SyncWarning, Timestamp, UploadMemory,
+    AuthorizerState, BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, HostFacts, MachineId,
+    RuleCounts, Stage, SyncType, SyncWarning, Timestamp, UploadMemory,
 };
-use crate::protocol::preflight::PreflightFacts;
+use crate::protocol::preflight::{DEFAULT_BATCH_SIZE, PreflightFacts};
 use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
 
 /// How much waits vary: a quarter.
@@ -33,6 +33,8 @@ pub struct SyncSpec {
     pub static_rules: RuleCounts,
     /// An explicit `SyncEnableCleanSyncEventUpload = false`.
     pub hold_back_events_in_clean: bool,
+    /// What is known of the authorizer that the relay serves.
+    pub authorizer: AuthorizerState,
     /// The clean sync that the operator requests.
     pub operator_clean: Option<SyncType>,
     /// How long the sync may take.
@@ -124,8 +126,8 @@ pub fn prepare_dry(store: &ReadStore, request: &SyncSpec) -> Result<Inputs, Stor
 fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inputs, StoreError> {
     let facts = PreflightFacts {
         host: request.host.clone(),
-        client_mode: store.client_mode(request.configured_mode)?,
-        rule_counts: store.rule_counts()? + request.static_rules,
+        client_mode: request.authorizer.client_mode(store.client_mode(request.configured_mode)?),
+        rule_counts: request.authorizer.rule_counts(store.rule_counts()? + request.static_rules),
         rules_hash: store.rules_hash()?,
     };
     let stays = |request: &CleanSyncRequest| !request.is_ended_by(SyncType::Normal);
@@ -141,9 +143,20 @@ fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inpu
         upload_memory: UploadMemory::default(),
         rules_complete: store.rules_complete()?,
         former_settings: store.has_former_settings()?,
+        events_only: events_only(store, request.authorizer)?,
         dry_run: false,
         jitter: JITTER,
         deadline: request.deadline,
         warnings: Vec::new(),
     })
+}
+
+/// RELAY-10: a host whose authorizer is silent for too long only uploads events.
+fn events_only(
+    store: &Store,
+    authorizer: AuthorizerState,
+) -> Result<Option<EventsOnly>, StoreError> {
+    let AuthorizerState::Stale { since } = authorizer else { return Ok(None) };
+    let batch_size = store.batch_size()?.unwrap_or(DEFAULT_BATCH_SIZE as usize);
+    Ok(Some(EventsOnly { authorizer_since: since, batch_size }))
 }

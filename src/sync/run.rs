@@ -14,8 +14,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::failure::{Failure, Remedy};
 use crate::model::{
-    BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage, SyncRecord,
-    SyncResult, SyncType, SyncWarning, Trigger,
+    AuthorizerState, BaseUrl, HostFacts, MachineId, Policy, Rule, RuleCounts, RuleType, Stage,
+    SyncRecord, SyncResult, SyncType, SyncWarning, Trigger,
 };
 use crate::store::{
     EventStore, Limits, LockError, Notice, RuleGuard, Standing, StateLock, Store, StoreError,
@@ -36,6 +36,8 @@ pub struct SyncHost<'a> {
     pub machine_id: MachineId,
     /// The facts that preflight reports.
     pub facts: HostFacts,
+    /// What is known of the authorizer that the relay serves.
+    pub authorizer: AuthorizerState,
 }
 
 /// How one sync is to be made.
@@ -328,6 +330,7 @@ fn request(host: &SyncHost<'_>, base_url: &BaseUrl, wanted: SyncOptions) -> Sync
         configured_mode: config.client_mode,
         static_rules: counts(&config.static_rules),
         hold_back_events_in_clean: config.enable_clean_sync_event_upload == Some(false),
+        authorizer: host.authorizer,
         operator_clean: wanted.clean,
         deadline: config.sync_deadline,
     }

@@ -9,8 +9,8 @@ use santa_sync::config::{Config, Sources};
 use santa_sync::harness::fixtures::{self, AnyEvent};
 use santa_sync::harness::{FakeServer, Fault, every, nth};
 use santa_sync::model::{
-    HostFacts, Identifier, MachineId, Now, Policy, Rule, RuleDetails, RuleSet, RuleType, Stage,
-    SyncRecord, SyncResult, SyncType, Timestamp, Trigger,
+    AuthorizerState, HostFacts, Identifier, MachineId, Now, Policy, Rule, RuleDetails, RuleSet,
+    RuleType, Stage, SyncRecord, SyncResult, SyncType, Timestamp, Trigger,
 };
 use santa_sync::protocol::stored::{self, QueuedEvent};
 use santa_sync::store::{EventStore, Limits, NewEvent, Queued, Store};
@@ -43,6 +43,7 @@ impl Bench {
             state_dir: &self.dir.path().join("state"),
             machine_id: MachineId::new("driver-test").expect("an id"),
             facts: HostFacts::default(),
+            authorizer: AuthorizerState::NotServed,
         };
         let wanted = SyncOptions { wait: false, ..SyncOptions::of(Trigger::Timer) };
         let (_tell, stop) = watch::channel(None);
@@ -270,6 +271,7 @@ fn ev_10_an_upload_begins_no_batch_that_its_limit_may_cut_off() {
         state_dir: &bench.dir.path().join("state"),
         machine_id: MachineId::new("driver-test").expect("an id"),
         facts: HostFacts::default(),
+        authorizer: AuthorizerState::NotServed,
     };
     let (_tell, stop) = watch::channel(None);
     let report = runtime.block_on(upload::run(&host, &Hasty::default(), stop));

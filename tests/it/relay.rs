@@ -10,3 +10,5 @@ mod pedro;
 mod santa;
 mod stored;
 mod tls;
+mod uploads;
+mod upstream;

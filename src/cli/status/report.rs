@@ -61,6 +61,13 @@ pub(super) fn show(view: &AgentStatus) {
             ),
         );
     }
+    if let Some(authorizer) = &view.authorizer {
+        let at = authorizer.last_report.map_or_else(|| "Never".to_owned(), |at| at.to_string());
+        row("Authorizer Last Seen", &format!("{at} ({})", authorizer.state));
+        for text in [authorizer.message, authorizer.fix].into_iter().flatten() {
+            whole_row("", text);
+        }
+    }
     if let Some(daemon) = &view.daemon {
         show_daemon(daemon);
     }

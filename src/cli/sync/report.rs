@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output::{self, brief, line, printable};
-use crate::model::{SettingChange, SyncRecord, SyncType};
+use crate::model::{SettingChange, SyncRecord, SyncResult, SyncType};
 use crate::store::{RuleChangeKind, RulesPreview};
 use crate::sync::progress::SyncStep;
 use crate::sync::progress::{Observer, SyncProgress};
@@ -146,6 +146,8 @@ pub(crate) fn summary(record: &SyncRecord, preview: Option<&RulesPreview>) {
             "  rules          received {}, processed {}, rejected {}",
             record.rules_received, record.rules_processed, record.rules_rejected_total
         ));
+    }
+    if record.stages.len() > 1 || record.result == SyncResult::AuthorizerStale {
         line(format!(
             "  events         uploaded {}, pending {}, rejected {}",
             record.events_uploaded, record.events_pending, record.events_rejected

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Layer, Source};
+use crate::config::{Config, Layer, Source};
 use crate::host::RecordedHost;
 
 /// The report, with the version of this program made stable.
@@ -18,7 +18,8 @@ fn whole_report(case: &str, entries: &[(&str, &str)]) -> IdentityReport {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/host");
     let values = entries.iter().map(|(k, v)| ((*k).to_owned(), plist::Value::from(*v))).collect();
     let layer = Layer { source: Source::CommandLine, domain: None, values, exposed: false };
-    IdentityReport::of(&Config::resolve(&[layer]).config, &RecordedHost::new(fixtures.join(case)))
+    let config = Config::resolve(&[layer]).config;
+    IdentityReport::of(host::facts(&config, &RecordedHost::new(fixtures.join(case))))
 }
 
 /// HOST-1, HOST-2

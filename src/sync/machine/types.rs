@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::model::SettledEvents;
 use crate::model::{
     CleanSyncReason, ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage,
-    StageRecord, SyncResult, SyncType, SyncWarning, UploadMemory,
+    StageRecord, SyncResult, SyncType, SyncWarning, Timestamp, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
 use crate::protocol::events::EventBatch;
@@ -43,6 +43,8 @@ pub struct Inputs {
     /// The settings in effect come from another server, or belong to another
     /// machine id, than this sync's.
     pub former_settings: bool,
+    /// Upload events and do nothing else; `None` for a whole sync.
+    pub events_only: Option<EventsOnly>,
     /// Change nothing, neither here nor there.
     pub dry_run: bool,
     /// How much waits vary, see [`crate::sync::retry::WaitSchedule::new`].
@@ -51,6 +53,15 @@ pub struct Inputs {
     pub deadline: Duration,
     /// What was wrong with the stores when the sync began, for its record.
     pub warnings: Vec<SyncWarning>,
+}
+
+/// Why a sync only uploads events (RELAY-10), and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventsOnly {
+    /// When the authorizer asked for its settings last.
+    pub authorizer_since: Timestamp,
+    /// Events that a request may carry.
+    pub batch_size: usize,
 }
 
 /// One logical exchange of a stage.

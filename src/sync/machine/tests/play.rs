@@ -47,6 +47,7 @@ pub(super) fn inputs() -> Inputs {
         upload_memory: UploadMemory::default(),
         rules_complete: true,
         former_settings: false,
+        events_only: None,
         dry_run: false,
         jitter: 0.0,
         deadline: Duration::from_hours(1),

@@ -141,3 +141,51 @@ fn http_9_a_batch_that_does_not_get_through_twice_is_halved() {
     let effects = run(vec![lost(true), lost(true), lost(true)], &[1]);
     assert!(!effects.iter().any(|effect| effect.starts_with("note")), "{effects:?}");
 }
+
+fn stale(inputs: &mut Inputs) {
+    let authorizer_since = crate::model::Timestamp::from_secs(1_750_000_000);
+    inputs.events_only = Some(EventsOnly { authorizer_since, batch_size: 20 });
+}
+
+/// RELAY-10: with a silent authorizer a sync uploads events and makes no other request.
+#[test]
+fn relay_10_a_sync_of_a_stale_host_only_uploads_events() {
+    let (effects, outcome) =
+        play([upload_ok(), upload_ok()]).with(stale).batches([batch(&[7, 8]), batch(&[9])]).run();
+    assert_eq!(
+        effects,
+        [
+            "read 20 events",
+            "send event_upload #1",
+            "settle [7, 8] 0 0",
+            "read 20 events",
+            "send event_upload #1",
+            "settle [9] 0 0",
+            "read 20 events",
+            "finish authorizer_stale",
+        ]
+    );
+    assert_eq!((outcome.sync_type, outcome.tally.events_uploaded), (None, 3));
+    let error = outcome.error.expect("an error");
+    assert_eq!((error.stage.as_str(), error.kind.as_str()), ("preflight", "authorizer_stale"));
+    insta::assert_snapshot!(error.message, @"the authorizer of this host last asked for its settings at 2025-06-15T15:06:40Z, longer ago than RelayStale allows; only events were uploaded, so that the server sees that this host is out of date");
+    assert_eq!(outcome.stages.len(), 1);
+    assert!(outcome.stages[0].duration_ms >= 20, "{:?}", outcome.stages);
+
+    let (effects, outcome) = play([]).with(stale).batches([]).run();
+    assert_eq!(effects, ["read 20 events", "finish authorizer_stale"]);
+    assert_eq!(outcome.result, SyncResult::AuthorizerStale);
+    let dry = |inputs: &mut Inputs| {
+        stale(inputs);
+        inputs.dry_run = true;
+    };
+    assert_eq!(play([]).with(dry).run().0, ["finish authorizer_stale"]);
+}
+
+/// RELAY-10, SYNC-2: an upload that fails is the sync's result.
+#[test]
+fn relay_10_a_failed_upload_of_a_stale_host_is_reported_as_one() {
+    let (effects, outcome) = play([status(404)]).with(stale).run();
+    assert_eq!(effects[2..], ["finish event_upload_failed"]);
+    assert_eq!(outcome.result, SyncResult::EventUploadFailed);
+}
