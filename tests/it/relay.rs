@@ -7,6 +7,7 @@ mod in_step;
 mod link;
 mod messages;
 mod pedro;
+mod process;
 mod santa;
 mod stored;
 mod tls;

@@ -1,0 +1,279 @@
+//! The relay in the daemon's own process: what it does by itself, and what is left
+//! when it is killed.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use santa_sync::clock::{Clock as _, SystemClock};
+use santa_sync::control::message::{ControlRequest, ControlResponse};
+use santa_sync::control::relay::RelayStatus;
+use santa_sync::harness::FakeServer;
+use santa_sync::harness::fixtures::{self, AnyEvent};
+use santa_sync::model::{ClientMode, Stage, SyncResult};
+use santa_sync::protocol::wire;
+
+use super::santa::{Age, Santa, Status};
+use super::stored;
+use crate::agent::Agent;
+use crate::daemon::{Daemon, PATIENCE, ask, sync};
+
+/// A host whose agent relays to its Santa.
+struct Host {
+    server: FakeServer,
+    agent: Agent,
+    santa: Santa,
+    listen: String,
+}
+
+impl Host {
+    fn new(age: Age) -> Self {
+        let rules: Vec<_> = fixtures::rules(60, 3).collect();
+        let server = FakeServer::builder()
+            .rules(rules)
+            .client_mode(wire::ClientMode::Lockdown)
+            .start()
+            .expect("a server");
+        let agent = Agent::of(&server);
+        // Free a moment ago; the kernel hands out others first.
+        let free = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let listen = free.expect("a port").local_addr().expect("an address").to_string();
+        let santa = Santa::new(age, &format!("http://{listen}/"));
+        Self { server, agent, santa, listen }
+    }
+
+    /// Starts the daemon, and waits until its relay listens.
+    fn start(&self, more: &[&str]) -> Daemon {
+        let set = format!("RelayListen={}", self.listen);
+        let daemon = Daemon::start(&self.agent, 1, &[&["--set", set.as_str()], more].concat());
+        self.until(|relay| relay.error.is_none() && !relay.url.is_empty());
+        daemon
+    }
+
+    /// How the relay stands; `None` if the daemon is gone.
+    fn relay(&self) -> Option<RelayStatus> {
+        let ControlResponse::Status(status) = ask(&self.agent, &ControlRequest::Status) else {
+            return None;
+        };
+        status.relay.clone()
+    }
+
+    /// Waits until the relay is so; returns how long that took.
+    fn until(&self, is_so: impl Fn(&RelayStatus) -> bool) -> Duration {
+        let clock = SystemClock::new();
+        let began = clock.now().elapsed;
+        loop {
+            let relay = self.relay().expect("it runs");
+            let took = clock.now().elapsed.saturating_sub(began);
+            if is_so(&relay) {
+                return took;
+            }
+            assert!(took < PATIENCE, "{relay:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn is_in_step(&self) -> bool {
+        self.santa.rows() == stored::rows(&self.agent.state_dir)
+            && self.santa.client_mode() == ClientMode::Lockdown
+    }
+}
+
+fn blocked(number: u64) -> AnyEvent {
+    let event = fixtures::events(50, number).find_map(|event| match event {
+        AnyEvent::Execution(event) => Some(event),
+        AnyEvent::FileAccess(_) => None,
+    });
+    let mut event = event.expect("one");
+    event.set_decision(wire::Decision::BlockUnknown);
+    AnyEvent::Execution(event)
+}
+
+/// RELAY-3: with nothing to hand out, the first sync with the server begins at once,
+/// not after 15 s; the daemon ends in time.
+#[test]
+fn relay_3_the_first_sync_with_the_server_begins_at_once() {
+    let host = Host::new(Age::Y2026M7);
+    let daemon = host.start(&[]);
+    assert!(host.server.wait_for(Stage::Postflight, 1, PATIENCE));
+    let took = host.until(|relay| relay.newest_generation.is_some());
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    host.santa.sync();
+    assert_eq!(host.santa.sync().status, Status::Success);
+    assert!(host.is_in_step());
+    let (code, took) = daemon.stop(Signal::TERM);
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// EV-10, RELAY-8: an execution that Santa blocks is at the server two seconds after
+/// it was uploaded to the relay, without a sync.
+#[test]
+fn relay_8_a_blocked_execution_is_at_the_server_in_two_seconds() {
+    let host = Host::new(Age::Y2026M7);
+    let _daemon = host.start(&[]);
+    assert!(host.server.wait_for(Stage::Postflight, 1, PATIENCE));
+    host.until(|relay| relay.newest_generation.is_some());
+    host.santa.sync();
+    host.santa.sync();
+    let clock = SystemClock::new();
+    assert!(host.santa.observe(&blocked(1)));
+    let began = clock.now().elapsed;
+    assert!(host.server.wait_for(Stage::EventUpload, 1, PATIENCE));
+    let took = clock.now().elapsed.saturating_sub(began);
+    // On a machine that does nothing else it takes 0.2 s.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(host.server.events_received(), 1);
+    assert_eq!(host.server.count(Stage::Preflight), 1, "no sync");
+    assert!(host.santa.pending().is_empty());
+}
+
+/// RELAY-9: when a sync has ended with something that Santa lacks, the command of
+/// `RelayNudge` runs; one that fails is shown.
+#[test]
+fn relay_9_santa_is_nudged_when_it_lacks_something() {
+    let host = Host::new(Age::Y2026M7);
+    let dir = tempfile::tempdir().expect("a directory");
+    let nudges = dir.path().join("nudges");
+    let script = dir.path().join("nudge");
+    let text = format!("#!/bin/sh\necho \"$1\" >> {}\nexit \"$2\"\n", nudges.display());
+    std::fs::write(&script, text).expect("written");
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(&script, mode).expect("permitted");
+    let nudge = |code: u8| format!("RelayNudge={} sync {code}", script.display());
+    let count = || std::fs::read_to_string(&nudges).map_or(0, |text| text.lines().count());
+
+    let daemon = host.start(&["--set", &nudge(5)]);
+    host.until(|relay| relay.nudge.as_ref().is_some_and(|nudge| nudge.result.is_some()));
+    assert_eq!(count(), 1, "after the first sync");
+    let relay = host.relay().expect("it runs");
+    assert_eq!(relay.interval, 600, "it need not ask often");
+    assert_eq!(relay.nudge.expect("one").failures, 0, "5 means that others sync");
+    // It comes: first to upload its events, and then again at once.
+    host.santa.sync();
+    host.until(|_| count() == 2);
+    host.santa.sync();
+    host.until(|relay| relay.in_step);
+    assert!(host.is_in_step());
+    assert_eq!(sync(&host.agent).result, SyncResult::Success);
+    host.server.queue_changes(fixtures::changes(&host.server.rules(), (1, 1, 1), 5));
+    assert_eq!(count(), 2, "nothing was lacking");
+    assert_eq!(sync(&host.agent).result, SyncResult::Success);
+    let took = host.until(|_| count() == 3);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop(daemon);
+
+    let _daemon = host.start(&["--set", &nudge(3)]);
+    assert_eq!(sync(&host.agent).result, SyncResult::Success);
+    host.until(|relay| relay.nudge.as_ref().is_some_and(|nudge| nudge.failures == 1));
+    let relay = host.relay().expect("it runs");
+    assert!(!relay.in_step && relay.behind_since.is_some(), "{relay:?}");
+}
+
+/// RELAY-1: a taken port does not end the daemon, and is shown; once it is free the
+/// relay listens.
+#[test]
+fn relay_1_a_taken_port_is_waited_for() {
+    let host = Host::new(Age::Y2026M7);
+    let taken = TcpListener::bind(&host.listen).expect("free");
+    let set = format!("RelayListen={}", host.listen);
+    let _daemon = Daemon::start(&host.agent, 1, &["--set", &set]);
+    host.until(|relay| relay.error.as_ref().is_some_and(|error| error.contains("taken")));
+    let shown = host.agent.run(&["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("Does Not Listen"), "{shown}");
+    drop(taken);
+    host.until(|relay| relay.error.is_none());
+}
+
+/// What a killed daemon leaves behind, at every place where it may be killed.
+#[cfg(any(debug_assertions, feature = "test-hooks"))]
+mod killed {
+    use super::*;
+    use crate::relay::santa::unique_id;
+
+    /// What the relay does, by the names of its checkpoints.
+    const EFFECTS: [&str; 6] = [
+        "keep_report",
+        "keep_settings",
+        "begin_delivery",
+        "take_events",
+        "keep_acknowledgement",
+        "keep_surplus",
+    ];
+
+    /// Random kills without the variable; `SANTA_SYNC_RELAY_KILLS=200 cargo test
+    /// --test it relay::process::killed` makes that many.
+    const DEFAULT: u64 = 6;
+
+    /// Santa syncs and blocks things while the daemon is killed at `at`; afterwards
+    /// it comes into step, and no event is lost. Returns whether it was killed.
+    fn survives(age: Age, at: &str) -> bool {
+        let host = Host::new(age);
+        let daemon = host.start(&["--relay-kill-at", at]);
+        assert!(host.server.wait_for(Stage::Postflight, 1, PATIENCE));
+        let mut blocked_events = Vec::new();
+        for n in 0..4 {
+            let event = blocked(n);
+            host.santa.observe(&event);
+            blocked_events.push(unique_id(&event));
+            host.santa.sync();
+        }
+        let killed = !std::path::Path::new(&format!("/proc/{}/fd/0", daemon.pid())).exists();
+        drop(daemon);
+        host.server.queue_changes(fixtures::changes(&host.server.rules(), (3, 3, 3), 9));
+        let daemon = host.start(&[]);
+        assert_eq!(sync(&host.agent).result, SyncResult::Success);
+        for _ in 0..3 {
+            assert_eq!(host.santa.sync().status, Status::Success, "{at}");
+        }
+        let rows: Vec<_> = stored::rows(&host.agent.state_dir)
+            .into_iter()
+            .filter(|row| row.state != 9 || age.knows(wire::Policy::Cel))
+            .map(|row| match row.state {
+                12 | 13 if !age.knows(wire::Policy::SilentGuiBlocklist) => {
+                    super::super::santa::Row { state: 3, ..row }
+                }
+                _ => row,
+            })
+            .collect();
+        assert_eq!(host.santa.rows(), rows, "{age:?} {at}");
+        assert_eq!(sync(&host.agent).result, SyncResult::Success);
+        drop(daemon);
+        let received: Vec<_> = host.server.events().iter().map(unique_id).collect();
+        for event in &blocked_events {
+            assert!(received.contains(event), "{at}: an event is lost");
+        }
+        killed
+    }
+
+    /// RELAY-7, RELAY-8: killed before or after any effect, it delivers again what was
+    /// not acknowledged, and no event is lost.
+    #[test]
+    fn relay_7_a_daemon_killed_at_any_effect_delivers_again() {
+        for effect in EFFECTS {
+            for when in ["before", "after"] {
+                // Only releases without a hash have a surplus to be learnt.
+                let age = if effect == "keep_surplus" { Age::Y2024M12 } else { Age::Y2026M7 };
+                assert!(survives(age, &format!("1:{when}:{effect}")), "{when} {effect}");
+            }
+        }
+    }
+
+    /// The same at any number of any effect.
+    #[test]
+    fn relay_7_a_daemon_killed_anywhere_delivers_again() {
+        let times = std::env::var("SANTA_SYNC_RELAY_KILLS");
+        let times = times.ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT);
+        let mut killed = 0;
+        for n in 0..times {
+            let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let age = Age::ALL[usize::try_from(mixed % 4).expect("small")];
+            let when = if mixed / 4 % 2 == 0 { "before" } else { "after" };
+            let at = format!("{}:{when}:any", 1 + mixed / 8 % 16);
+            killed += u64::from(survives(age, &at));
+        }
+        println!("{killed} of {times} daemons were killed");
+    }
+}
