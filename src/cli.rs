@@ -24,6 +24,7 @@ mod hooks;
 mod journal;
 mod logging;
 pub mod output;
+mod relay;
 mod rules;
 mod run_as;
 mod service;
@@ -110,6 +111,8 @@ enum Command {
     Status(status::Args),
     /// Show the results of the last syncs
     History(history::Args),
+    /// Set up, show or remove the relay, the sync server for this host's own authorizer
+    Relay(relay::Args),
     /// Look up, export, verify and import rules
     Rules(rules::Args),
     /// Show this host's machine id and facts, each with its source
@@ -176,6 +179,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     let done = match cli.command {
         Command::Config(args) => return Ok(config::run(global, &args)),
         Command::Doctor(args) => return doctor::run(global, &args),
+        Command::Relay(args) => return relay::run(global, &args),
         Command::Service(args) => return service::run(global, &args),
         Command::Sync(args) => return sync::run(global, &args),
         Command::SyncProcess(args) => return sync_process::run(global, &args),

@@ -22,6 +22,7 @@ mod profile;
 mod proxy;
 mod relay;
 mod santa_keys;
+mod santas_profile;
 mod shown;
 mod source;
 mod value;
@@ -29,8 +30,9 @@ mod value;
 pub use effective::{Chosen, Effective};
 pub use finding::{Finding, FindingKind, Severity, Source};
 pub use profile::{Conflict, Domain, DomainKeys, ProfileError, read_domains};
-pub use relay::{RelayConfig, default_relay_dir};
+pub use relay::{RELAY_SOCKET, RelayConfig, default_relay_dir, leads_to};
 pub use santa_keys::{SANTA_KEYS, SantaSource};
+pub use santas_profile::{RawKeys, SantaProfile, static_rule};
 pub use shown::{revealed, shown};
 pub use source::{Layer, MANAGED_PREFERENCES, MAX_FILE, Sources, system_files};
 
@@ -131,6 +133,9 @@ pub struct Config {
     pub log_json: bool,
     /// How the authorizer of this host is served; `None`: it is not.
     pub relay: Option<RelayConfig>,
+    /// What Santa's own profile says of Santa's syncs; `None` without a relay or
+    /// without Santa's domain. The agent does not follow it.
+    pub santa_profile: Option<SantaProfile>,
 }
 
 /// A configuration, and what is wrong with it.
@@ -240,7 +245,8 @@ impl Config {
     fn choose(layers: &[Layer], template: bool) -> Loaded {
         let mut findings = Vec::new();
         let effective = Effective::choose(layers, template, &mut findings);
-        let config = build::build(&effective, &mut findings);
+        let mut config = build::build(&effective, &mut findings);
+        config.santa_profile = config.relay.as_ref().and_then(|_| SantaProfile::of(layers));
         let sources = layers.iter().map(|layer| layer.source.clone()).collect();
         Loaded { config: Arc::new(config), findings, effective, sources }
     }

@@ -10,13 +10,17 @@
 //! - [`delivery`] reads pages from one moment of the store, [`release`] knows what
 //!   a release cannot take.
 //! - [`state`] keeps what was acknowledged.
+//! - [`leaving`] is how the authorizer is led away from here.
+//! - [`profiles`] writes the configuration of both sides.
 //! - [`certificates`] makes and renews what TLS needs.
 
 pub mod certificates;
 pub mod core;
 pub mod delivery;
+pub mod leaving;
 pub mod nudge;
 pub mod plan;
+pub mod profiles;
 pub mod release;
 pub mod service;
 pub mod sessions;

@@ -16,6 +16,7 @@ use crate::failure::Remedy;
 use crate::harness::HarnessError;
 use crate::model::SyncResult;
 use crate::model::text::joined;
+use crate::relay::certificates::CertificateError;
 use crate::store::{CommitError, LockError, StoreError};
 
 /// The command line cannot be understood, or asks for what cannot be done.
@@ -145,6 +146,12 @@ impl From<DaemonError> for Error {
             DaemonError::System(_) => EXIT_INTERNAL,
         };
         Self::of(exit, &error)
+    }
+}
+
+impl From<CertificateError> for Error {
+    fn from(error: CertificateError) -> Self {
+        Self::of(EXIT_UNUSABLE, &error)
     }
 }
 

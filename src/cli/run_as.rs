@@ -49,6 +49,7 @@ fn state_dir(global: &Global, command: &Command) -> Option<PathBuf> {
         | Command::Doctor(_)
         | Command::Events(_)
         | Command::History(_)
+        | Command::Relay(_)
         | Command::Rules(_)
         | Command::Status(_)
         | Command::Sync(_)

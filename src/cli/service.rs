@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -50,13 +51,22 @@ pub(super) struct Args {
     root: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum Action {
     /// Install and start the service, and check that it runs
     Install {
         /// Print the service file without installing it
         #[arg(long)]
         print: bool,
+        /// Have the service manager hold the relay's port [default address: the configured one]
+        #[arg(
+            long,
+            value_name = "ADDRESS",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = ""
+        )]
+        relay: Option<String>,
     },
     /// Stop and remove the service; state and configuration stay
     Uninstall,
@@ -151,21 +161,68 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         }
         Action::Install { .. } | Action::Uninstall | Action::Status => None,
     };
+    let manager = args.manager.unwrap_or(system);
+    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    if let Action::Install { relay, .. } = &args.action {
+        let holds = Installer::has_socket(manager, root);
+        unit.relay_socket = relay_socket(relay.as_deref(), config.as_deref(), holds)?;
+    }
     if let Some(config) = &config {
         unit.fit(config);
     }
     if let Some(dir) = &global.state_dir {
         unit.writable.insert(dir.clone());
     }
-    let root = args.root.as_deref().unwrap_or(Path::new("/"));
-    let installer = Installer::new(args.manager.unwrap_or(system), &unit, root, runner)?;
+    if args.action == Action::Uninstall && args.root.is_none() {
+        let config = Config::examine(&setup::sources(global)).config;
+        if let Some(refusal) = super::relay::keeps_service(&config) {
+            return Err(refusal);
+        }
+    }
+    let installer = Installer::new(manager, &unit, root, runner)?;
     let done = act(&installer, args)?;
-    if args.action == (Action::Install { print: false })
+    if matches!(args.action, Action::Install { print: false, .. })
         && config.is_some_and(|config| config.sync_base_url.is_none())
     {
         output::note("no SyncBaseURL is configured; the daemon syncs as soon as one is");
     }
     Ok(done)
+}
+
+/// Where the service manager is to listen for the relay: `asked` is the value of
+/// `--relay`, and `holds` whether it listens already, which stays so as long as a
+/// relay is configured.
+fn relay_socket(
+    asked: Option<&str>,
+    config: Option<&Config>,
+    holds: bool,
+) -> Result<Option<SocketAddr>, Error> {
+    let configured = config.and_then(|config| config.relay.as_ref()).map(|relay| relay.listen);
+    match asked {
+        None => Ok(configured.filter(|_| holds)),
+        Some("") => configured.map(Some).ok_or_else(|| {
+            Error::usage("no RelayListen is configured, so there is no port to hold").with_fix(
+                "`santa-sync relay setup` first; for an image, name the address: \
+                 --relay=127.0.0.1:917",
+            )
+        }),
+        Some(text) => {
+            let address = text.parse::<SocketAddr>().ok();
+            let usable = |address: &SocketAddr| {
+                let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                loopback.contains(&address.ip()) && address.port() != 0
+            };
+            let address = address.filter(usable).ok_or_else(|| {
+                Error::usage(format!("--relay={text} is not an address that the relay can have"))
+                    .with_fix("write 127.0.0.1:PORT or [::1]:PORT")
+            })?;
+            if configured.is_some_and(|configured| configured != address) {
+                return Err(Error::usage(format!("--relay={text} is not RelayListen"))
+                    .with_fix("write --relay alone"));
+            }
+            Ok(Some(address))
+        }
+    }
 }
 
 /// The options of the command line that the daemon is to have, too.
@@ -209,11 +266,14 @@ fn warn_of_program(program: &Path) {
 fn act(installer: &Installer<'_>, args: &Args) -> Result<ExitCode, ServiceError> {
     let in_image = args.root.is_some();
     match args.action {
-        Action::Install { print: true } => {
-            output::line(format_args!("# {}", installer.path().display()));
-            output::bytes(format!("{}\n", installer.text().trim_end()).as_bytes());
+        Action::Install { print: true, .. } => {
+            let text = (installer.path().to_owned(), installer.text());
+            for (path, text) in std::iter::once(text).chain(installer.socket()) {
+                output::line(format_args!("# {}", path.display()));
+                output::bytes(format!("{}\n", text.trim_end()).as_bytes());
+            }
         }
-        Action::Install { print: false } => {
+        Action::Install { print: false, .. } => {
             let outcome = installer.install()?;
             let path = installer.path().display();
             output::line(match (outcome, in_image) {

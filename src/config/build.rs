@@ -94,6 +94,7 @@ pub(super) fn build(values: &Effective, findings: &mut Vec<Finding>) -> Config {
         log_level: chosen(values, "LogLevel"),
         log_json: values.choice("LogFormat").as_deref() == Some("json"),
         relay: relay::build(&mut builder),
+        santa_profile: None,
     };
     relay::report_loop(&mut builder, &config);
     builder.report_pairs();

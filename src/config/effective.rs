@@ -41,7 +41,7 @@ impl Effective {
             report_unknown(layer, findings);
         }
         let server =
-            layers.iter().position(|layer| !is_santas(layer) && sets(layer, "SyncBaseURL"));
+            layers.iter().position(|layer| !layer.is_santas() && sets(layer, "SyncBaseURL"));
         // The way in Santa's domain then is the one to the relay.
         let relay = layers.iter().any(|layer| sets(layer, "RelayListen"));
         let mut chosen = BTreeMap::new();
@@ -50,11 +50,11 @@ impl Effective {
             let mut valid = Vec::new();
             for (index, layer) in layers.iter().enumerate() {
                 let Some(value) = layer.values.get(key.name) else { continue };
-                if is_santas(layer) && key.origin == Origin::Own {
+                if layer.is_santas() && key.origin == Origin::Own {
                     findings.push(misplaced(key, &layer.source));
                 }
                 let own_server = server.filter(|server| *server < index);
-                if key.transport && is_santas(layer) && (relay || own_server.is_some()) {
+                if key.transport && layer.is_santas() && (relay || own_server.is_some()) {
                     let server = own_server.and_then(|server| layers.get(server));
                     let because = server.map_or_else(
                         || "RelayListen is set".to_owned(),
@@ -267,10 +267,6 @@ fn unfilled(key: &Key, source: &Source) -> Finding {
         message: "holds a placeholder and is not checked".to_owned(),
         fix: "nothing, if the management system fills it in".to_owned(),
     }
-}
-
-fn is_santas(layer: &Layer) -> bool {
-    layer.domain.is_some_and(Domain::is_santas)
 }
 
 /// Whether a layer sets a text that is not empty.

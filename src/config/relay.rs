@@ -47,9 +47,18 @@ pub struct RelayConfig {
     pub manner: RelayManner,
 }
 
+/// The name of the socket that launchd or systemd holds for the relay.
+pub const RELAY_SOCKET: &str = "relay";
+
 impl RelayConfig {
     /// The header that carries [`Self::secret`].
     pub const SECRET_HEADER: &str = "Santa-Sync-Relay-Secret";
+
+    /// The base URL for the authorizer.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}/", if self.tls { "https" } else { "http" }, self.listen)
+    }
 }
 
 /// Where the certificates lie if `RelayDirectory` is not set.
@@ -113,7 +122,8 @@ pub(super) fn report_loop(builder: &mut ConfigBuilder<'_>, config: &Config) {
 /// Whether a URL names this host and the port. All loopback and unspecified
 /// addresses count: a process that took the port there would stand in for the
 /// relay.
-fn leads_to(url: &BaseUrl, port: u16) -> bool {
+#[must_use]
+pub fn leads_to(url: &BaseUrl, port: u16) -> bool {
     let url = url.as_url();
     let host = url.host_str().unwrap_or_default();
     let name = host.trim_end_matches('.').to_ascii_lowercase();

@@ -60,6 +60,13 @@ pub struct Layer {
     pub exposed: bool,
 }
 
+impl Layer {
+    /// Whether its keys are of one of Santa's domains.
+    pub(super) fn is_santas(&self) -> bool {
+        self.domain.is_some_and(Domain::is_santas)
+    }
+}
+
 impl Sources {
     /// Every file that is or may come to be a source, to watch for changes.
     #[must_use]

@@ -50,6 +50,7 @@ mod logs;
 mod memory;
 mod program;
 #[cfg(feature = "harness")]
+mod relay_setup;
 mod responses;
 #[cfg(feature = "harness")]
 mod servers;

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{LABEL, LAUNCHD_TARGET, Manager, Runner, ServiceError, UNIT, launchd_value};
-use crate::config::Config;
+use crate::config::{Config, RELAY_SOCKET};
 use crate::files::{self, Replacement, directory_of};
 
 /// The program's path in both templates.
@@ -15,6 +16,16 @@ const TEMPLATE_PROGRAM: &str = "/usr/local/bin/santa-sync";
 
 const LAUNCHD_PLIST: &str = include_str!("../../../launchd/com.santa-sync.daemon.plist");
 const UNIT_FILE: &str = include_str!("santa-sync.service");
+const SOCKET_FILE: &str = include_str!("santa-sync.socket");
+
+/// The systemd unit that holds the relay's port.
+const SOCKET_UNIT: &str = "santa-sync.socket";
+/// A larger launchd job is not of this program's making.
+const MAX_JOB_BYTES: u64 = 64 * 1024;
+/// Where it is below the root.
+const SOCKET_PATH: &str = "etc/systemd/system/santa-sync.socket";
+/// The address in its template.
+const TEMPLATE_ADDRESS: &str = "127.0.0.1:917";
 
 /// What a service file says besides its template.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +39,10 @@ pub(super) struct Unit {
     /// Whether the configuration names a file that root can read only because it
     /// is root.
     pub(super) reads_private_files: bool,
+    /// Whether the daemon itself listens at a port below 1024.
+    pub(super) binds_low_port: bool,
+    /// Where the service manager listens for the relay; `None`: nowhere.
+    pub(super) relay_socket: Option<SocketAddr>,
 }
 
 impl Unit {
@@ -43,6 +58,13 @@ impl Unit {
             &config.machine_owner_plist,
         ];
         self.reads_private_files = read.into_iter().flatten().any(|path| is_private(path));
+        let Some(relay) = &config.relay else { return };
+        self.binds_low_port = self.relay_socket.is_none() && relay.listen.port() < 1024;
+        if relay.tls {
+            self.writable.insert(relay.directory.clone());
+            // The authorizer's own certificate is another user's, and closed.
+            self.reads_private_files |= relay.client_certificate;
+        }
     }
 }
 
@@ -78,6 +100,8 @@ pub(super) struct Installer<'a> {
     root: PathBuf,
     path: PathBuf,
     text: String,
+    /// The text of systemd's unit for the relay's socket.
+    socket: Option<String>,
     runner: &'a dyn Runner,
 }
 
@@ -98,7 +122,12 @@ impl<'a> Installer<'a> {
             }
             Manager::Systemd => (format!("etc/systemd/system/{UNIT}"), unit_text(program, unit)),
         };
-        Ok(Self { manager, root: root.to_owned(), path: root.join(path), text, runner })
+        let socket = match manager {
+            Manager::Launchd => None,
+            Manager::Systemd => unit.relay_socket.map(socket_text),
+        };
+        let (root, path) = (root.to_owned(), root.join(path));
+        Ok(Self { manager, root, path, text, socket, runner })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -109,15 +138,20 @@ impl<'a> Installer<'a> {
         &self.text
     }
 
+    /// The other file that systemd gets, if any.
+    pub(super) fn socket(&self) -> Option<(PathBuf, &str)> {
+        Some((self.root.join(SOCKET_PATH), self.socket.as_deref()?))
+    }
+
     /// Writes the file, has the manager start the service, and checks that it
     /// runs.
     pub(super) fn install(&self) -> Result<Outcome, ServiceError> {
-        let old = files::read_own(&self.path, self.text.len() as u64);
-        let same = old.is_ok_and(|old| old.is_some_and(|old| old == self.text.as_bytes()));
+        let same = is_same(&self.path, Some(&self.text)) && self.is_socket_same();
         if same && self.running()?.0 {
             return Ok(Outcome::Unchanged);
         }
         self.write().map_err(|source| self.file_error(source))?;
+        self.write_socket()?;
         match self.manager {
             Manager::Launchd => {
                 // Fails if it is not loaded, and then there is nothing to unload.
@@ -129,6 +163,12 @@ impl<'a> Installer<'a> {
             Manager::Systemd => {
                 self.must(&["daemon-reload"])?;
                 self.must(&["enable", UNIT])?;
+                if self.socket.is_some() {
+                    self.must(&["enable", SOCKET_UNIT])?;
+                    // A socket does not begin to listen while its service runs.
+                    self.must(&["stop", UNIT])?;
+                    self.must(&["restart", SOCKET_UNIT])?;
+                }
                 // Returns once the daemon has said that it is ready.
                 self.must(&["restart", UNIT])?;
             }
@@ -145,6 +185,10 @@ impl<'a> Installer<'a> {
             return Ok(Outcome::Unchanged);
         }
         self.make_way().map_err(|source| self.file_error(source))?;
+        if self.manager == Manager::Systemd {
+            // Before the service: a connection to the socket would start it.
+            self.remove_socket(&self.root.join(SOCKET_PATH))?;
+        }
         match self.manager {
             Manager::Launchd => self.ask(&["bootout", LAUNCHD_TARGET])?,
             Manager::Systemd => self.must(&["disable", "--now", UNIT])?,
@@ -160,6 +204,47 @@ impl<'a> Installer<'a> {
     pub(super) fn status(&self) -> Result<(bool, bool), ServiceError> {
         let installed = self.installed();
         Ok((installed, installed && self.running()?.0))
+    }
+
+    /// Whether systemd's unit for the socket is as it is to be.
+    fn is_socket_same(&self) -> bool {
+        self.manager == Manager::Launchd
+            || is_same(&self.root.join(SOCKET_PATH), self.socket.as_deref())
+    }
+
+    /// Whether the service manager holds the relay's port.
+    pub(super) fn has_socket(manager: Manager, root: &Path) -> bool {
+        match manager {
+            Manager::Systemd => root.join(SOCKET_PATH).exists(),
+            Manager::Launchd => {
+                let job = root.join(format!("Library/LaunchDaemons/{LABEL}.plist"));
+                let job = files::read_own(&job, MAX_JOB_BYTES).ok().flatten();
+                job.is_some_and(|job| String::from_utf8_lossy(&job).contains("<key>Sockets</key>"))
+            }
+        }
+    }
+
+    /// Writes systemd's unit for the socket, or takes away one that is left.
+    fn write_socket(&self) -> Result<(), ServiceError> {
+        if self.manager == Manager::Launchd {
+            return Ok(());
+        }
+        let path = self.root.join(SOCKET_PATH);
+        let failed = |source: io::Error| ServiceError::File { path: path.clone(), source };
+        if let Some(text) = &self.socket {
+            let how = Replacement { mode: 0o644, durable: true };
+            return files::replace(&path, text.as_bytes(), how).map_err(|e| failed(e.into()));
+        }
+        self.remove_socket(&path)
+    }
+
+    fn remove_socket(&self, path: &Path) -> Result<(), ServiceError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        // Fails if it is not loaded.
+        self.ask(&["disable", "--now", SOCKET_UNIT])?;
+        fs::remove_file(path).map_err(|source| ServiceError::File { path: path.to_owned(), source })
     }
 
     fn installed(&self) -> bool {
@@ -231,12 +316,40 @@ impl<'a> Installer<'a> {
     }
 }
 
+/// Whether a file holds that text; `None` stands for no file.
+fn is_same(path: &Path, text: Option<&str>) -> bool {
+    let length = text.map_or(0, str::len) as u64;
+    files::read_own(path, length).is_ok_and(|old| old.as_deref() == text.map(str::as_bytes))
+}
+
 fn job_text(program: &str, unit: &Unit) -> String {
     let item = |text: &str| format!("<string>{text}</string>\n\t\t");
     let arguments: String = unit.arguments.iter().map(|argument| item(argument)).collect();
-    LAUNCHD_PLIST
+    let text = LAUNCHD_PLIST
         .replace(TEMPLATE_PROGRAM, program)
-        .replace("<string>daemon</string>", &format!("{arguments}<string>daemon</string>"))
+        .replace("<string>daemon</string>", &format!("{arguments}<string>daemon</string>"));
+    let Some(address) = unit.relay_socket else { return text };
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let entries = [
+        ("SockFamily", family.to_owned()),
+        ("SockNodeName", address.ip().to_string()),
+        ("SockProtocol", "TCP".to_owned()),
+        ("SockServiceName", address.port().to_string()),
+        ("SockType", "stream".to_owned()),
+    ];
+    let entries = entries
+        .map(|(key, value)| format!("\t\t\t<key>{key}</key>\n\t\t\t<string>{value}</string>\n"));
+    let sockets = format!(
+        "\t<!-- launchd holds the relay's port, also while the daemon is down. -->\n\
+         \t<key>Sockets</key>\n\t<dict>\n\t\t<key>{RELAY_SOCKET}</key>\n\t\t<dict>\n{}\t\t</dict>\n\
+         \t</dict>\n</dict>\n</plist>",
+        entries.concat()
+    );
+    text.replace("</dict>\n</plist>", &sockets)
+}
+
+fn socket_text(address: SocketAddr) -> String {
+    SOCKET_FILE.replace(TEMPLATE_ADDRESS, &address.to_string())
 }
 
 fn unit_text(program: &str, unit: &Unit) -> String {
@@ -251,8 +364,16 @@ fn unit_text(program: &str, unit: &Unit) -> String {
         let paths = format!("ReadWritePaths={}\n", dirs.join(" "));
         text = text.replace("UMask=0077\n", &format!("UMask=0077\n{paths}"));
     }
-    if unit.reads_private_files {
-        text = text.replace("=CAP_CHOWN", "=CAP_CHOWN CAP_DAC_READ_SEARCH");
+    let more = [
+        (unit.reads_private_files, " CAP_DAC_READ_SEARCH"),
+        (unit.binds_low_port, " CAP_NET_BIND_SERVICE"),
+    ];
+    let more: String = more.iter().filter(|(needed, _)| *needed).map(|(_, name)| *name).collect();
+    text = text.replace("=CAP_CHOWN", &format!("=CAP_CHOWN{more}"));
+    if unit.relay_socket.is_some() {
+        // With it, the service does not start without the port.
+        let after = format!("[Unit]\nRequires={SOCKET_UNIT}\nAfter={SOCKET_UNIT}\n");
+        text = text.replace("[Unit]\n", &after);
     }
     text
 }

@@ -27,6 +27,9 @@ impl Runner for FakeManager {
         self.asked.borrow_mut().push(format!("{program} {}", args.first().unwrap_or(&"")));
         let yes = |said: &str| CommandResult { success: true, output: said.to_owned() };
         let no = |said: &str| CommandResult { success: false, output: said.to_owned() };
+        if args.last() == Some(&SOCKET_UNIT) {
+            return Ok(yes(""));
+        }
         Ok(match *args.first().unwrap_or(&"") {
             "restart" | "bootstrap" => {
                 self.running.set(!self.broken.get());
@@ -250,4 +253,67 @@ fn daemon_5_the_service_has_the_options_and_rights_that_it_needs() {
     let args = job.as_dictionary().expect("a dictionary")["ProgramArguments"].as_array();
     let args: Vec<_> = args.expect("an array").iter().filter_map(Value::as_string).collect();
     assert_eq!(args[1..], ["--config", "/etc/x.plist", "--state-dir", "/srv/santa", "daemon"]);
+}
+
+/// RELAY-1: systemd listens before the service starts, and no longer once there is
+/// no relay.
+#[test]
+fn relay_1_the_socket_is_taken_up_before_the_service_and_given_back() {
+    let root = tempfile::tempdir().expect("a directory");
+    let fake = FakeManager::default();
+    let with = |relay_socket: Option<&str>| {
+        let relay_socket = relay_socket.map(|address| address.parse().expect("an address"));
+        Unit { relay_socket, ..program() }
+    };
+    let install = |unit: &Unit| {
+        let service = Installer::new(Manager::Systemd, unit, root.path(), &fake);
+        service.expect("an installer").install().expect("installed")
+    };
+    assert_eq!(install(&with(None)), Outcome::Changed);
+    assert!(!Installer::has_socket(Manager::Systemd, root.path()));
+    fake.asked();
+    assert_eq!(install(&with(Some("127.0.0.1:917"))), Outcome::Changed);
+    assert!(Installer::has_socket(Manager::Systemd, root.path()));
+    let words = ["daemon-reload", "enable", "enable", "stop", "restart", "restart", "is-active"];
+    assert_eq!(fake.asked(), words.map(|word| format!("systemctl {word}")));
+    assert_eq!(install(&with(Some("127.0.0.1:917"))), Outcome::Unchanged);
+    assert_eq!(install(&with(Some("127.0.0.1:918"))), Outcome::Changed);
+    let socket = fs::read_to_string(root.path().join(SOCKET_PATH)).expect("the socket's unit");
+    assert!(socket.contains("ListenStream=127.0.0.1:918"), "{socket}");
+    assert_eq!(install(&with(None)), Outcome::Changed);
+    assert!(!root.path().join(SOCKET_PATH).exists());
+
+    install(&with(Some("127.0.0.1:917")));
+    fake.asked();
+    let unit = with(Some("127.0.0.1:917"));
+    let service = Installer::new(Manager::Systemd, &unit, root.path(), &fake).expect("one");
+    assert_eq!(service.uninstall().expect("removed"), Outcome::Changed);
+    assert!(!root.path().join(SOCKET_PATH).exists() && !service.path().exists());
+}
+
+/// RELAY-1: the rights that a relay needs of systemd.
+#[test]
+fn relay_1_the_unit_has_the_rights_that_the_relay_needs() {
+    let fitted = |relay_socket: Option<&str>, sets: &[&str]| {
+        let sets = sets.iter().map(|&set| set.to_owned()).collect();
+        let sources = crate::config::Sources { sets, ..Default::default() };
+        let loaded = Config::load(&sources).expect("a configuration");
+        let relay_socket = relay_socket.map(|address| address.parse().expect("an address"));
+        let mut unit = Unit { relay_socket, ..program() };
+        unit.fit(&loaded.config);
+        unit_text("/usr/bin/santa-sync", &unit)
+    };
+    let capabilities = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        line.expect("capabilities").to_owned()
+    };
+    let listen = "RelayListen=127.0.0.1:917";
+    assert_eq!(capabilities(&fitted(None, &[])), "CAP_CHOWN");
+    assert_eq!(capabilities(&fitted(None, &[listen])), "CAP_CHOWN CAP_NET_BIND_SERVICE");
+    assert_eq!(capabilities(&fitted(Some("127.0.0.1:917"), &[listen])), "CAP_CHOWN");
+    assert_eq!(capabilities(&fitted(None, &["RelayListen=127.0.0.1:1917"])), "CAP_CHOWN");
+    let tls = ["RelayTLS=true", "RelayClientCertificate=true", "RelayDirectory=/srv/relay", listen];
+    let text = fitted(Some("127.0.0.1:917"), &tls);
+    assert_eq!(capabilities(&text), "CAP_CHOWN CAP_DAC_READ_SEARCH");
+    assert!(text.contains("ReadWritePaths=-/srv/relay\n"), "{text}");
 }

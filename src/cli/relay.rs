@@ -1,0 +1,90 @@
+//! `relay`: the sync server for this host's own authorizer: set up, shown,
+//! taken away.
+
+mod program;
+mod remove;
+mod setup;
+mod show;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use plist::Value;
+
+use super::error::{EXIT_CONFIG, Error};
+use super::{Global, output};
+use crate::config::{Config, RelayConfig};
+use crate::files::{self, Replacement};
+pub(super) use program::program_rule;
+
+/// The profile for Santa's side.
+const SANTAS_PROFILE: &str = "relay-santa.mobileconfig";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make certificates, and write the profiles that lead Santa here and the agent to its server
+    Setup(setup::Args),
+    /// Show what is in use and the next step
+    Show(show::Args),
+    /// Lead the authorizer away from here, then remove the certificates
+    Remove(remove::Args),
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    match &args.action {
+        Action::Setup(args) => setup::run(global, args),
+        Action::Show(args) => show::run(global, args),
+        Action::Remove(args) => remove::run(global, args),
+    }
+}
+
+/// Whether Santa's own profile leads to this relay; `None` if none can be read.
+fn profile_points_here(config: &Config, relay: &RelayConfig) -> Option<bool> {
+    config.santa_profile.as_ref().map(|profile| profile.points_to(relay))
+}
+
+/// Why `service uninstall` would leave Santa without a server, if it would.
+pub(super) fn keeps_service(config: &Config) -> Option<Error> {
+    let relay = config.relay.as_ref()?;
+    (profile_points_here(config, relay) == Some(true)).then(|| {
+        let what = format!(
+            "Santa's profile leads to the relay of this service ({}); without it Santa gets no \
+             rules, and another program could take its place",
+            relay.url()
+        );
+        Error::new(EXIT_CONFIG, what).with_fix("`santa-sync relay remove` says how to undo that")
+    })
+}
+
+/// Writes a property list that may hold secrets.
+fn write_plist(path: &Path, value: &Value) -> Result<(), Error> {
+    let mut text = Vec::new();
+    value
+        .to_writer_xml(&mut text)
+        .map_err(|error| Error::internal(format!("cannot write a property list: {error}")))?;
+    text.push(b'\n');
+    let how = Replacement { mode: 0o600, durable: false };
+    files::replace(path, &text, how).map_err(|error| {
+        Error::unusable(format!("cannot write {}: {error}", path.display()))
+            .with_fix("name another directory with --output")
+    })?;
+    output::line(format_args!("wrote {}", path.display()));
+    Ok(())
+}
+
+/// Numbers what is to be done.
+fn show_steps(steps: &[String]) {
+    output::line("");
+    output::line("Next, in this order:");
+    for (number, step) in steps.iter().enumerate() {
+        output::line(format_args!("{}. {step}", number + 1));
+    }
+}
