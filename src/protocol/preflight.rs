@@ -245,6 +245,21 @@ pub fn response(
     }
 }
 
+/// A response in JSON for clients that know the names of the schema (`client_mode`),
+/// but not its JSON names (`clientMode`): the mode, the type and the bounds.
+#[must_use]
+pub fn plain_json(response: &wire::PreflightResponse) -> Vec<u8> {
+    let mut object = serde_json::json!({
+        "sync_type": response.sync_type().as_str_name(),
+        "batch_size": response.batch_size,
+        "full_sync_interval": response.full_sync_interval_seconds,
+    });
+    if response.client_mode() != wire::ClientMode::UnknownClientMode {
+        object["client_mode"] = response.client_mode().as_str_name().into();
+    }
+    object.to_string().into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -297,6 +297,9 @@ impl Core {
             hash_before: authorizer.rules_hash.clone(),
             mode: authorizer.mode,
             wants_clean: authorizer.wants_clean,
+            clears_v2: plan.sync_type.is_clean()
+                && authorizer.has_v2_state
+                && Release::clears_settings(authorizer.release),
         };
         let token = token()?;
         self.at(When::Before, "begin_delivery");

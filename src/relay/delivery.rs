@@ -87,7 +87,10 @@ impl Source {
     ) -> Result<Page, StoreError> {
         let snapshot = lock(&self.snapshot);
         let mut page = Filling {
-            writer: PageWriter::new(transfer),
+            writer: match self.manner {
+                RelayManner::Santa => PageWriter::new(transfer),
+                RelayManner::Pedro => PageWriter::plain(transfer),
+            },
             release: self.release,
             altered: 0,
             left_out: 0,
@@ -158,13 +161,32 @@ struct Filling {
 impl Filling {
     /// Adds a rule, or leaves it out. Returns false if the page is full.
     fn add(&mut self, rule: &RuleRow<'_>) -> bool {
+        self.add_or(rule, |_| true)
+    }
+
+    /// Adds a rule that the authorizer may hold in an earlier form. One that is left
+    /// out goes as a REMOVE, so that the earlier form does not stay.
+    fn replace(&mut self, rule: &RuleRow<'_>) -> bool {
+        self.add_or(rule, |writer| {
+            writer.push(removal(rule.identifier, rule.rule_type), PAGE_BYTES)
+        })
+    }
+
+    /// Adds a rule; `leave_out` does what is to be done if the authorizer cannot take
+    /// it. Returns false if the page is full.
+    fn add_or(
+        &mut self,
+        rule: &RuleRow<'_>,
+        leave_out: impl FnOnce(&mut PageWriter) -> bool,
+    ) -> bool {
         if self.writer.rules() >= PAGE_RULES {
             return false;
         }
         let state = Release::sendable(self.release, rule.state);
         let Some((state, policy)) = state.and_then(|state| Some((state, policy(state)?))) else {
-            self.left_out += 1;
-            return true;
+            let is_left_out = leave_out(&mut self.writer);
+            self.left_out += u64::from(is_left_out);
+            return is_left_out;
         };
         let added = self.writer.push(outgoing(rule, policy), PAGE_BYTES);
         self.altered += u64::from(added && state != rule.state);
@@ -223,7 +245,7 @@ impl Filling {
         }
         let mut done = sent;
         snapshot.visit_rules_at(rest(&changes.sent, sent), &mut |rule| {
-            full = !self.add(rule);
+            full = !self.replace(rule);
             if full {
                 return ControlFlow::Break(());
             }
@@ -243,8 +265,8 @@ impl Filling {
                         Some(Policy::Blocklist)
                     }
                     RuleState::SilentBlock => Some(Policy::SilentBlocklist),
-                    RuleState::Allow => Some(Policy::Allowlist),
-                    RuleState::AllowCompiler => Some(Policy::AllowlistCompiler),
+                    // Pedro denies whatever is not just allowed, compilers too.
+                    RuleState::Allow | RuleState::AllowCompiler => Some(Policy::Allowlist),
                     RuleState::AllowTransitive
                     | RuleState::AllowLocalBinary
                     | RuleState::AllowLocalSigningId

@@ -291,7 +291,8 @@ fn clean(
     if situation.is_setting_withdrawn {
         return due(Why::SettingWithdrawn);
     }
-    if authorizer.has_v2_state {
+    // Elsewhere no sync clears it, and one after the other would be clean.
+    if authorizer.has_v2_state && Release::clears_settings(authorizer.release) {
         return due(Why::LeftOfV2);
     }
     None

@@ -22,10 +22,10 @@ use crate::control::relay::RelayStatus;
 use crate::failure::Remedy as _;
 use crate::host::{self, SystemHost};
 use crate::ingest::{self, IngestedUpload, UploadError};
-use crate::model::{MachineId, Now, Secret, Stage, Transfer, text};
+use crate::model::{MachineId, Now, RelayManner, Secret, Stage, Transfer, text};
 use crate::protocol::requests::{self, RequestError};
 use crate::protocol::rules::PageWriter;
-use crate::protocol::{body, wire};
+use crate::protocol::{body, preflight, wire};
 use crate::serve::{BodyLimits, Connection, Head, Peer, Request, Response, Service};
 use crate::store::{EventStore, Limits, Notice, TakeError};
 use crate::sync::progress::When;
@@ -142,6 +142,7 @@ struct Shared {
     /// Pages in memory: of the authorizer, and of anybody else.
     pages: [Arc<Semaphore>; 2],
     access: Access,
+    manner: RelayManner,
     machine_id: MachineId,
     state_dir: PathBuf,
     /// The only `Host` that requests may name.
@@ -184,6 +185,7 @@ impl RelayService {
         let limits = Limits { events: options.event_limit, ..Limits::default() };
         let (machine_id, state_dir) = (options.machine_id.clone(), options.state_dir.clone());
         let checkpoint = Arc::clone(&options.checkpoint);
+        let manner = options.config.manner;
         let mut core = Core::new(options);
         core.status_mut().checks_peers = access.checks_peers();
         Self(Arc::new(Shared {
@@ -192,6 +194,7 @@ impl RelayService {
             rate: Mutex::default(),
             pages: [PAGES_OF_AUTHORIZER, PAGES_OF_OTHERS].map(|n| Arc::new(Semaphore::new(n))),
             access,
+            manner,
             machine_id,
             state_dir,
             address: address.to_string(),
@@ -309,7 +312,11 @@ impl RelayService {
         if matches!(answered, Err(CoreError::NotReady(_))) {
             self.tell(News::WantsUpstream);
         }
-        Ok(encoded(transfer, &answered?))
+        let response = answered?;
+        if self.0.manner == RelayManner::Pedro && transfer == Transfer::Json {
+            return Ok(typed(transfer, preflight::plain_json(&response)));
+        }
+        Ok(encoded(transfer, &response))
     }
 
     fn postflight(

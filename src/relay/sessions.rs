@@ -89,6 +89,9 @@ pub struct Delivery {
     pub mode: Option<ClientMode>,
     /// Whether the preflight asked for a clean sync.
     pub wants_clean: bool,
+    /// Whether this sync clears state of version 2 of the protocol that it still
+    /// runs with.
+    pub clears_v2: bool,
 }
 
 #[derive(Debug)]
@@ -340,6 +343,10 @@ impl<T> Session<T> {
 
     /// Whether the delivery was taken as it was sent: how many rules it had.
     fn verdict(&self, report: &Report) -> Result<u64, String> {
+        if self.delivery.clears_v2 {
+            // It has stored CEL rules as those of version 2.
+            return Err("it has cleared its state of version 2 of the protocol".to_owned());
+        }
         let Delivery { plan, wants_clean, .. } = &self.delivery;
         let Some(sent) = self.sent() else {
             return Err("it did not fetch all pages".to_owned());

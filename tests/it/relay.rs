@@ -2,14 +2,19 @@
 //! that exist, which are proven against the fake server first.
 
 mod alone;
+mod cases;
 mod chain;
 mod in_step;
+mod inside;
 mod link;
+mod manner;
 mod messages;
 mod pedro;
 mod process;
+mod property;
 mod santa;
 mod stored;
 mod tls;
 mod uploads;
 mod upstream;
+mod world;

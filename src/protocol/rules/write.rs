@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key};
+use serde::Serialize;
 
 use crate::model::{Policy, RuleType, Transfer};
 use crate::protocol::wire;
@@ -28,10 +29,24 @@ pub struct OutgoingRule<'a> {
     pub event_detail_button_label: &'a str,
 }
 
+/// A rule in JSON for clients that know the names of the schema only.
+#[derive(Serialize)]
+struct PlainRule<'a> {
+    identifier: &'a str,
+    policy: &'static str,
+    rule_type: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    custom_msg: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    custom_url: &'a str,
+}
+
 /// A page that is being written.
 #[derive(Debug)]
 pub struct PageWriter {
     transfer: Transfer,
+    /// Whether JSON has the names of the schema, not its JSON names.
+    plain: bool,
     body: Vec<u8>,
     rules: u64,
     /// Its texts are used again, so that a rule needs no allocation.
@@ -46,7 +61,15 @@ impl PageWriter {
             Transfer::Json => b"{\"rules\":[".to_vec(),
             Transfer::Protobuf => Vec::new(),
         };
-        Self { transfer, body, rules: 0, rule: wire::Rule::default() }
+        Self { transfer, plain: false, body, rules: 0, rule: wire::Rule::default() }
+    }
+
+    /// An empty page for a client that knows the names of the schema
+    /// (`rule_type`), but not its JSON names (`ruleType`): a message, a link, and
+    /// what a rule cannot be without.
+    #[must_use]
+    pub fn plain(transfer: Transfer) -> Self {
+        Self { plain: true, ..Self::new(transfer) }
     }
 
     /// How many rules it has.
@@ -69,6 +92,19 @@ impl PageWriter {
     }
 
     fn write(&mut self, rule: OutgoingRule<'_>) {
+        if self.plain && self.transfer == Transfer::Json {
+            self.separate();
+            let plain = PlainRule {
+                identifier: rule.identifier,
+                policy: rule.policy.name(),
+                rule_type: rule.rule_type.name(),
+                custom_msg: rule.custom_msg,
+                custom_url: rule.custom_url,
+            };
+            // Neither memory nor these texts can fail.
+            let _ = serde_json::to_writer(&mut self.body, &plain);
+            return;
+        }
         let wire = &mut self.rule;
         for (text, given) in [
             (&mut wire.identifier, rule.identifier),
@@ -84,9 +120,7 @@ impl PageWriter {
         wire.set_policy(policy(rule.policy));
         match self.transfer {
             Transfer::Json => {
-                if self.rules > 0 {
-                    self.body.push(b',');
-                }
+                self.separate();
                 // Neither memory nor these texts can fail.
                 let _ = serde_json::to_writer(&mut self.body, &self.rule);
             }
@@ -94,6 +128,12 @@ impl PageWriter {
                 encode_key(RULES_FIELD, WireType::LengthDelimited, &mut self.body);
                 let _ = self.rule.encode_length_delimited(&mut self.body);
             }
+        }
+    }
+
+    fn separate(&mut self) {
+        if self.rules > 0 {
+            self.body.push(b',');
         }
     }
 

@@ -22,6 +22,7 @@ fn delivery(plan: Plan) -> Delivery {
         hash_before: Some("before".to_owned()),
         mode: None,
         wants_clean: false,
+        clears_v2: false,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -40,7 +41,12 @@ pub(crate) struct Answer {
     pub(crate) is_whole: bool,
 }
 
+/// Numbers of connections without a network.
+static DIRECT: AtomicU64 = AtomicU64::new(1);
+
 enum Stream {
+    /// Without a network, by its number.
+    Direct(u64),
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
@@ -50,6 +56,7 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.sock,
+            Self::Direct(_) => unreachable!("it has no socket"),
         }
     }
 
@@ -57,6 +64,7 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream.write_all(bytes),
             Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+            Self::Direct(_) => unreachable!("it has no socket"),
         }
     }
 
@@ -64,13 +72,22 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream.read(into),
             Self::Tls(stream) => stream.read(into),
+            Self::Direct(_) => unreachable!("it has no socket"),
         }
     }
+}
+
+/// A server without a network.
+pub(crate) trait Direct: Send + Sync {
+    /// Answers a request with a status and a body; `None` if nobody listens, or the
+    /// server dies of it.
+    fn answer(&self, connection: u64, post: &Post<'_>) -> Option<(u16, Vec<u8>)>;
 }
 
 /// The way to one server. The connection is kept between requests.
 pub(crate) struct Link {
     base: Url,
+    direct: Option<Arc<dyn Direct>>,
     tls: Option<Arc<ClientConfig>>,
     stream: Option<Stream>,
     /// Read, but not used.
@@ -94,12 +111,19 @@ impl Link {
     pub(crate) fn new(base: &str, tls: Option<Arc<ClientConfig>>) -> Self {
         Self {
             base: Url::parse(base).expect("a URL"),
+            direct: None,
             tls,
             stream: None,
             buffer: Vec::new(),
             cookies: BTreeMap::new(),
             connections: 0,
         }
+    }
+
+    /// The same without a network, if there is such a server.
+    pub(crate) fn directly(mut self, direct: Option<Arc<dyn Direct>>) -> Self {
+        self.direct = direct;
+        self
     }
 
     /// Makes one attempt, which may last so long to the last byte.
@@ -133,6 +157,9 @@ impl Link {
     }
 
     fn attempt(&mut self, post: &Post<'_>, deadline: &Deadline, loss: Loss) -> io::Result<Answer> {
+        if let Some(direct) = self.direct.clone() {
+            return self.attempt_directly(&*direct, post, loss);
+        }
         let url = self.base.join(post.path).expect("a path");
         let body = encoded(post.encoding, post.body);
         let host = url.host_str().expect("a host");
@@ -164,6 +191,28 @@ impl Link {
         stream.socket().set_write_timeout(Some(deadline.left()?))?;
         stream.write(&[head.as_bytes(), &body].concat())?;
         self.answer(deadline, loss)
+    }
+
+    fn attempt_directly(
+        &mut self,
+        direct: &dyn Direct,
+        post: &Post<'_>,
+        loss: Loss,
+    ) -> io::Result<Answer> {
+        let number = match self.stream {
+            Some(Stream::Direct(number)) => number,
+            Some(Stream::Plain(_) | Stream::Tls(_)) | None => {
+                self.connections += 1;
+                DIRECT.fetch_add(1, Ordering::Relaxed)
+            }
+        };
+        self.stream = Some(Stream::Direct(number));
+        let Some((status, body)) = direct.answer(number, post) else {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        let is_whole = loss != Loss::HalfOfBody || body.is_empty();
+        let body = if is_whole { body } else { Vec::new() };
+        Ok(Answer { status, headers: BTreeMap::new(), body, is_whole })
     }
 
     fn connect(&mut self, url: &Url, deadline: &Deadline) -> io::Result<()> {

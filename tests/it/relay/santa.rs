@@ -18,12 +18,13 @@ use santa_sync::harness::fixtures::AnyEvent;
 use santa_sync::model::{ClientMode, ContentEncoding, SyncType, Transfer};
 use santa_sync::protocol::wire;
 
+use super::link::Direct;
 pub(crate) use age::Age;
 pub(crate) use events::unique_id;
 use events::{BackOffs, EventTable};
 pub(crate) use rules::{BINARY, LOCAL_BINARY, Row, RuleTable, TRANSITIVE, UNCOMPILABLE, row};
 use settings::SyncState;
-pub(crate) use sync::{Act, Status, Step};
+pub(crate) use sync::{Act, Status, Step, Synced};
 pub(crate) use upload::BundleOutcome;
 
 /// How fast its clock runs.
@@ -63,6 +64,8 @@ pub(crate) struct Profile {
     pub(crate) headers: Vec<(String, String)>,
     /// `ServerAuthRootsFile` and the client certificate.
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// In place of what `base_url` names.
+    pub(crate) direct: Option<Arc<dyn Direct>>,
     /// `MachineOwner`.
     pub(crate) owner: String,
     pub(crate) sip_status: u32,
@@ -105,6 +108,7 @@ impl Santa {
             static_rules: Vec::new(),
             headers: Vec::new(),
             tls: None,
+            direct: None,
             owner: "jdoe".to_owned(),
             sip_status: 0x6f,
             pace: Pace::FAST,

@@ -126,7 +126,8 @@ impl<'a> Session<'a> {
     pub(super) fn new(santa: &'a Santa, act: &'a mut dyn FnMut(Step) -> Act) -> Self {
         Self {
             santa,
-            link: Link::new(&santa.profile.base_url, santa.profile.tls.clone()),
+            link: Link::new(&santa.profile.base_url, santa.profile.tls.clone())
+                .directly(santa.profile.direct.clone()),
             act,
             token: None,
             requests: BTreeMap::new(),

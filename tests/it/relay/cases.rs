@@ -1,0 +1,308 @@
+//! What the property test may take long to come upon, case by case.
+
+use std::time::Duration;
+
+use santa_sync::harness::fixtures::{self, AnyEvent};
+use santa_sync::model::{ClientMode, Stage, SyncType, Transfer};
+use santa_sync::protocol::wire;
+
+use super::link::Loss;
+use super::santa::{Act, Age, LOCAL_BINARY, Row, Status, Step, UNCOMPILABLE};
+use super::world::World;
+
+const SHA: &str = "84de9c61777ca36b13228e2446d53e966096e78db7a72c632b5c185b2ffe68a6";
+
+fn team(name: &str, policy: wire::Policy) -> wire::Rule {
+    wire::Rule {
+        identifier: format!("{name:0>10}"),
+        rule_type: wire::RuleType::Teamid.into(),
+        policy: policy.into(),
+        ..wire::Rule::default()
+    }
+}
+
+/// A world in step, with these rules.
+fn in_step(age: Age, rules: impl IntoIterator<Item = wire::Rule>) -> World {
+    let mut world = World::with(age, false);
+    world.server.set_rules(rules);
+    world.settle();
+    world
+}
+
+fn allowed(number: u64) -> AnyEvent {
+    let mut event = fixtures::events(20, number).find_map(|event| match event {
+        AnyEvent::Execution(event) => Some(event),
+        AnyEvent::FileAccess(_) => None,
+    });
+    let mut event = event.take().unwrap();
+    event.set_decision(wire::Decision::AllowUnknown);
+    AnyEvent::Execution(event)
+}
+
+/// RELAY-6: changes go as changes, to every release, and a sync that changes nothing
+/// brings nothing.
+#[test]
+fn relay_6_changes_go_as_changes() {
+    for age in Age::ALL {
+        let mut world = in_step(age, fixtures::rules(200, 1));
+        world.server.queue_changes(fixtures::changes(&world.server.rules(), (3, 2, 4), 2));
+        world.pull();
+        let done = world.push();
+        assert_eq!((done.received, done.sync_type), (9, SyncType::Normal), "{age:?}");
+        world.assert_in_step();
+        assert_eq!(world.push().received, 0);
+    }
+}
+
+/// RELAY-15: a rule that becomes one the release does not know does not stay in its
+/// former form.
+#[test]
+fn relay_15_a_rule_that_becomes_unknown_to_the_release_is_removed() {
+    let mut world = in_step(
+        Age::Y2024M12,
+        [team("A", wire::Policy::Allowlist), team("B", wire::Policy::Allowlist)],
+    );
+    let mut cel = team("A", wire::Policy::Cel);
+    "true".clone_into(&mut cel.cel_expr);
+    let silent = team("B", wire::Policy::SilentGuiBlocklist);
+    world.server.queue_changes(vec![cel, silent]);
+    world.pull();
+    let done = world.push();
+    assert_eq!((done.received, done.processed, done.sync_type), (2, 2, SyncType::Normal));
+    let rows = world.santa.rows();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!((rows[0].identifier.as_str(), rows[0].state), ("000000000B", 3));
+    world.assert_in_step();
+}
+
+/// RELAY-6, RELAY-7: a postflight that never comes costs at most the same changes
+/// again; with a hash not even that.
+#[test]
+fn relay_7_a_lost_postflight_leads_to_the_same_changes_at_most() {
+    for age in Age::ALL {
+        // Without policies that the release does not know: its hash would be another.
+        let rules = (0..50).map(|n| team(&format!("X{n}"), wire::Policy::Allowlist));
+        let mut world = in_step(age, rules);
+        world.server.queue_changes(vec![team("A", wire::Policy::Blocklist)]);
+        world.pull();
+        let done = world.push_with(&mut |step| {
+            let strikes = matches!(step, Step::Attempt { stage: Stage::Postflight, .. });
+            if strikes { Act::Lose(Loss::Request) } else { Act::Go }
+        });
+        assert_eq!((done.received, done.status), (1, Status::Success));
+        world.server.queue_changes(vec![team("B", wire::Policy::Blocklist)]);
+        world.pull();
+        let done = world.push();
+        if age.reports_hash() {
+            assert_eq!((done.received, done.sync_type), (1, SyncType::Normal), "{age:?}");
+            world.assert_in_step();
+        }
+        world.settle();
+    }
+}
+
+/// RELAY-3: while no clean sync has filled the agent's store, what Santa had from
+/// elsewhere stays, whatever Santa asks for.
+#[test]
+fn relay_3_nothing_is_deleted_for_a_server_that_sent_a_part() {
+    for age in Age::ALL {
+        let mut world = World::with(age, false);
+        let foreign =
+            Row { identifier: SHA.to_owned(), state: 2, rule_type: 1000, ..Row::default() };
+        world.santa.drift(|table| table.put(foreign.clone()));
+        world.server.set_rules([team("A", wire::Policy::Blocklist)]);
+        world.pull_as(wire::SyncType::Normal);
+        for _ in 0..3 {
+            world.santa.require(SyncType::CleanAll);
+            assert_eq!(world.push().sync_type, SyncType::Normal);
+        }
+        let rows = world.santa.rows();
+        assert_eq!((rows.len(), &rows[0]), (2, &foreign), "{age:?}");
+        world.server.queue_changes(vec![team("B", wire::Policy::Blocklist)]);
+        world.pull_as(wire::SyncType::Normal);
+        let done = world.push();
+        assert_eq!((done.received, done.sync_type), (1, SyncType::Normal), "changes only");
+
+        // The first clean sync fills it, and then the authorizer has just its rules.
+        world.santa.require(SyncType::Normal);
+        world.pull_as(wire::SyncType::Clean);
+        world.settle();
+        assert_eq!(world.santa.rows().len(), 2, "{age:?}");
+        assert!(!world.santa.rows().contains(&foreign));
+    }
+}
+
+/// RELAY-3: before the first sync with the server there is nothing to hand out, and
+/// nothing is taken for nothing.
+#[test]
+fn relay_3_before_the_first_sync_there_is_nothing_to_hand_out() {
+    let mut world = World::with(Age::Y2026M7, false);
+    let done = world.push();
+    assert_eq!((done.status, done.http_status), (Status::PreflightFailed, Some(503)));
+    world.observe(&allowed(1));
+    world.settle();
+}
+
+/// RELAY-6: users' rules in standalone mode are in the hash; changes go on being
+/// changes, and the users' rules stay.
+#[test]
+fn relay_6_users_rules_in_standalone_mode_stay() {
+    let mut world = in_step(Age::Y2026M7, fixtures::rules(20, 1));
+    world.server.change_settings(|settings| settings.set_client_mode(wire::ClientMode::Standalone));
+    world.settle();
+    assert_eq!(world.santa.client_mode(), ClientMode::Standalone);
+    world.santa.add_of_user(SHA);
+    for name in ["A", "B"] {
+        world.server.queue_changes(vec![team(name, wire::Policy::Blocklist)]);
+        world.pull();
+        let done = world.push();
+        assert_eq!((done.received, done.sync_type), (1, SyncType::Normal));
+        assert_eq!(world.santa.server_rows(), world.expected_rows());
+        assert_eq!(world.push().received, 0);
+    }
+    assert!(world.santa.rows().iter().any(|row| row.state == LOCAL_BINARY));
+}
+
+/// RELAY-6: an expression that Santa does not compile is drift that is known: no sync
+/// is clean because of it.
+#[test]
+fn relay_6_a_rule_that_santa_does_not_compile_is_known_drift() {
+    let mut cel = team("A", wire::Policy::Cel);
+    UNCOMPILABLE.clone_into(&mut cel.cel_expr);
+    let mut world = World::with(Age::Y2026M7, false);
+    world.server.set_rules([cel, team("B", wire::Policy::Blocklist)]);
+    world.pull();
+    for _ in 0..2 {
+        world.push();
+    }
+    assert_eq!(world.santa.rows().len(), 1);
+    for name in ["C", "D"] {
+        world.server.queue_changes(vec![team(name, wire::Policy::Blocklist)]);
+        world.pull();
+        let done = world.push();
+        assert_eq!((done.received, done.sync_type), (1, SyncType::Normal), "{}", world.relay.why());
+        assert_eq!((world.push().received, world.relay.lacks()), (0, false));
+    }
+}
+
+/// RELAY-6: events that have waited for longer than a minute are uploaded before a
+/// clean sync, which would delete them.
+#[test]
+fn relay_6_events_are_uploaded_before_a_clean_sync() {
+    for (transfer, age) in [(Transfer::Json, Age::Y2026M7), (Transfer::Protobuf, Age::Y2024M12)] {
+        let mut world = in_step(age, fixtures::rules(10, 1));
+        world.santa.profile.transfer = transfer;
+        (0..5).for_each(|number| world.observe(&allowed(number)));
+        world.relay.pass(Duration::from_secs(61));
+        world.server.set_rules(fixtures::rules(10, 2));
+        world.pull_as(wire::SyncType::Clean);
+        let done = world.push();
+        assert_eq!((done.sync_type, done.received), (SyncType::Normal, 0));
+        assert_eq!((done.uploaded, done.deleted_unsent), (5, 0));
+        let done = world.push();
+        assert_eq!((done.sync_type, done.deleted_unsent), (SyncType::Clean, 0));
+        world.settle();
+
+        // Where the profile keeps them, there is no need.
+        let mut world = World::with(age, true);
+        world.server.set_rules(fixtures::rules(10, 1));
+        world.pull();
+        world.observe(&allowed(1));
+        let done = world.push();
+        assert_eq!((done.sync_type, done.uploaded), (SyncType::CleanAll, 1));
+    }
+}
+
+/// RELAY-6: an empty set empties Santa, which ignores clean sets without rules.
+#[test]
+fn relay_6_an_empty_set_empties_santa() {
+    for age in Age::ALL {
+        let mut world = in_step(age, fixtures::rules(10, 1));
+        world.add_transitive(SHA);
+        world.server.set_rules([]);
+        world.pull_as(wire::SyncType::Clean);
+        let done = world.push();
+        assert_eq!((done.sync_type, done.received, done.processed), (SyncType::Clean, 1, 1));
+        assert_eq!(world.santa.server_rows(), []);
+        world.settle();
+    }
+}
+
+/// RELAY-6: transitive rules go with a `CLEAN_ALL` of the server's, even one that
+/// changes nothing else, and stay otherwise.
+#[test]
+fn relay_6_a_clean_all_of_the_server_is_handed_on() {
+    for age in Age::ALL {
+        let mut world = in_step(age, fixtures::rules(10, 1));
+        world.add_transitive(SHA);
+        world.pull_as(wire::SyncType::Clean);
+        assert_eq!(world.push().received, 0, "nothing has changed");
+        world.pull_as(wire::SyncType::CleanAll);
+        let done = world.push();
+        assert_eq!(done.sync_type, SyncType::CleanAll);
+        assert_eq!(world.santa.rows(), world.expected_rows());
+        world.settle();
+    }
+}
+
+/// RELAY-6: a store that was rebuilt with other texts and the same hash is no reason
+/// to call the authorizer in step.
+#[test]
+fn relay_6_another_store_with_the_same_hash_is_another_set() {
+    let worded = |text: &str| {
+        let mut rule = team("A", wire::Policy::Blocklist);
+        text.clone_into(&mut rule.custom_msg);
+        [rule]
+    };
+    for (text, received) in [("two", 1), ("one", 0)] {
+        let mut world = in_step(Age::Y2026M7, worded("one"));
+        world.add_transitive(SHA);
+        world.server.set_rules(worded(text));
+        world.rebuild();
+        world.pull();
+        // First its events, then the rules.
+        let received_in_all: u32 = (0..2).map(|_| world.push().received).sum();
+        assert_eq!(received_in_all, received, "{}", world.relay.why());
+        world.settle();
+    }
+}
+
+/// RELAY-6: what a server of sync v2 left behind goes with the first clean sync, where
+/// the release clears its state in clean syncs; elsewhere it is no reason for one.
+#[test]
+fn relay_6_what_sync_v2_left_is_cleared_once() {
+    for age in [Age::Y2025M7, Age::Y2026M3, Age::Y2026M7] {
+        let mut cel = team("A", wire::Policy::Cel);
+        "true".clone_into(&mut cel.cel_expr);
+        let mut world = World::with(age, false);
+        world.santa.hold_tokens();
+        world.server.set_rules([cel, team("B", wire::Policy::Blocklist)]);
+        world.pull();
+        let kinds: Vec<_> = (0..5).map(|_| world.push().sync_type).collect();
+        assert_eq!(kinds[3..], [SyncType::Normal; 2], "{age:?} {kinds:?}");
+        assert_eq!(world.santa.speaks_v2(), !age.clears_settings());
+        assert_eq!(world.push().received, 0);
+        if age.clears_settings() {
+            world.assert_in_step();
+        }
+    }
+}
+
+/// RELAY-5, RELAY-7: of two pages the second breaks off, which Santa takes for the
+/// end: what it then holds is not acknowledged, and the next sync brings all.
+#[test]
+fn relay_7_a_page_that_breaks_off_is_not_acknowledged() {
+    let mut world = World::with(Age::Y2026M7, false);
+    world.server.set_rules(fixtures::rules(60_000, 1));
+    world.pull();
+    world.push();
+    let done = world.push_with(&mut |step| {
+        let second = matches!(step, Step::Attempt { stage: Stage::RuleDownload, request: 2, .. });
+        if second { Act::Lose(Loss::HalfOfBody) } else { Act::Go }
+    });
+    assert_eq!((done.pages, done.received), (2, 50_000));
+    assert!(world.relay.lacks());
+    let done = world.push();
+    assert_eq!((done.pages, done.received, done.sync_type), (2, 60_000, SyncType::Clean));
+    world.assert_in_step();
+}

@@ -1,0 +1,295 @@
+//! A server, an agent with its relay, and a Santa that syncs with the relay, all in
+//! this process; and what must be true of them once nothing happens any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use santa_sync::agent::LocalAgent;
+use santa_sync::harness::fixtures::AnyEvent;
+use santa_sync::harness::{FakeServer, SyncTypePolicy};
+use santa_sync::model::{FileAccessAction, MediaPolicy, Settings, SyncType};
+use santa_sync::protocol::wire;
+use santa_sync::stop_channel;
+use santa_sync::{Config, Sources, SyncOptions, SyncRecord, SyncResult, Trigger, Unobserved};
+
+use super::inside::Relay;
+use super::santa::{Act, Age, Row, Santa, Status, Step, Synced, TRANSITIVE, unique_id};
+use super::stored;
+use crate::agent::Agent;
+
+pub(crate) struct World {
+    pub(crate) server: FakeServer,
+    pub(crate) agent: Agent,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) santa: Santa,
+    config: Arc<Config>,
+    /// Of every event that Santa stored.
+    observed: BTreeSet<String>,
+    /// Of those that waited when its last whole sync began, or came later.
+    since_whole_sync: BTreeSet<String>,
+    transitive: BTreeSet<String>,
+    /// The server replaced all rules, and Santa has not yet.
+    clean_all_due: bool,
+    /// The same, or it has not been seen to be acknowledged.
+    clean_all_allowed: bool,
+}
+
+impl World {
+    /// `keeps_events`: Santa's profile has it upload events in clean syncs.
+    pub(crate) fn with(age: Age, keeps_events: bool) -> Self {
+        let server = FakeServer::builder().transcript_limit(0).start().expect("a server");
+        let agent = Agent::of(&server);
+        let sets = [
+            format!("SyncBaseURL={}", server.url()),
+            format!("MachineID={}", agent.machine_id),
+            "SyncClientContentEncoding=none".to_owned(),
+        ];
+        let sources = Sources { sets: sets.into(), ..Sources::default() };
+        let config = Config::load(&sources).expect("a configuration").config;
+        std::fs::create_dir(&agent.state_dir).expect("a directory");
+        let relay = Relay::start(agent.state_dir.clone(), &agent.machine_id, keeps_events);
+        let relay = Arc::new(relay);
+        let santa = Santa::new(age, "http://relay.invalid/").with(|profile| {
+            profile.direct = Some(Arc::clone(&relay) as Arc<_>);
+            profile.clean_sync_event_upload = keeps_events;
+            profile.pace.second = Duration::ZERO;
+        });
+        Self {
+            server,
+            agent,
+            relay,
+            santa,
+            config,
+            observed: BTreeSet::new(),
+            since_whole_sync: BTreeSet::new(),
+            transitive: BTreeSet::new(),
+            clean_all_due: false,
+            clean_all_allowed: false,
+        }
+    }
+
+    /// What makes a sync of the agent with the server.
+    fn puller(&self) -> impl Fn() -> SyncRecord + use<> {
+        let (state_dir, config) = (self.agent.state_dir.clone(), Arc::clone(&self.config));
+        move || {
+            let agent = LocalAgent::new(state_dir.clone(), Arc::clone(&config));
+            let (_stopper, stop) = stop_channel();
+            agent.sync(SyncOptions::of(Trigger::Manual), &mut Unobserved, stop)
+        }
+    }
+
+    /// A sync of the agent has ended.
+    fn note(&mut self, record: &SyncRecord) {
+        assert_eq!(record.result, SyncResult::Success, "{record:?}");
+        let all = SyncType::CleanAll;
+        if record.sync_type == Some(all) && record.requested_sync_type != all {
+            self.clean_all_due = true;
+            self.clean_all_allowed = true;
+        }
+    }
+
+    /// A sync of the agent with the server.
+    pub(crate) fn pull(&mut self) -> SyncRecord {
+        let record = self.puller()();
+        self.note(&record);
+        record
+    }
+
+    /// The agent syncs with the server while Santa, syncing, is at that point.
+    pub(crate) fn push_and_pull(&mut self, point: u8) {
+        let pull = self.puller();
+        let mut left = i32::from(point);
+        let mut record = None;
+        self.push_with(&mut |_| {
+            if left == 0 {
+                record = Some(pull());
+            }
+            left -= 1;
+            Act::Go
+        });
+        if let Some(record) = record {
+            self.note(&record);
+        }
+    }
+
+    /// A sync of the agent of that type, by the server's will.
+    pub(crate) fn pull_as(&mut self, sync_type: wire::SyncType) -> SyncRecord {
+        self.server.change_style(|style| style.sync_type = SyncTypePolicy::Always(sync_type));
+        let record = self.pull();
+        self.server.change_style(|style| style.sync_type = SyncTypePolicy::AsRequested);
+        record
+    }
+
+    /// Santa's database of rules is lost.
+    pub(crate) fn lose_rules(&mut self) {
+        self.santa.lose_rules();
+        self.transitive.clear();
+    }
+
+    /// The agent's database of rules is lost, and the relay starts anew. That the
+    /// server replaced all rules is lost with it.
+    pub(crate) fn rebuild(&mut self) {
+        self.clean_all_due = false;
+        self.relay.kill();
+        for file in ["rules.db", "rules.db-wal", "rules.db-shm"] {
+            let _ = std::fs::remove_file(self.agent.state_dir.join(file));
+        }
+        self.relay.restart();
+    }
+
+    /// A sync of Santa's without trouble.
+    pub(crate) fn push(&mut self) -> Synced {
+        self.push_with(&mut |_| Act::Go)
+    }
+
+    /// A sync of Santa's.
+    pub(crate) fn push_with(&mut self, act: &mut dyn FnMut(Step) -> Act) -> Synced {
+        let waiting: BTreeSet<_> = self.santa.pending().iter().map(unique_id).collect();
+        let wanted_all = self.santa.required() == SyncType::CleanAll;
+        let rows = self.santa.rows();
+        let mut committed = false;
+        let done = self.santa.sync_with(&mut |step| {
+            committed |= step == Step::Committed;
+            act(step)
+        });
+        if committed && done.sync_type == SyncType::CleanAll {
+            assert!(self.clean_all_allowed || wanted_all, "nobody wanted a CLEAN_ALL: {rows:?}");
+            self.transitive.clear();
+            self.clean_all_due = false;
+        }
+        if done.deleted_unsent > 0 {
+            let kept: BTreeSet<_> = self.santa.pending().iter().map(unique_id).collect();
+            let lost: BTreeSet<_> = waiting.difference(&kept).cloned().collect();
+            let known = lost.difference(&self.since_whole_sync).collect::<Vec<_>>();
+            assert!(known.is_empty(), "events that waited for a whole sync were lost: {known:?}");
+            self.observed.retain(|id| !lost.contains(id));
+        }
+        assert!(!done.push_tokens);
+        if done.status == Status::Success {
+            self.since_whole_sync.clear();
+        }
+        done
+    }
+
+    /// Santa stores an event.
+    pub(crate) fn observe(&mut self, event: &AnyEvent) {
+        if self.santa.observe(event) {
+            self.observed.insert(unique_id(event));
+            self.since_whole_sync.insert(unique_id(event));
+        }
+    }
+
+    /// A compiler of the host wrote that file.
+    pub(crate) fn add_transitive(&mut self, sha256: &str) {
+        self.santa.add_transitive(sha256);
+        self.transitive.insert(sha256.to_owned());
+    }
+
+    /// The rules that Santa should hold, in order.
+    pub(crate) fn expected_rows(&self) -> Vec<Row> {
+        let age = self.santa.profile.age;
+        let rows = stored::rows(&self.agent.state_dir);
+        rows.into_iter().filter_map(|row| as_known(age, row)).collect()
+    }
+
+    /// The settings that Santa should hold, by name.
+    pub(crate) fn expected_settings(&self) -> BTreeMap<&'static str, String> {
+        let applied = self.agent.store().applied_settings().expect("read");
+        let mut shown = shown(&applied, self.santa.profile.age);
+        shown.insert("full_sync_interval", "600".to_owned());
+        shown
+    }
+
+    fn is_audit_only(&self) -> bool {
+        let applied = self.agent.store().applied_settings().expect("read");
+        applied.override_file_access_action == Some(FileAccessAction::AuditOnly)
+    }
+
+    /// Lets two more syncs of each happen, and looks whether all is as it should be.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..2 {
+            self.pull();
+            self.push();
+        }
+        self.assert_in_step();
+        self.clean_all_allowed = false;
+        let next = self.push();
+        let why = self.relay.why();
+        assert_eq!((next.received, next.sync_type), (0, SyncType::Normal), "{why}");
+        self.assert_in_step();
+        self.pull();
+        let received: BTreeSet<_> = self.server.events().iter().map(unique_id).collect();
+        let missing: Vec<_> = self.observed.difference(&received).collect();
+        assert!(missing.is_empty(), "events were lost: {missing:?}");
+        assert!(self.santa.pending().is_empty());
+    }
+
+    /// Whether Santa holds what it should, and the relay knows.
+    pub(crate) fn assert_in_step(&self) {
+        let age = self.santa.profile.age;
+        let why = self.relay.why();
+        assert_eq!(self.santa.server_rows(), self.expected_rows(), "{age:?}: {why}");
+        if age == Age::Y2026M7 {
+            let store = self.agent.store();
+            assert_eq!(self.santa.rules_hash(), store.rules_hash().expect("read"));
+        }
+        let transitive = self.santa.rows().into_iter().filter(|row| row.state == TRANSITIVE);
+        let transitive: BTreeSet<_> = transitive.map(|row| row.identifier).collect();
+        assert_eq!(transitive, self.transitive);
+        assert!(!self.clean_all_due, "the server's CLEAN_ALL never came: {why}");
+        let mut held = self.santa.settings();
+        let expected = self.expected_settings();
+        // Santa cannot store AUDIT_ONLY: the value before stays.
+        if !expected.contains_key("override_file_access_action") && self.is_audit_only() {
+            held.remove("override_file_access_action");
+        }
+        if !age.clears_settings() {
+            held.retain(|name, _| expected.contains_key(name));
+        }
+        assert_eq!(held, expected, "{age:?}: {why}");
+        assert!(!self.relay.lacks(), "{why}");
+        assert!(self.relay.is_in_step(), "{why}");
+    }
+}
+
+/// A row of ours as a release can hold it; `None` if it cannot.
+pub(crate) fn as_known(age: Age, mut row: Row) -> Option<Row> {
+    match row.state {
+        9 if !age.knows(wire::Policy::Cel) => return None,
+        12 | 13 if !age.knows(wire::Policy::SilentGuiBlocklist) => row.state = 3,
+        _ => {}
+    }
+    Some(row)
+}
+
+/// Settings as Santa would show them.
+fn shown(settings: &Settings, age: Age) -> BTreeMap<&'static str, String> {
+    let media = |policy: &MediaPolicy| match policy {
+        MediaPolicy::Allow => "Allow".to_owned(),
+        MediaPolicy::Block => "Block".to_owned(),
+        MediaPolicy::Remount(flags) => format!("Remount {}", flags.join(",")),
+    };
+    let encrypted = settings.encrypted_removable_media.as_ref();
+    let action = settings.override_file_access_action.map(|action| action.name().to_owned());
+    [
+        ("client_mode", settings.client_mode.map(|mode| mode.name().to_owned())),
+        ("enable_bundles", settings.enable_bundles.map(|on| on.to_string())),
+        ("enable_transitive_rules", settings.enable_transitive_rules.map(|on| on.to_string())),
+        ("enable_all_event_upload", settings.enable_all_event_upload.map(|on| on.to_string())),
+        (
+            "disable_unknown_event_upload",
+            settings.disable_unknown_event_upload.map(|on| on.to_string()),
+        ),
+        ("allowed_path_regex", settings.allowed_path_regex.clone()),
+        ("blocked_path_regex", settings.blocked_path_regex.clone()),
+        ("media", settings.removable_media.as_ref().map(media)),
+        ("encrypted_media", encrypted.filter(|_| age.knows_media_policies()).map(media)),
+        ("override_file_access_action", action.filter(|action| action != "AUDIT_ONLY")),
+        ("event_detail_url", settings.event_detail_url.clone()),
+        ("event_detail_text", settings.event_detail_text.clone()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
+}
