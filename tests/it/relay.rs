@@ -13,6 +13,7 @@ mod pedro;
 mod process;
 mod property;
 mod santa;
+mod secured;
 mod stored;
 mod tls;
 mod uploads;

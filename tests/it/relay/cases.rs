@@ -293,7 +293,7 @@ fn relay_6_what_sync_v2_left_is_cleared_once() {
 #[test]
 fn relay_7_a_page_that_breaks_off_is_not_acknowledged() {
     let mut world = World::with(Age::Y2026M7, false);
-    world.server.set_rules(fixtures::rules(60_000, 1));
+    world.server.set_rules(fixtures::rules(50_100, 1));
     world.pull();
     world.push();
     let done = world.push_with(&mut |step| {
@@ -303,6 +303,6 @@ fn relay_7_a_page_that_breaks_off_is_not_acknowledged() {
     assert_eq!((done.pages, done.received), (2, 50_000));
     assert!(world.relay.lacks());
     let done = world.push();
-    assert_eq!((done.pages, done.received, done.sync_type), (2, 60_000, SyncType::Clean));
+    assert_eq!((done.pages, done.received, done.sync_type), (2, 50_100, SyncType::Clean));
     world.assert_in_step();
 }
