@@ -23,6 +23,7 @@ mod encodings;
 mod local;
 mod network;
 mod probe;
+mod relay;
 mod report;
 mod state;
 mod stores;
@@ -77,6 +78,7 @@ enum Layer {
     Stores,
     Service,
     Daemon,
+    Relay,
     Dns,
     Connection,
     Tls,
@@ -102,6 +104,7 @@ impl Layer {
             Self::StateDirectory | Self::Stores => SyncResult::StateUnusable,
             Self::Daemon => SyncResult::DaemonNotReachable,
             Self::Service
+            | Self::Relay
             | Self::Dns
             | Self::Connection
             | Self::Tls
@@ -288,6 +291,8 @@ async fn examine(global: &Global, args: &Args, lines: &mut ReportLines) {
     let own = ConfigurationReport::examine(&loaded, &host, |name| std::env::var(name).ok());
     let daemon = daemon::examine(&dir, &loaded, &own, service, &host);
     lines.extend(daemon.lines);
+    let now = clock.now().wall;
+    lines.extend(relay::examine(&loaded.config, &dir, daemon.relay.as_ref(), &host, now));
     let daemon = daemon.configuration.filter(|configuration| configuration.digest == own.digest);
     let way = network::ProbeTarget { loaded: &loaded, report: &report, daemon: daemon.as_ref() };
     network::examine(args, &way, rules.open(), &clock, lines).await;

@@ -12,6 +12,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::delivery::{Page, Source};
+use super::leaving::leaving_since;
 use super::plan::{self, Authorizer, Content, Plan, Situation, Surplus, Why};
 use super::release::Release;
 use super::sessions::{Delivery, Outcome, PageOf, Position, Report, Sessions};
@@ -22,7 +23,8 @@ use crate::control::relay::{
 };
 use crate::host::AuthorizerReport;
 use crate::model::{
-    ClientMode, MachineId, Now, RelayManner, RuleCounts, Settings, SyncType, Transfer,
+    ClientMode, DEFAULT_SYNC_INTERVAL_SECS, MachineId, Now, RelayManner, RuleCounts, Settings,
+    SyncType, Transfer,
 };
 use crate::protocol::{preflight, wire};
 use crate::store::{Generation, RulesSnapshot, RulesStanding, StoreError};
@@ -312,10 +314,14 @@ impl Core {
             sync_type: plan.sync_type,
             why: words(plan.why).to_owned(),
         });
+        let interval = match leaving_since(&self.options.state_dir) {
+            // It keeps this one when it syncs elsewhere.
+            Some(_) => given.full_sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL_SECS),
+            None => self.options.interval(),
+        };
         if self.options.config.manner == RelayManner::Pedro {
-            return Ok(for_pedro(&given, self.options.interval()));
+            return Ok(for_pedro(&given, interval));
         }
-        let interval = self.options.interval();
         Ok(preflight::response(&given, plan.sync_type, BATCH_SIZE, interval))
     }
 

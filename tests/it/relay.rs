@@ -6,6 +6,7 @@ mod cases;
 mod chain;
 mod in_step;
 mod inside;
+mod leaving;
 mod link;
 mod manner;
 mod messages;

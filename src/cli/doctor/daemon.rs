@@ -11,6 +11,7 @@ use crate::control::client::Client;
 use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
 use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::moment::Moment;
+use crate::control::relay::RelayStatus;
 use crate::control::status::{DaemonStatus, Liveness};
 use crate::host::HostSource;
 
@@ -24,6 +25,8 @@ pub(super) struct Found {
     pub(super) lines: Vec<Line>,
     /// Its view of the configuration, if it lives.
     pub(super) configuration: Option<ConfigurationReport>,
+    /// How its relay stands, if it lives and has one.
+    pub(super) relay: Option<RelayStatus>,
 }
 
 /// Asks the daemon how it is and what it sees, and compares that with `own`,
@@ -41,7 +44,7 @@ pub(super) fn examine(
     } else {
         format!("`systemctl restart {UNIT}`, and see `journalctl -u {UNIT}`")
     };
-    let only = |line| Found { lines: vec![line], configuration: None };
+    let only = |line| Found { lines: vec![line], configuration: None, relay: None };
     let runs = crate::control::is_daemon_running(dir);
     if let Some(waiting) = service.and_then(|line| waiting(runs, line, &loaded.findings)) {
         return only(waiting);
@@ -106,7 +109,7 @@ pub(super) fn examine(
         lines.push(Line::problem(LAYER, message, fix));
     }
     lines.extend(compare(&status.configuration, own, status.configuration_refused.is_some()));
-    Found { lines, configuration: Some(status.configuration) }
+    Found { lines, configuration: Some(status.configuration), relay: status.relay }
 }
 
 /// A daemon that the service manager has started and that found no configuration it

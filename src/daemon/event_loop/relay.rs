@@ -14,7 +14,7 @@ use crate::control::relay::RelayStatus;
 use crate::daemon::schedule::Requester;
 use crate::failure::Remedy as _;
 use crate::host::{self, RememberingHost, SystemHost};
-use crate::model::MachineId;
+use crate::model::{MachineId, Secret};
 use crate::relay::certificates::{self, CertificateError, ClientReader, Places};
 use crate::relay::core::RelayOptions;
 use crate::relay::worker::{
@@ -42,6 +42,8 @@ struct Setup {
     guard: Option<u8>,
     event_limit: u64,
     keeps_events: bool,
+    /// The password in Santa's profile, for the client certificate.
+    client_password: Option<Secret>,
 }
 
 impl Setup {
@@ -57,6 +59,11 @@ impl Setup {
             guard: loaded.config.guard_removed_percent,
             event_limit: loaded.config.event_queue_limit,
             keeps_events: loaded.authorizer_keeps_events(),
+            client_password: loaded
+                .config
+                .santa_profile
+                .as_ref()
+                .and_then(|profile| profile.client_password.clone()),
         })
     }
 
@@ -150,10 +157,11 @@ impl EventLoop {
 /// Where the relay's certificates come from.
 fn tls(setup: &Setup, state_dir: &Path) -> TlsSource {
     let (config, state_dir) = (setup.config.clone(), state_dir.to_owned());
+    let password = setup.client_password.clone();
     Arc::new(move |now| {
         let source = RememberingHost::new(SystemHost, &state_dir);
         let hardware = host::hardware_uuid(&source);
-        let reader = ClientReader { user: host::nobody_id(&source), password: None };
+        let reader = ClientReader { user: host::nobody_id(&source), password: password.as_ref() };
         let places = Places {
             state_dir: &state_dir,
             directory: &config.directory,

@@ -20,15 +20,15 @@ use crate::agent::Agent;
 use crate::daemon::{Daemon, PATIENCE, ask, sync};
 
 /// A host whose agent relays to its Santa.
-struct Host {
+pub(super) struct Host {
     server: FakeServer,
-    agent: Agent,
-    santa: Santa,
-    listen: String,
+    pub(super) agent: Agent,
+    pub(super) santa: Santa,
+    pub(super) listen: String,
 }
 
 impl Host {
-    fn new(age: Age) -> Self {
+    pub(super) fn new(age: Age) -> Self {
         let rules: Vec<_> = fixtures::rules(60, 3).collect();
         let server = FakeServer::builder()
             .rules(rules)
@@ -44,7 +44,7 @@ impl Host {
     }
 
     /// Starts the daemon, and waits until its relay listens.
-    fn start(&self, more: &[&str]) -> Daemon {
+    pub(super) fn start(&self, more: &[&str]) -> Daemon {
         let set = format!("RelayListen={}", self.listen);
         let daemon = Daemon::start(&self.agent, 1, &[&["--set", set.as_str()], more].concat());
         self.until(|relay| relay.error.is_none() && !relay.url.is_empty());
@@ -60,7 +60,7 @@ impl Host {
     }
 
     /// Waits until the relay is so; returns how long that took.
-    fn until(&self, is_so: impl Fn(&RelayStatus) -> bool) -> Duration {
+    pub(super) fn until(&self, is_so: impl Fn(&RelayStatus) -> bool) -> Duration {
         let clock = SystemClock::new();
         let began = clock.now().elapsed;
         loop {
@@ -72,6 +72,12 @@ impl Host {
             assert!(took < PATIENCE, "{relay:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Waits until the relay is so; returns how it stands then.
+    pub(super) fn until_status(&self, is_so: impl Fn(&RelayStatus) -> bool) -> RelayStatus {
+        self.until(is_so);
+        self.relay().expect("it runs")
     }
 
     fn is_in_step(&self) -> bool {
