@@ -38,11 +38,13 @@ pub async fn run<S: Service>(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let listener = listener.into_tokio()?;
+    // Connections hear of it once no new ones are taken.
+    let (closing, closed) = watch::channel(false);
     let door = Door {
         users: service.needs_user().then(Users::open),
         shared: Arc::new(Shared { service, limits, budget: Budget::new(&limits) }),
         tls: tls.map(TlsAcceptor::from),
-        stop: stop.clone(),
+        closed,
     };
     let mut guests = Guests::default();
     let mut pause = FIRST_PAUSE;
@@ -80,6 +82,7 @@ pub async fn run<S: Service>(
         }
     }
     drop(listener);
+    closing.send_replace(true);
     let all = async { while guests.tasks.join_next().await.is_some() {} };
     if timeout(limits.stop, all).await.is_err() {
         warn!(
@@ -96,7 +99,7 @@ struct Door<S> {
     shared: Arc<Shared<S>>,
     tls: Option<TlsAcceptor>,
     users: Option<Users>,
-    stop: watch::Receiver<bool>,
+    closed: watch::Receiver<bool>,
 }
 
 impl<S> Clone for Door<S> {
@@ -105,7 +108,7 @@ impl<S> Clone for Door<S> {
             shared: Arc::clone(&self.shared),
             tls: self.tls.clone(),
             users: self.users.clone(),
-            stop: self.stop.clone(),
+            closed: self.closed.clone(),
         }
     }
 }
@@ -121,10 +124,10 @@ impl<S: Service> Door<S> {
     async fn enter(self, id: u64, stream: TcpStream, address: SocketAddr, standing: Arc<Standing>) {
         // Only a matter of speed.
         let _ = stream.set_nodelay(true);
-        let mut stop = self.stop.clone();
+        let mut closed = self.closed.clone();
         let entered = tokio::select! {
             biased;
-            _ = stop.wait_for(|is_stopped| *is_stopped) => return,
+            _ = closed.wait_for(|is_closed| *is_closed) => return,
             entered = self.identify(id, stream, address) => entered,
         };
         let Some((peer, stream)) = entered else { return };
@@ -133,8 +136,8 @@ impl<S: Service> Door<S> {
         }
         let connection = Arc::new(Connection::new(id, peer, standing));
         match stream {
-            Entered::Plain(stream) => serve(stream, connection, self.shared, self.stop).await,
-            Entered::Tls(stream) => serve(stream, connection, self.shared, self.stop).await,
+            Entered::Plain(stream) => serve(stream, connection, self.shared, self.closed).await,
+            Entered::Tls(stream) => serve(stream, connection, self.shared, self.closed).await,
         }
     }
 
