@@ -1,6 +1,8 @@
 //! The daemon as a process: its clock, its signals and its socket.
 
 mod busy;
+#[cfg(target_os = "linux")]
+mod handed_over;
 mod prompt;
 mod signals;
 mod socket;
@@ -97,9 +99,13 @@ impl Daemon {
 
     /// The one that this command starts.
     pub(crate) fn of(command: &mut Command) -> Self {
+        Self::of_with_stdin(command.stdin(Stdio::null()))
+    }
+
+    /// The same, with the standard input that the command says.
+    fn of_with_stdin(command: &mut Command) -> Self {
         heed_signals();
-        let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program runs");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program runs");
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut daemon = Self { child, lines };
         daemon.says("daemon started");

@@ -118,6 +118,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const HOME: &[(&str, &str)] = &[
     ("reqwest", "transport"),
     ("rusqlite", "store"),
+    ("service_sockets", "daemon"),
     ("println", "cli"),
     ("io::stdout", "cli"),
     ("Instant::now", "clock"),
@@ -277,7 +278,8 @@ fn modules() -> Vec<(String, Names)> {
     fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).expect("a source directory") {
             let path = entry.expect("an entry").path();
-            if path.is_dir() {
+            // A package of its own is no module.
+            if path.is_dir() && !path.join("Cargo.toml").exists() {
                 walk(&path, into);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 into.push(path);

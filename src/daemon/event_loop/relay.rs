@@ -1,6 +1,7 @@
 //! The relay, as the loop sees it: started, told of syncs, and stopped.
 
 use std::future::pending;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ use crate::relay::worker::{
 /// How long a relay may take to finish answers when the daemon ends or the
 /// configuration changes.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// The name of its sockets in the service manager's configuration.
+const SOCKET_NAME: &str = "relay";
 
 /// What has Santa's own sync service sync, on macOS.
 const SANTACTL: [&str; 2] = ["/usr/local/bin/santactl", "sync"];
@@ -77,6 +81,31 @@ impl Setup {
     }
 }
 
+/// Sockets that the service manager opened for the relay (RELAY-1). They stay open
+/// while no relay runs, so that no other program can take their port.
+#[derive(Debug, Default)]
+pub(super) struct RelaySockets(Vec<TcpListener>);
+
+impl RelaySockets {
+    /// Takes them from the service manager.
+    pub(super) fn take() -> Self {
+        let taken = service_sockets::take(SOCKET_NAME);
+        Self(taken.unwrap_or_else(|error| {
+            warn!(%error, "the sockets of the service manager cannot be used");
+            Vec::new()
+        }))
+    }
+
+    /// The one that listens on an address; else the first, of which the relay says
+    /// that it is another.
+    fn for_address(&self, address: SocketAddr) -> Option<TcpListener> {
+        let fits = |socket: &&TcpListener| socket.local_addr().is_ok_and(|own| own == address);
+        let socket = self.0.iter().find(fits).or_else(|| self.0.first())?;
+        let cloned = socket.try_clone();
+        cloned.inspect_err(|error| warn!(%error, "the service manager's socket is not used")).ok()
+    }
+}
+
 impl EventLoop {
     /// Starts, restarts or ends the relay as the configuration says.
     pub(super) async fn update_relay(&mut self) {
@@ -102,7 +131,7 @@ impl EventLoop {
             },
             clock: self.options.clock,
             tls: setup.config.tls.then(|| tls(&setup, &self.state_dir)),
-            socket: None,
+            socket: self.relay_sockets.for_address(setup.config.listen),
         };
         match worker::start(options) {
             Ok(handle) => self.relay = Some(Relay { handle, setup }),

@@ -208,7 +208,11 @@ impl Heard {
 }
 
 fn start(program: &Program) -> io::Result<Child> {
-    Command::new(&program.path)
+    let mut command = Command::new(&program.path);
+    for variable in service_sockets::VARIABLES {
+        command.env_remove(variable);
+    }
+    command
         .args(&program.args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
