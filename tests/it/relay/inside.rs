@@ -113,8 +113,13 @@ impl Relay {
         *self.elapsed.lock().expect("unpoisoned") += time;
     }
 
+    /// The time since the clock began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        *self.elapsed.lock().expect("unpoisoned")
+    }
+
     fn now(&self) -> Now {
-        let elapsed = *self.elapsed.lock().expect("unpoisoned");
+        let elapsed = self.elapsed();
         let wall = Timestamp::from_secs(1_795_000_000 + elapsed.as_secs().cast_signed());
         Now { wall, elapsed }
     }

@@ -26,8 +26,10 @@ pub(crate) struct World {
     config: Arc<Config>,
     /// Of every event that Santa stored.
     observed: BTreeSet<String>,
-    /// Of those that waited when its last whole sync began, or came later.
+    /// Of those that came after its last whole sync.
     since_whole_sync: BTreeSet<String>,
+    /// When that ended.
+    last_whole_sync: Option<Duration>,
     transitive: BTreeSet<String>,
     /// The server replaced all rules, and Santa has not yet.
     clean_all_due: bool,
@@ -63,6 +65,7 @@ impl World {
             config,
             observed: BTreeSet::new(),
             since_whole_sync: BTreeSet::new(),
+            last_whole_sync: None,
             transitive: BTreeSet::new(),
             clean_all_due: false,
             clean_all_allowed: false,
@@ -163,11 +166,16 @@ impl World {
             let lost: BTreeSet<_> = waiting.difference(&kept).cloned().collect();
             let known = lost.difference(&self.since_whole_sync).collect::<Vec<_>>();
             assert!(known.is_empty(), "events that waited for a whole sync were lost: {known:?}");
+            // Who has just uploaded everything may lose what came in that minute.
+            let since = self.last_whole_sync.map(|at| self.relay.elapsed().saturating_sub(at));
+            let is_recent = since.is_some_and(|since| since < Duration::from_mins(1));
+            assert!(is_recent, "events were lost {since:?} after the last whole sync: {lost:?}");
             self.observed.retain(|id| !lost.contains(id));
         }
         assert!(!done.push_tokens);
         if done.status == Status::Success {
             self.since_whole_sync.clear();
+            self.last_whole_sync = Some(self.relay.elapsed());
         }
         done
     }
