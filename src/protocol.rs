@@ -13,10 +13,6 @@ pub mod json;
 pub mod lenient;
 pub mod postflight;
 pub mod preflight;
-#[cfg_attr(
-    not(feature = "internals"),
-    expect(dead_code, reason = "the relay, which reads requests, is not wired up yet")
-)]
 pub mod requests;
 pub mod rules;
 pub mod stored;

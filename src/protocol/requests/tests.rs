@@ -23,17 +23,18 @@ fn execution(name: &str) -> wire::Event {
 }
 
 fn decoded(event: &RelayedEvent) -> QueuedEvent {
-    match stored::decode_row(&event.data) {
-        DecodedEvent::Sendable(event) => event,
-        other => panic!("{other:?}"),
-    }
+    let DecodedEvent::Sendable(event) = stored::decode_row(&event.data) else {
+        panic!("it cannot be sent: {event:?}")
+    };
+    event
 }
 
 fn reason(event: &RelayedEvent) -> &str {
-    match &event.kind {
-        RelayedKind::TooLarge { reason } | RelayedKind::Unreadable { reason } => reason,
-        other => panic!("{other:?}"),
-    }
+    let (RelayedKind::TooLarge { reason } | RelayedKind::Unreadable { reason }) = &event.kind
+    else {
+        panic!("it is queued: {:?}", event.kind)
+    };
+    reason
 }
 
 /// RELAY-8: all three kinds, as they are, in either form; an event is the same one in
@@ -157,9 +158,9 @@ fn relay_8_a_text_that_is_not_utf_8_costs_its_field() {
     let names: Vec<_> = upload
         .events
         .iter()
-        .map(|event| match decoded(event) {
-            QueuedEvent::Execution(event) => (event.file_name, event.parent_name),
-            other => panic!("{other:?}"),
+        .map(|event| {
+            let QueuedEvent::Execution(event) = decoded(event) else { panic!("another kind") };
+            (event.file_name, event.parent_name)
         })
         .collect();
     assert_eq!(names, [("x".to_owned(), String::new()), ("y".to_owned(), String::new())]);

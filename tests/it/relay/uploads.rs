@@ -213,9 +213,9 @@ fn take_measured(dir: &Path, body: u64) {
         events += 1;
     }
     text.push_str("]}");
-    eprintln!("peak {}", peak());
+    writeln!(std::io::stderr(), "peak {}", peak()).expect("a reader");
     let now = SystemClock::new().now();
     let taken = ingest_upload(&mut store, Transfer::Json, text.into(), now, Limits::default());
-    eprintln!("peak {}", peak());
+    writeln!(std::io::stderr(), "peak {}", peak()).expect("a reader");
     assert_eq!(taken.expect("taken").relayed.queued, events);
 }

@@ -134,7 +134,7 @@ fn status(agent: &Agent) -> Value {
 }
 
 /// RELAY-10, EXIT 1: a host whose authorizer has been silent for longer than
-/// RelayStale grows old at its server, but loses no event; record, `status` and a sync
+/// `RelayStale` grows old at its server, but loses no event; record, `status` and a sync
 /// by hand say so.
 #[test]
 fn relay_10_a_stale_host_only_uploads_events_until_its_authorizer_is_back() {
