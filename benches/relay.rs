@@ -1,0 +1,246 @@
+//! The relay as its authorizer sees it: a daemon of this program with a store of many
+//! rules, asked over one plain connection. The floor is one thread that reads the same
+//! rows from SQLite and writes the same JSON.
+//!
+//! `cargo bench --bench relay -- [--rules N]...`
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a program that measures"
+)]
+
+#[path = "support/process.rs"]
+#[allow(dead_code, reason = "this bench uses a part of it")]
+mod process;
+#[path = "support/rules.rs"]
+mod support;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use process::Plain;
+use rusqlite::Connection;
+use santa_sync::Store;
+use santa_sync::model::{Policy, SyncType, Timestamp};
+use serde::Serialize;
+use serde_json::{Value, json};
+use support::made;
+
+const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
+/// Rules of a page, as the relay makes them.
+const PAGE: usize = 50_000;
+/// Changes of the NORMAL sync.
+const CHANGES: u64 = 1_000;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let given = args.windows(2).filter(|pair| pair[0] == "--rules");
+    let mut rules: Vec<u64> = given.filter_map(|pair| pair[1].parse().ok()).collect();
+    if rules.is_empty() {
+        rules = vec![1_000, 100_000, 1_000_000];
+    }
+    for rules in rules {
+        measure(rules);
+    }
+}
+
+fn measure(rules: u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state_dir = dir.path().join("state");
+    let mut store = Store::open(&state_dir, NOW).expect("a store").0;
+    store.commit_rules(&made(0..rules, PAGE), (SyncType::Clean, NOW)).expect("committed");
+    println!("{rules} rules");
+
+    let (bytes, floor) = timed(|| floor(&state_dir));
+    let daemon = Daemon::start(&state_dir);
+    sleep(Duration::from_secs(3));
+    let idle = daemon.memory("VmRSS:");
+    println!("  idle daemon:                   {idle:>8.1} MB");
+    let mut plain = Plain::connect(&daemon.url);
+
+    // The first sync lets the authorizer upload its events.
+    preflight(&mut plain, "");
+    download(&mut plain);
+    postflight(&mut plain, 0, "NORMAL", "");
+    let (answer, before) = timed(|| preflight(&mut plain, ""));
+    assert_eq!(answer["syncType"], "CLEAN", "{answer}");
+    let ((first, received, sent), whole) = timed(|| download(&mut plain));
+    assert_eq!(received, rules);
+    println!("  preflight:                     {:>8.1} ms", ms(before));
+    println!("  CLEAN download, first page:    {:>8.1} ms", ms(first));
+    println!("  CLEAN download, whole:         {:>8.1} ms, {:.1} MB", ms(whole), sent as f64 / 1e6);
+    println!("  floor, the same in one thread: {:>8.1} ms, {:.1} MB", ms(floor), bytes as f64 / 1e6);
+    println!("  speed, in times of the floor:  {:>8.2}", floor.as_secs_f64() / whole.as_secs_f64());
+    let peak = daemon.memory("VmHWM:");
+    println!("  peak above idle:               {:>8.1} MB", peak - idle);
+    let hash = store.rules_hash().expect("a hash");
+    postflight(&mut plain, received, "CLEAN", &hash);
+
+    store
+        .commit_rules(&made(rules..rules + CHANGES, PAGE), (SyncType::Normal, NOW))
+        .expect("committed");
+    let (received, normal) = timed(|| {
+        assert_eq!(preflight(&mut plain, &hash)["syncType"], "NORMAL");
+        let (_, received, _) = download(&mut plain);
+        let hash = store.rules_hash().expect("a hash");
+        postflight(&mut plain, received, "NORMAL", &hash);
+        received
+    });
+    assert_eq!(received, CHANGES);
+    println!("  a sync of {CHANGES} changes:        {:>8.1} ms", ms(normal));
+    drop(plain);
+
+    sleep(Duration::from_secs(10));
+    let before = daemon.wake_ups();
+    sleep(Duration::from_secs(20));
+    println!("  afterwards, idle:              {:>8.1} MB", daemon.memory("VmRSS:"));
+    println!("  wake-ups in 20 s:              {:>8}", daemon.wake_ups() - before);
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let done = work();
+    (done, start.elapsed())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn preflight(plain: &mut Plain, hash: &str) -> Value {
+    let request = json!({
+        "machine_id": "floor", "santa_version": "2026.7.1", "client_mode": "MONITOR",
+        "rulesHash": hash,
+    });
+    let answer = plain.post("preflight", "identity", request.to_string().as_bytes());
+    serde_json::from_slice(&answer).expect("JSON")
+}
+
+fn postflight(plain: &mut Plain, received: u64, sync_type: &str, hash: &str) {
+    let request = json!({
+        "machine_id": "floor", "rules_received": received, "rules_processed": received,
+        "syncType": sync_type, "rulesHash": hash,
+    });
+    plain.post("postflight", "identity", request.to_string().as_bytes());
+}
+
+/// Fetches all pages. Returns when the first had come, the rules and the bytes.
+fn download(plain: &mut Plain) -> (Duration, u64, usize) {
+    let start = Instant::now();
+    let (mut first, mut rules, mut bytes, mut cursor) = (None, 0, 0, String::new());
+    loop {
+        let request = json!({ "machine_id": "floor", "cursor": cursor }).to_string();
+        let page = plain.post("ruledownload", "identity", request.as_bytes());
+        first = first.or(Some(start.elapsed()));
+        bytes += page.len();
+        let text = String::from_utf8(page).expect("UTF-8");
+        rules += text.matches("\"identifier\"").count() as u64;
+        cursor = match text.rsplit_once("],\"cursor\":\"") {
+            Some((_, rest)) => rest.trim_end_matches("\"}").to_owned(),
+            None => break,
+        };
+    }
+    (first.unwrap_or_default(), rules, bytes)
+}
+
+/// What any program must do: read the rows, write the JSON.
+fn floor(state_dir: &Path) -> usize {
+    #[derive(Serialize)]
+    struct Rule<'a> {
+        identifier: &'a str,
+        policy: &'static str,
+        #[serde(rename = "ruleType")]
+        rule_type: &'static str,
+    }
+    let store = Connection::open(state_dir.join("rules.db")).expect("opened");
+    let mut statement = store
+        .prepare(
+            "SELECT rowid, identifier, state, type, custommsg, customurl, cel_expr, \
+             event_detail_button_text FROM execution_rules WHERE state IS NOT 6 ORDER BY rowid",
+        )
+        .expect("prepared");
+    let mut rows = statement.query([]).expect("asked");
+    let (mut page, mut on_page, mut bytes) = (Vec::new(), 0, 0);
+    while let Some(row) = rows.next().expect("read") {
+        let state: i32 = row.get(2).expect("a state");
+        let kind: i32 = row.get(3).expect("a type");
+        let rule = Rule {
+            identifier: row.get_ref(1).expect("a column").as_str().expect("text"),
+            policy: if state == 1 { "ALLOWLIST" } else { "BLOCKLIST" },
+            rule_type: if kind == 1000 { "BINARY" } else { "TEAMID" },
+        };
+        serde_json::to_writer(&mut page, &rule).expect("written");
+        page.push(b',');
+        on_page += 1;
+        if on_page == PAGE {
+            bytes += page.len();
+            (page, on_page) = (Vec::new(), 0);
+        }
+    }
+    bytes + page.len()
+}
+
+/// A daemon whose relay listens; killed when dropped.
+struct Daemon {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    fn start(state_dir: &Path) -> Self {
+        let free = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let address = free.expect("a port").local_addr().expect("an address");
+        let child = Command::new(env!("CARGO_BIN_EXE_santa-sync"))
+            .args(["daemon", "--log-level", "error", "--set", "MachineID=floor", "--set"])
+            .arg(format!("RelayListen={address}"))
+            .arg("--state-dir")
+            .arg(state_dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("started");
+        while TcpStream::connect(address).is_err() {
+            sleep(Duration::from_millis(10));
+        }
+        Self { child, url: format!("http://{address}/") }
+    }
+
+    /// A figure of memory, in megabytes.
+    fn memory(&self, name: &str) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib: f64 = line
+            .and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+            .expect("a figure");
+        kib * 1.024e-3
+    }
+
+    /// How often its threads have gone to sleep.
+    fn wake_ups(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        tasks
+            .flatten()
+            .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+            .filter_map(|text| {
+                let line = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+                line?.trim().parse::<u64>().ok()
+            })
+            .sum()
+    }
+}
