@@ -76,7 +76,11 @@ fn measure(rules: u64) {
     println!("  preflight:                     {:>8.1} ms", ms(before));
     println!("  CLEAN download, first page:    {:>8.1} ms", ms(first));
     println!("  CLEAN download, whole:         {:>8.1} ms, {:.1} MB", ms(whole), sent as f64 / 1e6);
-    println!("  floor, the same in one thread: {:>8.1} ms, {:.1} MB", ms(floor), bytes as f64 / 1e6);
+    println!(
+        "  floor, the same in one thread: {:>8.1} ms, {:.1} MB",
+        ms(floor),
+        bytes as f64 / 1e6
+    );
     println!("  speed, in times of the floor:  {:>8.2}", floor.as_secs_f64() / whole.as_secs_f64());
     let peak = daemon.memory("VmHWM:");
     println!("  peak above idle:               {:>8.1} MB", peak - idle);

@@ -16,6 +16,7 @@ mod property;
 mod santa;
 mod secured;
 mod stored;
+mod strangers;
 mod tls;
 mod uploads;
 mod upstream;
