@@ -120,7 +120,7 @@ fn policies() -> impl Strategy<Value = wire::Policy> {
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![
         4 => (0..12_u8, policies(), 0..3_u8).prop_map(|(n, policy, text)| Change::Put(n, policy, text)),
-        1 => (0..12_u8).prop_map(Change::Again),
+        3 => (0..12_u8).prop_map(Change::Again),
         2 => (0..14_u8).prop_map(Change::Remove),
     ];
     prop::collection::vec(change, 0..5)
@@ -454,14 +454,19 @@ proptest! {
         age in prop::sample::select(Age::ALL.to_vec()),
         protobuf in any::<bool>(),
         keeps_events in prop::bool::weighted(0.2),
+        rules in prop::collection::btree_set(0..12_u8, 0..9),
         ops in ops(),
     ) {
         let mut world = World::with(age, keeps_events);
         if protobuf {
             world.santa.profile.transfer = santa_sync::model::Transfer::Protobuf;
         }
+        let put = |number| Change::Put(number, wire::Policy::Allowlist, number % 3);
+        world.happen(Op::Replace(rules.into_iter().map(put).collect()));
         // Before a clean sync has filled the agent's store nothing is deleted.
         world.pull();
+        world.push();
+        world.push();
         for op in ops {
             world.happen(op);
         }
