@@ -133,6 +133,8 @@ pub struct Core {
     last: Option<(Weak<Mutex<RulesSnapshot>>, i64)>,
     report: Option<AuthorizerReport>,
     release: Option<Release>,
+    /// It has come after so long that the server only heard events of this host.
+    has_returned: bool,
     status: RelayStatus,
 }
 
@@ -167,7 +169,7 @@ impl Core {
         };
         let release = report.as_ref().and_then(|report| Release::parse(&report.santa_version));
         let sessions = Sessions::new(interval);
-        Self { options, state, sessions, last: None, report, release, status }
+        Self { options, state, sessions, last: None, report, release, has_returned: false, status }
     }
 
     /// How it stands.
@@ -179,6 +181,12 @@ impl Core {
     /// How it stands, to be completed by who runs it.
     pub const fn status_mut(&mut self) -> &mut RelayStatus {
         &mut self.status
+    }
+
+    /// Whether the authorizer has just come back after [`RelayConfig::stale`], so that
+    /// the server should hear of it.
+    pub const fn take_return(&mut self) -> bool {
+        std::mem::replace(&mut self.has_returned, false)
     }
 
     /// Forgets deliveries that are too old.
@@ -275,10 +283,10 @@ impl Core {
             Source::new(snapshot, plan, authorizer.release, self.options.config.manner)
         };
         let mut from = source(plan)?;
-        let last = self.state.acknowledged.as_ref().map(|known| known.generation);
-        let lost = i64::try_from(from.removed()).unwrap_or(i64::MAX);
-        if moment.standing.unguarded <= last
-            && plan::guard_stops(self.options.guard, &authorizer.counts, lost)
+        let known = self.state.acknowledged.as_ref().map(|known| known.generation);
+        let removed = i64::try_from(from.removed()).unwrap_or(i64::MAX);
+        if moment.standing.unguarded <= known
+            && plan::guard_stops(self.options.guard, &authorizer.counts, removed)
         {
             plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
             from = source(plan)?;
@@ -349,6 +357,12 @@ impl Core {
             client_mode: report.client_mode,
             authenticated,
         });
+        let stale = self.options.config.stale;
+        self.has_returned |= self
+            .report
+            .as_ref()
+            .zip(stale)
+            .is_some_and(|(kept, stale)| now.wall.since(kept.at) > stale);
         self.release = authorizer.release;
         self.status.release_cannot = limits_of(authorizer);
         let is_kept = self.report.as_ref().is_some_and(|kept| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// From the commit of a sync that still runs to the nudge.
 pub const AFTER_COMMIT: Duration = Duration::from_secs(10);
 /// How long the command may run.
-pub const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_mins(3);
 /// The first wait after a failure; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait after a failure.

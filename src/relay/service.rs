@@ -55,6 +55,8 @@ pub enum News {
     Denial,
     /// There is nothing to hand out: an upstream sync should begin.
     WantsUpstream,
+    /// The authorizer has come back after a long time (RELAY-10).
+    Returned,
     /// The authorizer should sync again at once.
     WantsNudge,
 }
@@ -312,6 +314,9 @@ impl RelayService {
         if matches!(answered, Err(CoreError::NotReady(_))) {
             self.tell(News::WantsUpstream);
         }
+        if lock(&self.0.core).take_return() {
+            self.tell(News::Returned);
+        }
         let response = answered?;
         if self.0.manner == RelayManner::Pedro && transfer == Transfer::Json {
             return Ok(typed(transfer, preflight::plain_json(&response)));
@@ -407,19 +412,18 @@ impl RelayService {
         now: Now,
     ) -> Result<IngestedUpload, UploadError> {
         let mut queue = lock(&self.0.queue);
-        let store = match &mut *queue {
-            Some(store) => store,
-            None => {
-                let opened = EventStore::open(&self.0.state_dir, now.wall);
-                let (store, notices) = opened.map_err(TakeError::Store)?;
-                for notice in notices {
-                    if let Notice::SetAside { path, reason } = notice {
-                        let path = path.display();
-                        tracing::warn!(reason, "the event queue was corrupt; it is now {path}");
-                    }
+        let store = if let Some(store) = &mut *queue {
+            store
+        } else {
+            let opened = EventStore::open(&self.0.state_dir, now.wall);
+            let (store, notices) = opened.map_err(TakeError::Store)?;
+            for notice in notices {
+                if let Notice::SetAside { path, reason } = notice {
+                    let path = path.display();
+                    tracing::warn!(reason, "the event queue was corrupt; it is now {path}");
                 }
-                queue.insert(store)
             }
+            queue.insert(store)
         };
         let taken = ingest::ingest_upload(store, transfer, body, now, self.0.limits);
         if matches!(taken, Err(UploadError::Take(TakeError::Store(_)))) {

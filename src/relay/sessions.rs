@@ -14,7 +14,7 @@ pub const SESSION_LIFE: Duration = Duration::from_mins(10);
 /// The most deliveries kept. Each connection has at most one.
 const MAX_SESSIONS: usize = 64;
 /// How long uploads count as just made, before a clean sync that deletes events.
-const FLUSH_LIFE: Duration = Duration::from_secs(60);
+const FLUSH_LIFE: Duration = Duration::from_mins(1);
 
 /// Where in a delivery a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,7 +175,7 @@ pub enum Outcome {
 /// pages are read from.
 #[derive(Debug)]
 pub struct Sessions<T> {
-    sessions: Vec<Session<T>>,
+    kept: Vec<Session<T>>,
     /// When a sync ended in which the authorizer could upload all its events.
     flushed: Option<Duration>,
     /// How much longer than [`FLUSH_LIFE`] its next sync may be away.
@@ -187,7 +187,7 @@ impl<T> Sessions<T> {
     /// syncs if nothing nudges it.
     #[must_use]
     pub const fn new(interval: Duration) -> Self {
-        Self { sessions: Vec::new(), flushed: None, interval }
+        Self { kept: Vec::new(), flushed: None, interval }
     }
 
     /// Whether the authorizer has just uploaded all its queued events.
@@ -198,13 +198,13 @@ impl<T> Sessions<T> {
 
     /// Forgets deliveries that are too old.
     pub fn expire(&mut self, now: Duration) {
-        self.sessions.retain(|session| now.saturating_sub(session.begun) < SESSION_LIFE);
+        self.kept.retain(|session| now.saturating_sub(session.begun) < SESSION_LIFE);
     }
 
     /// When the oldest delivery expires.
     #[must_use]
     pub fn expires(&self) -> Option<Duration> {
-        self.sessions.iter().map(|session| session.begun + SESSION_LIFE).min()
+        self.kept.iter().map(|session| session.begun + SESSION_LIFE).min()
     }
 
     /// Begins a delivery, in the place of the one that this connection had.
@@ -218,11 +218,11 @@ impl<T> Sessions<T> {
         now: Duration,
     ) {
         self.expire(now);
-        self.sessions.retain(|session| session.connection != connection);
-        if self.sessions.len() >= MAX_SESSIONS {
-            self.sessions.remove(0);
+        self.kept.retain(|session| session.connection != connection);
+        if self.kept.len() >= MAX_SESSIONS {
+            self.kept.remove(0);
         }
-        self.sessions.push(Session {
+        self.kept.push(Session {
             token,
             connection,
             begun: now,
@@ -236,8 +236,8 @@ impl<T> Sessions<T> {
     /// The delivery that a request on this connection is about: its own, else
     /// the last one.
     fn of(&self, connection: u64) -> Option<usize> {
-        let own = self.sessions.iter().position(|session| session.connection == connection);
-        own.or_else(|| self.sessions.len().checked_sub(1))
+        let own = self.kept.iter().position(|session| session.connection == connection);
+        own.or_else(|| self.kept.len().checked_sub(1))
     }
 
     /// What to answer to a request for a page.
@@ -245,12 +245,12 @@ impl<T> Sessions<T> {
         self.expire(now);
         let found = if cursor.is_empty() {
             self.of(connection).map(|at| {
-                let session = &self.sessions[at];
+                let session = &self.kept[at];
                 (session, Position::first(session.delivery.plan.content))
             })
         } else {
             let Some((token, position)) = Position::parse(cursor) else { return PageOf::Gone };
-            let session = self.sessions.iter().find(|session| session.token == token);
+            let session = self.kept.iter().find(|session| session.token == token);
             let was_given = |session: &&Session<T>| {
                 session.pages.values().any(|(_, next)| *next == Some(position))
             };
@@ -270,7 +270,7 @@ impl<T> Sessions<T> {
 
     /// A page of so many rules is about to be sent.
     pub fn served(&mut self, token: u64, position: Position, rules: u64, next: Option<Position>) {
-        if let Some(session) = self.sessions.iter_mut().find(|session| session.token == token) {
+        if let Some(session) = self.kept.iter_mut().find(|session| session.token == token) {
             session.pages.insert(position, (rules, next));
         }
     }
@@ -278,7 +278,7 @@ impl<T> Sessions<T> {
     /// Events were not accepted.
     pub fn upload_refused(&mut self) {
         self.flushed = None;
-        for session in &mut self.sessions {
+        for session in &mut self.kept {
             session.refused_uploads = true;
         }
     }
@@ -293,7 +293,7 @@ impl<T> Sessions<T> {
     ) -> Outcome {
         self.expire(now);
         let Some(at) = self.of(connection) else { return Outcome::NoDelivery };
-        let session = self.sessions.remove(at);
+        let session = self.kept.remove(at);
         let Delivery { plan, .. } = session.delivery;
         let settings =
             (session.delivery.settings.clone(), session.delivery.settings_digest.clone());

@@ -84,6 +84,8 @@ pub enum RelayNews {
     Denial,
     /// There is nothing to hand out: a sync with the server should begin.
     WantsSync,
+    /// The authorizer has come back after a long time (RELAY-10).
+    Returned,
 }
 
 /// A relay that runs.
@@ -240,6 +242,7 @@ impl Worker {
                 Event::Service(News::Status) => self.publish(),
                 Event::Service(News::Denial) => self.tell(RelayNews::Denial),
                 Event::Service(News::WantsUpstream) => self.tell(RelayNews::WantsSync),
+                Event::Service(News::Returned) => self.tell(RelayNews::Returned),
                 Event::Service(News::WantsNudge) => self.nudges.want(),
                 Event::NudgeEnded(end, result) => self.nudge_ended(end, result),
                 Event::Compared(compared) => self.compared(compared),
@@ -449,7 +452,7 @@ impl Worker {
     fn publish(&self) {
         let mut status = self.service.status();
         status.url = self.url();
-        status.nudge = self.last_nudge.clone();
+        status.nudge.clone_from(&self.last_nudge);
         status.error = match &self.listening {
             Listening::No { error, .. } => Some(error.clone()),
             Listening::Yes { .. } => None,

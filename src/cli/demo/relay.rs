@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use super::{Args, Error, expect, heading, queue_events, settings, show, state_directory};
@@ -28,7 +28,7 @@ use crate::sync::stop_channel;
 /// The machine id on both sides.
 const MACHINE_ID: &str = "demo-host";
 /// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The agent's daemon; killed when dropped.
 struct Daemon {
@@ -171,7 +171,7 @@ impl Chain {
                 return Err(Error::internal(format!("the daemon ended: {status}"))
                     .with_fix("see daemon.log in its state directory; --keep DIR keeps it"));
             }
-            sleep(Duration::from_millis(50));
+            park_timeout(Duration::from_millis(50));
         }
         Err(Error::internal("the relay is not ready after a minute".to_owned()))
     }

@@ -171,6 +171,11 @@ impl EventLoop {
         match news {
             RelayNews::Status => self.publish(),
             RelayNews::Denial => self.denial_queued(),
+            RelayNews::Returned => {
+                info!("the authorizer is back; a sync with the server follows");
+                self.schedule.ask(Requester::Owner, self.alarm.now());
+                self.publish();
+            }
             // A sync that fails is repeated by the schedule.
             RelayNews::WantsSync => {
                 if self.syncs == 0 && self.running.is_none() {

@@ -41,6 +41,7 @@ impl Deref for RulesSnapshot {
 /// Where the rules stand in relation to the server, for somebody who passes
 /// them on.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct RulesStanding {
     /// Whether a rule download was ever completed.
     pub complete: bool,

@@ -70,7 +70,7 @@ impl Host {
                 return took;
             }
             assert!(took < PATIENCE, "{relay:?}");
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::park_timeout(Duration::from_millis(10));
         }
     }
 
@@ -282,4 +282,27 @@ mod killed {
         }
         println!("{killed} of {times} daemons were killed");
     }
+}
+
+/// RELAY-10: while it was away, the server heard events of this host only; when it is
+/// back, a sync follows at once.
+#[test]
+fn relay_10_an_authorizer_that_is_back_is_reported_at_once() {
+    let host = Host::new(Age::Y2026M7);
+    let daemon = host.start(&[]);
+    assert!(host.server.wait_for(Stage::Postflight, 1, PATIENCE));
+    host.until(|relay| relay.newest_generation.is_some());
+    host.santa.sync();
+    drop(daemon);
+    let file = host.agent.state_dir.join("authorizer.json");
+    let text = std::fs::read_to_string(&file).expect("kept");
+    let mut report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    report["at"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(&file, report.to_string()).expect("written");
+    let _daemon = host.start(&[]);
+    let preflights = host.server.count(Stage::Preflight);
+    assert_eq!(sync(&host.agent).result, SyncResult::AuthorizerStale);
+    assert_eq!(host.server.count(Stage::Preflight), preflights, "events only");
+    host.santa.sync();
+    assert!(host.server.wait_for(Stage::Preflight, preflights + 1, PATIENCE));
 }

@@ -1,6 +1,7 @@
 //! What the relay answers to anybody but its authorizer (RELAY-2, RELAY-12), and what
 //! that changes: nothing.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -37,7 +38,7 @@ fn answer(chain: &Chain, request: &[u8]) -> (u16, String) {
 fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     format!("{text}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
