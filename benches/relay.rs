@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use process::Plain;
 use rusqlite::Connection;
 use santa_sync::Store;
-use santa_sync::model::{Policy, SyncType, Timestamp};
+use santa_sync::model::{SyncType, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 use support::made;
@@ -161,7 +161,7 @@ fn floor(state_dir: &Path) -> usize {
         identifier: &'a str,
         policy: &'static str,
         #[serde(rename = "ruleType")]
-        rule_type: &'static str,
+        kind: &'static str,
     }
     let store = Connection::open(state_dir.join("rules.db")).expect("opened");
     let mut statement = store
@@ -178,7 +178,7 @@ fn floor(state_dir: &Path) -> usize {
         let rule = Rule {
             identifier: row.get_ref(1).expect("a column").as_str().expect("text"),
             policy: if state == 1 { "ALLOWLIST" } else { "BLOCKLIST" },
-            rule_type: if kind == 1000 { "BINARY" } else { "TEAMID" },
+            kind: if kind == 1000 { "BINARY" } else { "TEAMID" },
         };
         serde_json::to_writer(&mut page, &rule).expect("written");
         page.push(b',');

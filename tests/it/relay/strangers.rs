@@ -1,7 +1,6 @@
 //! What the relay answers to anybody but its authorizer (RELAY-2, RELAY-12), and what
 //! that changes: nothing.
 
-use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -36,11 +35,14 @@ fn answer(chain: &Chain, request: &[u8]) -> (u16, String) {
 
 /// A request with these headers besides `Content-Length` and `Connection`.
 fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
-    for (name, value) in headers {
-        let _ = write!(text, "{name}: {value}\r\n");
-    }
-    format!("{text}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    let headers: Vec<_> =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let (headers, length) = (headers.concat(), body.len());
+    format!(
+        "{method} {path} HTTP/1.1\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\
+         \r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// RELAY-2: what is not a request of the authorizer is refused, by the status that
