@@ -344,7 +344,7 @@ pub const KEYS: &[Key] = &[
         "EventsDatabase",
         Kind::Path,
         "none",
-        "Another program's events.db to upload from, too",
+        "Another program's events.db to upload from, too; not that of a running Santa",
     )
     .own(),
     Key::new(

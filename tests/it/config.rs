@@ -868,6 +868,34 @@ fn the_documented_tables_of_keys_follow_the_key_table() {
     in_step(PAGE, &page);
 }
 
+/// RELAY-14: the sample for both sides of a relay is one that `doctor` has nothing
+/// to say against.
+#[test]
+fn relay_14_the_sample_leads_both_sides() {
+    let path = "launchd/com.santa-sync.relay.mobileconfig";
+    let loaded = examine(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+    assert!(loaded.findings.iter().all(|f| f.severity == Severity::Note), "{:?}", loaded.findings);
+    let relay = loaded.config.relay.as_ref().expect("a relay");
+    let profile = loaded.config.santa_profile.as_ref().expect("Santa's");
+    assert!(profile.points_to(relay) && relay.tls && relay.client_certificate);
+    assert!(profile.clean_sync_event_upload && !profile.has_proxy && !profile.has_push);
+    let scheme = profile.sync_base_url.as_ref().map(|url| url.as_url().scheme().to_owned());
+    assert_eq!(scheme.as_deref(), Some("https"));
+    let url = loaded.config.sync_base_url.as_ref().map(ToString::to_string);
+    assert_eq!(url.as_deref(), Some("https://sync.example.com/santa"));
+    assert_eq!(profile.static_rules.len(), 1);
+    assert!(profile.client_password.is_some());
+}
+
+/// CONF-2: a running Santa lets nobody open its events.
+#[test]
+fn conf_2_santas_own_events_database_is_warned_of() {
+    let url = "--set=SyncBaseURL=https://h/";
+    let database = "--set=EventsDatabase=/var/db/santa/events.db";
+    let text = run(&["config", "check", url, database]);
+    assert!(text.contains("which a running Santa lets nobody open"), "{text}");
+}
+
 #[test]
 fn the_schema_of_the_keys_follows_the_table() {
     let text = serde_json::to_string_pretty(&schema()).expect("JSON") + "\n";

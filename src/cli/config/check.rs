@@ -197,6 +197,15 @@ fn of_values(loaded: &Loaded) -> Vec<Finding> {
             "write the id itself, or remove the key to use the hardware UUID",
         );
     }
+    if config.events_database.as_deref() == Some(Path::new(SANTAS_EVENTS)) {
+        found.add(
+            Severity::Warning,
+            FindingKind::NoEffect,
+            "EventsDatabase",
+            "is Santa's own, which a running Santa lets nobody open, not even root".to_owned(),
+            "remove the key; the relay takes Santa's events (docs/relay.md)",
+        );
+    }
     let mut expressions = 0;
     for rule in &config.static_rules {
         let expression = rule.details.as_ref().map_or("", |details| &details.cel_expr);
@@ -233,6 +242,9 @@ fn of_values(loaded: &Loaded) -> Vec<Finding> {
     }
     found.findings
 }
+
+/// Where Santa keeps its events.
+const SANTAS_EVENTS: &str = "/var/db/santa/events.db";
 
 /// Within this time of its end a certificate is worth a warning.
 const SOON_DAYS: u64 = 30;

@@ -176,6 +176,7 @@ impl ShowReport {
             "Who is served",
             match (self.client_certificate, self.secret) {
                 (true, _) => "who has the relay's client certificate",
+                (false, _) if cfg!(target_os = "linux") => "processes of RelayPeerUsers",
                 (false, true) => "who knows RelaySecret",
                 (false, false) => "every user of this host",
             },
