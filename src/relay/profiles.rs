@@ -44,12 +44,6 @@ impl ProgramRule {
             .then(|| Self::SigningId(format!("{}:{identifier}", team.to_ascii_uppercase())))
     }
 
-    /// From the program's bytes.
-    #[must_use]
-    pub fn of_bytes(bytes: &[u8]) -> Self {
-        Self::Binary(hex(&Sha256::digest(bytes)))
-    }
-
     fn parts(&self) -> (&'static str, &str) {
         match self {
             Self::SigningId(identifier) => ("SIGNINGID", identifier),

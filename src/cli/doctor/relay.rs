@@ -21,6 +21,9 @@ const LAYER: Layer = Layer::Relay;
 /// An authorizer that has not come for so many of its intervals is missed.
 const MISSED_INTERVALS: u32 = 3;
 
+/// The reason of requests that came before there was anything to hand out.
+const NOT_READY: &str = "not_ready";
+
 /// Santa's own programs, which no rule can block.
 const SANTAS_PROGRAMS: [&str; 2] = ["/usr/local/bin/santactl", "/Applications/Santa.app/"];
 
@@ -145,14 +148,14 @@ impl Facts<'_> {
             );
         }
         for limit in &status.release_cannot {
-            warn(format!("this release of the authorizer: {limit}"), "update it");
+            warn(format!("the release of the authorizer cannot {limit}"), "update it");
         }
-        if !status.refused.is_empty() {
-            let reasons = status.refused.iter().map(|(reason, times)| format!("{reason} {times}"));
-            let message = format!(
-                "requests were refused since the daemon started: {}",
-                reasons.collect::<Vec<_>>().join(", ")
-            );
+        // Until there are rules every request is refused, which is said above.
+        let refused = status.refused.iter().filter(|(reason, _)| *reason != NOT_READY);
+        let refused: Vec<_> = refused.map(|(reason, times)| format!("{reason} {times}")).collect();
+        if !refused.is_empty() {
+            let message =
+                format!("requests were refused since the daemon started: {}", refused.join(", "));
             warn(message, "see the daemon's log for who made them");
         }
         if let Some(nudge) = status.nudge.as_ref().filter(|nudge| nudge.failures > 0) {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::EventLoop;
-use crate::config::{Loaded, RelayConfig};
+use crate::config::{Loaded, RELAY_SOCKET, RelayConfig};
 use crate::control::relay::RelayStatus;
 use crate::daemon::schedule::Requester;
 use crate::failure::Remedy as _;
@@ -25,9 +25,6 @@ use crate::relay::worker::{
 /// How long a relay may take to finish answers when the daemon ends or the
 /// configuration changes.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
-
-/// The name of its sockets in the service manager's configuration.
-const SOCKET_NAME: &str = "relay";
 
 /// What has Santa's own sync service sync, on macOS.
 const SANTACTL: [&str; 2] = ["/usr/local/bin/santactl", "sync"];
@@ -89,7 +86,7 @@ pub(super) struct RelaySockets(Vec<TcpListener>);
 impl RelaySockets {
     /// Takes them from the service manager.
     pub(super) fn take() -> Self {
-        let taken = service_sockets::take(SOCKET_NAME);
+        let taken = service_sockets::take(RELAY_SOCKET);
         Self(taken.unwrap_or_else(|error| {
             warn!(%error, "the sockets of the service manager cannot be used");
             Vec::new()

@@ -176,7 +176,7 @@ fn relay_14_static_rules_are_merged() {
     assert_eq!((merged.len(), &merged[0]), (2, &"nonsense".into()));
     assert!(static_rule(&merged[1]).is_some_and(|rule| allows(rule.policy)));
     assert_eq!(notes, ["a static rule that blocks this program is left out"]);
-    let binary = ProgramRule::of_bytes(b"program");
+    let binary = ProgramRule::Binary("0a".repeat(32));
     let merged = with_program(Vec::new(), &binary, &mut notes);
     let merged: Vec<_> = merged.as_array().into_iter().flatten().filter_map(static_rule).collect();
     assert!(binary.is_allowed_by(&merged) && !program().is_allowed_by(&merged));

@@ -109,8 +109,11 @@ fn relay_11_doctor_names_each_fault_of_the_visitor() {
         ),
         (&|s| s.acknowledged.as_mut().into_iter().for_each(|a| a.drift = true), "differ"),
         (&|s| s.withdrawn_settings = vec!["client_mode".to_owned()], "no longer sets client_mode"),
-        (&|s| s.release_cannot = vec!["knows no CEL".to_owned()], "knows no CEL"),
-        (&|s| s.refused = BTreeMap::from([("unauthorized".to_owned(), 3)]), "unauthorized 3"),
+        (&|s| s.release_cannot = vec!["take CEL rules".to_owned()], "cannot take CEL rules"),
+        (
+            &|s| s.refused = BTreeMap::from([("peer".to_owned(), 3), ("not_ready".to_owned(), 1)]),
+            "started: peer 3",
+        ),
         (
             &|s| {
                 let result = Some("exit 1".to_owned());
