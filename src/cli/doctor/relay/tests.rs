@@ -78,6 +78,9 @@ fn relay_11_a_relay_without_a_fault_is_one_line() {
     assert_eq!(examine(&none, Path::new("/"), None, &SystemHost, NOW), []);
 }
 
+/// What is changed in a status.
+type Change<'a> = &'a dyn Fn(&mut RelayStatus);
+
 #[test]
 fn relay_11_doctor_names_each_fault_of_the_visitor() {
     let config = configured("", SANTAS);
@@ -89,7 +92,6 @@ fn relay_11_doctor_names_each_fault_of_the_visitor() {
     let last = |status: &mut RelayStatus, change: &dyn Fn(&mut AuthorizerStatus)| {
         status.authorizer.as_mut().into_iter().for_each(change);
     };
-    type Change<'a> = &'a dyn Fn(&mut RelayStatus);
     let cases: [(Change<'_>, &str); 12] = [
         (&|s| s.error = Some("it is taken".to_owned()), "nothing listens at 127.0.0.1:917"),
         (&|s| s.not_ready = Some("no rules".to_owned()), "nothing can be handed out yet"),
