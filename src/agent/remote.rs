@@ -149,6 +149,7 @@ impl RemoteAgent {
                 | ControlResponse::BundleRequests { .. }
                 | ControlResponse::Subscribed
                 | ControlResponse::Notification { .. }
+                | ControlResponse::Relay { .. }
                 | ControlResponse::Metrics { .. }
                 | ControlResponse::Done => return Err(RemoteError::Unexpected),
             }

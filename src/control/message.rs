@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::relay::RelayStatus;
 use super::status::DaemonStatus;
 use crate::failure::{ErrorText, Remedy};
 use crate::ingest::IngestedEvent;
@@ -224,6 +225,11 @@ pub enum ControlResponse {
         application: String,
         /// The identifier of the rule.
         identifier: String,
+    },
+    /// How the relay stands has changed (RELAY-11).
+    Relay {
+        /// How it stands.
+        relay: Box<RelayStatus>,
     },
     /// The client reads too slowly: that many lines were left out.
     Missed {

@@ -28,6 +28,7 @@ use crate::control::SOCKET_FILE;
 use crate::control::message::{
     ControlErrorKind, ControlRequest, ControlResponse, MAX_LINE, SyncRequest,
 };
+use crate::control::relay::RelayStatus;
 use crate::control::status::DaemonStatus;
 use crate::daemon::schedule::Requester;
 use crate::failure::Remedy;
@@ -69,6 +70,8 @@ pub(in crate::daemon) enum DaemonEvent {
     Step(u64, SyncStep),
     /// Users wait for a rule.
     Notification { application: String, identifier: String },
+    /// How the relay stands has changed.
+    Relay(Arc<RelayStatus>),
     /// A sync ended.
     Synced(Arc<SyncRecord>),
 }
@@ -391,7 +394,7 @@ impl ControlConnection {
                 events = steps.recv() => match events {
                     // The progress of the sync before explains why this one has not begun.
                     Ok(DaemonEvent::Step(of, step)) if of <= number => response = Some(ControlResponse::Progress(step)),
-                    Ok(DaemonEvent::Step(..) | DaemonEvent::Notification { .. } | DaemonEvent::Synced(_)) => {}
+                    Ok(DaemonEvent::Step(..) | DaemonEvent::Notification { .. } | DaemonEvent::Relay(_) | DaemonEvent::Synced(_)) => {}
                     Err(broadcast::error::RecvError::Lagged(lines)) => {
                         response = Some(ControlResponse::Missed { lines });
                     }
@@ -424,6 +427,9 @@ impl ControlConnection {
                     Ok(DaemonEvent::Step(_, step)) => ControlResponse::Progress(step),
                     Ok(DaemonEvent::Notification { application, identifier }) => {
                         ControlResponse::Notification { application, identifier }
+                    }
+                    Ok(DaemonEvent::Relay(relay)) => {
+                        ControlResponse::Relay { relay: Box::new((*relay).clone()) }
                     }
                     Ok(DaemonEvent::Synced(record)) => {
                         ControlResponse::Synced { record: Box::new((*record).clone()) }

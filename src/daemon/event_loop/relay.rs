@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::EventLoop;
 use crate::config::{Loaded, RELAY_SOCKET, RelayConfig};
 use crate::control::relay::RelayStatus;
+use crate::daemon::control::server::DaemonEvent;
 use crate::daemon::schedule::Requester;
 use crate::failure::Remedy as _;
 use crate::host::{self, RememberingHost, SystemHost};
@@ -166,7 +167,13 @@ impl EventLoop {
 
     pub(super) fn relay_news(&mut self, news: RelayNews) {
         match news {
-            RelayNews::Status => self.publish(),
+            RelayNews::Status => {
+                if let Some(status) = self.relay_status() {
+                    // Nobody may listen.
+                    let _ = self.events.send(DaemonEvent::Relay(Arc::new(status)));
+                }
+                self.publish();
+            }
             RelayNews::Denial => self.denial_queued(),
             RelayNews::Returned => {
                 info!("the authorizer is back; a sync with the server follows");

@@ -17,7 +17,7 @@ use santa_sync::protocol::wire;
 use super::santa::{Age, Santa, Status};
 use super::stored;
 use crate::agent::Agent;
-use crate::daemon::{Daemon, PATIENCE, ask, sync};
+use crate::daemon::{Daemon, PATIENCE, ask, client, sync};
 
 /// A host whose agent relays to its Santa.
 pub(super) struct Host {
@@ -157,7 +157,14 @@ fn relay_9_santa_is_nudged_when_it_lacks_something() {
     assert_eq!(relay.interval, 600, "it need not ask often");
     assert_eq!(relay.nudge.expect("one").failures, 0, "5 means that others sync");
     // It comes: first to upload its events, and then again at once.
+    let mut client = client(&host.agent);
+    client.ask(&ControlRequest::Subscribe).expect("asked");
+    assert_eq!(client.answer().expect("an answer"), ControlResponse::Subscribed);
     host.santa.sync();
+    let ControlResponse::Relay { relay } = client.answer().expect("an answer") else {
+        panic!("RELAY-11: subscribers hear of it")
+    };
+    assert!(relay.authorizer.is_some());
     host.until(|_| count() == 2);
     host.santa.sync();
     host.until(|relay| relay.in_step);
