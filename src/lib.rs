@@ -137,7 +137,6 @@ mod protocol;
 #[cfg(not(feature = "internals"))]
 mod relay;
 #[cfg(not(feature = "internals"))]
-#[cfg_attr(not(test), expect(dead_code, reason = "the relay, its only user besides tests"))]
 mod serve;
 #[cfg(not(feature = "internals"))]
 mod store;

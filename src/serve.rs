@@ -95,8 +95,6 @@ pub struct Request {
     /// The body after decoding. A large one holds its share of
     /// [`Limits::large_bodies`] for as long as these bytes live.
     pub body: Bytes,
-    /// The length of the body as sent, in bytes.
-    pub encoded_bytes: u64,
 }
 
 /// How much of a request's body is read.
@@ -119,6 +117,7 @@ impl BodyLimits {
     }
 
     /// Returns a limit for a body that is not decoded.
+    #[cfg(any(test, feature = "harness"))]
     #[must_use]
     pub const fn as_sent(bytes: u64) -> Self {
         Self { encoded: bytes, decoded: bytes, decode: false }

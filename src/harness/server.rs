@@ -19,6 +19,7 @@ use super::state::{HostState, State, Uploads};
 use super::style::{AcceptedForms, Preset, Style, SyncTypePolicy};
 use crate::failure::Remedy;
 use crate::protocol::wire;
+use crate::serve::Listener;
 
 mod connection;
 
@@ -197,9 +198,8 @@ impl Builder {
         }
         self.state.encode_pages();
         let listen = |source| HarnessError::Listen { address: self.listen, source };
-        let listener = TcpListener::bind(self.listen).map_err(listen)?;
-        listener.set_nonblocking(true).map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let listener = TcpListener::bind(self.listen).and_then(Listener::public).map_err(listen)?;
+        let address = listener.address();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

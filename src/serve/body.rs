@@ -76,8 +76,8 @@ impl AsRef<[u8]> for Held {
 }
 
 impl BodyReader<'_> {
-    /// Reads a body. Returns it decoded, and its length as sent.
-    pub(super) async fn read(&self, body: Incoming) -> Result<(Bytes, u64), BodyError> {
+    /// Reads a body, and decodes it.
+    pub(super) async fn read(&self, body: Incoming) -> Result<Bytes, BodyError> {
         let waits = AtomicBool::new(false);
         let read = timeout(self.within, self.read_untimed(body, &waits)).await;
         read.unwrap_or_else(|_| {
@@ -89,7 +89,7 @@ impl BodyReader<'_> {
         &self,
         mut body: Incoming,
         waits: &AtomicBool,
-    ) -> Result<(Bytes, u64), BodyError> {
+    ) -> Result<Bytes, BodyError> {
         let coding = if self.limits.decode {
             self.coding.ok_or(BodyError::UnknownCoding)?
         } else {
@@ -142,11 +142,10 @@ impl BodyReader<'_> {
             }
         }
         decoder.finish().map_err(BodyError::Coding)?;
-        let bytes = match turn {
+        Ok(match turn {
             Some(turn) => Bytes::from_owner(Held { bytes: out.bytes, _turn: turn }),
             None => Bytes::from(out.bytes),
-        };
-        Ok((bytes, encoded))
+        })
     }
 }
 

@@ -89,12 +89,6 @@ impl Connection {
         self.standing.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Self::trust`] has been called.
-    #[must_use]
-    pub fn is_trusted(&self) -> bool {
-        self.standing.is_trusted()
-    }
-
     /// Whether its bodies are counted apart from those of strangers.
     pub(super) fn is_favoured(&self) -> bool {
         self.standing.is_trusted() || self.standing.is_known()

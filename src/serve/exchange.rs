@@ -227,10 +227,7 @@ async fn answer<S: Service>(
     let read = reader.read(body).await;
     phases.enter(Phase::Answering);
     match read {
-        Ok((body, encoded_bytes)) => {
-            let request = Request { head, body, encoded_bytes };
-            shared.service.respond(request, Arc::clone(connection)).await
-        }
+        Ok(body) => shared.service.respond(Request { head, body }, Arc::clone(connection)).await,
         Err(error) => {
             debug!(connection = connection.id, ?error, "a request has no body");
             BodyError::answer(error)

@@ -120,6 +120,16 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
+    /// Takes a socket that may be reached from other hosts.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    #[cfg(feature = "harness")]
+    pub fn public(socket: TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { address: socket.local_addr()?, socket })
+    }
+
     /// Returns the address it listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {

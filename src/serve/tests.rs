@@ -84,10 +84,7 @@ impl Service for Paths {
             "/user" => return Response::new(200, format!("{:?}", connection.peer)),
             "/large" => return Response::new(200, vec![b'x'; 32 << 20]),
             "/empty" => return Response::new(200, ""),
-            "/lengths" => {
-                let lengths = format!("{} {}", request.encoded_bytes, request.body.len());
-                return Response::new(200, lengths);
-            }
+            "/length" => return Response::new(200, request.body.len().to_string()),
             _ => {}
         }
         Response::new(200, request.body)

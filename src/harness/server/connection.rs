@@ -1,28 +1,21 @@
 //! Accepting connections and writing what [`State`] decides.
 
-use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming as Body;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper::header::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::harness::coding::REQUEST_MAX;
 use crate::harness::exchange::Exchange;
-use crate::harness::reply::{ReceivedRequest, Refusal, Reply};
+use crate::harness::reply::{ReceivedRequest, Reply};
 use crate::harness::script::{ConnectionStep, Script, Wait};
 use crate::harness::state::State;
-use crate::harness::style::Style;
+use crate::serve::{
+    self, BareStream, BodyLimits, Connection, Head, Limits, Listener, Request, Response, Service,
+};
 
 /// Called with each exchange once its response is decided.
 pub(super) type OnExchange = Box<dyn Fn(&Exchange) + Send + Sync>;
@@ -43,49 +36,84 @@ impl ServerShared {
     }
 }
 
+/// The fake server has no patience of its own: a test says what takes too long.
+const LIMITS: Limits = Limits {
+    connections: 10_000,
+    handshake: PATIENCE,
+    head: PATIENCE,
+    body: PATIENCE,
+    idle: PATIENCE,
+    respond: PATIENCE,
+    stop: Duration::ZERO,
+    small_body: REQUEST_MAX,
+    large_bodies: 1,
+};
+const PATIENCE: Duration = Duration::from_hours(24);
+
 /// Serves connections for as long as it is polled.
-pub(super) async fn accept(listener: TcpListener, shared: Arc<ServerShared>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "the fake server cannot listen");
-            return;
-        }
-    };
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(connection(stream, Arc::clone(&shared)));
-            }
-            Err(error) => {
-                // Out of file descriptors, most likely: others will close some.
-                tracing::warn!(%error, "the fake server cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+pub(super) async fn accept(listener: Listener, shared: Arc<ServerShared>) {
+    let (_stop, stopped) = watch::channel(false);
+    if let Err(error) = serve::run(listener, None, LIMITS, Arc::new(Scripts(shared)), stopped).await
+    {
+        tracing::error!(%error, "the fake server cannot listen");
     }
 }
 
-/// Serves one connection. Complete responses go through hyper; for steps on the
-/// bare connection, hyper gives it up.
-async fn connection(stream: TcpStream, shared: Arc<ServerShared>) {
-    // Only a matter of speed.
-    let _ = stream.set_nodelay(true);
-    let (bare, mut steps) = mpsc::unbounded_channel();
-    let service = service_fn(move |request| exchange(request, Arc::clone(&shared), bare.clone()));
-    let mut served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let steps = tokio::select! {
-        // How a connection ends is the client's affair.
-        _ = &mut served => return,
-        Some(steps) = steps.recv() => steps,
-    };
-    let stream = served.into_parts().io.into_inner();
-    if let Err(error) = take(stream, steps).await {
-        tracing::debug!(%error, "the client went away during a scripted response");
+/// Answers as the state decides. Complete responses are the server's affair; for steps
+/// on the bare connection, that gives it up.
+struct Scripts(Arc<ServerShared>);
+
+impl Service for Scripts {
+    fn admit(&self, _: &Head, _: &Connection) -> Result<BodyLimits, Response> {
+        Ok(BodyLimits::as_sent(REQUEST_MAX as u64))
+    }
+
+    async fn respond(&self, request: Request, connection: Arc<Connection>) -> Response {
+        let Self(shared) = self;
+        let mut path = request.head.path;
+        if let Some(query) = request.head.query {
+            path = path + "?" + &query;
+        }
+        let incoming = ReceivedRequest {
+            method: request.head.method.to_string(),
+            path,
+            headers: request.head.headers,
+            body: request.body,
+        };
+        let mut released = shared.released.subscribe();
+        let handled = shared.state().handle(&incoming);
+        if let Some(call) = &shared.on_exchange {
+            call(&handled.exchange);
+        }
+        shared.arrived.notify_all();
+        shared.notify.notify_waiters();
+        match handled.wait {
+            Wait::Nothing => {}
+            Wait::For(duration) => tokio::time::sleep(duration).await,
+            Wait::Release => {
+                // The sender lives as long as this task's share of the server.
+                let _ = released.changed().await;
+            }
+        }
+        match handled.response {
+            Script::Whole(reply) => response(reply),
+            Script::Bare(steps) => {
+                connection.take_over(|stream| async {
+                    if let Err(error) = take(stream, steps).await {
+                        tracing::debug!(%error, "the client went away during a scripted response");
+                    }
+                });
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn needs_user(&self) -> bool {
+        false
     }
 }
 
-async fn take(mut stream: TcpStream, steps: Vec<ConnectionStep>) -> io::Result<()> {
+async fn take(mut stream: Box<dyn BareStream>, steps: Vec<ConnectionStep>) -> io::Result<()> {
     for step in steps {
         match step {
             ConnectionStep::Send(bytes) => stream.write_all(&bytes).await?,
@@ -104,56 +132,14 @@ async fn take(mut stream: TcpStream, steps: Vec<ConnectionStep>) -> io::Result<(
     stream.shutdown().await
 }
 
-async fn exchange(
-    request: Request<Body>,
-    shared: Arc<ServerShared>,
-    bare: mpsc::UnboundedSender<Vec<ConnectionStep>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
-    let Ok(body) = Limited::new(body, REQUEST_MAX).collect().await else {
-        let refusal = Refusal::new(413, "the body broke off or has more than 64 MiB");
-        return Ok(response(Reply::refusal(&Style::default(), &refusal)));
-    };
-    let incoming = ReceivedRequest {
-        method: head.method.to_string(),
-        path: head.uri.to_string(),
-        headers: head.headers,
-        body: body.to_bytes(),
-    };
-    let mut released = shared.released.subscribe();
-    let handled = shared.state().handle(&incoming);
-    if let Some(call) = &shared.on_exchange {
-        call(&handled.exchange);
-    }
-    shared.arrived.notify_all();
-    shared.notify.notify_waiters();
-    match handled.wait {
-        Wait::Nothing => {}
-        Wait::For(duration) => tokio::time::sleep(duration).await,
-        Wait::Release => {
-            // The sender lives as long as this task's share of the server.
-            let _ = released.changed().await;
-        }
-    }
-    match handled.response {
-        Script::Whole(reply) => Ok(response(reply)),
-        Script::Bare(steps) => {
-            // The connection takes over and drops this service.
-            let _ = bare.send(steps);
-            std::future::pending().await
-        }
-    }
-}
-
-fn response(reply: Reply) -> Response<Full<Bytes>> {
-    let mut response = Response::builder().status(reply.status);
+fn response(reply: Reply) -> Response {
+    let mut response = Response::new(reply.status, reply.body);
     for (name, value) in &reply.headers {
-        response = response.header(name, value);
+        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            (Ok(name), Ok(value)) => response = response.with(name, value),
+            // A header from the command line may hold what HTTP forbids.
+            _ => return Response::text(500, "the fake server was given a header HTTP forbids"),
+        }
     }
-    response.body(Full::new(reply.body)).unwrap_or_else(|error| {
-        // A header from the command line may hold what HTTP forbids.
-        let mut failed = Response::new(Full::new(Bytes::from(error.to_string())));
-        *failed.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-        failed
-    })
+    response
 }
