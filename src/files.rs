@@ -113,6 +113,17 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Obstacle> {
     read_bounded(file, limit)
 }
 
+/// Checks that a regular file that configuration names can be read, by opening it:
+/// a security extension may deny what the file's mode grants.
+///
+/// # Errors
+/// If it does not exist, cannot be opened, or is not a regular file.
+pub fn check_readable(path: &Path) -> Result<(), Obstacle> {
+    must_be_regular(&fs::metadata(path)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?;
+    must_be_regular(&file.metadata()?)
+}
+
 fn read_bounded(file: File, limit: u64) -> Result<Vec<u8>, Obstacle> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;

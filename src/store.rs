@@ -25,10 +25,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::failure::Remedy;
-use crate::files::{Exposed, Obstacle};
+use crate::files::{self, Exposed, Obstacle};
 use crate::model::Timestamp;
 
 pub use conditions::{Former, Standing};
@@ -184,6 +185,12 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// The system denies every user the database, root too.
+    #[error("{path} is protected: the system denies it to this program, whoever runs it")]
+    Protected {
+        /// The database.
+        path: PathBuf,
+    },
     /// Another program holds an exclusive lock on the database.
     #[error("{path} is locked by another program")]
     Locked {
@@ -272,6 +279,18 @@ pub enum StoreError {
     },
 }
 
+/// What to do about a database that the system protects.
+pub const PROTECTED_FIX: &str = "Santa's daemon denies other programs its own databases while it \
+     runs: remove EventsDatabase, or have it name a copy; the relay receives Santa's events";
+
+/// Whether the system denies something to root, too: EPERM, which no owner or mode
+/// brings about (that is EACCES). On macOS it is the word of a security extension
+/// such as Santa's.
+#[must_use]
+pub fn is_protected(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::PERM.raw_os_error())
+}
+
 impl Remedy for StoreError {
     fn fix(&self) -> Option<Cow<'static, str>> {
         let fix = match self {
@@ -289,6 +308,7 @@ impl Remedy for StoreError {
                 "have EventsDatabase name that program's events.db, or unset it"
             }
             Self::Missing { .. } | Self::NeverFilled { .. } => "run `santa-sync sync` once",
+            Self::Protected { .. } => PROTECTED_FIX,
             Self::Locked { .. } => {
                 "stop that program (a running santad holds its own rules.db), or name another \
                  directory with --state-dir"
@@ -329,8 +349,26 @@ impl StoreError {
 
     /// Returns the error for a failure to open `path`.
     fn from_open(path: &Path, source: rusqlite::Error) -> Self {
-        Self::common(path, source)
-            .unwrap_or_else(|source| Self::Open { path: path.to_owned(), source })
+        Self::from_failed_open(path, source, |path| Ok(files::check_readable(path)?))
+    }
+
+    /// The same, with how to try a plain opening: SQLite does not pass on why it
+    /// cannot open a file.
+    fn from_failed_open(
+        path: &Path,
+        source: rusqlite::Error,
+        open: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Self {
+        match Self::common(path, source) {
+            Ok(error) => error,
+            Err(source)
+                if source.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+                    && open(path).is_err_and(|error| is_protected(&error)) =>
+            {
+                Self::Protected { path: path.to_owned() }
+            }
+            Err(source) => Self::Open { path: path.to_owned(), source },
+        }
     }
 
     /// Returns the error for a failed migration of `path` to `version`.
@@ -456,5 +494,32 @@ impl Drop for Store {
             return;
         }
         space::close(&self.rules, rules::DATABASE.file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    /// STATE-1: why a database cannot be opened: its mode, or Santa's daemon, which no
+    /// mode opens.
+    #[test]
+    fn state_1_a_database_that_santa_protects_is_told_from_one_with_a_wrong_mode() {
+        let path = Path::new("/var/db/santa/events.db");
+        let refused = |code| move |_: &Path| Err(io::Error::from_raw_os_error(code));
+        let cannot_open =
+            || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), None);
+        let error = StoreError::from_failed_open(path, cannot_open(), refused(1));
+        assert!(matches!(error, StoreError::Protected { .. }), "{error}");
+        assert!(error.with_fix().contains("Santa's daemon denies"), "{}", error.with_fix());
+        let error = StoreError::from_failed_open(path, cannot_open(), refused(13));
+        assert!(matches!(error, StoreError::Open { .. }), "{error}");
+        let error = StoreError::from_failed_open(path, cannot_open(), |_| Ok(()));
+        assert!(matches!(error, StoreError::Open { .. }), "{error}");
+        let other = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), None);
+        let error = StoreError::from_failed_open(path, other, refused(1));
+        assert!(matches!(error, StoreError::Open { .. }), "{error}");
     }
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::fs::Access;
 use serde::Serialize;
 
 use super::SCHEMA_VERSION;
@@ -12,10 +11,11 @@ use crate::cli::{Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Finding, FindingKind, Loaded, Severity, Source};
 use crate::failure::Failure;
-use crate::files;
+use crate::files::{self, Obstacle};
 use crate::host::{self, IdentityProblem, SystemHost};
 use crate::model::{MachineId, Timestamp};
 use crate::protocol::cel;
+use crate::store::{PROTECTED_FIX, is_protected};
 use crate::transport::{
     CertificateFacts, ClientCertificate, Roots, inspect_client_certificate, inspect_roots,
 };
@@ -246,6 +246,21 @@ fn of_values(loaded: &Loaded) -> Vec<Finding> {
 /// Where Santa keeps its events.
 const SANTAS_EVENTS: &str = "/var/db/santa/events.db";
 
+/// Why the database that `EventsDatabase` names cannot be read, and what to do.
+fn unreadable_database(file: &Path, obstacle: &Obstacle) -> (String, &'static str) {
+    let file = file.display();
+    match obstacle {
+        Obstacle::Io(error) if is_protected(error) => {
+            let message = format!("{file} is protected: the system denies it to root, too");
+            (message, PROTECTED_FIX)
+        }
+        Obstacle::Io(_) | Obstacle::NotAFile(_) | Obstacle::TooLarge(_) => (
+            format!("{file} cannot be read: {obstacle}"),
+            "check the path and its permissions, or remove the key",
+        ),
+    }
+}
+
 /// Within this time of its end a certificate is worth a warning.
 const SOON_DAYS: u64 = 30;
 
@@ -277,10 +292,9 @@ impl InUse<'_> {
     fn files(&mut self) {
         let config = &self.loaded.config;
         if let Some(file) = &config.events_database
-            && let Err(error) = rustix::fs::access(file, Access::READ_OK)
+            && let Err(obstacle) = files::check_readable(file)
         {
-            let message = format!("{} cannot be read: {error}", file.display());
-            let fix = "check the path and its permissions, or remove the key";
+            let (message, fix) = unreadable_database(file, &obstacle);
             let key = "EventsDatabase";
             self.add(Severity::Warning, FindingKind::Unreadable, key, message, fix);
         }
@@ -344,5 +358,25 @@ impl InUse<'_> {
             return;
         };
         self.add(severity, kind, key, message, "renew it and replace the file");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CONF-4: `EventsDatabase` of a running santad is named by its cause.
+    #[test]
+    fn conf_4_a_database_that_santa_protects_is_named_by_its_cause() {
+        let file = Path::new("/var/db/santa/events.db");
+        let said = |code| {
+            let error = Obstacle::Io(std::io::Error::from_raw_os_error(code));
+            unreadable_database(file, &error)
+        };
+        let (message, fix) = said(1);
+        assert!(message.ends_with("is protected: the system denies it to root, too"), "{message}");
+        assert!(fix.contains("Santa's daemon denies other programs its own databases"), "{fix}");
+        let (message, fix) = said(13);
+        assert!(message.contains("cannot be read: ") && fix.contains("permissions"), "{message}");
     }
 }
