@@ -37,6 +37,8 @@ pub enum CommandError {
     Failed {
         /// The program's path.
         program: String,
+        /// Its exit code; `None` after a signal.
+        code: Option<i32>,
     },
     /// It was still running when its time was up, and was killed.
     #[error("{program} did not end within {} ms", .limit.as_millis())]
@@ -51,7 +53,7 @@ pub enum CommandError {
 /// Runs a program by its absolute path and returns its output.
 pub(super) fn run(program: &str, args: &[&str], limit: Duration) -> Result<Vec<u8>, CommandError> {
     let io_error = |error| CommandError::Io { program: program.to_owned(), error };
-    let failed = || CommandError::Failed { program: program.to_owned() };
+    let failed = |code| CommandError::Failed { program: program.to_owned(), code };
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
@@ -75,8 +77,8 @@ pub(super) fn run(program: &str, args: &[&str], limit: Duration) -> Result<Vec<u
         // Waited for, but not reaped: until `finish` is dropped the process id
         // cannot become another process's, and killing by it is safe.
         let exit = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-        let succeeded = matches!(exit, Ok(Some(status)) if status.exit_status() == Some(0));
-        let _ = answer.send(read.map(|_| succeeded.then_some(output)));
+        let code = exit.ok().flatten().and_then(|status| status.exit_status());
+        let _ = answer.send(read.map(|_| if code == Some(0) { Ok(output) } else { Err(code) }));
         let _ = finished.recv();
         let _ = child.wait();
     });
@@ -86,12 +88,13 @@ pub(super) fn run(program: &str, args: &[&str], limit: Duration) -> Result<Vec<u
     }
     drop(finish);
     match answered {
-        Ok(Ok(Some(output))) => Ok(output),
+        Ok(Ok(Ok(output))) => Ok(output),
+        Ok(Ok(Err(code))) => Err(failed(code)),
         Ok(Err(error)) => Err(io_error(error)),
         Err(RecvTimeoutError::Timeout) => {
             Err(CommandError::TimedOut { program: program.to_owned(), limit })
         }
-        Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => Err(failed()),
+        Err(RecvTimeoutError::Disconnected) => Err(failed(None)),
     }
 }
 
@@ -111,6 +114,7 @@ mod tests {
     fn a_command_that_fails_or_is_not_there_is_an_error() {
         let error = run("/bin/sh", &["-c", "echo x; exit 3"], TIMEOUT).expect_err("exit 3");
         assert_eq!(error.to_string(), "/bin/sh failed");
+        assert!(matches!(error, CommandError::Failed { code: Some(3), .. }), "{error:?}");
         let error = run("/no/such/program", &[], TIMEOUT).expect_err("no program").to_string();
         assert!(error.starts_with("/no/such/program cannot be run"), "{error}");
     }

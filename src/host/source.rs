@@ -86,7 +86,8 @@ impl HostSource for SystemHost {
 /// files under `files/`, and under `commands/` the programs' output, in files
 /// called `NAME.ARG` after the program and one of its arguments (the last that
 /// has such a file counts), or `NAME` for any other. A program with a file
-/// `NAME.hangs` does not end; one without a file is not installed.
+/// `NAME.hangs` does not end, one with `NAME.exit` fails with the exit code in that;
+/// one without a file is not installed.
 #[derive(Clone, Debug)]
 pub struct RecordedHost {
     root: PathBuf,
@@ -122,6 +123,9 @@ impl HostSource for RecordedHost {
         if commands.join(format!("{name}.hangs")).exists() {
             let limit = time_limit(self.uname().is_macos());
             return Err(CommandError::TimedOut { program, limit });
+        }
+        if let Ok(code) = fs::read_to_string(commands.join(format!("{name}.exit"))) {
+            return Err(CommandError::Failed { program, code: code.trim().parse().ok() });
         }
         let of_argument = args
             .iter()

@@ -9,7 +9,7 @@ use super::stores::RuleStoreFound;
 use super::{Layer, Line};
 use crate::clock::Clock;
 use crate::config::{Finding, FindingKind, Loaded, Severity, Source};
-use crate::host::{HostReport, HostSource, SystemProxies};
+use crate::host::{CommandError, HostReport, HostSource, SystemProxies};
 use crate::model::{ErrorRecord, Proxy, SyncResult, Timestamp};
 use crate::store::StoreError;
 
@@ -85,13 +85,23 @@ pub(super) fn proxies(proxy: &Proxy, host: &dyn HostSource) -> Option<Line> {
     ))
 }
 
+/// The exit code of `launchctl print` for a job that it does not know.
+const NO_SUCH_JOB: i32 = 113;
+
 pub(super) fn service(host: &dyn HostSource) -> Line {
     let layer = Layer::Service;
     let install = "`santa-sync service install`";
     if host.uname().is_macos() {
-        let Ok(output) = host.run("/bin/launchctl", &["print", LAUNCHD_TARGET]) else {
-            let message = format!("launchd has no {LABEL}, so nothing syncs by itself");
-            return Line::warning(layer, message, install);
+        let output = match host.run("/bin/launchctl", &["print", LAUNCHD_TARGET]) {
+            Ok(output) => output,
+            Err(CommandError::Failed { code: Some(NO_SUCH_JOB), .. }) => {
+                let message = format!("launchd has no {LABEL}, so nothing syncs by itself");
+                return Line::warning(layer, message, install);
+            }
+            Err(error) => {
+                let message = format!("launchd cannot be asked for {LABEL}: {error}");
+                return Line::warning(layer, message, "`sudo santa-sync service status`");
+            }
         };
         let output = String::from_utf8_lossy(&output).into_owned();
         let state = launchd_value(&output, "state").unwrap_or("unknown");

@@ -76,12 +76,20 @@ fn daemon_5_the_state_of_a_launchd_job_is_read() {
 #[test]
 fn the_service_manager_is_asked_in_its_own_words() {
     insta::assert_snapshot!(
-        texts(&["macos-laptop", "macos-hanging", "linux-server", "linux-container"]
-            .map(|case| local::service(&recorded(case)))),
+        texts(&[
+            "macos-laptop",
+            "macos-vm-without-serial",
+            "macos-hanging",
+            "linux-server",
+            "linux-container",
+        ]
+        .map(|case| local::service(&recorded(case)))),
         @r"
     ok       service            launchd runs com.santa-sync.daemon
     warning  service            launchd has no com.santa-sync.daemon, so nothing syncs by itself
                                 fix: `santa-sync service install`
+    warning  service            launchd cannot be asked for com.santa-sync.daemon: /bin/launchctl did not end within 10000 ms
+                                fix: `sudo santa-sync service status`
     warning  service            systemd has santa-sync.service, but it is failed
                                 fix: `systemctl restart santa-sync.service`, and see `journalctl -u santa-sync.service`
     skipped  service            there is no systemd to ask
