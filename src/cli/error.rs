@@ -158,7 +158,9 @@ impl From<CertificateError> for Error {
 impl From<ServiceError> for Error {
     fn from(error: ServiceError) -> Self {
         let exit = match error {
-            ServiceError::File { .. } | ServiceError::Program(_) => EXIT_UNUSABLE,
+            ServiceError::File { .. } | ServiceError::Program(_) | ServiceError::Exposed { .. } => {
+                EXIT_UNUSABLE
+            }
             ServiceError::Runner { .. }
             | ServiceError::Command { .. }
             | ServiceError::NotRunning { .. } => EXIT_UNREACHABLE,

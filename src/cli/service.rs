@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
@@ -12,18 +13,24 @@ use super::error::{EXIT_UNREACHABLE, Error};
 use super::output;
 
 mod install;
+mod launchd;
 
 use install::{Installer, Outcome, Unit, is_plain};
 
 use super::{Global, setup};
-use crate::config::Config;
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{self, Config};
+use crate::control;
+use crate::control::status::DaemonStatus;
 use crate::failure::Remedy;
-use crate::files;
+use crate::files::{self, Exposed};
 
 /// The label of the launchd job.
 pub(super) const LABEL: &str = crate::daemon::LAUNCHD_LABEL;
 /// The job in launchd's system domain.
 pub(super) const LAUNCHD_TARGET: &str = "system/com.santa-sync.daemon";
+const LAUNCHCTL: &str = "/bin/launchctl";
+const SYSTEMCTL: &str = "systemctl";
 /// The name of the systemd unit.
 pub(super) const UNIT: &str = "santa-sync.service";
 
@@ -76,7 +83,7 @@ enum Action {
 
 /// A service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Manager {
+pub(super) enum Manager {
     /// Of macOS.
     Launchd,
     /// Of most Linux systems.
@@ -96,6 +103,8 @@ pub(super) enum ServiceError {
     NotRunning { said: String, log: &'static str },
     #[error("{0} is not an absolute path a service can have")]
     Program(PathBuf),
+    #[error("root is not to run this program: {exposed}")]
+    Exposed { exposed: Exposed, manager: Manager },
 }
 
 impl Remedy for ServiceError {
@@ -108,6 +117,14 @@ impl Remedy for ServiceError {
             Self::Command { .. } => None,
             Self::NotRunning { log, .. } => Some(format!("see {log}").into()),
             Self::Program(_) => Some("name another with --program".into()),
+            Self::Exposed { manager, .. } => {
+                let dir = match manager {
+                    Manager::Launchd => "/usr/local/santa-sync/bin",
+                    Manager::Systemd => "/usr/local/bin",
+                };
+                let fix = format!("copy it to {dir}, owned by root with mode 0755, and run that");
+                Some(fix.into())
+            }
         }
     }
 }
@@ -116,23 +133,73 @@ impl Remedy for ServiceError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CommandResult {
     success: bool,
+    /// The exit code; `None` after a signal.
+    code: Option<i32>,
     output: String,
 }
 
-/// Runs the service manager's command.
+/// Runs the service manager's command, and sees what becomes of it.
 trait Runner {
     fn run(&self, program: &'static str, args: &[&str]) -> io::Result<CommandResult>;
+
+    /// Waits.
+    fn pause(&self, duration: Duration);
+
+    /// The process of the daemon that runs on the service's state directory, as it
+    /// says itself.
+    fn daemon_process(&self) -> Option<u32>;
+
+    /// Whether the files are those of an image, in which nothing runs.
+    fn is_image(&self) -> bool {
+        false
+    }
+}
+
+impl dyn Runner + '_ {
+    /// Runs a command that may fail.
+    fn ask(&self, program: &'static str, args: &[&str]) -> Result<CommandResult, ServiceError> {
+        self.run(program, args).map_err(|source| ServiceError::Runner { program, source })
+    }
+
+    /// Runs a command that must succeed.
+    fn must(&self, program: &'static str, args: &[&str]) -> Result<CommandResult, ServiceError> {
+        let answer = self.ask(program, args)?;
+        if answer.success { Ok(answer) } else { Err(failed(program, args, answer)) }
+    }
+}
+
+fn failed(program: &str, args: &[&str], answer: CommandResult) -> ServiceError {
+    let command = format!("`{program} {}`", args.join(" "));
+    ServiceError::Command { command, said: answer.output }
 }
 
 /// The manager of this system.
-struct System;
+struct System {
+    state_dir: PathBuf,
+}
 
 impl Runner for System {
     fn run(&self, program: &'static str, args: &[&str]) -> io::Result<CommandResult> {
         let output = Command::new(program).args(args).stdin(Stdio::null()).output()?;
         let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
         said.push_str(&String::from_utf8_lossy(&output.stderr));
-        Ok(CommandResult { success: output.status.success(), output: said.trim().to_owned() })
+        let (success, code) = (output.status.success(), output.status.code());
+        Ok(CommandResult { success, code, output: said.trim().to_owned() })
+    }
+
+    fn pause(&self, duration: Duration) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        // Without one, the manager is asked more often.
+        if let Ok(runtime) = runtime {
+            runtime.block_on(SystemClock::new().sleep(duration));
+        }
+    }
+
+    fn daemon_process(&self) -> Option<u32> {
+        if !control::is_daemon_running(&self.state_dir) {
+            return None;
+        }
+        DaemonStatus::read(&self.state_dir).map(|status| status.pid)
     }
 }
 
@@ -141,27 +208,45 @@ struct Nobody;
 
 impl Runner for Nobody {
     fn run(&self, _: &'static str, _: &[&str]) -> io::Result<CommandResult> {
-        Ok(CommandResult { success: true, output: "active".to_owned() })
+        Ok(CommandResult { success: true, code: Some(0), output: String::new() })
+    }
+
+    fn pause(&self, _: Duration) {}
+
+    fn daemon_process(&self) -> Option<u32> {
+        None
+    }
+
+    fn is_image(&self) -> bool {
+        true
     }
 }
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let system = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
-    let runner: &dyn Runner = if args.root.is_some() { &Nobody } else { &System };
+    let manager = args.manager.unwrap_or(system);
     let program = args.program.clone().map_or_else(std::env::current_exe, Ok);
     let program =
         program.map_err(|source| ServiceError::Runner { program: "santa-sync", source })?;
     let mut unit = Unit { program, arguments: arguments(global)?, ..Unit::default() };
     // The configuration of an image, and of another host, is not here.
     let config = match args.action {
-        Action::Install { .. } if args.root.is_none() => {
-            warn_of_program(&unit.program);
-            Some(Config::load(&setup::sources(global))?.config)
+        Action::Install { print, .. } if args.root.is_none() => {
+            let config = Config::load(&setup::sources(global))?.config;
+            note_temporary(&unit.program);
+            match safe_program(&unit.program, manager) {
+                Ok(program) => unit.program = program,
+                Err(error) if print => output::note(error.with_fix()),
+                Err(error) => return Err(error.into()),
+            }
+            Some(config)
         }
         Action::Install { .. } | Action::Uninstall | Action::Status => None,
     };
-    let manager = args.manager.unwrap_or(system);
+    let state_dir = config.as_deref().map(|c| config::state_dir(global.state_dir.as_deref(), c));
+    let system = System { state_dir: state_dir.unwrap_or_default() };
+    let runner: &dyn Runner = if args.root.is_some() { &Nobody } else { &system };
     let root = args.root.as_deref().unwrap_or(Path::new("/"));
     if let Action::Install { relay, .. } = &args.action {
         let holds = Installer::has_socket(manager, root);
@@ -244,8 +329,8 @@ fn arguments(global: &Global) -> Result<Vec<String>, Error> {
     Ok(arguments)
 }
 
-/// Warns of a program that others than root may replace, or a build may.
-fn warn_of_program(program: &Path) {
+/// Notes that a program is where it does not stay.
+fn note_temporary(program: &Path) {
     let path = program.canonicalize().unwrap_or_else(|_| program.to_owned());
     let text = path.to_string_lossy();
     let temporary = ["/home/", "/Users/", "/root/", "/var/root/", "/tmp/", "/private/tmp/"]
@@ -254,12 +339,24 @@ fn warn_of_program(program: &Path) {
         || ["/target/debug/", "/target/release/"].iter().any(|part| text.contains(part));
     if temporary {
         output::note(format_args!(
-            "{} is in a home or a build directory; copy it to /usr/local/bin and install the \
-             service from there",
+            "{} is in a home or a build directory; copy it to a directory of root's and install \
+             the service from there",
             path.display()
         ));
-    } else if let Err(exposed) = files::check_program(&path) {
-        output::note(format_args!("{exposed}; {}", exposed.fix()));
+    }
+}
+
+/// The program that root is to run: one that only root, or this user, can replace.
+/// For launchd it is named without links, which would have to be as safe.
+fn safe_program(program: &Path, manager: Manager) -> Result<PathBuf, ServiceError> {
+    let canonical = program.canonicalize();
+    let path = match (manager, canonical) {
+        (Manager::Launchd, Ok(canonical)) => canonical,
+        (Manager::Launchd | Manager::Systemd, _) => program.to_owned(),
+    };
+    match files::check_program(&path) {
+        Ok(_) => Ok(path),
+        Err(exposed) => Err(ServiceError::Exposed { exposed, manager }),
     }
 }
 

@@ -956,7 +956,7 @@ fn conf_1_the_sample_profiles_are_whole() {
     let services = read("com.santa-sync.servicemanagement.mobileconfig");
     assert!(job.contains("com.santa-sync.daemon") && services.contains("com.santa-sync.daemon"));
     let privacy = read("com.santa-sync.privacy.mobileconfig");
-    let program = "<string>/usr/local/bin/santa-sync</string>";
+    let program = "<string>/usr/local/santa-sync/bin/santa-sync</string>";
     assert!(job.contains(program) && privacy.contains(program));
     let loaded = examine(&dir.join("com.santa-sync.santa.mobileconfig"));
     assert!(loaded.findings.iter().all(|finding| finding.key.is_none()), "{:?}", loaded.findings);

@@ -71,7 +71,7 @@ fn daemon_5_a_program_in_a_home_or_a_build_directory_is_warned_of() {
     ] {
         let noted = noted(program);
         assert!(
-            noted.contains("is in a home or a build directory; copy it to /usr/local/bin"),
+            noted.contains("is in a home or a build directory; copy it to a directory of root's"),
             "{program}: {noted}"
         );
     }

@@ -7,12 +7,18 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{LABEL, LAUNCHD_TARGET, Manager, Runner, ServiceError, UNIT, launchd_value};
+use super::{
+    CommandResult, LABEL, LAUNCHCTL, LAUNCHD_TARGET, Manager, Runner, SYSTEMCTL, ServiceError,
+    UNIT, launchd,
+};
 use crate::config::{Config, RELAY_SOCKET};
 use crate::files::{self, Replacement, directory_of};
 
-/// The program's path in both templates.
-const TEMPLATE_PROGRAM: &str = "/usr/local/bin/santa-sync";
+/// The program's path in the template of launchd's job. Homebrew may own
+/// /usr/local/bin.
+const JOB_PROGRAM: &str = "/usr/local/santa-sync/bin/santa-sync";
+/// The program's path in the template of systemd's unit.
+const UNIT_PROGRAM: &str = "/usr/local/bin/santa-sync";
 
 const LAUNCHD_PLIST: &str = include_str!("../../../launchd/com.santa-sync.daemon.plist");
 const UNIT_FILE: &str = include_str!("santa-sync.service");
@@ -152,13 +158,14 @@ impl<'a> Installer<'a> {
         }
         self.write().map_err(|source| self.file_error(source))?;
         self.write_socket()?;
+        if self.runner.is_image() {
+            return Ok(Outcome::Changed);
+        }
         match self.manager {
             Manager::Launchd => {
-                // Fails if it is not loaded, and then there is nothing to unload.
-                self.ask(&["bootout", LAUNCHD_TARGET])?;
-                self.must(&["enable", LAUNCHD_TARGET])?;
-                let path = self.path.to_string_lossy();
-                self.must(&["bootstrap", "system", &path])?;
+                launchd::load(self.runner, &self.path)?;
+                launchd::wait_until_it_runs(self.runner, self.log())?;
+                return Ok(Outcome::Changed);
             }
             Manager::Systemd => {
                 self.must(&["daemon-reload"])?;
@@ -190,9 +197,12 @@ impl<'a> Installer<'a> {
             self.remove_socket(&self.root.join(SOCKET_PATH))?;
         }
         match self.manager {
-            Manager::Launchd => self.ask(&["bootout", LAUNCHD_TARGET])?,
-            Manager::Systemd => self.must(&["disable", "--now", UNIT])?,
-        };
+            Manager::Launchd if self.runner.is_image() => {}
+            Manager::Launchd => launchd::unload(self.runner)?,
+            Manager::Systemd => {
+                self.must(&["disable", "--now", UNIT])?;
+            }
+        }
         fs::remove_file(&self.path).map_err(|source| self.file_error(source))?;
         if self.manager == Manager::Systemd {
             self.must(&["daemon-reload"])?;
@@ -251,28 +261,22 @@ impl<'a> Installer<'a> {
         self.path.exists()
     }
 
-    /// Whether the manager runs it, and what the manager says.
+    /// Whether the manager runs it, and what the manager says. An image has no
+    /// manager; there it counts as running.
     fn running(&self) -> Result<(bool, String), ServiceError> {
-        let answer = match self.manager {
-            Manager::Launchd => self.ask(&["print", LAUNCHD_TARGET])?,
-            Manager::Systemd => self.ask(&["is-active", UNIT])?,
-        };
-        let says = match self.manager {
-            // Below a root of an image nothing runs, and the runner says `active`.
-            Manager::Launchd => {
-                launchd_value(&answer.output, "state") == Some("running")
-                    || answer.output == "active"
-            }
-            Manager::Systemd => answer.output == "active",
-        };
-        Ok((answer.success && says, answer.output))
-    }
-
-    const fn program(&self) -> &'static str {
-        match self.manager {
-            Manager::Launchd => "/bin/launchctl",
-            Manager::Systemd => "systemctl",
+        if self.runner.is_image() {
+            return Ok((true, String::new()));
         }
+        Ok(match self.manager {
+            Manager::Launchd => {
+                let answer = self.runner.ask(LAUNCHCTL, &["print", LAUNCHD_TARGET])?;
+                (launchd::running_process(&answer).is_some(), answer.output)
+            }
+            Manager::Systemd => {
+                let answer = self.ask(&["is-active", UNIT])?;
+                (answer.success && answer.output == "active", answer.output)
+            }
+        })
     }
 
     const fn log(&self) -> &'static str {
@@ -282,18 +286,12 @@ impl<'a> Installer<'a> {
         }
     }
 
-    fn ask(&self, args: &[&str]) -> Result<super::CommandResult, ServiceError> {
-        let program = self.program();
-        self.runner.run(program, args).map_err(|source| ServiceError::Runner { program, source })
+    fn ask(&self, args: &[&str]) -> Result<CommandResult, ServiceError> {
+        self.runner.ask(SYSTEMCTL, args)
     }
 
-    fn must(&self, args: &[&str]) -> Result<super::CommandResult, ServiceError> {
-        let answer = self.ask(args)?;
-        if answer.success {
-            return Ok(answer);
-        }
-        let command = format!("`{} {}`", self.program(), args.join(" "));
-        Err(ServiceError::Command { command, said: answer.output })
+    fn must(&self, args: &[&str]) -> Result<CommandResult, ServiceError> {
+        self.runner.must(SYSTEMCTL, args)
     }
 
     fn write(&self) -> io::Result<()> {
@@ -326,7 +324,7 @@ fn job_text(program: &str, unit: &Unit) -> String {
     let item = |text: &str| format!("<string>{text}</string>\n\t\t");
     let arguments: String = unit.arguments.iter().map(|argument| item(argument)).collect();
     let text = LAUNCHD_PLIST
-        .replace(TEMPLATE_PROGRAM, program)
+        .replace(JOB_PROGRAM, program)
         .replace("<string>daemon</string>", &format!("{arguments}<string>daemon</string>"));
     let Some(address) = unit.relay_socket else { return text };
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -355,7 +353,7 @@ fn socket_text(address: SocketAddr) -> String {
 fn unit_text(program: &str, unit: &Unit) -> String {
     let words = [&[program.to_owned()], &unit.arguments[..], &["daemon".to_owned()]].concat();
     let start = format!("ExecStart={}", words.join(" "));
-    let mut text = UNIT_FILE.replace(&format!("ExecStart={TEMPLATE_PROGRAM} daemon"), &start);
+    let mut text = UNIT_FILE.replace(&format!("ExecStart={UNIT_PROGRAM} daemon"), &start);
     let dirs: Vec<_> = unit.writable.iter().filter_map(|dir| dir.to_str()).collect();
     if dirs.iter().any(|dir| is_plain(dir)) {
         // `-`: a directory that does not exist yet does not keep the service down.

@@ -1,10 +1,11 @@
 use std::cell::{Cell, RefCell};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::time::Duration;
 
 use plist::Value;
 
 use super::*;
-use crate::cli::service::CommandResult;
+use crate::cli::service::{CommandResult, safe_program};
 use crate::failure::Remedy as _;
 
 /// A service manager that does as it is told, and writes it down.
@@ -21,12 +22,29 @@ impl FakeManager {
     }
 }
 
+const DAEMON: u32 = 512;
+
+fn yes(said: &str) -> CommandResult {
+    CommandResult { success: true, code: Some(0), output: said.to_owned() }
+}
+
+fn no(code: i32, said: &str) -> CommandResult {
+    CommandResult { success: false, code: Some(code), output: said.to_owned() }
+}
+
+/// What `launchctl print` writes of a job.
+fn job(state: &str, pid: u32) -> CommandResult {
+    yes(&format!("system/x = {{\n\tstate = {state}\n\n\tpid = {pid}\n\tlast exit code = 78\n}}"))
+}
+
+fn no_job() -> CommandResult {
+    no(113, "Could not find service \"com.santa-sync.daemon\" in domain for system")
+}
+
 impl Runner for FakeManager {
     fn run(&self, program: &'static str, args: &[&str]) -> io::Result<CommandResult> {
         let program = program.rsplit('/').next().unwrap_or_default();
         self.asked.borrow_mut().push(format!("{program} {}", args.first().unwrap_or(&"")));
-        let yes = |said: &str| CommandResult { success: true, output: said.to_owned() };
-        let no = |said: &str| CommandResult { success: false, output: said.to_owned() };
         if args.last() == Some(&SOCKET_UNIT) {
             return Ok(yes(""));
         }
@@ -39,15 +57,191 @@ impl Runner for FakeManager {
                 if self.running.replace(false) {
                     yes("")
                 } else {
-                    no("not loaded")
+                    no(3, "Boot-out failed: 3: No such process")
                 }
             }
             "is-active" if self.running.get() => yes("active"),
-            "is-active" => no("failed"),
-            "print" if self.running.get() => yes("system/x = {\n\tstate = running\n}"),
-            "print" => no("Could not find service"),
+            "is-active" => no(3, "failed"),
+            "print" if self.running.get() => job("running", DAEMON),
+            "print" => no_job(),
             _ => yes(""),
         })
+    }
+
+    fn pause(&self, _: Duration) {}
+
+    fn daemon_process(&self) -> Option<u32> {
+        self.running.get().then_some(DAEMON)
+    }
+}
+
+/// A launchd that needs its time, as it passes in the pauses.
+#[derive(Default)]
+struct SlowLaunchd {
+    now: Cell<Duration>,
+    /// When it lets go of the job that it was told to take out.
+    gone_at: Cell<Option<Duration>>,
+    /// When it was told to start a job.
+    began: Cell<Option<Duration>>,
+    leaving: Duration,
+    /// How long it takes until the daemon's process runs, and until that says so.
+    starting: Duration,
+    reporting: Duration,
+    /// The job's processes end at once.
+    crashes: bool,
+    bootstraps: Cell<u32>,
+}
+
+impl SlowLaunchd {
+    fn with_a_job(self) -> Self {
+        self.began.set(Some(Duration::ZERO));
+        self.now.set(Duration::from_mins(1));
+        self
+    }
+
+    /// How long ago the job was started, if there is one.
+    fn job_age(&self) -> Option<Duration> {
+        self.began.get().map(|began| self.now.get().saturating_sub(began))
+    }
+
+    fn print(&self) -> CommandResult {
+        let now = self.now.get();
+        if self.gone_at.get().is_some_and(|gone| now < gone) {
+            return job("running", DAEMON - 1);
+        }
+        match self.job_age() {
+            None => no_job(),
+            Some(age) if age < self.starting => job("xpcproxy", DAEMON),
+            Some(_) if self.crashes && now.as_secs() % 2 == 1 => job("spawn scheduled", DAEMON),
+            Some(_) => job("running", DAEMON),
+        }
+    }
+}
+
+impl Runner for SlowLaunchd {
+    fn run(&self, _: &'static str, args: &[&str]) -> io::Result<CommandResult> {
+        let now = self.now.get();
+        Ok(match *args.first().unwrap_or(&"") {
+            "print" => self.print(),
+            "bootout" if self.began.take().is_some() => {
+                self.gone_at.set(Some(now + self.leaving));
+                yes("")
+            }
+            "bootout" => no(3, "Boot-out failed: 3: No such process"),
+            "bootstrap" if self.gone_at.get().is_some_and(|gone| now < gone) => {
+                self.bootstraps.set(self.bootstraps.get() + 1);
+                no(5, "Bootstrap failed: 5: Input/output error")
+            }
+            "bootstrap" => {
+                self.bootstraps.set(self.bootstraps.get() + 1);
+                self.began.set(Some(now));
+                yes("")
+            }
+            _ => yes(""),
+        })
+    }
+
+    fn pause(&self, duration: Duration) {
+        self.now.set(self.now.get() + duration);
+    }
+
+    fn daemon_process(&self) -> Option<u32> {
+        let reports = self.starting + self.reporting;
+        let lives = self.job_age().is_some_and(|age| reports <= age) && !self.crashes;
+        lives.then_some(DAEMON)
+    }
+}
+
+fn installed_by(launchd: &SlowLaunchd) -> Result<Outcome, ServiceError> {
+    let root = tempfile::tempdir().expect("a directory");
+    Installer::new(Manager::Launchd, &program(), root.path(), launchd)
+        .expect("an installer")
+        .install()
+}
+
+/// DAEMON-5: installing waits for launchd, which lets go of a job, and starts one,
+/// after its commands have returned.
+#[test]
+fn daemon_5_installing_waits_for_launchd() {
+    let seconds = Duration::from_secs;
+    let fresh = SlowLaunchd { starting: seconds(3), reporting: seconds(9), ..Default::default() };
+    assert_eq!(installed_by(&fresh).expect("installed"), Outcome::Changed);
+    assert_eq!(fresh.now.get(), seconds(12), "as soon as the daemon has reported");
+    let busy = SlowLaunchd { leaving: seconds(9), ..Default::default() }.with_a_job();
+    assert_eq!(installed_by(&busy).expect("installed"), Outcome::Changed);
+    assert_eq!(busy.bootstraps.get(), 1, "after it has let go");
+    // Longer than it should need: `bootstrap` fails until then.
+    let slow = SlowLaunchd { leaving: seconds(20), ..Default::default() }.with_a_job();
+    assert_eq!(installed_by(&slow).expect("installed"), Outcome::Changed);
+    assert!(slow.bootstraps.get() > 1);
+    let stuck = SlowLaunchd { leaving: seconds(1000), ..Default::default() }.with_a_job();
+    let error = installed_by(&stuck).expect_err("it never lets go");
+    assert!(error.to_string().contains("Bootstrap failed: 5"), "{error}");
+}
+
+/// DAEMON-5: a job that ends at once is running for an instant, and one that hangs
+/// is for ever; neither counts.
+#[test]
+fn daemon_5_a_job_runs_once_its_daemon_says_so() {
+    let crashing = SlowLaunchd { crashes: true, ..Default::default() };
+    let error = installed_by(&crashing).expect_err("it crashes").to_string();
+    assert!(error.contains("does not run"), "{error}");
+    let hanging = SlowLaunchd { reporting: Duration::from_hours(1), ..Default::default() };
+    let error = installed_by(&hanging).expect_err("it hangs").to_string();
+    assert!(error.contains("process 512 has not reported itself within 30 s"), "{error}");
+    let never = SlowLaunchd { starting: Duration::from_hours(1), ..Default::default() };
+    let error = installed_by(&never).expect_err("it does not start").to_string();
+    assert!(error.contains("its state is \"xpcproxy\", its last exit code \"78\""), "{error}");
+}
+
+/// DAEMON-5: what `bootstrap` fails of for good is an error at once.
+#[test]
+fn daemon_5_a_job_that_launchd_refuses_is_an_error_at_once() {
+    struct Refusing;
+    impl Runner for Refusing {
+        fn run(&self, _: &'static str, args: &[&str]) -> io::Result<CommandResult> {
+            Ok(match *args.first().unwrap_or(&"") {
+                "print" => no_job(),
+                "bootstrap" => no(122, "Bootstrap failed: 122: Path had bad ownership"),
+                _ => yes(""),
+            })
+        }
+
+        fn pause(&self, _: Duration) {
+            panic!("there is nothing to wait for");
+        }
+
+        fn daemon_process(&self) -> Option<u32> {
+            None
+        }
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let service = Installer::new(Manager::Launchd, &program(), root.path(), &Refusing);
+    let error = service.expect("an installer").install().expect_err("refused").to_string();
+    assert!(error.contains("bootstrap system") && error.contains("bad ownership"), "{error}");
+}
+
+/// DAEMON-5: root is not made to run what another user can replace; launchd gets
+/// the program's own path, not that of a link.
+#[test]
+fn daemon_5_a_program_that_others_can_replace_is_not_installed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().canonicalize().expect("it is there");
+    let (program, link) = (dir.join("santa-sync"), dir.join("link"));
+    fs::write(&program, "").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+    symlink(&program, &link).expect("a link");
+    for manager in [Manager::Launchd, Manager::Systemd] {
+        let safe = safe_program(&link, manager).expect("nobody else can replace it");
+        assert_eq!(safe == program, manager == Manager::Launchd);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("a mode");
+        let error = safe_program(&link, manager).expect_err("others can").with_fix();
+        assert!(error.contains("root is not to run this program: others may write"), "{error}");
+        assert!(error.contains("/usr/local/") && error.contains("owned by root"), "{error}");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("a mode");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o775)).expect("a mode");
+        safe_program(&link, manager).expect_err("the group can change it");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
     }
 }
 
@@ -74,7 +268,13 @@ fn daemon_5_installing_is_idempotent_and_verified() {
         ),
         (
             Manager::Launchd,
-            vec!["launchctl bootout", "launchctl enable", "launchctl bootstrap", "launchctl print"],
+            vec![
+                "launchctl bootout",
+                "launchctl print",
+                "launchctl enable",
+                "launchctl bootstrap",
+                "launchctl print",
+            ],
         ),
     ] {
         let root = tempfile::tempdir().expect("a directory");
@@ -85,7 +285,7 @@ fn daemon_5_installing_is_idempotent_and_verified() {
         assert_eq!(service.install().expect("installed"), Outcome::Changed);
         assert_eq!(fake.asked(), first);
         let text = fs::read_to_string(service.path()).expect("the file");
-        assert!(text.contains("/opt/santa/bin/santa-sync") && !text.contains(TEMPLATE_PROGRAM));
+        assert!(text.contains("/opt/santa/bin/santa-sync") && !text.contains(JOB_PROGRAM));
         let mode = fs::metadata(service.path()).expect("the file").permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
 
@@ -135,7 +335,7 @@ fn daemon_5_the_launchd_job_has_the_keys_it_needs() {
     assert_eq!(get("Label").as_string(), Some(LABEL));
     let args = get("ProgramArguments").as_array().expect("an array");
     let args: Vec<_> = args.iter().filter_map(Value::as_string).collect();
-    assert_eq!(args, [TEMPLATE_PROGRAM, "daemon"]);
+    assert_eq!(args, [JOB_PROGRAM, "daemon"]);
     assert_eq!(get("RunAtLoad").as_boolean(), Some(true));
     assert_eq!(get("KeepAlive").as_boolean(), Some(true));
     assert_eq!(get("ThrottleInterval").as_signed_integer(), Some(10));
@@ -152,7 +352,9 @@ fn daemon_5_the_launchd_job_has_the_keys_it_needs() {
         let files = limits.get("NumberOfFiles").and_then(Value::as_signed_integer);
         assert!(files >= Some(256), "64 clients and a sync");
     }
-    assert!(job.get("AbandonProcessGroup").is_none(), "what it started ends with it");
+    // launchd ends what is left of the job's own process group. Each sync has a group
+    // of its own and ends itself once the daemon is gone (DAEMON-6).
+    assert!(job.get("AbandonProcessGroup").is_none());
 }
 
 /// DAEMON-5: the unit waits for the daemon's word, watches it, and locks it in.
