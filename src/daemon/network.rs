@@ -6,7 +6,9 @@
 //! could forge a change would gain a sync a minute, see
 //! [`super::schedule::Schedule::network_changed`].
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -52,7 +54,46 @@ pub fn source() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether a message reports a change that counts.
+/// The addresses by which this host reaches others.
+type Addresses = BTreeSet<(String, IpAddr)>;
+
+/// Returns the addresses of this host; `None` where every message that
+/// [counts](is_of_interface) is a change. On Linux only what was subscribed to is
+/// reported. On macOS interfaces of the system's own come and go without end while
+/// there is no network.
+fn addresses() -> Option<Addresses> {
+    #[cfg(target_os = "macos")]
+    return if_addrs::get_if_addrs().ok().map(|found| {
+        let found = found.into_iter().map(|interface| (interface.name.clone(), interface.ip()));
+        found.filter(|(name, ip)| reaches_others(name, *ip)).collect()
+    });
+    #[cfg(not(target_os = "macos"))]
+    None
+}
+
+/// Whether an address can reach a server: it is no loopback or link-local one, and
+/// its interface is not one that Apple's devices use among each other.
+#[cfg(any(target_os = "macos", test))]
+fn reaches_others(interface: &str, ip: IpAddr) -> bool {
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    };
+    let among_devices = ["awdl", "llw", "anpi", "ap"];
+    let kind = interface.trim_end_matches(|c: char| c.is_ascii_digit());
+    !is_local && !among_devices.contains(&kind)
+}
+
+/// Whether the network has changed: the addresses differ, and there are any. Without
+/// one no sync can succeed.
+fn has_changed(before: Option<&Addresses>, now: Option<&Addresses>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => before != now && !now.is_empty(),
+        (None, _) | (_, None) => true,
+    }
+}
+
+/// Whether a message may report a change.
 fn counts(message: &[u8]) -> bool {
     // Linux reports only what was subscribed to.
     cfg!(target_os = "linux") || is_of_interface(message)
@@ -69,13 +110,17 @@ fn is_of_interface(message: &[u8]) -> bool {
 pub(super) struct Network {
     source: Source,
     open: Option<AsyncFd<OwnedFd>>,
+    /// Returns the addresses of this host, where they tell whether it has changed.
+    addresses: fn() -> Option<Addresses>,
+    /// What they were when it was last looked at.
+    known: Option<Addresses>,
     /// The source cannot be opened, which has been logged.
     out_of_reach: bool,
 }
 
 impl Network {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, open: None, out_of_reach: false }
+        Self { source, open: None, addresses, known: None, out_of_reach: false }
     }
 
     /// Listens from here on, or no longer.
@@ -84,13 +129,25 @@ impl Network {
             self.open = None;
         } else if self.open.is_none() && !self.out_of_reach {
             match (self.source)().and_then(registered) {
-                Ok(open) => self.open = Some(open),
+                Ok(open) => {
+                    self.open = Some(open);
+                    self.known = (self.addresses)();
+                }
                 Err(error) => {
                     debug!(%error, "changes of the network cannot be heard; syncs go by the clock");
                     self.out_of_reach = true;
                 }
             }
         }
+    }
+
+    /// Whether the network is another one than when it was last looked at, as far as the
+    /// addresses tell.
+    fn is_another(&mut self) -> bool {
+        let now = (self.addresses)();
+        let changed = has_changed(self.known.as_ref(), now.as_ref());
+        self.known = now;
+        changed
     }
 
     /// Completes when the network has changed; never while nobody listens.
@@ -107,8 +164,8 @@ impl Network {
                 Err(error) => Err(error),
             };
             match heard {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(true) if self.is_another() => return,
+                Ok(_) => {}
                 Err(error) => {
                     debug!(%error, "changes of the network are not heard until the next sync");
                     self.open = None;
@@ -147,6 +204,7 @@ fn drain(mut read: impl FnMut(&mut [u8]) -> io::Result<Option<usize>>) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::Future as _;
     use std::os::unix::net::UnixDatagram;
     use std::pin::pin;
@@ -165,7 +223,7 @@ mod tests {
         (Network::new(Box::new(source)), ours)
     }
 
-    fn has_changed(network: &mut Network) -> bool {
+    fn has_changed_now(network: &mut Network) -> bool {
         let changed = pin!(network.changed());
         changed.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
     }
@@ -179,7 +237,7 @@ mod tests {
             kernel.send(&CHANGE).expect("told");
         }
         network.changed().await;
-        assert!(!has_changed(&mut network));
+        assert!(!has_changed_now(&mut network));
         kernel.send(&CHANGE).expect("told");
         network.changed().await;
     }
@@ -189,12 +247,12 @@ mod tests {
     async fn daemon_2_a_network_nobody_listens_to_never_changes() {
         let (mut network, kernel) = fake();
         kernel.send(&CHANGE).expect("told");
-        assert!(!has_changed(&mut network));
+        assert!(!has_changed_now(&mut network));
         network.listen(true);
         network.changed().await;
         network.listen(false);
         kernel.send(&CHANGE).expect("told");
-        assert!(!has_changed(&mut network));
+        assert!(!has_changed_now(&mut network));
     }
 
     /// DAEMON-2: without a source the daemon goes by the clock.
@@ -208,9 +266,62 @@ mod tests {
         }));
         for listen in [true, false, true] {
             network.listen(listen);
-            assert!(!has_changed(&mut network));
+            assert!(!has_changed_now(&mut network));
         }
         assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    /// DAEMON-2: interfaces that come and go while this host has no address, or the
+    /// same ones as before, do not shorten the back-off.
+    #[tokio::test]
+    async fn daemon_2_only_other_addresses_are_a_change_where_they_are_known() {
+        thread_local! {
+            static NOW: Cell<&'static [&'static str]> = const { Cell::new(&[]) };
+        }
+        let (mut network, kernel) = fake();
+        network.addresses = || {
+            let parsed = |ip: &&str| ("en0".to_owned(), ip.parse().expect("an address"));
+            Some(NOW.get().iter().map(parsed).collect())
+        };
+        network.listen(true);
+        for (addresses, changed, what) in [
+            (&[][..], false, "offline"),
+            (&["192.0.2.7"], true, "online"),
+            (&["192.0.2.7"], false, "the same"),
+            (&["192.0.2.7", "10.8.0.2"], true, "a VPN"),
+            (&["192.0.2.7"], true, "without it"),
+            (&[], false, "offline"),
+            (&["192.0.2.7"], true, "back"),
+        ] {
+            NOW.set(addresses);
+            assert_eq!(network.is_another(), changed, "{what}");
+        }
+        // A message that is no change is read, and waited past.
+        kernel.send(&CHANGE).expect("told");
+        assert!(!has_changed_now(&mut network));
+        NOW.set(&["192.0.2.8"]);
+        kernel.send(&CHANGE).expect("told");
+        network.changed().await;
+    }
+
+    #[test]
+    fn addresses_that_reach_no_server_do_not_count() {
+        for (interface, ip, counts) in [
+            ("en0", "192.0.2.7", true),
+            ("en0", "2001:db8::7", true),
+            ("utun4", "10.8.0.2", true),
+            ("utun3", "fe80::1", false),
+            ("en0", "169.254.7.7", false),
+            ("lo0", "127.0.0.1", false),
+            ("lo0", "::1", false),
+            ("awdl0", "2001:db8::7", false),
+            ("llw0", "192.0.2.7", false),
+            ("ap1", "192.0.2.7", false),
+            ("apple0", "192.0.2.7", true),
+        ] {
+            let ip = ip.parse().expect("an address");
+            assert_eq!(reaches_others(interface, ip), counts, "{interface} {ip}");
+        }
     }
 
     #[test]
