@@ -11,6 +11,7 @@ mod event_loop;
 mod instance_lock;
 mod metrics;
 pub mod network;
+mod own_program;
 pub mod schedule;
 pub mod signals;
 mod source_watch;
@@ -44,6 +45,9 @@ const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Sets the level of log lines.
 pub type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
+/// Opens the log's file again if it was moved away.
+pub type ReopenLog = Box<dyn Fn() + Send + Sync>;
+
 /// What a daemon runs on.
 pub struct Options {
     /// Returns the sources of the configuration; called before each reading.
@@ -62,6 +66,11 @@ pub struct Options {
     pub set_level: SetLevel,
     /// The level of the command line, which wins over the configuration's.
     pub level: Option<LogLevel>,
+    /// The file of this program, if a service manager starts the daemon again: it ends
+    /// between two syncs once the file was replaced.
+    pub own_program: Option<PathBuf>,
+    /// Opens the log again if its file was moved away; called on SIGHUP.
+    pub reopen_log: ReopenLog,
     /// Called before and after each effect of the relay; for tests.
     pub relay_checkpoint: Checkpoint,
 }
@@ -145,14 +154,15 @@ pub fn is_supervised() -> bool {
 }
 
 /// Waits until the configuration can be used, reading it whenever one of its files
-/// changes and on SIGHUP; `None` if a signal ends the wait. `report` gets the
-/// reason for each refusal.
+/// changes and on SIGHUP, which opens the log again as well; `None` if a signal ends
+/// the wait. `report` gets the reason for each refusal.
 ///
 /// # Errors
 /// If the system lacks something.
 pub fn wait_for_configuration(
     sources: &dyn Fn() -> Sources,
     report: impl Fn(&ConfigError),
+    reopen_log: &dyn Fn(),
 ) -> io::Result<Option<Loaded>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -180,7 +190,7 @@ pub fn wait_for_configuration(
                 tokio::select! {
                     () = interrupt.came() => return Ok(None),
                     () = terminate.came() => return Ok(None),
-                    () = hang_up.came() => break,
+                    () = hang_up.came() => break reopen_log(),
                     () = watch.changed() => break tokio::time::sleep(SETTLE_TIME).await,
                     () = watchdog.tick() => {}
                 }

@@ -174,11 +174,14 @@ pub enum Access {
     Read,
     /// Writing; the file is created with mode 0600 if it does not exist.
     Write,
+    /// Appending to a file that others may be permitted to read; it is created with mode
+    /// 0600 if it does not exist.
+    Append,
 }
 
 /// Opens one of this program's own files; see [`own`]. A file opened for
-/// writing must belong to this user and loses all permissions of others. Its
-/// content is kept.
+/// writing or appending must belong to this user, and one for writing loses all
+/// permissions of others. Its content is kept.
 ///
 /// Must not be used on a database that SQLite may have open in this process:
 /// closing any descriptor of such a file drops SQLite's locks.
@@ -194,15 +197,18 @@ pub fn open_own(path: &Path, access: Access) -> Result<File, Obstacle> {
     match access {
         Access::Read => options.read(true),
         Access::Write => options.read(true).write(true).create(true).mode(0o600),
+        Access::Append => options.append(true).create(true).mode(0o600),
     };
     let file = options.open(path)?;
     let metadata = file.metadata()?;
     must_be_own(&metadata)?;
-    if access == Access::Write {
+    if access != Access::Read {
         must_be_mine(&metadata)?;
-        if let Some(private) = private(&metadata) {
-            file.set_permissions(private)?;
-        }
+    }
+    if access == Access::Write
+        && let Some(private) = private(&metadata)
+    {
+        file.set_permissions(private)?;
     }
     Ok(file)
 }

@@ -281,7 +281,8 @@ pub enum StoreError {
 
 /// What to do about a database that the system protects.
 pub const PROTECTED_FIX: &str = "Santa's daemon denies other programs its own databases while it \
-     runs: remove EventsDatabase, or have it name a copy; the relay receives Santa's events";
+     runs: remove EventsDatabase, or have it name a copy; the relay receives Santa's \
+     events (docs/relay.md)";
 
 /// Whether the system denies something to root, too: EPERM, which no owner or mode
 /// brings about (that is EACCES). On macOS it is the word of a security extension

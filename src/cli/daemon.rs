@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::hooks::DaemonHooks;
+use super::logging::LogFile;
 use super::{Error, Global, LogFormat, logging, output, setup};
 use crate::clock::SystemClock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 use crate::daemon::{self, Options, Program};
 use crate::failure::Remedy as _;
 
@@ -23,16 +24,23 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         let global = global.clone();
         Arc::new(move || setup::sources(&global))
     };
+    let log_file = LogFile::of_stderr();
+    let reopen_log = move || {
+        if let Some(file) = &log_file {
+            file.reopen();
+        }
+    };
     let loaded = match Config::load(&sources()) {
         Ok(loaded) => loaded,
         // Restarted every few seconds, it would report the same again and again.
         Err(_) if daemon::is_supervised() => {
-            let loaded = daemon::wait_for_configuration(&*sources, |error| {
+            let report = |error: &ConfigError| {
                 output::error(format_args!(
                     "{}; the daemon waits until it changes",
                     error.with_fix()
                 ));
-            });
+            };
+            let loaded = daemon::wait_for_configuration(&*sources, report, &reopen_log);
             match loaded.map_err(|error| Error::internal(error.to_string()))? {
                 Some(loaded) => loaded,
                 None => return Ok(()),
@@ -72,6 +80,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         network: args.hooks.network(),
         set_level,
         level,
+        // Started by hand it would not come back.
+        own_program: daemon::is_supervised().then(std::env::current_exe).and_then(Result::ok),
+        reopen_log: Box::new(reopen_log),
         relay_checkpoint: args.hooks.relay_checkpoint(),
     };
     daemon::run(options).map_err(Error::from)

@@ -21,7 +21,10 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::daemon;
 
 mod flood;
+mod log_file;
 mod safe;
+
+pub(super) use log_file::LogFile;
 
 /// How long the last lines of the daemon or of a sync of its may take: DAEMON-3
 /// leaves 5 s for everything.

@@ -24,6 +24,7 @@ use tracing::{debug, error, info, warn};
 use super::control::server::{self, DaemonEvent, LoopRequest, Socket};
 use super::instance_lock::InstanceLock;
 use super::network::Network;
+use super::own_program::OwnProgram;
 use super::schedule::{PromptSchedule, Requester, Schedule, SyncEnd};
 use super::signals::Caught;
 use super::source_watch::{self, SourceWatch};
@@ -51,6 +52,8 @@ use crate::sync::run::SyncError;
 const DEADLINE_GRACE: Duration = Duration::from_secs(30);
 /// How long the process of a sync may take to end with the daemon.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
+/// From the end of a sync to that of a daemon that restarts after it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Lines a slow client may lag behind.
 const EVENT_BACKLOG: usize = 256;
 
@@ -95,6 +98,10 @@ pub(super) struct EventLoop {
     sources: SourceWatch,
     /// What a sync needs besides the values of the configuration.
     access: reload::Access,
+    /// The file of this program, if the daemon is to end once it is another one.
+    own_program: Option<OwnProgram>,
+    /// When to look at it again.
+    look_again_at: Option<Duration>,
     /// When to read the configuration because a source has changed.
     reload_at: Option<Duration>,
     /// Since when a source of the configuration in effect is missing.
@@ -146,6 +153,8 @@ impl EventLoop {
         let level = options.level.unwrap_or(loaded.config.log_level);
         (options.set_level)(level);
         let configuration = reload::examine(&loaded, &state_dir);
+        let own_program = options.own_program.take().and_then(OwnProgram::new);
+        let watched = reload::watched_files(&options, &loaded, own_program.as_ref());
         let network = std::mem::replace(&mut options.network, Box::new(super::network::source));
         let event_loop = Self {
             state_dir,
@@ -157,7 +166,9 @@ impl EventLoop {
             refused: None,
             notified: "waiting for the first sync",
             access: reload::access(&configuration),
-            sources: source_watch::arm(reload::watched_files(&options, &loaded)).connect(),
+            sources: source_watch::arm(watched).connect(),
+            own_program,
+            look_again_at: None,
             reload_at: None,
             source_missing_since: None,
             configuration,
@@ -216,6 +227,9 @@ impl EventLoop {
         systemd::ready(self.notified);
 
         let reason = loop {
+            if self.is_to_restart() {
+                break "the program was replaced; the service manager starts the new one";
+            }
             let due = self.due();
             tokio::select! {
                 biased;
@@ -377,6 +391,10 @@ impl EventLoop {
         self.tell_relay(RelayCommand::SyncEnded);
         self.counters.count(&record);
         self.report_end(record, running.waiters);
+        if self.own_program.as_ref().is_some_and(OwnProgram::is_replaced) {
+            // Whoever waits for the sync gets its record first.
+            self.look_again_at = Some(now.elapsed + LAST_WORDS);
+        }
         self.publish();
         self.write_metrics();
         self.notify(match end {

@@ -1,6 +1,7 @@
 //! One daemon on a state directory: the lock it holds for as long as it lives.
 
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::DaemonError;
@@ -36,7 +37,22 @@ impl InstanceLock {
     /// Takes the place, if it is free.
     pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
         let file = files::open_own(&state_dir.join(INSTANCE_LOCK_FILE), Access::Write)?;
-        Ok(FileLock::try_new(file)?.map(Self))
+        Ok(FileLock::try_new(file)?.map(Self::held))
+    }
+
+    /// Writes this process's id into the file, for people and for programs that rotate
+    /// the log and signal the process.
+    fn held(lock: FileLock) -> Self {
+        let id = format!("{}\n", std::process::id());
+        let file = lock.file();
+        let _ = file.set_len(0).and_then(|()| file.write_all_at(id.as_bytes(), 0));
+        Self(lock)
+    }
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        let _ = self.0.file().set_len(0);
     }
 }
 
@@ -53,6 +69,8 @@ mod tests {
         assert!(is_daemon_running(dir.path()));
         assert!(InstanceLock::take(dir.path()).expect("no error").is_none());
         assert!(instance_lock.holds(dir.path()));
+        let read = || std::fs::read_to_string(dir.path().join(INSTANCE_LOCK_FILE)).expect("a file");
+        assert_eq!(read(), format!("{}\n", std::process::id()), "as newsyslog reads it");
         std::fs::remove_file(dir.path().join(INSTANCE_LOCK_FILE)).expect("removed");
         assert!(!instance_lock.holds(dir.path()), "it is gone");
         let another = InstanceLock::take(dir.path()).expect("no error").expect("the new place");
@@ -60,6 +78,7 @@ mod tests {
         drop(another);
         drop(instance_lock);
         assert!(!is_daemon_running(dir.path()));
+        assert_eq!(read(), "", "no other process gets its signals");
         assert!(InstanceLock::take(dir.path()).expect("no error").is_some());
     }
 }

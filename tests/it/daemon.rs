@@ -1,6 +1,7 @@
 //! The daemon as a process: its clock, its signals and its socket.
 
 mod busy;
+mod files;
 #[cfg(target_os = "linux")]
 mod handed_over;
 mod prompt;

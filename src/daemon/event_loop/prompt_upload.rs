@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::{DEADLINE_GRACE, EventLoop};
 use crate::control::status::PromptUpload;
+use crate::daemon::own_program::OwnProgram;
 use crate::daemon::sync_process::order::{self, Order};
 use crate::daemon::sync_process::parent::{self, ProcessEnd, Supervision, SyncPhase};
 use crate::sync::upload::{UPLOAD_LIMIT, UploadReport, UploadResult};
@@ -21,21 +22,28 @@ impl EventLoop {
         }
     }
 
-    /// When the next thing is due: a reading of the configuration, or a sync or an
-    /// upload. Neither of these two begins while one of them runs.
+    /// When the next thing is due: a reading of the configuration, a look at this
+    /// program's file, or a sync or an upload. Neither of these two begins while one of
+    /// them runs, or while that file is another one.
     pub(super) fn due(&self) -> Option<Duration> {
-        let sync = self.schedule.due().filter(|_| self.uploading.is_none());
+        let sync = self.schedule.due().filter(|_| self.may_start());
         let upload = sync.and_then(|_| self.prompt.due());
-        [self.reload_at, sync, upload].into_iter().flatten().min()
+        [self.reload_at, self.look_again_at, sync, upload].into_iter().flatten().min()
+    }
+
+    /// Whether a process of a sync or an upload may be started.
+    fn may_start(&self) -> bool {
+        self.uploading.is_none() && !self.own_program.as_ref().is_some_and(OwnProgram::is_another)
     }
 
     /// Begins what is due. A sync uploads what waits, so it comes before an upload.
     pub(super) async fn begin(&mut self) {
+        self.look_at_program().await;
         let now = self.alarm.now();
         if self.reload_at.is_some_and(|due| due <= now.elapsed) {
             self.reload_changed().await;
-        } else if self.uploading.is_some() {
-            // The alarm rang for a reading that has been done meanwhile.
+        } else if !self.may_start() {
+            // The alarm rang for something that has been done meanwhile.
         } else if self.schedule.due().is_some_and(|due| due <= now.elapsed) {
             self.begin_sync().await;
         } else if self.prompt.begin(now) {

@@ -12,6 +12,7 @@ use crate::config::{self, Config, Loaded};
 use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
 use crate::daemon::Options;
 use crate::daemon::control::server;
+use crate::daemon::own_program::{self, OwnProgram};
 use crate::daemon::schedule::Requester;
 use crate::daemon::{SETTLE_TIME, source_watch};
 use crate::failure::Remedy as _;
@@ -34,10 +35,16 @@ pub(super) enum Vanished {
     MayReturn,
 }
 
-/// The files to watch: the sources, and what the way to the server depends on.
-pub(super) fn watched_files(options: &Options, loaded: &Loaded) -> Vec<PathBuf> {
+/// The files to watch: the sources, what the way to the server depends on, and this
+/// program.
+pub(super) fn watched_files(
+    options: &Options,
+    loaded: &Loaded,
+    program: Option<&OwnProgram>,
+) -> Vec<PathBuf> {
     let config = &loaded.config;
     let mut files = (options.sources)().files();
+    files.extend(program.map(|program| program.path().to_owned()));
     let named = [
         &config.server_auth_roots_file,
         &config.client_auth_certificate_file,
@@ -99,8 +106,32 @@ impl EventLoop {
         number
     }
 
-    /// Reads the configuration because of SIGHUP, and syncs if it is another one.
+    /// Looks whether the file of this program is another one. A file system that does
+    /// not respond leaves it as it was.
+    pub(super) async fn look_at_program(&mut self) {
+        let Some(path) = self.own_program.as_ref().map(|program| program.path().to_owned()) else {
+            return;
+        };
+        let looking = tokio::task::spawn_blocking(move || own_program::examine(&path));
+        let Ok(Ok(found)) = timeout(RELOAD_TIMEOUT, looking).await else { return };
+        let elapsed = self.alarm.now().elapsed;
+        self.look_again_at =
+            self.own_program.as_mut().and_then(|program| program.found(found, elapsed));
+    }
+
+    /// Whether the daemon is to end for the service manager to start another program:
+    /// no sync and no upload runs.
+    pub(super) fn is_to_restart(&self) -> bool {
+        self.own_program.as_ref().is_some_and(OwnProgram::is_replaced)
+            && self.look_again_at.is_none()
+            && self.running.is_none()
+            && self.uploading.is_none()
+    }
+
+    /// Opens the log again and reads the configuration because of SIGHUP, and syncs if
+    /// that is another one.
     pub(super) async fn reload_on_signal(&mut self) {
+        (self.options.reopen_log)();
         if self.reload(Vanished::IsGone).await {
             self.schedule.ask(Requester::Owner, self.alarm.now());
         }
@@ -188,7 +219,7 @@ impl EventLoop {
 
     /// Watches the sources, and the files that the way to the server depends on.
     async fn watch_sources(&mut self) {
-        let files = watched_files(&self.options, &self.loaded);
+        let files = watched_files(&self.options, &self.loaded, self.own_program.as_ref());
         let arming = tokio::task::spawn_blocking(move || source_watch::arm(files));
         if let Ok(Ok(armed)) = timeout(RELOAD_TIMEOUT, arming).await {
             self.sources = armed.connect();

@@ -153,6 +153,8 @@ pub(super) mod tests {
             network: Box::new(|| Err(std::io::ErrorKind::Unsupported.into())),
             set_level: Box::new(|_| {}),
             level: None,
+            own_program: None,
+            reopen_log: Box::new(|| {}),
             relay_checkpoint: Arc::new(|_, _| {}),
         };
         let instance_lock = InstanceLock::take(dir).expect("no error").expect("the place");

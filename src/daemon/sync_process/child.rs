@@ -2,11 +2,13 @@
 //! input, reports what happens, and ends when the daemon does.
 
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 use plist::Dictionary;
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpid, kill_process, kill_process_group};
 
 use super::order::{self, ChildMessage, Order};
+use crate::clock;
 use crate::sync::progress::SyncStep;
 use crate::sync::progress::{Observer, SyncProgress};
 
@@ -30,12 +32,25 @@ pub fn read_order() -> io::Result<(Order, Dictionary)> {
     order::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// How long a sync whose daemon is gone may take to stop. The daemon would have
+/// killed it after 3 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Starts a thread that stops this process when the daemon is gone: the daemon
-/// holds the other end of standard input for as long as it lives.
+/// holds the other end of standard input for as long as it lives. A process that does
+/// not stop is killed, with what it started: nobody else would, and it holds the lock
+/// of the state directory.
 pub fn stop_with_the_daemon() {
     std::thread::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _ = kill_process(getpid(), Signal::TERM);
+        let stops = clock::timer(STOP_TIMEOUT);
+        while !stops() {
+            std::thread::park_timeout(STOP_TIMEOUT);
+        }
+        let _ = kill_process_group(getpid(), Signal::KILL);
+        // It leads no group if it was not started by the daemon.
+        let _ = kill_process(getpid(), Signal::KILL);
     });
 }
 

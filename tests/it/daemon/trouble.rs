@@ -61,6 +61,22 @@ fn daemon_6_a_sync_does_not_outlive_its_daemon() {
     assert_eq!(history[1].error.as_ref().unwrap().kind, "cancelled");
 }
 
+/// DAEMON-6: the daemon is killed while its sync hangs: the sync ends all the same,
+/// and does not keep the state directory.
+#[test]
+fn daemon_6_a_sync_that_hangs_does_not_outlive_its_daemon() {
+    let server = FakeServer::builder().start().unwrap();
+    let agent = Agent::of(&server);
+    let daemon = Daemon::start(&agent, 1, &["--misbehave", "1:hang:after:stage_settings"]);
+    daemon.signal(Signal::USR1);
+    assert!(server.wait_for(Stage::Preflight, 1, PATIENCE));
+    drop(daemon);
+    // Waits for the lock of the state directory.
+    assert_eq!(agent.sync(&[]).result(), "success");
+    let history = agent.store().history(2).unwrap();
+    assert_eq!(history[1].error.as_ref().unwrap().kind, "interrupted");
+}
+
 /// DAEMON-6: a daemon's sync that waits for one of another process says so, and
 /// begins when that has ended.
 #[test]
