@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -17,13 +17,11 @@ struct Serve {
 
 impl Serve {
     fn start(args: &[&str]) -> Self {
-        let mut child = program()
-            .args(["harness", "serve"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::of(program().args(["harness", "serve"]).args(args))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -97,6 +95,41 @@ fn it_prints_its_url_each_request_and_a_summary() {
         "stopped: hosts 2, events 0, preflight 1, event_upload 0, rule_download 0, postflight 0, \
          xsrf 1\n"
     );
+}
+
+/// RELAY-12: a server without file descriptors waits for some, and does not spin.
+#[test]
+#[cfg(target_os = "linux")]
+fn relay_12_a_server_out_of_file_descriptors_waits_without_work() {
+    let command = program();
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -n 24; exec \"$@\"", "sh"]).arg(command.get_program());
+    limited.args(command.get_args()).args(["harness", "serve"]).env_clear().stdin(Stdio::null());
+    let mut serve = Serve::of(&mut limited);
+    let url = serve.line().strip_prefix("serving ").unwrap().to_owned();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let ticks = |serve: &Serve| -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", serve.child.id())).unwrap();
+        let (_, words) = stat.rsplit_once(')').unwrap();
+        words.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    };
+    let mut clients: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let before = ticks(&serve);
+    // The last one is not accepted: a second passes.
+    let last = clients.last_mut().unwrap();
+    last.write_all(b"POST /x HTTP/1.1\r\nContent-Length: 0\r\n\r\n").unwrap();
+    last.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    let error = last.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    // The first one is served meanwhile.
+    clients[0].write_all(b"POST /x HTTP/1.1\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = [0; 9];
+    clients[0].read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 ");
+    let used = ticks(&serve) - before;
+    assert!(used < 30, "{used} hundredths of a second");
+    drop(clients);
+    assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "NORMAL");
 }
 
 #[test]
