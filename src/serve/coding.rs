@@ -348,3 +348,134 @@ impl Gzip {
         GzipPart::Data
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+    use flate2::{Compression, GzBuilder};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Decodes a body that arrives in pieces of that size, so many bytes at a time.
+    fn decoded(
+        coding: Coding,
+        body: &[u8],
+        piece: usize,
+        most: usize,
+    ) -> Result<Vec<u8>, CodingError> {
+        let mut decoder = Decoder::new(coding);
+        let mut out = Vec::new();
+        for mut input in body.chunks(piece) {
+            loop {
+                let before = out.len();
+                let has_more = decoder.decode(&mut input, &mut out, most)?;
+                assert!(out.len() - before <= most);
+                if !has_more {
+                    assert_eq!(input, b"");
+                    break;
+                }
+            }
+        }
+        decoder.finish()?;
+        Ok(out)
+    }
+
+    fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {
+        let level = Compression::new(6);
+        match coding {
+            Coding::Identity => body.to_vec(),
+            Coding::Deflate => {
+                let mut encoder = ZlibEncoder::new(Vec::new(), level);
+                encoder.write_all(body).unwrap();
+                encoder.finish().unwrap()
+            }
+            Coding::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::new(), level);
+                encoder.write_all(body).unwrap();
+                encoder.finish().unwrap()
+            }
+        }
+    }
+
+    fn raw(body: &[u8]) -> Vec<u8> {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::none());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn relay_2_headers_of_gzip_may_have_every_field() {
+        let body = b"what is in it".repeat(50);
+        let mut encoder = GzBuilder::new()
+            .filename("events.json")
+            .comment("a comment")
+            .extra(vec![7; 300])
+            .mtime(1)
+            .write(Vec::new(), Compression::fast());
+        encoder.write_all(&body).unwrap();
+        let mut stream = encoder.finish().unwrap();
+        // A checksum of the header behind its fields, which nobody reads.
+        let end = 10 + 2 + 300 + "events.json\0".len() + "a comment\0".len();
+        let mut checked = stream.clone();
+        checked[3] |= HEADER_CHECK;
+        checked.splice(end..end, [1, 2]);
+        let empty_extra = {
+            let mut stream = encoded(Coding::Gzip, &body);
+            stream[3] |= EXTRA;
+            stream.splice(10..10, [0, 0]);
+            stream
+        };
+        for stream in [&stream, &checked, &empty_extra, &[&checked[..], &stream].concat()] {
+            let once = decoded(Coding::Gzip, stream, 1, 7).unwrap();
+            assert!(once == body || once == body.repeat(2));
+        }
+        stream[3] |= 0x20;
+        assert_eq!(decoded(Coding::Gzip, &stream, 1, 7), Err(CodingError::Corrupt));
+    }
+
+    #[test]
+    fn relay_2_streams_of_a_few_bytes_are_read() {
+        // An empty block, and one byte in the first two of a stream.
+        assert_eq!(decoded(Coding::Deflate, &[3, 0], 1, 9), Ok(Vec::new()));
+        assert_eq!(decoded(Coding::Deflate, &[0x4b, 4, 0], 1, 9), Ok(b"a".to_vec()));
+        assert_eq!(decoded(Coding::Deflate, &[3], 1, 9), Err(CodingError::Truncated));
+        assert_eq!(decoded(Coding::Deflate, &[3, 0, 0], 1, 9), Err(CodingError::Trailing));
+        for coding in [Coding::Identity, Coding::Deflate, Coding::Gzip] {
+            assert_eq!(decoded(coding, b"", 1, 9), Ok(Vec::new()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn relay_2_a_body_is_the_same_in_any_pieces(
+            body in proptest::collection::vec(0..4_u8, 0..3000),
+            piece in 1..500_usize,
+            most in 1..500_usize,
+        ) {
+            for coding in [Coding::Identity, Coding::Deflate, Coding::Gzip] {
+                let stream = encoded(coding, &body);
+                prop_assert_eq!(decoded(coding, &stream, piece, most), Ok(body.clone()));
+                let cut = &stream[..stream.len().saturating_sub(1)];
+                if coding != Coding::Identity {
+                    prop_assert!(decoded(coding, cut, piece, most).is_err());
+                }
+            }
+            prop_assert_eq!(decoded(Coding::Deflate, &raw(&body), piece, most), Ok(body));
+        }
+
+        #[test]
+        fn relay_12_any_bytes_end_in_a_body_or_an_error(
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            frame in prop_oneof![Just(&b""[..]), Just(&[0x1f, 0x8b, 8][..]), Just(&[0x78, 0x9c][..])],
+        ) {
+            let body = [frame, &body].concat();
+            for coding in [Coding::Deflate, Coding::Gzip] {
+                let at_once = decoded(coding, &body, body.len().max(1), 1 << 20);
+                prop_assert_eq!(decoded(coding, &body, 1, 3), at_once);
+            }
+        }
+    }
+}

@@ -132,6 +132,19 @@ impl Server {
         Client(BufReader::new(stream))
     }
 
+    /// How many connections it holds, as the kernel says. A look takes a while: what
+    /// changes meanwhile may count twice.
+    #[cfg(target_os = "linux")]
+    fn connections(&self) -> usize {
+        let ours = format!(":{:04X}", self.address.port());
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let is_held = |line: &&str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words[1].ends_with(&ours) && words[3] != "0A" && words[9] != "0"
+        };
+        table.lines().skip(1).filter(is_held).count()
+    }
+
     /// Stops the server, and returns once it has ended.
     fn stop(&mut self) {
         self.stop.send_replace(true);
@@ -147,6 +160,16 @@ impl Drop for Server {
             assert!(std::thread::panicking() || ended.is_ok(), "the server panicked");
         }
     }
+}
+
+/// What Linux says of this process's memory; 0 where other tests use it as well.
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> u64 {
+    let is_alone = std::env::var_os("NEXTEST").is_some();
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.filter(|_| is_alone).unwrap_or(0) * 1024
 }
 
 /// An answer as received.

@@ -138,6 +138,25 @@ fn relay_12_what_is_too_long_is_413_as_sent_and_decoded() {
     }
 }
 
+/// A thousandth of its size on the wire.
+#[test]
+#[cfg(target_os = "linux")]
+fn relay_12_a_bomb_takes_no_more_memory_than_the_limit() {
+    let bodies = BodyLimits::both(8 << 20);
+    let server = Server::with(Limits::default(), Paths { bodies, ..Paths::default() }, None);
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+    (0..256).for_each(|_| bomb.write_all(&[0; 1 << 20]).unwrap());
+    let bomb = bomb.finish().unwrap();
+    assert!(bomb.len() < 1 << 20);
+    let resident = resident_bytes();
+    for _ in 0..4 {
+        let answer = server.connect().post("/length", "Content-Encoding: gzip\r\n", &bomb);
+        assert_eq!(answer.status, 413);
+    }
+    let grown = resident_bytes() - resident;
+    assert!(grown < 24 << 20, "{grown} bytes");
+}
+
 #[test]
 fn relay_12_a_length_that_is_too_large_is_refused_before_the_body_is_read() {
     let server = Server::start(Limits::default());
