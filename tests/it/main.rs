@@ -18,6 +18,7 @@ mod crash;
 mod daemon;
 #[cfg(feature = "harness")]
 mod demo;
+#[cfg(feature = "harness")]
 mod doctor;
 #[cfg(feature = "harness")]
 mod driver;
