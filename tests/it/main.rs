@@ -52,6 +52,7 @@ mod memory;
 mod program;
 #[cfg(feature = "harness")]
 mod relay_setup;
+#[cfg(feature = "harness")]
 mod responses;
 #[cfg(feature = "harness")]
 mod servers;
