@@ -76,8 +76,14 @@ impl RelayState {
                 return Self::default();
             }
         };
-        let state: Self = serde_json::from_slice(&text).unwrap_or_default();
-        if state.schema_version == SCHEMA_VERSION { state } else { Self::default() }
+        match serde_json::from_slice::<Self>(&text) {
+            Ok(state) if state.schema_version == SCHEMA_VERSION => state,
+            Ok(_) | Err(_) => {
+                let path = path.display();
+                tracing::warn!(%path, "damaged, so what the authorizer holds is not known");
+                Self::default()
+            }
+        }
     }
 
     /// The same after the authorizer has taken settings of this digest.
