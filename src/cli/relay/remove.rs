@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{SANTAS_PROFILE, profile_points_here, show_steps, write_plist};
+use crate::agent::RemoteAgent;
 use crate::cli::{Error, Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Domain, RawKeys, RelayConfig, default_relay_dir, state_dir};
@@ -57,6 +58,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let config = &loaded.config;
     let dir = state_dir(global.state_dir.as_deref(), config);
     let Some(relay) = &config.relay else {
+        if let Some(url) = running(&dir) {
+            let dir = dir.display();
+            let what = format!(
+                "the daemon on {dir} runs a relay at {url}, which this configuration does not have"
+            );
+            let fix = "repeat with the daemon's --config and --set, or remove the Relay keys first";
+            return Err(Error::unusable(what).with_fix(fix));
+        }
         // The keys are gone already; what was made for them may be left.
         return finish(&dir, default_relay_dir()).map(|()| ExitCode::SUCCESS);
     };
@@ -83,6 +92,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the relay of the running daemon is; `None` without one.
+fn running(state_dir: &Path) -> Option<String> {
+    let mut daemon = RemoteAgent::connect(state_dir).ok()??;
+    daemon.status().ok()?.relay.map(|relay| relay.url)
 }
 
 fn steps(relay: &RelayConfig, has_profile: bool, profile: &Path) -> Vec<String> {

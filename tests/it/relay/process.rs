@@ -313,3 +313,14 @@ fn relay_10_an_authorizer_that_is_back_is_reported_at_once() {
     host.santa.sync();
     assert!(host.server.wait_for(Stage::Preflight, preflights + 1, PATIENCE));
 }
+
+/// RELAY-14: the keys of a relay that runs are not removed by a command that does not
+/// know of it.
+#[test]
+fn relay_14_the_keys_of_a_relay_that_runs_stay() {
+    let host = Host::new(Age::Y2026M7);
+    let _daemon = host.start(&[]);
+    let output = host.agent.run(&["relay", "remove"]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && errors.contains(&host.listen), "{errors}");
+}
