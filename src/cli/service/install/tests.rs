@@ -357,6 +357,27 @@ fn daemon_5_the_launchd_job_has_the_keys_it_needs() {
     assert!(job.get("AbandonProcessGroup").is_none());
 }
 
+/// DAEMON-5: the sample for newsyslog names the job's log, and the file in which the
+/// daemon has its process id.
+#[test]
+fn daemon_5_newsyslog_rotates_the_log_of_the_job() {
+    let sample = include_str!("../../../../launchd/com.santa-sync.newsyslog.conf");
+    let mut lines = sample.lines().filter(|line| !line.starts_with('#'));
+    let fields: Vec<_> = lines.next().expect("a line").split_whitespace().collect();
+    assert_eq!(lines.next(), None);
+    let [log, owner, mode, _count, _size, when, flags, process, signal] = fields[..] else {
+        panic!("{fields:?}");
+    };
+    let job = plist::from_bytes::<Value>(LAUNCHD_PLIST.as_bytes()).expect("a property list");
+    let job = job.as_dictionary().expect("a dictionary");
+    assert_eq!(job["StandardErrorPath"].as_string(), Some(log));
+    assert_eq!((owner, mode, when, signal), ("root:wheel", "640", "*", "1"));
+    // A compressed file would lose the last lines of a sync that runs meanwhile.
+    assert!(!flags.contains(['J', 'Z']), "{flags}");
+    let lock = Path::new("/var/db/santa-sync").join(crate::control::INSTANCE_LOCK_FILE);
+    assert_eq!(Path::new(process), lock);
+}
+
 /// DAEMON-5: the unit waits for the daemon's word, watches it, and locks it in.
 #[test]
 fn daemon_5_the_unit_notifies_watches_and_is_hardened() {
