@@ -1,6 +1,6 @@
 //! The daemon: syncs on a schedule and on request, for as long as it runs.
 //!
-//! One loop on one thread, `event_loop`, decides what happens next, and [`schedule`] when.
+//! One loop on one thread, `event_loop`, decides what happens next, and [`crate::sync::schedule`] when.
 //! Each sync is a process of its own, so that nothing a sync does can stop the
 //! loop or grow it. Promise: while the daemon lives there is a next sync or one
 //! that runs and has a deadline, and `daemon.json` says which. It writes no
@@ -12,7 +12,6 @@ mod instance_lock;
 mod metrics;
 pub mod network;
 mod own_program;
-pub mod schedule;
 pub mod signals;
 mod source_watch;
 pub mod sync_process;

@@ -31,7 +31,7 @@ pub use lookup::{Executable, Match, RuleOrigin, StaticRules, StoredRule};
 pub use proxy::{Proxy, ProxyServer, ProxySettings};
 pub use record::{
     ErrorRecord, MAX_RECORD_BYTES, MAX_RECORD_TEXT_BYTES, RejectedRule, SCHEMA_VERSION,
-    StageRecord, SyncRecord, SyncResult, SyncWarning, Trigger,
+    StageRecord, SyncReason, SyncRecord, SyncResult, SyncWarning, Trigger,
 };
 pub use relay::RelayManner;
 pub use relayed::{EventBundle, EventDigest, RelayedEvent, RelayedKind};

@@ -1,6 +1,6 @@
 //! A sync: the machine that decides and the driver that acts.
 //!
-//! [`machine`], [`plan`] and [`retry`] are pure. This module carries their
+//! [`machine`], [`plan`], [`retry`] and [`schedule`] are pure. This module carries their
 //! effects out against the transport, the stores and the clock, one at a time,
 //! and writes the record; `prefetch` reads the next batch meanwhile. It holds no
 //! write lock while the network is in use: every store effect is one finished
@@ -15,6 +15,7 @@ mod prepare;
 pub mod progress;
 pub mod retry;
 pub mod run;
+pub mod schedule;
 mod store_effects;
 pub mod upload;
 

@@ -11,7 +11,7 @@ use super::configuration::ConfigurationReport;
 use super::moment::{Boot, Moment};
 use super::relay::RelayStatus;
 use crate::files::{self, Replacement};
-use crate::model::{SyncRecord, SyncResult, Timestamp, Trigger};
+use crate::model::{SyncReason, SyncRecord, SyncResult, Timestamp, Trigger};
 use crate::sync::upload::UploadReport;
 
 /// The file in the state directory.
@@ -39,22 +39,6 @@ pub enum Activity {
     Waiting,
     /// It has stopped cleanly.
     Stopped,
-}
-
-/// Why a sync begins when it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SyncReason {
-    /// It is the first one.
-    Start,
-    /// The interval has passed.
-    Interval,
-    /// The wait after a failure has passed.
-    BackOff,
-    /// The network has changed since the last sync failed.
-    Network,
-    /// It was requested.
-    Asked,
 }
 
 /// The status of the daemon.

@@ -25,7 +25,6 @@ use super::control::server::{self, DaemonEvent, LoopRequest, Socket};
 use super::instance_lock::InstanceLock;
 use super::network::Network;
 use super::own_program::OwnProgram;
-use super::schedule::{PromptSchedule, Requester, Schedule, SyncEnd};
 use super::signals::Caught;
 use super::source_watch::{self, SourceWatch};
 use super::sync_process::order::{self, ChildMessage, Order, SyncOrder};
@@ -37,15 +36,17 @@ use crate::clock::{Alarm, Clock as _};
 use crate::config::Loaded;
 use crate::control::configuration::ConfigurationReport;
 use crate::control::moment::Stamp;
-use crate::control::status::{Activity, Incident, LastSync, PromptUpload, SyncReason};
+use crate::control::status::{Activity, Incident, LastSync, PromptUpload};
 use crate::failure::{Failure, FailureKind, Remedy};
 use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::{
-    DEFAULT_SYNC_INTERVAL_SECS, LogLevel, Now, SyncRecord, SyncResult, SyncType, Trigger,
+    DEFAULT_SYNC_INTERVAL_SECS, LogLevel, Now, SyncReason, SyncRecord, SyncResult, SyncType,
+    Trigger,
 };
 use crate::relay::worker::RelayCommand;
 use crate::sync::progress::SyncStep;
 use crate::sync::run::SyncError;
+use crate::sync::schedule::{PromptSchedule, Requester, Schedule, SyncEnd, splay_number};
 
 /// From the deadline of a sync to the end of its process: the sync sees to its
 /// deadline itself, and this is for one that does not.
@@ -148,8 +149,7 @@ impl EventLoop {
         let loaded = Arc::new(options.loaded.clone());
         let machine_id =
             host::machine_id(&loaded.config, &RememberingHost::new(SystemHost, &state_dir));
-        let host =
-            machine_id.map_or(0, |(id, _)| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
+        let host = machine_id.map_or(0, |(id, _)| splay_number(&id));
         let level = options.level.unwrap_or(loaded.config.log_level);
         (options.set_level)(level);
         let configuration = reload::examine(&loaded, &state_dir);

@@ -4,7 +4,7 @@
 //! a sync tries the network anyway. The socket is open only while a change
 //! would make a difference, so that a healthy daemon is not woken by it. Whoever
 //! could forge a change would gain a sync a minute, see
-//! [`super::schedule::Schedule::network_changed`].
+//! [`crate::sync::schedule::Schedule::network_changed`].
 
 use std::collections::BTreeSet;
 use std::io;

@@ -104,6 +104,22 @@ pub enum Trigger {
     Trigger,
 }
 
+/// Why a sync begins when it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncReason {
+    /// It is the first one.
+    Start,
+    /// The interval has passed.
+    Interval,
+    /// The wait after a failure has passed.
+    BackOff,
+    /// The network has changed since the last sync failed.
+    Network,
+    /// It was requested.
+    Asked,
+}
+
 /// What one stage cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageRecord {

@@ -46,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync::machine", &["failure", "model", "protocol", "sync::plan", "sync::retry"]),
     ("sync::plan", &["model", "protocol"]),
     ("sync::retry", &[]),
+    ("sync::schedule", &["model"]),
     ("transport", &["failure", "files", "model", "protocol"]),
     ("store", &["failure", "files", "model"]),
     ("config", &["failure", "files", "model", "plist_bounded"]),

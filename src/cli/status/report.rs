@@ -7,8 +7,8 @@ use crate::cli::output::{self, brief};
 use crate::control::relay::{
     AcknowledgedStatus, AuthorizerStatus, DeliveryStatus, NotAcknowledged, NudgeStatus, RelayStatus,
 };
-use crate::control::status::{Activity, Liveness, PromptUpload, SyncReason};
-use crate::model::{ClientMode, SyncType};
+use crate::control::status::{Activity, Liveness, PromptUpload};
+use crate::model::{ClientMode, SyncReason, SyncType};
 use crate::sync::upload::UploadResult;
 
 /// In the form `santactl status` has.

@@ -1,7 +1,7 @@
 //! Who may ask what on the control socket (DAEMON-4).
 
 use crate::control::message::{ControlRequest, SyncRequest};
-use crate::daemon::schedule::Requester;
+use crate::sync::schedule::Requester;
 
 /// What a client may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,11 +30,11 @@ use crate::control::message::{
 };
 use crate::control::relay::RelayStatus;
 use crate::control::status::DaemonStatus;
-use crate::daemon::schedule::Requester;
 use crate::failure::Remedy;
 use crate::files::FileIdentity;
 use crate::model::SyncRecord;
 use crate::sync::progress::SyncStep;
+use crate::sync::schedule::Requester;
 
 /// How many may be connected at once.
 pub(in crate::daemon) const MAX_CLIENTS: usize = 64;

@@ -13,7 +13,6 @@ use super::EventLoop;
 use crate::config::{Loaded, RELAY_SOCKET, RelayConfig};
 use crate::control::relay::RelayStatus;
 use crate::daemon::control::server::DaemonEvent;
-use crate::daemon::schedule::Requester;
 use crate::failure::Remedy as _;
 use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::{MachineId, Secret};
@@ -22,6 +21,7 @@ use crate::relay::core::RelayOptions;
 use crate::relay::worker::{
     self, RelayCommand, RelayHandle, RelayNews, TlsSide, TlsSource, WorkerOptions,
 };
+use crate::sync::schedule::Requester;
 
 /// How long a relay may take to finish answers when the daemon ends or the
 /// configuration changes.

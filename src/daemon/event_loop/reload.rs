@@ -13,11 +13,11 @@ use crate::control::configuration::{ConfigurationReport, ConfiguredFile};
 use crate::daemon::Options;
 use crate::daemon::control::server;
 use crate::daemon::own_program::{self, OwnProgram};
-use crate::daemon::schedule::Requester;
 use crate::daemon::{SETTLE_TIME, source_watch};
 use crate::failure::Remedy as _;
 use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::LogLevel;
+use crate::sync::schedule::Requester;
 
 /// How long reading the configuration may take.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,9 +7,9 @@ use super::EventLoop;
 use crate::control::message::{self, ControlErrorKind, ControlResponse};
 use crate::control::status::Activity;
 use crate::daemon::control::server::{self, LoopRequest, SyncReply};
-use crate::daemon::schedule::{RequestOutcome, Requester};
 use crate::failure::Remedy as _;
 use crate::model::LogLevel;
+use crate::sync::schedule::{RequestOutcome, Requester};
 
 impl EventLoop {
     /// Opens the control socket and serves it. A daemon without one still syncs.
@@ -217,7 +217,7 @@ pub(super) mod tests {
         };
         assert!(begins(&mut daemon));
         let now = daemon.alarm.now();
-        daemon.schedule.end(now, crate::daemon::schedule::SyncEnd::Success, None, 0.5);
+        daemon.schedule.end(now, crate::sync::schedule::SyncEnd::Success, None, 0.5);
 
         let at_once = message::SyncRequest { wait: false, ..message::SyncRequest::default() };
         let Err(ControlResponse::Error { kind, message, .. }) =

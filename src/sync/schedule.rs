@@ -8,9 +8,9 @@ mod prompt;
 
 use std::time::Duration;
 
-use crate::control::status::SyncReason;
 use crate::model::{
-    DEFAULT_SYNC_INTERVAL_SECS, MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS, Now,
+    DEFAULT_SYNC_INTERVAL_SECS, MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS, MachineId, Now,
+    SyncReason,
 };
 
 pub use prompt::PromptSchedule;
@@ -78,6 +78,12 @@ pub enum SyncEnd {
     Failure,
     /// There was nothing to sync with.
     Nothing,
+}
+
+/// The number that a host's splay comes from: the same at each start of a host.
+#[must_use]
+pub fn splay_number(machine_id: &MachineId) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(machine_id.as_str().as_bytes())
 }
 
 /// The schedule of a daemon.
