@@ -29,6 +29,7 @@ mod coding;
 mod exchange;
 mod fault;
 pub mod fixtures;
+pub mod html;
 mod reply;
 mod rules;
 mod script;
