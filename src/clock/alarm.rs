@@ -30,7 +30,7 @@ impl Alarm {
     /// If the system provides no timer. Must be called within a runtime.
     #[cfg_attr(
         not(target_os = "linux"),
-        expect(clippy::unnecessary_wraps, reason = "a timer of the system exists on Linux alone")
+        allow(clippy::unnecessary_wraps, reason = "a timer of the system exists on Linux alone")
     )]
     pub fn new(clock: SystemClock) -> io::Result<Self> {
         Ok(Self {

@@ -8,20 +8,23 @@
 
 #[cfg(target_os = "linux")]
 mod diag;
-#[cfg(any(target_os = "linux", test))]
+#[cfg(target_os = "linux")]
 mod table;
 
 use std::net::SocketAddr;
+#[cfg(target_os = "linux")]
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
 use tokio::sync::Semaphore;
 
 /// Readings of a table at once.
+#[cfg(target_os = "linux")]
 const READERS: usize = 2;
 
 /// A socket, as the kernel describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux describes sockets"))]
+#[cfg(target_os = "linux")]
 struct Entry {
     local: SocketAddr,
     remote: SocketAddr,
@@ -30,7 +33,7 @@ struct Entry {
     inode: u64,
 }
 
-#[cfg(any(target_os = "linux", test))]
+#[cfg(target_os = "linux")]
 impl Entry {
     /// Whether it is connected from `theirs` to `ours`.
     fn joins(&self, theirs: SocketAddr, ours: SocketAddr) -> bool {
@@ -51,6 +54,7 @@ pub(super) struct Users {
     #[cfg(target_os = "linux")]
     diag: Option<Arc<diag::Diag>>,
     /// Reading all of them takes a while.
+    #[cfg(target_os = "linux")]
     readers: Arc<Semaphore>,
 }
 
@@ -60,6 +64,7 @@ impl Users {
         Self {
             #[cfg(target_os = "linux")]
             diag: diag::Diag::open().map(Arc::new),
+            #[cfg(target_os = "linux")]
             readers: Arc::new(Semaphore::new(READERS)),
         }
     }
@@ -89,13 +94,13 @@ impl Users {
 }
 
 /// The user that two looks agree on.
-#[cfg(any(target_os = "linux", test))]
+#[cfg(target_os = "linux")]
 fn twice(mut look: impl FnMut() -> Option<Entry>) -> Option<u32> {
     let first = look().filter(Entry::is_alive)?;
     (look()? == first).then_some(first.user)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
@@ -128,7 +133,6 @@ mod tests {
 
     /// Closed, a socket is nobody's, although the kernel says that it is root's.
     #[test]
-    #[cfg(target_os = "linux")]
     fn relay_12_this_host_names_our_own_user_until_the_socket_is_closed() {
         let ours = Some(rustix::process::getuid().as_raw());
         let diag = diag::Diag::open();

@@ -23,7 +23,7 @@ use santa_sync::model::{Stage, SyncRecord, SyncResult, Trigger};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::program::{program, program_at};
+use crate::program::program;
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
@@ -391,7 +391,7 @@ fn conf_3_a_changed_source_is_noticed_without_a_signal() {
         std::fs::rename(new, &file).unwrap();
     };
     let machine_id = format!("MachineID={}", agent.machine_id);
-    let mut command = program_at(root.path());
+    let mut command = crate::program::program_at(root.path());
     command.args(["daemon", "--log-level", "info", "--set", &machine_id, "--state-dir"]);
     let mut daemon = Daemon::of(command.arg(&agent.state_dir));
     let mut watcher = client(&agent);

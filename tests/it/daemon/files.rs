@@ -1,8 +1,6 @@
 //! Files that are moved under a running daemon: its log and its program.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use super::*;
@@ -73,6 +71,9 @@ fn daemon_5_a_rotated_log_goes_on_in_a_new_file() {
 #[test]
 #[cfg(target_os = "linux")]
 fn daemon_5_a_replaced_program_ends_the_daemon_between_syncs() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::net::UnixDatagram;
+
     let server =
         FakeServer::builder().fault(Stage::RuleDownload, nth(1), Fault::Hold).start().unwrap();
     let agent = Agent::of(&server);
