@@ -12,7 +12,7 @@ use santa_sync::config::{Config, Layer, RelayConfig, Source};
 use santa_sync::control::relay::RelayStatus;
 use santa_sync::harness::FakeServer;
 use santa_sync::model::{MachineId, RelayManner, SyncRecord, SyncResult, SyncType, Trigger};
-use santa_sync::relay::core::{Checkpoint, RelayOptions};
+use santa_sync::relay::core::RelayOptions;
 use santa_sync::relay::worker::{self, RelayCommand, RelayHandle, WorkerOptions};
 use santa_sync::sync::progress::Unobserved;
 use santa_sync::sync::run::SyncOptions;
@@ -98,7 +98,8 @@ impl Chain {
     }
 
     /// Ends the relay and starts another one.
-    pub(crate) fn restart(&mut self, checkpoint: Checkpoint) {
+    #[cfg(target_os = "linux")]
+    pub(crate) fn restart(&mut self, checkpoint: santa_sync::relay::core::Checkpoint) {
         self.stop();
         self.options.checkpoint = checkpoint;
         self.start();
