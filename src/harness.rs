@@ -30,6 +30,7 @@ mod exchange;
 mod fault;
 pub mod fixtures;
 pub mod html;
+mod misbehaviour;
 mod reply;
 mod rules;
 mod script;
@@ -39,9 +40,10 @@ mod style;
 
 pub use exchange::{Exchange, Route};
 pub use fault::{Fault, FaultSyntaxError, Occurrences, Scripted, every, first, from, nth, when};
+pub use misbehaviour::{Misbehaviour, Severity, UnknownMisbehaviour};
 pub use server::{Builder, FakeServer, HarnessError};
 pub use state::HostState;
 pub use style::{
-    AcceptedForms, CursorStyle, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling, Style,
-    SyncTypePolicy, Xsrf,
+    AcceptedForms, CursorStyle, Delivery, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling,
+    Style, SyncTypePolicy, Xsrf,
 };

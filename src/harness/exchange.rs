@@ -45,6 +45,15 @@ impl Route {
         }
     }
 
+    /// The stage, if it is one.
+    #[must_use]
+    pub const fn stage(self) -> Option<Stage> {
+        match self {
+            Self::Stage(stage) => Some(stage),
+            Self::Xsrf => None,
+        }
+    }
+
     /// Its place in [`Self::ALL`].
     pub(super) fn place(self) -> usize {
         Self::ALL.iter().position(|route| *route == self).unwrap_or(0)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::style::{AcceptedForms, Encoding, ErrorStyle, ResponseEncoding, Style};
+use crate::model::Now;
 use crate::protocol::wire;
 
 /// A request as received.
@@ -19,6 +20,10 @@ pub(super) struct ReceivedRequest {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// The number of its connection.
+    pub(super) connection: u64,
+    /// When it arrived.
+    pub(super) at: Now,
 }
 
 impl ReceivedRequest {
@@ -35,16 +40,44 @@ pub(super) enum Form {
     Protobuf,
 }
 
-/// Why a request is refused.
+/// Why a request is refused, as far as it matters for what becomes of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusalReason {
+    Other,
+    /// A credential is missing or wrong.
+    Credential,
+    /// The machine is not enrolled.
+    NotEnrolled,
+    /// There was no preflight.
+    NoPreflight,
+    /// The content encoding is unknown.
+    Coding,
+    /// The compressed body ends early.
+    CutShort,
+    /// The body is not a message.
+    Message,
+    /// The cursor is unknown.
+    Cursor,
+    /// There are no XSRF tokens.
+    NoTokens,
+}
+
+/// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) words: String,
+    pub(super) reason: RefusalReason,
 }
 
 impl Refusal {
     pub(super) fn new(status: u16, words: impl Into<String>) -> Self {
-        Self { status, words: words.into() }
+        Self { status, words: words.into(), reason: RefusalReason::Other }
+    }
+
+    pub(super) fn because(mut self, reason: RefusalReason) -> Self {
+        self.reason = reason;
+        self
     }
 }
 
@@ -72,7 +105,7 @@ impl Reply {
 
     /// The response to a refused request, in the server's style.
     pub(super) fn refusal(style: &Style, refusal: &Refusal) -> Self {
-        let Refusal { status, words } = refusal;
+        let Refusal { status, words, .. } = refusal;
         let object = json!({ "error": words }).to_string();
         match style.errors {
             ErrorStyle::Json => Self::new(*status, "application/json", object),
@@ -121,6 +154,20 @@ pub(super) fn page(words: &str) -> String {
     )
 }
 
+fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// The form that a request says it has.
+pub(super) fn form_of(incoming: &ReceivedRequest) -> Form {
+    let media_type = media_type(incoming.header("content-type"));
+    if media_type.eq_ignore_ascii_case("application/x-protobuf") {
+        Form::Protobuf
+    } else {
+        Form::Json
+    }
+}
+
 /// Decodes a request's body as far as the server does.
 pub(super) fn opened(
     style: &Style,
@@ -128,12 +175,8 @@ pub(super) fn opened(
 ) -> Result<(Form, Vec<u8>), Refusal> {
     let body = &incoming.body;
     let content_type = incoming.header("content-type");
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    let form = if media_type.eq_ignore_ascii_case("application/x-protobuf") {
-        Form::Protobuf
-    } else {
-        Form::Json
-    };
+    let media_type = media_type(content_type);
+    let form = form_of(incoming);
     let unsupported = || Refusal::new(415, format!("Content-Type {content_type:?} is not taken"));
     match (style.transfer, form) {
         (AcceptedForms::Any, _)
@@ -159,9 +202,18 @@ pub(super) fn opened(
     } else {
         Encoding::from_header(named)
             .filter(|encoding| style.request_encodings.contains(encoding))
-            .ok_or_else(|| wrong(format!("Content-Encoding {named:?} is not taken")))?
+            .ok_or_else(|| {
+            wrong(format!("Content-Encoding {named:?} is not taken")).because(RefusalReason::Coding)
+        })?
     };
-    let opened = encoding.decode(body).map_err(|e| wrong(format!("the body is corrupt: {e}")))?;
+    let opened = encoding.decode(body).map_err(|error| {
+        let refusal = wrong(format!("the body is corrupt: {error}"));
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            refusal.because(RefusalReason::CutShort)
+        } else {
+            refusal
+        }
+    })?;
     Ok((form, opened))
 }
 
@@ -170,14 +222,13 @@ pub(super) fn read<M>(form: Form, body: &[u8]) -> Result<M, Refusal>
 where
     M: prost::Message + Default + DeserializeOwned,
 {
+    let broken = |words: String| Refusal::new(400, words).because(RefusalReason::Message);
     match form {
         Form::Json if body.is_empty() => Ok(M::default()),
         Form::Json => {
-            serde_json::from_slice(body).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))
+            serde_json::from_slice(body).map_err(|error| broken(format!("not JSON: {error}")))
         }
-        Form::Protobuf => {
-            M::decode(body).map_err(|e| Refusal::new(400, format!("not protobuf: {e}")))
-        }
+        Form::Protobuf => M::decode(body).map_err(|error| broken(format!("not protobuf: {error}"))),
     }
 }
 

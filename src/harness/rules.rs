@@ -92,13 +92,8 @@ impl RuleList {
         let key = |rule: &wire::Rule| (rule.rule_type, rule.identifier.clone());
         let named: HashSet<_> = changes.iter().map(key).collect();
         let mut list: Self = self.iter().filter(|rule| !named.contains(&key(rule))).collect();
-        // Of several changes to one rule the last counts.
-        let mut seen = HashSet::new();
-        let mut final_ones: Vec<_> =
-            changes.iter().rev().filter(|rule| seen.insert(key(rule))).collect();
-        final_ones.reverse();
-        final_ones
-            .into_iter()
+        latest(changes)
+            .iter()
             .filter(|rule| rule.policy() != wire::Policy::Remove)
             .for_each(|rule| list.push(rule));
         list
@@ -119,6 +114,19 @@ impl RuleList {
         let new = other.iter().filter(|rule| old.get(&key(rule)) != Some(rule));
         removed.chain(new).collect()
     }
+}
+
+/// Of several changes to one rule the last.
+pub(super) fn latest(changes: &[wire::Rule]) -> Vec<wire::Rule> {
+    let mut seen = HashSet::new();
+    let mut latest: Vec<_> = changes
+        .iter()
+        .rev()
+        .filter(|rule| seen.insert((rule.rule_type, rule.identifier.as_str())))
+        .cloned()
+        .collect();
+    latest.reverse();
+    latest
 }
 
 fn json_array(rules: &[wire::Rule], spelling: Spelling) -> Vec<u8> {

@@ -119,14 +119,13 @@ impl Fault {
 
     /// Applies the fault to a complete response.
     pub(super) fn damaged(&self, reply: Reply) -> Result<Script, Refusal> {
-        let half = reply.body.slice(..reply.body.len() / 2);
+        let half = first_half(&reply);
         let length = |length: usize| format!("Content-Length: {length}\r\n");
         let bare = |head: String, body: Bytes| {
             Ok(Script::Bare(vec![ConnectionStep::Send(head.into()), ConnectionStep::Send(body)]))
         };
         match self {
-            // One byte more than nothing is promised even if the body is empty.
-            Self::Truncate => bare(head(&reply, &length(reply.body.len().max(1))), half),
+            Self::Truncate => Ok(cut_short(&reply)),
             Self::TruncateChunked => {
                 let chunk = chunk(if reply.body.is_empty() { b"?" } else { &reply.body });
                 let framed = chunk.slice(..chunk.len() / 2);
@@ -181,6 +180,20 @@ impl Fault {
             | Self::Hold => Ok(Script::Whole(reply)),
         }
     }
+}
+
+fn first_half(reply: &Reply) -> Bytes {
+    reply.body.slice(..reply.body.len() / 2)
+}
+
+/// The response with half of the body that its `Content-Length` announces.
+pub(super) fn cut_short(reply: &Reply) -> Script {
+    // One byte more than nothing is promised even if the body is empty.
+    let framing = format!("Content-Length: {}\r\n", reply.body.len().max(1));
+    Script::Bare(vec![
+        ConnectionStep::Send(head(reply, &framing).into()),
+        ConnectionStep::Send(first_half(reply)),
+    ])
 }
 
 fn head(reply: &Reply, framing: &str) -> String {

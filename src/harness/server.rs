@@ -15,6 +15,7 @@ use self::connection::{OnExchange, ServerShared, accept};
 use super::exchange::{Exchange, Route};
 use super::fault::{Fault, Occurrences, Scripted};
 use super::fixtures::AnyEvent;
+use super::misbehaviour::Misbehaviour;
 use super::state::{HostState, State, Uploads};
 use super::style::{AcceptedForms, Preset, Style, SyncTypePolicy};
 use crate::failure::Remedy;
@@ -127,6 +128,12 @@ impl Builder {
     /// Injects a fault.
     pub fn scripted(mut self, scripted: Scripted) -> Self {
         self.state.script.push(scripted);
+        self
+    }
+
+    /// Breaks a requirement; may be repeated.
+    pub fn misbehave(mut self, misbehaviour: Misbehaviour) -> Self {
+        self.state.misbehaviours.add(misbehaviour);
         self
     }
 
@@ -321,6 +328,34 @@ impl FakeServer {
     /// Removes all faults.
     pub fn clear_faults(&self) {
         self.shared.state().script.clear();
+    }
+
+    /// Breaks one more requirement from now on.
+    pub fn misbehave(&self, misbehaviour: Misbehaviour) {
+        self.shared.state().misbehaviours.add(misbehaviour);
+    }
+
+    /// The misbehaviours in force.
+    #[must_use]
+    pub fn misbehaviours(&self) -> Vec<Misbehaviour> {
+        self.shared.state().misbehaviours.iter().collect()
+    }
+
+    /// Ends all misbehaviours.
+    pub fn behave(&self) {
+        self.shared.state().misbehaviours.clear();
+    }
+
+    /// Makes a host's syncs clean until one is completed, as an administrator does.
+    /// Returns false if the server has not seen the host.
+    pub fn request_clean_sync(&self, machine_id: &str) -> bool {
+        self.shared.state().request_clean_sync(machine_id)
+    }
+
+    /// Forgets what a server keeps in memory only, as a restart does: downloads in
+    /// progress, and sessions ([`Style::lost_session_status`]).
+    pub fn restart(&self) {
+        self.shared.state().restart();
     }
 
     /// Makes every XSRF token issued so far stale.

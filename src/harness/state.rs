@@ -1,11 +1,13 @@
 //! The server's state, and its response to a request. No I/O, no clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exchange::{Exchange, Route};
 use super::fault::Scripted;
 use super::fixtures::{AnyEvent, Random};
+use super::misbehaviour::Misbehaviours;
 use super::rules::RuleList;
 use super::script::{Script, Wait};
 use super::style::Style;
@@ -13,10 +15,13 @@ use crate::protocol::wire;
 
 mod handle;
 mod host;
+mod preflight;
+mod rule_download;
 mod stages;
 
+use host::Host;
 pub use host::HostState;
-use host::{Host, HostDownload};
+pub(super) use host::OpenSync;
 
 /// What happens to the events of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,7 @@ pub(super) struct State {
     pub(super) hosts_up_to_date: bool,
     pub(super) encode_ahead: bool,
     pub(super) requests: [u64; Route::ALL.len()],
+    pub(super) misbehaviours: Misbehaviours,
     rules: Arc<RuleList>,
     /// Every change since the start, oldest first.
     log: Vec<wire::Rule>,
@@ -71,6 +77,13 @@ pub(super) struct State {
     xsrf_token: String,
     cookie: String,
     number: u64,
+    /// The bundles whose binaries were requested.
+    requested_bundles: HashSet<String>,
+    /// What misbehaviours must remember: connections that have had a request,
+    /// events, and the last preflight with its time since boot.
+    connections: HashSet<u64>,
+    former_events: HashSet<String>,
+    busy_with: Option<(String, Duration)>,
 }
 
 impl State {
@@ -105,6 +118,11 @@ impl State {
             cookie: random.hex(8),
             random,
             number: 0,
+            misbehaviours: Misbehaviours::default(),
+            requested_bundles: HashSet::new(),
+            connections: HashSet::new(),
+            former_events: HashSet::new(),
+            busy_with: None,
         }
     }
 
@@ -152,6 +170,23 @@ impl State {
         let mut machine_ids: Vec<_> = self.hosts.keys().cloned().collect();
         machine_ids.sort();
         machine_ids
+    }
+
+    /// Makes the next syncs of a host clean, until one is completed. Returns false
+    /// if the host is unknown.
+    pub(super) fn request_clean_sync(&mut self, machine_id: &str) -> bool {
+        let host = self.hosts.get_mut(machine_id);
+        host.map(|host| host.shown.clean_requested = true).is_some()
+    }
+
+    /// Forgets what a server keeps in memory only: downloads in progress, and the
+    /// sessions of all hosts.
+    pub(super) fn restart(&mut self) {
+        for host in self.hosts.values_mut() {
+            host.download = None;
+            host.open = None;
+            host.is_session_lost = true;
+        }
     }
 
     pub(super) fn rotate_xsrf(&mut self) {

@@ -1,6 +1,8 @@
 //! A server's style: what it requires of requests and what its responses look
 //! like. Every field is something that a real server does.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::protocol::wire::SyncType;
@@ -48,7 +50,12 @@ pub enum Spelling {
 /// What preflight says about the type of sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncTypePolicy {
-    /// CLEAN if the client requests a clean sync, otherwise NORMAL.
+    /// CLEAN if the client or [`super::FakeServer::request_clean_sync`] requests
+    /// it, if the host never had all rules, and if it says that it has none of
+    /// those it was sent; otherwise NORMAL.
+    AsNeeded,
+    /// CLEAN if the client or [`super::FakeServer::request_clean_sync`] requests
+    /// it, otherwise NORMAL.
     AsRequested,
     /// As [`Self::AsRequested`], and CLEAN too if the host says it has no
     /// binary, certificate, compiler and transitive rules.
@@ -59,6 +66,18 @@ pub enum SyncTypePolicy {
     LegacyFlag,
     /// Nothing.
     Silent,
+}
+
+/// When the rules of a sync count as delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// With any postflight.
+    AnyPostflight,
+    /// With a postflight after the last page was sent, if the host received all
+    /// of them and processed some.
+    Confirmed,
+    /// With a postflight that processed exactly these rules and names the type.
+    Exact,
 }
 
 /// The form of rule page cursors.
@@ -168,9 +187,26 @@ pub struct Style {
     pub refuses_standalone: bool,
     /// Whether the other stages get 400 before a preflight.
     pub preflight_first: bool,
-    /// Whether a sync counts only if postflight reports all rules as processed,
-    /// and the sync type.
-    pub commits_if_exact: bool,
+    /// When the rules of a sync count as delivered.
+    pub delivery: Delivery,
+    /// Whether an empty clean set has one REMOVE of an identifier that does not
+    /// exist, because some clients ignore a clean sync without rules.
+    pub removes_from_empty_set: bool,
+    /// Whether the binaries of each new bundle are requested.
+    pub requests_bundles: bool,
+    /// The machines that are known; others get 403. `None` takes any.
+    pub enrolled: Option<Vec<String>>,
+    /// The status of the other stages from a restart of the server
+    /// ([`super::FakeServer::restart`]) to the host's next preflight; `None` keeps
+    /// sessions over a restart.
+    pub lost_session_status: Option<u16>,
+    /// How long after its preflight a sync may go on; later requests get 409.
+    pub sync_time: Option<Duration>,
+    /// How long a cursor is known.
+    pub cursor_time: Option<Duration>,
+    /// How long a connection may be idle before it is closed. Read when the
+    /// server starts.
+    pub idle_time: Option<Duration>,
 }
 
 /// The style of a real server.
@@ -214,6 +250,7 @@ impl Preset {
                 postflight_response: json!({"NoOp": {}}),
                 errors: ErrorStyle::JsonAsText,
                 refuses_standalone: true,
+                delivery: Delivery::AnyPostflight,
                 ..plain()
             },
             Self::Rudolph => Style {
@@ -230,6 +267,7 @@ impl Preset {
                 xsrf: Xsrf::NoToken,
                 uuid_only: true,
                 preflight_first: true,
+                delivery: Delivery::AnyPostflight,
                 ..plain()
             },
             Self::Zentral => Style {
@@ -245,7 +283,8 @@ impl Preset {
                 uuid_only: true,
                 demands_host_facts: true,
                 preflight_first: true,
-                commits_if_exact: true,
+                delivery: Delivery::Exact,
+                idle_time: Some(Duration::from_secs(3)),
                 ..plain()
             },
         }
@@ -269,7 +308,7 @@ fn plain() -> Style {
         refuses_chunked: false,
         response_encoding: ResponseEncoding::Always(Encoding::Identity),
         spelling: Spelling::Schema,
-        sync_type: SyncTypePolicy::AsRequested,
+        sync_type: SyncTypePolicy::AsNeeded,
         lower_case_sync_type: false,
         preflight_extra: json!({}),
         cursor: CursorStyle::Opaque,
@@ -290,6 +329,13 @@ fn plain() -> Style {
         demands_host_facts: false,
         refuses_standalone: false,
         preflight_first: false,
-        commits_if_exact: false,
+        delivery: Delivery::Confirmed,
+        removes_from_empty_set: false,
+        requests_bundles: false,
+        enrolled: None,
+        lost_session_status: None,
+        sync_time: None,
+        cursor_time: None,
+        idle_time: None,
     }
 }

@@ -93,7 +93,8 @@ fn sync(server: &FakeServer, machine: &str, clean: bool) -> Vec<String> {
     let told = post(
         server,
         &format!("preflight/{machine}"),
-        &json!({"request_clean_sync": clean, "machine_id": machine}),
+        // Any count that says that the host has not lost its rules.
+        &json!({"request_clean_sync": clean, "machine_id": machine, "binary_rule_count": 1}),
     );
     assert_eq!(told.status(), 200);
     let rules = download(server, machine);

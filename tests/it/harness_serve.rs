@@ -85,7 +85,7 @@ fn it_prints_its_url_each_request_and_a_summary() {
     let first = serve.line();
     let url = first.strip_prefix("serving ").unwrap().to_owned();
     assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/v1/"), "{url}");
-    assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "NORMAL");
+    assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "CLEAN");
     let line = serve.line();
     assert!(line.starts_with("preflight A 200 2 B in, "), "{line}");
     post(&url, "xsrf/B", &json!({}));
@@ -129,7 +129,7 @@ fn relay_12_a_server_out_of_file_descriptors_waits_without_work() {
     let used = ticks(&serve) - before;
     assert!(used < 30, "{used} hundredths of a second");
     drop(clients);
-    assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "NORMAL");
+    assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "CLEAN");
 }
 
 #[test]
@@ -168,9 +168,14 @@ fn a_hangup_reads_the_rules_again_and_normal_syncs_bring_the_difference() {
     let mut serve = Serve::start(&["--rules-file", file.to_str().unwrap()]);
     let url = serve.line().strip_prefix("serving ").unwrap().to_owned();
     let mut sync = || {
-        post(&url, "preflight/A", &json!({}));
+        post(&url, "preflight/A", &json!({"teamid_rule_count": 2}));
         let rules = post(&url, "ruledownload/A", &json!({}))["rules"].clone();
-        post(&url, "postflight/A", &json!({}));
+        let count = rules.as_array().unwrap().len();
+        post(
+            &url,
+            "postflight/A",
+            &json!({"rules_received": count, "rules_processed": count, "syncType": "CLEAN"}),
+        );
         rules
     };
     assert_eq!(sync().as_array().unwrap().len(), 2);

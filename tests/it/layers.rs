@@ -53,7 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("host", &["failure", "files", "model", "plist_bounded", "config"]),
     ("clock", &["model"]),
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
-    ("harness", &["failure", "model", "protocol", "serve"]),
+    ("harness", &["clock", "failure", "model", "protocol", "serve"]),
     ("ingest", &["model", "protocol", "store"]),
     ("serve", &["failure"]),
     (

@@ -14,8 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::demo::at_most_5_million;
 use crate::cli::{Error, output};
 use crate::harness::{
-    AcceptedForms, Encoding, Exchange, FakeServer, Preset, ResponseEncoding, Route, Scripted,
-    SyncTypePolicy, Xsrf, fixtures,
+    AcceptedForms, Encoding, Exchange, FakeServer, Misbehaviour, Preset, ResponseEncoding, Route,
+    Scripted, SyncTypePolicy, UnknownMisbehaviour, Xsrf, fixtures,
 };
 use crate::protocol::wire;
 
@@ -110,6 +110,10 @@ pub(super) struct Args {
     /// Inject a fault (see below); may be repeated
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Scripted>,
+    /// Break this requirement of a server, for example CLEAN-04 or clean-04-never-ends; may be
+    /// repeated; `list` prints all and ends
+    #[arg(long, visible_alias = "misbehave", value_name = "REQUIREMENT", value_parser = exposed)]
+    expose_errors: Vec<Exposed>,
     /// Write each exchange to this file, one JSON object per line; headers are written as received,
     /// including secrets
     #[arg(long, value_name = "FILE")]
@@ -160,6 +164,35 @@ fn preset(text: &str) -> Result<Preset, String> {
     })
 }
 
+/// What `--expose-errors` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exposed {
+    List,
+    One(Misbehaviour),
+}
+
+fn exposed(text: &str) -> Result<Exposed, UnknownMisbehaviour> {
+    if text == "list" { Ok(Exposed::List) } else { text.parse().map(Exposed::One) }
+}
+
+/// Prints every misbehaviour.
+fn list_misbehaviours(as_json: bool) {
+    for misbehaviour in Misbehaviour::ALL {
+        let (requirement, severity) = (misbehaviour.requirement(), misbehaviour.severity().name());
+        if as_json {
+            output::json_line(&json!({
+                "requirement": requirement,
+                "name": misbehaviour.name(),
+                "severity": severity,
+                "does": misbehaviour.does(),
+            }));
+        } else {
+            let does = misbehaviour.does();
+            output::line(format_args!("{misbehaviour:<28} {severity:<8} {does}"));
+        }
+    }
+}
+
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
@@ -167,6 +200,10 @@ fn header(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
+    if args.expose_errors.contains(&Exposed::List) {
+        list_misbehaviours(args.json);
+        return Ok(());
+    }
     let no_signals =
         |error| Error::internal(format!("cannot wait for connections and signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -284,6 +321,11 @@ fn start(args: &Args) -> Result<FakeServer, Error> {
     builder = builder.forget_events().transcript_limit(usize::from(args.transcript.is_some()));
     if args.count_only {
         builder = builder.count_only();
+    }
+    for exposed in &args.expose_errors {
+        if let Exposed::One(misbehaviour) = exposed {
+            builder = builder.misbehave(*misbehaviour);
+        }
     }
     for fault in &args.faults {
         builder = builder.scripted(fault.clone());

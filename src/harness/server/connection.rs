@@ -8,6 +8,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::harness::coding::REQUEST_MAX;
 use crate::harness::exchange::Exchange;
 use crate::harness::reply::{ReceivedRequest, Reply};
@@ -53,7 +54,12 @@ const PATIENCE: Duration = Duration::from_hours(24);
 /// Serves connections for as long as it is polled.
 pub(super) async fn accept(listener: Listener, shared: Arc<ServerShared>) {
     let (_stop, stopped) = watch::channel(false);
-    if let Err(error) = serve::run(listener, None, LIMITS, Arc::new(Scripts(shared)), stopped).await
+    let idle = {
+        let state = shared.state();
+        state.style.idle_time.or(state.misbehaviours.idle_limit())
+    };
+    let limits = Limits { idle: idle.unwrap_or(PATIENCE), ..LIMITS };
+    if let Err(error) = serve::run(listener, None, limits, Arc::new(Scripts(shared)), stopped).await
     {
         tracing::error!(%error, "the fake server cannot listen");
     }
@@ -79,6 +85,8 @@ impl Service for Scripts {
             path,
             headers: request.head.headers,
             body: request.body,
+            connection: connection.id,
+            at: SystemClock::new().now(),
         };
         let mut released = shared.released.subscribe();
         let handled = shared.state().handle(&incoming);

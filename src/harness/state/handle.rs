@@ -5,14 +5,21 @@ use std::collections::BTreeMap;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
+use super::stages::Call;
 use super::{Handled, Host, State};
 use crate::harness::exchange::{Exchange, Route};
 use crate::harness::fault::Fault;
-use crate::harness::reply::{self, Form, ReceivedRequest, Refusal, Reply};
+use crate::harness::misbehaviour::Misbehaviour;
+use crate::harness::reply::{self, Form, ReceivedRequest, Refusal, RefusalReason, Reply};
 use crate::harness::script::{Script, Wait};
 use crate::harness::style::Xsrf;
 use crate::model::Stage;
 use crate::protocol::wire;
+
+/// The machine id that Santa's doctor uses.
+const DOCTOR: &str = "santactl-doctor-test";
+
+const DEFAULT_TOKEN_HEADER: &str = "X-XSRF-TOKEN";
 
 impl State {
     /// Does the server's work for one request and returns the response.
@@ -24,7 +31,10 @@ impl State {
             Some(route) => self.struck(route, &machine_id),
             None => (0, Vec::new()),
         };
-        let wait = faults.iter().find_map(Fault::wait).unwrap_or(Wait::Nothing);
+        let stage = route.and_then(Route::stage);
+        let wait = faults.iter().find_map(Fault::wait);
+        let wait =
+            wait.or_else(|| stage.map(|s| self.misbehaviours.wait(s))).unwrap_or(Wait::Nothing);
         let fault = faults.iter().find(|fault| fault.wait().is_none());
 
         self.number += 1;
@@ -43,23 +53,24 @@ impl State {
             response_bytes: 0,
             note: faults.iter().map(Fault::name).collect::<Vec<_>>().join(", "),
         };
-        let response = match (fault.and_then(Fault::instead), route) {
+        let is_first = self.is_first_on_connection(incoming.connection);
+        let instead = fault
+            .and_then(Fault::instead)
+            .or_else(|| self.misbehaviours.at_the_door(incoming, route, is_first).map(Ok));
+        let response = match (instead, route) {
             (Some(instead), _) => {
                 self.remember_unserved(incoming, route, &mut exchange);
                 instead
             }
             (None, None) => Err(Refusal::new(404, format!("nothing exists at {}", incoming.path))),
-            (None, Some(route)) => self
-                .served(incoming, route, &machine_id, fault, &mut exchange)
-                .and_then(|reply| match fault {
-                    Some(fault) => fault.damaged(reply),
-                    None => Ok(Script::Whole(reply)),
-                }),
+            (None, Some(route)) => self.served(incoming, route, &machine_id, fault, &mut exchange),
         };
-        let response = response.unwrap_or_else(|refusal| {
-            exchange.note.clone_from(&refusal.words);
-            Script::Whole(Reply::refusal(&self.style, &refusal))
-        });
+        let response = response
+            .or_else(|refusal| {
+                exchange.note.clone_from(&refusal.words);
+                self.misbehaviours.refused(stage, refusal)
+            })
+            .unwrap_or_else(|refusal| Script::Whole(Reply::refusal(&self.style, &refusal)));
         if let Script::Whole(reply) = &response {
             exchange.status = Some(reply.status);
             exchange.response_bytes = reply.body.len() as u64;
@@ -77,11 +88,21 @@ impl State {
             path.strip_prefix(&self.base_path)?.strip_prefix('/')?
         };
         let (segment, machine_id) = path.split_once('/')?;
+        let machine_id = match machine_id.strip_suffix('/') {
+            Some(id) if self.misbehaviours.does(Misbehaviour::Http02TrailingSlash) => id,
+            Some(_) | None => machine_id,
+        };
         if machine_id.is_empty() || machine_id.contains('/') {
             return None;
         }
         let route = Route::ALL.into_iter().find(|route| route.segment() == segment)?;
         Some((route, percent_decode_str(machine_id).decode_utf8_lossy().into_owned()))
+    }
+
+    /// Whether this is the first request of its connection. Connections are
+    /// remembered only while a misbehaviour depends on it.
+    fn is_first_on_connection(&mut self, connection: u64) -> bool {
+        !self.misbehaviours.does(Misbehaviour::Http05Reset) || self.connections.insert(connection)
     }
 
     /// Counts a request and finds the faults that apply to it.
@@ -126,7 +147,7 @@ impl State {
         self.transcript.push_back(exchange.clone());
     }
 
-    /// Decodes what it can of a request whose response a fault replaces.
+    /// Decodes what it can of a request whose response something replaces.
     fn remember_unserved(
         &self,
         incoming: &ReceivedRequest,
@@ -157,7 +178,7 @@ impl State {
         };
     }
 
-    /// The response to a request that no fault replaces.
+    /// The response to a request that nothing replaces.
     fn served(
         &mut self,
         incoming: &ReceivedRequest,
@@ -165,20 +186,25 @@ impl State {
         machine_id: &str,
         fault: Option<&Fault>,
         exchange: &mut Exchange,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Script, Refusal> {
+        let damaged = |reply| match fault {
+            Some(fault) => fault.damaged(reply),
+            None => Ok(Script::Whole(reply)),
+        };
         let stage = match route {
             Route::Xsrf => {
                 Self::checked_method(incoming)?;
-                return self.xsrf();
+                return self.xsrf().and_then(damaged);
             }
             Route::Stage(stage) => stage,
         };
         // Read first, so that the transcript has the body of a refused request.
         let opened = match stage {
             Stage::RuleDownload if self.style.assumes_zlib => Ok((Form::Json, Vec::new())),
-            Stage::Preflight | Stage::EventUpload | Stage::RuleDownload | Stage::Postflight => {
-                reply::opened(&self.style, incoming)
-            }
+            Stage::Preflight | Stage::EventUpload | Stage::RuleDownload | Stage::Postflight => self
+                .misbehaviours
+                .reads(stage, reply::form_of(incoming), incoming)
+                .and_then(|()| reply::opened(&self.style, incoming)),
         };
         if let Ok((form, body)) = &opened {
             self.remember_body(route, *form, body, exchange);
@@ -186,19 +212,40 @@ impl State {
         Self::checked_method(incoming)?;
         self.admitted(incoming, stage, machine_id)?;
         let (form, body) = opened?;
-        let response = match stage {
-            Stage::Preflight => self.preflight(machine_id, form, &body, fault),
-            Stage::EventUpload => self.event_upload(machine_id, form, &body),
-            Stage::RuleDownload => self.rule_download(machine_id, form, &body, fault),
-            Stage::Postflight => self.postflight(machine_id, form, &body),
-        }?;
-        let mut reply = Reply::success(&self.style, incoming, form, response)?;
-        if stage == Stage::Preflight
-            && let Some(name) = &self.style.cookie
+        self.misbehaviours.takes_members(stage, form, &body)?;
+        if let Some(open) = self.hosts.get_mut(machine_id).and_then(|host| host.open.as_mut())
+            && stage != Stage::Preflight
         {
-            reply.set("Set-Cookie", &format!("{name}={}; Path=/; HttpOnly", self.cookie));
+            open.requests += 1;
+            open.pages += u64::from(stage == Stage::RuleDownload);
         }
-        Ok(reply)
+
+        let answer_form = self.misbehaviours.answers_in(form);
+        let (connection, at) = (incoming.connection, incoming.at);
+        let call = Call { machine_id, form, answer_form, connection, at, fault };
+        let message = match stage {
+            Stage::Preflight => self.preflight(call, &body),
+            Stage::EventUpload => self.event_upload(call, &body),
+            Stage::RuleDownload => self.rule_download(call, &body),
+            Stage::Postflight => self.postflight(call, &body),
+        }?;
+        let message = self.misbehaviours.message(stage, answer_form, message);
+        let mut reply = Reply::success(&self.style, incoming, answer_form, message)?;
+        if stage == Stage::Preflight
+            && let Some(name) = self.cookie_name()
+        {
+            let secure = if self.misbehaviours.does(Misbehaviour::Http06SecureCookie) {
+                "; Secure"
+            } else {
+                ""
+            };
+            let cookie = format!("{name}={}; Path=/; HttpOnly{secure}", self.cookie);
+            reply.set("Set-Cookie", &cookie);
+        }
+        match self.misbehaviours.reply(stage, reply)? {
+            Script::Whole(reply) => damaged(reply),
+            bare @ Script::Bare(_) => Ok(bare),
+        }
     }
 
     fn checked_method(incoming: &ReceivedRequest) -> Result<(), Refusal> {
@@ -208,6 +255,39 @@ impl State {
         Err(Refusal::new(405, format!("{} is not POST", incoming.method)))
     }
 
+    /// The cookie that preflight sets and later stages require.
+    fn cookie_name(&self) -> Option<&str> {
+        let misbehaves = self.misbehaviours.does(Misbehaviour::Http06Cookie)
+            || self.misbehaviours.does(Misbehaviour::Http06SecureCookie);
+        self.style.cookie.as_deref().or(misbehaves.then_some("session"))
+    }
+
+    /// Checks the credentials of a request.
+    fn authenticated(&self, incoming: &ReceivedRequest, stage: Stage) -> Result<(), Refusal> {
+        if let Some((name, value)) = &self.style.header
+            && incoming.header(name) != value
+            && !self.misbehaviours.does(Misbehaviour::Err03Unchecked)
+        {
+            let words = format!("header {name} is missing or wrong");
+            return Err(Refusal::new(401, words).because(RefusalReason::Credential));
+        }
+        if self.misbehaviours.does(Misbehaviour::Err04Useless) {
+            return Err(Refusal::new(403, "the token is missing or stale"));
+        }
+        if let Xsrf::Demanded(name) = &self.style.xsrf
+            && incoming.header(name) != self.xsrf_token
+        {
+            return Err(Refusal::new(403, format!("token in {name} is missing or stale")));
+        }
+        if let Some(name) = self.cookie_name()
+            && stage != Stage::Preflight
+            && !incoming.header("cookie").contains(&format!("{name}={}", self.cookie))
+        {
+            return Err(Refusal::new(401, format!("cookie {name} is missing or wrong")));
+        }
+        Ok(())
+    }
+
     /// Checks that the host may make this request.
     fn admitted(
         &self,
@@ -215,37 +295,52 @@ impl State {
         stage: Stage,
         machine: &str,
     ) -> Result<(), Refusal> {
-        if let Some((name, value)) = &self.style.header
-            && incoming.header(name) != value
+        self.authenticated(incoming, stage)?;
+        if let Some(enrolled) = &self.style.enrolled
+            && !enrolled.iter().any(|id| id == machine)
         {
-            return Err(Refusal::new(401, format!("header {name} is missing or wrong")));
-        }
-        if let Xsrf::Demanded(name) = &self.style.xsrf
-            && incoming.header(name) != self.xsrf_token
-        {
-            return Err(Refusal::new(403, format!("token in {name} is missing or stale")));
-        }
-        if let Some(name) = &self.style.cookie
-            && stage != Stage::Preflight
-            && !incoming.header("cookie").contains(&format!("{name}={}", self.cookie))
-        {
-            return Err(Refusal::new(401, format!("cookie {name} is missing or wrong")));
+            if machine == DOCTOR {
+                return Err(Refusal::new(400, "a test, and not a machine"));
+            }
+            let words = format!("machine {machine:?} is not enrolled");
+            return Err(Refusal::new(403, words).because(RefusalReason::NotEnrolled));
         }
         if self.style.uuid_only && !is_uuid(machine) {
             return Err(Refusal::new(403, format!("machine id {machine:?} is not a UUID")));
         }
-        let known = self.hosts.get(machine).is_some_and(|host| host.shown.preflights > 0);
-        if self.style.preflight_first && stage != Stage::Preflight && !known {
-            return Err(Refusal::new(400, format!("{stage} came before any preflight")));
+        let Some(host) = self.hosts.get(machine) else { return Ok(()) };
+        if stage != Stage::Preflight {
+            if self.style.preflight_first && host.shown.preflights == 0 {
+                let words = format!("{stage} came before any preflight");
+                return Err(Refusal::new(400, words).because(RefusalReason::NoPreflight));
+            }
+            if let Some(status) = self.style.lost_session_status
+                && host.is_session_lost
+            {
+                return Err(Refusal::new(status, "this session is not known"));
+            }
+            if let Some(limit) = self.style.sync_time.or(self.misbehaviours.sync_time())
+                && let Some(open) = host.open
+                && incoming.at.elapsed.saturating_sub(open.began) >= limit
+            {
+                return Err(Refusal::new(409, "the sync took too long"));
+            }
         }
-        Ok(())
+        self.misbehaviours.admits(stage, machine, is_uuid(machine), &host.facts())
     }
 
     fn xsrf(&self) -> Result<Reply, Refusal> {
-        const DEFAULT_TOKEN_HEADER: &str = "X-XSRF-TOKEN";
         let mut reply = Reply::new(200, "", "");
+        if self.misbehaviours.does(Misbehaviour::Err04Useless) {
+            reply.set(DEFAULT_TOKEN_HEADER, &self.xsrf_token);
+            return Ok(reply);
+        }
         match &self.style.xsrf {
-            Xsrf::Absent => return Err(Refusal::new(404, "there is no xsrf endpoint")),
+            Xsrf::Absent => {
+                return Err(
+                    Refusal::new(404, "there is no xsrf endpoint").because(RefusalReason::NoTokens)
+                );
+            }
             Xsrf::NoToken => {}
             Xsrf::Demanded(name) => {
                 reply.set(DEFAULT_TOKEN_HEADER, &self.xsrf_token);

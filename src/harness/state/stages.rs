@@ -1,129 +1,52 @@
-//! What the four stages do.
+//! What the stages have in common, event upload, and postflight.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use serde_json::{Value, json};
-
-use super::{HostDownload, State, Uploads};
+use super::host::HostDownload;
+use super::{State, Uploads};
 use crate::harness::fault::Fault;
-use crate::harness::fixtures::{AnyEvent, Random};
+use crate::harness::fixtures::AnyEvent;
+use crate::harness::misbehaviour::Misbehaviour;
 use crate::harness::reply::{self, Form, Refusal};
-use crate::harness::style::{CursorStyle, SyncTypePolicy};
+use crate::harness::style::Delivery;
+use crate::model::{Now, Timestamp};
 use crate::protocol::wire::{self, SyncType};
 
+/// A request of a stage.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) machine_id: &'a str,
+    pub(super) form: Form,
+    pub(super) answer_form: Form,
+    /// The number of its connection.
+    pub(super) connection: u64,
+    pub(super) at: Now,
+    pub(super) fault: Option<&'a Fault>,
+}
+
 impl State {
-    pub(super) fn preflight(
-        &mut self,
-        machine_id: &str,
-        form: Form,
-        body: &[u8],
-        fault: Option<&Fault>,
-    ) -> Result<Vec<u8>, Refusal> {
-        let request: wire::PreflightRequest = reply::read(form, body)?;
-        self.compared(machine_id, &request.machine_id)?;
-        if self.style.refuses_standalone && request.client_mode() == wire::ClientMode::Standalone {
-            return Err(Refusal::new(500, "client mode STANDALONE is not known here"));
-        }
-        if self.style.demands_host_facts {
-            host_facts_told(&request)?;
-        }
-
-        let mut settings = self.settings.clone();
-        let done = self.sync_type(&request, &mut settings);
-        self.begin(machine_id, done);
-        if let Some(host) = self.hosts.get_mut(machine_id) {
-            host.shown.preflights += 1;
-            host.shown.last_preflight = Some(request);
-        }
-
-        let unknown_enum = matches!(fault, Some(Fault::UnknownEnum));
-        if form == Form::Protobuf {
-            if unknown_enum {
-                settings.client_mode = 99;
-            }
-            return Ok(reply::written(&self.style, form, &settings, &Value::Null));
-        }
-        let mut object = json!(settings);
-        if unknown_enum {
-            object["clientMode"] = json!("SOME_LATER_MODE");
-        }
-        if self.style.lower_case_sync_type
-            && let Some(Value::String(name)) = object.get_mut("syncType")
-        {
-            name.make_ascii_lowercase();
-        }
-        Ok(reply::json_text(&self.style, object, &self.style.preflight_extra))
-    }
-
-    /// Sets the sync type in the settings according to the policy, unless they
-    /// have one. Returns the type the client will derive from it.
-    #[expect(deprecated, reason = "servers without sync_type say clean_sync")]
-    fn sync_type(
-        &self,
-        request: &wire::PreflightRequest,
-        settings: &mut wire::PreflightResponse,
-    ) -> SyncType {
-        let requested = request.request_clean_sync;
-        let empty = request.binary_rule_count
-            + request.certificate_rule_count
-            + request.compiler_rule_count
-            + request.transitive_rule_count
-            == 0;
-        let clean_if = |clean| if clean { SyncType::Clean } else { SyncType::Normal };
-        if settings.sync_type.is_none() && settings.deprecated_clean_sync.is_none() {
-            match self.style.sync_type {
-                SyncTypePolicy::AsRequested => settings.set_sync_type(clean_if(requested)),
-                SyncTypePolicy::CleanWhenEmpty => {
-                    settings.set_sync_type(clean_if(requested || empty));
-                }
-                SyncTypePolicy::Always(sync_type) => settings.set_sync_type(sync_type),
-                SyncTypePolicy::LegacyFlag => settings.deprecated_clean_sync = Some(requested),
-                SyncTypePolicy::Silent => {}
-            }
-        }
-        let said = settings.sync_type();
-        if said == SyncType::Unspecified {
-            return clean_if(settings.deprecated_clean_sync());
-        }
-        said
-    }
-
-    /// Fixes the rules that a sync of this type sends to the host.
-    fn begin(&mut self, machine_id: &str, sync_type: SyncType) {
-        let Some(host) = self.hosts.get_mut(machine_id) else { return };
-        let changes = host.seen.and_then(|seen| self.log.get(seen..));
-        let rules = match (sync_type, changes) {
-            (SyncType::Normal, Some(changes)) => Arc::new(changes.iter().cloned().collect()),
-            (_, _) => Arc::clone(&self.rules),
-        };
-        host.shown.sync_type = sync_type;
-        host.shown.acknowledged.clear();
-        host.download = Some(HostDownload { rules, seen: self.log.len(), cursors: HashMap::new() });
-    }
-
-    pub(super) fn event_upload(
-        &mut self,
-        machine_id: &str,
-        form: Form,
-        body: &[u8],
-    ) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn event_upload(&mut self, call: Call<'_>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
         let text = String::from_utf8_lossy(body);
         let mut refused = self.refused_events.iter();
         if let Some((words, status)) = refused.find(|(words, _)| text.contains(words.as_str())) {
             return Err(Refusal::new(*status, format!("the event with {words} is not acceptable")));
         }
         let count = if self.uploads == Uploads::Counted {
-            reply::counted(form, body)?
+            reply::counted(call.form, body)?
         } else {
-            let request: wire::EventUploadRequest = reply::read(form, body)?;
-            self.compared(machine_id, &request.machine_id)?;
+            let request: wire::EventUploadRequest = reply::read(call.form, body)?;
+            self.compared(call.machine_id, &request.machine_id)?;
+            self.misbehaviours.takes_upload(&request, self.settings.batch_size)?;
+            self.checked_events(&request)?;
             self.taken(request)
         };
         self.events_received += count;
-        if let Some(host) = self.hosts.get_mut(machine_id) {
+        if let Some(host) = self.hosts.get_mut(call.machine_id) {
             host.shown.event_uploads += 1;
             host.shown.events += count;
+            if let (Some(open), Some(download)) = (host.open, host.download.as_mut())
+                && self.misbehaviours.does(Misbehaviour::Event12Ends)
+            {
+                download.is_void |= open.connection != call.connection;
+            }
         }
         if self.style.empty_responses {
             return Ok(Vec::new());
@@ -131,14 +54,38 @@ impl State {
         let event_upload_bundle_binaries = std::mem::take(&mut self.bundles);
         let extra = &self.style.event_upload_response;
         let response = wire::EventUploadResponse { event_upload_bundle_binaries };
-        Ok(reply::written(&self.style, form, &response, extra))
+        Ok(reply::written(&self.style, call.answer_form, &response, extra))
+    }
+
+    /// Checks events against those that came before, and requests the binaries of
+    /// their bundles.
+    fn checked_events(&mut self, request: &wire::EventUploadRequest) -> Result<(), Refusal> {
+        let refuses_bundles = self.misbehaviours.does(Misbehaviour::Event13Refused);
+        for event in &request.events {
+            let bundle = &event.file_bundle_hash;
+            let is_part = event.decision() == wire::Decision::BundleBinary;
+            if refuses_bundles && is_part && self.requested_bundles.contains(bundle) {
+                return Err(Refusal::new(400, "decision BUNDLE_BINARY is not known"));
+            }
+            if self.misbehaviours.does(Misbehaviour::Event09Conflict)
+                && !self.former_events.insert(format!("{event:?}"))
+            {
+                return Err(Refusal::new(409, "this event is known"));
+            }
+            let requests = (self.style.requests_bundles || refuses_bundles) && !is_part;
+            if requests && !bundle.is_empty() && self.requested_bundles.insert(bundle.clone()) {
+                self.bundles.push(bundle.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Counts the events of an upload, and keeps them if requested.
     fn taken(&mut self, request: wire::EventUploadRequest) -> u64 {
         let count =
             request.events.len() + request.file_access_events.len() + request.audit_events.len();
-        if self.uploads != Uploads::Kept {
+        let drops = self.misbehaviours.does(Misbehaviour::Ops05Dropped);
+        if self.uploads != Uploads::Kept || drops {
             return count as u64;
         }
         self.events
@@ -148,128 +95,75 @@ impl State {
         count as u64
     }
 
-    pub(super) fn rule_download(
-        &mut self,
-        machine_id: &str,
-        form: Form,
-        body: &[u8],
-        fault: Option<&Fault>,
-    ) -> Result<Vec<u8>, Refusal> {
-        let request: wire::RuleDownloadRequest = reply::read(form, body)?;
-        self.compared(machine_id, &request.machine_id)?;
-        if self.hosts.get(machine_id).is_none_or(|host| host.download.is_none()) {
-            self.begin(machine_id, SyncType::Normal);
-        }
-        let Some(host) = self.hosts.get_mut(machine_id) else { return Ok(Vec::new()) };
-        let Some(download) = host.download.as_mut() else { return Ok(Vec::new()) };
-        let start = match request.cursor.as_str() {
-            "" => 0,
-            cursor => *download.cursors.get(cursor).ok_or_else(|| {
-                Refusal::new(400, format!("cursor {cursor:?} was not given in this sync"))
-            })?,
-        };
-        if self.style.cursor == CursorStyle::Fresh && !request.cursor.is_empty() {
-            host.shown.acknowledged.push(request.cursor.clone());
-        }
-        host.shown.pages += 1;
-
-        let all = download.rules.len();
-        let size = if self.style.one_page || self.page_size == 0 { all } else { self.page_size };
-        let end = all.min(start.saturating_add(size));
-        let follows = end < all || (self.style.cursor_after_last_page && start < end);
-        let (next, leads_to) = match fault {
-            Some(Fault::RepeatCursor) if !request.cursor.is_empty() => (request.cursor, start),
-            Some(Fault::RepeatCursor | Fault::EndlessCursor) => (eight(&mut self.random), start),
-            _ if follows => (cursor(self.style.cursor, end, &mut self.random), end),
-            _ => (String::new(), end),
-        };
-        if !next.is_empty() {
-            download.cursors.insert(next.clone(), leads_to);
-        }
-
-        let range = start..end;
-        let page = match (form, fault) {
-            (_, Some(Fault::BrokenRule(_) | Fault::UnknownEnum)) => {
-                let rules = download.rules.decoded(range);
-                self.spoilt_rules(form, rules, fault)
-            }
-            (Form::Protobuf, _) => download.rules.protobuf(range),
-            (Form::Json, _) if range.is_empty() && self.style.null_rules => {
-                b"{\"rules\":null".to_vec()
-            }
-            (Form::Json, _) => {
-                let array = download.rules.json(range, size, self.style.spelling);
-                let mut page = Vec::with_capacity(array.len() + 64);
-                page.extend_from_slice(b"{\"rules\":");
-                page.extend_from_slice(&array);
-                page
-            }
-        };
-        let as_number = self.style.cursor == CursorStyle::Number && next.parse::<u64>().is_ok();
-        Ok(reply::page_end(form, page, &next, as_number))
-    }
-
-    /// The beginning of a page with one invalid rule, or one with an unknown
-    /// policy.
-    fn spoilt_rules(
-        &self,
-        form: Form,
-        mut rules: Vec<wire::Rule>,
-        fault: Option<&Fault>,
-    ) -> Vec<u8> {
-        let unknown_enum = matches!(fault, Some(Fault::UnknownEnum));
-        if let Some(Fault::BrokenRule(index)) = fault
-            && let Some(rule) = rules.get_mut(*index)
-        {
-            "not an identifier".clone_into(&mut rule.identifier);
-            rule.set_rule_type(wire::RuleType::Binary);
-        }
-        if form == Form::Protobuf {
-            if unknown_enum && let Some(rule) = rules.first_mut() {
-                rule.policy = 99;
-            }
-            return reply::written(
-                &self.style,
-                form,
-                &wire::RuleDownloadResponse { rules, cursor: String::new() },
-                &Value::Null,
-            );
-        }
-        let mut array = json!(rules);
-        if unknown_enum && let Some(rule) = array.get_mut(0) {
-            rule["policy"] = json!("SOME_LATER_POLICY");
-        }
-        let mut page = reply::json_text(&self.style, json!({ "rules": array }), &Value::Null);
-        page.pop();
-        page
-    }
-
-    pub(super) fn postflight(
-        &mut self,
-        machine_id: &str,
-        form: Form,
-        body: &[u8],
-    ) -> Result<Vec<u8>, Refusal> {
-        let request: wire::PostflightRequest = reply::read(form, body)?;
-        self.compared(machine_id, &request.machine_id)?;
-        if let Some(host) = self.hosts.get_mut(machine_id) {
+    pub(super) fn postflight(&mut self, call: Call<'_>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let request: wire::PostflightRequest = reply::read(call.form, body)?;
+        self.compared(call.machine_id, &request.machine_id)?;
+        if let Some(host) = self.hosts.get_mut(call.machine_id) {
+            let sent = host.download.as_ref().map_or(0, |download| download.rules.len());
+            self.misbehaviours.takes_postflight(&request, &host.facts(), sent)?;
             host.shown.postflights += 1;
-            if let Some(download) = host.download.take() {
-                let exact = u64::from(request.rules_processed) == download.rules.len() as u64
-                    && is_clean(request.sync_type()) == is_clean(host.shown.sync_type);
-                if exact || !self.style.commits_if_exact {
-                    host.seen = Some(download.seen);
+            let open = host.open.take();
+            let never_asked = open.is_some_and(|open| open.pages == 0)
+                && self.misbehaviours.does(Misbehaviour::Post04Counts);
+            match host.download.take() {
+                Some(download)
+                    if never_asked || is_delivered(self.style.delivery, &download, &request) =>
+                {
+                    self.delivered(call.machine_id, &download, call.at.wall);
                 }
+                None if self.misbehaviours.does(Misbehaviour::Post03Clean) => host.seen = None,
+                Some(_) | None => {}
             }
+        }
+        if let Some(host) = self.hosts.get_mut(call.machine_id) {
             host.shown.last_postflight = Some(request);
         }
-        if self.style.empty_responses || form == Form::Protobuf {
+        if self.style.empty_responses || call.answer_form == Form::Protobuf {
             return Ok(Vec::new());
         }
         Ok(self.style.postflight_response.to_string().into_bytes())
     }
 
-    fn compared(&self, path: &str, body: &str) -> Result<(), Refusal> {
+    /// Records that a host has the rules of a sync.
+    fn delivered(&mut self, machine_id: &str, download: &HostDownload, at: Timestamp) {
+        let Some(host) = self.hosts.get_mut(machine_id) else { return };
+        host.seen = Some(download.seen);
+        let was_sent =
+            download.is_sent_whole || !self.misbehaviours.does(Misbehaviour::Post04Counts);
+        if is_clean(download.sync_type) {
+            host.clean_syncs += 1;
+            host.shown.clean_requested = false;
+            host.holds = was_sent.then_some(download.total);
+        } else if host.holds.is_some() {
+            host.holds = Some(download.total);
+        }
+        if !self.misbehaviours.does(Misbehaviour::Ops05NoTime) {
+            host.shown.last_sync = Some(at);
+        }
+        if self.misbehaviours.does(Misbehaviour::Iso04Postflight)
+            || self.misbehaviours.does(Misbehaviour::Ops06First)
+        {
+            self.delivered_elsewhere(machine_id);
+        }
+    }
+
+    /// Takes a host's postflight for others'.
+    fn delivered_elsewhere(&mut self, machine_id: &str) {
+        let others = self.hosts.iter_mut().filter(|(id, _)| *id != machine_id);
+        for (_, other) in others {
+            if self.misbehaviours.does(Misbehaviour::Iso04Postflight)
+                && let Some(sent) = other.download.as_ref().filter(|sent| sent.is_sent_whole)
+            {
+                other.seen = Some(sent.seen);
+                other.holds = None;
+            }
+            if self.misbehaviours.does(Misbehaviour::Ops06First) && other.seen.is_some() {
+                other.seen = Some(self.log.len());
+            }
+        }
+    }
+
+    pub(super) fn compared(&self, path: &str, body: &str) -> Result<(), Refusal> {
         if self.style.compares_machine_id && path != body {
             return Err(Refusal::new(400, format!("machine_id {body:?} is not that of the path")));
         }
@@ -277,43 +171,28 @@ impl State {
     }
 }
 
+/// Whether a postflight says that the rules sent have arrived.
+fn is_delivered(
+    delivery: Delivery,
+    download: &HostDownload,
+    request: &wire::PostflightRequest,
+) -> bool {
+    let sent = download.rules.len() as u64;
+    let (received, processed) =
+        (u64::from(request.rules_received), u64::from(request.rules_processed));
+    let is_told = match delivery {
+        Delivery::AnyPostflight => true,
+        Delivery::Confirmed => {
+            download.is_sent_whole && received >= sent && (processed > 0 || sent == 0)
+        }
+        Delivery::Exact => {
+            processed == sent && is_clean(request.sync_type()) == is_clean(download.sync_type)
+        }
+    };
+    is_told && !download.is_void
+}
+
 /// A client that requested `CLEAN_ALL` turns CLEAN into that.
 const fn is_clean(sync_type: SyncType) -> bool {
     matches!(sync_type, SyncType::Clean | SyncType::CleanAll)
-}
-
-/// A cursor that leads to the rule at this index.
-fn cursor(style: CursorStyle, to: usize, random: &mut Random) -> String {
-    match style {
-        CursorStyle::Opaque => eight(&mut Random::new(to as u64)),
-        CursorStyle::Fresh => eight(random),
-        CursorStyle::JsonText => {
-            json!({"PK": "Rule#Global", "SK": format!("Binary#{to:08}")}).to_string()
-        }
-        CursorStyle::Number => to.to_string(),
-    }
-}
-
-fn eight(random: &mut Random) -> String {
-    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-    (0..8).map(|_| char::from(LETTERS[random.below(36) as usize])).collect()
-}
-
-/// Checks that the host facts are complete.
-fn host_facts_told(request: &wire::PreflightRequest) -> Result<(), Refusal> {
-    let told = [
-        ("serial_num", !request.serial_number.is_empty()),
-        ("hostname", !request.hostname.is_empty()),
-        ("os_version", dotted(&request.os_version)),
-        ("os_build", !request.os_build.is_empty()),
-        ("santa_version", dotted(&request.santa_version)),
-    ];
-    match told.into_iter().find(|(_, good)| !good) {
-        Some((name, _)) => Err(Refusal::new(400, format!("{name} is empty or malformed"))),
-        None => Ok(()),
-    }
-}
-
-fn dotted(version: &str) -> bool {
-    version.split('.').all(|part| part.parse::<u32>().is_ok())
 }
