@@ -229,6 +229,25 @@ fn wrong_arguments_are_answered_with_what_to_give() {
 }
 
 #[test]
+fn every_requirement_can_be_broken_and_is_listed() {
+    let out = program().args(["harness", "serve", "--expose-errors", "list"]).output().unwrap();
+    let list = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(list.lines().count(), santa_sync::harness::Misbehaviour::ALL.len());
+    let line = list.lines().find(|line| line.starts_with("clean-04-never-ends ")).unwrap();
+    assert!(line.ends_with("fail     Every sync is CLEAN."), "{line}");
+
+    let mut serve = Serve::start(&["--misbehave", "CLEAN-04", "--expose-errors", "post-01-array"]);
+    let url = serve.line().strip_prefix("serving ").unwrap().to_owned();
+    for _ in 0..2 {
+        assert_eq!(post(&url, "preflight/A", &json!({}))["syncType"], "CLEAN");
+        post(&url, "ruledownload/A", &json!({}));
+        assert_eq!(post(&url, "postflight/A", &json!({})), json!([]));
+    }
+    let err = String::from_utf8(refused(&["--expose-errors", "CLEAN-9"]).stderr).unwrap();
+    assert!(err.contains("as clean-04-never-ends; `list` prints all"), "{err}");
+}
+
+#[test]
 fn the_help_explains_faults_and_gives_examples() {
     let out = program().args(["harness", "serve", "--help"]).output().unwrap();
     let help = String::from_utf8(out.stdout).unwrap();

@@ -32,7 +32,7 @@ pub struct HostState {
     /// The last postflight, as the server read it.
     pub last_postflight: Option<wire::PostflightRequest>,
     /// Whether the host has all rules, so that NORMAL syncs send it changes only.
-    /// A clean sync puts that in question until its postflight.
+    /// A clean sync of the server's own puts that in question until its postflight.
     pub synced: bool,
     /// Whether the administrator requested a clean sync that has not been
     /// completed ([`crate::harness::FakeServer::request_clean_sync`]).
@@ -46,10 +46,12 @@ pub struct HostState {
 pub(in crate::harness) struct Host {
     pub(super) shown: HostState,
     /// How much of the change log it has received; `None` if it does not have all
-    /// rules, or may have lost them in a clean sync that broke off.
+    /// rules, or may have lost them in a clean sync of the server's that broke off.
     pub(super) seen: Option<usize>,
     /// How many rules it must have, once it has completed a clean sync.
     pub(super) holds: Option<usize>,
+    /// Whether a clean sync was announced whose rules have not been delivered.
+    pub(super) owes_clean: bool,
     pub(super) clean_syncs: u64,
     pub(super) requests: [u64; Route::ALL.len()],
     pub(super) open: Option<OpenSync>,

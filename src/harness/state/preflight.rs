@@ -101,10 +101,12 @@ impl State {
         host.shown.acknowledged.clear();
         let is_eaten = self.misbehaviours.does(Misbehaviour::Ops04Eaten)
             && std::mem::take(&mut host.shown.clean_requested);
-        if plan.sync_type != SyncType::Normal && !is_eaten {
-            // Until its postflight nobody knows what the host has left.
+        if plan.sync_type != SyncType::Normal && !wishes.clean && !is_eaten {
+            // Until its postflight nobody knows what the host has left. A wish of its
+            // own the client repeats.
             host.seen = None;
         }
+        host.owes_clean = plan.sync_type != SyncType::Normal && !is_eaten;
         host.is_session_lost = false;
         host.download = Some(download);
         host.open = Some(OpenSync {
@@ -121,9 +123,11 @@ impl State {
     /// The type of a sync by the style's policy.
     fn decided(&self, host: &Host, wishes: Wishes, request: &wire::PreflightRequest) -> SyncType {
         let is_requested = wishes.clean || host.shown.clean_requested;
-        let is_lost = host.holds.is_some_and(|rules| rules > 0)
-            && wishes.rules == 0
-            && !self.misbehaviours.does(Misbehaviour::Clean07Unnoticed);
+        // Of a clean sync that broke off, the host may have kept nothing.
+        let is_lost = wishes.rules == 0
+            && (host.owes_clean
+                || (host.holds.is_some_and(|rules| rules > 0)
+                    && !self.misbehaviours.does(Misbehaviour::Clean07Unnoticed)));
         let is_empty = request.binary_rule_count
             + request.certificate_rule_count
             + request.compiler_rule_count

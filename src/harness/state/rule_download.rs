@@ -69,6 +69,7 @@ impl State {
         if end == all && self.misbehaviours.delivers_when_sent(download.sync_type) {
             host.seen = Some(download.seen);
             host.holds = None;
+            host.owes_clean = false;
         }
 
         let range = if is_withheld { start..start } else { start..end };

@@ -128,6 +128,7 @@ impl State {
     fn delivered(&mut self, machine_id: &str, download: &HostDownload, at: Timestamp) {
         let Some(host) = self.hosts.get_mut(machine_id) else { return };
         host.seen = Some(download.seen);
+        host.owes_clean = false;
         let was_sent =
             download.is_sent_whole || !self.misbehaviours.does(Misbehaviour::Post04Counts);
         if is_clean(download.sync_type) {
@@ -156,6 +157,7 @@ impl State {
             {
                 other.seen = Some(sent.seen);
                 other.holds = None;
+                other.owes_clean = false;
             }
             if self.misbehaviours.does(Misbehaviour::Ops06First) && other.seen.is_some() {
                 other.seen = Some(self.log.len());

@@ -1,7 +1,7 @@
 //! When it sends events, and when it deletes them.
 
 use santa_sync::harness::fixtures::{self, AnyEvent};
-use santa_sync::harness::{FakeServer, Fault, from, nth};
+use santa_sync::harness::{FakeServer, Fault, SyncTypePolicy, from, nth};
 use santa_sync::model::{Stage, SyncType, Transfer};
 use santa_sync::protocol::wire;
 
@@ -14,7 +14,11 @@ use crate::relay::santa::{Act, Age, BundleOutcome, Santa, Status, Step};
 #[test]
 fn events_are_uploaded_in_batches_and_deleted_after_each() {
     for transfer in [Transfer::Json, Transfer::Protobuf] {
-        let server = FakeServer::builder().batch_size(3).start().unwrap();
+        let server = FakeServer::builder()
+            .batch_size(3)
+            .sync_type(SyncTypePolicy::AsRequested)
+            .start()
+            .unwrap();
         server.fault(Stage::EventUpload, nth(3), Fault::status(400));
         let santa = Santa::new(Age::Y2026M7, &server.url()).with(|profile| {
             profile.transfer = transfer;

@@ -217,7 +217,12 @@ fn a_sync_can_be_killed_at_every_point() {
 }
 
 fn with_events() -> (Santa, FakeServer) {
-    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).batch_size(2).start().unwrap();
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(5, 1))
+        .batch_size(2)
+        .sync_type(SyncTypePolicy::AsRequested)
+        .start()
+        .unwrap();
     let santa = Santa::new(Age::Y2026M7, &server.url());
     santa.require(SyncType::Normal);
     assert!((0..4).all(|number| santa.observe(&allowed(number))));

@@ -1,6 +1,6 @@
 //! What it keeps of a server's settings.
 
-use santa_sync::harness::FakeServer;
+use santa_sync::harness::{FakeServer, SyncTypePolicy};
 use santa_sync::model::{ClientMode, Stage, SyncType};
 use santa_sync::protocol::wire;
 
@@ -25,7 +25,7 @@ fn settings_are_kept_cleared_and_applied_as_each_release_does() {
         settings.batch_size = 2;
     };
     for age in Age::ALL {
-        let server = FakeServer::builder().start().unwrap();
+        let server = FakeServer::builder().sync_type(SyncTypePolicy::AsRequested).start().unwrap();
         server.change_settings(set);
         let santa = Santa::new(age, &server.url());
         let done = santa.sync_with(&mut lose(Stage::Postflight, Loss::Request));
