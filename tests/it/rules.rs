@@ -124,6 +124,21 @@ fn rule_12_the_log_says_what_each_commit_did() {
     assert!(stdout(dir.path(), &since).starts_with("2  2025-08-12T13:00:00Z  sync the-sync"));
     assert_eq!(stdout(dir.path(), &["log", "--since", "1s"]), "");
     assert_eq!(run(dir.path(), &["log", "--since", "once"]).status.code(), Some(64));
+    // No more than asked for, the newest first; what was cut is said.
+    let cut = run(dir.path(), &["log", "--limit", "1"]);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let commits = |text: &str| text.lines().filter(|line| !line.starts_with(' ')).count();
+    assert_eq!(commits(&text(&cut.stdout)), 1, "{cut:?}");
+    assert!(text(&cut.stderr).contains("the newest 1; --limit 0 shows all"), "{cut:?}");
+    for whole in [&["log", "--limit", "2"][..], &["log", "--limit", "0"], &["log"]] {
+        let whole = run(dir.path(), whole);
+        assert_eq!(commits(&text(&whole.stdout)), 2, "{whole:?}");
+        assert_eq!(text(&whole.stderr), "", "nothing was cut");
+    }
+    let json = stdout(dir.path(), &["log", "--json", "--limit", "1"]);
+    assert!(json.trim_end().ends_with("\"truncated\": true\n}"), "{json}");
+    let day = stdout(dir.path(), &["log", "--since", "2025-08-12"]);
+    assert_eq!(commits(&day), 2);
     // A text alone does not change what decides.
     let told = stdout(dir.path(), &["check", "--sha256", BINARY]);
     assert!(told.contains("  since       2025-08-12T12:00:00Z (generation 1)\n"), "{told}");

@@ -22,9 +22,13 @@ pub(super) struct Args {
     /// Only changes of rules with this text in their identifier
     #[arg(long, value_name = "TEXT")]
     identifier: Option<String>,
-    /// Only commits since this time, for example 2025-08-12T12:00:00Z, or in the last 90m, 2h or 1d
+    /// Only commits since this time or day in UTC, for example 2025-08-12T12:00:00Z or
+    /// 2025-08-12, or in the last 90m, 2h or 1d
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
+    /// Show at most so many commits, the newest ones; 0: all
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: u64,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -37,11 +41,12 @@ enum Since {
 }
 
 fn parse_since(text: &str) -> Result<Since, String> {
-    let time = Timestamp::parse(text).map(Since::Time);
-    time.or_else(|| parse_age(text).ok().map(Since::Age)).ok_or_else(|| {
+    // A day begins at its midnight.
+    let time = Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")));
+    time.map(Since::Time).or_else(|| parse_age(text).ok().map(Since::Age)).ok_or_else(|| {
         format!(
-            "{text:?} is neither a time nor an age; write 2025-08-12T12:00:00Z, or a number and s, \
-             m, h or d"
+            "{text:?} is neither a time, a day nor an age; write 2025-08-12T12:00:00Z, 2025-08-12, \
+             or a number and s, m, h or d"
         )
     })
 }
@@ -63,10 +68,16 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         store: &store,
         identifier: args.identifier.as_deref(),
         since,
+        limit: if args.limit == 0 { u64::MAX } else { args.limit },
+        is_cut: false.into(),
         failed: None.into(),
     };
     if args.json {
-        setup.print_json(&PrintedGenerations { schema_version: SCHEMA_VERSION, generations: &log });
+        setup.print_json(&PrintedGenerations {
+            schema_version: SCHEMA_VERSION,
+            generations: &log,
+            truncated: CutMark(&log),
+        });
         return log.failed.into_inner().map_or(Ok(()), |error| Err(error.into()));
     }
     let mut lines = output::Lines::new();
@@ -75,6 +86,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
             lines.line(headline(&generation)) && log.print_changes(&generation, &mut lines)?;
         Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
+    if log.is_cut.get() {
+        let shown = args.limit;
+        output::note(format_args!(
+            "these are the newest {shown}; --limit 0 shows all, and --limit N as many"
+        ));
+    }
     Ok(())
 }
 
@@ -109,6 +126,10 @@ struct ChangeLog<'a> {
     store: &'a ReadStore,
     identifier: Option<&'a str>,
     since: Timestamp,
+    /// The most commits that are shown.
+    limit: u64,
+    /// There are more.
+    is_cut: Cell<bool>,
     /// Why reading ended early.
     failed: RefCell<Option<StoreError>>,
 }
@@ -119,11 +140,19 @@ impl ChangeLog<'_> {
         &self,
         visit: &mut dyn FnMut(Generation) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<(), StoreError> {
-        let mut result = Ok(());
+        let (mut result, mut shown) = (Ok(()), 0);
         self.store.visit_generations(self.since, &mut |generation| {
             let number = generation.number;
             let visited = self.concerns(number).and_then(|concerns| {
-                if concerns { visit(generation) } else { Ok(ControlFlow::Continue(())) }
+                if !concerns {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                if shown == self.limit {
+                    self.is_cut.set(true);
+                    return Ok(ControlFlow::Break(()));
+                }
+                shown += 1;
+                visit(generation)
             });
             visited.unwrap_or_else(|error| {
                 result = Err(error);
@@ -190,6 +219,17 @@ impl ChangeLog<'_> {
 struct PrintedGenerations<'a> {
     schema_version: u32,
     generations: &'a ChangeLog<'a>,
+    /// Whether there are more than `--limit`. It is known once the list is written.
+    truncated: CutMark<'a>,
+}
+
+/// Whether a log was cut.
+struct CutMark<'a>(&'a ChangeLog<'a>);
+
+impl Serialize for CutMark<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.0.is_cut.get())
+    }
 }
 
 /// Reads the generations while they are written.
@@ -251,7 +291,9 @@ mod tests {
         let time = Timestamp::from_secs(1_755_000_000);
         assert_eq!(parse_since("2025-08-12T12:00:00Z"), Ok(Since::Time(time)));
         assert_eq!(parse_since("2h"), Ok(Since::Age(Duration::from_hours(2))));
-        for wrong in ["", "2", "yesterday", "2025-08-12"] {
+        let midnight = Timestamp::parse("2025-08-12T00:00:00Z").expect("a time");
+        assert_eq!(parse_since("2025-08-12"), Ok(Since::Time(midnight)));
+        for wrong in ["", "2", "yesterday", "2025-08", "2025-13-12"] {
             assert!(parse_since(wrong).is_err(), "{wrong}");
         }
     }
