@@ -1,6 +1,7 @@
 //! Which source's value is in effect for each key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use plist::{Dictionary, Value};
@@ -8,10 +9,11 @@ use plist::{Dictionary, Value};
 use super::finding::{Finding, FindingKind, Severity, Source};
 use super::keys::{self, KEYS, Key, Kind, Origin};
 use super::profile::Domain;
+use super::relay::leads_to;
 use super::santa_keys::is_santas as is_santas_key;
 use super::source::Layer;
 use super::value;
-use crate::model::{Secret, is_placeholder};
+use crate::model::{BaseUrl, Secret, is_placeholder};
 
 /// The value in effect for a key.
 #[derive(Clone, PartialEq)]
@@ -44,6 +46,7 @@ impl Effective {
             layers.iter().position(|layer| !layer.is_santas() && sets(layer, "SyncBaseURL"));
         // The way in Santa's domain then is the one to the relay.
         let relay = layers.iter().any(|layer| sets(layer, "RelayListen"));
+        let leads_to_relay = leads_to_relay(layers);
         let mut chosen = BTreeMap::new();
         let mut templates = BTreeSet::new();
         for key in KEYS {
@@ -54,6 +57,10 @@ impl Effective {
                     findings.push(misplaced(key, &layer.source));
                 }
                 let own_server = server.filter(|server| *server < index);
+                if key.transport && layer.is_santas() && leads_to_relay {
+                    // As it should be: Santa's way ends here.
+                    continue;
+                }
                 if key.transport && layer.is_santas() && (relay || own_server.is_some()) {
                     let server = own_server.and_then(|server| layers.get(server));
                     let because = server.map_or_else(
@@ -267,6 +274,19 @@ fn unfilled(key: &Key, source: &Source) -> Finding {
         message: "holds a placeholder and is not checked".to_owned(),
         fix: "nothing, if the management system fills it in".to_owned(),
     }
+}
+
+/// Whether Santa's domain names the relay as Santa's server.
+fn leads_to_relay(layers: &[Layer]) -> bool {
+    let text = |layer: &Layer, name: &str| {
+        layer.values.get(name).and_then(Value::as_string).map(str::trim).map(str::to_owned)
+    };
+    let listen = layers.iter().find_map(|layer| text(layer, "RelayListen"));
+    let listen = listen.and_then(|text| text.parse::<SocketAddr>().ok());
+    let mut santas = layers.iter().filter(|layer| layer.is_santas());
+    let url = santas.find_map(|layer| text(layer, "SyncBaseURL"));
+    let url = url.and_then(|text| BaseUrl::parse(&text).ok());
+    listen.zip(url).is_some_and(|(listen, url)| leads_to(&url, listen.port()))
 }
 
 /// Whether a layer sets a text that is not empty.

@@ -219,6 +219,8 @@ fn set_takes_every_kind_of_value() {
         "SyncProxyConfiguration=none",
         "ServerAuthRootsFile=roots.pem",
         "ServerAuthRootsData=aGVsbG8=",
+        "RelayListen=127.0.0.1:917",
+        "RelayPeerUsers=root, 4711",
         r#"StaticRules=[{"identifier":"ABCDEFGHIJ","policy":"BLOCKLIST","rule_type":"TEAMID"}]"#,
     ];
     let sources = Sources { sets: sets.map(str::to_owned).to_vec(), ..Sources::default() };
@@ -237,6 +239,8 @@ fn set_takes_every_kind_of_value() {
     assert_eq!(config.server_auth_roots_file, Some("roots.pem".into()));
     assert_eq!(config.server_auth_roots_data.as_deref(), Some(&b"hello"[..]));
     assert_eq!(config.static_rules.len(), 1);
+    let users = config.relay.as_ref().map(|relay| relay.peer_users.clone());
+    assert_eq!(users.unwrap_or_default(), ["root", "4711"]);
 }
 
 #[test]

@@ -67,6 +67,11 @@ pub(super) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
         Kind::Command if !text.trim_start().starts_with(['[', '<']) => {
             Ok(Value::String(text.to_owned()))
         }
+        // As people write lists; no name in one has a comma.
+        Kind::Texts if !text.trim_start().starts_with(['[', '<', '{']) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Ok(Value::Array(parts.map(Value::from).collect()))
+        }
         Kind::Data => bytes(&Value::String(text.to_owned()))
             .map(Value::Data)
             .ok_or_else(|| "write PEM text or base64".to_owned()),

@@ -220,6 +220,12 @@ fn conf_1_with_a_relay_nothing_of_the_way_to_a_server_comes_from_santas_domain()
         assert_eq!(config.content_encoding, crate::model::ContentEncoding::Deflate);
         assert_eq!(config.machine_id.as_deref(), Some("host-1"), "who the host is does");
         assert_eq!(config.enable_clean_sync_event_upload, Some(true));
+        // That Santa's way ends here is as it should be.
+        assert_eq!(loaded.findings.len(), 0, "{:?}", loaded.findings);
+        // One that leads elsewhere is not followed either, and worth a note.
+        let mut direct = santas.clone();
+        direct.values.insert("SyncBaseURL".to_owned(), "https://s.example.com/".into());
+        let loaded = Config::resolve(&[layer(Some(Domain::Agent), &own), direct]);
         let dropped = ["SyncBaseURL", "SyncClientContentEncoding", "ServerAuthRootsFile"];
         assert_eq!(keys_with(&loaded, Severity::Note), dropped);
         assert_eq!(loaded.findings.len(), dropped.len(), "{:?}", loaded.findings);
