@@ -19,7 +19,7 @@ use install::{Installer, Outcome, Unit, is_plain};
 
 use super::{Global, setup};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Sources};
 use crate::control;
 use crate::control::status::DaemonStatus;
 use crate::failure::Remedy;
@@ -229,10 +229,16 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let program = args.program.clone().map_or_else(std::env::current_exe, Ok);
     let program =
         program.map_err(|source| ServiceError::Runner { program: "santa-sync", source })?;
-    let mut unit = Unit { program, arguments: arguments(global)?, ..Unit::default() };
-    // The configuration of an image, and of another host, is not here.
+    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    let in_image = args.root.is_some();
+    let mut unit = Unit { program, arguments: arguments(global, in_image)?, ..Unit::default() };
     let config = match args.action {
-        Action::Install { print, .. } if args.root.is_none() => {
+        // What is not a directory is refused when it is written to.
+        Action::Install { .. } if in_image && !root.is_dir() => None,
+        Action::Install { .. } if in_image => {
+            Some(Config::load(&image_sources(global, manager, root))?.config)
+        }
+        Action::Install { print, .. } => {
             let config = Config::load(&setup::sources(global))?.config;
             note_temporary(&unit.program);
             match safe_program(&unit.program, manager) {
@@ -242,12 +248,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
             }
             Some(config)
         }
-        Action::Install { .. } | Action::Uninstall | Action::Status => None,
+        Action::Uninstall | Action::Status => None,
     };
     let state_dir = config.as_deref().map(|c| config::state_dir(global.state_dir.as_deref(), c));
     let system = System { state_dir: state_dir.unwrap_or_default() };
-    let runner: &dyn Runner = if args.root.is_some() { &Nobody } else { &system };
-    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    let runner: &dyn Runner = if in_image { &Nobody } else { &system };
     if let Action::Install { relay, .. } = &args.action {
         let holds = Installer::has_socket(manager, root);
         unit.relay_socket = relay_socket(relay.as_deref(), config.as_deref(), holds)?;
@@ -266,7 +271,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     }
     let installer = Installer::new(manager, &unit, root, runner)?;
     let done = act(&installer, args)?;
-    if matches!(args.action, Action::Install { print: false, .. })
+    if !in_image
+        && matches!(args.action, Action::Install { print: false, .. })
         && config.is_some_and(|config| config.sync_base_url.is_none())
     {
         output::note("no SyncBaseURL is configured; the daemon syncs as soon as one is");
@@ -287,8 +293,8 @@ fn relay_socket(
         None => Ok(configured.filter(|_| holds)),
         Some("") => configured.map(Some).ok_or_else(|| {
             Error::usage("no RelayListen is configured, so there is no port to hold").with_fix(
-                "`santa-sync relay setup` first; for an image, name the address: \
-                 --relay=127.0.0.1:917",
+                "`santa-sync relay setup` first; for an image, name its configuration with \
+                 --config FILE, or the address with --relay=127.0.0.1:917",
             )
         }),
         Some(text) => {
@@ -310,9 +316,24 @@ fn relay_socket(
     }
 }
 
-/// The options of the command line that the daemon is to have, too.
-fn arguments(global: &Global) -> Result<Vec<String>, Error> {
-    if !global.set.is_empty() {
+/// The configuration of an image: the file named on the command line, in the image or,
+/// if it is not there yet, on this host; and the files that its system will read.
+fn image_sources(global: &Global, manager: Manager, root: &Path) -> Sources {
+    let in_image = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let file = global.config.as_ref().map(|path| {
+        let inside = in_image(path);
+        if inside.exists() { inside } else { path.clone() }
+    });
+    let system = config::system_files(manager == Manager::Launchd);
+    let system = system.iter().map(|path| in_image(path)).collect();
+    Sources { sets: global.set.clone(), file, system }
+}
+
+/// The options of the command line that the daemon is to have, too. `RelayListen` of an
+/// image only says which port is held.
+fn arguments(global: &Global, in_image: bool) -> Result<Vec<String>, Error> {
+    let is_kept_out = |set: &String| !(in_image && set.starts_with("RelayListen="));
+    if global.set.iter().any(is_kept_out) {
         return Err(Error::usage("--set has no place in a service, whose file everyone can read")
             .with_fix("write the keys into the configuration file"));
     }
@@ -366,7 +387,11 @@ fn act(installer: &Installer<'_>, args: &Args) -> Result<ExitCode, ServiceError>
         Action::Install { print: true, .. } => {
             let text = (installer.path().to_owned(), installer.text());
             for (path, text) in std::iter::once(text).chain(installer.socket()) {
-                output::line(format_args!("# {}", path.display()));
+                // Only systemd's files may begin with a remark.
+                match installer.manager() {
+                    Manager::Launchd => output::note(format_args!("this is {}", path.display())),
+                    Manager::Systemd => output::line(format_args!("# {}", path.display())),
+                }
                 output::bytes(format!("{}\n", text.trim_end()).as_bytes());
             }
         }

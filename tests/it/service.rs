@@ -106,3 +106,18 @@ fn daemon_5_install_carries_options_and_refuses_what_cannot_run() {
     let refused = service(&[&["install", "--config", bad], &systemd[..]].concat());
     assert_eq!(refused.status.code(), Some(78), "{refused:?}");
 }
+
+/// DAEMON-5: what `--print` writes to standard output is the file, so that a job for
+/// launchd stays a property list.
+#[test]
+fn daemon_5_a_printed_job_is_a_property_list() {
+    let root = tempfile::tempdir().expect("a directory");
+    let at = root.path().to_str().expect("UTF-8");
+    let args = ["install", "--print", "--program", "/usr/bin/santa-sync", "--root", at];
+    let printed = service(&[&args[..], &["--manager", "launchd"]].concat());
+    assert!(printed.status.success(), "{printed:?}");
+    assert!(printed.stdout.starts_with(b"<?xml "), "{printed:?}");
+    plist::from_bytes::<plist::Value>(&printed.stdout).expect("a property list");
+    let said = String::from_utf8_lossy(&printed.stderr);
+    assert!(said.contains("Library/LaunchDaemons/com.santa-sync.daemon.plist"), "{said}");
+}

@@ -136,6 +136,10 @@ impl<'a> Installer<'a> {
         Ok(Self { manager, root, path, text, socket, runner })
     }
 
+    pub(super) const fn manager(&self) -> Manager {
+        self.manager
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
