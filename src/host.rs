@@ -34,7 +34,7 @@ pub use signals::{Ignored, ignored_signals};
 pub use source::RecordedHost;
 pub use source::{HostSource, SystemHost, Uname};
 
-pub use user::{nobody_id, user_id};
+pub use user::{nobody_id, user_id, user_name};
 
 use crate::config::Config;
 use crate::model::{HostFacts, MachineId};

@@ -28,6 +28,7 @@ pub use answer::Response;
 pub use coding::{Coding, CodingError, Decoder};
 pub use connection::{Connection, Peer};
 pub use listener::{BindError, Listener};
+pub use peer::Process;
 pub use server::run;
 
 #[cfg(feature = "harness")]

@@ -36,6 +36,33 @@ pub fn user_id(user: &str, host: &dyn HostSource) -> Option<u32> {
     })
 }
 
+/// Returns the name of the user of this number; `None` if there is none.
+pub fn user_name(id: u32, host: &dyn HostSource) -> Option<String> {
+    let number = id.to_string();
+    let file = host.read(Path::new("/etc/passwd")).ok();
+    let local = file.and_then(|bytes| name_of(&String::from_utf8_lossy(&bytes), id));
+    local.or_else(|| {
+        if host.uname().is_macos() {
+            let args = ["-q", "user", "-a", "uid", &number];
+            let answer = host.run("/usr/bin/dscacheutil", &args).ok()?;
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            answer.lines().find_map(|line| Some(line.strip_prefix("name:")?.trim().to_owned()))
+        } else {
+            let answer = host.run("/usr/bin/getent", &["passwd", &number]).ok()?;
+            name_of(&String::from_utf8_lossy(&answer), id)
+        }
+    })
+}
+
+/// Of lines `name:password:number:...`.
+fn name_of(text: &str, id: u32) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (number(fields.nth(1)?) == Some(id)).then(|| name.to_owned())
+    })
+}
+
 /// Returns the number of the user that the authorizer's sync client runs as, in
 /// the relay's eyes: `nobody`.
 #[must_use]
@@ -78,8 +105,12 @@ mod tests {
         assert_eq!(in_password_file(passwd, "roo"), None);
         assert_eq!(in_directory("name: a\nuid: 501\ngid: 20\n"), Some(501));
         assert_eq!(in_directory(""), None);
+        assert_eq!(name_of(passwd, 77).as_deref(), Some("santa"));
+        assert_eq!(name_of(passwd, MACOS_NOBODY).as_deref(), Some("nobody"));
+        assert_eq!(name_of(passwd, 1), None);
         let host = crate::host::SystemHost;
         assert_eq!((user_id("root", &host), user_id("4711", &host)), (Some(0), Some(4711)));
+        assert_eq!(user_name(0, &host).as_deref(), Some("root"));
         for none in ["", "-x", "no:body", "no such user", "../etc"] {
             assert_eq!(user_id(none, &host), None, "{none}");
         }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::peer::Process;
+
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -12,8 +14,19 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The user whose socket it is: on Linux, unless it could not be found out.
     pub user: Option<u32>,
+    /// The inode of that socket, by which [`Self::process`] finds its process.
+    pub inode: Option<u64>,
     /// Whether it presented a client certificate, which TLS has verified.
     pub certificate: bool,
+}
+
+impl Peer {
+    /// Looks for the process at the other end; `None` if the system does not tell this
+    /// process. Reads `/proc`, so not for every request.
+    #[must_use]
+    pub fn process(&self) -> Option<Process> {
+        Process::of_socket(self.user?, self.inode?)
+    }
 }
 
 /// What a connection has earned, for the decision which one ends when there are

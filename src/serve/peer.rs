@@ -8,6 +8,7 @@
 
 #[cfg(target_os = "linux")]
 mod diag;
+mod process;
 #[cfg(target_os = "linux")]
 mod table;
 
@@ -17,6 +18,8 @@ use std::sync::Arc;
 
 #[cfg(target_os = "linux")]
 use tokio::sync::Semaphore;
+
+pub use process::Process;
 
 /// Readings of a table at once.
 #[cfg(target_os = "linux")]
@@ -70,17 +73,18 @@ impl Users {
     }
 
     /// Returns the user whose socket has the address `theirs` and is connected to
-    /// `ours`; `None` if that is not certain.
+    /// `ours`, and the socket's inode; `None` if that is not certain.
     #[cfg(target_os = "linux")]
-    pub(super) async fn user(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
+    pub(super) async fn owner(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<(u32, u64)> {
+        let owner = |entry: Entry| (entry.user, entry.inode);
         if let Some(diag) = &self.diag {
-            return twice(|| diag.look_up(theirs, ours));
+            return certain(|| diag.look_up(theirs, ours)).map(owner);
         }
         let turn = Arc::clone(&self.readers).acquire_owned().await.ok()?;
         let look = move || {
             // A connection that ends meanwhile does not end its lookup.
             let _turn = turn;
-            twice(|| table::look_up(theirs, ours))
+            certain(|| table::look_up(theirs, ours)).map(owner)
         };
         tokio::task::spawn_blocking(look).await.ok()?
     }
@@ -88,16 +92,22 @@ impl Users {
     /// Returns nothing: no way is known.
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unused_async, reason = "it is one elsewhere")]
-    pub(super) async fn user(&self, _theirs: SocketAddr, _ours: SocketAddr) -> Option<u32> {
+    pub(super) async fn owner(&self, _theirs: SocketAddr, _ours: SocketAddr) -> Option<(u32, u64)> {
         None
     }
 }
 
+/// The living socket that two looks agree on.
+#[cfg(target_os = "linux")]
+fn certain(mut look: impl FnMut() -> Option<Entry>) -> Option<Entry> {
+    let first = look().filter(Entry::is_alive)?;
+    (look()? == first).then_some(first)
+}
+
 /// The user that two looks agree on.
 #[cfg(target_os = "linux")]
-fn twice(mut look: impl FnMut() -> Option<Entry>) -> Option<u32> {
-    let first = look().filter(Entry::is_alive)?;
-    (look()? == first).then_some(first.user)
+fn twice(look: impl FnMut() -> Option<Entry>) -> Option<u32> {
+    certain(look).map(|entry| entry.user)
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -148,13 +148,14 @@ impl<S: Service> Door<S> {
         address: SocketAddr,
     ) -> Option<(Peer, Entered)> {
         let limit = self.shared.limits.handshake;
-        let user = match (&self.users, stream.local_addr()) {
+        let owner = match (&self.users, stream.local_addr()) {
             (Some(users), Ok(ours)) => {
-                timeout(limit, users.user(address, ours)).await.ok().flatten()
+                timeout(limit, users.owner(address, ours)).await.ok().flatten()
             }
             _ => None,
         };
-        let mut peer = Peer { address, user, certificate: false };
+        let (user, inode) = owner.unzip();
+        let mut peer = Peer { address, user, inode, certificate: false };
         let Some(tls) = &self.tls else { return Some((peer, Entered::Plain(stream))) };
         match timeout(limit, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
