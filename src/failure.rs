@@ -31,7 +31,7 @@ pub trait Remedy: fmt::Display {
 }
 
 /// An error as `--json` shows it: what happened and what to do are separate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ErrorText {
     /// What happened and where.
     pub message: String,

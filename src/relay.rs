@@ -9,6 +9,7 @@
 //!   are pure.
 //! - [`delivery`] reads pages from one moment of the store, [`release`] knows what
 //!   a release cannot take.
+//! - [`refusals`] notes whose requests were refused.
 //! - [`state`] keeps what was acknowledged.
 //! - [`leaving`] is how the authorizer is led away from here.
 //! - [`profiles`] writes the configuration of both sides.
@@ -21,6 +22,7 @@ pub mod leaving;
 pub mod nudge;
 pub mod plan;
 pub mod profiles;
+pub mod refusals;
 pub mod release;
 pub mod service;
 pub mod sessions;

@@ -1,6 +1,7 @@
 //! How syncing stands on a host, as data: `status` prints it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -176,15 +177,31 @@ impl AuthorizerStatus {
                  so that the server sees that this host is out of date",
             ),
         };
-        let fix = "check that Santa runs and that its SyncBaseURL leads to the relay";
+        let fix = "check that the authorizer runs and that its sync client leads to the relay: \
+                   `santa-sync doctor`";
         Some(Self { state: state.name(), last_report, message, fix: message.map(|_| fix) })
     }
 
-    fn read(config: &Config, state_dir: &Path, now: Timestamp) -> Option<Self> {
-        let relay = config.relay.as_ref()?;
+    /// By the relay of the configuration, or else the one of the daemon, whose
+    /// configuration may come from its own command line.
+    fn read(
+        config: &Config,
+        daemon: Option<&DaemonView>,
+        state_dir: &Path,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let live = daemon.and_then(|daemon| daemon.status.relay.as_ref());
+        let stays_away_for = match (&config.relay, live) {
+            (Some(relay), _) => relay.stale,
+            (None, Some(live)) => live.stale_after.map(Duration::from_secs),
+            (None, None) => return None,
+        };
         let report = AuthorizerReport::read(state_dir);
-        let state = AuthorizerReport::state(report.as_ref(), Some(relay), now);
-        Self::of(state, report.map(|report| report.at))
+        let state = AuthorizerReport::state_when_served(report.as_ref(), stays_away_for, now);
+        // The file is written again only every few minutes.
+        let seen = live.and_then(|live| live.authorizer.as_ref()).map(|last| last.at);
+        let last = report.map(|report| report.at).max(seen);
+        Self::of(state, last)
     }
 }
 
@@ -300,6 +317,7 @@ impl AgentStatus {
             Ok((id, _)) => (Some(id.as_str().to_owned()), None),
             Err(problem) => (None, Some(ErrorText::of(&problem))),
         };
+        let daemon = DaemonView::read(config, state_dir);
         let failures = read.history.iter().take_while(|r| r.result != SyncResult::Success);
         Ok(Self {
             schema_version: SCHEMA_VERSION,
@@ -319,8 +337,8 @@ impl AgentStatus {
             rules: read.rules,
             events,
             client_certificate: certificate(config, now),
-            daemon: DaemonView::read(config, state_dir),
-            authorizer: AuthorizerStatus::read(config, state_dir, now),
+            authorizer: AuthorizerStatus::read(config, daemon.as_ref(), state_dir, now),
+            daemon,
             settings: read.settings,
         })
     }

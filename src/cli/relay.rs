@@ -6,7 +6,7 @@ mod remove;
 mod setup;
 mod show;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -14,7 +14,10 @@ use plist::Value;
 
 use super::error::{EXIT_CONFIG, Error};
 use super::{Global, output};
+use crate::agent::RemoteAgent;
 use crate::config::{Config, RelayConfig};
+use crate::control::relay::RelayStatus;
+use crate::control::status::DaemonStatus;
 use crate::files::{self, Replacement};
 pub(super) use program::program_rule;
 
@@ -51,6 +54,17 @@ fn profile_points_here(config: &Config, relay: &RelayConfig) -> Option<bool> {
     config.santa_profile.as_ref().map(|profile| profile.points_to(relay))
 }
 
+/// How the relay of the daemon on a state directory stands: as the daemon says, or as its
+/// file does if this user may not ask it. `None` without a daemon or a relay.
+fn running_relay(state_dir: &Path) -> Option<RelayStatus> {
+    let asked = RemoteAgent::connect(state_dir).ok().flatten();
+    if let Some(status) = asked.and_then(|mut daemon| daemon.status().ok()) {
+        return status.relay;
+    }
+    let runs = crate::control::is_daemon_running(state_dir);
+    runs.then(|| DaemonStatus::read(state_dir)).flatten()?.relay
+}
+
 /// Why `service uninstall` would leave Santa without a server, if it would.
 pub(super) fn keeps_service(config: &Config) -> Option<Error> {
     let relay = config.relay.as_ref()?;
@@ -78,6 +92,32 @@ fn write_plist(path: &Path, value: &Value) -> Result<(), Error> {
     })?;
     output::line(format_args!("wrote {}", path.display()));
     Ok(())
+}
+
+/// A command line of this program on the same state directory and configuration.
+fn own_command(global: &Global, words: &str) -> String {
+    let option = |name: &str, path: &Option<PathBuf>| {
+        path.as_deref().map_or_else(String::new, |path| format!("{name} {} ", shown_path(path)))
+    };
+    let (config, state_dir) =
+        (option("--config", &global.config), option("--state-dir", &global.state_dir));
+    format!("santa-sync {config}{state_dir}{words}")
+}
+
+/// A path as a shell takes it from any directory.
+fn shown_path(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    quoted(&absolute.display().to_string())
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// Numbers what is to be done.

@@ -37,6 +37,11 @@ impl Setup {
         Self { config, state_dir, refusal }
     }
 
+    /// Why the configuration is refused, and how to fix that; `None` if it is not.
+    pub(super) fn refusal(&self) -> Option<(&str, &str)> {
+        self.refusal.as_ref().map(|refusal| (&*refusal.message, &*refusal.fix))
+    }
+
     /// Prints a report as one JSON object, with `configuration_error` if the
     /// configuration is refused (CONF-4).
     pub(super) fn print_json(&self, report: &impl Serialize) {

@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         if args.json {
             setup.print_json(&report);
         } else {
-            show_report(&report);
+            show_report(&report, now);
         }
         success
     } else {
@@ -62,7 +62,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         if args.json {
             setup.print_json(&status);
         } else {
-            show(&status);
+            show(&status, now);
         }
         status.last_success_at()
     };

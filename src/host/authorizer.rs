@@ -107,10 +107,21 @@ impl AuthorizerReport {
         relay: Option<&RelayConfig>,
         now: Timestamp,
     ) -> AuthorizerState {
-        let Some(relay) = relay else { return AuthorizerState::NotServed };
+        relay.map_or(AuthorizerState::NotServed, |relay| {
+            Self::state_when_served(report, relay.stale, now)
+        })
+    }
+
+    /// The same where a relay is known to run, whose `RelayStale` is given.
+    #[must_use]
+    pub fn state_when_served(
+        report: Option<&Self>,
+        stale: Option<Duration>,
+        now: Timestamp,
+    ) -> AuthorizerState {
         let Some(report) = report else { return AuthorizerState::NeverSeen };
         let (age, since) = (now.since(report.at), report.at);
-        if relay.stale.is_some_and(|stale| age > stale) {
+        if stale.is_some_and(|stale| age > stale) {
             AuthorizerState::Stale { since }
         } else if age < NEWS_FOR && report.at.since(now) <= MAX_FUTURE {
             let client_mode = report.client_mode.unwrap_or(ClientMode::Monitor);

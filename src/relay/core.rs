@@ -155,8 +155,13 @@ impl Core {
             Duration::ZERO
         };
         let report = AuthorizerReport::read(&options.state_dir);
+        let config = &options.config;
         let status = RelayStatus {
             machine_id: options.machine_id.as_str().to_owned(),
+            manner: config.manner.name().to_owned(),
+            client_certificate: config.client_certificate,
+            secret: config.secret.is_some(),
+            stale_after: config.stale.map(|stale| stale.as_secs()),
             interval: options.interval(),
             authorizer: report.as_ref().map(|report| AuthorizerStatus {
                 at: report.at,
@@ -248,6 +253,7 @@ impl Core {
         has_v2_state: bool,
         now: Now,
     ) -> Result<wire::PreflightResponse, CoreError> {
+        (self.status.other_machine_id, self.status.other_machine_id_at) = (None, None);
         let authorizer = authorizer(request, has_v2_state);
         self.note_report(request, &authorizer, authenticated, now)?;
         let moment = match self.moment() {
@@ -380,6 +386,22 @@ impl Core {
         Ok(())
     }
 
+    /// Writes down when the authorizer last came, because nothing else knows it once the
+    /// relay has ended.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_last_report(&mut self) -> Result<(), CoreError> {
+        let (Some(kept), Some(last)) = (&mut self.report, &self.status.authorizer) else {
+            return Ok(());
+        };
+        if kept.at < last.at {
+            kept.at = last.at;
+            kept.keep(&self.options.state_dir).map_err(io::Error::from)?;
+        }
+        Ok(())
+    }
+
     /// The first preflight after an acknowledgement tells what a release without
     /// a hash counts beyond our rules.
     fn learn_surplus(&mut self, authorizer: &Authorizer) -> Result<(), CoreError> {
@@ -442,13 +464,18 @@ impl Core {
         self.sessions.served(located.token, located.position, page.rules, page.next);
         if located.plan.content == Content::Whole {
             let is_first = located.position == Position::first(located.plan.content);
-            let (altered, left_out) = if is_first {
-                (0, 0)
-            } else {
-                (self.status.rules_altered, self.status.rules_left_out)
-            };
-            self.status.rules_altered = altered + page.altered;
-            self.status.rules_left_out = left_out + page.left_out;
+            if is_first {
+                self.status.rules_altered = 0;
+                self.status.rules_left_out = 0;
+                self.status.rules_left_out_why.clear();
+            }
+            self.status.rules_altered += page.altered;
+            self.status.rules_left_out += page.left_out.total();
+            for (reason, rules) in page.left_out.by_reason() {
+                if rules > 0 {
+                    *self.status.rules_left_out_why.entry(reason.to_owned()).or_default() += rules;
+                }
+            }
         }
     }
 

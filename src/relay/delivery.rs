@@ -43,10 +43,42 @@ pub struct Page {
     pub rules: u64,
     /// Where the next one begins; `None` after the last.
     pub next: Option<Position>,
-    /// Rules sent with another policy, because the release does not know theirs.
+    /// Rules sent with another policy, because the authorizer does not know theirs.
     pub altered: u64,
     /// Rules that the authorizer cannot take.
-    pub left_out: u64,
+    pub left_out: LeftOut,
+}
+
+/// Rules that an authorizer cannot take, by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LeftOut {
+    /// Its release does not know their policy.
+    pub release: u64,
+    /// It enforces no rules of their type.
+    pub rule_type: u64,
+    /// It has no policy that comes near theirs.
+    pub policy: u64,
+    /// They are beyond the number or the bytes that it takes.
+    pub limit: u64,
+}
+
+impl LeftOut {
+    /// Each reason, by its name in `--json`, and its rules.
+    #[must_use]
+    pub const fn by_reason(&self) -> [(&'static str, u64); 4] {
+        [
+            ("release", self.release),
+            ("rule_type", self.rule_type),
+            ("policy", self.policy),
+            ("limit", self.limit),
+        ]
+    }
+
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.release + self.rule_type + self.policy + self.limit
+    }
 }
 
 impl Source {
@@ -93,7 +125,7 @@ impl Source {
             },
             release: self.release,
             altered: 0,
-            left_out: 0,
+            left_out: LeftOut::default(),
         };
         let next = match self.manner {
             RelayManner::Pedro => page.for_pedro(&snapshot)?,
@@ -155,7 +187,7 @@ struct Filling {
     writer: PageWriter,
     release: Option<Release>,
     altered: u64,
-    left_out: u64,
+    left_out: LeftOut,
 }
 
 impl Filling {
@@ -185,7 +217,7 @@ impl Filling {
         let state = Release::sendable(self.release, rule.state);
         let Some((state, policy)) = state.and_then(|state| Some((state, policy(state)?))) else {
             let is_left_out = leave_out(&mut self.writer);
-            self.left_out += u64::from(is_left_out);
+            self.left_out.release += u64::from(is_left_out);
             return is_left_out;
         };
         let added = self.writer.push(outgoing(rule, policy), PAGE_BYTES);
@@ -260,34 +292,45 @@ impl Filling {
     fn for_pedro(&mut self, snapshot: &RulesSnapshot) -> Result<Option<Position>, StoreError> {
         for blocking in [true, false] {
             snapshot.visit_rules_after(i64::MIN, &mut |rule| {
-                let policy = match rule.state {
-                    RuleState::Block | RuleState::SilentBlockGui | RuleState::SilentBlockTty => {
-                        Some(Policy::Blocklist)
-                    }
-                    RuleState::SilentBlock => Some(Policy::SilentBlocklist),
-                    // Pedro denies whatever is not just allowed, compilers too.
-                    RuleState::Allow | RuleState::AllowCompiler => Some(Policy::Allowlist),
-                    RuleState::AllowTransitive
-                    | RuleState::AllowLocalBinary
-                    | RuleState::AllowLocalSigningId
-                    | RuleState::Cel
-                    | RuleState::CelV2
-                    | RuleState::Seatbelt => None,
-                };
-                let blocks = matches!(policy, Some(Policy::Blocklist | Policy::SilentBlocklist));
+                let near = near_for_pedro(rule.state);
+                let blocks = matches!(near, Some((Policy::Blocklist | Policy::SilentBlocklist, _)));
                 if blocks != blocking {
                     return ControlFlow::Continue(());
                 }
-                let taken = policy.is_some_and(|policy| {
-                    rule.rule_type == RuleType::Binary
-                        && self.writer.rules() < PEDRO_RULES
-                        && self.writer.push(outgoing(rule, policy), PEDRO_BYTES)
-                });
-                self.left_out += u64::from(!taken);
+                let is_binary = rule.rule_type == RuleType::Binary;
+                match near.filter(|_| is_binary) {
+                    None if is_binary => self.left_out.policy += 1,
+                    None => self.left_out.rule_type += 1,
+                    Some((policy, is_same)) => {
+                        let taken = self.writer.rules() < PEDRO_RULES
+                            && self.writer.push(outgoing(rule, policy), PEDRO_BYTES);
+                        self.left_out.limit += u64::from(!taken);
+                        self.altered += u64::from(taken && !is_same);
+                    }
+                }
                 ControlFlow::Continue(())
             })?;
         }
         Ok(None)
+    }
+}
+
+/// The policy of pedro's that is nearest to a state, and whether it is the same;
+/// `None` if none comes near.
+const fn near_for_pedro(state: RuleState) -> Option<(Policy, bool)> {
+    match state {
+        RuleState::Block => Some((Policy::Blocklist, true)),
+        RuleState::SilentBlockGui | RuleState::SilentBlockTty => Some((Policy::Blocklist, false)),
+        RuleState::SilentBlock => Some((Policy::SilentBlocklist, true)),
+        RuleState::Allow => Some((Policy::Allowlist, true)),
+        // Pedro denies whatever is not just allowed, compilers too.
+        RuleState::AllowCompiler => Some((Policy::Allowlist, false)),
+        RuleState::AllowTransitive
+        | RuleState::AllowLocalBinary
+        | RuleState::AllowLocalSigningId
+        | RuleState::Cel
+        | RuleState::CelV2
+        | RuleState::Seatbelt => None,
     }
 }
 

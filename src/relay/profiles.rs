@@ -139,6 +139,8 @@ pub fn santas_side(
     keys.insert("SyncBaseURL".to_owned(), relay.url().into());
     keys.insert("SyncClientContentEncoding".to_owned(), "none".into());
     keys.insert("SyncEnableCleanSyncEventUpload".to_owned(), true.into());
+    // Set, though empty: otherwise the system's proxy settings hold for loopback, too.
+    keys.insert("SyncProxyConfiguration".to_owned(), Value::Dictionary(Dictionary::new()));
     if relay.tls {
         let path = |name: &str| Value::from(relay.directory.join(name).to_string_lossy().as_ref());
         keys.insert("ServerAuthRootsFile".to_owned(), path(CA_FILE));
@@ -254,6 +256,9 @@ fn uuid(text: &str) -> String {
     let part = |range: std::ops::Range<usize>| digits.get(range).unwrap_or_default().to_owned();
     [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
 }
+
+/// Seconds between pedro's syncs where `RelayInterval` does not say.
+pub const PEDRO_INTERVAL: u32 = 60;
 
 /// The flags that lead pedro here, in the form of a command line.
 #[must_use]

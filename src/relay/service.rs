@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
 use super::core::{Checkpoint, Core, CoreError, RelayOptions};
+use super::refusals::{self, RefusedUsers};
 use super::v2;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::RelayConfig;
@@ -107,6 +108,27 @@ impl Access {
         peer.certificate || is_user()
     }
 
+    /// What a refused client of a user is told.
+    fn demand(&self, user: Option<u32>) -> String {
+        match (self.certificate, user) {
+            (true, _) => "only holders of the relay's client certificate are served".to_owned(),
+            (false, Some(user)) => format!(
+                "only the authorizer of this host is served, and RelayPeerUsers does not name user \
+                 {user}, whose connection this is"
+            ),
+            (false, None) => {
+                "only the authorizer of this host is served, and whose connection this \
+                              is cannot be found out"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// What to do about a client that was refused.
+    const fn remedy(&self) -> &'static str {
+        if self.certificate { refusals::CERTIFICATE_FIX } else { refusals::USER_FIX }
+    }
+
     /// Whether a request carries the secret. Takes the same time whatever it
     /// carries.
     fn has_secret(&self, head: &Head) -> bool {
@@ -141,6 +163,7 @@ struct Shared {
     core: Mutex<Core>,
     queue: Mutex<Option<EventStore>>,
     rate: Mutex<EventRate>,
+    refused: Mutex<RefusedUsers>,
     /// Pages in memory: of the authorizer, and of anybody else.
     pages: [Arc<Semaphore>; 2],
     access: Access,
@@ -194,6 +217,7 @@ impl RelayService {
             core: Mutex::new(core),
             queue: Mutex::new(None),
             rate: Mutex::default(),
+            refused: Mutex::default(),
             pages: [PAGES_OF_AUTHORIZER, PAGES_OF_OTHERS].map(|n| Arc::new(Semaphore::new(n))),
             access,
             manner,
@@ -238,13 +262,59 @@ impl RelayService {
         Response::text(status, message)
     }
 
+    /// Refuses a client that is not the authorizer, and notes whose it is. What takes a
+    /// while to find out is found out at most once a minute for each user.
+    fn refuse_peer(&self, peer: &Peer) -> Response {
+        let Shared { access, clock, .. } = &*self.0;
+        let now = clock.now();
+        let is_due = lock(&self.0.refused).note(peer.user, now.elapsed);
+        let process = is_due.then(|| peer.process()).flatten();
+        {
+            let mut core = lock(&self.0.core);
+            let status = core.status_mut();
+            *status.refused.entry("peer".to_owned()).or_default() += 1;
+            refusals::add(&mut status.refused_peers, peer.user, process, now.wall);
+        }
+        if is_due {
+            let (service, user) = (self.clone(), peer.user);
+            // A directory service may take its time to name a user.
+            spawn_blocking(move || service.name_refused(user));
+        }
+        Response::text(401, &access.demand(peer.user))
+    }
+
+    /// Completes what is known of a user that was refused, and logs it.
+    fn name_refused(&self, user: Option<u32>) {
+        let name = user.and_then(|user| host::user_name(user, &SystemHost));
+        let refused = {
+            let mut core = lock(&self.0.core);
+            let peers = &mut core.status_mut().refused_peers;
+            let Some(refused) = peers.iter_mut().find(|peer| peer.user_id == user) else { return };
+            refused.user = name;
+            refused.clone()
+        };
+        let fix = self.0.access.remedy();
+        tracing::warn!(
+            user_id = refused.user_id,
+            user = refused.user,
+            process = refused.process,
+            program = refused.program,
+            fix,
+            "the relay refused a request: it is not the authorizer's"
+        );
+        self.tell(News::Status);
+    }
+
     fn check(&self, head: &Head, peer: &Peer) -> Result<Admitted, Response> {
         let Shared { access, machine_id, address, .. } = &*self.0;
         if head.headers.contains_key(header::ORIGIN) {
             return Err(self.refuse(400, "origin", "web pages are not served"));
         }
         if head.header(header::HOST.as_str()) != address {
-            let message = format!("the request must name {address} as its Host");
+            let message = format!(
+                "this is the relay of santa-sync, which requests must call {address}, in their Host \
+                 header too: write that address into the client's URL, no name such as localhost"
+            );
             return Err(self.refuse(400, "host", &message));
         }
         let Some((stage, id)) = route(head) else {
@@ -256,7 +326,7 @@ impl RelayService {
         }
         let is_authorizer = access.is_authorizer(peer);
         if access.checks_peers() && !is_authorizer {
-            return Err(self.refuse(401, "peer", "only the authorizer of this host is served"));
+            return Err(self.refuse_peer(peer));
         }
         if id == DOCTOR_ID.as_bytes() {
             return Err(self.refuse(400, "test", "this is a test request"));
@@ -265,7 +335,12 @@ impl RelayService {
             let other = text::escaped_start(&String::from_utf8_lossy(&id), MAX_ID_CHARS);
             let message =
                 format!("this relay serves the machine id {}, not {other}", machine_id.as_str());
-            lock(&self.0.core).status_mut().other_machine_id = Some(other);
+            {
+                let mut core = lock(&self.0.core);
+                let status = core.status_mut();
+                status.other_machine_id = Some(other);
+                status.other_machine_id_at = Some(self.0.clock.now().wall);
+            }
             return Err(self.refuse(404, "machine_id", &message));
         }
         let Some(transfer) = transfer(head.header(header::CONTENT_TYPE.as_str())) else {

@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle as Task, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::core::{CoreError, RelayOptions};
+use super::core::{Core, CoreError, RelayOptions};
 use super::nudge::{LIMIT, NudgeEnd, Nudges};
 use super::service::{News, RelayService};
 use crate::clock::{Clock as _, SystemClock};
 use crate::control::relay::{NudgeStatus, RelayStatus};
-use crate::failure::Remedy as _;
+use crate::failure::ErrorText;
 use crate::files;
 use crate::model::Timestamp;
 use crate::serve::{self, BindError, Limits, Listener};
@@ -44,7 +44,7 @@ pub struct TlsSide {
 
 /// Makes or reads the certificates that are valid at a time; the error is for
 /// people.
-pub type TlsSource = Arc<dyn Fn(Timestamp) -> Result<TlsSide, String> + Send + Sync>;
+pub type TlsSource = Arc<dyn Fn(Timestamp) -> Result<TlsSide, ErrorText> + Send + Sync>;
 
 /// What a relay's thread runs on.
 pub struct WorkerOptions {
@@ -176,7 +176,7 @@ struct Worker {
 
 /// The server, or when to try again.
 enum Listening {
-    No { again_at: Duration, error: String },
+    No { again_at: Duration, error: ErrorText },
     Yes { server: Task<()>, stop: watch::Sender<bool>, renew_at: Option<Timestamp> },
 }
 
@@ -206,7 +206,7 @@ impl Worker {
             nudging: None,
             comparing: None,
             compare_again: false,
-            listening: Listening::No { again_at: Duration::ZERO, error: String::new() },
+            listening: Listening::No { again_at: Duration::ZERO, error: ErrorText::default() },
             last_nudge: None,
             options,
             news,
@@ -250,7 +250,7 @@ impl Worker {
                     tracing::error!("the relay's server has ended; starting it again");
                     self.listening = Listening::No {
                         again_at: self.now() + LISTEN_AGAIN,
-                        error: "the server ended".to_owned(),
+                        error: said(&"the server ended"),
                     };
                     self.publish();
                 }
@@ -260,6 +260,11 @@ impl Worker {
         if let Listening::Yes { server, stop, .. } = self.listening {
             stop.send_replace(true);
             let _ = server.await;
+        }
+        let service = self.service.clone();
+        let kept = spawn_blocking(move || service.with_core(Core::keep_last_report)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "cannot keep when the authorizer last came");
         }
     }
 
@@ -316,13 +321,13 @@ impl Worker {
         let again_at = self.now() + LISTEN_AGAIN;
         let former = std::mem::replace(
             &mut self.listening,
-            Listening::No { again_at, error: String::new() },
+            Listening::No { again_at, error: ErrorText::default() },
         );
         let had_failed = match former {
             Listening::Yes { server, stop, .. } => {
                 stop.send_replace(true);
                 let _ = server.await;
-                String::new()
+                ErrorText::default()
             }
             Listening::No { error, .. } => error,
         };
@@ -334,7 +339,8 @@ impl Worker {
             }
             Err(error) => {
                 if error != had_failed {
-                    tracing::warn!(error, "the relay cannot listen; trying again every 5 s");
+                    let ErrorText { message: error, fix } = &error;
+                    tracing::warn!(error, fix, "the relay cannot listen; trying again every 5 s");
                 }
                 self.listening = Listening::No { again_at, error };
             }
@@ -347,30 +353,33 @@ impl Worker {
         format!("{}://{}/", if config.tls { "https" } else { "http" }, config.listen)
     }
 
-    async fn server(&self) -> Result<(Task<()>, watch::Sender<bool>, Option<Timestamp>), String> {
+    async fn server(
+        &self,
+    ) -> Result<(Task<()>, watch::Sender<bool>, Option<Timestamp>), ErrorText> {
         let tls = match self.options.tls.clone() {
             None => None,
             Some(source) => {
                 let now = self.options.clock.now().wall;
                 let side = spawn_blocking(move || source(now)).await;
-                Some(side.map_err(|error| error.to_string())??)
+                Some(side.map_err(|error| said(&error))??)
             }
         };
         let listener = match &self.options.socket {
-            Some(socket) => {
-                Listener::inherited(socket.try_clone().map_err(|error| error.to_string())?)
-            }
+            Some(socket) => Listener::inherited(socket.try_clone().map_err(|error| said(&error))?),
             None => Listener::bind(self.options.relay.config.listen),
         };
-        let listener = listener.map_err(|error: BindError| {
-            error.fix().map_or_else(|| error.to_string(), |fix| format!("{error}; {fix}"))
-        })?;
+        let listener = listener.map_err(|error: BindError| ErrorText::of(&error))?;
         let expected = self.options.relay.config.listen;
         if listener.address() != expected {
             let given = listener.address();
-            return Err(format!(
-                "the service manager listens on {given}, but RelayListen is {expected}"
-            ));
+            return Err(ErrorText {
+                message: format!(
+                    "the service manager listens on {given}, but RelayListen is {expected}"
+                ),
+                fix: Some(
+                    "`santa-sync service install --relay` has it listen on RelayListen".to_owned(),
+                ),
+            });
         }
         let (stop, stopped) = watch::channel(false);
         let renew_at = tls.as_ref().map(|side| side.renew_at);
@@ -453,9 +462,9 @@ impl Worker {
         let mut status = self.service.status();
         status.url = self.url();
         status.nudge.clone_from(&self.last_nudge);
-        status.error = match &self.listening {
-            Listening::No { error, .. } => Some(error.clone()),
-            Listening::Yes { .. } => None,
+        (status.error, status.error_fix) = match &self.listening {
+            Listening::No { error, .. } => (Some(error.message.clone()), error.fix.clone()),
+            Listening::Yes { .. } => (None, None),
         };
         let changed = self.publish.send_if_modified(|shown| {
             let changed = *shown != status;
@@ -466,6 +475,11 @@ impl Worker {
             self.tell(RelayNews::Status);
         }
     }
+}
+
+/// An error that knows no remedy.
+fn said(error: &impl ToString) -> ErrorText {
+    ErrorText { message: error.to_string(), fix: None }
 }
 
 /// Runs the nudge command, and says what came of it.

@@ -874,7 +874,7 @@ fn the_documented_tables_of_keys_follow_the_key_table() {
 fn relay_14_the_sample_leads_both_sides() {
     let path = "launchd/com.santa-sync.relay.mobileconfig";
     let loaded = examine(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
-    assert!(loaded.findings.iter().all(|f| f.severity == Severity::Note), "{:?}", loaded.findings);
+    assert_eq!(loaded.findings, [], "nothing that leads to the relay is worth a note");
     let relay = loaded.config.relay.as_ref().expect("a relay");
     let profile = loaded.config.santa_profile.as_ref().expect("Santa's");
     assert!(profile.points_to(relay) && relay.tls && relay.client_certificate);
@@ -885,6 +885,11 @@ fn relay_14_the_sample_leads_both_sides() {
     assert_eq!(url.as_deref(), Some("https://sync.example.com/santa"));
     assert_eq!(profile.static_rules.len(), 1);
     assert!(profile.client_password.is_some());
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("it");
+    let is_proxy = |line: &str| line.contains("SyncProxyConfiguration</key>");
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let proxy = lines.iter().position(|line| is_proxy(line)).expect("the key");
+    assert_eq!(lines[proxy + 1], "<dict/>", "no proxy on the way to the relay");
 }
 
 /// CONF-2: a running Santa lets nobody open its events.

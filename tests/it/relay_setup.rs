@@ -97,6 +97,10 @@ impl Host {
         text.replace(&self.dir.path().display().to_string(), "DIR")
     }
 
+    fn text_of(&self, path: &Path) -> String {
+        path.display().to_string().replace(&self.dir.path().display().to_string(), "DIR")
+    }
+
     fn out(&self, file: &str) -> Vec<u8> {
         fs::read(self.path("out").join(file)).expect(file)
     }
@@ -146,14 +150,26 @@ fn relay_14_setup_leads_both_sides_and_remove_leads_them_back() {
 
     // And back.
     let said = host.relay(&["remove", "--wait", "0"]);
-    assert!(said.contains("no daemon runs"), "{said}");
+    assert!(said.contains("no daemon with a relay runs"), "{said}");
+    assert!(!said.contains("from now on"), "nobody hands anything out: {said}");
     let back = santas_keys(&host.out(santas));
     let text = |key: &str| back.get(key).and_then(Value::as_string);
     assert_eq!(text("SyncBaseURL"), Some("https://sync.example.com/santa/"));
     assert!(back.contains_key("SyncExtraHeaders") && !back.contains_key("ServerAuthRootsFile"));
     assert!(public.join("ca.pem").exists(), "Santa still comes here");
     host.install(santas, own);
+    // It no longer comes, but the daemon would make everything anew.
     let said = host.relay(&["remove"]);
+    let file = host.text_of(&host.path("installed.mobileconfig"));
+    assert!(said.contains(&format!("Remove RelayListen and the other Relay keys from {file}")));
+    assert!(said.contains("relay remove --finish --set RelayDirectory=DIR/public` removes"));
+    let output = host.run(&["relay", "remove", "--finish"]);
+    let said = host.text(&output);
+    assert_eq!(output.status.code(), Some(73), "{said}");
+    assert!(said.contains(&format!("RelayListen is set in {file}")), "{said}");
+    assert!(public.join("ca.pem").exists());
+    host.write_profile(&[(Domain::Santa, DIRECT.to_owned())]);
+    let said = host.relay(&["remove", "--finish"]);
     assert!(said.contains("are removed"), "{said}");
     assert!(!public.exists() && !host.path("state/relay-keys.json").exists());
 }
@@ -197,6 +213,36 @@ fn relay_14_setup_and_show_name_the_next_step() {
     ]}, {
         insta::assert_snapshot!(hidden);
     });
+}
+
+/// RELAY-14: a configuration that cannot be read is not one without a relay.
+#[test]
+fn relay_14_a_configuration_that_cannot_be_read_is_told_from_none() {
+    let host = Host::new();
+    fs::write(host.path("installed.mobileconfig"), "no property list").expect("written");
+    let said = host.relay(&["show"]);
+    assert!(said.contains("Relay              not known: "), "{said}");
+    assert!(!said.contains("RelayListen is not set"), "{said}");
+}
+
+/// RELAY-14: the commands that setup prints do what they say.
+#[cfg(target_os = "linux")]
+#[test]
+fn relay_14_the_command_that_setup_prints_installs_the_agents_side() {
+    let host = Host::new();
+    let said = host.relay(&["setup", "--plain"]);
+    let (_, rest) = said.split_once("as root: `").expect("a command");
+    let (command, _) = rest.split_once('`').expect("its end");
+    let real = host.dir.path().display().to_string();
+    let installed = host.path("new directory/config.plist");
+    let target = format!("'{}'", installed.display());
+    let command = command.replace("DIR/installed.mobileconfig", &target).replace("DIR", &real);
+    let status = std::process::Command::new("/bin/sh").args(["-c", &command]).status();
+    assert!(status.expect("a shell").success(), "{command}");
+    assert_eq!(fs::metadata(&installed).expect("installed").permissions().mode() & 0o777, 0o640);
+    let sources = Sources { file: Some(installed), ..Sources::default() };
+    let loaded = Config::load(&sources).expect("a configuration");
+    assert!(loaded.config.relay.is_some());
 }
 
 /// RELAY-13: pedro is led by flags.
@@ -275,6 +321,32 @@ fn relay_1_the_service_manager_holds_the_port_of_an_image() {
         [Some("127.0.0.1"), Some("917"), Some("IPv4"), Some("stream")]
     );
     assert!(job.contains_key("KeepAlive"));
+
+    // The configuration of the image says where, too: a file in it, one that it will have,
+    // or a key of the command line, which is not carried into the service.
+    let held = |args: &[&str]| {
+        let output = image(root, "systemd", &[&["--relay"], args].concat());
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        fs::read_to_string(&socket).expect("the socket's unit")
+    };
+    let plist = |port: u16| {
+        format!(
+            "<plist><dict><key>RelayListen</key><string>127.0.0.1:{port}</string></dict></plist>"
+        )
+    };
+    let outside = tempfile::tempdir().expect("a directory");
+    let file = outside.path().join("config.plist");
+    fs::write(&file, plist(919)).expect("written");
+    let set = "RelayListen=127.0.0.1:920";
+    assert!(held(&["--set", set]).contains("\nListenStream=127.0.0.1:920\n"));
+    assert!(!fs::read_to_string(&unit).expect("the unit").contains("--set"));
+    assert!(held(&["--config", file.to_str().expect("UTF-8")]).contains(":919\n"));
+    fs::create_dir_all(root.join("etc/santa-sync")).expect("made");
+    fs::write(root.join("etc/santa-sync/config.plist"), plist(921)).expect("written");
+    assert!(held(&[]).contains(":921\n"));
+    fs::remove_dir_all(root.join("etc/santa-sync")).expect("removed");
+    let output = image(root, "systemd", &["--relay", "--set", "LogLevel=debug"]);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
 
     for wrong in ["--relay", "--relay=0.0.0.0:917", "--relay=127.0.0.1:0", "--relay=917"] {
         let output = image(root, "systemd", &[wrong]);

@@ -10,7 +10,7 @@ use url::Url;
 use super::probe::{self, Outcome, Probe};
 use super::{Args, Layer, Line, ReportLines, encodings};
 use crate::clock::Clock;
-use crate::config::Loaded;
+use crate::config::{Loaded, RelayConfig};
 use crate::control::configuration::ConfigurationReport;
 use crate::failure::{Failure, FailureKind};
 use crate::host::{self, HostReport, SystemHost};
@@ -79,6 +79,11 @@ pub(super) async fn examine(
         skip_from(Layer::Connection, unreached, lines);
         return;
     };
+    if let Some(line) = to_the_relay(&peer, &addresses, config.relay.as_ref()) {
+        lines.add(line);
+        skip_from(Layer::Connection, "the server is this host's own relay", lines);
+        return;
+    }
     if !connect(&peer, &addresses, lines).await {
         skip_from(Layer::Tls, unreached, lines);
         return;
@@ -206,6 +211,24 @@ async fn dns(peer: &Peer, lines: &mut ReportLines) -> Option<Vec<SocketAddr>> {
         lines.add(Line::ok(layer, format!("{host} is {}", shown.join(", "))));
     }
     Some(addresses)
+}
+
+/// A name that leads to this host's own relay (RELAY-1). Addresses and `localhost` the
+/// configuration refuses by itself, without asking name servers.
+fn to_the_relay(
+    peer: &Peer,
+    addresses: &[SocketAddr],
+    relay: Option<&RelayConfig>,
+) -> Option<Line> {
+    let relay = relay.filter(|_| peer.proxy.is_none())?;
+    let is_here = addresses.iter().any(|address| address.ip().to_canonical().is_loopback());
+    (is_here && peer.port == relay.listen.port()).then(|| {
+        let message = format!(
+            "{} is this host, and the relay listens at that port: the agent would sync with itself",
+            peer.host
+        );
+        Line::problem(Layer::Dns, message, "set SyncBaseURL to the real server's URL")
+    })
 }
 
 async fn connect(peer: &Peer, addresses: &[SocketAddr], lines: &mut ReportLines) -> bool {
@@ -467,4 +490,40 @@ pub(super) fn clock_skew(server: Option<Timestamp>, now: Timestamp, lines: &mut 
 pub(super) fn of_failure(layer: Layer, failure: &Failure) -> Line {
     let line = Line::of_error(layer, failure, "see the server's log");
     Line { kind: Some(failure.kind.name()), ..line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Layer as ConfigLayer, Source};
+
+    /// RELAY-1: what the configuration cannot know, where a name leads, doctor finds.
+    #[test]
+    fn relay_1_a_name_that_leads_to_the_relay_is_found() {
+        let values = [("RelayListen".to_owned(), plist::Value::from("127.0.0.1:917"))];
+        let layer = ConfigLayer {
+            source: Source::File("/c".into()),
+            domain: None,
+            values: values.into_iter().collect(),
+            exposed: false,
+        };
+        let loaded = Config::resolve(&[layer]);
+        let relay = loaded.config.relay.as_ref();
+        let found = |port, address: &str, proxy: Option<&str>| {
+            let peer = Peer {
+                host: "santa.example.com".to_owned(),
+                port,
+                proxy: proxy.map(str::to_owned),
+            };
+            let address = SocketAddr::new(address.parse().expect("an address"), port);
+            to_the_relay(&peer, &[address], relay)
+        };
+        for here in ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"] {
+            let line = found(917, here, None).expect("it leads here");
+            assert!(line.message.contains("sync with itself"), "{}", line.message);
+        }
+        assert_eq!(found(443, "127.0.0.1", None), None);
+        assert_eq!(found(917, "192.0.2.1", None), None);
+        assert_eq!(found(917, "127.0.0.1", Some("proxy")), None, "the proxy knows the name");
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::relay::program_rule;
-use super::{Layer, Line};
+use super::{Layer, Line, Status};
 use crate::config::{Config, RelayConfig, SantaProfile};
 use crate::control::relay::RelayStatus;
 use crate::failure::Remedy as _;
@@ -15,6 +15,7 @@ use crate::host::{self, HostSource};
 use crate::model::{ClientMode, RelayManner, Timestamp};
 use crate::relay::certificates::{self, CA_FILE, CLIENT_FILE};
 use crate::relay::profiles::ProgramRule;
+use crate::relay::refusals;
 
 const LAYER: Layer = Layer::Relay;
 
@@ -46,7 +47,14 @@ pub(super) fn examine(
     host: &dyn HostSource,
     now: Timestamp,
 ) -> Vec<Line> {
-    let Some(relay) = &config.relay else { return Vec::new() };
+    let Some(relay) = &config.relay else {
+        let elsewhere = status.map(|status| {
+            let url = &status.url;
+            let message = format!("the daemon runs one at {url}, which this configuration lacks");
+            Line::skipped(LAYER, message)
+        });
+        return elsewhere.into_iter().collect();
+    };
     let is_macos = host.uname().is_macos();
     let facts = Facts { config, relay, status, is_macos, now };
     let mut lines = facts.standing();
@@ -56,26 +64,40 @@ pub(super) fn examine(
     }
     lines.extend(facts.profile());
     lines.extend(allowed(&facts, host));
-    if lines.is_empty() {
-        lines.push(facts.fine());
-    }
-    lines
+    facts.with_fine(lines)
 }
 
 impl Facts<'_> {
+    /// The lines, and one for a relay without a fault.
+    fn with_fine(&self, mut lines: Vec<Line>) -> Vec<Line> {
+        if lines.iter().all(|line| line.status == Status::Ok) {
+            lines.insert(0, self.fine());
+        }
+        lines
+    }
+
     /// One line for a relay without a fault.
     fn fine(&self) -> Line {
         let Some(status) = self.status else {
             let message = format!("{}; no daemon says how it stands", self.relay.url());
             return Line::skipped(LAYER, message);
         };
-        let generation = status.acknowledged.as_ref().map_or(0, |held| held.generation);
         let version = status.authorizer.as_ref().map_or("", |last| &last.version);
-        let message = format!(
-            "{} serves the authorizer (version {version}), which has generation {generation}",
-            self.relay.url()
-        );
-        Line::ok(LAYER, message)
+        let held = match &status.acknowledged {
+            // Its first sync is there for it to upload its events.
+            None => "has no rules of this agent yet: its next sync brings them".to_owned(),
+            Some(held) if status.in_step => format!("has generation {}", held.generation),
+            Some(held) => {
+                let newest = status.newest_generation.unwrap_or(held.generation);
+                format!(
+                    "has generation {} of rules; the newest is {newest}, and its next sync brings \
+                     what it lacks",
+                    held.generation
+                )
+            }
+        };
+        let url = self.relay.url();
+        Line::ok(LAYER, format!("{url} serves the authorizer (version {version}), which {held}"))
     }
 
     /// What the daemon says of the relay and of its visitor.
@@ -83,8 +105,7 @@ impl Facts<'_> {
         let Some(status) = self.status else { return Vec::new() };
         if let Some(error) = &status.error {
             let message = format!("nothing listens at {}: {error}", self.relay.listen);
-            let fix = "end the program that has the port; `santa-sync service install --relay` has \
-                       the service manager hold it from then on";
+            let fix = status.error_fix.as_deref().unwrap_or("see the daemon's log");
             return vec![Line::problem(LAYER, message, fix)];
         }
         let mut lines = Vec::new();
@@ -92,7 +113,7 @@ impl Facts<'_> {
         if let Some(reason) = &status.not_ready {
             warn(format!("nothing can be handed out yet: {reason}"), "`santa-sync sync`");
         }
-        if let Some(id) = &status.other_machine_id {
+        if let Some(id) = status.other_machine_id(self.now) {
             warn(
                 format!(
                     "a request came for the machine id {id:?}, and this one is {:?}",
@@ -132,44 +153,51 @@ impl Facts<'_> {
             );
             warn(message, "see the authorizer's own log, and `santa-sync status`");
         }
-        if status.acknowledged.as_ref().is_some_and(|held| held.drift) {
+        let unlike = status.unlike_words();
+        // What is left out or altered for it accounts for the difference.
+        if let Some(words) = status.drift_words().filter(|_| unlike.is_none()) {
             warn(
-                "the authorizer's rules differ from the ones it was sent: it has rules of its \
-                 users, or could not take some"
-                    .to_owned(),
-                "`santactl status --json` and `santa-sync status` show both sides' counts",
+                format!("the authorizer is out of step: {words}"),
+                "compare both sides' counts: its own status, and `santa-sync status`",
             );
         }
         if !status.withdrawn_settings.is_empty() {
             let names = status.withdrawn_settings.join(", ");
             warn(
-                format!("the server no longer sets {names}, and Santa keeps it until a clean sync"),
-                "nothing: the next sync of Santa is a clean one",
+                format!(
+                    "the server no longer sets {names}, and the authorizer keeps it until a clean \
+                     sync"
+                ),
+                "nothing: its next sync is a clean one",
             );
         }
         for limit in &status.release_cannot {
             warn(format!("the release of the authorizer cannot {limit}"), "update it");
-        }
-        // Until there are rules every request is refused, which is said above.
-        let refused = status.refused.iter().filter(|(reason, _)| *reason != NOT_READY);
-        let refused: Vec<_> = refused.map(|(reason, times)| format!("{reason} {times}")).collect();
-        if !refused.is_empty() {
-            let message =
-                format!("requests were refused since the daemon started: {}", refused.join(", "));
-            warn(message, "see the daemon's log for who made them");
         }
         if let Some(nudge) = status.nudge.as_ref().filter(|nudge| nudge.failures > 0) {
             let result = nudge.result.as_deref().unwrap_or("it still runs");
             let message = format!("the nudge failed {} times in a row: {result}", nudge.failures);
             warn(message, "run RelayNudge's command by hand");
         }
+        if let Some(words) = unlike {
+            let message = format!("of the server's rules, as last sent whole: {words}");
+            lines.push(Line::ok(LAYER, message));
+        }
+        lines.extend(refused(status));
         lines
     }
 
     const fn have_it_sync(&self) -> &'static str {
         match self.relay.manner {
-            RelayManner::Santa => "`santactl sync --debug` on the Mac says why; see `relay show`",
-            RelayManner::Pedro => "see pedro's log, and its --sync-endpoint with `relay show`",
+            RelayManner::Santa if self.is_macos => {
+                "`santactl sync --debug` says why; see `santa-sync relay show`"
+            }
+            RelayManner::Santa => {
+                "see its own log, and its server's URL with `santa-sync relay show`"
+            }
+            RelayManner::Pedro => {
+                "see pedro's log, and its --sync-endpoint with `santa-sync relay show`"
+            }
         }
     }
 
@@ -259,6 +287,34 @@ impl Facts<'_> {
         let said = self.status.and_then(|status| status.authorizer.as_ref()?.client_mode);
         said.or(profile.client_mode) == Some(ClientMode::Lockdown)
     }
+}
+
+/// Requests that were refused, and whose they were.
+fn refused(status: &RelayStatus) -> Vec<Line> {
+    let mut lines = Vec::new();
+    // Until there are rules every request is refused, which is said elsewhere.
+    let is_listed =
+        |reason: &str| reason == NOT_READY || reason == "peer" && !status.refused_peers.is_empty();
+    let refused = status.refused.iter().filter(|(reason, _)| !is_listed(reason));
+    let refused: Vec<_> = refused.map(|(reason, times)| format!("{reason} {times}")).collect();
+    if !refused.is_empty() {
+        let message =
+            format!("requests were refused since the daemon started: {}", refused.join(", "));
+        let fix = "see the daemon's log for the first of each kind";
+        lines.push(Line::warning(LAYER, message, fix));
+    }
+    let fix =
+        if status.client_certificate { refusals::CERTIFICATE_FIX } else { refusals::USER_FIX };
+    lines.extend(status.refused_peers.iter().map(|peer| {
+        let message = format!(
+            "{} requests of {peer} were refused, the last at {}: only {} are served",
+            peer.times,
+            peer.at,
+            status.clients_words()
+        );
+        Line::warning(LAYER, message, fix)
+    }));
+    lines
 }
 
 /// What Santa's rules of the profile do not allow, in LOCKDOWN.

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use plist::Value;
 
-use super::{SANTAS_PROFILE, profile_points_here, program_rule, show_steps, write_plist};
+use super::{
+    SANTAS_PROFILE, own_command, profile_points_here, program_rule, show_steps, shown_path,
+    write_plist,
+};
 use crate::cli::{Error, Global, output, setup};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{
@@ -95,8 +98,16 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         is_macos,
         has_server: way.get("SyncBaseURL").is_some(),
         points_here: profile_points_here(&wanted.config, relay) == Some(true),
-        own_file: own_file.display().to_string(),
-        santas_file: santas_file.display().to_string(),
+        own_file: shown_path(&own_file),
+        santas_file: shown_path(&santas_file),
+        // What is read by default on this system.
+        config_file: global
+            .config
+            .as_deref()
+            .map_or_else(|| "/etc/santa-sync/config.plist".to_owned(), shown_path),
+        install: own_command(global, "service install --relay"),
+        show: own_command(global, "relay show"),
+        doctor: own_command(global, "doctor"),
     };
     show_steps(&steps(relay, &facts));
     Ok(ExitCode::SUCCESS)
@@ -176,6 +187,11 @@ struct Facts {
     points_here: bool,
     own_file: String,
     santas_file: String,
+    config_file: String,
+    /// Commands on the same state directory.
+    install: String,
+    show: String,
+    doctor: String,
 }
 
 /// The order of a migration: the authorizer is led here before the agent's own
@@ -190,13 +206,14 @@ fn steps(relay: &RelayConfig, facts: &Facts) -> Vec<String> {
             facts.santas_file
         )),
         RelayManner::Santa => steps.push(format!(
-            "Have the authorizer sync with {} ({} has the keys of a Mac).",
+            "Have the authorizer's sync client sync with {}. {} has what it needs, as Santa's keys; \
+             it tries again until the relay answers.",
             relay.url(),
             facts.santas_file
         )),
         RelayManner::Pedro => steps.push(format!(
             "Start pedro with {}",
-            profiles::pedro_flags(relay, relay.interval.unwrap_or(60))
+            profiles::pedro_flags(relay, relay.interval.unwrap_or(profiles::PEDRO_INTERVAL))
         )),
     }
     if !facts.has_server {
@@ -209,15 +226,12 @@ fn steps(relay: &RelayConfig, facts: &Facts) -> Vec<String> {
         )
     } else {
         format!(
-            "Install the agent's side, which has all keys in use: `install -m 0640 {} \
-             /etc/santa-sync/config.plist`.",
-            facts.own_file
+            "Install the agent's side, which has all keys in use, as root: `install -D -m 0640 {} \
+             {}`.",
+            facts.own_file, facts.config_file
         )
     });
-    steps.push(
-        "`santa-sync service install --relay`: the service manager then holds the port.".to_owned(),
-    );
-    steps
-        .push("`santa-sync relay show`, and `santa-sync doctor` if something is wrong.".to_owned());
+    steps.push(format!("`{}`: the service manager then holds the port.", facts.install));
+    steps.push(format!("`{}`, and `{}` if something is wrong.", facts.show, facts.doctor));
     steps
 }

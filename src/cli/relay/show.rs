@@ -5,14 +5,15 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::profile_points_here;
+use super::{own_command, profile_points_here, running_relay};
+use crate::cli::setup::Setup;
 use crate::cli::{Error, Global, output, setup};
-use crate::config::{Config, RelayConfig, default_relay_dir};
-use crate::control::relay::RelayStatus;
-use crate::control::status::DaemonStatus;
+use crate::config::{RelayConfig, default_relay_dir};
+use crate::control::relay::{RelayStatus, clients_words};
+use crate::failure::Remedy as _;
 use crate::model::{RelayManner, Timestamp};
 use crate::relay::certificates::{self, CA_FILE, CLIENT_FILE};
-use crate::relay::leaving;
+use crate::relay::{leaving, profiles};
 
 /// The version of the `--json` form.
 const SCHEMA_VERSION: u32 = 1;
@@ -24,16 +25,19 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What is in use.
+/// What is in use: what the daemon that runs has, else what is configured.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct ShowReport {
     schema_version: u32,
-    /// Where the authorizer finds the relay; `null` if none is configured.
+    /// Where the authorizer finds the relay; `null` if there is none.
     url: Option<String>,
-    manner: &'static str,
+    /// Where this command's configuration has it; `null` if it has none.
+    configured_url: Option<String>,
+    manner: String,
     tls: bool,
     client_certificate: bool,
+    /// Whether requests must carry `RelaySecret`; never its value.
     secret: bool,
     directory: String,
     certificates: Option<CertificatesForm>,
@@ -46,6 +50,12 @@ struct ShowReport {
     /// How the relay of the daemon stands.
     status: Option<RelayStatus>,
     next_step: String,
+    /// The flags that lead pedro here.
+    #[serde(skip)]
+    pedro_flags: Option<String>,
+    /// Why the configuration cannot be used.
+    #[serde(skip)]
+    refusal: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,7 +69,7 @@ struct CertificatesForm {
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let setup = setup::load_to_read(global)?;
-    let report = ShowReport::of(&setup.config, &setup.state_dir)?;
+    let report = ShowReport::of(global, &setup);
     if args.json {
         setup.print_json(&report);
     } else {
@@ -69,58 +79,74 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
 }
 
 impl ShowReport {
-    fn of(config: &Config, state_dir: &Path) -> Result<Self, Error> {
+    fn of(global: &Global, setup: &Setup) -> Self {
+        let (config, state_dir) = (&setup.config, &*setup.state_dir);
         let relay = config.relay.as_ref();
-        let directory = relay.map_or(default_relay_dir(), |relay| &relay.directory);
-        let made = match relay {
-            Some(relay) if relay.tls => certificates::inspect(state_dir)?,
-            Some(_) | None => None,
-        };
-        let needs_client = relay.is_some_and(|relay| relay.client_certificate);
-        let needed = [Some(CA_FILE), needs_client.then_some(CLIENT_FILE)];
-        let missing = needed.into_iter().flatten().filter(|name| !directory.join(name).exists());
-        let certificates = made.map(|made| CertificatesForm {
-            ca_sha256: made.ca_sha256(),
-            server_expires: made.server_expires(),
-            missing: missing.map(str::to_owned).collect(),
-        });
         let daemon_runs = crate::control::is_daemon_running(state_dir);
-        let status = daemon_runs.then(|| DaemonStatus::read(state_dir)).flatten();
+        let status = running_relay(state_dir);
+        let live = status.as_ref().filter(|status| !status.url.is_empty());
+        let directory = relay.map_or(default_relay_dir(), |relay| &relay.directory);
+        let configured_url = relay.map(RelayConfig::url);
+        let url = live.map(|live| live.url.clone()).or_else(|| configured_url.clone());
+        let fact = |live_has: fn(&RelayStatus) -> bool, relay_has: fn(&RelayConfig) -> bool| {
+            live.map(live_has).or(relay.map(relay_has)).unwrap_or_default()
+        };
+        let tls = fact(|live| live.url.starts_with("https:"), |relay| relay.tls);
+        let client_certificate =
+            fact(|live| live.client_certificate, |relay| relay.client_certificate);
+        let manner = match live {
+            Some(live) => live.manner.clone(),
+            None => relay.map_or(RelayManner::default(), |relay| relay.manner).name().to_owned(),
+        };
+        let is_pedro = manner == RelayManner::Pedro.name();
+        let flags = relay.filter(|_| is_pedro).map(|relay| {
+            profiles::pedro_flags(relay, relay.interval.unwrap_or(profiles::PEDRO_INTERVAL))
+        });
         let mut report = Self {
             schema_version: SCHEMA_VERSION,
-            url: relay.map(RelayConfig::url),
-            manner: relay.map_or(RelayManner::default(), |relay| relay.manner).name(),
-            tls: relay.is_some_and(|relay| relay.tls),
-            client_certificate: needs_client,
-            secret: relay.is_some_and(|relay| relay.secret.is_some()),
+            url,
+            configured_url,
+            manner,
+            tls,
+            client_certificate,
+            secret: fact(|live| live.secret, |relay| relay.secret.is_some()),
             directory: directory.display().to_string(),
-            certificates,
+            certificates: certificates_in_use(state_dir, directory, tls, client_certificate),
             santas_profile_points_here: relay.and_then(|relay| profile_points_here(config, relay)),
             leaving_since: leaving::leaving_since(state_dir),
             daemon_runs,
-            status: status.and_then(|status| status.relay),
+            status,
             next_step: String::new(),
+            pedro_flags: flags,
+            refusal: setup.refusal().map(|(message, _)| message.to_owned()),
         };
-        report.next_step = report.next_step(config.sync_base_url.is_some());
-        Ok(report)
+        report.next_step = match (&report.url, setup.refusal()) {
+            (None, Some((_, fix))) => fix.to_owned(),
+            (None | Some(_), _) => report.next_step(global, config.sync_base_url.is_some()),
+        };
+        report
     }
 
     /// The first thing that is missing on the way to an authorizer in step.
-    fn next_step(&self, has_server: bool) -> String {
+    fn next_step(&self, global: &Global, has_server: bool) -> String {
+        let own = |words: &str| own_command(global, words);
         let certificates = self.certificates.as_ref();
         let has_files = certificates.is_some_and(|made| made.missing.is_empty());
         let Some(url) = &self.url else {
-            return "`santa-sync relay setup` makes certificates and writes the profiles for both \
-                    sides"
-                .to_owned();
+            return format!(
+                "`{}` makes certificates and writes the profiles for both sides",
+                own("relay setup")
+            );
         };
         if self.leaving_since.is_some() {
-            return "`santa-sync relay remove` goes on; `santa-sync relay setup` has the \
-                    authorizer stay"
-                .to_owned();
+            return format!(
+                "`{}` goes on; `{}` has the authorizer stay",
+                own("relay remove"),
+                own("relay setup")
+            );
         }
         if self.tls && !has_files {
-            return "`santa-sync relay setup`, as root, makes the certificates".to_owned();
+            return format!("`{}`, as root, makes the certificates", own("relay setup"));
         }
         if self.santas_profile_points_here == Some(false) {
             return format!(
@@ -128,33 +154,41 @@ impl ShowReport {
                  for it, with SyncBaseURL {url}"
             );
         }
-        if !has_server {
+        if !has_server && self.configured_url.is_some() {
             return "set SyncBaseURL, the real server's URL, in the agent's own domain".to_owned();
         }
         if !self.daemon_runs {
-            return "`santa-sync service install --relay` starts the daemon".to_owned();
+            return format!("`{}` starts the daemon", own("service install --relay"));
         }
         let Some(status) = &self.status else {
             return "wait until the daemon has read the configuration; `santa-sync status` shows \
                     it"
             .to_owned();
         };
-        if let Some(error) = &status.error {
-            return format!("have the relay listen: {error}");
+        if status.error.is_some() {
+            return status.error_fix.clone().unwrap_or_else(|| {
+                format!("have the relay listen at {url}; the daemon tries again every 5 s")
+            });
         }
         if let Some(reason) = &status.not_ready {
-            return format!("nothing can be handed out yet ({reason}): `santa-sync sync`");
+            return format!("nothing can be handed out yet ({reason}): `{}`", own("sync"));
         }
         match (&status.authorizer, status.in_step) {
             (None, _) if self.manner == RelayManner::Pedro.name() => {
                 format!("start pedro with --sync-endpoint {}", url.trim_end_matches('/'))
             }
-            (None, _) => format!(
-                "have the authorizer sync: `santactl sync` on a Mac; it must sync with {url}"
-            ),
+            (None, _) if cfg!(target_os = "macos") => {
+                format!("have Santa sync: `santactl sync`; it must sync with {url}")
+            }
+            (None, _) => format!("have the authorizer's sync client sync with {url}"),
+            (Some(_), false) if status.acknowledged.is_none() => {
+                "wait for the authorizer's next sync, which brings the rules".to_owned()
+            }
             (Some(_), false) => {
-                "wait for the authorizer's next sync; `santa-sync doctor` says what keeps it"
-                    .to_owned()
+                format!(
+                    "wait for the authorizer's next sync; `{}` says what keeps it",
+                    own("doctor")
+                )
             }
             (Some(_), true) => "none: the authorizer is in step".to_owned(),
         }
@@ -166,21 +200,25 @@ impl ShowReport {
             lines.push(format!("{name:18} {}", output::printable(value)));
         };
         let Some(url) = &self.url else {
-            row("Relay", "None (RelayListen is not set)");
+            match &self.refusal {
+                Some(refusal) => row("Relay", &format!("not known: {refusal}")),
+                None => row("Relay", "None (RelayListen is not set)"),
+            }
             row("Next step", &self.next_step);
             return output::joined(&lines);
         };
         row("Relay", url);
-        row("Authorizer", self.manner);
-        row(
-            "Who is served",
-            match (self.client_certificate, self.secret) {
-                (true, _) => "who has the relay's client certificate",
-                (false, _) if cfg!(target_os = "linux") => "processes of RelayPeerUsers",
-                (false, true) => "who knows RelaySecret",
-                (false, false) => "every user of this host",
-            },
-        );
+        if self.configured_url.as_ref() != Some(url) {
+            let configured = self.configured_url.as_deref().unwrap_or("no relay");
+            row("Configuration", &format!("{configured}, other than the daemon's"));
+        }
+        row("Authorizer", &self.manner);
+        let checks_peers = match &self.status {
+            Some(status) => status.checks_peers,
+            None => self.client_certificate || cfg!(target_os = "linux"),
+        };
+        row("Who is served", clients_words(self.client_certificate, checks_peers, self.secret));
+        row("RelaySecret", if self.secret { "set" } else { "not set" });
         if self.tls {
             row("Certificates", &self.directory);
             match &self.certificates {
@@ -192,20 +230,25 @@ impl ShowReport {
                 }
             }
         }
-        row(
-            "Santa's profile",
-            match self.santas_profile_points_here {
-                Some(true) => "leads here",
-                Some(false) => "leads elsewhere",
-                None => "none can be read",
-            },
-        );
+        let is_pedro = self.manner == RelayManner::Pedro.name();
+        match self.santas_profile_points_here {
+            Some(true) => row("Santa's profile", "leads here"),
+            Some(false) => row("Santa's profile", "leads elsewhere"),
+            // Only a Mac has profiles.
+            None if cfg!(target_os = "macos") && !is_pedro => {
+                row("Santa's profile", "none can be read");
+            }
+            None => {}
+        }
+        if let Some(flags) = &self.pedro_flags {
+            row("pedro's flags", flags);
+        }
         if let Some(at) = self.leaving_since {
             row("Leaving since", &at.to_string());
         }
         match &self.status {
-            None if self.daemon_runs => row("Daemon", "has not reported on the relay"),
-            None => row("Daemon", "does not run"),
+            None if self.daemon_runs => row("Daemon", "runs, without a relay"),
+            None => row("Daemon", "not running"),
             Some(RelayStatus { error: Some(error), .. }) => row("Daemon", error),
             Some(status) => {
                 row("Daemon", &format!("listens at {}", status.url));
@@ -217,4 +260,22 @@ impl ShowReport {
         row("Next step", &self.next_step);
         output::joined(&lines)
     }
+}
+
+/// What is known of the certificates, with TLS.
+fn certificates_in_use(
+    state_dir: &Path,
+    directory: &Path,
+    tls: bool,
+    needs_client: bool,
+) -> Option<CertificatesForm> {
+    let inspected = if tls { certificates::inspect(state_dir) } else { Ok(None) };
+    let made = inspected.inspect_err(|error| output::note(error.with_fix())).ok()??;
+    let needed = [Some(CA_FILE), needs_client.then_some(CLIENT_FILE)];
+    let missing = needed.into_iter().flatten().filter(|name| !directory.join(name).exists());
+    Some(CertificatesForm {
+        ca_sha256: made.ca_sha256(),
+        server_expires: made.server_expires(),
+        missing: missing.map(str::to_owned).collect(),
+    })
 }

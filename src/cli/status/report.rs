@@ -8,11 +8,11 @@ use crate::control::relay::{
     AcknowledgedStatus, AuthorizerStatus, DeliveryStatus, NotAcknowledged, NudgeStatus, RelayStatus,
 };
 use crate::control::status::{Activity, Liveness, PromptUpload};
-use crate::model::{ClientMode, SyncReason, SyncType};
+use crate::model::{ClientMode, SyncReason, SyncType, Timestamp};
 use crate::sync::upload::UploadResult;
 
 /// In the form `santactl status` has.
-pub(super) fn show(view: &AgentStatus) {
+pub(super) fn show(view: &AgentStatus, now: Timestamp) {
     let unset = || "None".to_owned();
     heading("Sync");
     row("Server", view.server.as_deref().unwrap_or("None (SyncBaseURL is not set)"));
@@ -69,7 +69,7 @@ pub(super) fn show(view: &AgentStatus) {
         }
     }
     if let Some(daemon) = &view.daemon {
-        show_daemon(daemon);
+        show_daemon(daemon, now);
     }
     heading("Rules");
     let counts = &view.rules.counts;
@@ -113,7 +113,7 @@ pub(super) fn show(view: &AgentStatus) {
 }
 
 /// Shows a user who may not read the state directory what the daemon reports.
-pub(super) fn show_report(view: &DaemonReport) {
+pub(super) fn show_report(view: &DaemonReport, now: Timestamp) {
     heading("Sync");
     row("Server", view.server.as_deref().unwrap_or("None (SyncBaseURL is not set)"));
     row("State Directory", &view.state_dir);
@@ -127,10 +127,10 @@ pub(super) fn show_report(view: &DaemonReport) {
             whole_row("Last Error", error);
         }
     }
-    show_daemon(&view.daemon);
+    show_daemon(&view.daemon, now);
 }
 
-fn show_daemon(view: &DaemonView) {
+fn show_daemon(view: &DaemonView, now: Timestamp) {
     let status = &view.status;
     heading("Daemon");
     row(
@@ -184,28 +184,35 @@ fn show_daemon(view: &DaemonView) {
         whole_row("Configuration Refused", refused);
     }
     if let Some(relay) = &status.relay {
-        show_relay(relay);
+        show_relay(relay, now);
     }
 }
 
 /// RELAY-11.
-fn show_relay(relay: &RelayStatus) {
+fn show_relay(relay: &RelayStatus, now: Timestamp) {
     heading("Relay");
     match &relay.error {
         None => row("Listens At", &relay.url),
-        Some(error) => whole_row("Does Not Listen", &format!("{} ({error})", relay.url)),
+        Some(error) => {
+            whole_row("Does Not Listen", &format!("{} ({error})", relay.url));
+            relay.error_fix.iter().for_each(|fix| whole_row("", fix));
+        }
     }
-    let clients = if relay.checks_peers { "only the authorizer" } else { "any local program" };
-    row("Serves", &format!("{clients}, machine id {}", relay.machine_id));
-    if let Some(other) = &relay.other_machine_id {
-        whole_row("Asked For", &format!("machine id {other}, which is not served"));
+    let clients = relay.clients_words();
+    whole_row("Serves", &format!("{clients}, under machine id {}", relay.machine_id));
+    row("RelaySecret", if relay.secret { "Set" } else { "Not set" });
+    if let Some(other) = relay.other_machine_id(now) {
+        let at = relay.other_machine_id_at.map_or_else(String::new, |at| format!("{at} "));
+        whole_row("Asked For", &format!("{at}machine id {other}, which is not served"));
     }
     match &relay.authorizer {
         None => row("Authorizer", "has not come yet"),
-        Some(AuthorizerStatus { at, version, client_mode, authenticated }) => {
+        Some(AuthorizerStatus { at, version, client_mode, .. }) => {
+            let version = if version.is_empty() { "names no version" } else { version };
+            row("Authorizer", version);
             let mode = client_mode.map_or("no mode", ClientMode::name);
-            let known = if *authenticated { "authenticated" } else { "not authenticated" };
-            row("Authorizer", &format!("{version}, {mode}, {known}; last preflight {at}"));
+            let known = relay.authentication_words();
+            whole_row("Last Preflight", &format!("{at} in {mode}, {known}"));
         }
     }
     let in_step = match (relay.in_step, relay.behind_since) {
@@ -220,11 +227,9 @@ fn show_relay(relay: &RelayStatus) {
     if let Some(newest) = relay.newest_generation {
         row("Newest Generation", &newest.to_string());
     }
-    if let Some(AcknowledgedStatus { generation, at, drift }) = &relay.acknowledged {
+    if let Some(AcknowledgedStatus { generation, at, .. }) = &relay.acknowledged {
         row("Acknowledged Generation", &format!("{generation} at {at}"));
-        if *drift {
-            whole_row("Drift", "its rules differ from that generation's all the same");
-        }
+        relay.drift_words().into_iter().for_each(|words| whole_row("Drift", words));
     }
     if let Some(DeliveryStatus { at, sync_type, why }) = &relay.last_delivery {
         whole_row("Last Delivery", &format!("{at} {}: {why}", sync_type.name()));
@@ -236,12 +241,8 @@ fn show_relay(relay: &RelayStatus) {
         let names = relay.withdrawn_settings.join(", ");
         whole_row("Settings Withdrawn", &format!("{names} (a clean sync takes them back)"));
     }
-    for (name, rules) in
-        [("Rules Left Out", relay.rules_left_out), ("Rules Altered", relay.rules_altered)]
-    {
-        if rules > 0 {
-            row(name, &format!("{rules} (its release does not know their policy)"));
-        }
+    if let Some(words) = relay.unlike_words() {
+        whole_row("Rules Not Sent As They Are", &words);
     }
     for limit in &relay.release_cannot {
         whole_row("Its Release Cannot", limit);
@@ -255,6 +256,10 @@ fn show_relay(relay: &RelayStatus) {
     row("Events Taken", &relay.events.to_string());
     for (reason, times) in &relay.refused {
         row("Requests Refused", &format!("{times} ({reason})"));
+    }
+    for peer in &relay.refused_peers {
+        let words = format!("{peer}: {} times, last at {}", peer.times, peer.at);
+        whole_row("Refused Because Of Its User", &words);
     }
 }
 

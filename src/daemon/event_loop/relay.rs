@@ -13,7 +13,7 @@ use super::EventLoop;
 use crate::config::{Loaded, RELAY_SOCKET, RelayConfig};
 use crate::control::relay::RelayStatus;
 use crate::daemon::control::server::DaemonEvent;
-use crate::failure::Remedy as _;
+use crate::failure::ErrorText;
 use crate::host::{self, RememberingHost, SystemHost};
 use crate::model::{MachineId, Secret};
 use crate::relay::certificates::{self, CertificateError, ClientReader, Places};
@@ -34,6 +34,8 @@ const SANTACTL: [&str; 2] = ["/usr/local/bin/santactl", "sync"];
 pub(super) struct Relay {
     handle: RelayHandle,
     setup: Setup,
+    /// It has been logged that there is no server to sync with.
+    lacks_server: bool,
 }
 
 /// What a relay depends on. Another one is another relay.
@@ -114,8 +116,15 @@ impl EventLoop {
         if self.relay.as_ref().map(|relay| &relay.setup) == setup.as_ref() {
             return;
         }
+        let url = self.relay_status().map(|status| status.url);
+        let had_one = self.relay.is_some();
         self.stop_relay().await;
-        let Some(setup) = setup else { return };
+        let Some(setup) = setup else {
+            if had_one {
+                info!(url, "the relay has stopped: the configuration no longer has one");
+            }
+            return;
+        };
         let options = WorkerOptions {
             relay: RelayOptions {
                 state_dir: self.state_dir.clone(),
@@ -132,7 +141,7 @@ impl EventLoop {
             socket: self.relay_sockets.for_address(setup.config.listen),
         };
         match worker::start(options) {
-            Ok(handle) => self.relay = Some(Relay { handle, setup }),
+            Ok(handle) => self.relay = Some(Relay { handle, setup, lacks_server: false }),
             Err(error) => error!(%error, "the relay cannot be started"),
         }
     }
@@ -181,6 +190,16 @@ impl EventLoop {
                 self.publish();
             }
             // A sync that fails is repeated by the schedule.
+            RelayNews::WantsSync if self.loaded.config.sync_base_url.is_none() => {
+                if let Some(relay) = &mut self.relay
+                    && !std::mem::replace(&mut relay.lacks_server, true)
+                {
+                    warn!(
+                        fix = "set SyncBaseURL, the real server's URL",
+                        "the relay has nothing to hand out: there is no server to sync with"
+                    );
+                }
+            }
             RelayNews::WantsSync => {
                 if self.syncs == 0 && self.running.is_none() {
                     info!("the authorizer waits for the first sync, which begins now");
@@ -210,7 +229,7 @@ fn tls(setup: &Setup, state_dir: &Path) -> TlsSource {
             let config = certificates.server_config(config.client_certificate)?;
             Ok(TlsSide { config, renew_at: certificates.renew_at() })
         };
-        made().map_err(|error: CertificateError| error.with_fix())
+        made().map_err(|error: CertificateError| ErrorText::of(&error))
     })
 }
 

@@ -59,12 +59,22 @@ fn relay_14_remove_gives_the_authorizer_the_servers_interval() {
     assert_eq!(host.santa.sync().status, Status::Success);
     assert_eq!(host.santa.interval(), 60, "the relay's");
     let listen = format!("RelayListen={}", host.listen);
-    let remove = |wait: &str| {
-        let args = ["relay", "remove", "--wait", wait, "--output", "/nowhere", "--set", &listen];
+    let remove = |wait: &str, more: &[&str]| {
+        let args = ["relay", "remove", "--wait", wait, "--output", "/nowhere"];
+        let args = [&args[..], more].concat();
         let mut command = host.agent.command_at_rate(1, &args);
-        command.stdout(std::process::Stdio::piped()).spawn().expect("the program runs")
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.spawn().expect("the program runs")
     };
-    let mut removing = remove(&PATIENCE.as_secs().to_string());
+    let set = ["--set", &listen];
+    let ended = |process: std::process::Child| {
+        let output = process.wait_with_output().expect("its end");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, errors) = ended(remove("0", &set));
+    assert_eq!(code, Some(69), "it has not come yet: {errors}");
+    assert!(errors.contains("has not synced within 0 s"), "{errors}");
+    let mut removing = remove(&PATIENCE.as_secs().to_string(), &set);
     let status = loop {
         assert_eq!(host.santa.sync().status, Status::Success);
         if let Some(status) = removing.try_wait().expect("its end") {
@@ -74,14 +84,36 @@ fn relay_14_remove_gives_the_authorizer_the_servers_interval() {
     let mut said = String::new();
     removing.stdout.take().expect("a pipe").read_to_string(&mut said).expect("UTF-8");
     assert!(status.success() && said.contains("the authorizer has taken it"), "{said}");
-    assert!(said.contains("`santa-sync relay remove --finish` again"), "{said}");
+    assert!(said.contains("relay remove --finish` removes the certificates"), "{said}");
+    assert!(!said.contains("santactl"), "{said}");
     assert_eq!(host.santa.interval(), 600, "the server's");
     // Nothing is forgotten when the daemon starts anew, nor taken away too early.
     drop(daemon);
-    let _daemon = host.start(&[]);
+    let daemon = host.start(&[]);
     host.santa.sync();
     assert_eq!(host.santa.interval(), 600);
     assert!(host.agent.state_dir.join("relay-leaving").exists());
-    let mut again = remove("0");
-    assert!(again.wait().expect("its end").success());
+    assert_eq!(ended(remove("0", &set)).0, Some(0));
+
+    // Nothing is removed while the keys are there, while the daemon has the relay, or
+    // while the authorizer may still come.
+    let (code, errors) = ended(remove("0", &["--finish", "--set", &listen]));
+    assert_eq!(code, Some(73), "{errors}");
+    assert!(errors.contains("RelayListen is set in --set"), "{errors}");
+    let (code, errors) = ended(remove("0", &["--finish"]));
+    assert_eq!(code, Some(73), "{errors}");
+    assert!(errors.contains("still has a relay, at http://127.0.0.1:"), "{errors}");
+    drop(daemon);
+    let (code, errors) = ended(remove("0", &["--finish"]));
+    assert_eq!(code, Some(73), "{errors}");
+    assert!(errors.contains("the authorizer synced with the relay at "), "{errors}");
+    let file = host.agent.state_dir.join("authorizer.json");
+    let text = std::fs::read_to_string(&file).expect("kept");
+    let mut report: Value = serde_json::from_str(&text).expect("JSON");
+    report["at"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(&file, report.to_string()).expect("written");
+    let directory = format!("RelayDirectory={}", host.agent.state_dir.join("none").display());
+    let (code, errors) = ended(remove("0", &["--finish", "--set", &directory]));
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(!host.agent.state_dir.join("relay-leaving").exists());
 }

@@ -73,7 +73,13 @@ fn relay_13_pedro_enforces_every_binary_rule() {
         assert_eq!(denied, [2, 3, 4, 5]);
         assert!(wait(|| chain.status().in_step), "{:?}", chain.status());
     }
-    assert_eq!(chain.status().rules_left_out, 5);
+    let status = chain.status();
+    assert_eq!((status.rules_left_out, status.rules_altered), (5, 3));
+    let words = status.unlike_words().expect("some are not sent as they are");
+    assert!(words.contains("4 left out (pedro enforces BINARY rules only)"), "{words}");
+    assert!(words.contains("1 left out (pedro has no policy like theirs)"), "{words}");
+    assert!(words.contains("3 sent with the nearest policy"), "{words}");
+    assert!(!words.contains("release"), "{words}");
     let policy = pedro.map[&format!("{:064x}", 1)];
     assert_eq!(policy, pedro::Policy::Allowlist, "a compiler would be denied");
 
@@ -104,5 +110,7 @@ fn relay_13_blocks_come_first_where_not_all_fit() {
     pedro.sync().expect("it fits");
     assert_eq!(pedro.map.len(), 65_000);
     assert!((70_000..70_300).all(|number| pedro.denies(&format!("{number:064x}"))));
-    assert_eq!(chain.status().rules_left_out, 300);
+    let status = chain.status();
+    assert_eq!(status.rules_left_out_why, [("limit".to_owned(), 300)].into());
+    assert_eq!((status.rules_left_out, status.rules_altered), (300, 300));
 }

@@ -324,3 +324,82 @@ fn relay_14_the_keys_of_a_relay_that_runs_stay() {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && errors.contains(&host.listen), "{errors}");
 }
+
+/// RELAY-12, RELAY-11: a client of a user that is not served is named: by user, process
+/// and program, in the log, in `status` and by `doctor`.
+#[cfg(target_os = "linux")]
+#[test]
+fn relay_12_who_is_refused_is_named() {
+    let host = Host::new(Age::Y2026M7);
+    let mut daemon = host.start(&["--set", "RelayPeerUsers=4711"]);
+    assert_eq!(host.santa.sync().http_status, Some(401));
+    let line = daemon.says("the relay refused a request: it is not the authorizer's");
+    let user = rustix::process::geteuid().as_raw();
+    assert!(line.contains(&format!("user_id={user}")), "{line}");
+    assert!(line.contains(&format!("process={}", std::process::id())), "{line}");
+    let relay = host.until_status(|relay| !relay.refused_peers.is_empty());
+    let peer = &relay.refused_peers[0];
+    assert_eq!((peer.user_id, peer.process), (Some(user), Some(std::process::id())));
+    assert!(peer.program.is_some() && peer.times >= 1, "{peer:?}");
+    let listen = format!("RelayListen={}", host.listen);
+    for args in [&["status"][..], &["doctor", "--no-probe", "--set", &listen]] {
+        let output = host.agent.run(args);
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains(&format!("process {}", std::process::id())), "{args:?}: {told}");
+    }
+}
+
+/// RELAY-14, RELAY-11: what a daemon has by its own command line is shown to commands
+/// that do not know of it.
+#[test]
+fn relay_14_show_and_status_ask_the_daemon_first() {
+    let host = Host::new(Age::Y2026M7);
+    let _daemon = host.start(&["--set", "RelaySecret=5ecretm4rk"]);
+    let said = |args: &[&str]| {
+        let output = host.agent.run(args);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let shown = said(&["relay", "show"]);
+    assert!(shown.contains(&format!("Relay              http://{}/", host.listen)), "{shown}");
+    assert!(shown.contains("no relay, other than the daemon's"), "{shown}");
+    assert!(shown.contains("RelaySecret        set") && !shown.contains("5ecret"), "{shown}");
+    if cfg!(target_os = "linux") {
+        assert!(!shown.contains("santactl") && !shown.contains("profile"), "{shown}");
+    }
+    let status = said(&["status"]);
+    assert!(status.contains("Authorizer Last Seen"), "{status}");
+    let json: serde_json::Value =
+        serde_json::from_str(&said(&["relay", "show", "--json"])).expect("JSON");
+    assert_eq!(json["configured_url"], serde_json::Value::Null);
+    assert_eq!(json["secret"], true);
+}
+
+/// RELAY-3: a relay without a server to sync with says so, and what to do.
+#[test]
+fn relay_3_a_relay_without_a_server_warns() {
+    let host = Host::new(Age::Y2026M7);
+    let set = format!("RelayListen={}", host.listen);
+    let mut daemon = Daemon::bare(&host.agent, 1, &["--set", &set]);
+    let line = daemon.says("there is no server to sync with");
+    assert!(line.contains("WARN") && line.contains("set SyncBaseURL"), "{line}");
+}
+
+/// RELAY-1: that a reload has ended the relay is logged.
+#[test]
+fn relay_1_a_relay_that_a_reload_ends_is_logged() {
+    let host = Host::new(Age::Y2026M7);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("config.plist");
+    let write = |keys: &str| {
+        std::fs::write(&file, format!("<plist><dict>{keys}</dict></plist>")).expect("written");
+    };
+    write(&format!("<key>RelayListen</key><string>{}</string>", host.listen));
+    let path = file.to_str().expect("UTF-8");
+    let mut daemon = Daemon::start(&host.agent, 1, &["--config", path]);
+    host.until(|relay| relay.error.is_none() && !relay.url.is_empty());
+    write("");
+    daemon.signal(Signal::HUP);
+    let line = daemon.says("the relay has stopped");
+    assert!(line.contains(&host.listen), "{line}");
+}

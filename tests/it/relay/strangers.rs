@@ -92,6 +92,8 @@ fn relay_2_everything_but_the_four_stages_is_refused() {
         let headers = [("Host", wrong), json];
         let (status, text) = answer(&chain, &request("POST", &of("/preflight/ID"), &headers, "{}"));
         assert_eq!(status, 400, "Host {wrong:?}: {text}");
+        let says = text.contains("the relay of santa-sync") && text.contains(&host);
+        assert!(says, "an agent that is led here by another name hears where it is: {text}");
     }
     let (status, _) = with("POST", "/eventupload/ID", &[json]);
     assert_eq!(status, 200, "an upload without events");

@@ -3,9 +3,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, lchown};
 
 use super::*;
-use crate::cli::doctor::Status;
 use crate::config::{Domain, Layer as ConfigLayer, Source};
-use crate::control::relay::{AcknowledgedStatus, AuthorizerStatus, NotAcknowledged, NudgeStatus};
+use crate::control::relay::{
+    AcknowledgedStatus, AuthorizerStatus, NotAcknowledged, NudgeStatus, RefusedPeer,
+};
 use crate::host::SystemHost;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -56,7 +57,7 @@ fn of(config: &Config, status: Option<&RelayStatus>) -> Vec<Line> {
     let mut lines = facts.standing();
     lines.extend(facts.profile());
     lines.extend(allowed(&facts, &SystemHost));
-    if lines.is_empty() { vec![facts.fine()] } else { lines }
+    facts.with_fine(lines)
 }
 
 /// The one line of a case.
@@ -76,6 +77,80 @@ fn relay_11_a_relay_without_a_fault_is_one_line() {
     assert_eq!(only(&config, None).0, Status::Skipped);
     let none = Config::default();
     assert_eq!(examine(&none, Path::new("/"), None, &SystemHost, NOW), []);
+}
+
+/// RELAY-11: an authorizer that has come once, to upload its events, has no rules yet.
+#[test]
+fn relay_11_what_the_next_sync_brings_is_said() {
+    let config = configured("", SANTAS);
+    let first = RelayStatus { acknowledged: None, in_step: false, ..in_step() };
+    let (status, message) = only(&config, Some(&first));
+    assert_eq!(status, Status::Ok);
+    assert!(message.ends_with("has no rules of this agent yet: its next sync brings them"));
+    let behind = RelayStatus { in_step: false, newest_generation: Some(9), ..in_step() };
+    let (_, message) = only(&config, Some(&behind));
+    assert!(message.contains("generation 7 of rules; the newest is 9"), "{message}");
+}
+
+/// RELAY-11: a request for another machine id is forgotten after a day.
+#[test]
+fn relay_11_another_machine_id_is_forgotten_after_a_day() {
+    let config = configured("", SANTAS);
+    let asked = |hours: i64| {
+        let at = Timestamp::from_secs(NOW.as_secs() - hours * 3600);
+        let (id, at) = (Some("host-2".to_owned()), Some(at));
+        let status = RelayStatus { other_machine_id: id, other_machine_id_at: at, ..in_step() };
+        only(&config, Some(&status)).0
+    };
+    assert_eq!((asked(1), asked(24), asked(25)), (Status::Warning, Status::Warning, Status::Ok));
+}
+
+/// RELAY-11: what was left out or altered for the authorizer accounts for drift, and is
+/// told with its reason.
+#[test]
+fn relay_11_rules_that_are_not_sent_as_they_are_are_no_fault() {
+    let config = configured("", SANTAS);
+    let held = AcknowledgedStatus { generation: 7, at: NOW, drift: true };
+    let status = RelayStatus {
+        acknowledged: Some(held),
+        rules_left_out: 4,
+        rules_left_out_why: [("rule_type".to_owned(), 4)].into(),
+        rules_altered: 1,
+        ..in_step()
+    };
+    let lines = of(&config, Some(&status));
+    assert!(lines.iter().all(|line| line.status == Status::Ok), "{lines:?}");
+    let told = &lines.last().expect("a line").message;
+    assert!(told.contains("4 left out (pedro enforces BINARY rules only), 1 sent with"), "{told}");
+}
+
+/// RELAY-11, RELAY-12: who was refused is named, with what to do about it.
+#[test]
+fn relay_11_who_was_refused_is_named() {
+    let config = configured("", SANTAS);
+    let peer = RefusedPeer {
+        user_id: Some(1000),
+        user: Some("kim".to_owned()),
+        process: Some(42),
+        program: Some("curl".to_owned()),
+        times: 3,
+        at: NOW,
+    };
+    let status = RelayStatus {
+        checks_peers: true,
+        authorizer: in_step()
+            .authorizer
+            .map(|last| AuthorizerStatus { authenticated: true, ..last }),
+        refused: BTreeMap::from([("peer".to_owned(), 3)]),
+        refused_peers: vec![peer],
+        ..in_step()
+    };
+    let mut lines = of(&config, Some(&status));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = lines.remove(0);
+    let expected = "3 requests of kim (user 1000), process 42 (curl) were refused";
+    assert!(line.message.starts_with(expected), "{}", line.message);
+    assert!(line.fix.is_some_and(|fix| fix.contains("RelayPeerUsers")));
 }
 
 /// What is changed in a status.
