@@ -39,6 +39,8 @@ pub use events::{
 };
 pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use records::RECORDS_KEPT;
+#[cfg(feature = "harness")]
+pub use rules::hash_and_counts;
 pub use rules::{
     ChangesSince, CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups,
     RuleChange, RuleChangeKind, RuleCommit, RuleFilter, RuleGuard, RuleRow, RuleSince,

@@ -4,6 +4,8 @@ use rusqlite::{Connection, Row};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::row::{self, Sound};
+#[cfg(feature = "harness")]
+use crate::model::{DetailsRef, Rule};
 use crate::model::{RuleCounts, RuleRef, RuleState, RuleType};
 
 /// What the store keeps about the rules as a whole.
@@ -49,6 +51,31 @@ impl Digest {
         let text = |hash: &Xxh3Default| format!("{:032x}", hash.digest128());
         Ok(Self { hash: text(&hash), content: text(&content), counts })
     }
+}
+
+/// The reference's hash and the counts of these rules, as a store reports them that holds
+/// them in this order: for simulated hosts, which have no store.
+#[cfg(feature = "harness")]
+pub fn hash_and_counts<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> (String, RuleCounts) {
+    let mut hash = Xxh3Default::new();
+    let mut counts = RuleCounts::default();
+    let (mut bytes, mut identifier) = (Vec::new(), String::new());
+    for rule in rules {
+        let Some(state) = rule.policy.state() else { continue };
+        count(&mut counts, state.number(), rule.identifier.rule_type().number(), 1);
+        identifier.clear();
+        rule.identifier.push_to(&mut identifier);
+        let cel_expr = rule.details.as_ref().map_or("", |details| details.cel_expr.as_str());
+        let rule = RuleRef {
+            identifier: rule.identifier.clone(),
+            policy: rule.policy,
+            // The hash covers no other text.
+            details: DetailsRef { cel_expr, ..DetailsRef::default() },
+        };
+        Hashed::of(0, &identifier, state, &rule).write_hashed(&mut bytes);
+        hash.update(&bytes);
+    }
+    (format!("{:032x}", hash.digest128()), counts)
 }
 
 /// Counts the stored rules.
