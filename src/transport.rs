@@ -10,6 +10,8 @@
 mod attempt;
 mod certificate;
 mod cookies;
+#[cfg(feature = "harness")]
+mod direct;
 mod encoding;
 mod failure;
 mod headers;
@@ -37,6 +39,8 @@ use rustls::ClientConfig;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
+#[cfg(feature = "harness")]
+pub use direct::DirectAccess;
 pub use encoding::Packer;
 pub use headers::XsrfToken;
 pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};

@@ -202,7 +202,7 @@ pub(super) fn check_report(
 }
 
 /// The body without a byte order mark and the first XSSI prefix it begins with.
-fn without_xssi_prefix(body: &[u8]) -> &[u8] {
+pub(crate) fn without_xssi_prefix(body: &[u8]) -> &[u8] {
     let body = body.strip_prefix(text::BYTE_ORDER_MARK).unwrap_or(body);
     XSSI_PREFIXES.iter().find_map(|prefix| body.strip_prefix(*prefix)).unwrap_or(body)
 }
