@@ -188,7 +188,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         #[cfg(feature = "harness")]
         Command::Demo(args) => demo::run(global, &args),
         #[cfg(feature = "harness")]
-        Command::Harness(args) => harness::run(&args),
+        Command::Harness(args) => return harness::run(global, &args),
         Command::Daemon(args) => daemon::run(global, &args),
         Command::Status(args) => status::run(global, &args),
         Command::History(args) => history::run(global, &args),

@@ -26,6 +26,7 @@
 //! build without the `harness` feature does not contain it.
 
 mod coding;
+pub mod conformance;
 mod exchange;
 mod fault;
 pub mod fixtures;

@@ -38,6 +38,7 @@ const COMMANDS: &[&[&str]] = &[
     &["config", "show", "--origin", "--all"],
     &["config", "check"],
     &["doctor"],
+    &["harness", "conformance", "--no-slow", "--only", "HTTP-01,PRE-02,PRE-06", "--verbose"],
     &["whoami"],
     &["relay", "show"],
     &["relay", "setup", "--plain", "--output", "/nowhere"],

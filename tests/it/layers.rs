@@ -54,6 +54,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &["model"]),
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
     ("harness", &["clock", "failure", "model", "protocol", "serve"]),
+    (
+        "harness::conformance",
+        &[
+            "clock",
+            "config",
+            "failure",
+            "harness",
+            "model",
+            "protocol",
+            "store",
+            "sync",
+            "transport",
+        ],
+    ),
     ("ingest", &["model", "protocol", "store"]),
     ("serve", &["failure"]),
     (

@@ -12,6 +12,8 @@
 #[cfg(feature = "harness")]
 mod agent;
 mod config;
+#[cfg(feature = "harness")]
+mod conformance;
 #[cfg(all(feature = "harness", any(debug_assertions, feature = "test-hooks")))]
 mod crash;
 #[cfg(feature = "harness")]

@@ -1,0 +1,258 @@
+//! `harness conformance`: checks a sync server, requirement by requirement.
+
+mod operator;
+
+use std::fs::{self, File};
+use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::cli::{Error, Global, output, setup};
+use crate::config::{Config, Sources};
+use crate::harness::conformance::{
+    Conformance, ConformanceError, ConformanceRun, Deviations, Expectation, Form, Report,
+    Requirement, SetUp,
+};
+use operator::AskedOperator;
+
+/// A requirement is not met, or the server differs from what was pinned.
+const EXIT_NOT_MET: u8 = 1;
+/// About how many requests one check makes.
+const REQUESTS_PER_CHECK: usize = 4;
+
+pub(super) const EXAMPLES: &str = "\
+The checks play a client: they make up machine ids that begin with 5A17A000- and events below
+/tmp/santa-conformance-probe, and tell the server that these machines hold its rules. Use a test
+instance: a server with one state for all hosts is moved by it. The report ends with what was left.
+
+Credentials are those of an agent's configuration, from --set and --config only:
+  --set SyncExtraHeaders='{Authorization = \"Bearer ...\";}'  --set ServerAuthRootsFile=ca.pem
+  --set ClientAuthCertificateFile=probe.p12
+They are sent to that server only and shown nowhere.
+
+A server that enrols its hosts refuses ids it does not know: give two or three that belong to no
+real host with --machine-id.
+
+Exit codes: 0 every requirement is met, warnings allowed; 1 some failed or were unstable, with
+--strict also for warnings, with --expect for anything new or gone; 64 the command line is wrong;
+69 nothing answers there.
+
+Examples:
+  santa-sync harness conformance http://127.0.0.1:8080/santa/
+  santa-sync harness conformance https://santa.test/sync/ --only CLEAN,PAGE --transcript run.jsonl
+  santa-sync harness conformance http://127.0.0.1:8080/ --write-expect known.txt
+  santa-sync harness conformance http://127.0.0.1:8080/ --expect known.txt --json";
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Args {
+    /// Base URL of the server; without it, SyncBaseURL of --set or --config
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+    /// Check only these requirements: ids or beginnings of ids
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Leave these requirements out
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Work in this form: json-deflate, json-none, json-gzip, protobuf-gzip, protobuf-deflate or
+    /// protobuf-none
+    #[arg(long, value_name = "FORM")]
+    form: Option<Form>,
+    /// Use this machine id instead of new ones; may be repeated. It must belong to no real host
+    #[arg(long = "machine-id", value_name = "ID")]
+    machine_ids: Vec<String>,
+    /// Do not ask before machine ids of --machine-id are used
+    #[arg(long)]
+    yes: bool,
+    /// Upload no events
+    #[arg(long)]
+    no_events: bool,
+    /// Leave out checks that wait: the run takes seconds instead of more than a minute
+    #[arg(long)]
+    no_slow: bool,
+    /// Also upload a whole batch of events
+    #[arg(long)]
+    heavy: bool,
+    /// Ask for changes on the server and check what becomes of them
+    #[arg(long)]
+    operator: bool,
+    /// Fail only on what differs from this file of known deviations
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+    /// Write the deviations found to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "expect")]
+    write_expect: Option<PathBuf>,
+    /// Fail on warnings, too
+    #[arg(long)]
+    strict: bool,
+    /// Write every exchange whole to this file, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
+    /// Show every requirement and everything left on the server
+    #[arg(long, short)]
+    verbose: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<ConformanceError> for Error {
+    fn from(error: ConformanceError) -> Self {
+        let exit = match error {
+            ConformanceError::Url(_)
+            | ConformanceError::MachineId(_)
+            | ConformanceError::UnknownRequirement(_)
+            | ConformanceError::Refused(_) => crate::cli::error::EXIT_USAGE,
+            ConformanceError::Credentials(_) => crate::cli::error::EXIT_CONFIG,
+            ConformanceError::Unreachable(_) => crate::cli::error::EXIT_UNREACHABLE,
+            ConformanceError::System(_) => crate::cli::error::EXIT_INTERNAL,
+        };
+        Self::of(exit, &error)
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    let expectation = args.expect.as_deref().map(read_expectation).transpose()?;
+    let conformance = conformance(global, args)?;
+    announce(args, &conformance)?;
+    let done = watched(conformance).run_blocking()?;
+    let deviations = expectation.map(|expectation| expectation.compare(&done.report));
+    if let Some(path) = &args.transcript {
+        write_transcript(path, &done)?;
+    }
+    if let Some(path) = &args.write_expect {
+        let text = Expectation::of(&done.report).to_string();
+        fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
+    }
+    show(args, &done.report, deviations.as_ref());
+    let is_met = match &deviations {
+        Some(deviations) => deviations.is_empty(),
+        None => args.write_expect.is_some() || done.report.is_met(args.strict),
+    };
+    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NOT_MET) })
+}
+
+fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
+    // The configuration of this host is for its own server: its secrets must not go to another.
+    let sources =
+        Sources { sets: global.set.clone(), file: global.config.clone(), system: Vec::new() };
+    let loaded = Config::load(&sources)?;
+    setup::warn_of(&loaded.findings);
+    let configured = loaded.config.sync_base_url.as_ref().map(|url| url.as_url().to_string());
+    let url = args.url.clone().or(configured).ok_or_else(|| {
+        Error::usage("no server is named").with_fix("give its base URL as an argument")
+    })?;
+    let mut conformance = Conformance::new(&url)?
+        .configured(&loaded.config)?
+        .machine_ids(&args.machine_ids)?
+        .only(&args.only)
+        .skip(&args.skip);
+    if let Some(form) = args.form {
+        conformance = conformance.form(form);
+    }
+    if args.no_events {
+        conformance = conformance.without_events();
+    }
+    if args.no_slow {
+        conformance = conformance.without_slow();
+    }
+    if args.heavy {
+        conformance = conformance.heavy();
+    }
+    if args.operator {
+        conformance = conformance.operator(AskedOperator);
+    }
+    Ok(conformance)
+}
+
+/// Says what the run will do, and asks where that may do harm.
+fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
+    let chosen = conformance.chosen();
+    let is_slow = !args.no_slow && chosen.iter().any(|r| r.needs(SetUp::Slow));
+    let time = if is_slow { ", and waits up to 70 s" } else { "" };
+    let events = if args.no_events { "no events" } else { "made-up events" };
+    output::note(format!(
+        "checks {} requirements with about {} requests and {events}{time}; use a test instance",
+        chosen.len(),
+        chosen.len() * REQUESTS_PER_CHECK
+    ));
+    if conformance.makes_up_machines() || args.yes {
+        return Ok(());
+    }
+    let ids = args.machine_ids.join(", ");
+    output::note(format!(
+        "the server will believe that {ids} hold its rules; a real host of that id would get none"
+    ));
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::usage("machine ids of --machine-id need a confirmation")
+            .with_fix("add --yes if they belong to no real host"));
+    }
+    if operator::confirmed("Do they belong to no real host?") {
+        return Ok(());
+    }
+    Err(Error::usage("not confirmed").with_fix("give ids that belong to no real host"))
+}
+
+/// Shows how far the run is, on a terminal.
+fn watched(conformance: Conformance) -> Conformance {
+    if !std::io::stderr().is_terminal() {
+        return conformance;
+    }
+    let bar = ProgressBar::new(conformance.chosen().len() as u64);
+    // The template is a constant and valid.
+    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} {wide_bar} {msg}") {
+        bar.set_style(style);
+    }
+    conformance.on_verdict(move |requirement: &Requirement, _| {
+        bar.set_message(requirement.id);
+        bar.inc(1);
+    })
+}
+
+fn show(args: &Args, report: &Report, deviations: Option<&Deviations>) {
+    if args.json {
+        let mut value = json!(report);
+        if let (Value::Object(members), Some(deviations)) = (&mut value, deviations) {
+            members.insert("deviations".to_owned(), json!(deviations));
+        }
+        output::json(&value);
+        return;
+    }
+    output::lines(report.text(args.verbose));
+    if let Some(path) = &args.transcript {
+        output::line(format_args!("Whole exchanges, by number: {}", path.display()));
+    }
+    match deviations {
+        Some(deviations) if deviations.is_empty() => output::line("As expected."),
+        Some(deviations) => output::line(format_args!("Not as expected: {deviations}")),
+        None => {}
+    }
+}
+
+fn write_transcript(path: &Path, done: &ConformanceRun) -> Result<(), Error> {
+    let failed = |error| cannot_write(path, &error);
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    for entry in done.transcript() {
+        writeln!(file, "{}", json!(entry)).map_err(failed)?;
+    }
+    file.flush().map_err(failed)
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    Error::usage(format!("cannot write {}: {error}", path.display()))
+        .with_fix("name a file that this user may write")
+}
+
+fn read_expectation(path: &Path) -> Result<Expectation, Error> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|error| {
+        Error::usage(format!("cannot read {shown}: {error}"))
+            .with_fix("name a file of known deviations; --write-expect makes one")
+    })?;
+    Expectation::parse(&text).map_err(|error| Error::usage(format!("{shown}: {error}")))
+}

@@ -1,0 +1,340 @@
+//! ENC-01 to ENC-09.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::harness::conformance::client::ProbeRequest;
+use crate::harness::conformance::exchange::{Intent, ProbeExchange};
+use crate::harness::conformance::form::Form;
+use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish, accepted};
+use crate::harness::conformance::message::Message;
+use crate::harness::conformance::probe::{Checked, FormTrial, Probe};
+use crate::harness::conformance::verdict::Judgement;
+use crate::model::{ContentEncoding, Stage, Transfer};
+
+/// How often a damaged body is tried: whether a server waits for the rest can depend on the
+/// bytes.
+const DAMAGED_TRIES: usize = 5;
+/// What no encoding makes sense of.
+const GARBAGE: &[u8] = b"\x93\xfe\x00santa-conformance-probe\xff\x81";
+
+/// One preflight in each of these forms, for ENC-01 to ENC-04 and the choice of the form to
+/// work in.
+pub(in crate::harness::conformance) async fn try_forms(
+    probe: &Probe,
+    machine_id: &str,
+    forms: &[Form],
+) -> Vec<FormTrial> {
+    let mut trials = Vec::new();
+    for form in forms {
+        trials.push(try_form(probe, machine_id, *form).await);
+    }
+    trials
+}
+
+pub(in crate::harness::conformance) async fn try_form(
+    probe: &Probe,
+    machine_id: &str,
+    form: Form,
+) -> FormTrial {
+    let mut machine = ProbeMachine::new(probe, "ENC-01", machine_id.to_owned()).in_form(form);
+    let message = machine.preflight_message(Wish::Clean);
+    let message = Message::of(form.transfer, &message);
+    let request = machine.request(Stage::Preflight, message);
+    // A refusal of this form is no failure of the server.
+    let request = ProbeRequest { intent: Intent::Provoking, ..request };
+    let mut exchange = machine.send(request.clone()).await;
+    if exchange.is(403) && probe.hands_out_tokens() && machine.fetch_token().await {
+        exchange = machine.send(request).await;
+    }
+    let accepted = exchange.is(200) && exchange.message().is_ok();
+    FormTrial { form, exchange, accepted }
+}
+
+fn trial(probe: &Probe, transfer: Transfer, encoding: ContentEncoding) -> Option<FormTrial> {
+    let form = Form { transfer, encoding };
+    probe.trials().into_iter().find(|trial| trial.form == form)
+}
+
+/// ENC-01 to ENC-03.
+pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judgement {
+    let Some(trial) = trial(probe, Transfer::Json, encoding) else {
+        return Judgement::not_tested("not tried");
+    };
+    if trial.accepted {
+        return Judgement::pass();
+    }
+    let ended = match trial.exchange.message() {
+        Err(why) if trial.exchange.is(200) => format!("200, but {why}"),
+        _ => trial.exchange.ended(),
+    };
+    let another_works = probe.options.form.is_some_and(|declared| declared != trial.form)
+        && probe.trials().iter().any(|trial| trial.accepted);
+    let judgement = match encoding {
+        ContentEncoding::Deflate if another_works => Judgement::warning(format!(
+            "{ended}; agents need SyncClientContentEncoding or SyncEnableProtoTransfer"
+        )),
+        ContentEncoding::Deflate => Judgement::fail(ended),
+        ContentEncoding::Gzip | ContentEncoding::None => Judgement::warning(ended),
+    };
+    judgement.at(trial.exchange.number)
+}
+
+/// ENC-04.
+pub(super) async fn protobuf(probe: &Probe, id: &'static str) -> Checked {
+    let trials: Vec<_> = probe.trials().into_iter().filter(|trial| !trial.form.is_json()).collect();
+    let answered: Vec<_> = trials.iter().filter(|trial| trial.exchange.is(200)).collect();
+    if answered.is_empty() {
+        let ended: Vec<_> = trials.iter().map(|trial| trial.exchange.ended()).collect();
+        return Ok(Judgement::info(format!("protobuf is not accepted ({})", ended.join(", "))));
+    }
+    for trial in answered {
+        if let Err(why) = trial.exchange.message() {
+            return Ok(Judgement::fail(format!("{}: {why}", trial.form)).at(trial.exchange.number));
+        }
+        let mut machine = probe.machine(id).in_form(trial.form);
+        match machine.sync(Wish::Clean).await {
+            Err(broken) if is_unreadable(&broken) => {
+                let said = format!("{}: {}", trial.form, broken.said);
+                let judgement = Judgement::fail(said);
+                return Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)));
+            }
+            // A stage that refuses the form is ENC-05's.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(Judgement::pass())
+}
+
+/// Whether a 200 was not the message it should be.
+fn is_unreadable(broken: &Broken) -> bool {
+    matches!(broken.by, "PRE-01" | "RULE-01" | "POST-01")
+}
+
+/// ENC-05.
+pub(super) async fn every_stage_of_a_form(probe: &Probe, id: &'static str) -> Checked {
+    probe.base()?;
+    let mut judgement = Judgement::pass();
+    for trial in probe.trials().into_iter().filter(|trial| trial.accepted) {
+        let mut machine = probe.machine(id).in_form(trial.form);
+        if let Err(broken) = two_syncs(&mut machine).await {
+            if trial.form == probe.form() {
+                return Ok(broken.into());
+            }
+            let found = Judgement::fail(format!("{}: {}", trial.form, broken.said));
+            let found = broken.exchange.map_or(found.clone(), |at| found.at(at));
+            judgement = judgement.and(found);
+        }
+    }
+    Ok(judgement)
+}
+
+async fn two_syncs(machine: &mut ProbeMachine<'_>) -> Result<(), Broken> {
+    machine.sync(Wish::Clean).await?;
+    if machine.probe.options.events {
+        machine.upload_one().await?;
+    }
+    machine.sync(Wish::Nothing).await?;
+    Ok(())
+}
+
+/// ENC-06.
+pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checked {
+    let mut judgement = Judgement::pass();
+    for trial in probe.trials().iter().filter(|trial| !trial.accepted) {
+        if trial.exchange.is_server_error() {
+            let said = format!("{} is refused with {}", trial.form, trial.exchange.ended());
+            judgement = judgement.and(Judgement::warning(said).at(trial.exchange.number));
+        }
+    }
+    let mut machine = probe.machine(id);
+    let labelled = |machine: &ProbeMachine<'_>, encoding: &str, wire: Vec<u8>| {
+        let request = machine.request_of_bytes(Stage::Preflight, wire.clone());
+        ProbeRequest {
+            intent: Intent::Provoking,
+            content_encoding: Some(encoding.to_owned()),
+            wire,
+            ..request
+        }
+    };
+    let request = labelled(&machine, "br", GARBAGE.to_vec());
+    let brotli = machine.send(request).await;
+    if brotli.is(200) {
+        let said = "a body that is not br, labelled br, gets 200";
+        judgement = judgement.and(Judgement::fail(said).at(brotli.number));
+    } else if brotli.is_server_error() {
+        let said = format!("a body labelled br gets {}", brotli.ended());
+        judgement = judgement.and(Judgement::warning(said).at(brotli.number));
+    }
+    let message = machine.preflight_message(Wish::Clean);
+    let plain = Message::of(machine.form.transfer, &message).bytes();
+    let request = labelled(&machine, "deflate", raw_deflate(&plain));
+    let raw = machine.send(request).await;
+    if raw.is_server_error() {
+        let said = format!("deflate data without the zlib wrapper get {}", raw.ended());
+        judgement = judgement.and(Judgement::warning(said).at(raw.number));
+    }
+    Ok(judgement)
+}
+
+/// Deflate data without a wrapper, which some take the name for.
+fn raw_deflate(plain: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let level = flate2::Compression::default();
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+    // Writing to memory does not fail.
+    let _ = encoder.write_all(plain);
+    encoder.finish().unwrap_or_default()
+}
+
+/// ENC-07.
+pub(super) async fn damaged_bodies(probe: &Probe, id: &'static str) -> Checked {
+    let mut judgement = Judgement::pass();
+    if probe.form().is_compressed() {
+        let machine_id = probe.machine(id).id;
+        let tries = (0..DAMAGED_TRIES)
+            .map(|place| half_a_body(ProbeMachine::new(probe, id, machine_id.clone()), place));
+        let tries: Vec<_> = tries.collect();
+        // At once: each may take as long as a request may.
+        for exchange in all(tries).await {
+            judgement = judgement.and(refused_at_once("half of a compressed body", &exchange));
+        }
+    }
+    let mut machine = probe.machine(id);
+    let broken_message: &[u8] = if probe.form().is_json() {
+        b"{\"serial_num\":"
+    } else {
+        // The first field, said to be longer than the rest.
+        b"\x0a\x7fPROBE"
+    };
+    let request = machine.request_of_bytes(Stage::Preflight, broken_message.to_vec());
+    let exchange = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
+    judgement = judgement.and(refused_at_once("a broken preflight message", &exchange));
+    if probe.options.events {
+        machine.preflight(Wish::Clean).await?;
+        let broken_message: &[u8] = if probe.form().is_json() {
+            b"{\"events\":[{\"file_sha256\":"
+        } else {
+            b"\x0a\x7fPROBE"
+        };
+        let request = machine.request_of_bytes(Stage::EventUpload, broken_message.to_vec());
+        let exchange = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
+        let mut found = refused_at_once("a broken upload", &exchange);
+        if exchange.is(200) {
+            found.said.push_str("; its events would be lost");
+        }
+        judgement = judgement.and(found);
+    }
+    Ok(judgement)
+}
+
+async fn half_a_body(mut machine: ProbeMachine<'_>, place: usize) -> Arc<ProbeExchange> {
+    let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
+    request.intent = Intent::Provoking;
+    // From a third to two thirds.
+    let kept = request.wire.len() * (DAMAGED_TRIES + place) / (3 * DAMAGED_TRIES);
+    request.wire.truncate(kept.max(1));
+    machine.send(request).await
+}
+
+/// Runs futures at once.
+async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, done) in futures.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+            {
+                *done = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+fn refused_at_once(what: &str, exchange: &ProbeExchange) -> Judgement {
+    if exchange.is_refused() {
+        return Judgement::pass();
+    }
+    Judgement::warning(format!("{what}: {}", exchange.ended())).at(exchange.number)
+}
+
+/// ENC-08.
+pub(super) async fn unknown_members(probe: &Probe, id: &'static str) -> Checked {
+    probe.base()?;
+    let mut machine = probe.machine(id);
+    machine.adds_unknown_members = true;
+    let done: Result<(), Broken> = async {
+        let preflight = machine.preflight(Wish::Clean).await?;
+        if probe.options.events {
+            machine.upload_one().await?;
+        }
+        let walk = machine.walk().await?;
+        machine.commit(preflight.sync_type, &walk);
+        machine.postflight(preflight.sync_type, &walk).await?;
+        Ok(())
+    }
+    .await;
+    let Err(broken) = done else { return Ok(Judgement::pass()) };
+    // The same without them, to be sure that they are the reason.
+    let mut plain = probe.machine(id);
+    if let Err(broken) = two_syncs(&mut plain).await {
+        return Ok(broken.into());
+    }
+    let judgement = Judgement::fail(format!("with an unknown member, {}", broken.said));
+    Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)))
+}
+
+/// ENC-09.
+pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked {
+    let mut judgement = Judgement::pass();
+    let mut machine = probe.machine(id);
+    let json_only = [
+        ("primary_user: null", "primary_user", json!(null)),
+        ("client_mode as a number", "client_mode", json!(1)),
+        ("binary_rule_count as text", "binary_rule_count", json!("3")),
+    ];
+    for (what, member, value) in json_only {
+        if !probe.form().is_json() {
+            break;
+        }
+        let message = preflight_of(&machine).set(member, value);
+        let request = machine.request(Stage::Preflight, message);
+        judgement = judgement.and(odd(what, &mut machine, request).await);
+    }
+    if probe.form().is_json() {
+        let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
+        request.content_type = Some("application/json; charset=utf-8".to_owned());
+        judgement = judgement.and(odd("a charset", &mut machine, request).await);
+    }
+    let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
+    request.headers.push(("x-santa-probe".to_owned(), "1".to_owned()));
+    Ok(judgement.and(odd("an unknown header", &mut machine, request).await))
+}
+
+fn preflight_of(machine: &ProbeMachine<'_>) -> Message {
+    Message::of(machine.form.transfer, &machine.preflight_message(Wish::Clean))
+}
+
+async fn odd(what: &str, machine: &mut ProbeMachine<'_>, request: ProbeRequest) -> Judgement {
+    let request = ProbeRequest { intent: Intent::Provoking, ..request };
+    let mut exchange = machine.send(request.clone()).await;
+    if exchange.is(403) && machine.probe.hands_out_tokens() && machine.fetch_token().await {
+        exchange = machine.send(request).await;
+    }
+    if accepted(&exchange).is_ok() {
+        return Judgement::pass();
+    }
+    let said = format!("{what}: {}", exchange.ended());
+    let judgement =
+        if exchange.is_server_error() { Judgement::warning(said) } else { Judgement::info(said) };
+    judgement.at(exchange.number)
+}

@@ -1,0 +1,307 @@
+//! HTTP-01 to HTTP-09.
+
+use std::time::Duration;
+
+use super::same_as_set;
+use crate::harness::conformance::client::{KeptConnection, ProbeRequest, stage_path};
+use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
+use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
+use crate::harness::conformance::message::Message;
+use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::model::Stage;
+
+/// The client gives an attempt up after that long without a byte.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A response that takes longer is worth a warning.
+const SLOW: Duration = Duration::from_secs(10);
+/// A certificate that is valid for less is worth a note: 30 days.
+const SOON: Duration = Duration::from_hours(30 * 24);
+/// The id that the doctor of Santa sends.
+const DOCTOR_ID: &str = "santactl-doctor-test";
+
+/// HTTP-02, over all exchanges.
+pub(super) fn no_redirects(probe: &Probe) -> Judgement {
+    well_formed(probe)
+        .filter(|exchange| exchange.stage.is_some())
+        .filter(|exchange| exchange.status().is_some_and(|status| (300..400).contains(&status)))
+        .map(|exchange| {
+            let location = exchange.answer().and_then(|answer| answer.header("location"));
+            let to = location.map(|to| format!(" to {}", probe.client.redact(to)));
+            let stage = exchange.stage.map_or("", Stage::name);
+            let said =
+                format!("{stage} is redirected ({}{})", exchange.ended(), to.unwrap_or_default());
+            Judgement::fail(said).at(exchange.number)
+        })
+        .next()
+        .unwrap_or_else(Judgement::pass)
+}
+
+/// HTTP-03, over all exchanges. A response that was cut is requested again: one loss proves
+/// nothing.
+pub(super) async fn complete_and_in_time(probe: &Probe) -> Judgement {
+    let mut worst = Judgement::pass();
+    let mut cut = None;
+    for exchange in well_formed(probe) {
+        let stage = exchange.stage.map_or("a request", Stage::name);
+        let seconds = exchange.elapsed.as_secs();
+        let found = match &exchange.outcome {
+            Err(broken) if is_incomplete(broken.kind) => {
+                cut = cut.or(Some(std::sync::Arc::clone(&exchange)));
+                Judgement::fail(format!("{stage}: {}", broken.what))
+            }
+            _ if exchange.elapsed > CLIENT_TIMEOUT => {
+                Judgement::fail(format!("{stage} took {seconds} s; clients give up after 30 s"))
+            }
+            _ if exchange.elapsed > SLOW => Judgement::warning(format!("{stage} took {seconds} s")),
+            _ => continue,
+        };
+        if found.verdict > worst.verdict {
+            worst = found.at(exchange.number);
+        }
+    }
+    let Some(cut) = cut else { return worst };
+    let (Some(stage), true) = (cut.stage, worst.verdict == Verdict::Fail) else { return worst };
+    let machine = ProbeMachine::new(probe, "HTTP-03", cut.machine_id.clone()).in_form(cut.form);
+    let again = probe.client.send(machine.request_of_bytes(stage, cut.request_plain.clone())).await;
+    if again.outcome.as_ref().is_err_and(|broken| is_incomplete(broken.kind)) {
+        return worst.at(again.number);
+    }
+    let said = format!("{}; repeated once, the response was complete", worst.said);
+    Judgement { verdict: Verdict::Unstable, said, ..worst }.at(again.number)
+}
+
+const fn is_incomplete(kind: BreakKind) -> bool {
+    matches!(kind, BreakKind::Cut | BreakKind::Timeout | BreakKind::TooLarge)
+}
+
+fn well_formed(probe: &Probe) -> impl Iterator<Item = std::sync::Arc<ProbeExchange>> {
+    let exchanges = probe.client.exchanges();
+    exchanges.into_iter().filter(|exchange| exchange.intent == Intent::WellFormed)
+}
+
+/// HTTP-04.
+pub(super) fn usable_url(probe: &Probe) -> Judgement {
+    let url = probe.client.base_url().as_url();
+    if !probe.client.is_https() {
+        if crate::model::is_loopback(url) {
+            return Judgement::not_applicable("http on loopback");
+        }
+        return Judgement::fail("agents refuse plain http to a host that is not loopback");
+    }
+    for exchange in probe.client.exchanges() {
+        if let Err(broken) = &exchange.outcome
+            && exchange.intent == Intent::WellFormed
+            && matches!(broken.kind, BreakKind::Connect | BreakKind::Tls)
+        {
+            return Judgement::fail(broken.what.clone()).at(exchange.number);
+        }
+    }
+    let now = probe.client.now();
+    let soonest = probe.client.server_chain().into_iter().min_by_key(|facts| facts.not_after);
+    let Some(facts) = soonest else { return Judgement::pass() };
+    let left = facts.not_after.since(now);
+    if left > SOON {
+        return Judgement::pass();
+    }
+    let days = left.as_secs() / (24 * 60 * 60);
+    Judgement::info(format!("the certificate {} is valid for {days} more days", facts.subject))
+}
+
+/// HTTP-05.
+pub(super) async fn kept_connection(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let mut connection = KeptConnection::default();
+    let preflight = |machine: &ProbeMachine<'_>, intent| {
+        let message = machine.preflight_message(Wish::Clean);
+        let message = Message::of(machine.form.transfer, &message);
+        ProbeRequest { intent, ..machine.request(Stage::Preflight, message) }
+    };
+    let request = preflight(&machine, Intent::WellFormed);
+    let first = machine.send_on(&mut connection, request).await;
+    accepted(&first)?;
+    if connection.is_closed().await {
+        return Ok(Judgement::info("the server closes each connection after one response")
+            .at(first.number));
+    }
+    let request = preflight(&machine, Intent::Aside);
+    let second = machine.send_on(&mut connection, request).await;
+    if let Err(broken) = &second.outcome {
+        let said = format!("a second request on the same connection: {}", broken.what);
+        return Ok(Judgement::warning(said).at(second.number));
+    }
+    if !probe.options.slow {
+        return Ok(Judgement::pass());
+    }
+    probe.sleep(probe.options.waits.idle).await;
+    if !connection.is_closed().await {
+        let request = preflight(&machine, Intent::Aside);
+        let third = machine.send_on(&mut connection, request).await;
+        if third.outcome.is_ok() {
+            return Ok(Judgement::pass());
+        }
+    }
+    let said = format!("idle connections are closed within {:?}", probe.options.waits.idle);
+    Ok(Judgement::info(said))
+}
+
+/// HTTP-06.
+pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked {
+    let base = probe.base()?;
+    let mut machine = probe.machine(id);
+    let preflight = machine.preflight(Wish::Clean).await?;
+    let jar = std::mem::take(&mut machine.jar);
+    let path = format!("{}x", preflight.exchange.path.trim_end_matches(|c| c != '/'));
+    let walked = machine.walk().await;
+    let uploaded = if probe.options.events { Some(machine.upload_one().await) } else { None };
+    let broken = match (&walked, &uploaded) {
+        (Err(broken), _) | (Ok(_), Some(Err(broken))) => broken.clone(),
+        (Ok(walk), _) => {
+            machine.commit(preflight.sync_type, walk);
+            return Ok(same_as_set(&machine.table, &base.set, walk));
+        }
+    };
+    // With the cookies that a client returns, then with all.
+    let at = |judgement: Judgement| match broken.exchange {
+        Some(exchange) => judgement.at(exchange),
+        None => judgement,
+    };
+    let mut machine = probe.machine(id);
+    machine.preflight(Wish::Clean).await?;
+    let mut works = machine.walk().await.is_ok();
+    if works && probe.options.events {
+        works = machine.upload_one().await.is_ok();
+    }
+    if works {
+        return Ok(at(Judgement::warning(format!(
+            "only with the cookies of preflight: {}",
+            broken.said
+        ))));
+    }
+    let Some(all) = jar.all() else { return Ok(broken.into()) };
+    let mut machine = probe.machine(id);
+    machine.preflight(Wish::Clean).await?;
+    let message = crate::protocol::wire::RuleDownloadRequest {
+        cursor: String::new(),
+        machine_id: machine.id.clone(),
+    };
+    let message = Message::of(machine.form.transfer, &message);
+    let request = machine.request(Stage::RuleDownload, message);
+    let forced = machine.send(ProbeRequest { cookies: Some(all), ..request }).await;
+    if !forced.is(200) {
+        return Ok(broken.into());
+    }
+    let why = jar.withheld(&path).map_or_else(String::new, |(name, why)| format!(" {name}: {why}"));
+    let said = format!("a cookie is demanded that a client does not return{why}");
+    Ok(at(Judgement::fail(said)))
+}
+
+/// HTTP-07.
+pub(super) async fn doctor(probe: &Probe, id: &'static str) -> Checked {
+    let path = stage_path(Stage::Preflight.segment(), DOCTOR_ID);
+    probe.note_id(DOCTOR_ID);
+    let exchange = probe
+        .client
+        .send(ProbeRequest {
+            intent: Intent::Provoking,
+            machine_id: DOCTOR_ID.to_owned(),
+            content_type: None,
+            ..ProbeRequest::empty(id, Some(Stage::Preflight), probe.form(), path)
+        })
+        .await;
+    let ended = exchange.ended();
+    let judgement = match exchange.status() {
+        Some(200 | 400) if exchange.outcome.is_ok() => return Ok(Judgement::pass()),
+        Some(401 | 403 | 404) => Judgement::warning(format!("{ended}; the doctor shows a problem")),
+        Some(500..) | None => {
+            Judgement::warning(format!("{ended}; the doctor reports a server that is down"))
+        }
+        Some(_) => Judgement::warning(ended),
+    };
+    Ok(judgement.at(exchange.number))
+}
+
+/// HTTP-08.
+pub(super) async fn labels(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let message = machine.preflight_message(Wish::Clean);
+    let message = Message::of(machine.form.transfer, &message);
+    let mut request = machine.request(Stage::Preflight, message);
+    request.headers.push(("accept-encoding".to_owned(), "identity".to_owned()));
+    let exchange = machine.send(request).await;
+    accepted(&exchange)?;
+    let mut judgement = Judgement::pass();
+    let encoding = exchange.answer().and_then(|answer| answer.header("content-encoding"));
+    if let Some(encoding) = encoding.filter(|name| !name.eq_ignore_ascii_case("identity")) {
+        let said = format!("Content-Encoding {encoding} although only identity is accepted");
+        judgement = Judgement::warning(said).at(exchange.number);
+    }
+    Ok(judgement.and(media_types(probe)))
+}
+
+/// Responses whose `Content-Type` is not that of their form.
+fn media_types(probe: &Probe) -> Judgement {
+    let wrong = probe.client.exchanges().into_iter().find_map(|exchange| {
+        let answer = exchange.answer().filter(|answer| answer.status == 200)?;
+        if exchange.stage.is_none() || answer.wire.is_empty() {
+            return None;
+        }
+        let named = answer.header("content-type").unwrap_or("nothing");
+        let media_type = named.split(';').next().unwrap_or_default().trim();
+        let expected = exchange.form.transfer.content_type();
+        (!media_type.eq_ignore_ascii_case(expected)).then(|| {
+            let stage = exchange.stage.map_or("", Stage::name);
+            Judgement::info(format!("{stage} is labelled {named}, not {expected}"))
+                .at(exchange.number)
+        })
+    });
+    wrong.unwrap_or_else(Judgement::pass)
+}
+
+/// HTTP-09.
+pub(super) async fn no_stage(probe: &Probe, id: &'static str) -> Checked {
+    let machine = probe.machine(id);
+    let message = machine.preflight_message(Wish::Clean);
+    let message = Message::of(machine.form.transfer, &message);
+    let preflight = machine.request(Stage::Preflight, message);
+    let of = |path: String, method: &'static str| ProbeRequest {
+        stage: None,
+        intent: Intent::Provoking,
+        method,
+        path,
+        ..preflight.clone()
+    };
+    let path = &preflight.path;
+    let unknown = probe.client.send(of(stage_path("nosuchstage", &machine.id), "POST")).await;
+    let doubled = probe.client.send(of(format!("/{path}"), "POST")).await;
+    let get = ProbeRequest {
+        plain: Vec::new(),
+        wire: Vec::new(),
+        content_type: None,
+        content_encoding: None,
+        ..of(path.clone(), "GET")
+    };
+    let get = probe.client.send(get).await;
+    let mut judgement = Judgement::pass();
+    for (what, exchange, may_be_200) in [
+        ("a stage that does not exist", &unknown, false),
+        ("a doubled slash before preflight", &doubled, true),
+        ("GET instead of POST", &get, false),
+    ] {
+        let is_html = exchange.answer().is_some_and(|answer| {
+            answer.body.as_ref().is_ok_and(|body| body.trim_ascii_start().starts_with(b"<"))
+        });
+        let complaint = if exchange.is_server_error() {
+            exchange.ended()
+        } else if exchange.is(200) && !may_be_200 {
+            "200".to_owned()
+        } else if exchange.is(200) && is_html {
+            "200 with HTML".to_owned()
+        } else {
+            continue;
+        };
+        judgement =
+            judgement.and(Judgement::warning(format!("{what}: {complaint}")).at(exchange.number));
+    }
+    Ok(judgement)
+}

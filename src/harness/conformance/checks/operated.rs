@@ -1,0 +1,172 @@
+//! OPS-01 to OPS-06: with an operator who changes the server when asked.
+
+use super::same_as_set;
+use crate::harness::conformance::machine::{ProbeMachine, Wish, is_clean};
+use crate::harness::conformance::operator::{OperatorReply, OperatorTask};
+use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::probe_events::{EventMaker, PROBE_PATH};
+use crate::harness::conformance::table::RuleTable;
+use crate::harness::conformance::verdict::{Judgement, Verdict};
+
+/// Has the operator do something.
+///
+/// # Errors
+/// If nobody can.
+fn ask(probe: &Probe, task: &OperatorTask) -> Result<OperatorReply, Judgement> {
+    match probe.operator().as_mut() {
+        None => Err(Judgement::not_tested("needs an operator (--operator)")),
+        Some(operator) => match operator.ask(task) {
+            OperatorReply::Skip => Err(Judgement::not_tested("the operator cannot do that")),
+            reply @ (OperatorReply::Yes | OperatorReply::No) => Ok(reply),
+        },
+    }
+}
+
+fn with_operator(probe: &Probe) -> Result<(), Judgement> {
+    if probe.operator().is_some() {
+        return Ok(());
+    }
+    Err(Judgement::not_tested("needs an operator (--operator)"))
+}
+
+/// The table after a clean sync of another machine, or of the same where there is no other.
+async fn clean_table(probe: &Probe, id: &'static str) -> Result<RuleTable, Judgement> {
+    let mut machine = probe.second_machine(id).unwrap_or_else(|_| probe.machine(id));
+    machine.sync(Wish::Clean).await?;
+    Ok(machine.table)
+}
+
+/// Syncs and compares with a clean sync of now.
+async fn follows(machine: &mut ProbeMachine<'_>, id: &'static str, before: &RuleTable) -> Checked {
+    let done = machine.sync(Wish::Nothing).await?;
+    let expected = clean_table(machine.probe, id).await?;
+    if expected.difference(before).is_none() {
+        return Ok(Judgement::not_tested("nothing has changed on the server"));
+    }
+    let judgement = same_as_set(&machine.table, &expected, &done.walk);
+    Ok(judgement)
+}
+
+/// OPS-01.
+pub(super) async fn changes_arrive(probe: &Probe, id: &'static str) -> Checked {
+    with_operator(probe)?;
+    let mut machine = probe.machine(id);
+    let first = machine.sync(Wish::Clean).await?;
+    let before = machine.table.clone();
+    ask(probe, &OperatorTask::ChangeRulesAndMode)?;
+    let judgement = follows(&mut machine, id, &before).await?;
+    if judgement.verdict != Verdict::Pass {
+        return Ok(judgement);
+    }
+    machine.forget_session();
+    let next = machine.preflight(Wish::Nothing).await?;
+    let mode = |message: &serde_json::Value| {
+        super::settings::member(message, &["client_mode", "clientMode"]).cloned()
+    };
+    if mode(&next.message) == mode(&first.preflight.message) {
+        let said = "the client mode is the one from before the change";
+        return Ok(Judgement::fail(said).at(next.exchange.number));
+    }
+    Ok(judgement)
+}
+
+/// OPS-02.
+pub(super) async fn deletions_arrive(probe: &Probe, id: &'static str) -> Checked {
+    with_operator(probe)?;
+    let mut machine = probe.machine(id);
+    machine.sync(Wish::Clean).await?;
+    let before = machine.table.clone();
+    ask(probe, &OperatorTask::DeleteOneRule)?;
+    follows(&mut machine, id, &before).await
+}
+
+/// OPS-03.
+pub(super) async fn unconfirmed_changes(probe: &Probe, id: &'static str) -> Checked {
+    with_operator(probe)?;
+    let mut judgement = Judgement::pass();
+    for with_preflight in [true, false] {
+        let mut machine = probe.machine(id);
+        machine.sync(Wish::Clean).await?;
+        let before = machine.table.clone();
+        ask(probe, &OperatorTask::ChangeOneRule)?;
+        machine.forget_session();
+        if with_preflight {
+            machine.preflight(Wish::Nothing).await?;
+            machine.walk().await?;
+        } else if machine.walk().await.is_err() {
+            // RULE-07 is about a refused one; nothing was handed out.
+            continue;
+        }
+        judgement = judgement.and(follows(&mut machine, id, &before).await?);
+    }
+    Ok(judgement)
+}
+
+/// OPS-04.
+pub(super) async fn requested_clean_sync(probe: &Probe, id: &'static str) -> Checked {
+    with_operator(probe)?;
+    let mut machine = probe.machine(id);
+    machine.sync(Wish::Clean).await?;
+    ask(probe, &OperatorTask::RequestCleanSync { machine_id: machine.id.clone() })?;
+    machine.forget_session();
+    let first = machine.preflight(Wish::Nothing).await?;
+    if !is_clean(first.sync_type) {
+        let said = "the clean sync that was requested is not announced";
+        return Ok(Judgement::warning(said).at(first.exchange.number));
+    }
+    machine.forget_session();
+    let second = machine.preflight(Wish::Nothing).await?;
+    if is_clean(second.sync_type) {
+        return Ok(Judgement::pass());
+    }
+    let said = "a preflight that got no further has used the request up";
+    Ok(Judgement::warning(said).at(second.exchange.number))
+}
+
+/// OPS-05.
+pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
+    with_operator(probe)?;
+    probe.unless_without_events()?;
+    let mut machine = probe.machine(id);
+    let event = probe.event(EventMaker::usual);
+    let done = machine.sync(Wish::Clean).await?;
+    let upload = machine.upload(vec![event]).await;
+    crate::harness::conformance::machine::accepted(&upload)?;
+    let task = OperatorTask::FindEvents {
+        machine_id: machine.id.clone(),
+        path: PROBE_PATH.to_owned(),
+        name: format!("probe-{}", probe.run_id),
+    };
+    if ask(probe, &task)? == OperatorReply::No {
+        let said = "the operator does not find the uploaded event as it was sent";
+        return Ok(Judgement::fail(said).at(upload.number));
+    }
+    let task = OperatorTask::FindSyncTime { machine_id: machine.id.clone() };
+    if ask(probe, &task)? == OperatorReply::No {
+        let said = "the operator does not find the time of the sync";
+        return Ok(Judgement::warning(said).at(done.postflight.number));
+    }
+    Ok(Judgement::pass())
+}
+
+/// OPS-06.
+pub(super) async fn reaches_all(probe: &Probe, id: &'static str) -> Checked {
+    with_operator(probe)?;
+    let mut a = probe.machine(id);
+    let mut b = probe.second_machine(id)?;
+    for machine in [&mut a, &mut b] {
+        machine.sync(Wish::Clean).await?;
+        machine.sync(Wish::Nothing).await?;
+    }
+    let before = a.table.clone();
+    ask(probe, &OperatorTask::ChangeOneRule)?;
+    let of_a = a.sync(Wish::Nothing).await?;
+    b.sync(Wish::Nothing).await?;
+    let of_b = b.sync(Wish::Nothing).await?;
+    let expected = clean_table(probe, id).await?;
+    if expected.difference(&before).is_none() {
+        return Ok(Judgement::not_tested("nothing has changed on the server"));
+    }
+    Ok(same_as_set(&a.table, &expected, &of_a.walk)
+        .and(same_as_set(&b.table, &expected, &of_b.walk)))
+}

@@ -1,0 +1,158 @@
+//! POST-01 to POST-04.
+
+use super::same_as_set;
+use crate::harness::conformance::client::ProbeRequest;
+use crate::harness::conformance::exchange::Intent;
+use crate::harness::conformance::machine::{ProbeMachine, Walk, Wish, accepted};
+use crate::harness::conformance::message::Message;
+use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::table::RuleTable;
+use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::model::{Stage, SyncType};
+use crate::protocol::{preflight, wire};
+
+/// POST-01, over all postflights.
+pub(super) fn responses(probe: &Probe) -> Judgement {
+    let mut judgement = Judgement::not_tested("no postflight was answered");
+    for exchange in probe.client.exchanges() {
+        if exchange.stage != Some(Stage::Postflight) || !exchange.is(200) {
+            continue;
+        }
+        if let Err(why) = exchange.message() {
+            return Judgement::fail(why).at(exchange.number);
+        }
+        judgement = Judgement::pass();
+    }
+    judgement
+}
+
+/// A postflight whose refusal is for the check to judge.
+fn request(machine: &ProbeMachine<'_>, message: &wire::PostflightRequest) -> ProbeRequest {
+    let message = Message::of(machine.form.transfer, message);
+    ProbeRequest { intent: Intent::Provoking, ..machine.request(Stage::Postflight, message) }
+}
+
+fn message(
+    machine: &ProbeMachine<'_>,
+    sync_type: SyncType,
+    walk: &Walk,
+) -> wire::PostflightRequest {
+    let (rules_hash, _) = machine.table.hash_and_counts();
+    wire::PostflightRequest {
+        rules_received: u32::try_from(walk.received).unwrap_or(u32::MAX),
+        rules_processed: u32::try_from(walk.rules.len()).unwrap_or(u32::MAX),
+        machine_id: machine.id.clone(),
+        sync_type: preflight::sync_type_number(sync_type),
+        rules_hash,
+    }
+}
+
+/// POST-02.
+pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
+    probe.base()?;
+    let mut judgement = Judgement::pass();
+
+    let mut machine = probe.machine(id);
+    machine.sync(Wish::Clean).await?;
+    machine.forget_session();
+    let done = machine.preflight(Wish::Nothing).await?;
+    let walk = machine.walk().await?;
+    machine.commit(done.sync_type, &walk);
+    let nothing = request(&machine, &message(&machine, done.sync_type, &walk));
+    let exchange = machine.send(nothing).await;
+    if accepted(&exchange).is_err() {
+        let said = format!("after a sync with {} rules: {}", walk.received, exchange.ended());
+        judgement = judgement.and(Judgement::fail(said).at(exchange.number));
+    }
+
+    let mut machine = probe.machine(id);
+    let done = machine.preflight(Wish::Clean).await?;
+    if done.is_clean() {
+        let walk = machine.walk().await?;
+        machine.commit(SyncType::CleanAll, &walk);
+        let all = request(&machine, &message(&machine, SyncType::CleanAll, &walk));
+        let exchange = machine.send(all).await;
+        if accepted(&exchange).is_err() {
+            let said = format!("a sync of all rules (CLEAN_ALL): {}", exchange.ended());
+            judgement = judgement.and(Judgement::fail(said).at(exchange.number));
+        }
+    }
+
+    let mut machine = probe.machine(id);
+    let done = machine.preflight(Wish::Clean).await?;
+    let walk = machine.walk().await?;
+    machine.commit(done.sync_type, &walk);
+    let mut older = message(&machine, done.sync_type, &walk);
+    older.sync_type = 0;
+    older.rules_hash.clear();
+    let older = request(&machine, &older);
+    let exchange = machine.send(older).await;
+    if accepted(&exchange).is_err() {
+        let said = format!("an older agent's, without type and hash: {}", exchange.ended());
+        judgement = judgement.and(Judgement::warning(said).at(exchange.number));
+    }
+    Ok(judgement)
+}
+
+/// POST-03.
+pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
+    probe.base()?;
+    let mut machine = probe.machine(id);
+    let done = machine.sync(Wish::Clean).await?;
+    let again = request(&machine, &message(&machine, done.preflight.sync_type, &done.walk));
+    let exchange = machine.send(again).await;
+    if accepted(&exchange).is_err() {
+        let said = format!("the same postflight again: {}", exchange.ended());
+        return Ok(Judgement::fail(said).at(exchange.number));
+    }
+    if !done.preflight.is_clean() || probe.unless_broken("CLEAN-04").is_err() {
+        return Ok(Judgement::pass());
+    }
+    machine.forget_session();
+    let next = machine.preflight(Wish::Nothing).await?;
+    if next.is_clean() && !machine.table.is_empty() {
+        let said = "after a repeated postflight the next sync is clean again";
+        return Ok(Judgement::warning(said).at(next.exchange.number));
+    }
+    Ok(Judgement::pass())
+}
+
+/// POST-04.
+pub(super) async fn confirms_nothing(probe: &Probe, id: &'static str) -> Checked {
+    let base = probe.base_with_rules()?;
+    let mut judgement = Judgement::pass();
+    for downloads in [false, true] {
+        let mut machine = probe.new_machine(id)?;
+        let done = machine.preflight(Wish::Clean).await?;
+        let mut walk = if downloads { machine.walk().await? } else { Walk::default() };
+        // It stored none of them.
+        walk.rules.clear();
+        let empty = request(&machine, &message(&machine, done.sync_type, &walk));
+        let exchange = machine.send(empty).await;
+        if exchange.is_server_error() {
+            let said = format!("a postflight of nothing: {}", exchange.ended());
+            judgement = judgement.and(Judgement::warning(said).at(exchange.number));
+            continue;
+        }
+        machine.table = RuleTable::default();
+        machine.forget_session();
+        let done = machine.preflight(Wish::Nothing).await?;
+        let walk = machine.walk().await?;
+        machine.commit(done.sync_type, &walk);
+        let comes_again = same_as_set(&machine.table, &base.set, &walk);
+        let found = match (downloads, comes_again.verdict == Verdict::Pass) {
+            (_, true) => Judgement::pass(),
+            (false, false) => Judgement::warning(format!(
+                "a postflight without a download counts as delivery: {}",
+                comes_again.said
+            ))
+            .at(exchange.number),
+            (true, false) => {
+                Judgement::info("a postflight that processed none of the rules counts as delivery")
+                    .at(exchange.number)
+            }
+        };
+        judgement = judgement.and(found);
+    }
+    Ok(judgement)
+}

@@ -1,0 +1,241 @@
+//! PRE-07 to PRE-11.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::same_as_set;
+use super::settings::member;
+use crate::harness::conformance::client::ProbeRequest;
+use crate::harness::conformance::exchange::{Intent, ProbeExchange};
+use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
+use crate::harness::conformance::message::Message;
+use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::verdict::Judgement;
+use crate::model::Stage;
+use crate::protocol::wire;
+
+/// Settings that a repeated preflight must repeat, in both spellings.
+const SETTINGS: [&[&str]; 12] = [
+    &["client_mode", "clientMode"],
+    &["batch_size", "batchSize"],
+    &["enable_bundles", "enableBundles"],
+    &["enable_transitive_rules", "enableTransitiveRules"],
+    &["enable_all_event_upload", "enableAllEventUpload"],
+    &["disable_unknown_event_upload", "disableUnknownEventUpload"],
+    &["full_sync_interval", "full_sync_interval_seconds"],
+    &["allowed_path_regex", "allowedPathRegex"],
+    &["blocked_path_regex", "blockedPathRegex"],
+    &["block_usb_mount", "blockUsbMount"],
+    &["removable_media_policy", "removableMediaPolicy"],
+    &["override_file_access_action", "overrideFileAccessAction"],
+];
+
+/// A preflight whose refusal is for the check to judge.
+async fn preflight(
+    machine: &mut ProbeMachine<'_>,
+    change: impl FnOnce(&mut wire::PreflightRequest),
+) -> Arc<ProbeExchange> {
+    let mut message = machine.preflight_message(Wish::Clean);
+    change(&mut message);
+    let request = preflight_request(machine, &message);
+    let exchange = machine.send(request.clone()).await;
+    if exchange.is(403) && machine.probe.hands_out_tokens() && machine.fetch_token().await {
+        return machine.send(request).await;
+    }
+    exchange
+}
+
+fn preflight_request(machine: &ProbeMachine<'_>, message: &wire::PreflightRequest) -> ProbeRequest {
+    let message = Message::of(machine.form.transfer, message);
+    ProbeRequest { intent: Intent::Provoking, ..machine.request(Stage::Preflight, message) }
+}
+
+/// Whether a preflight that is only to find the cause was accepted.
+async fn is_accepted(exchange: impl Future<Output = Arc<ProbeExchange>>) -> bool {
+    accepted(&*exchange.await).is_ok()
+}
+
+type Change = fn(&mut wire::PreflightRequest);
+
+/// PRE-07.
+pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let least: Change = |message| {
+        message.request_clean_sync = false;
+        message.primary_user.clear();
+    };
+    let exchange = preflight(&mut machine, least).await;
+    if accepted(&exchange).is_err() {
+        let members: [(&str, Change); 2] = [
+            ("primary_user", |message| message.request_clean_sync = false),
+            ("request_clean_sync", |message| message.primary_user.clear()),
+        ];
+        let mut needed = Vec::new();
+        for (name, change) in members {
+            if is_accepted(preflight(&mut machine, change)).await {
+                needed.push(name);
+            }
+        }
+        let sip = preflight(&mut machine, |message| {
+            least(message);
+            message.sip_status = 111;
+        });
+        if is_accepted(sip).await {
+            needed.push("sipStatus");
+        }
+        let missing = match needed.as_slice() {
+            [] => String::new(),
+            names => format!(" without {}", names.join(" or ")),
+        };
+        let said = format!("the smallest preflight{missing}: {}", exchange.ended());
+        return Ok(Judgement::fail(said).at(exchange.number));
+    }
+    let older = preflight(&mut machine, |message| {
+        least(message);
+        message.rules_hash.clear();
+    })
+    .await;
+    if accepted(&older).is_err() {
+        let said = format!("an older agent's, without rulesHash: {}", older.ended());
+        return Ok(Judgement::warning(said).at(older.number));
+    }
+    Ok(Judgement::pass())
+}
+
+fn fullest(message: &mut wire::PreflightRequest) {
+    message.primary_user_groups = vec!["staff".to_owned(), "admin".to_owned()];
+    message.push_notification_token = "5a".repeat(32);
+    message.push_notification_sync = true;
+    // Transitive rules are among the binary ones.
+    message.binary_rule_count = 30;
+    message.transitive_rule_count = 19;
+    message.compiler_rule_count = 4;
+    message.certificate_rule_count = 5;
+    message.teamid_rule_count = 6;
+    message.signingid_rule_count = 7;
+    message.cdhash_rule_count = 2;
+    message.sip_status = 111;
+    message.rules_hash = "5a".repeat(16);
+}
+
+/// PRE-08.
+pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let exchange = preflight(&mut machine, fullest).await;
+    if accepted(&exchange).is_ok() {
+        return Ok(Judgement::pass());
+    }
+    let members: [(&str, Change); 5] = [
+        ("primary_user_groups", |message| message.primary_user_groups.clear()),
+        ("push_notification_token", |message| message.push_notification_token.clear()),
+        ("push_notification_sync", |message| message.push_notification_sync = false),
+        ("sipStatus", |message| message.sip_status = 0),
+        ("the counts", |message| {
+            message.binary_rule_count = 0;
+            message.transitive_rule_count = 0;
+            message.compiler_rule_count = 0;
+            message.certificate_rule_count = 0;
+            message.teamid_rule_count = 0;
+            message.signingid_rule_count = 0;
+            message.cdhash_rule_count = 0;
+        }),
+    ];
+    let mut cause = String::new();
+    for (name, without) in members {
+        let exchange = preflight(&mut machine, |message| {
+            fullest(message);
+            without(message);
+        });
+        if is_accepted(exchange).await {
+            cause = format!(" because of {name}");
+            break;
+        }
+    }
+    let said = format!("the largest preflight{cause}: {}", exchange.ended());
+    Ok(Judgement::fail(said).at(exchange.number))
+}
+
+/// PRE-09.
+pub(super) async fn modes(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let mut judgement = Judgement::pass();
+    for mode in
+        [wire::ClientMode::Monitor, wire::ClientMode::Lockdown, wire::ClientMode::Standalone]
+    {
+        let exchange = preflight(&mut machine, |message| message.set_client_mode(mode)).await;
+        if accepted(&exchange).is_err() {
+            let said = format!("{}: {}", mode.as_str_name(), exchange.ended());
+            judgement = judgement.and(Judgement::fail(said).at(exchange.number));
+        }
+    }
+    Ok(judgement)
+}
+
+/// PRE-10.
+pub(super) async fn texts(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let cases: [(&str, bool, Change); 5] = [
+        ("a hostname with accents, quotes and an emoji", true, |message| {
+            "Zoë’s \"Mac\" 💻".clone_into(&mut message.hostname);
+        }),
+        ("a user with umlauts", true, |message| {
+            "jürgen@exämple.org".clone_into(&mut message.primary_user);
+        }),
+        ("os_version 14.5 (beta)", false, |message| {
+            "14.5 (beta)".clone_into(&mut message.os_version);
+        }),
+        ("santa_version 2026.4-rc1", false, |message| {
+            "2026.4-rc1".clone_into(&mut message.santa_version);
+        }),
+        ("no os_build", false, |message| message.os_build.clear()),
+    ];
+    let mut judgement = Judgement::pass();
+    for (what, occurs, change) in cases {
+        let exchange = preflight(&mut machine, change).await;
+        if accepted(&exchange).is_ok() {
+            continue;
+        }
+        let said = format!("{what}: {}", exchange.ended());
+        let found = if occurs {
+            Judgement::fail(said)
+        } else if exchange.is_server_error() {
+            Judgement::warning(said)
+        } else {
+            Judgement::info(said)
+        };
+        judgement = judgement.and(found.at(exchange.number));
+    }
+    Ok(judgement)
+}
+
+/// PRE-11.
+pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
+    let base = probe.base()?;
+    let mut machine = probe.machine(id);
+    let first = machine.preflight(Wish::Clean).await?;
+    let message = machine.preflight_message(Wish::Clean);
+    let request = preflight_request(&machine, &message);
+    let exchange = machine.send(request).await;
+    let Ok(second) = machine.read_preflight(Arc::clone(&exchange)) else {
+        let said = format!("a second preflight: {}", exchange.ended());
+        return Ok(Judgement::fail(said).at(exchange.number));
+    };
+    if first.is_clean() && !second.is_clean() {
+        let said = "the second preflight no longer announces the clean sync";
+        return Ok(Judgement::fail(said).at(exchange.number));
+    }
+    let differs = |names: &&&[&str]| {
+        let of = |message: &Value| member(message, names).cloned();
+        of(&first.message) != of(&second.message)
+    };
+    if let Some([name, ..]) = SETTINGS.iter().find(differs) {
+        let said = format!("the second preflight has another {name}");
+        return Ok(Judgement::fail(said).at(exchange.number));
+    }
+    let walk = machine.walk().await?;
+    machine.commit(second.sync_type, &walk);
+    let judgement = same_as_set(&machine.table, &base.set, &walk);
+    machine.postflight(second.sync_type, &walk).await?;
+    Ok(judgement)
+}

@@ -1,0 +1,289 @@
+//! RULE-01 to RULE-08.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::same_as_set;
+use super::settings::{member, rules_of, shown};
+use crate::harness::conformance::exchange::Intent;
+use crate::harness::conformance::machine::{ProbeMachine, Walk, Wish, accepted};
+use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::model::{Identifier, RuleType, Stage};
+use crate::protocol::json::Enumeration as _;
+use crate::protocol::wire;
+
+/// How many rules a complaint names.
+const MAX_NAMED: usize = 3;
+const IDENTIFIER: [&str; 2] = ["identifier", "sha256"];
+const RULE_TYPE: [&str; 2] = ["rule_type", "ruleType"];
+const CEL_EXPR: [&str; 2] = ["cel_expr", "celExpr"];
+
+/// RULE-01, over all pages.
+pub(super) fn page_shape(probe: &Probe) -> Judgement {
+    let mut judgement = Judgement::not_tested("no rule page was answered");
+    for exchange in probe.client.exchanges() {
+        let is_page = exchange.stage == Some(Stage::RuleDownload);
+        if !is_page || !exchange.is(200) || exchange.intent != Intent::WellFormed {
+            continue;
+        }
+        let is_empty = exchange.answer().is_some_and(|answer| answer.wire.is_empty());
+        let found = match exchange.message() {
+            Err(why) => Judgement::fail(why).at(exchange.number),
+            Ok(_) if is_empty && exchange.form.is_json() => {
+                Judgement::info("an empty body stands for no rules").at(exchange.number)
+            }
+            Ok(message) => match message.get("rules") {
+                None | Some(Value::Array(_)) => Judgement::pass(),
+                Some(Value::Null) => {
+                    Judgement::info("rules is null where there are none").at(exchange.number)
+                }
+                Some(other) => Judgement::fail(format!("rules is {}, not a list", shown(other)))
+                    .at(exchange.number),
+            },
+        };
+        if judgement.verdict == Verdict::NotTested || found.verdict > judgement.verdict {
+            judgement = found;
+        }
+    }
+    judgement
+}
+
+/// Every rule of the first complete download with the number of its exchange.
+fn all_rules(probe: &Probe) -> Result<Vec<(u64, Value)>, Judgement> {
+    let base = probe.base_with_rules_sent()?;
+    Ok(base
+        .walk
+        .pages
+        .iter()
+        .flat_map(|page| {
+            let rules = page.message().map(rules_of).unwrap_or_default();
+            rules.into_iter().map(|rule| (page.number, rule))
+        })
+        .collect())
+}
+
+/// The worst of the rules, with how many there are.
+fn worst_of(rules: &[(u64, Value)], judge: impl Fn(&Value) -> Option<Judgement>) -> Judgement {
+    let mut worst = Judgement::pass();
+    let mut named = 0;
+    for (number, rule) in rules {
+        let Some(found) = judge(rule) else { continue };
+        if found.verdict == worst.verdict && named >= MAX_NAMED {
+            continue;
+        }
+        named = if found.verdict > worst.verdict { 1 } else { named + 1 };
+        worst = worst.and(found.at(*number));
+    }
+    worst
+}
+
+/// RULE-02.
+pub(super) fn rule_members(probe: &Probe) -> Checked {
+    let rules = all_rules(probe)?;
+    Ok(worst_of(&rules, members_of_rule))
+}
+
+fn members_of_rule(rule: &Value) -> Option<Judgement> {
+    let name = member(rule, &IDENTIFIER).map_or_else(|| "a rule".to_owned(), shown);
+    let Value::Object(members) = rule else {
+        return Some(Judgement::fail(format!("{} is no rule", shown(rule))));
+    };
+    let mut wrong = Vec::new();
+    let fields = <wire::Rule as crate::protocol::json::Message>::FIELDS;
+    super::settings::wrong_types(rule, fields, "", &mut wrong);
+    if !wrong.is_empty() {
+        return Some(Judgement::fail(format!("{name}: {}", wrong.join(", "))));
+    }
+    let policy = enum_of(rule, &["policy"], wire::Policy::NAMES);
+    let rule_type = enum_of(rule, &RULE_TYPE, wire::RuleType::NAMES);
+    let cel = wire::Policy::Cel as i32;
+    let missing = if member(rule, &IDENTIFIER).is_none_or(|value| value == "") {
+        Some("no identifier".to_owned())
+    } else if let Err(why) = policy {
+        Some(format!("policy {why}"))
+    } else if let Err(why) = rule_type {
+        Some(format!("rule_type {why}"))
+    } else if policy == Ok(cel) && member(rule, &CEL_EXPR).is_none_or(|value| value == "") {
+        Some("a CEL rule without cel_expr".to_owned())
+    } else {
+        None
+    };
+    if let Some(missing) = missing {
+        return Some(Judgement::fail(format!("{name}: {missing}")));
+    }
+    let is_known = |name: &str| {
+        fields.iter().any(|field| field.name == name || field.key.trim_matches([':', '"']) == name)
+    };
+    let unknown: Vec<_> =
+        members.keys().filter(|name| !is_known(name)).map(String::as_str).collect();
+    (!unknown.is_empty())
+        .then(|| Judgement::warning(format!("{name}: the schema has no {}", unknown.join(", "))))
+}
+
+/// The number of an enum member, or what is wrong with it.
+fn enum_of(rule: &Value, names: &[&str], known: &[(&str, i32)]) -> Result<i32, String> {
+    let number = match member(rule, names) {
+        None => return Err("is missing".to_owned()),
+        Some(Value::String(text)) => {
+            known.iter().find(|(name, _)| name == text).map(|(_, number)| *number)
+        }
+        Some(Value::Number(number)) => number.as_i64().and_then(|number| {
+            known.iter().map(|(_, known)| *known).find(|known| i64::from(*known) == number)
+        }),
+        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
+    };
+    match number {
+        Some(0) => Err("is unspecified".to_owned()),
+        Some(number) => Ok(number),
+        None => Err(format!("{} is not known", member(rule, names).map(shown).unwrap_or_default())),
+    }
+}
+
+/// The type and the identifier of a rule that has both.
+fn key_of(rule: &Value) -> Option<(RuleType, &str)> {
+    let number = enum_of(rule, &RULE_TYPE, wire::RuleType::NAMES).ok()?;
+    let rule_type = match wire::RuleType::try_from(number).ok()? {
+        wire::RuleType::Binary => RuleType::Binary,
+        wire::RuleType::Certificate => RuleType::Certificate,
+        wire::RuleType::Teamid => RuleType::TeamId,
+        wire::RuleType::Signingid => RuleType::SigningId,
+        wire::RuleType::Cdhash => RuleType::Cdhash,
+        wire::RuleType::RuletypeUnknown => return None,
+    };
+    Some((rule_type, member(rule, &IDENTIFIER)?.as_str()?))
+}
+
+/// RULE-03.
+pub(super) fn identifiers(probe: &Probe) -> Checked {
+    let rules = all_rules(probe)?;
+    Ok(worst_of(&rules, |rule| {
+        let (rule_type, text) = key_of(rule).filter(|(_, text)| !text.is_empty())?;
+        let error = Identifier::parse(rule_type, text).err()?;
+        Some(Judgement::fail(format!("{}: {error}", shown(&Value::from(text)))))
+    }))
+}
+
+/// RULE-04.
+pub(super) fn named_once(probe: &Probe) -> Checked {
+    let rules = all_rules(probe)?;
+    let mut first: HashMap<(RuleType, String), &Value> = HashMap::new();
+    let (mut other, mut equal, mut at) = (Vec::new(), 0_u64, None);
+    for (number, rule) in &rules {
+        let Some((rule_type, identifier)) = key_of(rule) else { continue };
+        let key = (rule_type, identifier.to_ascii_lowercase());
+        match first.get(&key) {
+            Some(known) if *known == rule => {
+                equal += 1;
+                at = at.or(Some(*number));
+            }
+            Some(_) => other.push((format!("{rule_type} {identifier}"), *number)),
+            None => drop(first.insert(key, rule)),
+        }
+    }
+    if let Some((name, number)) = other.first() {
+        let said = format!("{} rules come with different contents, first {name}", other.len());
+        return Ok(Judgement::warning(said).at(*number));
+    }
+    Ok(match at {
+        Some(number) => Judgement::info(format!("{equal} rules come twice alike")).at(number),
+        None => Judgement::pass(),
+    })
+}
+
+/// RULE-05.
+pub(super) async fn first_page_again(probe: &Probe, id: &'static str) -> Checked {
+    let base = probe.base_with_rules()?;
+    let mut machine = probe.machine(id);
+    let preflight = machine.preflight(Wish::Clean).await?;
+    machine.first_page().await?;
+    let exchange = machine.page_exchange("").await;
+    let mut walk = Walk::default();
+    if accepted(&exchange).is_err() {
+        let said = format!("the first page requested again: {}", exchange.ended());
+        return Ok(Judgement::fail(said).at(exchange.number));
+    }
+    machine.read_page(&exchange, &mut walk)?;
+    let walk = match machine.rest(walk).await {
+        Ok(walk) => walk,
+        Err(broken) => return Ok(super::failed("after the first page came twice", &broken)),
+    };
+    machine.commit(preflight.sync_type, &walk);
+    Ok(same_as_set(&machine.table, &base.set, &walk))
+}
+
+/// RULE-06.
+pub(super) async fn not_before_postflight(probe: &Probe, id: &'static str) -> Checked {
+    let base = probe.base_with_rules()?;
+    let mut machine = probe.machine(id);
+    machine.preflight(Wish::Clean).await?;
+    machine.walk().await?;
+    machine.forget_session();
+    let preflight = machine.preflight(Wish::Nothing).await?;
+    let walk = machine.walk().await?;
+    machine.commit(preflight.sync_type, &walk);
+    Ok(same_as_set(&machine.table, &base.set, &walk))
+}
+
+/// RULE-07.
+pub(super) async fn outside_a_sync(probe: &Probe, id: &'static str) -> Checked {
+    probe.base()?;
+    probe.unless_broken("HTTP-06")?;
+    let mut machine = probe.machine(id);
+    machine.sync(Wish::Clean).await?;
+    machine.forget_session();
+    let exchange = machine.page_exchange("").await;
+    if exchange.is_refused() {
+        let said = format!("a rule download outside a sync: {}", exchange.ended());
+        return Ok(Judgement::warning(said).at(exchange.number));
+    }
+    if accepted(&exchange).is_err() {
+        let said = format!("a rule download outside a sync: {}", exchange.ended());
+        return Ok(Judgement::fail(said).at(exchange.number));
+    }
+    let rules = exchange.message().map(rules_of).unwrap_or_default();
+    let wrong =
+        rules.iter().filter_map(members_of_rule).find(|found| found.verdict == Verdict::Fail);
+    Ok(match wrong {
+        Some(found) => found.at(exchange.number),
+        None => Judgement::pass(),
+    })
+}
+
+/// RULE-08.
+pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
+    let base = probe.base()?;
+    if !probe.options.slow {
+        return Ok(Judgement::not_tested("waits for a minute, which this run was told not to"));
+    }
+    let mut machine = probe.machine(id);
+    let preflight = machine.preflight(Wish::Clean).await?;
+    if probe.options.events {
+        machine.upload_one().await?;
+    }
+    probe.sleep(probe.options.waits.in_sync).await;
+    let waited = probe.options.waits.in_sync;
+    let done = after_the_wait(&mut machine).await;
+    let walk = match done {
+        Ok(walk) => walk,
+        Err(broken) => {
+            return Ok(super::failed(&format!("{waited:?} after preflight"), &broken));
+        }
+    };
+    machine.commit(preflight.sync_type, &walk);
+    let judgement = same_as_set(&machine.table, &base.set, &walk);
+    match machine.postflight(preflight.sync_type, &walk).await {
+        Ok(_) => Ok(judgement),
+        Err(broken) => Ok(super::failed(&format!("{waited:?} after preflight"), &broken)),
+    }
+}
+
+async fn after_the_wait(
+    machine: &mut ProbeMachine<'_>,
+) -> Result<Walk, crate::harness::conformance::machine::Broken> {
+    if machine.probe.options.events {
+        machine.upload_one().await?;
+    }
+    machine.walk().await
+}

@@ -1,0 +1,490 @@
+//! The HTTP client of the probe: one request at a time on a connection that it controls, a
+//! record of every byte, and none of the conveniences of other clients: no redirects, no
+//! retries, no pool.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName,
+    HeaderValue, USER_AGENT,
+};
+use hyper_util::rt::TokioIo;
+use percent_encoding::utf8_percent_encode;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
+
+use super::exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
+use super::form::Form;
+use crate::clock::{Clock as _, SystemClock};
+use crate::failure::Failure;
+use crate::model::{BaseUrl, HeaderProblem, Secret, Stage};
+use crate::transport::{CertificateFacts, DirectAccess, TransportOptions};
+
+/// Santa's own client calls itself that.
+const CLIENT_NAME: &str = "santactl-sync/2026.4";
+/// How many requests are under way at a time.
+const MAX_CONCURRENT: usize = 4;
+/// A larger response is not kept.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// All but RFC 3986's unreserved characters.
+const UNRESERVED_ONLY: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How a request shows who it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Credentials {
+    /// As configured.
+    #[default]
+    Given,
+    /// Without headers, user or client certificate of the configuration.
+    Left,
+    /// With one character of each secret header, or of the secret in the path, changed.
+    Altered,
+}
+
+/// A request to send.
+#[derive(Clone, Debug)]
+pub(super) struct ProbeRequest {
+    pub(super) requirement: &'static str,
+    pub(super) stage: Option<Stage>,
+    pub(super) intent: Intent,
+    pub(super) form: Form,
+    pub(super) method: &'static str,
+    /// The path below the base URL, such as `preflight/` and the encoded machine id.
+    pub(super) path: String,
+    pub(super) machine_id: String,
+    /// `None` sends no `Content-Type`.
+    pub(super) content_type: Option<String>,
+    pub(super) content_encoding: Option<String>,
+    pub(super) cookies: Option<String>,
+    /// More headers, which win over others.
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) plain: Vec<u8>,
+    pub(super) wire: Vec<u8>,
+    pub(super) credentials: Credentials,
+}
+
+impl ProbeRequest {
+    /// A request without a body.
+    pub(super) fn empty(
+        requirement: &'static str,
+        stage: Option<Stage>,
+        form: Form,
+        path: String,
+    ) -> Self {
+        Self {
+            requirement,
+            stage,
+            intent: Intent::WellFormed,
+            form,
+            method: "POST",
+            path,
+            machine_id: String::new(),
+            content_type: Some(form.transfer.content_type().to_owned()),
+            content_encoding: None,
+            cookies: None,
+            headers: Vec::new(),
+            plain: Vec::new(),
+            wire: Vec::new(),
+            credentials: Credentials::Given,
+        }
+    }
+}
+
+/// The path of a machine's stage below the base URL.
+pub(super) fn stage_path(segment: &str, machine_id: &str) -> String {
+    format!("{segment}/{}", utf8_percent_encode(machine_id, UNRESERVED_ONLY))
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// A connection that is kept between requests.
+#[derive(Default)]
+pub(super) struct KeptConnection {
+    sender: Option<Sender>,
+}
+
+impl KeptConnection {
+    /// Whether the server has closed it, as far as can be seen without a request.
+    pub(super) async fn is_closed(&mut self) -> bool {
+        match &mut self.sender {
+            Some(sender) => sender.ready().await.is_err(),
+            None => true,
+        }
+    }
+}
+
+/// The client, with the record of all exchanges.
+pub(super) struct ProbeClient {
+    base_url: BaseUrl,
+    access: Mutex<DirectAccess>,
+    /// The same without the client certificate.
+    without_certificate: Option<DirectAccess>,
+    extra_headers: Vec<(String, Secret)>,
+    request_timeout: Duration,
+    permits: Semaphore,
+    exchanges: Mutex<Vec<Arc<ProbeExchange>>>,
+    clock: SystemClock,
+}
+
+impl ProbeClient {
+    /// Reads trust roots and client certificate; connects to nothing.
+    ///
+    /// # Errors
+    /// If these cannot be used.
+    pub(super) fn new(options: &TransportOptions, timeout: Duration) -> Result<Self, Failure> {
+        let without_certificate = match options.client_certificate {
+            None => None,
+            Some(_) => Some(DirectAccess::new(&TransportOptions {
+                client_certificate: None,
+                ..options.clone()
+            })?),
+        };
+        let is_sent =
+            |(name, value): &&(String, Secret)| HeaderProblem::of(name, value.expose()).is_none();
+        Ok(Self {
+            base_url: options.base_url.clone(),
+            access: Mutex::new(DirectAccess::new(options)?),
+            without_certificate,
+            extra_headers: options.extra_headers.iter().filter(is_sent).cloned().collect(),
+            request_timeout: timeout,
+            permits: Semaphore::new(MAX_CONCURRENT),
+            exchanges: Mutex::default(),
+            clock: SystemClock::new(),
+        })
+    }
+
+    pub(super) const fn base_url(&self) -> &BaseUrl {
+        &self.base_url
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.base_url.as_url().scheme() == "https"
+    }
+
+    /// The credentials that the configuration gives, in words; empty if none.
+    pub(super) fn credentials(&self) -> Vec<String> {
+        let url = self.base_url.as_url();
+        let mut given: Vec<_> =
+            self.extra_headers.iter().map(|(name, _)| format!("header {name}")).collect();
+        if self.without_certificate.is_some() {
+            given.push("client certificate".to_owned());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            given.push("user and password".to_owned());
+        }
+        if self.secret_segment().is_some() {
+            given.push("secret in the path".to_owned());
+        }
+        given
+    }
+
+    /// A segment of the base path that looks like a token.
+    fn secret_segment(&self) -> Option<String> {
+        let secrets = self.base_url.secrets();
+        let path = self.base_url.as_url().path();
+        path.split('/')
+            .find(|segment| secrets.iter().any(|secret| secret == segment))
+            .map(str::to_owned)
+    }
+
+    /// The certificates that the server showed, its own first.
+    pub(super) fn server_chain(&self) -> Vec<CertificateFacts> {
+        self.access().server_chain()
+    }
+
+    /// The time since some moment, for durations.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.clock.now().elapsed
+    }
+
+    /// The time of day.
+    pub(super) fn now(&self) -> crate::model::Timestamp {
+        self.clock.now().wall
+    }
+
+    /// Waits.
+    pub(super) async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+    }
+
+    /// Every exchange so far.
+    pub(super) fn exchanges(&self) -> Vec<Arc<ProbeExchange>> {
+        lock(&self.exchanges).clone()
+    }
+
+    /// Strikes a token of the server out of everything recorded from here on.
+    pub(super) fn add_secret(&self, secret: &str) {
+        self.access().add_secret(secret);
+    }
+
+    /// The text without any known secret.
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.access().redact(text)
+    }
+
+    fn access(&self) -> MutexGuard<'_, DirectAccess> {
+        lock(&self.access)
+    }
+
+    /// The path of a request as it goes out.
+    pub(super) fn full_path(&self, request: &ProbeRequest) -> String {
+        let url = self.base_url.as_url();
+        let mut base = url.path().trim_end_matches('/').to_owned();
+        if request.credentials != Credentials::Given
+            && let Some(secret) = self.secret_segment()
+        {
+            base = base.replace(&secret, &altered(&secret));
+        }
+        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        format!("{base}/{}{query}", request.path)
+    }
+
+    /// Sends a request on a connection of its own.
+    pub(super) async fn send(&self, request: ProbeRequest) -> Arc<ProbeExchange> {
+        self.send_on(&mut KeptConnection::default(), request).await
+    }
+
+    /// Sends a request on this connection, which is made first if there is none, and kept.
+    pub(super) async fn send_on(
+        &self,
+        connection: &mut KeptConnection,
+        request: ProbeRequest,
+    ) -> Arc<ProbeExchange> {
+        // Never closed.
+        let _permit = self.permits.acquire().await;
+        let path = self.full_path(&request);
+        let headers = self.headers(&request);
+        let started = self.elapsed();
+        let attempt = self.exchange(connection, &request, &path, &headers);
+        let timed = tokio::time::timeout(self.request_timeout, attempt).await;
+        let outcome = timed.unwrap_or_else(|_| {
+            let what = format!("no complete response within {:?}", self.request_timeout);
+            Err(Break { kind: BreakKind::Timeout, what, status: None })
+        });
+        let elapsed = self.elapsed().saturating_sub(started);
+        let access = self.access();
+        let shown_headers = headers
+            .iter()
+            .map(|(name, value)| {
+                let value = if value.is_sensitive() || self.is_extra(name) {
+                    Secret::MASK.to_owned()
+                } else {
+                    String::from_utf8_lossy(value.as_bytes()).into_owned()
+                };
+                (name.as_str().to_owned(), value)
+            })
+            .collect();
+        let path = access.redact(&path);
+        drop(access);
+        let mut exchanges = lock(&self.exchanges);
+        let exchange = Arc::new(ProbeExchange {
+            number: exchanges.len() as u64 + 1,
+            requirement: request.requirement,
+            stage: request.stage,
+            intent: request.intent,
+            form: request.form,
+            machine_id: request.machine_id,
+            method: request.method.to_owned(),
+            path,
+            request_headers: shown_headers,
+            request_plain: request.plain,
+            request_wire: request.wire.into(),
+            outcome,
+            elapsed,
+        });
+        exchanges.push(Arc::clone(&exchange));
+        exchange
+    }
+
+    fn is_extra(&self, name: &HeaderName) -> bool {
+        self.extra_headers.iter().any(|(known, _)| known.trim().eq_ignore_ascii_case(name.as_str()))
+    }
+
+    fn headers(&self, request: &ProbeRequest) -> Vec<(HeaderName, HeaderValue)> {
+        let url = self.base_url.as_url();
+        let host = match url.port() {
+            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+            None => url.host_str().unwrap_or_default().to_owned(),
+        };
+        let mut headers = self.access().headers.clone();
+        let mut set = |name: HeaderName, value: Option<&str>| match value
+            .and_then(|value| HeaderValue::from_str(value).ok())
+        {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
+        };
+        set(HOST, Some(&host));
+        set(USER_AGENT, Some(CLIENT_NAME));
+        set(ACCEPT_ENCODING, Some("gzip, deflate"));
+        set(CONTENT_TYPE, request.content_type.as_deref());
+        set(CONTENT_ENCODING, request.content_encoding.as_deref());
+        set(
+            CONTENT_LENGTH,
+            (request.method == "POST").then(|| request.wire.len().to_string()).as_deref(),
+        );
+        if let Some(cookies) = &request.cookies {
+            set(COOKIE, Some(cookies));
+        }
+        for (name, value) in &request.headers {
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                set(name, Some(value));
+            }
+        }
+        let secret_names: Vec<HeaderName> = headers
+            .iter()
+            .filter(|(name, value)| value.is_sensitive() || self.is_extra(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in secret_names {
+            match request.credentials {
+                Credentials::Given => {}
+                Credentials::Left => drop(headers.remove(name)),
+                Credentials::Altered => {
+                    let value = headers.get(&name).and_then(|value| value.to_str().ok());
+                    let value = value.map(altered).and_then(|v| HeaderValue::from_str(&v).ok());
+                    if let Some(mut value) = value {
+                        value.set_sensitive(true);
+                        headers.insert(name, value);
+                    }
+                }
+            }
+        }
+        headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    async fn exchange(
+        &self,
+        connection: &mut KeptConnection,
+        request: &ProbeRequest,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Answer, Break> {
+        let mut sender = match connection.sender.take() {
+            Some(sender) => sender,
+            None => self.connect(request.credentials).await?,
+        };
+        let malformed = |error: String| Break {
+            kind: BreakKind::NotHttp,
+            what: format!("the request cannot be written: {error}"),
+            status: None,
+        };
+        let mut built = hyper::Request::builder().method(request.method).uri(path);
+        for (name, value) in headers {
+            built = built.header(name, value);
+        }
+        let body = Full::new(Bytes::from(request.wire.clone()));
+        let built = built.body(body).map_err(|error| malformed(error.to_string()))?;
+        let response = sender.send_request(built).await.map_err(|error| broken(&error, None))?;
+        let status = response.status().as_u16();
+        let headers: Vec<_> = response
+            .headers()
+            .iter()
+            .map(|(name, value)| {
+                (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
+            .collect();
+        let body = http_body_util::Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
+        let wire =
+            body.collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => Break { kind: BreakKind::Cut, ..broken(&error, Some(status)) },
+                Err(_) => Break {
+                    kind: BreakKind::TooLarge,
+                    what: format!("the response is larger than {MAX_RESPONSE_BYTES} bytes"),
+                    status: Some(status),
+                },
+            })?;
+        let wire = wire.to_bytes();
+        connection.sender = Some(sender);
+        let named = headers.iter().filter(|(name, _)| name == CONTENT_ENCODING.as_str());
+        let named: Vec<_> = named.map(|(_, value)| value.as_str()).collect();
+        let body = Answer::decoded(&named.join(", "), &wire);
+        Ok(Answer { status, headers, wire, body })
+    }
+
+    async fn connect(&self, credentials: Credentials) -> Result<Sender, Break> {
+        let url = self.base_url.as_url();
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = url.port_or_known_default().unwrap_or_default();
+        let failed = |kind: BreakKind, what: String| Break { kind, what, status: None };
+        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {
+            failed(BreakKind::Connect, format!("no connection to {host}:{port}: {error}"))
+        })?;
+        let _ = stream.set_nodelay(true);
+        let tls = match (credentials, &self.without_certificate) {
+            (Credentials::Left, Some(access)) => access.tls.clone(),
+            _ => self.access().tls.clone(),
+        };
+        let Some(tls) = tls else { return handshake(TokioIo::new(stream)).await };
+        let name = ServerName::try_from(host.clone())
+            .map_err(|error| failed(BreakKind::Tls, format!("{host}: {error}")))?;
+        let stream = TlsConnector::from(tls)
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(BreakKind::Tls, format!("no TLS session: {error}")))?;
+        handshake(TokioIo::new(stream)).await
+    }
+}
+
+/// Speaks HTTP/1.1 over a connection.
+async fn handshake<T>(io: T) -> Result<Sender, Break>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let mut builder = Builder::new();
+    builder.title_case_headers(true).max_buf_size(1 << 20);
+    let (sender, connection) = builder.handshake(io).await.map_err(|error| broken(&error, None))?;
+    // It ends when the sender is dropped; its errors reach the sender as well.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+fn broken(error: &hyper::Error, status: Option<u16>) -> Break {
+    let kind = if error.is_parse() { BreakKind::NotHttp } else { BreakKind::Closed };
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    let cause = cause.unwrap_or_default();
+    let what = match (kind, status) {
+        (BreakKind::NotHttp, _) => format!("the response is not HTTP: {error}{cause}"),
+        (_, Some(_)) => format!("the response breaks off: {error}{cause}"),
+        (_, None) => format!("the connection ended without a response: {error}{cause}"),
+    };
+    Break { kind, what, status }
+}
+
+/// The text with its last letter or digit exchanged for another.
+fn altered(text: &str) -> String {
+    let Some((at, last)) = text.char_indices().rev().find(|(_, c)| c.is_ascii_alphanumeric())
+    else {
+        return format!("{text}x");
+    };
+    let other = if last == 'x' { 'y' } else { 'x' };
+    format!("{}{other}{}", &text[..at], &text[at + 1..])
+}
+
+/// What a panic left behind is as good as before: each change is one step.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_altered_in_one_character() {
+        assert_eq!(altered("Bearer abc"), "Bearer abx");
+        assert_eq!(altered("abx=="), "aby==");
+        assert_eq!(altered(""), "x");
+    }
+
+    #[test]
+    fn a_machine_id_is_one_segment_of_the_path() {
+        assert_eq!(stage_path("preflight", "Büro 1/2"), "preflight/B%C3%BCro%201%2F2");
+    }
+}

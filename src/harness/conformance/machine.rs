@@ -1,0 +1,590 @@
+//! A machine of the probe: what Santa's client would send in its place, with the counts, the
+//! hash and the types that are true of it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::client::{KeptConnection, ProbeRequest, stage_path};
+use super::cookies::CookieJar;
+use super::exchange::{BreakKind, Intent, ProbeExchange};
+use super::form::Form;
+use super::message::Message;
+use super::probe::Probe;
+use super::table::RuleTable;
+use super::verdict::Judgement;
+use crate::model::{MachineId, Rule, Stage, SyncType};
+use crate::protocol::body::ResponseBody;
+use crate::protocol::cel::CelBudget;
+use crate::protocol::{body, postflight, preflight, rules, wire};
+
+/// What a step could not do, and which requirement is about that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) exchange: Option<u64>,
+    pub(super) by: &'static str,
+    pub(super) said: String,
+}
+
+impl Broken {
+    fn at(exchange: &ProbeExchange, by: &'static str, said: String) -> Self {
+        Self { exchange: Some(exchange.number), by, said }
+    }
+}
+
+impl From<Broken> for Judgement {
+    fn from(broken: Broken) -> Self {
+        let judgement = Self::blocked(broken.by, broken.said);
+        match broken.exchange {
+            Some(exchange) => judgement.at(exchange),
+            None => judgement,
+        }
+    }
+}
+
+/// Whether the client asks for a clean sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// It asks for nothing.
+    Nothing,
+    /// It asks for a clean sync.
+    Clean,
+}
+
+/// A preflight that succeeded.
+#[derive(Clone, Debug)]
+pub(super) struct PreflightDone {
+    pub(super) exchange: Arc<ProbeExchange>,
+    pub(super) message: Value,
+    /// The type of sync that follows.
+    pub(super) sync_type: SyncType,
+}
+
+impl PreflightDone {
+    pub(super) fn is_clean(&self) -> bool {
+        is_clean(self.sync_type)
+    }
+}
+
+/// Whether the client deletes its rules in a sync of this type. It takes the partial clean
+/// types for NORMAL.
+pub(super) const fn is_clean(sync_type: SyncType) -> bool {
+    matches!(sync_type, SyncType::Clean | SyncType::CleanAll)
+}
+
+/// The pages of a rule download.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Walk {
+    pub(super) pages: Vec<Arc<ProbeExchange>>,
+    /// The rules that a client accepts.
+    pub(super) rules: Vec<Rule>,
+    /// All rules, those included that a client drops.
+    pub(super) received: u64,
+    /// Where it goes on; `None` at the end.
+    pub(super) cursor: Option<String>,
+    /// Cursors with hashes of the pages that came with them.
+    seen: HashSet<(String, u64)>,
+}
+
+impl Walk {
+    /// Lets cursors come once more: the walk goes back on purpose.
+    pub(super) fn forget_cursors(&mut self) {
+        self.seen.clear();
+    }
+}
+
+/// One sync from preflight to postflight.
+#[derive(Clone, Debug)]
+pub(super) struct SyncDone {
+    pub(super) preflight: PreflightDone,
+    pub(super) walk: Walk,
+    pub(super) postflight: Arc<ProbeExchange>,
+}
+
+/// The client model of one machine.
+pub(super) struct ProbeMachine<'p> {
+    pub(super) probe: &'p Probe,
+    requirement: &'static str,
+    pub(super) id: String,
+    pub(super) form: Form,
+    pub(super) table: RuleTable,
+    pub(super) jar: CookieJar,
+    /// The header and the value of the XSRF token, if the server handed one out.
+    token: Option<(String, String)>,
+    /// Members that the schema does not know are added.
+    pub(super) adds_unknown_members: bool,
+    /// `machine_id` is left out.
+    pub(super) leaves_out_id: bool,
+}
+
+impl<'p> ProbeMachine<'p> {
+    pub(super) fn new(probe: &'p Probe, requirement: &'static str, id: String) -> Self {
+        Self {
+            probe,
+            requirement,
+            id,
+            form: probe.form(),
+            table: RuleTable::default(),
+            jar: CookieJar::default(),
+            token: None,
+            adds_unknown_members: false,
+            leaves_out_id: false,
+        }
+    }
+
+    /// Sends its requests in this form.
+    pub(super) fn in_form(mut self, form: Form) -> Self {
+        self.form = form;
+        self
+    }
+
+    /// A client that knows of nothing but its table: a new session.
+    pub(super) fn forget_session(&mut self) {
+        self.jar = CookieJar::default();
+        self.token = None;
+    }
+
+    /// The members of its preflight.
+    pub(super) fn preflight_message(&self, wish: Wish) -> wire::PreflightRequest {
+        let (rules_hash, counts) = self.table.hash_and_counts();
+        wire::PreflightRequest {
+            serial_number: self.serial(),
+            hostname: "santa-probe.invalid".to_owned(),
+            os_version: "15.3.1".to_owned(),
+            os_build: "24D70".to_owned(),
+            model_identifier: "Mac15,6".to_owned(),
+            santa_version: "2026.4".to_owned(),
+            primary_user: "santa-probe".to_owned(),
+            client_mode: wire::ClientMode::Monitor.into(),
+            request_clean_sync: wish == Wish::Clean,
+            binary_rule_count: counts.binary,
+            certificate_rule_count: counts.certificate,
+            compiler_rule_count: counts.compiler,
+            teamid_rule_count: counts.teamid,
+            signingid_rule_count: counts.signingid,
+            cdhash_rule_count: counts.cdhash,
+            machine_id: self.id.clone(),
+            rules_hash,
+            ..wire::PreflightRequest::default()
+        }
+    }
+
+    /// The serial number belongs to the machine id, so that a server sees one host.
+    fn serial(&self) -> String {
+        let digits = xxh3_64(self.id.as_bytes()) & 0xffff_ffff;
+        format!("PROBE{digits:08X}")
+    }
+
+    /// The request of a stage with this message, as a client sends it.
+    pub(super) fn request(&self, stage: Stage, message: Message) -> ProbeRequest {
+        let message =
+            if self.adds_unknown_members { message.with_unknown_member() } else { message };
+        let plain = message.bytes();
+        self.request_of_bytes(stage, plain)
+    }
+
+    /// The request of a stage with this body, compressed by the form.
+    pub(super) fn request_of_bytes(&self, stage: Stage, plain: Vec<u8>) -> ProbeRequest {
+        ProbeRequest {
+            machine_id: self.id.clone(),
+            content_encoding: self.form.header().map(str::to_owned),
+            // Memory takes anything.
+            wire: self.form.pack(&plain).unwrap_or_default(),
+            plain,
+            ..ProbeRequest::empty(
+                self.requirement,
+                Some(stage),
+                self.form,
+                stage_path(stage.segment(), &self.id),
+            )
+        }
+    }
+
+    /// Sends a request with the cookies and the token of the session, on a connection of its
+    /// own. A 403 makes a client ask for a token once, and repeat the request.
+    pub(super) async fn send(&mut self, request: ProbeRequest) -> Arc<ProbeExchange> {
+        self.send_on(&mut KeptConnection::default(), request).await
+    }
+
+    /// [`Self::send`] on a given connection.
+    pub(super) async fn send_on(
+        &mut self,
+        connection: &mut KeptConnection,
+        request: ProbeRequest,
+    ) -> Arc<ProbeExchange> {
+        let exchange = self.send_once(connection, request.clone()).await;
+        let asks = exchange.is(403)
+            && self.token.is_none()
+            && request.intent == Intent::WellFormed
+            && self.probe.hands_out_tokens();
+        if !asks || !self.fetch_token().await {
+            return exchange;
+        }
+        self.send_once(connection, request).await
+    }
+
+    async fn send_once(
+        &mut self,
+        connection: &mut KeptConnection,
+        mut request: ProbeRequest,
+    ) -> Arc<ProbeExchange> {
+        let client = &self.probe.client;
+        let path = client.full_path(&request);
+        if request.cookies.is_none() {
+            request.cookies = self.jar.header(&path);
+        }
+        request.headers.extend(self.token.clone());
+        let exchange = client.send_on(connection, request).await;
+        if let Some(answer) = exchange.answer() {
+            let host = client.base_url().host();
+            for (_, value) in answer.headers.iter().filter(|(name, _)| name == "set-cookie") {
+                self.jar.set(value, host, &path, client.is_https());
+            }
+            self.jar.values().for_each(|value| client.add_secret(value));
+            if let Ok(message) = exchange.message() {
+                secrets_of(&message).into_iter().for_each(|secret| client.add_secret(secret));
+            }
+        }
+        exchange
+    }
+
+    /// Asks the xsrf endpoint for a token. Returns whether one came.
+    pub(super) async fn fetch_token(&mut self) -> bool {
+        let exchange = self.xsrf().await;
+        let Some(answer) = exchange.answer().filter(|answer| answer.status == 200) else {
+            self.probe.has_no_tokens();
+            return false;
+        };
+        let Some(token) = answer.header("x-xsrf-token").filter(|token| !token.is_empty()) else {
+            self.probe.has_no_tokens();
+            return false;
+        };
+        let name = answer.header("x-xsrf-token-header").unwrap_or("x-xsrf-token");
+        self.probe.client.add_secret(token);
+        self.token = Some((name.to_owned(), token.to_owned()));
+        true
+    }
+
+    /// The request for a token.
+    pub(super) async fn xsrf(&mut self) -> Arc<ProbeExchange> {
+        let path = stage_path("xsrf", &self.id);
+        let request = ProbeRequest {
+            intent: Intent::Provoking,
+            machine_id: self.id.clone(),
+            ..ProbeRequest::empty(self.requirement, None, self.form, path)
+        };
+        self.send_once(&mut KeptConnection::default(), request).await
+    }
+
+    fn message<M: prost::Message + serde::Serialize>(&self, message: &M) -> Message {
+        Message::of(self.form.transfer, message)
+    }
+
+    fn id_member(&self) -> String {
+        if self.leaves_out_id { String::new() } else { self.id.clone() }
+    }
+
+    /// One preflight.
+    pub(super) async fn preflight(&mut self, wish: Wish) -> Result<PreflightDone, Broken> {
+        let message = self.preflight_message(wish);
+        self.preflight_with(message).await
+    }
+
+    /// One preflight with these members.
+    pub(super) async fn preflight_with(
+        &mut self,
+        mut message: wire::PreflightRequest,
+    ) -> Result<PreflightDone, Broken> {
+        message.machine_id = self.id_member();
+        let request = self.request(Stage::Preflight, self.message(&message));
+        let exchange = self.send(request).await;
+        self.read_preflight(exchange)
+    }
+
+    /// What a client makes of a preflight's response.
+    pub(super) fn read_preflight(
+        &self,
+        exchange: Arc<ProbeExchange>,
+    ) -> Result<PreflightDone, Broken> {
+        let bytes = accepted(&exchange)?;
+        let unreadable = |why: String| {
+            Broken::at(&exchange, "PRE-01", format!("the preflight response is unreadable: {why}"))
+        };
+        let message = exchange.message().map_err(unreadable)?;
+        let received = ResponseBody::new(self.form.transfer, bytes);
+        let decoded = body::decode(received).map_err(|error| unreadable(error.to_string()))?;
+        let result = preflight::read(decoded.message);
+        let older = if result.clean_sync { SyncType::Clean } else { SyncType::Normal };
+        let sync_type = result.sync_type.unwrap_or(older);
+        Ok(PreflightDone { exchange, message, sync_type })
+    }
+
+    /// The first page of a rule download.
+    pub(super) async fn first_page(&mut self) -> Result<Walk, Broken> {
+        let mut walk = Walk::default();
+        self.page(&mut walk, "").await?;
+        Ok(walk)
+    }
+
+    /// One page, which is added to the walk.
+    pub(super) async fn page(&mut self, walk: &mut Walk, cursor: &str) -> Result<(), Broken> {
+        let exchange = self.page_exchange(cursor).await;
+        self.read_page(&exchange, walk)
+    }
+
+    /// The request for one page.
+    pub(super) async fn page_exchange(&mut self, cursor: &str) -> Arc<ProbeExchange> {
+        let message =
+            wire::RuleDownloadRequest { cursor: cursor.to_owned(), machine_id: self.id_member() };
+        let request = self.request(Stage::RuleDownload, self.message(&message));
+        self.send(request).await
+    }
+
+    /// The request for a page that a server may refuse.
+    pub(super) async fn provoking_page(&mut self, cursor: &str) -> Arc<ProbeExchange> {
+        let message =
+            wire::RuleDownloadRequest { cursor: cursor.to_owned(), machine_id: self.id_member() };
+        let request = self.request(Stage::RuleDownload, self.message(&message));
+        self.send(ProbeRequest { intent: Intent::Provoking, ..request }).await
+    }
+
+    /// Adds what a client accepts of a page to the walk.
+    pub(super) fn read_page(
+        &self,
+        exchange: &Arc<ProbeExchange>,
+        walk: &mut Walk,
+    ) -> Result<(), Broken> {
+        let bytes = accepted(exchange)?.to_vec();
+        let unreadable = |why: String| {
+            Broken::at(exchange, "RULE-01", format!("the rule page is unreadable: {why}"))
+        };
+        let message = exchange.message().map_err(unreadable)?;
+        walk.cursor = cursor_of(&message);
+        let bare = message.get("rules").is_none_or(Value::is_null);
+        if !bare {
+            let received = ResponseBody::new(self.form.transfer, &*bytes);
+            let read = rules::read_page(received, 1, &mut CelBudget::default(), &|| false);
+            let page = read.map_err(|error| unreadable(error.to_string()))?.message;
+            let (accepted, rejected) = (page.rules.len() as u64, page.rejected.len() as u64);
+            walk.received += accepted + rejected + page.rejected_unlisted;
+            walk.rules.extend(page.rules.iter().map(Rule::from));
+        }
+        walk.pages.push(Arc::clone(exchange));
+        if let Some(cursor) = &walk.cursor
+            && !walk.seen.insert((cursor.clone(), xxh3_64(&bytes)))
+        {
+            let said = format!(
+                "page {} brought what an earlier one had, with a cursor that came before",
+                walk.pages.len()
+            );
+            return Err(Broken::at(exchange, "PAGE-02", said));
+        }
+        Ok(())
+    }
+
+    /// The whole rule download.
+    pub(super) async fn walk(&mut self) -> Result<Walk, Broken> {
+        let walk = self.first_page().await?;
+        self.rest(walk).await
+    }
+
+    /// The rest of a rule download.
+    pub(super) async fn rest(&mut self, mut walk: Walk) -> Result<Walk, Broken> {
+        let limits = self.probe.walk_limits();
+        let started = self.probe.client.elapsed();
+        while let Some(cursor) = walk.cursor.take() {
+            self.page(&mut walk, &cursor).await?;
+            let took = self.probe.client.elapsed().saturating_sub(started);
+            let said = if walk.cursor.as_ref() == Some(&cursor) {
+                format!("page {} repeats the cursor it was requested with", walk.pages.len())
+            } else if walk.cursor.is_some()
+                && (walk.pages.len() >= limits.pages || took > limits.time)
+            {
+                let (pages, seconds) = (walk.pages.len(), took.as_secs());
+                format!("the download did not end within {pages} pages and {seconds} s")
+            } else {
+                continue;
+            };
+            return Err(Broken {
+                exchange: walk.pages.last().map(|page| page.number),
+                by: "PAGE-02",
+                said,
+            });
+        }
+        Ok(walk)
+    }
+
+    /// Takes a complete download into the table.
+    pub(super) fn commit(&mut self, sync_type: SyncType, walk: &Walk) {
+        self.table.apply(is_clean(sync_type), &walk.rules);
+    }
+
+    /// The postflight of a sync.
+    pub(super) async fn postflight(
+        &mut self,
+        sync_type: SyncType,
+        walk: &Walk,
+    ) -> Result<Arc<ProbeExchange>, Broken> {
+        let processed = walk.rules.len() as u64;
+        self.postflight_of(sync_type, walk.received, processed).await
+    }
+
+    /// A postflight with these numbers.
+    pub(super) async fn postflight_of(
+        &mut self,
+        sync_type: SyncType,
+        received: u64,
+        processed: u64,
+    ) -> Result<Arc<ProbeExchange>, Broken> {
+        let (rules_hash, _) = self.table.hash_and_counts();
+        let id = MachineId::new(&self.id).map_err(|error| Broken {
+            exchange: None,
+            by: "ID-01",
+            said: error.to_string(),
+        })?;
+        let mut message = postflight::request(&id, sync_type, received, processed, &rules_hash);
+        message.machine_id = self.id_member();
+        self.postflight_with(&message).await
+    }
+
+    /// A postflight with these members.
+    pub(super) async fn postflight_with(
+        &mut self,
+        message: &wire::PostflightRequest,
+    ) -> Result<Arc<ProbeExchange>, Broken> {
+        let request = self.request(Stage::Postflight, self.message(message));
+        let exchange = self.send(request).await;
+        accepted(&exchange)?;
+        exchange.message().map_err(|why| {
+            let said = format!("the postflight response is unreadable: {why}");
+            Broken::at(&exchange, "POST-01", said)
+        })?;
+        Ok(exchange)
+    }
+
+    /// Preflight, rule download and postflight, in a session of their own.
+    pub(super) async fn sync(&mut self, wish: Wish) -> Result<SyncDone, Broken> {
+        self.forget_session();
+        let preflight = self.preflight(wish).await?;
+        let walk = self.walk().await?;
+        self.commit(preflight.sync_type, &walk);
+        let postflight = self.postflight(preflight.sync_type, &walk).await?;
+        Ok(SyncDone { preflight, walk, postflight })
+    }
+
+    /// The request of an upload.
+    pub(super) fn upload_request(&self, mut upload: wire::EventUploadRequest) -> ProbeRequest {
+        upload.machine_id = self.id_member();
+        self.request(Stage::EventUpload, self.message(&upload))
+    }
+
+    /// Uploads events.
+    pub(super) async fn upload(&mut self, events: Vec<wire::Event>) -> Arc<ProbeExchange> {
+        let upload = wire::EventUploadRequest { events, ..wire::EventUploadRequest::default() };
+        let request = self.upload_request(upload);
+        self.send(request).await
+    }
+
+    /// Uploads one small event.
+    pub(super) async fn upload_one(&mut self) -> Result<Arc<ProbeExchange>, Broken> {
+        let event = self.probe.small_event();
+        let exchange = self.upload(vec![event]).await;
+        match accepted(&exchange) {
+            Ok(_) => Ok(exchange),
+            Err(broken) => Err(broken),
+        }
+    }
+}
+
+/// Where the next page begins, as text even if the server wrote something else.
+pub(super) fn cursor_of(message: &Value) -> Option<String> {
+    match message.get("cursor") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => (!text.is_empty()).then(|| text.clone()),
+        Some(other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) => {
+            Some(other.to_string())
+        }
+    }
+}
+
+/// The texts of a response that are secrets.
+fn secrets_of(message: &Value) -> Vec<&str> {
+    const SECRET_MEMBERS: [&str; 6] = [
+        "push_token",
+        "pushToken",
+        "push_issuer_token",
+        "pushIssuerToken",
+        "export_configuration",
+        "exportConfiguration",
+    ];
+    fn texts<'v>(value: &'v Value, into: &mut Vec<&'v str>) {
+        match value {
+            Value::String(text) => into.push(text),
+            Value::Array(items) => items.iter().for_each(|item| texts(item, into)),
+            Value::Object(members) => members.values().for_each(|value| texts(value, into)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut secrets = Vec::new();
+    for value in SECRET_MEMBERS.iter().filter_map(|name| message.get(*name)) {
+        texts(value, &mut secrets);
+    }
+    secrets
+}
+
+/// The decoded body of a 200, or which requirement is about what came instead.
+pub(super) fn accepted(exchange: &ProbeExchange) -> Result<&[u8], Broken> {
+    let stage = exchange.stage.map_or("the request", Stage::name);
+    let broken = |by, said: String| Broken::at(exchange, by, format!("{stage}: {said}"));
+    match &exchange.outcome {
+        Ok(answer) if answer.status == 200 => match &answer.body {
+            Ok(body) => Ok(body),
+            Err(why) => Err(broken("HTTP-08", format!("the response cannot be decoded: {why}"))),
+        },
+        Ok(answer) if (300..400).contains(&answer.status) => {
+            Err(broken("HTTP-02", format!("status {}", answer.status)))
+        }
+        Ok(answer) => Err(broken("HTTP-01", format!("status {}", answer.status))),
+        Err(cause) => {
+            let by = match cause.kind {
+                BreakKind::Connect | BreakKind::Tls => "HTTP-04",
+                BreakKind::Cut | BreakKind::Timeout | BreakKind::TooLarge => "HTTP-03",
+                BreakKind::Closed | BreakKind::NotHttp => "HTTP-01",
+            };
+            Err(broken(by, cause.what.clone()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tokens_for_push_and_export_are_secrets() {
+        let message = json!({
+            "clientMode": "MONITOR", "pushToken": "t",
+            "exportConfiguration": {"signedPost": {"url": "u", "formValues": {"k": "v"}}}
+        });
+        let mut secrets = secrets_of(&message);
+        secrets.sort_unstable();
+        assert_eq!(secrets, ["t", "u", "v"]);
+    }
+
+    #[test]
+    fn a_cursor_is_followed_whatever_its_type_and_empty_ones_end_the_download() {
+        for (message, expected) in [
+            (json!({}), None),
+            (json!({"cursor": null}), None),
+            (json!({"cursor": ""}), None),
+            (json!({"cursor": "{\"PK\":1}"}), Some("{\"PK\":1}")),
+            (json!({"cursor": 17}), Some("17")),
+        ] {
+            assert_eq!(cursor_of(&message).as_deref(), expected, "{message}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The operator of the server under test, who changes what the probe cannot.
+
+use std::fmt;
+
+/// What the operator is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OperatorTask {
+    /// Add one rule, change the policy of another and change the client mode.
+    ChangeRulesAndMode,
+    /// Change the policy of one rule, so that the number of rules stays the same.
+    ChangeOneRule,
+    /// Delete one rule.
+    DeleteOneRule,
+    /// Request a clean sync for this machine.
+    RequestCleanSync {
+        /// The machine.
+        machine_id: String,
+    },
+    /// Look for the events of the run and say whether they are there as sent.
+    FindEvents {
+        /// The machine that sent them.
+        machine_id: String,
+        /// The path of each.
+        path: String,
+        /// The beginning of their file names.
+        name: String,
+    },
+    /// Say whether the time of the machine's last successful sync is shown.
+    FindSyncTime {
+        /// The machine.
+        machine_id: String,
+    },
+}
+
+/// For people, as an instruction or a question.
+impl fmt::Display for OperatorTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChangeRulesAndMode => f.write_str(
+                "On the server, add one rule, change the policy of another one and change the \
+                 client mode.",
+            ),
+            Self::ChangeOneRule => {
+                f.write_str("On the server, change the policy of one rule; add and delete none.")
+            }
+            Self::DeleteOneRule => f.write_str("On the server, delete one rule."),
+            Self::RequestCleanSync { machine_id } => {
+                write!(f, "On the server, request a clean sync for machine {machine_id}.")
+            }
+            Self::FindEvents { machine_id, path, name } => write!(
+                f,
+                "Look at the events of machine {machine_id}. Are those named {name}-… there, with \
+                 path {path}, hash, decision and time?"
+            ),
+            Self::FindSyncTime { machine_id } => write!(
+                f,
+                "Look at machine {machine_id}. Does the server show the time of its last sync, a \
+                 moment ago?"
+            ),
+        }
+    }
+}
+
+/// What the operator replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorReply {
+    /// It is done, or the answer is yes.
+    Yes,
+    /// The answer is no.
+    No,
+    /// It cannot be done on this server.
+    Skip,
+}
+
+/// Somebody, or something, that operates the server under test.
+///
+/// [`OperatorTask::ChangeOneRule`] and the like are done when `ask` returns
+/// [`OperatorReply::Yes`].
+pub trait Operator: Send {
+    /// Does the task, or answers the question.
+    fn ask(&mut self, task: &OperatorTask) -> OperatorReply;
+}

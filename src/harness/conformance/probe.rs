@@ -1,0 +1,325 @@
+//! What the checks of one run share: the client, the ids and events used, the form to work
+//! in, and the rules that a complete download brings.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::client::{ProbeClient, lock};
+use super::exchange::ProbeExchange;
+use super::form::Form;
+use super::machine::{ProbeMachine, Walk};
+use super::operator::Operator;
+use super::options::{Options, WalkLimits};
+use super::probe_events::{EventMaker, ProbeEvent};
+use super::table::RuleTable;
+use super::verdict::{Judgement, Verdict};
+use crate::harness::fixtures::Random;
+use crate::model::SyncType;
+use crate::protocol::wire;
+
+/// The beginning of every machine id that a run makes up.
+pub(super) const OWN_IDS: &str = "5A17A000-";
+
+/// The result of a check: both sides are verdicts, the right one ends the check early.
+pub(super) type Checked = Result<Judgement, Judgement>;
+
+/// The first complete sync, which the others are compared with.
+#[derive(Clone, Debug)]
+pub(super) struct BaseSync {
+    /// The rules of this server for the machines of the run.
+    pub(super) set: RuleTable,
+    /// The download that brought them.
+    pub(super) walk: Walk,
+    /// The type that the server announced.
+    pub(super) sync_type: SyncType,
+}
+
+/// How the preflight of one form ended.
+#[derive(Clone, Debug)]
+pub(super) struct FormTrial {
+    pub(super) form: Form,
+    pub(super) exchange: Arc<ProbeExchange>,
+    /// It was answered with a preflight response of the form.
+    pub(super) accepted: bool,
+}
+
+/// The verdicts of a requirement's check: one, or two where it was repeated.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) judgement: Judgement,
+    /// Both judgements of a check that did not come to the same twice.
+    pub(super) runs: Vec<Judgement>,
+}
+
+impl From<Judgement> for Outcome {
+    fn from(judgement: Judgement) -> Self {
+        Self { judgement, runs: Vec::new() }
+    }
+}
+
+struct State {
+    random: Random,
+    ids: Vec<String>,
+    events: EventMaker,
+    form: Form,
+    asks_for_tokens: bool,
+    base: Option<Result<Arc<BaseSync>, Judgement>>,
+    trials: Vec<FormTrial>,
+    outcomes: BTreeMap<&'static str, Outcome>,
+}
+
+/// One run.
+pub(super) struct Probe {
+    pub(super) client: ProbeClient,
+    pub(super) options: Options,
+    pub(super) run_id: String,
+    state: Mutex<State>,
+    operator: Mutex<Option<Box<dyn Operator>>>,
+}
+
+impl Probe {
+    pub(super) fn new(
+        client: ProbeClient,
+        options: Options,
+        seed: u64,
+        operator: Option<Box<dyn Operator>>,
+    ) -> Self {
+        let mut random = Random::new(seed);
+        let run_id = random.hex(4).to_ascii_uppercase();
+        let state = State {
+            random,
+            ids: Vec::new(),
+            events: EventMaker::new(run_id.clone()),
+            form: options.form.unwrap_or(Form::DEFAULT),
+            asks_for_tokens: true,
+            base: None,
+            trials: Vec::new(),
+            outcomes: BTreeMap::new(),
+        };
+        let operator = Mutex::new(operator);
+        Self { client, options, run_id, state: Mutex::new(state), operator }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The operator, where one takes part.
+    pub(super) fn operator(&self) -> MutexGuard<'_, Option<Box<dyn Operator>>> {
+        lock(&self.operator)
+    }
+
+    /// The form that the checks work in.
+    pub(super) fn form(&self) -> Form {
+        self.state().form
+    }
+
+    pub(super) fn work_in(&self, form: Form) {
+        self.state().form = form;
+    }
+
+    pub(super) fn trials(&self) -> Vec<FormTrial> {
+        self.state().trials.clone()
+    }
+
+    pub(super) fn keep_trials(&self, trials: Vec<FormTrial>) {
+        self.state().trials = trials;
+    }
+
+    /// How far a rule download is followed.
+    pub(super) const fn walk_limits(&self) -> WalkLimits {
+        self.options.walk
+    }
+
+    /// Whether a 403 may be for want of a token.
+    pub(super) fn hands_out_tokens(&self) -> bool {
+        self.state().asks_for_tokens
+    }
+
+    /// Notes that the xsrf endpoint is of no use.
+    pub(super) fn has_no_tokens(&self) {
+        self.state().asks_for_tokens = false;
+    }
+
+    /// A machine id of the run's own that no server has seen: upper case, version 4, with a
+    /// first group by which it can be found.
+    pub(super) fn fresh_id(&self) -> String {
+        let mut state = self.state();
+        let digits = state.random.hex(14).to_ascii_uppercase();
+        let variant = ["8", "9", "A", "B"][state.random.below(4) as usize];
+        let id = format!(
+            "{OWN_IDS}{}-4{}-{variant}{}-{}",
+            &digits[..4],
+            &digits[4..7],
+            &digits[7..10],
+            &digits[10..22]
+        );
+        state.ids.push(id.clone());
+        id
+    }
+
+    /// Notes an id of another form that is used.
+    pub(super) fn note_id(&self, id: &str) {
+        let mut state = self.state();
+        if !state.ids.iter().any(|known| known == id) {
+            state.ids.push(id.to_owned());
+        }
+    }
+
+    /// Every machine id used, in order of first use.
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.state().ids.clone()
+    }
+
+    /// A machine to check this requirement with: a new one, or the first of those given.
+    pub(super) fn machine(&self, requirement: &'static str) -> ProbeMachine<'_> {
+        let id = match self.options.machine_ids.first() {
+            Some(id) => {
+                self.note_id(id);
+                id.clone()
+            }
+            None => self.fresh_id(),
+        };
+        ProbeMachine::new(self, requirement, id)
+    }
+
+    /// Another machine than [`Self::machine`] returns.
+    ///
+    /// # Errors
+    /// If only one id was given.
+    pub(super) fn second_machine(
+        &self,
+        requirement: &'static str,
+    ) -> Result<ProbeMachine<'_>, Judgement> {
+        let id = match self.options.machine_ids.as_slice() {
+            [] => self.fresh_id(),
+            [_] => return Err(Judgement::not_tested("needs a second machine id (--machine-id)")),
+            [_, second, ..] => {
+                self.note_id(second);
+                second.clone()
+            }
+        };
+        Ok(ProbeMachine::new(self, requirement, id))
+    }
+
+    /// A machine that the server has never seen.
+    ///
+    /// # Errors
+    /// If the run has to do with given ids.
+    pub(super) fn new_machine(
+        &self,
+        requirement: &'static str,
+    ) -> Result<ProbeMachine<'_>, Judgement> {
+        if !self.options.machine_ids.is_empty() {
+            return Err(Judgement::not_tested("needs a machine id that the server has never seen"));
+        }
+        Ok(ProbeMachine::new(self, requirement, self.fresh_id()))
+    }
+
+    /// A random number below `bound`.
+    pub(super) fn random_below(&self, bound: u32) -> u32 {
+        self.state().random.below(bound)
+    }
+
+    /// Makes an event of this run; the closure is given the time of now.
+    pub(super) fn event<T>(&self, make: impl FnOnce(&mut EventMaker, f64) -> T) -> T {
+        let millis = u32::try_from(self.client.now().as_millis() % 1000).unwrap_or_default();
+        let seconds = u32::try_from(self.client.now().as_secs()).unwrap_or(u32::MAX);
+        // A part of a second, as hosts send it; exact in a double.
+        let at = f64::from(seconds) + f64::from(millis / 125 * 125 + 1) / 1000.0;
+        make(&mut self.state().events, at)
+    }
+
+    pub(super) fn small_event(&self) -> wire::Event {
+        self.event(EventMaker::small)
+    }
+
+    /// The events uploaded so far.
+    pub(super) fn events(&self) -> Vec<ProbeEvent> {
+        self.state().events.made().to_vec()
+    }
+
+    pub(super) fn keep_base(&self, base: Result<BaseSync, Judgement>) {
+        self.state().base = Some(base.map(Arc::new));
+    }
+
+    /// The first complete sync.
+    ///
+    /// # Errors
+    /// If there was none; then nothing can be compared.
+    pub(super) fn base(&self) -> Result<Arc<BaseSync>, Judgement> {
+        let base = self.state().base.clone();
+        base.unwrap_or_else(|| Err(Judgement::not_tested("no sync has succeeded")))
+    }
+
+    /// [`Self::base`], where the machine has rules.
+    pub(super) fn base_with_rules(&self) -> Result<Arc<BaseSync>, Judgement> {
+        let base = self.base()?;
+        if base.set.is_empty() {
+            return Err(Judgement::not_tested("needs at least one rule for this machine"));
+        }
+        Ok(base)
+    }
+
+    /// [`Self::base`], where rules were sent, be they usable or not.
+    pub(super) fn base_with_rules_sent(&self) -> Result<Arc<BaseSync>, Judgement> {
+        let base = self.base()?;
+        if base.walk.received == 0 {
+            return Err(Judgement::not_tested("needs at least one rule for this machine"));
+        }
+        Ok(base)
+    }
+
+    /// [`Self::base`], where the rules came on several pages.
+    pub(super) fn base_with_pages(&self) -> Result<Arc<BaseSync>, Judgement> {
+        let base = self.base_with_rules()?;
+        if base.walk.pages.len() < 2 {
+            let said = format!("needs two pages; all {} rules came on one", base.walk.received);
+            return Err(Judgement::not_tested(said));
+        }
+        Ok(base)
+    }
+
+    pub(super) fn keep_outcome(&self, id: &'static str, outcome: impl Into<Outcome>) {
+        self.state().outcomes.insert(id, outcome.into());
+    }
+
+    pub(super) fn outcomes(&self) -> BTreeMap<&'static str, Outcome> {
+        self.state().outcomes.clone()
+    }
+
+    /// The verdict on a requirement, once it is there.
+    pub(super) fn verdict(&self, id: &str) -> Option<Verdict> {
+        self.state().outcomes.get(id).map(|outcome| outcome.judgement.verdict)
+    }
+
+    /// Goes on only if that requirement was not found broken.
+    ///
+    /// # Errors
+    /// If it was.
+    pub(super) fn unless_broken(&self, id: &'static str) -> Result<(), Judgement> {
+        match self.verdict(id) {
+            Some(verdict) if verdict.is_complaint() => {
+                Err(Judgement::blocked(id, format!("{id} is not met")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on only if the run may upload events.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub(super) fn unless_without_events(&self) -> Result<(), Judgement> {
+        if self.options.events {
+            return Ok(());
+        }
+        Err(Judgement::not_tested("uploads events, which this run was told not to"))
+    }
+
+    /// Waits.
+    pub(super) async fn sleep(&self, duration: Duration) {
+        self.client.sleep(duration).await;
+    }
+}

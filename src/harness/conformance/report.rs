@@ -1,0 +1,135 @@
+//! The result of a run, for people and programs.
+
+mod evidence;
+mod text;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use evidence::Evidence;
+pub use text::TextReport;
+
+use super::catalogue::{Level, Section};
+use super::form::Form;
+use super::probe_events::ProbeEvent;
+use super::verdict::Verdict;
+use crate::model::Timestamp;
+
+/// The version of [`Report`]'s JSON.
+const SCHEMA_VERSION: u32 = 1;
+
+/// What a run found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The version of this structure.
+    pub schema_version: u32,
+    /// The version of this program.
+    pub version: &'static str,
+    /// The server, secrets cut.
+    pub url: String,
+    /// When the run began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Marks the machine ids and events of this run.
+    pub run_id: String,
+    /// The form that the checks worked in; `None` if no form was accepted.
+    pub form: Option<Form>,
+    /// How many requests were made.
+    pub requests: u64,
+    /// What a complete rule download brings; `None` if there was none.
+    pub rules: Option<RuleFacts>,
+    /// How many requirements have which verdict. ERR-02, which only repeats, is not counted.
+    pub counts: BTreeMap<Verdict, u64>,
+    /// Every requirement that was chosen, in the order of the catalogue.
+    pub results: Vec<RequirementResult>,
+    /// Every machine id used.
+    pub machine_ids: Vec<String>,
+    /// Every made-up event uploaded.
+    pub events: Vec<ProbeEvent>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// The size of a complete rule download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleFacts {
+    /// Rules that a client holds afterwards.
+    pub rules: u64,
+    /// Rules as sent, those included that a client drops.
+    pub received: u64,
+    /// Pages.
+    pub pages: u64,
+    /// Bytes of the largest page, decoded.
+    pub largest_page_bytes: u64,
+    /// Bytes of the longest cursor.
+    pub longest_cursor_bytes: u64,
+}
+
+/// What was found about one requirement.
+#[derive(Clone, Debug, Serialize)]
+pub struct RequirementResult {
+    /// Its id, such as `CLEAN-04`.
+    pub id: &'static str,
+    /// The part of the protocol.
+    pub section: Section,
+    /// What the server has to do.
+    pub title: &'static str,
+    /// What happens to which agents where it does not.
+    pub breaks: &'static str,
+    /// The worst verdict it can lead to.
+    pub level: Level,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was observed; empty for a plain pass.
+    pub summary: String,
+    /// The requirement whose failure kept this one from being tested.
+    pub blocked_by: Option<&'static str>,
+    /// Both runs of a check that came to different verdicts.
+    pub runs: Vec<Run>,
+    /// The exchanges that show it, as excerpts; the transcript has them whole.
+    pub evidence: Vec<Evidence>,
+}
+
+/// One run of a check that was repeated.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// What it observed.
+    pub summary: String,
+}
+
+impl Report {
+    pub(super) const SCHEMA_VERSION: u32 = SCHEMA_VERSION;
+
+    /// How many requirements have this verdict.
+    #[must_use]
+    pub fn count(&self, verdict: Verdict) -> u64 {
+        self.counts.get(&verdict).copied().unwrap_or(0)
+    }
+
+    /// The result of a requirement, if it was chosen.
+    #[must_use]
+    pub fn result(&self, id: &str) -> Option<&RequirementResult> {
+        self.results.iter().find(|result| result.id.eq_ignore_ascii_case(id))
+    }
+
+    /// Every fail, warning and unstable result.
+    pub fn complaints(&self) -> impl Iterator<Item = &RequirementResult> {
+        self.results.iter().filter(|result| result.verdict.is_complaint())
+    }
+
+    /// Whether no requirement failed or was unstable; with `strict` no warning either.
+    #[must_use]
+    pub fn is_met(&self, strict: bool) -> bool {
+        self.complaints().all(|result| result.verdict == Verdict::Warning && !strict)
+    }
+
+    /// The report as text; `verbose` lists every requirement.
+    #[must_use]
+    pub const fn text(&self, verbose: bool) -> TextReport<'_> {
+        TextReport::new(self, verbose)
+    }
+}

@@ -1,0 +1,142 @@
+//! The report as text: the result first, then what to look at.
+
+use std::fmt;
+
+use super::{Evidence, Report, RequirementResult};
+use crate::harness::conformance::catalogue::Section;
+use crate::harness::conformance::probe::OWN_IDS;
+use crate::harness::conformance::probe_events::PROBE_PATH;
+use crate::harness::conformance::verdict::Verdict;
+use crate::model::text::escaped;
+
+/// How many exchanges a complaint shows.
+const MAX_SHOWN_EXCHANGES: usize = 3;
+
+/// A [`Report`] as text.
+#[derive(Debug)]
+pub struct TextReport<'a> {
+    report: &'a Report,
+    verbose: bool,
+}
+
+impl<'a> TextReport<'a> {
+    pub(super) const fn new(report: &'a Report, verbose: bool) -> Self {
+        Self { report, verbose }
+    }
+}
+
+impl fmt::Display for TextReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { report, verbose } = self;
+        let counts: Vec<_> = Verdict::ALL
+            .iter()
+            .rev()
+            .filter(|verdict| report.count(**verdict) > 0)
+            .map(|verdict| format!("{} {}", report.count(*verdict), words(*verdict)))
+            .collect();
+        writeln!(f, "{}: {}", report.url, counts.join(", "))?;
+        let form = report.form.map_or("no form that the server accepts", |form| form.name());
+        writeln!(
+            f,
+            "{} requests in {:.1} s, {form}, run {}",
+            report.requests,
+            seconds(report.duration_ms),
+            report.run_id
+        )?;
+        if let Some(rules) = &report.rules {
+            writeln!(
+                f,
+                "{} rules on {} pages, the largest {} bytes",
+                rules.rules, rules.pages, rules.largest_page_bytes
+            )?;
+        }
+        for note in &report.notes {
+            writeln!(f, "note: {}", escaped(note))?;
+        }
+        for section in Section::ALL {
+            let shown: Vec<_> = report
+                .results
+                .iter()
+                .filter(|r| r.section == section && (*verbose || r.verdict.is_complaint()))
+                .collect();
+            if shown.is_empty() {
+                continue;
+            }
+            writeln!(f, "\n{}", section.title())?;
+            for result in shown {
+                requirement(f, result, *verbose)?;
+            }
+        }
+        leftovers(f, report, *verbose)
+    }
+}
+
+fn requirement(
+    f: &mut fmt::Formatter<'_>,
+    result: &RequirementResult,
+    verbose: bool,
+) -> fmt::Result {
+    let verdict = words(result.verdict);
+    writeln!(f, "  {verdict:<14} {}  {}", result.id, result.title)?;
+    if !result.summary.is_empty() {
+        writeln!(f, "    {}", escaped(&result.summary))?;
+    }
+    if let Some(by) = result.blocked_by {
+        writeln!(f, "    blocked by {by}")?;
+    }
+    for (number, run) in (1..).zip(&result.runs) {
+        writeln!(f, "    run {number}: {} {}", words(run.verdict), escaped(&run.summary))?;
+    }
+    if result.verdict.is_complaint() {
+        writeln!(f, "    matters because: {}", result.breaks)?;
+    }
+    if result.verdict.is_complaint() || (verbose && result.verdict != Verdict::Pass) {
+        result.evidence.iter().take(MAX_SHOWN_EXCHANGES).try_for_each(|e| exchange(f, e))?;
+    }
+    Ok(())
+}
+
+fn exchange(f: &mut fmt::Formatter<'_>, evidence: &Evidence) -> fmt::Result {
+    let Evidence { exchange, request, sent, status, received, elapsed_ms } = evidence;
+    let status = status.map_or_else(|| "no status".to_owned(), |status| status.to_string());
+    writeln!(f, "    exchange {exchange}: {} -> {status} in {elapsed_ms} ms", escaped(request))?;
+    if !sent.is_empty() {
+        writeln!(f, "      sent     {}", escaped(sent))?;
+    }
+    writeln!(f, "      received {}", escaped(received))
+}
+
+/// What the run left on the server: how to find it, and with `verbose` all of it.
+fn leftovers(f: &mut fmt::Formatter<'_>, report: &Report, verbose: bool) -> fmt::Result {
+    let (own, others): (Vec<_>, Vec<_>) =
+        report.machine_ids.iter().partition(|id| id.starts_with(OWN_IDS));
+    writeln!(f, "\nLeft on the server:")?;
+    write!(f, "  {} machines {OWN_IDS}…", own.len())?;
+    others.iter().try_for_each(|id| write!(f, ", {}", escaped(id)))?;
+    writeln!(f)?;
+    let events = report.events.len();
+    writeln!(f, "  {events} events named probe-{}-…, path {PROBE_PATH}", report.run_id)?;
+    if !verbose {
+        return writeln!(f, "  --verbose and --json list every id and hash");
+    }
+    own.iter().try_for_each(|id| writeln!(f, "  {}", escaped(id)))?;
+    let mut events = report.events.iter();
+    events.try_for_each(|event| writeln!(f, "  {} {}", event.file_name, event.file_sha256))
+}
+
+/// The verdict for people.
+const fn words(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "fail",
+        Verdict::Warning => "warning",
+        Verdict::Info => "info",
+        Verdict::Unstable => "unstable",
+        Verdict::NotTested => "not tested",
+        Verdict::NotApplicable => "not applicable",
+    }
+}
+
+fn seconds(millis: u64) -> f64 {
+    std::time::Duration::from_millis(millis).as_secs_f64()
+}

@@ -1,0 +1,309 @@
+//! The order of a run, second tries, and who is blocked by whom.
+
+use super::catalogue::{Requirement, catalogue};
+use super::checks::{self, OVER_ALL, WAITING};
+use super::exchange::BreakKind;
+use super::form::Form;
+use super::machine::{Broken, ProbeMachine, Wish};
+use super::probe::{BaseSync, FormTrial, Outcome, Probe};
+use super::verdict::{Judgement, Verdict};
+use super::{ConformanceError, Progress};
+
+/// Checks that come before the first complete sync.
+const BEFORE_THE_FIRST_SYNC: [&str; 1] = ["ID-01"];
+/// The checks after the first complete sync, in this order: those that others depend on come
+/// first, those that provoke errors last.
+const AFTER_THE_FIRST_SYNC: [&str; 57] = [
+    "PAGE-02", "HTTP-06", "HTTP-08", "ENC-04", "ENC-05", "ENC-08", "ID-02", "ID-03", "ID-05",
+    "PRE-07", "PRE-08", "PRE-09", "PRE-10", "PRE-11", "CLEAN-01", "CLEAN-02", "CLEAN-03",
+    "CLEAN-04", "CLEAN-05", "CLEAN-06", "CLEAN-07", "CLEAN-08", "RULE-05", "RULE-06", "RULE-07",
+    "PAGE-03", "PAGE-04", "PAGE-06", "ISO-01", "ISO-02", "ISO-03", "ISO-04", "EVENT-01",
+    "EVENT-02", "EVENT-03", "EVENT-04", "EVENT-05", "EVENT-06", "EVENT-07", "EVENT-08", "EVENT-09",
+    "EVENT-11", "EVENT-12", "EVENT-13", "POST-02", "POST-03", "POST-04", "ENC-06", "ENC-07",
+    "ENC-09", "HTTP-07", "HTTP-09", "ID-04", "ERR-03", "ERR-04", "HTTP-03", "ERR-02",
+];
+/// The checks with an operator.
+const WITH_OPERATOR: [&str; 6] = ["OPS-01", "OPS-02", "OPS-03", "OPS-04", "OPS-05", "OPS-06"];
+/// Those of [`AFTER_THE_FIRST_SYNC`] that look back on the whole run.
+const LAST: [&str; 2] = ["HTTP-03", "ERR-02"];
+const JSON_FORMS: [&str; 3] = ["ENC-01", "ENC-02", "ENC-03"];
+
+/// Runs every check that was chosen.
+///
+/// # Errors
+/// If nothing can be tested: no connection, or a server that refuses the probe's machines.
+pub(super) async fn run(probe: &Probe, progress: &dyn Progress) -> Result<(), ConformanceError> {
+    let runner = Runner { probe, progress };
+    let trials = choose_form(probe).await?;
+    let same_end =
+        trials.windows(2).all(|pair| pair[0].exchange.ended() == pair[1].exchange.ended());
+    let no_form_works = trials.iter().all(|trial| !trial.accepted);
+    probe.keep_trials(trials);
+
+    for id in BEFORE_THE_FIRST_SYNC {
+        runner.settle(id).await;
+    }
+    runner.first_sync().await;
+    for id in JSON_FORMS {
+        match probe.base() {
+            // Every form ends alike, so the form is not the reason.
+            Err(blocked) if no_form_works && same_end => runner.keep(id, blocked),
+            _ => runner.settle_once(id).await,
+        }
+    }
+    let main = async {
+        for id in AFTER_THE_FIRST_SYNC.into_iter().filter(|id| !LAST.contains(id)) {
+            runner.settle(id).await;
+        }
+    };
+    if probe.options.machine_ids.is_empty() {
+        let [idle, page, long] = WAITING;
+        tokio::join!(main, runner.settle(idle), runner.settle(page), runner.settle(long));
+    } else {
+        // Checks of one machine must not run beside each other.
+        main.await;
+        for id in WAITING {
+            runner.settle(id).await;
+        }
+    }
+    for id in WITH_OPERATOR {
+        runner.settle(id).await;
+    }
+    for id in OVER_ALL.into_iter().chain(LAST) {
+        runner.settle_once(id).await;
+    }
+    runner.hold_blockers_responsible();
+    leave_clean(probe).await;
+    Ok(())
+}
+
+/// Tries every form and chooses the one to work in.
+async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> {
+    let machine_id = probe.machine("ENC-01").id;
+    let first = checks::try_form(probe, &machine_id, Form::DEFAULT).await;
+    if let Err(broken) = &first.exchange.outcome
+        && broken.kind == BreakKind::Connect
+    {
+        return Err(ConformanceError::Unreachable(broken.what.clone()));
+    }
+    let mut trials = vec![first];
+    trials.extend(checks::try_forms(probe, &machine_id, &Form::ALL[1..]).await);
+    let works = |form: Form| trials.iter().any(|trial| trial.form == form && trial.accepted);
+    let chosen = probe.options.form.filter(|form| works(*form));
+    if let Some(form) = chosen.or_else(|| Form::ALL.into_iter().find(|form| works(*form))) {
+        probe.work_in(form);
+        return Ok(trials);
+    }
+    let refused = |trial: &FormTrial| matches!(trial.exchange.status(), Some(401 | 403 | 404));
+    let given = !probe.options.machine_ids.is_empty();
+    if trials.iter().all(refused) && !given && !accepts_lower_case(probe).await {
+        let status = trials[0].exchange.ended();
+        return Err(ConformanceError::Refused(status));
+    }
+    Ok(trials)
+}
+
+/// Whether a machine id in lower case is accepted, after upper case was refused.
+async fn accepts_lower_case(probe: &Probe) -> bool {
+    let id = probe.fresh_id().to_ascii_lowercase();
+    probe.note_id(&id);
+    let mut machine = ProbeMachine::new(probe, "ID-01", id);
+    machine.preflight(Wish::Clean).await.is_ok()
+}
+
+/// Machines of the operator end with the wish for a clean sync, which their next real sync
+/// then has the best chance of being.
+async fn leave_clean(probe: &Probe) {
+    for id in &probe.options.machine_ids {
+        let mut machine = ProbeMachine::new(probe, "HTTP-01", id.clone());
+        // Whatever it is answered.
+        let _ = machine.preflight(Wish::Clean).await;
+    }
+}
+
+struct Runner<'p> {
+    probe: &'p Probe,
+    progress: &'p dyn Progress,
+}
+
+impl Runner<'_> {
+    fn keep(&self, id: &'static str, outcome: impl Into<Outcome>) {
+        if !self.probe.options.chooses(id) {
+            return;
+        }
+        let outcome = outcome.into();
+        if let Some(requirement) = super::requirement(id) {
+            self.progress.settled(requirement, outcome.judgement.verdict);
+        }
+        self.probe.keep_outcome(id, outcome);
+    }
+
+    /// Runs a check, and once more if it complains.
+    async fn settle(&self, id: &'static str) {
+        if !self.probe.options.chooses(id) {
+            return;
+        }
+        let first = self.judged(id).await;
+        if !self.deserves_a_second_try(&first) {
+            return self.keep(id, first);
+        }
+        let second = self.judged(id).await;
+        self.keep(id, of_both(first, second));
+    }
+
+    /// Runs a check that a second run would not tell more about.
+    async fn settle_once(&self, id: &'static str) {
+        if self.probe.options.chooses(id) {
+            let judgement = self.judged(id).await;
+            self.keep(id, judgement);
+        }
+    }
+
+    async fn judged(&self, id: &'static str) -> Judgement {
+        let judgement = match checks::check(self.probe, id).await {
+            Ok(judgement) | Err(judgement) => judgement,
+        };
+        if judgement.blocked_by == Some(id) {
+            // It is the one that is broken.
+            return Judgement { verdict: Verdict::Fail, blocked_by: None, ..judgement };
+        }
+        judgement
+    }
+
+    fn deserves_a_second_try(&self, judgement: &Judgement) -> bool {
+        if judgement.verdict.is_complaint() {
+            return true;
+        }
+        let Some(by) = judgement.blocked_by else { return false };
+        let known = self.probe.verdict(by).is_some_and(Verdict::is_complaint);
+        let of_first_sync = self.probe.base().is_err_and(|blocked| blocked.blocked_by == Some(by));
+        !known && !of_first_sync
+    }
+
+    /// The first complete sync, and HTTP-01.
+    async fn first_sync(&self) {
+        let (base, judgement) = first_sync(self.probe).await;
+        if base.is_ok() && judgement.verdict == Verdict::Pass {
+            self.probe.keep_base(base);
+            return self.keep("HTTP-01", judgement);
+        }
+        let (second, again) = first_sync(self.probe).await;
+        self.probe.keep_base(second.or(base));
+        self.keep("HTTP-01", of_both(judgement, again));
+    }
+
+    /// A requirement that kept others from being tested is not met, whatever its own check
+    /// saw: a valid request was refused in the state of that other check.
+    fn hold_blockers_responsible(&self) {
+        let outcomes = self.probe.outcomes();
+        let disturbed = outcomes.iter().any(|(id, outcome)| {
+            id.starts_with("ISO-") && outcome.judgement.verdict.is_complaint()
+        });
+        if disturbed {
+            // Checks that run beside each other disturb each other, too.
+            return;
+        }
+        for (id, outcome) in &outcomes {
+            let Some(by) = outcome.judgement.blocked_by else { continue };
+            let Some(blocker) = self.probe.outcomes().remove(by) else { continue };
+            if matches!(blocker.judgement.verdict, Verdict::Pass | Verdict::Info) {
+                let said = format!("in the check of {id}: {}", outcome.judgement.said);
+                let judgement = Judgement {
+                    exchanges: outcome.judgement.exchanges.clone(),
+                    ..Judgement::fail(said)
+                };
+                self.keep(by, judgement);
+            }
+        }
+    }
+}
+
+/// One verdict of two tries.
+fn of_both(first: Judgement, second: Judgement) -> Outcome {
+    if first.verdict == second.verdict {
+        return first.into();
+    }
+    let exchanges = [&first, &second].map(|judgement| judgement.exchanges.clone()).concat();
+    let said = "the check was repeated and came to another verdict";
+    Outcome {
+        judgement: Judgement { exchanges, ..Judgement::new(Verdict::Unstable, said) },
+        runs: vec![first, second],
+    }
+}
+
+/// Preflight, event, rules and postflight of a new client.
+async fn first_sync(probe: &Probe) -> (Result<BaseSync, Judgement>, Judgement) {
+    let mut machine = probe.machine("HTTP-01");
+    let preflight = match machine.preflight(Wish::Clean).await {
+        Ok(preflight) => preflight,
+        Err(broken) => return (Err(broken.clone().into()), about_statuses(&broken)),
+    };
+    let mut judgement = Judgement::pass();
+    if probe.options.events
+        && let Err(broken) = machine.upload_one().await
+    {
+        judgement = judgement.and(about_statuses(&broken));
+    }
+    let walk = match machine.walk().await {
+        Ok(walk) => walk,
+        Err(broken) => {
+            return (Err(broken.clone().into()), judgement.and(about_statuses(&broken)));
+        }
+    };
+    machine.commit(preflight.sync_type, &walk);
+    if let Err(broken) = machine.postflight(preflight.sync_type, &walk).await {
+        judgement = judgement.and(about_statuses(&broken));
+    }
+    let base = BaseSync { set: machine.table, walk, sync_type: preflight.sync_type };
+    (Ok(base), judgement)
+}
+
+/// What a broken step means for HTTP-01: nothing, if another requirement is about it.
+fn about_statuses(broken: &Broken) -> Judgement {
+    let judgement = if broken.by == "HTTP-01" {
+        Judgement::fail(broken.said.clone())
+    } else {
+        Judgement::blocked(broken.by, broken.said.clone())
+    };
+    match broken.exchange {
+        Some(exchange) => judgement.at(exchange),
+        None => judgement,
+    }
+}
+
+/// The requirements of a run, in the order of the catalogue.
+pub(super) fn chosen(probe: &Probe) -> impl Iterator<Item = &'static Requirement> {
+    catalogue().filter(|requirement| probe.options.chooses(requirement.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_requirement_has_its_place_in_the_run() {
+        let places: Vec<_> = BEFORE_THE_FIRST_SYNC
+            .into_iter()
+            .chain(["HTTP-01"])
+            .chain(JSON_FORMS)
+            .chain(AFTER_THE_FIRST_SYNC)
+            .chain(WAITING)
+            .chain(WITH_OPERATOR)
+            .chain(OVER_ALL)
+            .collect();
+        let set: BTreeSet<_> = places.iter().copied().collect();
+        assert_eq!(places.len(), set.len(), "one comes twice");
+        assert_eq!(set, catalogue().map(|requirement| requirement.id).collect());
+    }
+
+    #[test]
+    fn two_verdicts_that_differ_are_unstable_with_both() {
+        let outcome = of_both(Judgement::fail("cut").at(1), Judgement::pass());
+        assert_eq!(outcome.judgement.verdict, Verdict::Unstable);
+        assert_eq!(outcome.runs.len(), 2);
+        let outcome = of_both(Judgement::fail("cut"), Judgement::fail("cut again"));
+        assert_eq!((outcome.judgement.said.as_str(), outcome.runs.len()), ("cut", 0));
+    }
+}

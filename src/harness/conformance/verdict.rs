@@ -1,0 +1,152 @@
+//! What a check found.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
+
+/// The verdict on one requirement.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Verdict {
+    /// It is met.
+    Pass,
+    /// Does not concern this server.
+    NotApplicable,
+    /// Could not be tested; the summary says why.
+    NotTested,
+    /// Observed, nobody's fault.
+    Info,
+    /// Works with limits, or only in some configurations.
+    Warning,
+    /// The check came to different verdicts when it was repeated.
+    Unstable,
+    /// Real clients break or lose something.
+    Fail,
+}
+
+impl Verdict {
+    /// Every verdict, the best first.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
+
+    /// The name in JSON and in expectation files, such as `not_tested`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether a server author has something to look at: fail, warning or unstable.
+    #[must_use]
+    pub const fn is_complaint(self) -> bool {
+        match self {
+            Self::Fail | Self::Warning | Self::Unstable => true,
+            Self::Pass | Self::Info | Self::NotTested | Self::NotApplicable => false,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A verdict with its reason and the exchanges that show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub(super) verdict: Verdict,
+    /// What was observed; empty for a plain pass.
+    pub(super) said: String,
+    /// Numbers of exchanges, the most telling first.
+    pub(super) exchanges: Vec<u64>,
+    /// The requirement whose failure kept this one from being tested.
+    pub(super) blocked_by: Option<&'static str>,
+}
+
+impl Judgement {
+    pub(super) fn new(verdict: Verdict, said: impl Into<String>) -> Self {
+        Self { verdict, said: said.into(), exchanges: Vec::new(), blocked_by: None }
+    }
+
+    pub(super) fn pass() -> Self {
+        Self::new(Verdict::Pass, "")
+    }
+
+    pub(super) fn fail(said: impl Into<String>) -> Self {
+        Self::new(Verdict::Fail, said)
+    }
+
+    pub(super) fn warning(said: impl Into<String>) -> Self {
+        Self::new(Verdict::Warning, said)
+    }
+
+    pub(super) fn info(said: impl Into<String>) -> Self {
+        Self::new(Verdict::Info, said)
+    }
+
+    pub(super) fn not_tested(said: impl Into<String>) -> Self {
+        Self::new(Verdict::NotTested, said)
+    }
+
+    pub(super) fn not_applicable(said: impl Into<String>) -> Self {
+        Self::new(Verdict::NotApplicable, said)
+    }
+
+    pub(super) fn blocked(by: &'static str, said: impl Into<String>) -> Self {
+        Self { blocked_by: Some(by), ..Self::not_tested(said) }
+    }
+
+    /// Adds the exchange that shows it.
+    pub(super) fn at(mut self, exchange: u64) -> Self {
+        self.exchanges.push(exchange);
+        self
+    }
+
+    /// The worse of both; of two alike, both reasons.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        if other.verdict > self.verdict {
+            return other;
+        }
+        if other.verdict == self.verdict {
+            if !other.said.is_empty() && other.said != self.said {
+                if !self.said.is_empty() {
+                    self.said.push_str("; ");
+                }
+                self.said.push_str(&other.said);
+            }
+            self.exchanges.extend(other.exchanges);
+            self.blocked_by = self.blocked_by.or(other.blocked_by);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worse_verdict_wins_and_keeps_its_reason() {
+        let both = Judgement::warning("slow").at(1).and(Judgement::fail("cut").at(2));
+        assert_eq!(both, Judgement::fail("cut").at(2));
+        let both = both.and(Judgement::info("odd"));
+        assert_eq!(both.said, "cut");
+        let both = both.and(Judgement::fail("late").at(3));
+        assert_eq!((both.said.as_str(), both.exchanges), ("cut; late", vec![2, 3]));
+    }
+}
