@@ -41,6 +41,5 @@ fn zentral_takes_no_gzip() {
     assert_snapshot!(found(Preset::Zentral), @r"
     HTTP-07 warning
     ENC-03 warning
-    CLEAN-03 warning
     ");
 }
