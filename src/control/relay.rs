@@ -25,6 +25,8 @@ pub struct RelayStatus {
     pub checks_peers: bool,
     /// Only holders of its client certificate are served.
     pub client_certificate: bool,
+    /// Where the authorizer finds the certificates, with TLS.
+    pub directory: String,
     /// Whether requests must carry `RelaySecret`.
     pub secret: bool,
     /// Seconds without a preflight after which the server gets events only; `None`: never.
@@ -179,6 +181,17 @@ pub struct RefusedPeer {
     pub times: u64,
     /// When last.
     pub at: Timestamp,
+}
+
+impl RefusedPeer {
+    /// `3 times, last at TIME`, or `once, at TIME`.
+    #[must_use]
+    pub fn times_words(&self) -> String {
+        match self.times {
+            1 => format!("once, at {}", self.at),
+            times => format!("{times} times, last at {}", self.at),
+        }
+    }
 }
 
 /// `kim (user 1000), process 4242 (curl)`, as far as it is known.

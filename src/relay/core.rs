@@ -160,6 +160,7 @@ impl Core {
             machine_id: options.machine_id.as_str().to_owned(),
             manner: config.manner.name().to_owned(),
             client_certificate: config.client_certificate,
+            directory: config.directory.display().to_string(),
             secret: config.secret.is_some(),
             stale_after: config.stale.map(|stale| stale.as_secs()),
             interval: options.interval(),

@@ -261,8 +261,11 @@ fn relay_13_setup_for_pedro_names_its_flags() {
 #[test]
 fn relay_14_what_setup_cannot_write_is_told() {
     let host = Host::new();
-    let output = host.run(&["relay", "setup", "--plain", "--output", "/nowhere"]);
+    let directory = format!("RelayDirectory={}", host.path("public").display());
+    let args = ["relay", "setup", "--tls", "--output", "/nowhere", "--set", &directory];
+    let output = host.run(&args);
     assert_eq!(output.status.code(), Some(73));
+    assert!(!host.path("public").exists(), "nothing was made before");
     let text = host.text(&output);
     assert!(text.contains("name another directory with --output"), "{text}");
     for wrong in [&["setup", "--tls", "--plain"][..], &["setup", "--port", "0"], &["setup", "-x"]] {

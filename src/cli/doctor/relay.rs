@@ -307,9 +307,8 @@ fn refused(status: &RelayStatus) -> Vec<Line> {
         if status.client_certificate { refusals::CERTIFICATE_FIX } else { refusals::USER_FIX };
     lines.extend(status.refused_peers.iter().map(|peer| {
         let message = format!(
-            "{} requests of {peer} were refused, the last at {}: only {} are served",
-            peer.times,
-            peer.at,
+            "{peer} was refused {}: only {} are served",
+            peer.times_words(),
             status.clients_words()
         );
         Line::warning(LAYER, message, fix)

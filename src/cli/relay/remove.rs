@@ -59,7 +59,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let dir = state_dir(global.state_dir.as_deref(), config);
     let Some(relay) = config.relay.as_ref().filter(|_| !args.finish) else {
         let now = SystemClock::with_rate(global.clock_rate).now().wall;
-        if let Some(use_of_it) = RelayUse::find(global, &loaded, &dir, now) {
+        if let Some(use_of_it) = RelayUse::find(&loaded, &dir, now) {
             return Err(use_of_it.refusal());
         }
         return finish(&dir, &relay_directory(&loaded)).map(|()| ExitCode::SUCCESS);
@@ -168,12 +168,12 @@ enum RelayUse {
     /// Santa's profile names its files.
     Profile { directory: PathBuf },
     /// The authorizer came lately.
-    Authorizer { at: Timestamp, again: String },
+    Authorizer { at: Timestamp },
 }
 
 impl RelayUse {
     /// What there is, the first to be ended first.
-    fn find(global: &Global, loaded: &Loaded, dir: &Path, now: Timestamp) -> Option<Self> {
+    fn find(loaded: &Loaded, dir: &Path, now: Timestamp) -> Option<Self> {
         if loaded.config.relay.is_some() {
             let source = loaded.effective.source("RelayListen").to_string();
             return Some(Self::Configured { source });
@@ -186,10 +186,9 @@ impl RelayUse {
             return Some(Self::Profile { directory });
         }
         let at = AuthorizerReport::read(dir)?.at;
-        let again = own_command(global, FINISH);
         // One from the future says nothing of now.
         let is_lately = at <= now && now.since(at) < CAME_LATELY;
-        is_lately.then_some(Self::Authorizer { at, again })
+        is_lately.then_some(Self::Authorizer { at })
     }
 
     fn refusal(&self) -> Error {
@@ -216,10 +215,10 @@ impl RelayUse {
                 format!("Santa's profile names files of {}", directory.display()),
                 "install a profile that leads Santa to the real server, and repeat".to_owned(),
             ),
-            Self::Authorizer { at, again } => (
+            Self::Authorizer { at } => (
                 format!("the authorizer synced with the relay at {at}, so it may still need it"),
                 format!(
-                    "have it sync with another server, and run `{again}` after {}",
+                    "have it sync with another server, and repeat after {}",
                     at.after(CAME_LATELY)
                 ),
             ),
@@ -314,8 +313,7 @@ mod tests {
         let url = "http://127.0.0.1:917/".to_owned();
         let text = said(RelayUse::Running { state_dir, url });
         assert!(text.contains("daemon on /state") && text.contains("127.0.0.1:917"), "{text}");
-        let again = "santa-sync relay remove --finish".to_owned();
-        let text = said(RelayUse::Authorizer { at, again });
+        let text = said(RelayUse::Authorizer { at });
         assert!(text.contains(&at.after(CAME_LATELY).to_string()), "{text}");
     }
 

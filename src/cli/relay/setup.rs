@@ -49,6 +49,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let Some(relay) = &wanted.config.relay else {
         return Err(Error::internal("RelayListen was set and has no effect"));
     };
+    if !args.output.is_dir() {
+        // Before anything is made.
+        let what = format!("--output {} is not a directory", args.output.display());
+        return Err(Error::unusable(what).with_fix("name another directory with --output"));
+    }
     let way = way_to_server(&before, &wanted, relay);
     let raw = RawKeys::read(&sources);
     let host = SystemHost;

@@ -1,6 +1,6 @@
 //! `relay show`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -85,7 +85,11 @@ impl ShowReport {
         let daemon_runs = crate::control::is_daemon_running(state_dir);
         let status = running_relay(state_dir);
         let live = status.as_ref().filter(|status| !status.url.is_empty());
-        let directory = relay.map_or(default_relay_dir(), |relay| &relay.directory);
+        let directory = match live {
+            Some(live) if !live.directory.is_empty() => PathBuf::from(&live.directory),
+            Some(_) | None => relay
+                .map_or_else(|| default_relay_dir().to_owned(), |relay| relay.directory.clone()),
+        };
         let configured_url = relay.map(RelayConfig::url);
         let url = live.map(|live| live.url.clone()).or_else(|| configured_url.clone());
         let fact = |live_has: fn(&RelayStatus) -> bool, relay_has: fn(&RelayConfig) -> bool| {
@@ -111,7 +115,7 @@ impl ShowReport {
             client_certificate,
             secret: fact(|live| live.secret, |relay| relay.secret.is_some()),
             directory: directory.display().to_string(),
-            certificates: certificates_in_use(state_dir, directory, tls, client_certificate),
+            certificates: certificates_in_use(state_dir, &directory, tls, client_certificate),
             santas_profile_points_here: relay.and_then(|relay| profile_points_here(config, relay)),
             leaving_since: leaving::leaving_since(state_dir),
             daemon_runs,

@@ -258,7 +258,7 @@ fn show_relay(relay: &RelayStatus, now: Timestamp) {
         row("Requests Refused", &format!("{times} ({reason})"));
     }
     for peer in &relay.refused_peers {
-        let words = format!("{peer}: {} times, last at {}", peer.times, peer.at);
+        let words = format!("{peer}: {}", peer.times_words());
         whole_row("Refused Because Of Its User", &words);
     }
 }

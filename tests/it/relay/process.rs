@@ -354,7 +354,8 @@ fn relay_12_who_is_refused_is_named() {
 #[test]
 fn relay_14_show_and_status_ask_the_daemon_first() {
     let host = Host::new(Age::Y2026M7);
-    let _daemon = host.start(&["--set", "RelaySecret=5ecretm4rk"]);
+    let directory = "RelayDirectory=/srv/relay";
+    let _daemon = host.start(&["--set", "RelaySecret=5ecretm4rk", "--set", directory]);
     let said = |args: &[&str]| {
         let output = host.agent.run(args);
         assert!(output.status.success(), "{output:?}");
@@ -372,7 +373,7 @@ fn relay_14_show_and_status_ask_the_daemon_first() {
     let json: serde_json::Value =
         serde_json::from_str(&said(&["relay", "show", "--json"])).expect("JSON");
     assert_eq!(json["configured_url"], serde_json::Value::Null);
-    assert_eq!(json["secret"], true);
+    assert_eq!((&json["secret"], &json["directory"]), (&true.into(), &"/srv/relay".into()));
 }
 
 /// RELAY-3: a relay without a server to sync with says so, and what to do.

@@ -148,7 +148,7 @@ fn relay_11_who_was_refused_is_named() {
     let mut lines = of(&config, Some(&status));
     assert_eq!(lines.len(), 1, "{lines:?}");
     let line = lines.remove(0);
-    let expected = "3 requests of kim (user 1000), process 42 (curl) were refused";
+    let expected = "kim (user 1000), process 42 (curl) was refused 3 times, last at ";
     assert!(line.message.starts_with(expected), "{}", line.message);
     assert!(line.fix.is_some_and(|fix| fix.contains("RelayPeerUsers")));
 }
