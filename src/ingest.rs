@@ -5,7 +5,6 @@
 //! Promise: a line whose outcome is [`IngestOutcome::Added`] is on disk, and so is
 //! an upload that was taken. A bad line affects only itself.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use thiserror::Error;
@@ -144,7 +143,7 @@ pub enum UploadError {
 pub fn ingest_upload(
     store: &mut EventStore,
     transfer: Transfer,
-    body: Bytes,
+    body: &[u8],
     now: Now,
     limits: Limits,
 ) -> Result<IngestedUpload, UploadError> {

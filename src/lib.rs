@@ -129,6 +129,8 @@ mod host;
 #[cfg(not(feature = "internals"))]
 mod ingest;
 #[cfg(not(feature = "internals"))]
+mod mapped_buffer;
+#[cfg(not(feature = "internals"))]
 mod model;
 #[cfg(not(feature = "internals"))]
 mod plist_bounded;
@@ -166,6 +168,9 @@ pub mod host;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod ingest;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod mapped_buffer;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod model;

@@ -15,11 +15,13 @@
 //! - [`profiles`] writes the configuration of both sides.
 //! - [`certificates`] makes and renews what TLS needs.
 
+mod bounds;
 pub mod certificates;
 pub mod core;
 pub mod delivery;
 pub mod leaving;
 pub mod nudge;
+mod page_prefetch;
 pub mod plan;
 pub mod profiles;
 pub mod refusals;

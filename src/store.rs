@@ -44,7 +44,7 @@ pub use rules::hash_and_counts;
 pub use rules::{
     ChangesSince, CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups,
     RuleChange, RuleChangeKind, RuleCommit, RuleFilter, RuleGuard, RuleRow, RuleSince,
-    RulesCommitted, RulesGuarded, RulesPreview, RulesSince, RulesSnapshot, RulesStanding,
+    RulesCommitted, RulesGuarded, RulesPreview, RulesSince, RulesSnapshot, RulesStanding, SentForm,
     RulesVerified,
 };
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};

@@ -67,7 +67,7 @@ pub enum BodyError {
         start: String,
     },
     /// JSON, but not of the message's shape.
-    #[error("the response is not a {message}: at {path}: {reason}")]
+    #[error("the response is not a valid {message}: at {path}: {reason}")]
     WrongShape {
         /// The message's name in the schema.
         message: &'static str,
@@ -96,7 +96,7 @@ pub enum BodyError {
     #[error("the server sent more than {0} rules")]
     TooManyRules(u64),
     /// Not the binary form of the message.
-    #[error("the response is not a {message} in binary protobuf ({reason})")]
+    #[error("the response is not a valid {message} in binary protobuf ({reason})")]
     NotProtobuf {
         /// The message's name in the schema.
         message: &'static str,

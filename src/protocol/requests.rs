@@ -15,7 +15,7 @@ use crate::model::Transfer;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RequestError {
     /// It is not the message.
-    #[error("the body is not a {message}: {reason}")]
+    #[error("the body is not a valid {message}: {reason}")]
     Unreadable {
         /// The message's name in the schema.
         message: &'static str,

@@ -100,8 +100,8 @@ pub enum CoreError {
 /// What a page of a delivery is read from, and where.
 #[derive(Debug)]
 pub struct Located {
-    token: u64,
-    position: Position,
+    pub(super) token: u64,
+    pub(super) position: Position,
     plan: Plan,
     source: Arc<Source>,
 }
@@ -113,6 +113,12 @@ impl Located {
     /// If the store cannot be read.
     pub fn read(&self, transfer: Transfer) -> Result<Page, StoreError> {
         self.source.page(self.plan, self.token, self.position, transfer)
+    }
+
+    /// Another page of the same delivery.
+    #[must_use]
+    pub fn at(&self, position: Position) -> Self {
+        Self { position, source: Arc::clone(&self.source), ..*self }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::plan::{Content, Plan};
 use super::release::Release;
 use super::sessions::Position;
+use crate::mapped_buffer::MappedBuffer;
 use crate::model::{Policy, RelayManner, RuleState, RuleType, Transfer};
 use crate::protocol::rules::{OutgoingRule, PageWriter};
 use crate::store::{ChangesSince, RuleRow, RulesSnapshot, StoreError};
@@ -15,6 +16,9 @@ use crate::store::{ChangesSince, RuleRow, RulesSnapshot, StoreError};
 pub const PAGE_RULES: u64 = 50_000;
 /// The most bytes of a page (RELAY-5), less what follows the rules.
 const PAGE_BYTES: usize = (16 << 20) - 256;
+/// Room for a page, and for the rule that would make it longer than it may be; what
+/// is not used takes no memory.
+const ROOM_FOR_PAGE: usize = 17 << 20;
 /// The most rules for pedro, whose table has 65,536 places (RELAY-13).
 const PEDRO_RULES: u64 = 65_000;
 /// The most bytes for pedro, which reads 10 MB (RELAY-13).
@@ -38,7 +42,7 @@ pub struct Source {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page {
     /// The response's body.
-    pub body: Vec<u8>,
+    pub body: MappedBuffer,
     /// How many rules it has.
     pub rules: u64,
     /// Where the next one begins; `None` after the last.
@@ -120,8 +124,8 @@ impl Source {
         let snapshot = lock(&self.snapshot);
         let mut page = Filling {
             writer: match self.manner {
-                RelayManner::Santa => PageWriter::new(transfer),
-                RelayManner::Pedro => PageWriter::plain(transfer),
+                RelayManner::Santa => PageWriter::new(transfer, ROOM_FOR_PAGE),
+                RelayManner::Pedro => PageWriter::plain(transfer, ROOM_FOR_PAGE),
             },
             release: self.release,
             altered: 0,

@@ -11,10 +11,12 @@ use hyper::header::{self, HeaderValue};
 use percent_encoding::percent_decode_str;
 use rustix::process::geteuid;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::spawn_blocking;
 
+use super::bounds::{Bounds, Granted};
 use super::core::{Checkpoint, Core, CoreError, RelayOptions};
+use super::page_prefetch::PagePrefetch;
 use super::refusals::{self, RefusedUsers};
 use super::v2;
 use crate::clock::{Clock as _, SystemClock};
@@ -23,6 +25,7 @@ use crate::control::relay::RelayStatus;
 use crate::failure::Remedy as _;
 use crate::host::{self, SystemHost};
 use crate::ingest::{self, IngestedUpload, UploadError};
+use crate::mapped_buffer::MappedBuffer;
 use crate::model::{MachineId, Now, RelayManner, Secret, Stage, Transfer, text};
 use crate::protocol::requests::{self, RequestError};
 use crate::protocol::rules::PageWriter;
@@ -37,11 +40,6 @@ const UPLOAD_BYTES: u64 = 64 << 20;
 const REQUEST_BYTES: u64 = 1 << 20;
 /// Events a minute from clients of whom nothing is checked (RELAY-12).
 const EVENTS_PER_MINUTE: u64 = 6_000;
-/// Pages in memory at once, each up to 16 MiB, of the authorizer.
-const PAGES_OF_AUTHORIZER: usize = 1;
-/// The same of clients of whom nothing is checked: a slow one does not hold up
-/// the next.
-const PAGES_OF_OTHERS: usize = 4;
 /// The machine id of `santactl doctor`'s test request.
 const DOCTOR_ID: &str = "santactl-doctor-test";
 /// How much of another machine id is shown, in characters.
@@ -164,8 +162,9 @@ struct Shared {
     queue: Mutex<Option<EventStore>>,
     rate: Mutex<EventRate>,
     refused: Mutex<RefusedUsers>,
-    /// Pages in memory: of the authorizer, and of anybody else.
-    pages: [Arc<Semaphore>; 2],
+    bounds: Bounds,
+    /// Pages read ahead: for the authorizer, and for anybody else.
+    prefetch: [Arc<PagePrefetch>; 2],
     access: Access,
     manner: RelayManner,
     machine_id: MachineId,
@@ -218,7 +217,8 @@ impl RelayService {
             queue: Mutex::new(None),
             rate: Mutex::default(),
             refused: Mutex::default(),
-            pages: [PAGES_OF_AUTHORIZER, PAGES_OF_OTHERS].map(|n| Arc::new(Semaphore::new(n))),
+            bounds: Bounds::new(),
+            prefetch: Default::default(),
             access,
             manner,
             machine_id,
@@ -356,16 +356,16 @@ impl RelayService {
         admitted: Admitted,
         request: Request,
         connection: u64,
-        permit: Option<OwnedSemaphorePermit>,
+        page: Option<OwnedSemaphorePermit>,
     ) -> Response {
         let Admitted { stage, transfer, authenticated } = admitted;
         let Request { body, .. } = request;
         let answered = match stage {
             Stage::Preflight => self.preflight(transfer, authenticated, &body, connection),
-            Stage::EventUpload => return self.event_upload(transfer, body),
+            Stage::EventUpload => return self.event_upload(transfer, &body),
             Stage::RuleDownload => self
-                .rule_download(transfer, &body, connection)
-                .map(|body| typed(transfer, Bytes::from_owner(HeldPage { body, _permit: permit }))),
+                .rule_download(admitted, &body, connection)
+                .map(|body| typed(transfer, Bytes::from_owner(HeldPage { body, _permit: page }))),
             Stage::Postflight => self.postflight(transfer, &body, connection),
         };
         if matches!(stage, Stage::Preflight | Stage::Postflight) {
@@ -416,21 +416,28 @@ impl RelayService {
 
     fn rule_download(
         &self,
-        transfer: Transfer,
+        Admitted { transfer, authenticated, .. }: Admitted,
         body: &[u8],
         connection: u64,
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<MappedBuffer, Refusal> {
         let request = requests::read::<wire::RuleDownloadRequest>(transfer, body)?.message;
         let now = self.0.clock.now();
         let located = lock(&self.0.core).locate(connection, &request.cursor, now)?;
-        let Some(located) = located else { return Ok(PageWriter::new(transfer).finish(None)) };
-        let page = located.read(transfer).map_err(CoreError::Store)?;
+        let Some(located) = located else { return Ok(PageWriter::new(transfer, 0).finish(None)) };
+        let prefetch = &self.0.prefetch[usize::from(!authenticated)];
+        let page = match prefetch.take(&located, transfer) {
+            Some(page) => page,
+            None => located.read(transfer).map_err(CoreError::Store)?,
+        };
         lock(&self.0.core).served(&located, &page);
+        if let Some(next) = page.next {
+            prefetch.begin(located.at(next), transfer);
+        }
         Ok(page.body)
     }
 
     /// Takes events: they are on disk before the answer (RELAY-8).
-    fn event_upload(&self, transfer: Transfer, body: Bytes) -> Response {
+    fn event_upload(&self, transfer: Transfer, body: &[u8]) -> Response {
         let now = self.0.clock.now();
         let is_limited = !self.0.access.checks_peers();
         if is_limited && lock(&self.0.rate).is_over(now.elapsed) {
@@ -483,7 +490,7 @@ impl RelayService {
     fn take(
         &self,
         transfer: Transfer,
-        body: Bytes,
+        body: &[u8],
         now: Now,
     ) -> Result<IngestedUpload, UploadError> {
         let mut queue = lock(&self.0.queue);
@@ -548,7 +555,7 @@ impl From<CoreError> for Refusal {
 
 /// A page that counts as being in memory until it is sent.
 struct HeldPage {
-    body: Vec<u8>,
+    body: MappedBuffer,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -572,14 +579,15 @@ impl Service for RelayService {
             Ok(admitted) => admitted,
             Err(refusal) => return refusal,
         };
-        let permit = if admitted.stage == Stage::RuleDownload {
-            let pages = &self.0.pages[usize::from(!admitted.authenticated)];
-            Arc::clone(pages).acquire_owned().await.ok()
-        } else {
-            None
-        };
+        let granted = self.0.bounds.grant(admitted.stage, admitted.authenticated).await;
         let (service, id) = (self.clone(), connection.id);
-        let answered = spawn_blocking(move || service.answer(admitted, request, id, permit)).await;
+        let answered = spawn_blocking(move || {
+            let Granted { page, work } = granted;
+            let answer = service.answer(admitted, request, id, page);
+            drop(work);
+            answer
+        })
+        .await;
         if admitted.authenticated {
             connection.trust();
         }

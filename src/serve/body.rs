@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::budget::Budget;
 use super::{BodyLimits, Coding, CodingError, Decoder, Response};
+use crate::mapped_buffer::MappedBuffer;
 
 /// Bytes decoded before other connections have their turn.
 const STEP: usize = 64 * 1024;
@@ -65,8 +66,8 @@ pub(super) struct BodyReader<'a> {
 
 /// A body and its share of the budget, which ends with it.
 struct Held {
-    bytes: Vec<u8>,
-    _turn: OwnedSemaphorePermit,
+    bytes: MappedBuffer,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -104,10 +105,9 @@ impl BodyReader<'_> {
             return Err(BodyError::TooLong);
         }
         let mut decoder = Decoder::new(coding);
-        let mut out = Decoded::new(usize::try_from(self.limits.decoded).unwrap_or(usize::MAX));
-        if let Some(length) = announced {
-            out.reserve(usize::try_from(length).unwrap_or(usize::MAX).min(self.budget.small));
-        }
+        let limit = usize::try_from(self.limits.decoded).unwrap_or(usize::MAX);
+        // The first byte beyond the limit shows that there are too many.
+        let mut out = MappedBuffer::new(limit.saturating_add(1));
         let mut encoded = 0_u64;
         let mut turn = None;
         while let Some(frame) = body.frame().await {
@@ -118,18 +118,17 @@ impl BodyReader<'_> {
             }
             let mut input = &data[..];
             loop {
-                let mut most = out.room().min(STEP);
+                let mut most = (limit.saturating_add(1) - out.len()).min(STEP);
                 if turn.is_none() {
                     // The first byte beyond shows that it is a long one.
-                    most = most.min(self.budget.small.saturating_add(1) - out.bytes.len());
+                    most = most.min(self.budget.small.saturating_add(1) - out.len());
                 }
-                out.reserve(most);
                 let has_more =
-                    decoder.decode(&mut input, &mut out.bytes, most).map_err(BodyError::Coding)?;
-                if out.bytes.len() > out.limit {
+                    decoder.decode(&mut input, &mut out, most).map_err(BodyError::Coding)?;
+                if out.len() > limit {
                     return Err(BodyError::TooLong);
                 }
-                if turn.is_none() && out.bytes.len() > self.budget.small {
+                if turn.is_none() && out.len() > self.budget.small {
                     waits.store(true, Ordering::Relaxed);
                     turn = self.budget.turn(self.is_favoured).await;
                     waits.store(false, Ordering::Relaxed);
@@ -142,35 +141,6 @@ impl BodyReader<'_> {
             }
         }
         decoder.finish().map_err(BodyError::Coding)?;
-        Ok(match turn {
-            Some(turn) => Bytes::from_owner(Held { bytes: out.bytes, _turn: turn }),
-            None => Bytes::from(out.bytes),
-        })
-    }
-}
-
-/// Decoded bytes, which never take more memory than their limit and one byte, by
-/// which it shows that there are too many.
-struct Decoded {
-    bytes: Vec<u8>,
-    limit: usize,
-}
-
-impl Decoded {
-    fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit }
-    }
-
-    /// How many bytes may follow, with the one that is too many.
-    fn room(&self) -> usize {
-        self.limit.saturating_add(1).saturating_sub(self.bytes.len())
-    }
-
-    /// Makes room for so many bytes, by doubling.
-    fn reserve(&mut self, bytes: usize) {
-        let spare = self.bytes.capacity() - self.bytes.len();
-        if spare < bytes {
-            self.bytes.reserve_exact(bytes.max(self.bytes.len()).min(self.room()));
-        }
+        Ok(Bytes::from_owner(Held { bytes: out, _turn: turn }))
     }
 }

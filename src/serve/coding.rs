@@ -5,6 +5,8 @@ use hyper::HeaderMap;
 use hyper::header::CONTENT_ENCODING;
 use thiserror::Error;
 
+use crate::mapped_buffer::MappedBuffer;
+
 /// Bytes decoded at a time.
 const PIECE: usize = 16 * 1024;
 
@@ -98,7 +100,7 @@ impl Decoder {
     pub fn decode(
         &mut self,
         input: &mut &[u8],
-        out: &mut Vec<u8>,
+        out: &mut MappedBuffer,
         most: usize,
     ) -> Result<bool, CodingError> {
         let end = out.len().saturating_add(most);
@@ -106,7 +108,7 @@ impl Decoder {
             match &mut self.state {
                 State::Identity => {
                     let (now, rest) = input.split_at((end - out.len()).min(input.len()));
-                    out.extend_from_slice(now);
+                    out.push_bytes(now);
                     *input = rest;
                     return Ok(!input.is_empty());
                 }
@@ -121,13 +123,13 @@ impl Decoder {
                     // Two bytes hold one byte of content at most.
                     let mut both = &[first, byte][..];
                     let made = inflate_piece(&mut inflate, &mut both, &mut self.piece)?;
-                    out.extend_from_slice(&self.piece[..made.bytes]);
+                    out.push_bytes(&self.piece[..made.bytes]);
                     self.state = if made.is_end { State::Done } else { State::Deflate(inflate) };
                 }
                 State::Deflate(inflate) => {
                     let room = self.piece.len().min(end - out.len());
                     let made = inflate_piece(inflate, input, &mut self.piece[..room])?;
-                    out.extend_from_slice(&self.piece[..made.bytes]);
+                    out.push_bytes(&self.piece[..made.bytes]);
                     if made.is_end {
                         self.state = State::Done;
                     } else if made.bytes == 0 {
@@ -139,7 +141,7 @@ impl Decoder {
                     let Some(bytes) = gzip.decode(input, &mut self.piece[..room])? else {
                         return Ok(false);
                     };
-                    out.extend_from_slice(&self.piece[..bytes]);
+                    out.push_bytes(&self.piece[..bytes]);
                 }
                 State::Done if input.is_empty() => return Ok(false),
                 State::Done => return Err(CodingError::Trailing),
@@ -367,7 +369,7 @@ mod tests {
         most: usize,
     ) -> Result<Vec<u8>, CodingError> {
         let mut decoder = Decoder::new(coding);
-        let mut out = Vec::new();
+        let mut out = MappedBuffer::new(0);
         for mut input in body.chunks(piece) {
             loop {
                 let before = out.len();
@@ -380,7 +382,7 @@ mod tests {
             }
         }
         decoder.finish()?;
-        Ok(out)
+        Ok(out.to_vec())
     }
 
     fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {

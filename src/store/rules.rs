@@ -42,6 +42,7 @@ pub(super) use meta::any_allowing;
 pub use preview::{RuleChange, RuleChangeKind, RulesPreview};
 pub use read::{Lookups, RuleFilter};
 pub(super) use row::lossy;
+pub use rules_hash::SentForm;
 #[cfg(feature = "harness")]
 pub use rules_hash::hash_and_counts;
 pub use snapshot::{ChangesSince, RuleRow, RulesSnapshot, RulesStanding};

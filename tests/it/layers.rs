@@ -16,6 +16,7 @@ use syn::visit::{self, Visit};
 const ORDER: &[&str] = &[
     "model",
     "plist_bounded",
+    "mapped_buffer",
     "failure",
     "protocol",
     "clock",
@@ -40,9 +41,10 @@ const ORDER: &[&str] = &[
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("plist_bounded", &[]),
+    ("mapped_buffer", &[]),
     ("files", &[]),
     ("failure", &["model"]),
-    ("protocol", &["failure", "model", "plist_bounded"]),
+    ("protocol", &["failure", "mapped_buffer", "model", "plist_bounded"]),
     ("sync::machine", &["failure", "model", "protocol", "sync::plan", "sync::retry"]),
     ("sync::plan", &["model", "protocol"]),
     ("sync::retry", &[]),
@@ -69,7 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("ingest", &["model", "protocol", "store"]),
-    ("serve", &["failure"]),
+    ("serve", &["failure", "mapped_buffer"]),
     (
         "control",
         &[
@@ -104,8 +106,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "relay",
         &[
-            "clock", "config", "control", "failure", "files", "host", "ingest", "model",
-            "protocol", "serve", "store", "sync",
+            "clock",
+            "config",
+            "control",
+            "failure",
+            "files",
+            "host",
+            "ingest",
+            "mapped_buffer",
+            "model",
+            "protocol",
+            "serve",
+            "store",
+            "sync",
         ],
     ),
     (
@@ -131,6 +144,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// A library or function, and the only module that names it.
 const HOME: &[(&str, &str)] = &[
+    ("memmap2", "mapped_buffer"),
     ("reqwest", "transport"),
     ("rusqlite", "store"),
     ("service_sockets", "daemon"),

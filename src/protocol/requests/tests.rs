@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -8,7 +7,7 @@ use crate::protocol::stored::{self, DecodedEvent, QueuedEvent};
 use crate::protocol::wire;
 
 fn json_upload(body: &Value) -> Result<EventUpload, RequestError> {
-    read_upload(Transfer::Json, Bytes::from(body.to_string()))
+    read_upload(Transfer::Json, body.to_string().as_bytes())
 }
 
 fn execution(name: &str) -> wire::Event {
@@ -63,7 +62,7 @@ fn relay_8_an_upload_is_the_same_in_json_and_protobuf() {
     };
     let read = |transfer| {
         let body = body::encode(transfer, &message).expect("encodes");
-        read_upload(transfer, Bytes::from(body)).expect("read")
+        read_upload(transfer, &body).expect("read")
     };
     let (from_json, from_binary) = (read(Transfer::Json), read(Transfer::Protobuf));
     assert_eq!(from_json.events, from_binary.events);
@@ -143,10 +142,10 @@ fn relay_8_a_bad_value_costs_its_field_and_a_bad_event_itself() {
     assert_eq!(fields, ["events[0].decision", "events[4].pid", "file_access_events"]);
 
     for nothing in ["", "{}", r#"{"events":[]}"#] {
-        let upload = read_upload(Transfer::Json, Bytes::from(nothing)).expect(nothing);
+        let upload = read_upload(Transfer::Json, nothing.as_bytes()).expect(nothing);
         assert_eq!(upload, EventUpload::default());
     }
-    assert_eq!(read_upload(Transfer::Protobuf, Bytes::new()), Ok(EventUpload::default()));
+    assert_eq!(read_upload(Transfer::Protobuf, &[]), Ok(EventUpload::default()));
 }
 
 /// RELAY-8: bytes that are not UTF-8 cost their own text; the event stays.
@@ -154,7 +153,7 @@ fn relay_8_a_bad_value_costs_its_field_and_a_bad_event_itself() {
 fn relay_8_a_text_that_is_not_utf_8_costs_its_field() {
     let mut body = br#"{"events":[{"file_name":"x","parent_name":"a"#.to_vec();
     body.extend_from_slice(b"\xff\"},{\"file_name\":\"y\"}]}");
-    let upload = read_upload(Transfer::Json, Bytes::from(body)).expect("read");
+    let upload = read_upload(Transfer::Json, &body).expect("read");
     let names: Vec<_> = upload
         .events
         .iter()
@@ -180,7 +179,7 @@ fn relay_8_an_event_of_more_than_a_mebibyte_is_set_aside() {
     };
     for transfer in [Transfer::Json, Transfer::Protobuf] {
         let body = body::encode(transfer, &message).expect("encodes");
-        let upload = read_upload(transfer, Bytes::from(body)).expect("read");
+        let upload = read_upload(transfer, &body).expect("read");
         let [first, second, third] = &upload.events[..] else { panic!("{}", upload.events.len()) };
         assert_eq!((&first.kind, &third.kind), (&RelayedKind::Plain, &RelayedKind::Plain));
         assert!(reason(second).contains("more than any that is sent"), "{}", reason(second));
@@ -194,7 +193,7 @@ fn relay_8_an_event_of_more_than_a_mebibyte_is_set_aside() {
         let events = vec![large(bytes), execution("small")];
         let message = wire::EventUploadRequest { events, ..Default::default() };
         let body = body::encode(transfer, &message).expect("encodes");
-        let upload = read_upload(transfer, Bytes::from(body)).expect("read");
+        let upload = read_upload(transfer, &body).expect("read");
         let (huge, whole) = (&upload.events[0], kept == bytes);
         assert_eq!((upload.events.len(), huge.data.len() > bytes), (2, whole));
         assert_eq!(reason(huge).ends_with("only its beginning is kept"), !whole);
@@ -205,32 +204,31 @@ fn relay_8_an_event_of_more_than_a_mebibyte_is_set_aside() {
 /// RELAY-8, RELAY-12: nothing in an upload of 64 MiB makes many objects.
 #[test]
 fn relay_12_the_events_of_an_upload_and_the_elements_of_an_event_are_bounded() {
-    let events =
-        |count: usize| Bytes::from(format!("{{\"events\":[{}1]}}", "1,".repeat(count - 1)));
-    let upload = read_upload(Transfer::Json, events(MAX_UPLOADED_EVENTS)).expect("read");
+    let events = |count: usize| format!("{{\"events\":[{}1]}}", "1,".repeat(count - 1));
+    let upload = read_upload(Transfer::Json, events(MAX_UPLOADED_EVENTS).as_bytes()).expect("read");
     assert_eq!(upload.events.len(), MAX_UPLOADED_EVENTS);
-    let many = read_upload(Transfer::Json, events(MAX_UPLOADED_EVENTS + 1));
+    let many = read_upload(Transfer::Json, events(MAX_UPLOADED_EVENTS + 1).as_bytes());
     assert_eq!(many, Err(RequestError::TooManyEvents));
     // Of three arrays together.
     let two = format!(
         "{{\"events\":[{0}1],\"audit_events\":[{0}1]}}",
         "1,".repeat(MAX_UPLOADED_EVENTS / 2)
     );
-    let many = read_upload(Transfer::Json, Bytes::from(two));
+    let many = read_upload(Transfer::Json, two.as_bytes());
     assert_eq!(many.map(|_| ()), Err(RequestError::TooManyEvents));
-    let binary = Bytes::from([0x0a, 0].repeat(MAX_UPLOADED_EVENTS + 1));
-    assert_eq!(read_upload(Transfer::Protobuf, binary), Err(RequestError::TooManyEvents));
+    let binary = [0x0a, 0].repeat(MAX_UPLOADED_EVENTS + 1);
+    assert_eq!(read_upload(Transfer::Protobuf, &binary), Err(RequestError::TooManyEvents));
     assert_eq!(RequestError::TooManyEvents.http_status(), 413);
 
     let chain = format!("[{}{{}}]", "{},".repeat(400_000));
     let body = format!("{{\"events\":[{{\"file_name\":\"x\",\"signing_chain\":{chain}}}]}}");
-    let upload = read_upload(Transfer::Json, Bytes::from(body)).expect("read");
+    let upload = read_upload(Transfer::Json, body.as_bytes()).expect("read");
     let QueuedEvent::Execution(event) = decoded(&upload.events[0]) else { panic!("another kind") };
     assert_eq!(event.signing_chain.len(), 10_000);
     let event = wire::Event { logged_in_users: vec![String::new(); 400_000], ..execution("x") };
     let message = wire::EventUploadRequest { events: vec![event], ..Default::default() };
-    let binary = Bytes::from(message.encode_to_vec());
-    let upload = read_upload(Transfer::Protobuf, binary).expect("read");
+    let binary = message.encode_to_vec();
+    let upload = read_upload(Transfer::Protobuf, &binary).expect("read");
     let QueuedEvent::Execution(event) = decoded(&upload.events[0]) else { panic!("another kind") };
     assert_eq!(event.logged_in_users.len(), 10_000);
     assert_eq!(upload.warnings.len(), 1);
@@ -241,14 +239,14 @@ fn relay_12_the_events_of_an_upload_and_the_elements_of_an_event_are_bounded() {
 fn relay_8_a_body_that_is_no_upload_is_refused() {
     for body in ["{\"events\":[{\"file_name\":", "[]", "<html>", "\u{1b}[31m", "{\"events\":[1,]}"]
     {
-        let refused = read_upload(Transfer::Json, Bytes::from(body.to_owned())).expect_err(body);
+        let refused = read_upload(Transfer::Json, body.as_bytes()).expect_err(body);
         assert_eq!(refused.http_status(), 400);
         let words = refused.to_string();
-        assert!(words.starts_with("the body is not a EventUploadRequest: "), "{words}");
+        assert!(words.starts_with("the body is not a valid EventUploadRequest: "), "{words}");
         assert!(!words.contains(char::is_control), "{words}");
     }
     for body in [&b"\x08\x01"[..], b"\x0a\x05ab", b"\x7a\x01a"] {
-        let refused = read_upload(Transfer::Protobuf, Bytes::from(body)).expect_err("refused");
+        let refused = read_upload(Transfer::Protobuf, body).expect_err("refused");
         assert!(refused.to_string().contains("not binary protobuf"), "{refused}");
     }
 }

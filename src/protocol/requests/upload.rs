@@ -1,11 +1,11 @@
 //! The request of `event_upload`.
 //!
 //! Each event is read alone and turned into its stored form at once, so that an
-//! upload is in memory twice at most: as it came and as it is stored.
+//! upload is in memory twice at most: as it came and as it is stored. One that is not
+//! UTF-8 is copied once more, to mark the bytes that are not.
 
 use std::fmt;
 
-use bytes::Bytes;
 use serde::de::{self, Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -49,14 +49,14 @@ pub struct EventUpload {
 ///
 /// # Errors
 /// If the body is not the message or has too many events.
-pub fn read_upload(transfer: Transfer, body: Bytes) -> Result<EventUpload, RequestError> {
+pub fn read_upload(transfer: Transfer, body: &[u8]) -> Result<EventUpload, RequestError> {
     match transfer {
-        Transfer::Json => read_json(Vec::from(body)),
-        Transfer::Protobuf => read_protobuf(&body),
+        Transfer::Json => read_json(body),
+        Transfer::Protobuf => read_protobuf(body),
     }
 }
 
-fn read_json(body: Vec<u8>) -> Result<EventUpload, RequestError> {
+fn read_json(body: &[u8]) -> Result<EventUpload, RequestError> {
     let wrong = |error| RequestError::of(EventUploadRequest::NAME, error);
     let text = ResponseBody::new(Transfer::Json, body).into_json().map_err(wrong)?;
     let mut reader = UploadReader::new(text.is_marked());

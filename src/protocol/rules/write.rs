@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key};
-use serde::Serialize;
 
+use crate::mapped_buffer::MappedBuffer;
 use crate::model::{Policy, RuleType, Transfer};
 use crate::protocol::wire;
 
@@ -29,65 +29,66 @@ pub struct OutgoingRule<'a> {
     pub event_detail_button_label: &'a str,
 }
 
-/// A rule in JSON for clients that know the names of the schema only.
-#[derive(Serialize)]
-struct PlainRule<'a> {
-    identifier: &'a str,
-    policy: &'static str,
+/// The names of a rule's members in JSON.
+#[derive(Debug)]
+struct Names {
     rule_type: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    custom_msg: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    custom_url: &'a str,
+    custom_msg: &'static str,
+    custom_url: &'static str,
+    cel_expr: Option<&'static str>,
+    event_detail_button_label: Option<&'static str>,
 }
 
-/// A rule in JSON. The generated form of [`wire::Rule`] is the same; this one needs no
-/// copy of the texts, and a set of a million rules a third less time.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonRule<'a> {
-    identifier: &'a str,
-    policy: &'static str,
-    rule_type: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    custom_msg: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    custom_url: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    cel_expr: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    event_detail_button_label: &'a str,
-}
+/// The JSON names, which the generated form of [`wire::Rule`] has, too.
+const JSON_NAMES: Names = Names {
+    rule_type: "ruleType",
+    custom_msg: "customMsg",
+    custom_url: "customUrl",
+    cel_expr: Some("celExpr"),
+    event_detail_button_label: Some("eventDetailButtonLabel"),
+};
+
+/// The names of the schema, for clients that know only those, and not all members.
+const SCHEMA_NAMES: Names = Names {
+    rule_type: "rule_type",
+    custom_msg: "custom_msg",
+    custom_url: "custom_url",
+    cel_expr: None,
+    event_detail_button_label: None,
+};
 
 /// A page that is being written.
 #[derive(Debug)]
 pub struct PageWriter {
     transfer: Transfer,
-    /// Whether JSON has the names of the schema, not its JSON names.
-    plain: bool,
-    body: Vec<u8>,
+    names: &'static Names,
+    body: MappedBuffer,
     rules: u64,
     /// Its texts are used again, so that a rule needs no allocation.
     rule: wire::Rule,
+    /// The rule in binary form, likewise.
+    encoded: Vec<u8>,
 }
 
 impl PageWriter {
-    /// An empty page.
+    /// An empty page. What it needs beyond `expected_bytes` costs a copy.
     #[must_use]
-    pub fn new(transfer: Transfer) -> Self {
-        let body = match transfer {
-            Transfer::Json => b"{\"rules\":[".to_vec(),
-            Transfer::Protobuf => Vec::new(),
-        };
-        Self { transfer, plain: false, body, rules: 0, rule: wire::Rule::default() }
+    pub fn new(transfer: Transfer, expected_bytes: usize) -> Self {
+        let mut body = MappedBuffer::new(expected_bytes);
+        match transfer {
+            Transfer::Json => body.push_bytes(b"{\"rules\":["),
+            Transfer::Protobuf => {}
+        }
+        let rule = wire::Rule::default();
+        Self { transfer, names: &JSON_NAMES, body, rules: 0, rule, encoded: Vec::new() }
     }
 
     /// An empty page for a client that knows the names of the schema
     /// (`rule_type`), but not its JSON names (`ruleType`): a message, a link, and
     /// what a rule cannot be without.
     #[must_use]
-    pub fn plain(transfer: Transfer) -> Self {
-        Self { plain: true, ..Self::new(transfer) }
+    pub fn plain(transfer: Transfer, expected_bytes: usize) -> Self {
+        Self { names: &SCHEMA_NAMES, ..Self::new(transfer, expected_bytes) }
     }
 
     /// How many rules it has.
@@ -116,34 +117,33 @@ impl PageWriter {
         }
     }
 
+    /// Writes the members one by one: it takes half of the time that a derived
+    /// serializer takes.
     fn write_json(&mut self, rule: OutgoingRule<'_>) {
-        if self.rules > 0 {
-            self.body.push(b',');
+        let Self { body, names, .. } = self;
+        body.push_bytes(if self.rules > 0 { b",{\"identifier\":" } else { b"{\"identifier\":" });
+        push_text(body, rule.identifier);
+        body.push_bytes(b",\"policy\":\"");
+        body.push_bytes(policy(rule.policy).as_str_name().as_bytes());
+        body.push_bytes(b"\",\"");
+        body.push_bytes(names.rule_type.as_bytes());
+        body.push_bytes(b"\":\"");
+        body.push_bytes(rule_type(rule.rule_type).as_str_name().as_bytes());
+        body.push_bytes(b"\"");
+        for (name, text) in [
+            (Some(names.custom_msg), rule.custom_msg),
+            (Some(names.custom_url), rule.custom_url),
+            (names.cel_expr, rule.cel_expr),
+            (names.event_detail_button_label, rule.event_detail_button_label),
+        ] {
+            if let Some(name) = name.filter(|_| !text.is_empty()) {
+                body.push_bytes(b",\"");
+                body.push_bytes(name.as_bytes());
+                body.push_bytes(b"\":");
+                push_text(body, text);
+            }
         }
-        let (policy, rule_type) = (policy(rule.policy), rule_type(rule.rule_type));
-        let (policy, rule_type) = (policy.as_str_name(), rule_type.as_str_name());
-        // Neither memory nor these texts can fail.
-        let _ = if self.plain {
-            let plain = PlainRule {
-                identifier: rule.identifier,
-                policy,
-                rule_type,
-                custom_msg: rule.custom_msg,
-                custom_url: rule.custom_url,
-            };
-            serde_json::to_writer(&mut self.body, &plain)
-        } else {
-            let rule = JsonRule {
-                identifier: rule.identifier,
-                policy,
-                rule_type,
-                custom_msg: rule.custom_msg,
-                custom_url: rule.custom_url,
-                cel_expr: rule.cel_expr,
-                event_detail_button_label: rule.event_detail_button_label,
-            };
-            serde_json::to_writer(&mut self.body, &rule)
-        };
+        body.push_bytes(b"}");
     }
 
     fn write_protobuf(&mut self, rule: OutgoingRule<'_>) {
@@ -160,31 +160,50 @@ impl PageWriter {
         }
         wire.set_rule_type(rule_type(rule.rule_type));
         wire.set_policy(policy(rule.policy));
-        encode_key(RULES_FIELD, WireType::LengthDelimited, &mut self.body);
-        let _ = self.rule.encode_length_delimited(&mut self.body);
+        self.encoded.clear();
+        encode_key(RULES_FIELD, WireType::LengthDelimited, &mut self.encoded);
+        // A vector has room for everything.
+        let _ = self.rule.encode_length_delimited(&mut self.encoded);
+        self.body.push_bytes(&self.encoded);
     }
 
     /// The body, with the cursor of the next page if there is one.
     #[must_use]
-    pub fn finish(mut self, cursor: Option<&str>) -> Vec<u8> {
+    pub fn finish(mut self, cursor: Option<&str>) -> MappedBuffer {
         match self.transfer {
             Transfer::Json => {
-                self.body.push(b']');
+                self.body.push_bytes(b"]");
                 if let Some(cursor) = cursor {
-                    self.body.extend_from_slice(b",\"cursor\":");
-                    let _ = serde_json::to_writer(&mut self.body, cursor);
+                    self.body.push_bytes(b",\"cursor\":");
+                    push_text(&mut self.body, cursor);
                 }
-                self.body.push(b'}');
+                self.body.push_bytes(b"}");
             }
             Transfer::Protobuf => {
                 let rest = wire::RuleDownloadResponse {
                     rules: Vec::new(),
                     cursor: cursor.unwrap_or_default().to_owned(),
                 };
-                let _ = rest.encode(&mut self.body);
+                self.body.push_bytes(&rest.encode_to_vec());
             }
         }
         self.body
+    }
+}
+
+/// Writes a text as JSON.
+fn push_text(body: &mut MappedBuffer, text: &str) {
+    // Without a way out of the loop the compiler compares many bytes at once.
+    let must_be_escaped = text.bytes().fold(false, |found, byte| {
+        found | (byte < b' ') | (byte == b'"') | (byte == b'\\')
+    });
+    if must_be_escaped {
+        // Neither memory nor a text can fail.
+        let _ = serde_json::to_writer(body, text);
+    } else {
+        body.push_bytes(b"\"");
+        body.push_bytes(text.as_bytes());
+        body.push_bytes(b"\"");
     }
 }
 
@@ -239,11 +258,11 @@ mod tests {
                 event_detail_button_label: text,
             };
             let (mut json, mut protobuf) =
-                (PageWriter::new(Transfer::Json), PageWriter::new(Transfer::Protobuf));
+                (PageWriter::new(Transfer::Json, 4096), PageWriter::new(Transfer::Protobuf, 4096));
             assert!(json.push(outgoing, 4096) && protobuf.push(outgoing, 4096));
             let generated = wire::RuleDownloadResponse::decode(&*protobuf.finish(Some("next")));
             let generated = serde_json::to_string(&generated.expect("a page")).expect("JSON");
-            let written = String::from_utf8(json.finish(Some("next"))).expect("UTF-8");
+            let written = String::from_utf8(json.finish(Some("next")).to_vec()).expect("UTF-8");
             assert_eq!(written, generated);
         }
     }
@@ -259,7 +278,7 @@ mod tests {
             (RuleType::Cdhash, &hash[..40], Policy::Remove, ""),
         ];
         for transfer in [Transfer::Json, Transfer::Protobuf] {
-            let mut page = PageWriter::new(transfer);
+            let mut page = PageWriter::new(transfer, 4096);
             for (rule_type, identifier, policy, cel_expr) in rules {
                 let rule = OutgoingRule {
                     identifier,
@@ -290,7 +309,7 @@ mod tests {
                 (rule_type, identifier.to_owned(), policy)
             });
             assert_eq!(found, given);
-            let empty = PageWriter::new(transfer).finish(None);
+            let empty = PageWriter::new(transfer, 4096).finish(None);
             let read = page_of(transfer, &empty).expect("a page without rules");
             assert_eq!((read.cursor, read.without_body), (None, empty.is_empty()));
         }

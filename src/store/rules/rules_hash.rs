@@ -78,6 +78,40 @@ pub fn hash_and_counts<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> (String
     (format!("{:032x}", hash.digest128()), counts)
 }
 
+/// The rules as another program holds them that was sent some of them in another
+/// form, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentForm {
+    /// The reference's hash of them.
+    pub rules_hash: String,
+    /// How many there are.
+    pub counts: RuleCounts,
+}
+
+impl SentForm {
+    /// Computes it from all rules in stored order. `sent` is the state in which a rule
+    /// of a state was sent; `None` if it was left out.
+    pub(super) fn of(
+        conn: &Connection,
+        sent: &dyn Fn(RuleState) -> Option<RuleState>,
+    ) -> rusqlite::Result<Self> {
+        let (mut hash, mut counts) = (Xxh3Default::new(), RuleCounts::default());
+        let mut bytes = Vec::new();
+        let sql = format!("SELECT {} FROM execution_rules ORDER BY rowid", Hashed::COLUMNS);
+        let mut statement = conn.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let Some(rule) = Hashed::read(row)? else { continue };
+            let Some(state) = RuleState::from_number(rule.state).and_then(sent) else { continue };
+            let rule = Hashed { state: state.number(), ..rule };
+            count(&mut counts, rule.state, rule.rule_type, 1);
+            rule.write_hashed(&mut bytes);
+            hash.update(&bytes);
+        }
+        Ok(Self { rules_hash: format!("{:032x}", hash.digest128()), counts })
+    }
+}
+
 /// Counts the stored rules.
 pub(super) fn counts_of(conn: &Connection) -> rusqlite::Result<RuleCounts> {
     let mut counts = RuleCounts::default();

@@ -12,6 +12,7 @@ use super::commit::RuleCommit;
 use super::generations::GenerationSource;
 use super::meta;
 use super::row::{self, Sound};
+use super::rules_hash::SentForm;
 use crate::model::{CleanSyncReason, RuleState, RuleType, SyncType};
 use crate::store::settings::read_requests;
 use crate::store::{ReadStore, Store, StoreError, agent_meta};
@@ -156,6 +157,18 @@ impl RulesSnapshot {
     /// If the database cannot be read.
     pub fn rules_standing(&self) -> Result<RulesStanding, StoreError> {
         standing(&self.rules).map_err(self.failed(READ))
+    }
+
+    /// Returns hash and counts of the rules as a program holds them that was sent
+    /// each in the state that `sent` returns for its own. Reads all rules.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn sent_form(
+        &self,
+        sent: &dyn Fn(RuleState) -> Option<RuleState>,
+    ) -> Result<SentForm, StoreError> {
+        SentForm::of(&self.rules, sent).map_err(self.failed(READ))
     }
 
     /// Shows each rule after a place to `visit`, in stored order, until it

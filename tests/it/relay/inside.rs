@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use santa_sync::config::RelayConfig;
 use santa_sync::ingest::ingest_upload;
 use santa_sync::model::{MachineId, Now, RelayManner, Stage, Timestamp, Transfer};
@@ -196,8 +195,7 @@ impl Alive {
                     }
                 };
                 die();
-                let body = Bytes::copy_from_slice(post.body);
-                let taken = ingest_upload(&mut self.queue, form, body, now, Limits::default());
+                let taken = ingest_upload(&mut self.queue, form, post.body, now, Limits::default());
                 die();
                 let Ok(taken) = taken else {
                     self.core.upload_refused();
@@ -242,6 +240,6 @@ impl Alive {
         };
         let page = located.read(form).expect("read");
         self.core.served(&located, &page);
-        Ok(page.body)
+        Ok(page.body.to_vec())
     }
 }

@@ -5,7 +5,6 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bytes::Bytes;
 use santa_sync::clock::{Clock as _, SystemClock};
 use santa_sync::harness::FakeServer;
 use santa_sync::harness::fixtures::{self, AnyEvent};
@@ -37,8 +36,8 @@ fn take(
     message: &wire::EventUploadRequest,
     limits: Limits,
 ) -> Result<IngestedUpload, UploadError> {
-    let body = Bytes::from(json!(message).to_string());
-    ingest_upload(store, Transfer::Json, body, SystemClock::new().now(), limits)
+    let body = json!(message).to_string();
+    ingest_upload(store, Transfer::Json, body.as_bytes(), SystemClock::new().now(), limits)
 }
 
 /// RELAY-8, EV-9: from Santa's body to the upstream server, with a bundle that the
@@ -215,7 +214,7 @@ fn take_measured(dir: &Path, body: u64) {
     text.push_str("]}");
     writeln!(std::io::stderr(), "peak {}", peak()).expect("a reader");
     let now = SystemClock::new().now();
-    let taken = ingest_upload(&mut store, Transfer::Json, text.into(), now, Limits::default());
+    let taken = ingest_upload(&mut store, Transfer::Json, text.as_bytes(), now, Limits::default());
     writeln!(std::io::stderr(), "peak {}", peak()).expect("a reader");
     assert_eq!(taken.expect("taken").relayed.queued, events);
 }
