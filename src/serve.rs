@@ -72,6 +72,9 @@ pub trait Service: Send + Sync + 'static {
 pub struct Head {
     /// The method.
     pub method: Method,
+    /// The host that the target names before the path (`http://host/path`), as sent
+    /// to proxies; `None` if it is the path alone.
+    pub authority: Option<String>,
     /// The path as sent, percent-encoded, without the query.
     pub path: String,
     /// The query as sent, without the question mark.
@@ -81,6 +84,15 @@ pub struct Head {
 }
 
 impl Head {
+    /// Returns the value of a header that is there once; `None` if it is absent,
+    /// repeated or not ASCII.
+    #[must_use]
+    pub fn only_header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        let value = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(value)
+    }
+
     /// Returns a header's value; empty if it is absent or not ASCII.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {

@@ -44,8 +44,8 @@ pub use rules::hash_and_counts;
 pub use rules::{
     ChangesSince, CommitError, Generation, GenerationSource, LoggedChange, LoggedRule, Lookups,
     RuleChange, RuleChangeKind, RuleCommit, RuleFilter, RuleGuard, RuleRow, RuleSince,
-    RulesCommitted, RulesGuarded, RulesPreview, RulesSince, RulesSnapshot, RulesStanding, SentForm,
-    RulesVerified,
+    RulesCommitted, RulesGuarded, RulesPreview, RulesSince, RulesSnapshot, RulesStanding,
+    RulesVerified, SentForm,
 };
 pub use settings::{ModeHeldBack, SYNC_STATE_FILE};
 pub use sync_lock::{LOCK_FILE, LockError, StateLock};
@@ -458,6 +458,12 @@ impl Store {
     /// If it cannot be created or inspected, or others may write to it.
     pub fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
         db::prepare_dir(dir)
+    }
+
+    /// Reserves space for a full disk again, if this sync released it and there is
+    /// enough (see the module `reserved_space`).
+    pub fn restore_reserved_space(&self) {
+        reserved_space::restore(&self.dir);
     }
 
     /// Returns an empty store in memory: what a state directory holds before

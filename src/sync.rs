@@ -257,6 +257,7 @@ impl Driver<'_> {
         let over = self.over(machine.time_left(self.clock.now()));
         if let Stores::Live { store, .. } = &mut self.stores {
             store.compact_rules(over);
+            store.restore_reserved_space();
         }
         record
     }

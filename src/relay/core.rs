@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::delivery::{Page, Source};
 use super::leaving::leaving_since;
-use super::plan::{self, Authorizer, Content, Plan, Situation, Surplus, Why};
+use super::plan::{self, Authorizer, Content, Counted, Plan, Shortfall, Situation, Surplus, Why};
 use super::release::Release;
 use super::sessions::{Delivery, Outcome, PageOf, Position, Report, Sessions};
 use super::state::{Acknowledgement, RelayState};
@@ -27,7 +27,7 @@ use crate::model::{
     SyncType, Transfer,
 };
 use crate::protocol::{preflight, wire};
-use crate::store::{Generation, RulesSnapshot, RulesStanding, StoreError};
+use crate::store::{Generation, RulesSnapshot, RulesStanding, SentForm, StoreError};
 use crate::sync::progress::When;
 
 /// Events that the authorizer sends in a request (RELAY-4).
@@ -139,6 +139,9 @@ pub struct Core {
     last: Option<(Weak<Mutex<RulesSnapshot>>, i64)>,
     report: Option<AuthorizerReport>,
     release: Option<Release>,
+    /// The digest of the rules that some release was last sent in a form of its own,
+    /// and that form.
+    sent_form: Option<(String, Release, SentForm)>,
     /// It has come after so long that the server only heard events of this host.
     has_returned: bool,
     status: RelayStatus,
@@ -181,7 +184,17 @@ impl Core {
         };
         let release = report.as_ref().and_then(|report| Release::parse(&report.santa_version));
         let sessions = Sessions::new(interval);
-        Self { options, state, sessions, last: None, report, release, has_returned: false, status }
+        Self {
+            options,
+            state,
+            sessions,
+            last: None,
+            report,
+            release,
+            sent_form: None,
+            has_returned: false,
+            status,
+        }
     }
 
     /// How it stands.
@@ -263,7 +276,7 @@ impl Core {
         (self.status.other_machine_id, self.status.other_machine_id_at) = (None, None);
         let authorizer = authorizer(request, has_v2_state);
         self.note_report(request, &authorizer, authenticated, now)?;
-        let moment = match self.moment() {
+        let mut moment = match self.moment() {
             Ok(moment) => moment,
             Err(error) => {
                 self.status.not_ready = Some(error.to_string());
@@ -271,7 +284,9 @@ impl Core {
             }
         };
         self.status.not_ready = None;
-        self.learn_surplus(&authorizer)?;
+        if self.options.config.manner == RelayManner::Santa {
+            self.show_as_sent(&mut moment, authorizer.release)?;
+        }
         let in_force = names(&moment.settings);
         let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
         let mut plan = match self.options.config.manner {
@@ -291,6 +306,9 @@ impl Core {
                 plan::plan(situation, &*snapshot)?
             }
         };
+        if self.options.config.manner == RelayManner::Santa {
+            self.learn_surplus(&authorizer)?;
+        }
         let source = |plan| {
             let snapshot = Arc::clone(&moment.snapshot);
             Source::new(snapshot, plan, authorizer.release, self.options.config.manner)
@@ -409,18 +427,50 @@ impl Core {
         Ok(())
     }
 
-    /// The first preflight after an acknowledgement tells what a release without
-    /// a hash counts beyond our rules.
-    fn learn_surplus(&mut self, authorizer: &Authorizer) -> Result<(), CoreError> {
-        if authorizer.rules_hash.is_some() {
+    /// Replaces hash and counts of the newest generation by those of the form in which
+    /// a release is sent it (RELAY-15).
+    fn show_as_sent(
+        &mut self,
+        moment: &mut Moment,
+        release: Option<Release>,
+    ) -> Result<(), CoreError> {
+        let Some(release) = release.filter(|release| Release::alters_rules(Some(*release))) else {
             return Ok(());
-        }
+        };
+        let digest = &moment.newest.digest;
+        let kept = self.sent_form.as_ref().filter(|(of, to, _)| of == digest && *to == release);
+        let form = if let Some((_, _, form)) = kept {
+            form.clone()
+        } else {
+            let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+            let form = snapshot.sent_form(&|state| Release::sendable(Some(release), state))?;
+            self.sent_form = Some((digest.clone(), release, form.clone()));
+            form
+        };
+        (moment.newest.rules_hash, moment.newest.counts) = (form.rules_hash, form.counts);
+        Ok(())
+    }
+
+    /// The first preflight after an acknowledgement tells what a release without
+    /// a hash counts beyond our rules, or that it lacks some.
+    fn learn_surplus(&mut self, authorizer: &Authorizer) -> Result<(), CoreError> {
         let mut state = self.state.clone();
         let Some(known) = &mut state.acknowledged else { return Ok(()) };
-        if known.surplus.is_some() {
+        if authorizer.rules_hash.is_some() || known.rules_hash.is_some() {
             return Ok(());
         }
-        known.surplus = Some(Surplus::of(&authorizer.counts, &known.counts));
+        let theirs = &authorizer.counts;
+        let surplus = Surplus::of(theirs, &known.counts);
+        match plan::counted(known, theirs) {
+            Counted::Held => {
+                (known.surplus, known.shortfall) = (Some(surplus), None);
+                state.shortfall = None;
+            }
+            Counted::KnownShortfall => (known.surplus, known.drift) = (Some(surplus), true),
+            Counted::Shortfall => state.shortfall = Some(Shortfall::of(theirs, &known.counts)),
+            Counted::Others => {}
+        }
+        self.status.acknowledged = state.acknowledged.as_ref().map(shown);
         self.keep(state, "keep_surplus")
     }
 
@@ -511,10 +561,15 @@ impl Core {
                 Ok(why == Why::EventsFirst)
             }
             Outcome::NotTaken { reason, settings } => {
-                tracing::warn!(reason, "the authorizer did not take its rules");
+                let last = self.status.not_acknowledged.as_ref();
+                if last.is_none_or(|last| last.reason != reason) {
+                    tracing::warn!(reason, "the authorizer did not take its rules");
+                } else {
+                    tracing::debug!(reason, "the authorizer did not take its rules again");
+                }
+                let times = last.map_or(0, |last| last.times) + 1;
                 let state = self.state.with_settings(settings.1);
                 self.keep(state, "keep_acknowledgement")?;
-                let times = self.status.not_acknowledged.as_ref().map_or(0, |last| last.times) + 1;
                 self.status.not_acknowledged =
                     Some(NotAcknowledged { at: now.wall, reason, times });
                 Ok(false)
@@ -538,6 +593,9 @@ impl Core {
         if let Some(known) = same {
             acknowledgement.surplus = known.surplus;
         }
+        // All rules were sent once more, so one that is left is not remedied by that.
+        let lacking = self.state.shortfall.filter(|_| clean);
+        acknowledgement.shortfall = lacking.or_else(|| known.and_then(|known| known.shortfall));
         self.status.acknowledged = Some(shown(&acknowledgement));
         self.status.not_acknowledged = None;
         let mut state = self.state.clone();

@@ -39,18 +39,78 @@ impl Surplus {
     /// What `theirs` has more than `ours`.
     #[must_use]
     pub fn of(theirs: &RuleCounts, ours: &RuleCounts) -> Self {
-        let rows = |counts: &RuleCounts| {
-            [
-                i64::from(counts.binary) - i64::from(counts.transitive),
-                i64::from(counts.certificate),
-                i64::from(counts.compiler),
-                i64::from(counts.teamid),
-                i64::from(counts.signingid),
-                i64::from(counts.cdhash),
-            ]
-        };
-        let (theirs, ours) = (rows(theirs), rows(ours));
+        let (theirs, ours) = (by_type(theirs), by_type(ours));
         Self(std::array::from_fn(|n| theirs[n] - ours[n]))
+    }
+
+    /// Whether there are fewer rules of a type than it was sent.
+    fn lacks(self) -> bool {
+        self.0.iter().any(|more| *more < 0)
+    }
+}
+
+fn by_type(counts: &RuleCounts) -> [i64; 6] {
+    [
+        i64::from(counts.binary) - i64::from(counts.transitive),
+        i64::from(counts.certificate),
+        i64::from(counts.compiler),
+        i64::from(counts.teamid),
+        i64::from(counts.signingid),
+        i64::from(counts.cdhash),
+    ]
+}
+
+/// What an authorizer without a hash counted when it lacked rules that it had
+/// acknowledged. It is sent all of them once more. If it counts the same
+/// afterwards, it does not store all that it is sent, or counts none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortfall {
+    surplus: Surplus,
+    counts: [i64; 6],
+}
+
+impl Shortfall {
+    /// What it counts, where it was sent `ours`.
+    #[must_use]
+    pub fn of(theirs: &RuleCounts, ours: &RuleCounts) -> Self {
+        Self { surplus: Surplus::of(theirs, ours), counts: by_type(theirs) }
+    }
+
+    /// Whether it counts as before: as many as then, or as many fewer than it was
+    /// sent.
+    fn is_like(self, before: Self) -> bool {
+        self.surplus == before.surplus || self.counts == before.counts
+    }
+}
+
+/// What the counts of an authorizer without a hash say about the rules that it
+/// acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// It may still hold them.
+    Held,
+    /// It holds others.
+    Others,
+    /// It lacks some, as it did after it had been sent them all once more.
+    KnownShortfall,
+    /// It lacks some.
+    Shortfall,
+}
+
+/// Compares the counts of an authorizer without a hash with what it acknowledged. The
+/// first ones after the acknowledgement tell its surplus, which rules of its profile
+/// explain; no profile explains that it has fewer than it was sent.
+#[must_use]
+pub fn counted(acknowledged: &Acknowledgement, theirs: &RuleCounts) -> Counted {
+    let now = Shortfall::of(theirs, &acknowledged.counts);
+    match acknowledged.surplus {
+        Some(surplus) if surplus == now.surplus => Counted::Held,
+        None if !now.surplus.lacks() => Counted::Held,
+        Some(_) | None if now.surplus.lacks() => match acknowledged.shortfall {
+            Some(before) if now.is_like(before) => Counted::KnownShortfall,
+            Some(_) | None => Counted::Shortfall,
+        },
+        Some(_) | None => Counted::Others,
     }
 }
 
@@ -99,7 +159,8 @@ impl History for RulesSnapshot {
 pub struct Situation<'a> {
     /// Where our rules stand.
     pub standing: &'a RulesStanding,
-    /// Our newest generation.
+    /// Our newest generation, with hash and counts of the form in which the
+    /// authorizer is sent it.
     pub newest: &'a Generation,
     /// What the authorizer last acknowledged.
     pub acknowledged: Option<&'a Acknowledgement>,
@@ -189,24 +250,29 @@ impl Plan {
 
 /// The generation whose rules the authorizer holds.
 fn base<H: History>(
-    Situation { acknowledged, authorizer, .. }: Situation<'_>,
+    Situation { acknowledged, authorizer, newest, .. }: Situation<'_>,
     history: &H,
 ) -> Result<Option<i64>, H::Error> {
     let Some(acknowledged) = acknowledged else { return Ok(None) };
     let number = acknowledged.generation;
     let Some(hash) = &authorizer.rules_hash else {
-        // The first preflight after the acknowledgement tells the surplus.
-        let surplus = Surplus::of(&authorizer.counts, &acknowledged.counts);
-        let same = acknowledged.surplus.is_none_or(|then| then == surplus);
-        return Ok(same.then_some(number));
+        // Counts say less than the hash that it could report then.
+        let is_known = acknowledged.rules_hash.is_none()
+            && match counted(acknowledged, &authorizer.counts) {
+                Counted::Held | Counted::KnownShortfall => true,
+                Counted::Others | Counted::Shortfall => false,
+            };
+        return Ok(is_known.then_some(number));
     };
     if acknowledged.rules_hash.as_ref() == Some(hash) {
         return Ok(Some(number));
     }
     // Its postflight may have been lost.
     let later = history.with_hash(number, hash)?;
+    // A release that was sent some rules in another form has a hash of its own.
+    let newest = (newest.rules_hash == *hash).then_some(newest.number);
     let by_users = authorizer.mode == Some(ClientMode::Standalone);
-    Ok(later.or_else(|| by_users.then_some(number)))
+    Ok(later.or(newest).or_else(|| by_users.then_some(number)))
 }
 
 /// A store that was rebuilt with the rules that are acknowledged has other

@@ -36,6 +36,12 @@ impl Release {
         release.is_none_or(|release| release >= CLEARS_SETTINGS)
     }
 
+    /// Whether it does not know all states of rules that servers send.
+    #[must_use]
+    pub fn alters_rules(release: Option<Self>) -> bool {
+        release.is_some_and(|release| release < SILENT_IN_ONE_PLACE)
+    }
+
     /// The state to send instead of one that the release does not know; `None`
     /// if the rule must be left out (RELAY-15).
     #[must_use]
@@ -85,6 +91,9 @@ mod tests {
         assert_eq!(sent("2025.6", RuleState::Cel), Some(RuleState::Cel));
         assert_eq!(sent("2025.10", RuleState::Cel), Some(RuleState::Cel), "numbers, not text");
         assert_eq!(sent("2024.12", RuleState::Block), Some(RuleState::Block));
+        assert!(Release::alters_rules(Release::parse("2026.5")));
+        assert!(!Release::alters_rules(Release::parse("2026.6")));
+        assert!(!Release::alters_rules(Release::parse("later")));
         assert_eq!(sent("2026.7", RuleState::AllowTransitive), None);
         assert!(!Release::clears_settings(Release::parse("2026.3")));
         assert!(Release::clears_settings(Release::parse("2026.4")));

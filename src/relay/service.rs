@@ -310,7 +310,11 @@ impl RelayService {
         if head.headers.contains_key(header::ORIGIN) {
             return Err(self.refuse(400, "origin", "web pages are not served"));
         }
-        if head.header(header::HOST.as_str()) != address {
+        // A second host, or one in the target, might be the one that a program between
+        // the client and here has looked at.
+        if head.authority.is_some()
+            || head.only_header(header::HOST.as_str()) != Some(address.as_str())
+        {
             let message = format!(
                 "this is the relay of santa-sync, which requests must call {address}, in their Host \
                  header too: write that address into the client's URL, no name such as localhost"

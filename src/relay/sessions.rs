@@ -73,9 +73,9 @@ pub struct Delivery {
     pub generation: i64,
     /// Its digest over all columns in order.
     pub digest: String,
-    /// Its hash, as the authorizer computes one.
+    /// Its hash, as the authorizer computes one of the form in which it is sent.
     pub rules_hash: String,
-    /// Its counts.
+    /// Its counts in that form.
     pub counts: RuleCounts,
     /// Whether our store may lack rules of the server.
     pub partial: bool,
@@ -106,6 +106,9 @@ struct Session<T> {
     pages: BTreeMap<Position, (u64, Option<Position>)>,
     /// Uploads that were not accepted since it began.
     refused_uploads: bool,
+    /// Whether its first page was asked for on the connection of its preflight. If
+    /// not, that connection may have broken before the answer was read.
+    is_answer_read: bool,
 }
 
 /// What to answer to a request for a page.
@@ -230,6 +233,7 @@ impl<T> Sessions<T> {
             source,
             pages: BTreeMap::new(),
             refused_uploads: false,
+            is_answer_read: false,
         });
     }
 
@@ -245,8 +249,9 @@ impl<T> Sessions<T> {
         self.expire(now);
         let found = if cursor.is_empty() {
             self.of(connection).map(|at| {
-                let session = &self.kept[at];
-                (session, Position::first(session.delivery.plan.content))
+                let session = &mut self.kept[at];
+                session.is_answer_read |= session.connection == connection;
+                (&*session, Position::first(session.delivery.plan.content))
             })
         } else {
             let Some((token, position)) = Position::parse(cursor) else { return PageOf::Gone };
@@ -348,6 +353,9 @@ impl<T> Session<T> {
             return Err("it has cleared its state of version 2 of the protocol".to_owned());
         }
         let Delivery { plan, wants_clean, .. } = &self.delivery;
+        if report.sync_type.is_none() && plan.sync_type.is_clean() && !self.is_answer_read {
+            return Err("it may not have read that the sync is to be clean".to_owned());
+        }
         let Some(sent) = self.sent() else {
             return Err("it did not fetch all pages".to_owned());
         };
@@ -380,6 +388,7 @@ impl<T> Session<T> {
             digest: delivery.digest,
             counts: delivery.counts,
             surplus: None,
+            shortfall: None,
             drift: rules_hash.as_ref().is_some_and(|hash| *hash != delivery.rules_hash),
             rules_hash,
             rules_received: report.rules_received,

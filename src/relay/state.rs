@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Surplus;
+use super::plan::{Shortfall, Surplus};
 use crate::files::{self, Replacement};
 use crate::model::{RuleCounts, SyncType, Timestamp};
 
@@ -25,14 +25,18 @@ pub struct Acknowledgement {
     pub generation: i64,
     /// A digest of all columns of these rules, in order.
     pub digest: String,
-    /// Our counts of these rules.
+    /// The counts of these rules, as they were sent.
     pub counts: RuleCounts,
     /// What the authorizer counts beyond them; `None` until its next preflight.
     pub surplus: Option<Surplus>,
+    /// What it had counted when it lacked some, before the clean sync that was to
+    /// remedy that; `None` once it has all.
+    #[serde(default)]
+    pub shortfall: Option<Shortfall>,
     /// The hash it reported afterwards, which is the reference for whether it
     /// still holds them; `None` from releases before 2025.7.
     pub rules_hash: Option<String>,
-    /// Whether that is the hash of our rules. If not, it has rules that are not
+    /// Whether that is another hash than that of the rules as they were sent. If so, it has rules that are not
     /// ours, or did not take some.
     pub drift: bool,
     /// Rules it received.
@@ -58,6 +62,8 @@ pub struct RelayState {
     pub acknowledged: Option<Acknowledgement>,
     /// The settings given since the authorizer's last clean sync, by name.
     pub handed_out: BTreeSet<String>,
+    /// What it counts, if it lacks rules that it has acknowledged.
+    pub shortfall: Option<Shortfall>,
     /// A digest of the settings in the last sync that it finished.
     pub settings: String,
 }

@@ -208,6 +208,7 @@ async fn answer<S: Service>(
     }
     let head = Head {
         method: parts.method,
+        authority: parts.uri.authority().map(ToString::to_string),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().map(str::to_owned),
         headers: parts.headers,

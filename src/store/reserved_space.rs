@@ -3,7 +3,8 @@
 //! On a full disk no commit succeeds, not even the one that deletes delivered
 //! events. A file beside `rules.db` reserves some space, and a sync that finds
 //! the disk full releases it before it does anything else. Producers of events
-//! never release it.
+//! never release it. It is reserved again as soon as there is space: at the end of
+//! that sync, before another flood of events can take what it has freed.
 
 use std::fs;
 use std::path::Path;
@@ -37,8 +38,17 @@ const fn action(free: u64, held: bool) -> ReserveAction {
     }
 }
 
-/// Reserves or releases the space. A failure does not affect the sync.
+/// Reserves or releases the space, when a sync begins. A failure does not affect it.
 pub(super) fn keep(dir: &Path) {
+    act(dir, true);
+}
+
+/// Reserves the space if it was released and there is enough, when a sync ends.
+pub(super) fn restore(dir: &Path) {
+    act(dir, false);
+}
+
+fn act(dir: &Path, may_release: bool) {
     let Some(free) = space::free_room(dir) else { return };
     let path = dir.join(RESERVE_FILE);
     let held = match files::own(&path) {
@@ -50,6 +60,7 @@ pub(super) fn keep(dir: &Path) {
     };
     match action(free, held) {
         ReserveAction::Leave => {}
+        ReserveAction::Release if !may_release => {}
         ReserveAction::Release => {
             tracing::warn!(
                 path = %path.display(),
@@ -90,5 +101,17 @@ mod tests {
         ] {
             assert_eq!(action(free, held), expected, "{free} {held}");
         }
+    }
+
+    /// STATE-6: what a sync released is there again when it ends, if there is space.
+    #[test]
+    fn state_6_space_that_was_released_is_reserved_again_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = || fs::metadata(dir.path().join(RESERVE_FILE)).map_or(0, |file| file.len());
+        keep(dir.path());
+        assert_eq!(bytes(), RESERVE_BYTES, "this test needs 64 MiB of disk");
+        fs::remove_file(dir.path().join(RESERVE_FILE)).unwrap();
+        restore(dir.path());
+        assert_eq!(bytes(), RESERVE_BYTES);
     }
 }

@@ -194,9 +194,9 @@ impl PageWriter {
 /// Writes a text as JSON.
 fn push_text(body: &mut MappedBuffer, text: &str) {
     // Without a way out of the loop the compiler compares many bytes at once.
-    let must_be_escaped = text.bytes().fold(false, |found, byte| {
-        found | (byte < b' ') | (byte == b'"') | (byte == b'\\')
-    });
+    let must_be_escaped = text
+        .bytes()
+        .fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
     if must_be_escaped {
         // Neither memory nor a text can fail.
         let _ = serde_json::to_writer(body, text);

@@ -69,6 +69,7 @@ impl Default for Case {
                 digest: "digest-5".to_owned(),
                 counts: RuleCounts { binary: 100, ..RuleCounts::default() },
                 surplus: None,
+                shortfall: None,
                 rules_hash: Some("hash-5".to_owned()),
                 drift: false,
                 rules_received: 100,
@@ -159,7 +160,8 @@ fn relay_6_the_base_is_found_by_hash_count_or_word() {
     assert_eq!(users.plan(), CHANGES);
 
     // Without a hash the counts decide; transitive rules come and go.
-    let before = case(|case| {
+    let without_hash = Case::default().acknowledged(|known| known.rules_hash = None);
+    let before = without_hash.clone().with(|case| {
         case.authorizer.rules_hash = None;
         case.authorizer.counts.binary = 112;
         case.authorizer.counts.transitive = 2;
@@ -179,8 +181,53 @@ fn relay_6_the_base_is_found_by_hash_count_or_word() {
     assert_eq!(more_transitive.plan(), CHANGES);
     let other = known.with(|case| case.authorizer.counts.teamid = 2);
     assert_eq!(other.plan(), clean(Why::NoBase));
+    // It could say the hash before.
+    let silent = case(|case| case.authorizer.rules_hash = None);
+    assert_eq!(silent.plan(), clean(Why::NoBase));
+    // The hash of the form in which it is sent the newest.
+    let altered = case(|case| case.authorizer.rules_hash = Some(format!("hash-{NEWEST}")));
+    assert_eq!(altered.plan().1, Content::Changes { base: NEWEST });
 
     assert_eq!(case(|case| case.acknowledged = None).plan(), clean(Why::NoBase));
+}
+
+/// RELAY-6: without a hash, an authorizer that counts fewer rules than it was sent does
+/// not hold them; one that still does after a clean sync stores less than it is sent.
+#[test]
+fn relay_6_an_authorizer_that_lacks_rules_is_not_in_step() {
+    let counts = |binary| RuleCounts { binary, ..RuleCounts::default() };
+    let counting = |binary| {
+        let mut case = Case::default().acknowledged(|known| known.rules_hash = None);
+        case.authorizer.rules_hash = None;
+        case.authorizer.counts = counts(binary);
+        case
+    };
+    for binary in [100, 103] {
+        assert_eq!(counting(binary).plan(), CHANGES, "{binary}");
+    }
+    for binary in [0, 40, 99] {
+        assert_eq!(counting(binary).plan(), clean(Why::NoBase), "{binary}");
+        let known = counting(binary).acknowledged(|known| {
+            known.surplus = Some(Surplus::of(&counts(100), &counts(100)));
+        });
+        assert_eq!(known.plan(), clean(Why::NoBase), "{binary}, not from the beginning on");
+    }
+    // Rules of the profile do not make up for another type's.
+    let mixed = counting(90).with(|case| case.authorizer.counts.teamid = 30);
+    assert_eq!(mixed.plan(), clean(Why::NoBase));
+
+    // It lacked ten before the clean sync, and lacks as many after it.
+    let after = |sent: u32, binary| {
+        counting(binary).acknowledged(|known| {
+            known.counts.binary = sent;
+            known.shortfall = Some(Shortfall::of(&counts(90), &counts(100)));
+        })
+    };
+    assert_eq!(after(100, 90).plan(), CHANGES, "it stores no more");
+    assert_eq!(after(120, 110).plan(), CHANGES, "nor of later ones");
+    assert_eq!(after(120, 90).plan(), CHANGES, "it does not count");
+    assert_eq!(after(100, 0).plan(), clean(Why::NoBase));
+    assert_eq!(after(100, 89).plan(), clean(Why::NoBase));
 }
 
 /// RELAY-6: each reason for a clean sync.
@@ -241,7 +288,7 @@ fn relay_3_before_our_store_is_full_every_sync_is_normal() {
     assert_eq!(part(|case| case.acknowledged = None), whole);
     assert_eq!(part(|_| {}), CHANGES, "once");
     assert_eq!(part(|case| case.authorizer.wants_clean = true), CHANGES);
-    assert_eq!(part(|case| case.authorizer.rules_hash = None), CHANGES);
+    assert_eq!(part(|case| case.authorizer.rules_hash = None), whole, "it told one before");
     assert_eq!(part(|case| case.authorizer.rules_hash = Some("other".to_owned())), whole);
     assert_eq!(part(|case| case.past.clean = vec![SyncType::CleanStandalone]), whole);
     assert_eq!(part(|case| case.past.incomplete = true), whole);

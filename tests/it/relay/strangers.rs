@@ -95,6 +95,13 @@ fn relay_2_everything_but_the_four_stages_is_refused() {
         let says = text.contains("the relay of santa-sync") && text.contains(&host);
         assert!(says, "an agent that is led here by another name hears where it is: {text}");
     }
+    let twice = [("Host", host.as_str()), ("Host", host.as_str()), json];
+    let (status, text) = answer(&chain, &request("POST", &of("/preflight/ID"), &twice, "{}"));
+    assert_eq!(status, 400, "two Host headers: {text}");
+    for named in [host.as_str(), "example.com"] {
+        let (status, text) = with("POST", &format!("http://{named}/preflight/ID"), &[json]);
+        assert_eq!(status, 400, "the target names {named}: {text}");
+    }
     let (status, _) = with("POST", "/eventupload/ID", &[json]);
     assert_eq!(status, 200, "an upload without events");
     let bad = answer(
