@@ -15,7 +15,7 @@
 //! - [`profiles`] writes the configuration of both sides.
 //! - [`certificates`] makes and renews what TLS needs.
 
-mod bounds;
+pub mod bounds;
 pub mod certificates;
 pub mod core;
 pub mod delivery;

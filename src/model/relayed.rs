@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// Identifies an event by all of its fields: the first half of the SHA-256 of
 /// its stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +44,7 @@ pub struct RelayedEvent {
     pub digest: EventDigest,
     /// Its stored form. Of a [`RelayedKind::TooLarge`] or
     /// [`RelayedKind::Unreadable`] event possibly only the beginning.
-    pub data: Vec<u8>,
+    pub data: Bytes,
     /// Something was blocked or audited. The others are dropped first when the
     /// queue is full.
     pub actionable: bool,

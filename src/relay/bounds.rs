@@ -21,7 +21,10 @@ const UPLOADS: usize = 1;
 const REQUESTS: usize = 2;
 /// Threads that block, at most: those of requests, one that reads a page ahead for
 /// either kind of client, two that look peers up, and what the relay does by itself.
-pub(super) const BLOCKING_THREADS: usize = 2 * (UPLOADS + REQUESTS + 1) + 2 + 6;
+pub const BLOCKING_THREADS: usize = 2 * (UPLOADS + REQUESTS + 1) + 2 + 6;
+
+/// Their name, as the system shows it.
+pub const BLOCKING_NAME: &str = "relay-blocking";
 
 /// What the requests of one kind of client may take.
 #[derive(Debug)]

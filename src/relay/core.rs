@@ -102,8 +102,8 @@ pub enum CoreError {
 pub struct Located {
     pub(super) token: u64,
     pub(super) position: Position,
-    plan: Plan,
-    source: Arc<Source>,
+    pub(super) plan: Plan,
+    pub(super) source: Arc<Source>,
 }
 
 impl Located {

@@ -46,13 +46,24 @@ enum Slot {
 }
 
 /// Holds the page that was read ahead.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PagePrefetch {
     slot: Mutex<Slot>,
     read: Condvar,
+    life: Duration,
+}
+
+impl Default for PagePrefetch {
+    fn default() -> Self {
+        Self::with_life(PAGE_LIFE)
+    }
 }
 
 impl PagePrefetch {
+    fn with_life(life: Duration) -> Self {
+        Self { slot: Mutex::default(), read: Condvar::new(), life }
+    }
+
     fn slot(&self) -> MutexGuard<'_, Slot> {
         // It is replaced whole.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
@@ -118,7 +129,7 @@ impl Drop for Reading {
             Some(page) => {
                 let prefetch = Arc::clone(&self.prefetch);
                 let timer = tokio::spawn(async move {
-                    sleep(PAGE_LIFE).await;
+                    sleep(prefetch.life).await;
                     prefetch.forget(key);
                 });
                 Slot::Ready { key, page, timer: timer.abort_handle() }
@@ -126,5 +137,76 @@ impl Drop for Reading {
             None => Slot::Empty,
         };
         self.prefetch.read.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::delivery::Source;
+    use super::super::plan::Plan;
+    use super::*;
+    use crate::model::{Identifier, Policy, RelayManner, Rule, RuleSet, SyncType, Timestamp};
+    use crate::store::{RulesSnapshot, Store};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_755_000_000);
+
+    /// A delivery of a store with one rule.
+    fn located(dir: &std::path::Path, token: u64) -> Located {
+        let mut store = Store::open(dir, NOW).unwrap().0;
+        let mut rules = RuleSet::default();
+        let rule = Rule {
+            identifier: Identifier::TeamId(*b"ABCDE12345"),
+            policy: Policy::Blocklist,
+            details: None,
+        };
+        rules.push_page(vec![rule], Vec::new());
+        store.commit_rules(&rules, (SyncType::Clean, NOW)).unwrap();
+        let snapshot = Arc::new(Mutex::new(RulesSnapshot::open(dir).unwrap()));
+        let plan = Plan::whole_set();
+        let source = Source::new(snapshot, plan, None, RelayManner::Santa).unwrap();
+        let position = Position::first(plan.content);
+        Located { token, position, plan, source: Arc::new(source) }
+    }
+
+    fn is_empty(prefetch: &PagePrefetch) -> bool {
+        matches!(*prefetch.slot(), Slot::Empty)
+    }
+
+    /// RELAY-5: the page is the one that reading it gives, and is given once.
+    #[tokio::test]
+    async fn relay_5_a_page_that_was_read_ahead_is_the_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let (prefetch, first) = (Arc::new(PagePrefetch::default()), located(dir.path(), 1));
+        let expected = first.read(Transfer::Json).unwrap();
+        assert_eq!(expected.rules, 1);
+        prefetch.begin(first.at(first.position), Transfer::Json);
+        let other = Located { token: 2, ..first.at(first.position) };
+        // The place is taken: this one is read when it is asked for.
+        prefetch.begin(other.at(other.position), Transfer::Json);
+        let taken = Arc::clone(&prefetch);
+        let (page, others, again) = spawn_blocking(move || {
+            let page = taken.take(&first, Transfer::Json);
+            (page, taken.take(&other, Transfer::Json), taken.take(&first, Transfer::Json))
+        })
+        .await
+        .unwrap();
+        assert_eq!((page, others, again), (Some(expected), None, None));
+        assert!(is_empty(&prefetch));
+    }
+
+    /// RELAY-5: a page that nobody asks for is dropped.
+    #[tokio::test]
+    async fn relay_5_a_page_that_nobody_asks_for_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let prefetch = Arc::new(PagePrefetch::with_life(Duration::from_millis(1)));
+        prefetch.begin(located(dir.path(), 1), Transfer::Json);
+        assert!(!is_empty(&prefetch));
+        for _ in 0..20_000 {
+            if is_empty(&prefetch) {
+                return;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        panic!("it is still there");
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle as Task, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::bounds::BLOCKING_THREADS;
+use super::bounds::{BLOCKING_NAME, BLOCKING_THREADS};
 use super::core::{Core, CoreError, RelayOptions};
 use super::nudge::{LIMIT, NudgeEnd, Nudges};
 use super::service::{News, RelayService};
@@ -144,6 +144,7 @@ impl RelayHandle {
 pub fn start(options: WorkerOptions) -> io::Result<RelayHandle> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_name(BLOCKING_NAME)
         .max_blocking_threads(BLOCKING_THREADS)
         // They end after a while without work.
         .thread_keep_alive(Duration::from_secs(2))

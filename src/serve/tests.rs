@@ -32,6 +32,8 @@ struct Paths {
     seen: Mutex<Vec<String>>,
     news: Condvar,
     release: Notify,
+    /// Bodies of work that goes on without its client.
+    kept: Mutex<Vec<Bytes>>,
 }
 
 impl Default for Paths {
@@ -43,6 +45,7 @@ impl Default for Paths {
             seen: Mutex::default(),
             news: Condvar::new(),
             release: Notify::new(),
+            kept: Mutex::default(),
         }
     }
 }
@@ -81,6 +84,11 @@ impl Service for Paths {
             "/trust" => connection.trust(),
             "/panic" => panic!("as the test wants"),
             "/hold" => self.release.notified().await,
+            "/keep" => {
+                self.kept.lock().unwrap().push(request.body.clone());
+                self.note("kept");
+                std::future::pending::<()>().await;
+            }
             "/user" => return Response::new(200, format!("{:?}", connection.peer)),
             "/large" => return Response::new(200, vec![b'x'; 32 << 20]),
             "/empty" => return Response::new(200, ""),

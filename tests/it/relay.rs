@@ -4,6 +4,7 @@
 mod alone;
 mod cases;
 mod chain;
+mod floods;
 mod in_step;
 mod inside;
 mod leaving;

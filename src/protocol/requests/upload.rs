@@ -2,15 +2,19 @@
 //!
 //! Each event is read alone and turned into its stored form at once, so that an
 //! upload is in memory twice at most: as it came and as it is stored. One that is not
-//! UTF-8 is copied once more, to mark the bytes that are not.
+//! UTF-8 is copied once more, to mark the bytes that are not. The stored forms lie in
+//! one buffer: so many pieces would leave the heap in holes.
 
 use std::fmt;
+use std::ops::Range;
 
+use bytes::Bytes;
 use serde::de::{self, Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use super::RequestError;
+use crate::mapped_buffer::MappedBuffer;
 use crate::model::{EventBundle, EventDigest, RelayedEvent, RelayedKind, Transfer};
 use crate::protocol::binary::{self, FieldValue};
 use crate::protocol::body::{self, BodyError, ResponseBody};
@@ -59,7 +63,7 @@ pub fn read_upload(transfer: Transfer, body: &[u8]) -> Result<EventUpload, Reque
 fn read_json(body: &[u8]) -> Result<EventUpload, RequestError> {
     let wrong = |error| RequestError::of(EventUploadRequest::NAME, error);
     let text = ResponseBody::new(Transfer::Json, body).into_json().map_err(wrong)?;
-    let mut reader = UploadReader::new(text.is_marked());
+    let mut reader = UploadReader::new(text.is_marked(), body.len());
     let text = text.as_str();
     if !text.is_empty() {
         let mut json = serde_json::Deserializer::from_str(text);
@@ -80,7 +84,7 @@ fn read_protobuf(mut body: &[u8]) -> Result<EventUpload, RequestError> {
         let (message, reason) = (EventUploadRequest::NAME, body::shown(reason));
         RequestError::of(message, BodyError::NotProtobuf { message, reason })
     };
-    let mut reader = UploadReader::new(false);
+    let mut reader = UploadReader::new(false, body.len());
     let mut found = body.is_empty();
     while let Some(entry) = binary::next_entry(EventUploadRequest::FIELDS, &mut body)
         .map_err(|reason| wrong(&reason))?
@@ -125,6 +129,10 @@ const FILE_ACCESSES: EventArray<wire::FileAccessEvent> = EventArray {
 
 struct UploadReader {
     upload: EventUpload,
+    /// The stored forms of its events.
+    data: MappedBuffer,
+    /// Where each lies.
+    places: Vec<Range<usize>>,
     notes: Notes,
     marked: bool,
     /// How many events of each kind have been seen.
@@ -133,9 +141,11 @@ struct UploadReader {
 }
 
 impl UploadReader {
-    fn new(marked: bool) -> Self {
+    fn new(marked: bool, body_bytes: usize) -> Self {
         Self {
             upload: EventUpload::default(),
+            data: MappedBuffer::new(body_bytes),
+            places: Vec::new(),
             notes: Notes::response(marked),
             marked,
             seen: [0; 3],
@@ -144,7 +154,20 @@ impl UploadReader {
     }
 
     fn finish(self) -> EventUpload {
-        EventUpload { warnings: self.notes.into_warnings(), ..self.upload }
+        let Self { mut upload, data, places, notes, .. } = self;
+        let data = Bytes::from_owner(data);
+        for (event, place) in upload.events.iter_mut().zip(places) {
+            event.data = data.slice(place);
+        }
+        EventUpload { warnings: notes.into_warnings(), ..upload }
+    }
+
+    /// Adds an event, whose `data` will be the bytes given here.
+    fn push(&mut self, event: RelayedEvent, data: &[u8]) {
+        let start = self.data.len();
+        self.data.push_bytes(data);
+        self.places.push(start..self.data.len());
+        self.upload.events.push(event);
     }
 
     /// Counts an event; returns false if it is one too many.
@@ -212,13 +235,14 @@ impl UploadReader {
             }
             (None, QueuedEvent::FileAccess(_) | QueuedEvent::Audit(_)) => None,
         };
-        self.upload.events.push(RelayedEvent {
+        let relayed = RelayedEvent {
             digest: digest(&data),
-            data,
+            data: Bytes::new(),
             actionable: stored::is_actionable(&event),
             denial: stored::is_denial(&event),
             kind: kind.unwrap_or(RelayedKind::Plain),
-        });
+        };
+        self.push(relayed, &data);
     }
 
     fn too_large(&mut self, data: &[u8], size: &str) {
@@ -234,13 +258,14 @@ impl UploadReader {
 
     fn set_aside(&mut self, data: &[u8], kind: RelayedKind) {
         let kept = if data.len() > MAX_WHOLE_BYTES { &data[..HEAD_BYTES] } else { data };
-        self.upload.events.push(RelayedEvent {
+        let relayed = RelayedEvent {
             digest: digest(data),
-            data: kept.to_owned(),
+            data: Bytes::new(),
             actionable: true,
             denial: false,
             kind,
-        });
+        };
+        self.push(relayed, kept);
     }
 }
 

@@ -193,10 +193,9 @@ impl PageWriter {
 
 /// Writes a text as JSON.
 fn push_text(body: &mut MappedBuffer, text: &str) {
-    // Without a way out of the loop the compiler compares many bytes at once.
-    let must_be_escaped = text
-        .bytes()
-        .fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
+    // Counted to the end, because then the compiler compares many bytes at once.
+    let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    let must_be_escaped = text.as_bytes().iter().filter(|byte| is_special(byte)).count() > 0;
     if must_be_escaped {
         // Neither memory nor a text can fail.
         let _ = serde_json::to_writer(body, text);

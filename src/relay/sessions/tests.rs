@@ -139,6 +139,23 @@ fn relay_6_a_hash_that_differs_is_kept_as_the_reference() {
     assert_eq!(acknowledgement.rules_hash.as_deref(), Some("before"), "the next preflight tells");
 }
 
+/// RELAY-7: a release that does not say which type of sync it made may not have read
+/// that it should be clean, if the connection of its preflight broke.
+#[test]
+fn relay_7_a_clean_sync_that_may_not_have_been_one_is_not_acknowledged() {
+    for (connection, taken) in [(1, true), (2, false)] {
+        let mut sessions = sessions();
+        sessions.begin(1, 99, delivery(WHOLE), "source", SECOND);
+        let PageOf::Page { token, position, .. } = sessions.page(connection, "", SECOND) else {
+            panic!("it is the last delivery")
+        };
+        sessions.served(token, position, 5, None);
+        let report = Report { sync_type: None, ..report(5, SyncType::Clean) };
+        let outcome = sessions.postflight(connection, &report, SECOND, WALL);
+        assert_eq!(matches!(outcome, Outcome::Acknowledged { .. }), taken, "{outcome:?}");
+    }
+}
+
 /// RELAY-5: a request belongs to its connection's preflight, else to the last
 /// one; a cursor to the delivery that gave it.
 #[test]

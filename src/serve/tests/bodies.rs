@@ -195,6 +195,23 @@ fn relay_12_a_body_that_breaks_off_reaches_no_service() {
 }
 
 #[test]
+fn relay_12_a_long_body_counts_until_the_work_on_it_is_done() {
+    let limits = Limits { small_body: 1000, body: SHORT, ..Limits::default() };
+    let server = Server::start(limits);
+    let mut gone = server.connect();
+    gone.send("POST /keep HTTP/1.1\r\nContent-Length: 1001\r\n\r\n").send([b'x'; 1001]);
+    server.paths.wait_for("kept");
+    drop(gone);
+    for _ in 0..3 {
+        assert_eq!(server.connect().post("/echo", "", &[b'x'; 2000]).status, 503);
+    }
+    server.paths.kept.lock().unwrap().clear();
+    // Once its connection has ended, too.
+    let is_taken = (0..50).any(|_| server.connect().post("/echo", "", &[b'x'; 2000]).status == 200);
+    assert!(is_taken);
+}
+
+#[test]
 fn relay_12_long_bodies_take_turns_and_short_ones_never_wait() {
     let limits = Limits { small_body: 1000, body: SHORT * 4, ..Limits::default() };
     let server = Server::start(limits);

@@ -104,13 +104,13 @@ pub(super) fn take(
         }
         Some((id, ..)) => {
             tx.prepare_cached("UPDATE agent_bundle_members SET eventdata = ?2 WHERE id = ?1")?
-                .execute((id, &event.data))?;
+                .execute((id, &event.data[..]))?;
         }
         None => {
             tx.prepare_cached(
                 "INSERT INTO agent_bundle_members (bundle, digest, eventdata) VALUES (?1, ?2, ?3)",
             )?
-            .execute((known.id, event.digest.as_bytes(), &event.data))?;
+            .execute((known.id, event.digest.as_bytes(), &event.data[..]))?;
         }
     }
     tx.prepare_cached(

@@ -196,7 +196,7 @@ pub(super) fn fits(
 fn to_queue(event: &RelayedEvent) -> NewEvent {
     let summary =
         EventSummary { unique_id: event.digest.unique_id(), actionable: event.actionable };
-    NewEvent { summary, data: event.data.clone() }
+    NewEvent { summary, data: event.data.to_vec() }
 }
 
 fn set_aside(
@@ -214,7 +214,7 @@ fn set_aside(
     let row = EventRow {
         id: 0,
         unique_id: event.digest.unique_id(),
-        data: event.data.clone(),
+        data: event.data.to_vec(),
         oversize: None,
     };
     rejected::add(tx, &row, !event.actionable, cause, reason, now)?;

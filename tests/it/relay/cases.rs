@@ -7,7 +7,7 @@ use santa_sync::model::{ClientMode, Stage, SyncType, Transfer};
 use santa_sync::protocol::wire;
 
 use super::link::Loss;
-use super::santa::{Act, Age, LOCAL_BINARY, Row, Status, Step, UNCOMPILABLE};
+use super::santa::{Act, Age, LOCAL_BINARY, Row, RuleTable, Status, Step, UNCOMPILABLE};
 use super::world::World;
 
 const SHA: &str = "84de9c61777ca36b13228e2446d53e966096e78db7a72c632b5c185b2ffe68a6";
@@ -183,6 +183,60 @@ fn relay_6_a_rule_that_santa_does_not_compile_is_known_drift() {
         assert_eq!((done.received, done.sync_type), (1, SyncType::Normal), "{}", world.relay.why());
         assert_eq!((world.push().received, world.relay.lacks()), (0, false));
     }
+}
+
+/// RELAY-6, RELAY-15: a set that a release takes in another form is no drift, and its
+/// hash tells that the authorizer holds it, also if the postflight was lost.
+#[test]
+fn relay_15_a_set_in_the_form_of_a_release_is_no_drift() {
+    for age in [Age::Y2025M7, Age::Y2026M3] {
+        let silent = team("A", wire::Policy::SilentGuiBlocklist);
+        let mut world = in_step(age, [silent, team("B", wire::Policy::Allowlist)]);
+        assert!(!world.relay.sees_drift(), "{age:?}");
+        world.server.queue_changes(vec![team("C", wire::Policy::SilentTtyBlocklist)]);
+        world.pull();
+        let done = world.push_with(&mut |step| {
+            let strikes = matches!(step, Step::Attempt { stage: Stage::Postflight, .. });
+            if strikes { Act::Lose(Loss::Request) } else { Act::Go }
+        });
+        assert_eq!((done.received, done.status), (1, Status::Success));
+        let done = world.push();
+        assert_eq!((done.received, done.sync_type), (0, SyncType::Normal), "{age:?}");
+        world.assert_in_step();
+        assert!(!world.relay.sees_drift(), "{age:?}");
+        // A rule that is not ours still is.
+        let foreign =
+            Row { identifier: SHA.to_owned(), state: 2, rule_type: 1000, ..Row::default() };
+        world.santa.drift(|table| table.put(foreign));
+        let types: Vec<_> = (0..2).map(|_| world.push().sync_type).collect();
+        assert!(types.contains(&SyncType::Clean), "{age:?} {types:?}");
+    }
+}
+
+/// RELAY-6: an authorizer without a hash that loses its rules right after it has
+/// acknowledged them is sent them again. CEL rules, which it is not sent, are no loss.
+#[test]
+fn relay_6_an_emptied_authorizer_without_a_hash_is_filled_again() {
+    let mut cel = team("A", wire::Policy::Cel);
+    "true".clone_into(&mut cel.cel_expr);
+    let mut world = World::with(Age::Y2024M12, false);
+    world.server.set_rules([
+        cel,
+        team("B", wire::Policy::Blocklist),
+        team("C", wire::Policy::Allowlist),
+    ]);
+    world.pull();
+    for _ in 0..2 {
+        world.push();
+    }
+    assert_eq!(world.santa.rows().len(), 2);
+    world.santa.drift(|table| *table = RuleTable::default());
+    for _ in 0..2 {
+        world.push();
+    }
+    assert_eq!(world.santa.rows().len(), 2, "{}", world.relay.why());
+    world.settle();
+    assert!(!world.relay.sees_drift());
 }
 
 /// RELAY-6: events that have waited for longer than a minute are uploaded before a

@@ -135,6 +135,13 @@ impl Relay {
         self.alive().as_ref().expect("alive").core.status().in_step
     }
 
+    /// Whether what the authorizer acknowledged is not the set as it was sent.
+    pub(crate) fn sees_drift(&self) -> bool {
+        let alive = self.alive();
+        let acknowledged = alive.as_ref().expect("alive").core.status().acknowledged.as_ref();
+        acknowledged.is_some_and(|acknowledged| acknowledged.drift)
+    }
+
     /// Why the last delivery was what it was.
     pub(crate) fn why(&self) -> String {
         let alive = self.alive();

@@ -1,5 +1,7 @@
 //! Uploads of the authorizer: nothing lost, nothing twice, nothing dropped.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::model::{EventBundle, EventDigest, RelayedEvent, RelayedKind};
 
@@ -9,7 +11,7 @@ pub(super) fn event(name: &str, kind: RelayedKind) -> RelayedEvent {
     digest[..8].copy_from_slice(&xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_le_bytes());
     RelayedEvent {
         digest: EventDigest::from_bytes(digest),
-        data: name.as_bytes().to_vec(),
+        data: Bytes::copy_from_slice(name.as_bytes()),
         actionable: true,
         denial: true,
         kind,
@@ -287,7 +289,7 @@ fn relay_8_held_bundles_are_bounded_by_time_and_number() {
     assert_eq!(hashes(&store), "h2 h3");
     take(&mut store, &[member("two", "h3", 2)], 30 * day);
     assert_eq!(hashes(&store), "h3");
-    let large = RelayedEvent { data: vec![0; 1 << 20], ..member("large", "h4", 1) };
+    let large = RelayedEvent { data: vec![0; 1 << 20].into(), ..member("large", "h4", 1) };
     take(&mut store, &[large], 30 * day);
     store
         .commit("fill", |tx| {
@@ -308,7 +310,7 @@ fn relay_8_a_full_disk_takes_nothing() {
     let pages: u32 =
         store.conn.pragma_query_value(None, "page_count", |r| r.get(0)).expect("pages");
     store.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a limit");
-    let large = RelayedEvent { data: vec![1; 100_000], ..plain("large") };
+    let large = RelayedEvent { data: vec![1; 100_000].into(), ..plain("large") };
     let refused = store.take_relayed(&[plain("b"), large], at(1), UNBOUNDED);
     assert!(matches!(refused, Err(TakeError::Store(StoreError::Full { .. }))), "{refused:?}");
     assert_eq!(payloads(&mut store), ["a"]);
