@@ -2,6 +2,7 @@
 
 mod forms;
 mod presets;
+mod reports;
 
 use santa_sync::harness::FakeServer;
 use santa_sync::harness::conformance::{Conformance, Report, Waits};

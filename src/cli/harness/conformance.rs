@@ -3,7 +3,7 @@
 mod operator;
 
 use std::fs::{self, File};
-use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -43,6 +43,7 @@ Exit codes: 0 every requirement is met, warnings allowed; 1 some failed or were 
 Examples:
   santa-sync harness conformance http://127.0.0.1:8080/santa/
   santa-sync harness conformance https://santa.test/sync/ --only CLEAN,PAGE --transcript run.jsonl
+  santa-sync harness conformance http://127.0.0.1:8080/ --html report.html --junit report.xml
   santa-sync harness conformance http://127.0.0.1:8080/ --write-expect known.txt
   santa-sync harness conformance http://127.0.0.1:8080/ --expect known.txt --json";
 
@@ -92,6 +93,12 @@ pub(super) struct Args {
     /// Write every exchange whole to this file, one JSON object per line
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
+    /// Write the report as JUnit XML, for CI systems
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the report as an HTML page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Show every requirement and everything left on the server
     #[arg(long, short)]
     verbose: bool,
@@ -124,6 +131,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let deviations = expectation.map(|expectation| expectation.compare(&done.report));
     if let Some(path) = &args.transcript {
         write_transcript(path, &done)?;
+    }
+    if let Some(path) = &args.junit {
+        write_to(path, |file| done.report.junit(args.strict, file))?;
+    }
+    if let Some(path) = &args.html {
+        write_to(path, |file| write!(file, "{}", done.report.html()))?;
     }
     if let Some(path) = &args.write_expect {
         let text = Expectation::of(&done.report).to_string();
@@ -188,7 +201,7 @@ fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
     output::note(format!(
         "the server will believe that {ids} hold its rules; a real host of that id would get none"
     ));
-    if !std::io::stdin().is_terminal() {
+    if !io::stdin().is_terminal() {
         return Err(Error::usage("machine ids of --machine-id need a confirmation")
             .with_fix("add --yes if they belong to no real host"));
     }
@@ -200,7 +213,7 @@ fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
 
 /// Shows how far the run is, on a terminal.
 fn watched(conformance: Conformance) -> Conformance {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return conformance;
     }
     let bar = ProgressBar::new(conformance.chosen().len() as u64);
@@ -235,15 +248,24 @@ fn show(args: &Args, report: &Report, deviations: Option<&Deviations>) {
 }
 
 fn write_transcript(path: &Path, done: &ConformanceRun) -> Result<(), Error> {
-    let failed = |error| cannot_write(path, &error);
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    for entry in done.transcript() {
-        writeln!(file, "{}", json!(entry)).map_err(failed)?;
-    }
-    file.flush().map_err(failed)
+    write_to(path, |file| {
+        done.transcript().try_for_each(|entry| writeln!(file, "{}", json!(entry)))
+    })
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+/// Writes a file as a whole, or says why it cannot be written.
+fn write_to(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), Error> {
+    let written = File::create(path).map(BufWriter::new).and_then(|mut file| {
+        write(&mut file)?;
+        file.flush()
+    });
+    written.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Error {
     Error::usage(format!("cannot write {}: {error}", path.display()))
         .with_fix("name a file that this user may write")
 }

@@ -244,7 +244,9 @@ impl<'p> ProbeMachine<'p> {
             }
             self.jar.values().for_each(|value| client.add_secret(value));
             if let Ok(message) = exchange.message() {
-                secrets_of(&message).into_iter().for_each(|secret| client.add_secret(secret));
+                for secret in secrets_of(&message) {
+                    client.add_secret(secret);
+                }
             }
         }
         exchange

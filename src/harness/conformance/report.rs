@@ -1,6 +1,8 @@
 //! The result of a run, for people and programs.
 
 mod evidence;
+mod junit;
+mod page;
 mod text;
 
 use std::collections::BTreeMap;

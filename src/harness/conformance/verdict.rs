@@ -50,6 +50,20 @@ impl Verdict {
         self.into()
     }
 
+    /// The words for people, such as `not tested`.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Unstable => "unstable",
+            Self::NotTested => "not tested",
+            Self::NotApplicable => "not applicable",
+        }
+    }
+
     /// Whether a server author has something to look at: fail, warning or unstable.
     #[must_use]
     pub const fn is_complaint(self) -> bool {

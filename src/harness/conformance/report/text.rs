@@ -32,7 +32,7 @@ impl fmt::Display for TextReport<'_> {
             .iter()
             .rev()
             .filter(|verdict| report.count(**verdict) > 0)
-            .map(|verdict| format!("{} {}", report.count(*verdict), words(*verdict)))
+            .map(|verdict| format!("{} {}", report.count(*verdict), verdict.words()))
             .collect();
         writeln!(f, "{}: {}", report.url, counts.join(", "))?;
         let form = report.form.map_or("no form that the server accepts", |form| form.name());
@@ -76,7 +76,7 @@ fn requirement(
     result: &RequirementResult,
     verbose: bool,
 ) -> fmt::Result {
-    let verdict = words(result.verdict);
+    let verdict = result.verdict.words();
     writeln!(f, "  {verdict:<14} {}  {}", result.id, result.title)?;
     if !result.summary.is_empty() {
         writeln!(f, "    {}", escaped(&result.summary))?;
@@ -85,7 +85,7 @@ fn requirement(
         writeln!(f, "    blocked by {by}")?;
     }
     for (number, run) in (1..).zip(&result.runs) {
-        writeln!(f, "    run {number}: {} {}", words(run.verdict), escaped(&run.summary))?;
+        writeln!(f, "    run {number}: {} {}", run.verdict.words(), escaped(&run.summary))?;
     }
     if result.verdict.is_complaint() {
         writeln!(f, "    matters because: {}", result.breaks)?;
@@ -122,19 +122,6 @@ fn leftovers(f: &mut fmt::Formatter<'_>, report: &Report, verbose: bool) -> fmt:
     own.iter().try_for_each(|id| writeln!(f, "  {}", escaped(id)))?;
     let mut events = report.events.iter();
     events.try_for_each(|event| writeln!(f, "  {} {}", event.file_name, event.file_sha256))
-}
-
-/// The verdict for people.
-const fn words(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "pass",
-        Verdict::Fail => "fail",
-        Verdict::Warning => "warning",
-        Verdict::Info => "info",
-        Verdict::Unstable => "unstable",
-        Verdict::NotTested => "not tested",
-        Verdict::NotApplicable => "not applicable",
-    }
 }
 
 fn seconds(millis: u64) -> f64 {
