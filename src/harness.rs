@@ -25,23 +25,34 @@
 //! connections and writes them. The agent itself uses nothing of this module, and a
 //! build without the `harness` feature does not contain it.
 
+mod admin;
+mod change;
 mod coding;
 pub mod conformance;
 mod exchange;
+mod expectation;
 mod fault;
 pub mod fixtures;
 pub mod html;
 mod misbehaviour;
+mod parsed;
+mod record;
 mod reply;
 mod rules;
+mod scenario;
 mod script;
 mod server;
 mod state;
 mod style;
+mod tls;
 
+pub use change::{Change, ChangeError};
 pub use exchange::{Exchange, Route};
+pub use expectation::Outcome;
 pub use fault::{Fault, FaultSyntaxError, Occurrences, Scripted, every, first, from, nth, when};
 pub use misbehaviour::{Misbehaviour, Severity, UnknownMisbehaviour};
+pub use record::RecordingError;
+pub use scenario::{Scenario, ScenarioError};
 pub use server::{Builder, FakeServer, HarnessError};
 pub use state::HostState;
 pub use style::{

@@ -13,7 +13,7 @@ use crate::config::{ConfigError, Finding, FindingKind, Severity};
 use crate::daemon::DaemonError;
 use crate::failure::Remedy;
 #[cfg(feature = "harness")]
-use crate::harness::HarnessError;
+use crate::harness::{HarnessError, ScenarioError};
 use crate::model::SyncResult;
 use crate::model::text::joined;
 use crate::relay::certificates::CertificateError;
@@ -170,11 +170,20 @@ impl From<ServiceError> for Error {
 }
 
 #[cfg(feature = "harness")]
+impl From<ScenarioError> for Error {
+    fn from(error: ScenarioError) -> Self {
+        Self::of(EXIT_USAGE, &error)
+    }
+}
+
+#[cfg(feature = "harness")]
 impl From<HarnessError> for Error {
     fn from(error: HarnessError) -> Self {
         let exit = match error {
-            HarnessError::Listen { .. } => EXIT_USAGE,
-            HarnessError::Thread(_) => EXIT_INTERNAL,
+            HarnessError::Listen { .. } | HarnessError::Admin(_) | HarnessError::Recording(_) => {
+                EXIT_USAGE
+            }
+            HarnessError::Thread(_) | HarnessError::Tls(_) => EXIT_INTERNAL,
         };
         Self::of(exit, &error)
     }

@@ -55,7 +55,7 @@ impl Route {
     }
 
     /// Its place in [`Self::ALL`].
-    pub(super) fn place(self) -> usize {
+    pub(in crate::harness) fn place(self) -> usize {
         Self::ALL.iter().position(|route| *route == self).unwrap_or(0)
     }
 }

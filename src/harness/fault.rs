@@ -8,6 +8,8 @@ use strum::{EnumString, IntoStaticStr, VariantNames};
 use thiserror::Error;
 
 use super::Route;
+use super::fixtures::Random;
+use super::parsed::matches;
 
 /// Which requests of a route a fault strikes. Requests are counted as they
 /// arrive, including retries.
@@ -16,24 +18,26 @@ pub struct Occurrences {
     from: u64,
     to: u64,
     machine_id: Option<String>,
+    /// How probably it strikes, in millionths.
+    chance: u32,
 }
 
 /// The n-th request, from 1.
 #[must_use]
 pub const fn nth(n: u64) -> Occurrences {
-    Occurrences { from: n, to: n, machine_id: None }
+    Occurrences { from: n, to: n, machine_id: None, chance: Occurrences::CERTAIN }
 }
 
 /// The first n requests.
 #[must_use]
 pub const fn first(n: u64) -> Occurrences {
-    Occurrences { from: 1, to: n, machine_id: None }
+    Occurrences { from: 1, to: n, machine_id: None, chance: Occurrences::CERTAIN }
 }
 
 /// The n-th request, from 1, and all later ones.
 #[must_use]
 pub const fn from(n: u64) -> Occurrences {
-    Occurrences { from: n, to: u64::MAX, machine_id: None }
+    Occurrences { from: n, to: u64::MAX, machine_id: None, chance: Occurrences::CERTAIN }
 }
 
 /// Every request.
@@ -49,7 +53,24 @@ pub fn when(machine_id: &str) -> Occurrences {
 }
 
 impl Occurrences {
-    /// Restricts it to requests of that host; only those are counted.
+    /// The chance of what always happens, in millionths.
+    pub const CERTAIN: u32 = 1_000_000;
+
+    /// Makes it strike with this probability only, in millionths. The same seed and
+    /// requests lead to the same strikes.
+    #[must_use]
+    pub const fn with_chance(mut self, millionths: u32) -> Self {
+        self.chance = millionths;
+        self
+    }
+
+    /// Whether it strikes this time.
+    pub(super) const fn happens(&self, random: &mut Random) -> bool {
+        self.chance >= Self::CERTAIN || random.below(Self::CERTAIN) < self.chance
+    }
+
+    /// Restricts it to requests of that host, or of those that a pattern with `*`
+    /// for any text fits. Requests of each host are counted alone.
     #[must_use]
     pub fn of(mut self, machine_id: &str) -> Self {
         self.machine_id = Some(machine_id.to_owned());
@@ -60,7 +81,7 @@ impl Occurrences {
     /// number `of_host` of its host.
     pub(super) fn strikes(&self, machine_id: &str, of_all: u64, of_host: u64) -> bool {
         let number = match &self.machine_id {
-            Some(wanted) if wanted == machine_id => of_host,
+            Some(wanted) if matches(wanted, machine_id) => of_host,
             Some(_) => return false,
             None => of_all,
         };
@@ -208,7 +229,8 @@ impl FromStr for Scripted {
     }
 }
 
-fn which_from(text: &str) -> Result<Occurrences, FaultSyntaxError> {
+/// Reads which requests are meant.
+pub(super) fn which_from(text: &str) -> Result<Occurrences, FaultSyntaxError> {
     let number = |n: &str| {
         n.parse::<u64>()
             .ok()
@@ -227,7 +249,7 @@ fn which_from(text: &str) -> Result<Occurrences, FaultSyntaxError> {
 }
 
 /// Reads `FAULT[:VALUE]`.
-fn fault_from(text: &str) -> Result<Fault, FaultSyntaxError> {
+pub(super) fn fault_from(text: &str) -> Result<Fault, FaultSyntaxError> {
     let (name, value) = text.split_once(':').unwrap_or((text, ""));
     let mut fault: Fault = name.parse().map_err(|_| FaultSyntaxError::Fault(name.to_owned()))?;
     let fault_name = fault.name();

@@ -92,6 +92,14 @@ misbehaviours! {
     Http03Cut = "HTTP-03" "cut" Fail,
     /// The response to postflight comes after 11 seconds.
     Http03Slow = "HTTP-03" "slow" Warning,
+    /// https with a certificate that has expired.
+    Http04Expired = "HTTP-04" "expired" Fail,
+    /// https with a certificate for another host.
+    Http04WrongName = "HTTP-04" "wrong-name" Fail,
+    /// https without the intermediate certificate.
+    Http04IncompleteChain = "HTTP-04" "incomplete-chain" Fail,
+    /// https with a certificate that expires in a week.
+    Http04ExpiresSoon = "HTTP-04" "expires-soon" Info,
     /// The second request on a connection is dropped without a response.
     Http05Reset = "HTTP-05" "reset" Warning,
     /// A connection is closed after 2 seconds without a request.

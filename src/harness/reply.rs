@@ -271,7 +271,8 @@ pub(super) fn respelled(value: Value) -> Value {
     }
 }
 
-fn snake(name: &str) -> String {
+/// A field name in `snake_case`.
+pub(super) fn snake(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 4);
     for c in name.chars() {
         if c.is_ascii_uppercase() {

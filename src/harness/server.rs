@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,16 +12,24 @@ use std::{fmt, io};
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::connection::{OnExchange, ServerShared, accept};
+pub(super) use self::connection::ServerShared;
+use self::connection::{OnExchange, accept, administer};
+use super::admin::AdminService;
+use super::change::{Change, ChangeError};
 use super::exchange::{Exchange, Route};
+use super::expectation::Outcome;
 use super::fault::{Fault, Occurrences, Scripted};
 use super::fixtures::AnyEvent;
 use super::misbehaviour::Misbehaviour;
+use super::record::{Recorder, RecordingError, Replay};
+use super::scenario::Scenario;
 use super::state::{HostState, State, Uploads};
 use super::style::{AcceptedForms, Preset, Style, SyncTypePolicy};
+use super::tls;
+use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Remedy;
 use crate::protocol::wire;
-use crate::serve::Listener;
+use crate::serve::{BindError, Listener};
 
 mod connection;
 
@@ -38,12 +47,24 @@ pub enum HarnessError {
     /// The thread or its runtime cannot be made.
     #[error("cannot start the server's thread: {0}")]
     Thread(#[source] io::Error),
+    /// The administrator's address cannot be listened on.
+    #[error("the administrator's port: {0}")]
+    Admin(#[source] BindError),
+    /// A recording cannot be written or used.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// There is no certificate to use.
+    #[error("cannot use https: {0}")]
+    Tls(String),
 }
 
 impl Remedy for HarnessError {
     fn fix(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Listen { .. } => Some("give another address, or port 0 for a free one".into()),
+            Self::Admin(error) => error.fix(),
+            Self::Recording(error) => error.fix(),
+            Self::Tls(_) => None,
             Self::Thread(_) => Some("free some memory or threads of this user".into()),
         }
     }
@@ -56,6 +77,10 @@ pub struct Builder {
     batch_size: Option<u32>,
     client_mode: Option<wire::ClientMode>,
     listen: SocketAddr,
+    tls: bool,
+    admin: Option<(SocketAddr, Option<String>)>,
+    recording: Option<(PathBuf, bool)>,
+    replay: Option<PathBuf>,
     on_exchange: Option<OnExchange>,
 }
 
@@ -131,6 +156,12 @@ impl Builder {
         self
     }
 
+    /// Sets up what a scenario says. Options set later override it.
+    pub fn scenario(mut self, scenario: Scenario) -> Self {
+        scenario.set_up(&mut self.state);
+        self
+    }
+
     /// Breaks a requirement; may be repeated.
     pub fn misbehave(mut self, misbehaviour: Misbehaviour) -> Self {
         self.state.misbehaviours.add(misbehaviour);
@@ -184,6 +215,42 @@ impl Builder {
         self
     }
 
+    /// Serves https, with a certificate for loopback that [`FakeServer::roots`]
+    /// vouch for.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Listens for an administrator on this loopback address, who must show this
+    /// token; without one, a random one ([`FakeServer::admin`]).
+    pub fn admin(mut self, listen: SocketAddr, token: Option<String>) -> Self {
+        self.admin = Some((listen, token));
+        self
+    }
+
+    /// Writes every exchange to a file of its own in this directory, whole, with
+    /// secrets as received unless they are to be masked; at most 10,000 exchanges and
+    /// 1 GiB.
+    pub fn record(mut self, directory: &Path, mask: bool) -> Self {
+        self.recording = Some((directory.to_owned(), mask));
+        self
+    }
+
+    /// Answers from the recording in this directory: the n-th request of a route,
+    /// machine and cursor as the n-th one there. If the recording is of one machine,
+    /// it stands for any.
+    pub fn replay(mut self, directory: &Path) -> Self {
+        self.replay = Some(directory.to_owned());
+        self
+    }
+
+    /// Keeps at most this many events; later ones are counted.
+    pub fn events_limit(mut self, events: usize) -> Self {
+        self.state.events_limit = events;
+        self
+    }
+
     /// Calls this with each exchange once its response is decided, on the
     /// server's thread.
     pub fn on_exchange(mut self, call: impl Fn(&Exchange) + Send + Sync + 'static) -> Self {
@@ -195,7 +262,8 @@ impl Builder {
     /// it stops it.
     ///
     /// # Errors
-    /// If the address cannot be listened on or the thread cannot be made.
+    /// If the address cannot be listened on, or the thread or a certificate cannot
+    /// be made.
     pub fn start(mut self) -> Result<FakeServer, HarnessError> {
         if let Some(batch_size) = self.batch_size {
             self.state.settings.batch_size = batch_size;
@@ -212,6 +280,32 @@ impl Builder {
             .build()
             .map_err(HarnessError::Thread)?;
 
+        let flaw = self.state.misbehaviours.certificate_flaw();
+        let identity = if self.tls || flaw.is_some() {
+            let made = tls::identity(flaw, SystemClock::new().now().wall);
+            Some(made.map_err(|error| HarnessError::Tls(error.to_string()))?)
+        } else {
+            None
+        };
+        let (config, roots) = identity.map(|made| (made.config, made.roots)).unzip();
+        let recorder = match &self.recording {
+            Some((directory, mask)) => Some(Mutex::new(Recorder::create(directory, *mask)?)),
+            None => None,
+        };
+        if let Some(directory) = &self.replay {
+            self.state.replay = Some(Replay::load(directory)?);
+        }
+        if recorder.is_some() || self.replay.is_some() {
+            // Both look at messages, which are read for exchanges that are remembered.
+            self.state.transcript_limit = self.state.transcript_limit.max(1);
+        }
+        let admin = match self.admin.take() {
+            Some((address, token)) => {
+                let listener = Listener::bind(address).map_err(HarnessError::Admin)?;
+                Some((listener, token.map_or_else(random_token, Ok)?))
+            }
+            None => None,
+        };
         let base_path = self.state.base_path.clone();
         let shared = Arc::new(ServerShared {
             state: Mutex::new(self.state),
@@ -219,6 +313,13 @@ impl Builder {
             notify: Notify::new(),
             released: watch::Sender::new(0),
             on_exchange: self.on_exchange,
+            recorder,
+            finished: watch::Sender::new(false),
+        });
+        let shown = admin.as_ref().map(|(listener, token)| (listener.address(), token.clone()));
+        let administration = admin.map(|(listener, token)| {
+            let (address, shared) = (listener.address(), Arc::clone(&shared));
+            administer(listener, AdminService { shared, token, address })
         });
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let served = Arc::clone(&shared);
@@ -227,15 +328,30 @@ impl Builder {
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = accept(listener, served) => {}
+                        () = accept(listener, config, served) => {}
+                        () = async {
+                            match administration {
+                                Some(administration) => administration.await,
+                                None => std::future::pending().await,
+                            }
+                        } => {}
                         // The sender is dropped, never used.
                         _ = stopped => {}
                     }
                 });
             })
             .map_err(HarnessError::Thread)?;
-        Ok(FakeServer { shared, address, base_path, stop: Some(stop), thread: Some(thread) })
+        let (stop, thread) = (Some(stop), Some(thread));
+        Ok(FakeServer { shared, address, base_path, roots, admin: shown, stop, thread })
     }
+}
+
+/// A token that nobody can guess: 16 random bytes in hex.
+fn random_token() -> Result<String, HarnessError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| HarnessError::Thread(io::Error::other(error.to_string())))?;
+    Ok(bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// A running server, usable from any thread. Dropping it stops it.
@@ -243,6 +359,8 @@ pub struct FakeServer {
     shared: Arc<ServerShared>,
     address: SocketAddr,
     base_path: String,
+    roots: Option<String>,
+    admin: Option<(SocketAddr, String)>,
     stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -272,6 +390,10 @@ impl FakeServer {
             batch_size: None,
             client_mode: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: false,
+            admin: None,
+            recording: None,
+            replay: None,
             on_exchange: None,
         }
     }
@@ -279,10 +401,36 @@ impl FakeServer {
     /// The base URL to give the client, with a slash at its end.
     #[must_use]
     pub fn url(&self) -> String {
+        let scheme = if self.roots.is_some() { "https" } else { "http" };
         match self.base_path.as_str() {
-            "" => format!("http://{}/", self.address),
-            path => format!("http://{}/{path}/", self.address),
+            "" => format!("{scheme}://{}/", self.address),
+            path => format!("{scheme}://{}/{path}/", self.address),
         }
+    }
+
+    /// The root certificate for the client to trust, as PEM; `None` without https.
+    #[must_use]
+    pub fn roots(&self) -> Option<&str> {
+        self.roots.as_deref()
+    }
+
+    /// Where the administrator is listened for, and the token; `None` if nowhere.
+    #[must_use]
+    pub fn admin(&self) -> Option<(SocketAddr, &str)> {
+        self.admin.as_ref().map(|(address, token)| (*address, token.as_str()))
+    }
+
+    /// Completes once the administrator has ended the run.
+    pub async fn finished(&self) {
+        let mut finished = self.shared.finished.subscribe();
+        // The sender lives as long as the server.
+        let _ = finished.wait_for(|is_finished| *is_finished).await;
+    }
+
+    /// The number of requests that a replayed recording had no response for.
+    #[must_use]
+    pub fn replay_misses(&self) -> u64 {
+        self.shared.state().replay.as_ref().map_or(0, |replay| replay.misses)
     }
 
     /// The address it listens on.
@@ -328,6 +476,28 @@ impl FakeServer {
     /// Removes all faults.
     pub fn clear_faults(&self) {
         self.shared.state().script.clear();
+    }
+
+    /// Takes over a scenario that was read again: rules that differ become changes,
+    /// what expectations have counted stays, and changes whose point has passed do
+    /// not happen again.
+    pub fn read_again(&self, scenario: Scenario) {
+        scenario.read_again(&mut self.shared.state());
+    }
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// If it names a group or a machine that does not exist; then nothing changes.
+    pub fn change(&self, change: Change) -> Result<(), ChangeError> {
+        self.shared.state().change(change)
+    }
+
+    /// What has become of the scenario's expectations so far. A change that could
+    /// not be made at its point counts as one that is not met.
+    #[must_use]
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.shared.state().outcomes()
     }
 
     /// Breaks one more requirement from now on.
@@ -380,7 +550,7 @@ impl FakeServer {
 
     /// Releases every response that [`Fault::Hold`] holds now.
     pub fn release(&self) {
-        self.shared.released.send_modify(|times| *times += 1);
+        self.shared.release();
     }
 
     /// The number of requests received on a route.

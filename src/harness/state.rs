@@ -4,21 +4,25 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::change::Change;
 use super::exchange::{Exchange, Route};
+use super::expectation::{Expectations, Outcome};
 use super::fault::Scripted;
 use super::fixtures::{AnyEvent, Random};
 use super::misbehaviour::Misbehaviours;
-use super::rules::RuleList;
+use super::record::Replay;
 use super::script::{Script, Wait};
 use super::style::Style;
 use crate::protocol::wire;
 
+mod groups;
 mod handle;
 mod host;
 mod preflight;
 mod rule_download;
 mod stages;
 
+pub(super) use groups::{Group, RuleSet};
 use host::Host;
 pub use host::HostState;
 pub(super) use host::OpenSync;
@@ -32,6 +36,16 @@ pub(super) enum Uploads {
     Read,
     /// Counted without being decoded.
     Counted,
+}
+
+/// A change that happens at a point.
+#[derive(Debug)]
+pub(super) struct PendingChange {
+    /// After that many postflights.
+    pub(super) after_syncs: u64,
+    /// Counts those of these machines only.
+    pub(super) machine: Option<String>,
+    pub(super) change: Change,
 }
 
 /// The result of a request.
@@ -57,6 +71,8 @@ pub(super) struct State {
     pub(super) transcript_limit: usize,
     pub(super) transcript: VecDeque<Exchange>,
     pub(super) uploads: Uploads,
+    /// How many events are kept.
+    pub(super) events_limit: usize,
     pub(super) events: Vec<AnyEvent>,
     pub(super) audit_events: Vec<wire::AuditEvent>,
     pub(super) events_received: u64,
@@ -69,14 +85,24 @@ pub(super) struct State {
     pub(super) encode_ahead: bool,
     pub(super) requests: [u64; Route::ALL.len()],
     pub(super) misbehaviours: Misbehaviours,
-    rules: Arc<RuleList>,
-    /// Every change since the start, oldest first.
-    log: Vec<wire::Rule>,
+    /// The rules of all machines that are in no group with its own.
+    main: RuleSet,
+    /// The groups of machines; the first that fits counts.
+    pub(super) groups: Vec<Group>,
+    /// Changes that have not happened yet.
+    pub(super) pending: Vec<PendingChange>,
+    pub(super) expectations: Expectations,
+    /// Answers in place of the server's work.
+    pub(super) replay: Option<Replay>,
+    /// Decides which faults strike at random.
+    chances: Random,
     hosts: HashMap<String, Host>,
     random: Random,
     xsrf_token: String,
     cookie: String,
     number: u64,
+    /// Why changes at points of a scenario could not be made.
+    pub(super) change_errors: Vec<String>,
     /// The bundles whose binaries were requested.
     requested_bundles: HashSet<String>,
     /// What misbehaviours must remember: connections that have had a request,
@@ -103,6 +129,7 @@ impl State {
             transcript_limit: 10_000,
             transcript: VecDeque::new(),
             uploads: Uploads::Kept,
+            events_limit: usize::MAX,
             events: Vec::new(),
             audit_events: Vec::new(),
             events_received: 0,
@@ -111,13 +138,18 @@ impl State {
             hosts_up_to_date: false,
             encode_ahead: false,
             requests: [0; Route::ALL.len()],
-            rules: Arc::default(),
-            log: Vec::new(),
+            main: RuleSet::default(),
+            groups: Vec::new(),
+            pending: Vec::new(),
+            expectations: Expectations::default(),
+            replay: None,
+            chances: Random::new(seed ^ 0x00fa_1175),
             hosts: HashMap::new(),
             xsrf_token: random.hex(16),
             cookie: random.hex(8),
             random,
             number: 0,
+            change_errors: Vec::new(),
             misbehaviours: Misbehaviours::default(),
             requested_bundles: HashSet::new(),
             connections: HashSet::new(),
@@ -128,13 +160,19 @@ impl State {
 
     /// Sets the rules before any host has seen any.
     pub(super) fn start_with(&mut self, rules: impl IntoIterator<Item = wire::Rule>) {
-        self.rules = Arc::new(rules.into_iter().collect());
+        self.main = RuleSet::new(rules);
+    }
+
+    /// Begins the sequences of random numbers anew.
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
+        self.chances = Random::new(seed ^ 0x00fa_1175);
     }
 
     /// Encodes all pages if they are to be encoded ahead.
     pub(super) fn encode_pages(&mut self) {
         if self.encode_ahead
-            && let Some(rules) = Arc::get_mut(&mut self.rules)
+            && let Some(rules) = Arc::get_mut(&mut self.main.rules)
         {
             let size = if self.style.one_page { rules.len() } else { self.page_size };
             rules.encode_ahead(size, self.style.spelling);
@@ -143,24 +181,64 @@ impl State {
 
     /// Replaces the rules; NORMAL syncs send hosts the difference.
     pub(super) fn set_rules(&mut self, rules: impl IntoIterator<Item = wire::Rule>) {
-        let rules: RuleList = rules.into_iter().collect();
-        self.log.extend(self.rules.changes_to(&rules));
-        self.rules = Arc::new(rules);
-        self.encode_pages();
+        self.set_rules_of(None, rules);
     }
 
     /// Changes some rules; NORMAL syncs send hosts the changes.
     pub(super) fn queue_changes(&mut self, changes: Vec<wire::Rule>) {
-        self.rules = Arc::new(self.rules.changed(&changes));
-        self.log.extend(changes);
-        self.encode_pages();
+        self.queue_changes_of(None, changes);
+    }
+
+    pub(super) fn rule_count(&self) -> usize {
+        self.main.rules.len()
     }
 
     pub(super) fn rules(&self) -> Vec<wire::Rule> {
-        self.rules.iter().collect()
+        self.main.rules.iter().collect()
     }
 
-    pub(super) fn host(&self, machine_id: &str) -> Option<HostState> {
+    /// Makes the changes whose point has come.
+    fn make_due_changes(&mut self) {
+        let due = self.take_due_changes();
+        for pending in due {
+            if let Err(error) = self.change(pending.change) {
+                self.change_errors.push(error.to_string());
+            }
+        }
+    }
+
+    /// What has become of the expectations; a change that could not be made is one
+    /// that is not met.
+    pub(super) fn outcomes(&self) -> Vec<Outcome> {
+        let failed = self.change_errors.iter().map(|reason| Outcome {
+            name: "every change can be made".to_owned(),
+            met: false,
+            seen: 0,
+            min: 1,
+            max: None,
+            reason: reason.clone(),
+        });
+        self.expectations.outcomes().into_iter().chain(failed).collect()
+    }
+
+    /// Forgets the changes whose point has passed.
+    pub(super) fn forget_past_changes(&mut self) {
+        drop(self.take_due_changes());
+    }
+
+    fn take_due_changes(&mut self) -> Vec<PendingChange> {
+        if self.pending.is_empty() {
+            return Vec::new();
+        }
+        let hosts = &self.hosts;
+        let syncs = || hosts.iter().map(|(id, host)| (id.clone(), host.shown.postflights));
+        let (due, later) =
+            std::mem::take(&mut self.pending).into_iter().partition(|one| one.is_due(syncs()));
+        self.pending = later;
+        due
+    }
+
+    pub(in crate::harness) fn host(&self, machine_id: &str) -> Option<HostState> {
         self.hosts
             .get(machine_id)
             .map(|host| HostState { synced: host.seen.is_some(), ..host.shown.clone() })

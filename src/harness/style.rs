@@ -152,6 +152,9 @@ pub struct Style {
     /// Whether the last page with rules also has a cursor, which leads to an
     /// empty page.
     pub cursor_after_last_page: bool,
+    /// Whether the last page that was reached by a cursor repeats that cursor, so
+    /// that a client that does not notice never ends.
+    pub repeats_last_cursor: bool,
     /// Whether all rules come on one page whatever the page size.
     pub one_page: bool,
     /// Whether an empty set of rules is `null`.
@@ -220,15 +223,33 @@ pub enum Preset {
     Rudolph,
     /// Strict about everything; cursors acknowledge pages.
     Zentral,
+    /// Protobuf in gzip, and nothing else.
+    ProtobufGzip,
+    /// Later stages require the cookie of preflight.
+    Cookie,
+    /// Cursors are JSON numbers, and the last page repeats its own.
+    NumericCursor,
+    /// Every sync is CLEAN.
+    AlwaysClean,
+    /// An empty clean set is one REMOVE of an identifier that does not exist.
+    RemoveFromEmpty,
+    /// Sessions are lost in a restart: 409 until the next preflight.
+    MemorySession,
 }
 
 impl Preset {
     /// Every preset with its name on the command line.
-    pub const NAMES: [(&'static str, Self); 4] = [
+    pub const NAMES: [(&'static str, Self); 10] = [
         ("plain", Self::Plain),
         ("moroz", Self::Moroz),
         ("rudolph", Self::Rudolph),
         ("zentral", Self::Zentral),
+        ("protobuf-gzip", Self::ProtobufGzip),
+        ("cookie", Self::Cookie),
+        ("numeric-cursor", Self::NumericCursor),
+        ("always-clean", Self::AlwaysClean),
+        ("remove-from-empty", Self::RemoveFromEmpty),
+        ("memory-session", Self::MemorySession),
     ];
 
     /// The style.
@@ -287,6 +308,20 @@ impl Preset {
                 idle_time: Some(Duration::from_secs(3)),
                 ..plain()
             },
+            Self::ProtobufGzip => Style {
+                transfer: AcceptedForms::Protobuf,
+                request_encodings: vec![Encoding::Gzip],
+                ..plain()
+            },
+            Self::Cookie => Style { cookie: Some("session".to_owned()), ..plain() },
+            Self::NumericCursor => {
+                Style { cursor: CursorStyle::Number, repeats_last_cursor: true, ..plain() }
+            }
+            Self::AlwaysClean => {
+                Style { sync_type: SyncTypePolicy::Always(SyncType::Clean), ..plain() }
+            }
+            Self::RemoveFromEmpty => Style { removes_from_empty_set: true, ..plain() },
+            Self::MemorySession => Style { lost_session_status: Some(409), ..plain() },
         }
     }
 }
@@ -313,6 +348,7 @@ fn plain() -> Style {
         preflight_extra: json!({}),
         cursor: CursorStyle::Opaque,
         cursor_after_last_page: false,
+        repeats_last_cursor: false,
         one_page: false,
         null_rules: false,
         xssi_prefix: "",

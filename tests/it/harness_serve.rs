@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use crate::program::program;
 
-struct Serve {
-    child: Child,
+pub(crate) struct Serve {
+    pub(crate) child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Serve {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::of(program().args(["harness", "serve"]).args(args))
     }
 
@@ -26,25 +26,36 @@ impl Serve {
         Self { child, lines }
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         self.lines.next().expect("another line").unwrap()
     }
 
-    fn json(&mut self) -> Value {
+    pub(crate) fn json(&mut self) -> Value {
         serde_json::from_str(&self.line()).unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
     /// Ends it and answers what it still prints.
-    fn stop(mut self) -> String {
-        self.signal(Signal::TERM);
-        let last = self.lines.by_ref().map(|line| line.unwrap() + "\n").collect();
-        assert!(self.child.wait().unwrap().success());
+    pub(crate) fn stop(self) -> String {
+        let (last, code) = self.ended();
+        assert_eq!(code, Some(0));
         last
+    }
+
+    /// Ends it and answers what it still prints, and its exit code.
+    pub(crate) fn ended(self) -> (String, Option<i32>) {
+        self.signal(Signal::TERM);
+        self.rest()
+    }
+
+    /// Waits for its end and answers what it still prints, and its exit code.
+    pub(crate) fn rest(mut self) -> (String, Option<i32>) {
+        let last = self.lines.by_ref().map(|line| line.unwrap() + "\n").collect();
+        (last, self.child.wait().unwrap().code())
     }
 }
 
@@ -56,7 +67,7 @@ impl Drop for Serve {
     }
 }
 
-fn post(url: &str, path: &str, body: &Value) -> Value {
+pub(crate) fn post(url: &str, path: &str, body: &Value) -> Value {
     let address = url.trim_start_matches("http://").split('/').next().unwrap();
     let prefix = url.split_once(address).unwrap().1;
     let body = body.to_string();
@@ -73,7 +84,7 @@ fn post(url: &str, path: &str, body: &Value) -> Value {
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap_or_default()
 }
 
-fn refused(args: &[&str]) -> Output {
+pub(crate) fn refused(args: &[&str]) -> Output {
     let out = program().args(["harness", "serve"]).args(args).output().unwrap();
     assert_eq!(out.status.code(), Some(64));
     out
@@ -212,7 +223,10 @@ fn wrong_arguments_are_answered_with_what_to_give() {
         assert!(err.contains(words), "{err}");
     };
     says(&["--fault", "preflight=trunkate"], "is not a fault; give one of status, redirect");
-    says(&["--preset", "mozor"], "known ones are plain, moroz, rudolph, zentral");
+    says(
+        &["--preset", "mozor"],
+        "give one of plain, moroz, rudolph, zentral, protobuf-gzip, cookie",
+    );
     says(&["--rules-file", path], "name a file that this user may read");
     fs::write(&file, "[1]").unwrap();
     says(&["--settings", path], "is not a preflight response");

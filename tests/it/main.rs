@@ -30,7 +30,13 @@ mod everything;
 #[cfg(feature = "harness")]
 mod harness;
 #[cfg(feature = "harness")]
+mod harness_admin;
+#[cfg(feature = "harness")]
 mod harness_faults;
+#[cfg(feature = "harness")]
+mod harness_manners;
+#[cfg(feature = "harness")]
+mod harness_scenario;
 #[cfg(feature = "harness")]
 mod harness_serve;
 #[cfg(feature = "harness")]

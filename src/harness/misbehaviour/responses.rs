@@ -8,6 +8,7 @@ use super::{Misbehaviour, Misbehaviours};
 use crate::harness::reply::{Form, Refusal, Reply, page};
 use crate::harness::script::{Script, Wait, cut_short};
 use crate::harness::style::Encoding;
+use crate::harness::tls::CertificateFlaw;
 use crate::model::Stage;
 
 /// How long [`Misbehaviour::Iso03Busy`] is busy with a preflight.
@@ -23,6 +24,17 @@ impl Misbehaviours {
     /// How long a connection may be idle; `None` is for ever.
     pub(in crate::harness) fn idle_limit(&self) -> Option<Duration> {
         self.does(Misbehaviour::Http05ClosesIdle).then_some(IDLE)
+    }
+
+    /// What is wrong with the server's certificate. Any flaw makes it use https.
+    pub(in crate::harness) fn certificate_flaw(&self) -> Option<CertificateFlaw> {
+        let flaws = [
+            (Misbehaviour::Http04Expired, CertificateFlaw::Expired),
+            (Misbehaviour::Http04WrongName, CertificateFlaw::WrongName),
+            (Misbehaviour::Http04IncompleteChain, CertificateFlaw::IncompleteChain),
+            (Misbehaviour::Http04ExpiresSoon, CertificateFlaw::ExpiresSoon),
+        ];
+        flaws.into_iter().find(|(which, _)| self.does(*which)).map(|(_, flaw)| flaw)
     }
 
     /// What the response of a stage waits for.

@@ -5,12 +5,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
+use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{Clock as _, SystemClock};
+use crate::harness::admin::AdminService;
 use crate::harness::coding::REQUEST_MAX;
 use crate::harness::exchange::Exchange;
+use crate::harness::record::Recorder;
 use crate::harness::reply::{ReceivedRequest, Reply};
 use crate::harness::script::{ConnectionStep, Script, Wait};
 use crate::harness::state::State;
@@ -22,18 +25,26 @@ use crate::serve::{
 pub(super) type OnExchange = Box<dyn Fn(&Exchange) + Send + Sync>;
 
 /// What the server's thread and its handles share.
-pub(super) struct ServerShared {
+pub(in crate::harness) struct ServerShared {
     pub(super) state: Mutex<State>,
     pub(super) arrived: Condvar,
     pub(super) notify: Notify,
     pub(super) released: watch::Sender<u64>,
     pub(super) on_exchange: Option<OnExchange>,
+    pub(super) recorder: Option<Mutex<Recorder>>,
+    /// Whether the administrator has ended the run.
+    pub(in crate::harness) finished: watch::Sender<bool>,
 }
 
 impl ServerShared {
     /// A panic while the lock was held leaves a usable state for the test.
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(in crate::harness) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Releases every response that is held now.
+    pub(in crate::harness) fn release(&self) {
+        self.released.send_modify(|times| *times += 1);
     }
 }
 
@@ -52,16 +63,29 @@ const LIMITS: Limits = Limits {
 const PATIENCE: Duration = Duration::from_hours(24);
 
 /// Serves connections for as long as it is polled.
-pub(super) async fn accept(listener: Listener, shared: Arc<ServerShared>) {
+pub(super) async fn accept(
+    listener: Listener,
+    tls: Option<Arc<ServerConfig>>,
+    shared: Arc<ServerShared>,
+) {
     let (_stop, stopped) = watch::channel(false);
     let idle = {
         let state = shared.state();
         state.style.idle_time.or(state.misbehaviours.idle_limit())
     };
     let limits = Limits { idle: idle.unwrap_or(PATIENCE), ..LIMITS };
-    if let Err(error) = serve::run(listener, None, limits, Arc::new(Scripts(shared)), stopped).await
+    if let Err(error) = serve::run(listener, tls, limits, Arc::new(Scripts(shared)), stopped).await
     {
         tracing::error!(%error, "the fake server cannot listen");
+    }
+}
+
+/// Serves the administrator for as long as it is polled.
+pub(super) async fn administer(listener: Listener, admin: AdminService) {
+    let (_stop, stopped) = watch::channel(false);
+    let served = serve::run(listener, None, Limits::default(), Arc::new(admin), stopped);
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the fake server cannot listen for its administrator");
     }
 }
 
@@ -90,6 +114,10 @@ impl Service for Scripts {
         };
         let mut released = shared.released.subscribe();
         let handled = shared.state().handle(&incoming);
+        if let Some(recorder) = &shared.recorder {
+            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+            recorder.record(&incoming, &handled.exchange, &handled.response);
+        }
         if let Some(call) = &shared.on_exchange {
             call(&handled.exchange);
         }

@@ -62,6 +62,10 @@ impl State {
                 self.remember_unserved(incoming, route, &mut exchange);
                 instead
             }
+            (None, Some(route)) if self.replay.is_some() => {
+                self.remember_unserved(incoming, Some(route), &mut exchange);
+                self.replayed(route, &machine_id, &exchange.body, fault)
+            }
             (None, None) => Err(Refusal::new(404, format!("nothing exists at {}", incoming.path))),
             (None, Some(route)) => self.served(incoming, route, &machine_id, fault, &mut exchange),
         };
@@ -76,6 +80,12 @@ impl State {
             exchange.response_bytes = reply.body.len() as u64;
         }
         self.remember(&exchange);
+        if !self.expectations.is_empty() {
+            self.expectations.observe(&exchange);
+        }
+        if route == Some(Route::Stage(Stage::Postflight)) {
+            self.make_due_changes();
+        }
         Handled { response, wait, exchange }
     }
 
@@ -107,7 +117,7 @@ impl State {
 
     /// Counts a request and finds the faults that apply to it.
     fn struck(&mut self, route: Route, machine_id: &str) -> (u64, Vec<Fault>) {
-        let seen = self.hosts_up_to_date.then_some(self.log.len());
+        let seen = self.hosts_up_to_date.then(|| self.set_of(machine_id).log.len());
         let host = self
             .hosts
             .entry(machine_id.to_owned())
@@ -116,10 +126,12 @@ impl State {
         self.requests[place] += 1;
         host.requests[place] += 1;
         let (of_all, of_host) = (self.requests[place], host.requests[place]);
+        let chances = &mut self.chances;
         let faults = self
             .script
             .iter()
             .filter(|s| s.route == route && s.when.strikes(machine_id, of_all, of_host))
+            .filter(|s| s.when.happens(chances))
             .map(|s| s.fault.clone())
             .collect();
         (of_all, faults)
@@ -176,6 +188,23 @@ impl State {
                 Route::Xsrf => Value::Null,
             },
         };
+    }
+
+    /// The response of a recording.
+    fn replayed(
+        &mut self,
+        route: Route,
+        machine_id: &str,
+        message: &Value,
+        fault: Option<&Fault>,
+    ) -> Result<Script, Refusal> {
+        let found = self.replay.as_mut().map(|replay| replay.next(route, machine_id, message));
+        match (found, fault) {
+            (Some(Ok(Script::Whole(reply))), Some(fault)) => fault.damaged(reply),
+            (Some(Ok(script)), _) => Ok(script),
+            (Some(Err(words)), _) => Err(Refusal::new(404, words)),
+            (None, _) => Err(Refusal::new(404, "there is no recording")),
+        }
     }
 
     /// The response to a request that nothing replaces.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::host::{HostDownload, OpenSync};
 use super::stages::Call;
-use super::{Host, State};
+use super::{Host, RuleSet, State};
 use crate::harness::fault::Fault;
 use crate::harness::misbehaviour::{BUSY, Contents, Misbehaviour, SyncPlan, Wishes};
 use crate::harness::reply::{self, Form, Refusal};
@@ -28,7 +28,9 @@ impl State {
         self.misbehaviours.takes_preflight(&request)?;
         self.is_free(call)?;
 
-        let mut settings = self.settings.clone();
+        let group = self.group_of(call.machine_id);
+        let mut settings = group
+            .map_or_else(|| self.settings.clone(), |group| group.settings.over(&self.settings));
         let sync_type = self.begin(call, &request, &mut settings);
         if let Some(host) = self.hosts.get_mut(call.machine_id) {
             host.shown.preflights += 1;
@@ -68,7 +70,8 @@ impl State {
         };
         let Some(host) = self.hosts.get(call.machine_id) else { return SyncType::Normal };
         let own_type = own_type(settings);
-        let decided = own_type.unwrap_or_else(|| self.decided(host, wishes, request));
+        let policy = self.policy_of(call.machine_id);
+        let decided = own_type.unwrap_or_else(|| self.decided(policy, host, wishes, request));
         let contents = if decided == SyncType::Normal && host.seen.is_some() {
             Contents::Changes
         } else {
@@ -77,15 +80,16 @@ impl State {
         let behaved = SyncPlan { sync_type: decided, contents };
         let plan = self.misbehaviours.plan(&host.facts(), wishes, behaved);
         if own_type.is_none() || plan.sync_type != decided {
-            self.announce(plan.sync_type, settings);
+            announce(policy, plan.sync_type, settings);
         }
 
-        let rules = self.rules_of(host, plan);
+        let set = self.set_of(call.machine_id);
+        let rules = self.rules_of(set, host, plan);
         let download = HostDownload {
             sync_type: plan.sync_type,
             rules,
-            seen: self.log.len(),
-            total: self.rules.len(),
+            seen: set.log.len(),
+            total: set.rules.len(),
             cursors: HashMap::new(),
             sent: HashSet::new(),
             is_sent_whole: false,
@@ -120,8 +124,20 @@ impl State {
         plan.sync_type
     }
 
-    /// The type of a sync by the style's policy.
-    fn decided(&self, host: &Host, wishes: Wishes, request: &wire::PreflightRequest) -> SyncType {
+    /// What decides the type of a machine's syncs.
+    fn policy_of(&self, machine_id: &str) -> SyncTypePolicy {
+        let of_group = self.group_of(machine_id).and_then(|group| group.sync_type);
+        of_group.unwrap_or(self.style.sync_type)
+    }
+
+    /// The type of a sync by that policy.
+    fn decided(
+        &self,
+        policy: SyncTypePolicy,
+        host: &Host,
+        wishes: Wishes,
+        request: &wire::PreflightRequest,
+    ) -> SyncType {
         let is_requested = wishes.clean || host.shown.clean_requested;
         // Of a clean sync that broke off, the host may have kept nothing.
         let is_lost = wishes.rules == 0
@@ -133,7 +149,7 @@ impl State {
             + request.compiler_rule_count
             + request.transitive_rule_count
             == 0;
-        let is_clean = match self.style.sync_type {
+        let is_clean = match policy {
             SyncTypePolicy::AsNeeded => is_requested || is_lost || host.seen.is_none(),
             SyncTypePolicy::AsRequested | SyncTypePolicy::LegacyFlag => is_requested,
             SyncTypePolicy::CleanWhenEmpty => is_requested || is_empty,
@@ -143,27 +159,13 @@ impl State {
         if is_clean { SyncType::Clean } else { SyncType::Normal }
     }
 
-    #[expect(deprecated, reason = "servers without sync_type say clean_sync")]
-    fn announce(&self, sync_type: SyncType, settings: &mut wire::PreflightResponse) {
-        match self.style.sync_type {
-            SyncTypePolicy::AsNeeded
-            | SyncTypePolicy::AsRequested
-            | SyncTypePolicy::CleanWhenEmpty
-            | SyncTypePolicy::Always(_) => settings.set_sync_type(sync_type),
-            SyncTypePolicy::LegacyFlag => {
-                settings.deprecated_clean_sync = Some(sync_type != SyncType::Normal);
-            }
-            SyncTypePolicy::Silent => {}
-        }
-    }
-
     /// The rules of a sync.
-    pub(super) fn rules_of(&self, host: &Host, plan: SyncPlan) -> Arc<RuleList> {
-        let changes = host.seen.and_then(|seen| self.log.get(seen..));
+    pub(super) fn rules_of(&self, set: &RuleSet, host: &Host, plan: SyncPlan) -> Arc<RuleList> {
+        let changes = host.seen.and_then(|seen| set.log.get(seen..));
         let rules = match (plan.contents, changes) {
             (Contents::Nothing, _) => Arc::default(),
             (Contents::Changes, Some(changes)) => Arc::new(latest(changes).into_iter().collect()),
-            (Contents::Whole | Contents::Changes, _) => Arc::clone(&self.rules),
+            (Contents::Whole | Contents::Changes, _) => Arc::clone(&set.rules),
         };
         let is_clean = plan.sync_type != SyncType::Normal;
         if is_clean && rules.len() == 0 && self.style.removes_from_empty_set {
@@ -175,7 +177,7 @@ impl State {
             };
             return Arc::new([sentinel].into_iter().collect());
         }
-        self.misbehaviours.rules(&host.facts(), plan, rules, &self.rules, self.page_size)
+        self.misbehaviours.rules(&host.facts(), plan, rules, &set.rules, self.page_size)
     }
 
     /// Whether another host has reported the rules that this one reports, as far as
@@ -219,6 +221,21 @@ impl State {
             settings.client_mode = 99;
         }
         reply::written(&self.style, Form::Protobuf, &settings, &Value::Null)
+    }
+}
+
+/// Puts the type of a sync into the settings.
+#[expect(deprecated, reason = "servers without sync_type say clean_sync")]
+fn announce(policy: SyncTypePolicy, sync_type: SyncType, settings: &mut wire::PreflightResponse) {
+    match policy {
+        SyncTypePolicy::AsNeeded
+        | SyncTypePolicy::AsRequested
+        | SyncTypePolicy::CleanWhenEmpty
+        | SyncTypePolicy::Always(_) => settings.set_sync_type(sync_type),
+        SyncTypePolicy::LegacyFlag => {
+            settings.deprecated_clean_sync = Some(sync_type != SyncType::Normal);
+        }
+        SyncTypePolicy::Silent => {}
     }
 }
 

@@ -49,6 +49,9 @@ impl State {
             Some(Fault::RepeatCursor) if !request.cursor.is_empty() => (request.cursor, start),
             Some(Fault::RepeatCursor | Fault::EndlessCursor) => (eight(&mut self.random), start),
             _ if follows => (cursor(style, end, &mut self.random), end),
+            _ if self.style.repeats_last_cursor && !request.cursor.is_empty() => {
+                (request.cursor, start)
+            }
             _ if self.misbehaviours.does(Misbehaviour::Page02Endless) => {
                 let same = (!request.cursor.is_empty()).then_some(request.cursor);
                 (same.unwrap_or_else(|| cursor(style, start, &mut self.random)), start)
@@ -111,11 +114,12 @@ impl State {
         }
         let contents = if host.seen.is_some() { Contents::Changes } else { Contents::Whole };
         let plan = SyncPlan { sync_type: SyncType::Normal, contents };
+        let set = self.set_of(machine_id);
         let download = HostDownload {
             sync_type: SyncType::Normal,
-            rules: self.rules_of(host, plan),
-            seen: self.log.len(),
-            total: self.rules.len(),
+            rules: self.rules_of(set, host, plan),
+            seen: set.log.len(),
+            total: set.rules.len(),
             cursors: HashMap::new(),
             sent: HashSet::new(),
             is_sent_whole: false,

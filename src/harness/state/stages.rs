@@ -85,7 +85,8 @@ impl State {
         let count =
             request.events.len() + request.file_access_events.len() + request.audit_events.len();
         let drops = self.misbehaviours.does(Misbehaviour::Ops05Dropped);
-        if self.uploads != Uploads::Kept || drops {
+        let is_full = self.events.len().saturating_add(count) > self.events_limit;
+        if self.uploads != Uploads::Kept || drops || is_full {
             return count as u64;
         }
         self.events
@@ -150,8 +151,10 @@ impl State {
 
     /// Takes a host's postflight for others'.
     fn delivered_elsewhere(&mut self, machine_id: &str) {
-        let others = self.hosts.iter_mut().filter(|(id, _)| *id != machine_id);
-        for (_, other) in others {
+        let ids: Vec<_> = self.hosts.keys().filter(|id| *id != machine_id).cloned().collect();
+        for id in ids {
+            let end = self.set_of(&id).log.len();
+            let Some(other) = self.hosts.get_mut(&id) else { continue };
             if self.misbehaviours.does(Misbehaviour::Iso04Postflight)
                 && let Some(sent) = other.download.as_ref().filter(|sent| sent.is_sent_whole)
             {
@@ -160,7 +163,7 @@ impl State {
                 other.owes_clean = false;
             }
             if self.misbehaviours.does(Misbehaviour::Ops06First) && other.seen.is_some() {
-                other.seen = Some(self.log.len());
+                other.seen = Some(end);
             }
         }
     }
