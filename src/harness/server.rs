@@ -275,11 +275,6 @@ impl Builder {
         let listen = |source| HarnessError::Listen { address: self.listen, source };
         let listener = TcpListener::bind(self.listen).and_then(Listener::public).map_err(listen)?;
         let address = listener.address();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(HarnessError::Thread)?;
-
         let flaw = self.state.misbehaviours.certificate_flaw();
         let identity = if self.tls || flaw.is_some() {
             let made = tls::identity(flaw, SystemClock::new().now().wall);
@@ -306,6 +301,11 @@ impl Builder {
             }
             None => None,
         };
+        // Last: dropping it in an error's way panics where the caller has one, too.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HarnessError::Thread)?;
         let base_path = self.state.base_path.clone();
         let shared = Arc::new(ServerShared {
             state: Mutex::new(self.state),
