@@ -80,6 +80,12 @@ pub fn thread_time() -> Duration {
     read(rustix::time::ClockId::ThreadCPUTime)
 }
 
+/// Returns the CPU time of this process.
+#[must_use]
+pub fn process_time() -> Duration {
+    read(rustix::time::ClockId::ProcessCPUTime)
+}
+
 /// Returns the time since boot without sleep; `None` where no such clock can be
 /// read. macOS has one (`CLOCK_UPTIME_RAW`), but reading it requires unsafe
 /// code.

@@ -42,6 +42,7 @@ mod rules;
 mod scenario;
 mod script;
 mod server;
+pub mod simulation;
 mod state;
 mod style;
 mod tls;
@@ -54,6 +55,8 @@ pub use misbehaviour::{Misbehaviour, Severity, UnknownMisbehaviour};
 pub use record::RecordingError;
 pub use scenario::{Scenario, ScenarioError};
 pub use server::{Builder, FakeServer, HarnessError};
+pub use simulation::report::{MergeError, SimulationReport};
+pub use simulation::{Simulation, SimulationError, SimulationProgress};
 pub use state::HostState;
 pub use style::{
     AcceptedForms, CursorStyle, Delivery, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling,

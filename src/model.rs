@@ -37,7 +37,7 @@ pub use relay::RelayManner;
 pub use relayed::{EventBundle, EventDigest, RelayedEvent, RelayedKind};
 pub use rule::{
     Identifier, IdentifierError, MAX_BUTTON_LABEL_CHARS, Policy, Rule, RuleCounts, RuleDetails,
-    RuleSide, RuleState, RuleType,
+    RuleSide, RuleState, RuleType, write_hashed_rule,
 };
 pub use rule_dictionary::{RuleDictionaryError, parse_rule};
 pub use rule_set::{DetailsRef, RulePage, RuleRef, RuleSet};

@@ -35,7 +35,7 @@ use crate::model::Timestamp;
 pub use conditions::{Former, Standing};
 pub use events::{
     BundleRequest, Drops, EventStore, Horizon, Limits, NewEvent, Queued, ReadEvents, Refused,
-    Rejected, Relayed, Requeued, TakeError,
+    Rejected, Relayed, Requeued, TakeError, judge_refusal,
 };
 pub use left_records::{LEFT_RECORDS_FILE, leave_record, left_records};
 pub use records::RECORDS_KEPT;

@@ -6,7 +6,7 @@
 //! write lock while the network is in use: every store effect is one finished
 //! transaction.
 
-mod codec;
+pub mod codec;
 pub mod machine;
 pub mod notify;
 pub mod plan;
@@ -42,7 +42,7 @@ use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError,
 use crate::transport::{Packer, Transport, XsrfToken};
 
 pub(crate) use codec::kind_of_body_error;
-pub use prepare::{SyncSpec, prepare, prepare_dry};
+pub use prepare::{SyncSpec, WAIT_JITTER, prepare, prepare_dry};
 
 /// The stores of one sync.
 #[derive(Debug)]

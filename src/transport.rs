@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderMap, SET_COOKIE};
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use url::Url;
 
 pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_roots};
@@ -43,7 +44,7 @@ pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_root
 pub use direct::DirectAccess;
 pub use encoding::Packer;
 pub use headers::XsrfToken;
-pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};
+pub use options::{ClientCertificate, HostOptions, Roots, Timeouts, TransportOptions};
 pub use proxy::{ProxyRoute, SYSTEM_SETTINGS};
 
 use crate::failure::{Failure, FailureKind};
@@ -59,6 +60,8 @@ use tls::RecordingResolver;
 /// Idle connections are kept this long. Servers are known to drop them after 2
 /// or 3 s, and a request that meets the drop is lost.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A host of many talks to one server.
+const SESSIONS_PER_HOST: usize = 4;
 /// The segment of the URL where XSRF tokens are fetched.
 const XSRF_SEGMENT: &str = "xsrf";
 /// The connection to one server, for one sync.
@@ -122,6 +125,37 @@ impl Transport {
             server.scheme() == "https",
             route.as_ref().is_some_and(|route| route.url.scheme() == "https"),
         )?;
+        Self::assembled(options, route, tls, resolver)
+    }
+
+    /// Prepares a transport for another host that goes the same way to the same
+    /// server. Trust roots, client certificate and route are not read again;
+    /// connections, TLS sessions, cookies and tokens are not shared.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn for_host(&self, host: HostOptions) -> Result<Self, Failure> {
+        let HostOptions { machine_id, transfer, content_encoding, user_agent } = host;
+        let options = TransportOptions {
+            machine_id,
+            transfer,
+            content_encoding,
+            user_agent,
+            ..self.options.clone()
+        };
+        let mut tls = self.tls.clone();
+        if !self.resolver.legs.tls_proxy() {
+            tls.resumption = Resumption::in_memory_sessions(SESSIONS_PER_HOST);
+        }
+        Self::assembled(options, self.route.clone(), tls, Arc::clone(&self.resolver))
+    }
+
+    fn assembled(
+        options: TransportOptions,
+        route: Option<ProxyRoute>,
+        tls: ClientConfig,
+        resolver: Arc<RecordingResolver>,
+    ) -> Result<Self, Failure> {
         let client = client(&options, route.as_ref(), &tls, &resolver.legs, options.disable_http2)?;
         let mut redaction = Redaction::default();
         for secret in options.base_url.secrets() {

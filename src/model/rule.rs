@@ -429,6 +429,46 @@ pub struct RuleCounts {
     pub cdhash: u32,
 }
 
+impl RuleCounts {
+    /// Adds `by` to the count of rules of a state and type, given as their numbers in
+    /// `rules.db`.
+    pub fn adjust(&mut self, state: i32, rule_type: i32, by: i32) {
+        let of_type = match RuleType::from_number(rule_type) {
+            Some(RuleType::Binary) => Some(&mut self.binary),
+            Some(RuleType::Certificate) => Some(&mut self.certificate),
+            Some(RuleType::TeamId) => Some(&mut self.teamid),
+            Some(RuleType::SigningId) => Some(&mut self.signingid),
+            Some(RuleType::Cdhash) => Some(&mut self.cdhash),
+            None => None,
+        };
+        if let Some(count) = of_type {
+            *count = count.saturating_add_signed(by);
+        }
+        if state == RuleState::AllowCompiler.number() {
+            self.compiler = self.compiler.saturating_add_signed(by);
+        } else if state == RuleState::AllowTransitive.number() {
+            self.transitive = self.transitive.saturating_add_signed(by);
+        }
+    }
+}
+
+/// Writes the bytes of a rule that the hash of all rules covers, in place of what
+/// `bytes` held: the stored identifier, the expression and the sandbox policy, then
+/// the numbers of state and type in `rules.db`.
+pub fn write_hashed_rule(
+    [identifier, cel_expr, seatbelt]: [&[u8]; 3],
+    state: i32,
+    rule_type: i32,
+    bytes: &mut Vec<u8>,
+) {
+    bytes.clear();
+    bytes.extend_from_slice(identifier);
+    bytes.extend_from_slice(cel_expr);
+    bytes.extend_from_slice(seatbelt);
+    bytes.extend_from_slice(&state.to_le_bytes());
+    bytes.extend_from_slice(&rule_type.to_le_bytes());
+}
+
 impl Add for RuleCounts {
     type Output = Self;
 

@@ -43,7 +43,7 @@ use recent::RecentlySeen;
 pub use bundles::BundleRequest;
 pub use horizon::Horizon;
 pub use queue::{Limits, NewEvent, Queued};
-pub use refusal::Refused;
+pub use refusal::{Refused, judge_refusal};
 pub use rejected::{Rejected, Requeued};
 pub use relayed::{Relayed, TakeError};
 

@@ -13,7 +13,7 @@ use crate::transport::{self, Transport};
 ///
 /// # Errors
 /// If a message has no JSON form, which none of the schema is without.
-pub(super) fn encode(
+pub fn encode(
     transfer: Transfer,
     request: &StageRequest,
     transport: &Transport,
@@ -29,11 +29,11 @@ pub(super) fn encode(
 
 /// What the body of a 200 holds.
 #[derive(Debug)]
-pub(super) struct DecodedResponse {
+pub struct DecodedResponse {
     /// The response.
-    pub(super) answer: StageResponse,
+    pub answer: StageResponse,
     /// Parts of it that were read as absent or zero.
-    pub(super) warnings: Vec<SyncWarning>,
+    pub warnings: Vec<SyncWarning>,
 }
 
 /// Decodes a complete body of a 200. `expressions` spans the pages of a sync;
@@ -41,7 +41,7 @@ pub(super) struct DecodedResponse {
 ///
 /// # Errors
 /// If the body is not the stage's message; the failure names the URL.
-pub(super) fn decode(
+pub fn decode(
     transfer: Transfer,
     request: &StageRequest,
     response: transport::Response,

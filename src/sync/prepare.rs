@@ -14,8 +14,8 @@ use crate::model::{
 use crate::protocol::preflight::{DEFAULT_BATCH_SIZE, PreflightFacts};
 use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
 
-/// How much waits vary: a quarter.
-const JITTER: f64 = 0.25;
+/// How much the waits between attempts vary: a quarter (HTTP-3).
+pub const WAIT_JITTER: f64 = 0.25;
 
 /// A sync to make, as configuration and operator want it.
 #[derive(Clone, Debug)]
@@ -145,7 +145,7 @@ fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inpu
         former_settings: store.has_former_settings()?,
         events_only: events_only(store, request.authorizer)?,
         dry_run: false,
-        jitter: JITTER,
+        jitter: WAIT_JITTER,
         deadline: request.deadline,
         warnings: Vec::new(),
     })

@@ -385,16 +385,19 @@ pub fn transport_options(
         transfer: config.transfer,
         content_encoding: config.content_encoding,
         extra_headers: config.extra_headers.clone(),
-        user_agent: format!(
-            "santactl-sync/{santa_version} santa-sync/{}",
-            env!("CARGO_PKG_VERSION")
-        ),
+        user_agent: user_agent(santa_version),
         roots,
         client_certificate,
         proxy: config.proxy.clone(),
         disable_http2: config.disable_http2,
         ..transport::TransportOptions::new(base_url, machine_id)
     }
+}
+
+/// The value of `User-Agent` on a host with this Santa.
+#[must_use]
+pub fn user_agent(santa_version: &str) -> String {
+    format!("santactl-sync/{santa_version} santa-sync/{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Forwards everything and collects the notifications for users.

@@ -81,6 +81,20 @@ pub struct TransportOptions {
     pub max_body: usize,
 }
 
+/// What distinguishes one host from the others that go the same way, see
+/// [`super::Transport::for_host`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostOptions {
+    /// The last segment of every URL.
+    pub machine_id: MachineId,
+    /// The form of the bodies.
+    pub transfer: Transfer,
+    /// How request bodies are compressed.
+    pub content_encoding: ContentEncoding,
+    /// The value of `User-Agent`.
+    pub user_agent: String,
+}
+
 impl TransportOptions {
     /// The largest response by default: 128 MiB, some 600,000 rules.
     pub const DEFAULT_MAX_BODY_BYTES: usize = 128 << 20;

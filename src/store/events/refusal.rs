@@ -40,7 +40,7 @@ pub enum Refused {
 
 /// Returns the outcome of a refused batch of `events` events, the first of
 /// which was refused alone in `alone` earlier syncs.
-pub(super) fn judge(events: usize, alone: u32) -> Refused {
+pub fn judge_refusal(events: usize, alone: u32) -> Refused {
     match events {
         0 => Refused::Nothing,
         1 if alone + 1 >= ALONE_MAX => Refused::SetAside,
@@ -73,7 +73,7 @@ impl EventStore {
                 .query_row([first], |row| row.get(0))
                 .optional()?;
             let alone = if at_once { ALONE_MAX } else { alone.unwrap_or(0) };
-            let refused = judge(ids.len(), alone);
+            let refused = judge_refusal(ids.len(), alone);
             remember(tx, memory)?;
             let (batch_limit, alone) = match refused {
                 Refused::Nothing => return Ok(refused),
@@ -152,13 +152,13 @@ mod tests {
     /// EV-6: half the batch, down to one; alone three times.
     #[test]
     fn ev_6_a_refused_batch_is_halved_and_a_lone_event_has_three_chances() {
-        assert_eq!(judge(0, 0), Refused::Nothing);
-        assert_eq!(judge(50, 0), Refused::Smaller { batch_limit: 25 });
-        assert_eq!(judge(5_000, 0), Refused::Smaller { batch_limit: 25 });
-        assert_eq!(judge(3, 0), Refused::Smaller { batch_limit: 1 });
-        assert_eq!(judge(2, 2), Refused::Smaller { batch_limit: 1 });
-        assert_eq!(judge(1, 0), Refused::Alone { times: 1 });
-        assert_eq!(judge(1, 1), Refused::Alone { times: 2 });
-        assert_eq!(judge(1, 2), Refused::SetAside);
+        assert_eq!(judge_refusal(0, 0), Refused::Nothing);
+        assert_eq!(judge_refusal(50, 0), Refused::Smaller { batch_limit: 25 });
+        assert_eq!(judge_refusal(5_000, 0), Refused::Smaller { batch_limit: 25 });
+        assert_eq!(judge_refusal(3, 0), Refused::Smaller { batch_limit: 1 });
+        assert_eq!(judge_refusal(2, 2), Refused::Smaller { batch_limit: 1 });
+        assert_eq!(judge_refusal(1, 0), Refused::Alone { times: 1 });
+        assert_eq!(judge_refusal(1, 1), Refused::Alone { times: 2 });
+        assert_eq!(judge_refusal(1, 2), Refused::SetAside);
     }
 }

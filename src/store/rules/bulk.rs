@@ -13,7 +13,7 @@ use super::insert::Insert;
 use super::names::{Fingerprint, Naming, fingerprint_of_row, namings};
 use super::progress::Progress;
 use super::row;
-use super::rules_hash::{Digest, Hashed, count, total};
+use super::rules_hash::{Digest, Hashed, total};
 use crate::model::{RuleCounts, RuleSet, RuleSide};
 
 /// Commits of fewer rows are applied row by row: rebuilding the index has a
@@ -60,7 +60,7 @@ pub(super) fn apply(
         if plan.replaced.binary_search(&row.names).is_ok() {
             delete.execute([row.rowid])?;
         } else if let Some(state) = row.state {
-            count(&mut counts, state, row.rule_type, 1);
+            counts.adjust(state, row.rule_type, 1);
         }
     }
     drop((delete, rows));
@@ -75,7 +75,7 @@ pub(super) fn apply(
         rule.identifier.push_to(&mut identifier);
         let row = insert.execute(&identifier, state, &rule)?;
         progress.add(&Hashed::of(row, &identifier, state, &rule))?;
-        count(&mut counts, state.number(), rule.identifier.rule_type().number(), 1);
+        counts.adjust(state.number(), rule.identifier.rule_type().number(), 1);
     }
     drop((insert, plan));
     tx.execute_batch(

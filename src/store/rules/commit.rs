@@ -8,7 +8,7 @@ use super::guard::{RuleGuard, RulesGuarded};
 use super::insert::Insert;
 use super::progress::Progress;
 use super::row::Sound;
-use super::rules_hash::{Digest, count};
+use super::rules_hash::Digest;
 use super::{bulk, generations, guard, meta, snapshot};
 use crate::model::{Policy, RuleCounts, RuleSet, RuleState, SyncType, Timestamp};
 use crate::store::settings::rules_replaced;
@@ -269,7 +269,7 @@ fn one_by_one(
     let mut gone = |counts: &mut RuleCounts, row: &Row<'_>| {
         let number: i64 = row.get(0)?;
         if let Some(Sound { state, rule_type, .. }) = Sound::read(row, 1)? {
-            count(counts, state, rule_type, -1);
+            counts.adjust(state, rule_type, -1);
         }
         first_touched = Some(first_touched.map_or(number, |first: i64| first.min(number)));
         Ok(())
@@ -304,7 +304,7 @@ fn one_by_one(
             None => done.removed_by_rule += u64::from(stored),
             Some(state) => {
                 insert.execute(&identifier, state, &rule)?;
-                count(&mut counts, state.number(), rule_type, 1);
+                counts.adjust(state.number(), rule_type, 1);
                 if stored {
                     done.replaced += 1;
                 } else {

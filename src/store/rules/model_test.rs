@@ -4,7 +4,6 @@
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::rules_hash::count;
 use crate::model::{
     Identifier, Policy, Rule, RuleCounts, RuleDetails, RuleSet, RuleState, SyncType, Timestamp,
 };
@@ -41,7 +40,7 @@ impl RowList {
         let mut bytes = Vec::new();
         let mut counts = RuleCounts::default();
         for (identifier, rule_type, state, expression) in &self.0 {
-            count(&mut counts, *state, *rule_type, 1);
+            counts.adjust(*state, *rule_type, 1);
             if *state != RuleState::AllowTransitive.number() {
                 bytes.extend_from_slice(identifier.as_bytes());
                 bytes.extend_from_slice(expression.as_bytes());

@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::row::{self, Sound};
 #[cfg(feature = "harness")]
 use crate::model::{DetailsRef, Rule};
-use crate::model::{RuleCounts, RuleRef, RuleState, RuleType};
+use crate::model::{RuleCounts, RuleRef, RuleState, write_hashed_rule};
 
 /// What the store keeps about the rules as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Digest {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let Some(rule) = Hashed::read(row)? else { continue };
-            count(&mut counts, rule.state, rule.rule_type, 1);
+            counts.adjust(rule.state, rule.rule_type, 1);
             if rule.state == RuleState::AllowTransitive.number() {
                 continue;
             }
@@ -62,7 +62,7 @@ pub fn hash_and_counts<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> (String
     let (mut bytes, mut identifier) = (Vec::new(), String::new());
     for rule in rules {
         let Some(state) = rule.policy.state() else { continue };
-        count(&mut counts, state.number(), rule.identifier.rule_type().number(), 1);
+        counts.adjust(state.number(), rule.identifier.rule_type().number(), 1);
         identifier.clear();
         rule.identifier.push_to(&mut identifier);
         let cel_expr = rule.details.as_ref().map_or("", |details| details.cel_expr.as_str());
@@ -104,7 +104,7 @@ impl SentForm {
             let Some(rule) = Hashed::read(row)? else { continue };
             let Some(state) = RuleState::from_number(rule.state).and_then(sent) else { continue };
             let rule = Hashed { state: state.number(), ..rule };
-            count(&mut counts, rule.state, rule.rule_type, 1);
+            counts.adjust(rule.state, rule.rule_type, 1);
             rule.write_hashed(&mut bytes);
             hash.update(&bytes);
         }
@@ -119,7 +119,7 @@ pub(super) fn counts_of(conn: &Connection) -> rusqlite::Result<RuleCounts> {
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         if let Some(Sound { state, rule_type, .. }) = Sound::read(row, 0)? {
-            count(&mut counts, state, rule_type, 1);
+            counts.adjust(state, rule_type, 1);
         }
     }
     Ok(counts)
@@ -184,10 +184,7 @@ impl<'a> Hashed<'a> {
 
     /// Writes the bytes that the hash covers.
     pub(super) fn write_hashed(&self, bytes: &mut Vec<u8>) {
-        bytes.clear();
-        self.decisive.iter().for_each(|text| bytes.extend_from_slice(text));
-        bytes.extend_from_slice(&self.state.to_le_bytes());
-        bytes.extend_from_slice(&self.rule_type.to_le_bytes());
+        write_hashed_rule(self.decisive, self.state, self.rule_type, bytes);
     }
 
     /// Writes the bytes that the digest covers: every text with its length, so
@@ -210,22 +207,4 @@ pub(super) fn total(counts: &RuleCounts) -> usize {
         .iter()
         .map(|n| *n as usize)
         .sum()
-}
-
-/// Adds `by` to the count of rules of a state and type.
-pub(super) fn count(counts: &mut RuleCounts, state: i32, rule_type: i32, by: i32) {
-    let add = |n: &mut u32| *n = n.saturating_add_signed(by);
-    match RuleType::from_number(rule_type) {
-        Some(RuleType::Binary) => add(&mut counts.binary),
-        Some(RuleType::Certificate) => add(&mut counts.certificate),
-        Some(RuleType::TeamId) => add(&mut counts.teamid),
-        Some(RuleType::SigningId) => add(&mut counts.signingid),
-        Some(RuleType::Cdhash) => add(&mut counts.cdhash),
-        None => {}
-    }
-    if state == RuleState::AllowCompiler.number() {
-        add(&mut counts.compiler);
-    } else if state == RuleState::AllowTransitive.number() {
-        add(&mut counts.transitive);
-    }
 }

@@ -1,0 +1,432 @@
+//! One simulated host: in memory what a real one keeps on disk, and the driver of the
+//! agent's own state machine on it.
+//!
+//! Promise: for the same history, its requests are those of the real agent, byte for
+//! byte. What decides them (machine, messages, encodings, transport) is the agent's
+//! code; only the stores are replaced.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::events::EventQueue;
+use super::measure::{AttemptEnd, Measurements, SimulatedEnd};
+use super::network::{HostClock, SimulatedNetwork};
+use super::plan::Mix;
+use super::profile::HostProfile;
+use super::rules::{RuleBook, SimulatedRules};
+use crate::clock::{self, Clock as _};
+use crate::failure::{Failure, FailureKind};
+use crate::model::{
+    BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, Settings, Stage, SyncResult, SyncType,
+    Timestamp, UploadMemory,
+};
+use crate::protocol::body::EncodedBody;
+use crate::protocol::cel::CelBudget;
+use crate::protocol::events::EventBatch;
+use crate::protocol::preflight::PreflightFacts;
+use crate::protocol::stored::QueuedEvent;
+use crate::sync::machine::{
+    self, AttemptResult, Committed, Effect, Inputs, Machine, StageRequest, StageResponse,
+    StoreEffect, SyncEvent, SyncOutcome, Traffic,
+};
+use crate::sync::run::user_agent;
+use crate::sync::{WAIT_JITTER, codec};
+use crate::transport::{HostOptions, Transport, XsrfToken};
+
+/// How long a sync may take: the agent's default.
+const DEADLINE: Duration = Duration::from_hours(1);
+
+/// A simulated host between two syncs.
+#[derive(Debug)]
+pub struct SimulatedHost {
+    profile: HostProfile,
+    rules: Rc<SimulatedRules>,
+    /// A rule download has been completed.
+    rules_complete: bool,
+    applied: AppliedSettings,
+    clean_requests: Vec<CleanSyncRequest>,
+    events: EventQueue,
+    upload_memory: UploadMemory,
+}
+
+/// Of the settings that the server gave, those that decide what the host does.
+#[derive(Clone, Copy, Debug, Default)]
+struct AppliedSettings {
+    client_mode: Option<ClientMode>,
+    full_sync_interval: Option<u32>,
+}
+
+/// What all hosts share.
+#[derive(Debug)]
+pub struct SharedWorld {
+    /// The server.
+    pub base_url: BaseUrl,
+    /// What each host's transport is made like.
+    pub transport: Transport,
+    /// The hosts' clock.
+    pub clock: HostClock,
+    /// The way to the server.
+    pub network: SimulatedNetwork,
+    /// The rule sets.
+    pub rules: RuleBook,
+    /// Sizes of events in bytes.
+    pub event_bytes: Mix<u32>,
+    /// What is measured.
+    pub measured: RefCell<Measurements>,
+}
+
+/// What a sync remembers between effects.
+struct SyncInProgress<'a> {
+    world: &'a SharedWorld,
+    transport: Result<Transport, Failure>,
+    token: Option<XsrfToken>,
+    /// The request under way and its body.
+    body: Option<(Arc<StageRequest>, EncodedBody)>,
+    expressions: CelBudget,
+    staged: Option<AppliedSettings>,
+    /// The number of the last event that was queued when the sync began.
+    horizon: i64,
+}
+
+impl SimulatedHost {
+    /// A host that has never synced. `seed` decides its events.
+    #[must_use]
+    pub fn new(profile: HostProfile, seed: u64, now: Timestamp) -> Self {
+        let new_state = CleanSyncRequest {
+            sync_type: SyncType::CleanAll,
+            reason: CleanSyncReason::NewState,
+            since: now,
+            last_answer: None,
+        };
+        Self {
+            profile,
+            rules: Rc::default(),
+            rules_complete: false,
+            applied: AppliedSettings::default(),
+            clean_requests: vec![new_state],
+            events: EventQueue::new(seed),
+            upload_memory: UploadMemory::default(),
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub const fn profile(&self) -> &HostProfile {
+        &self.profile
+    }
+
+    /// Its rules.
+    #[must_use]
+    pub fn rules(&self) -> &SimulatedRules {
+        &self.rules
+    }
+
+    /// The interval in effect in seconds; `None` if the server gave none.
+    #[must_use]
+    pub const fn interval_secs(&self) -> Option<u32> {
+        self.applied.full_sync_interval
+    }
+
+    /// Queues this event.
+    pub fn queue(&mut self, event: &QueuedEvent) {
+        self.events.push(event);
+    }
+
+    /// The operator requests a clean sync.
+    pub fn request_clean_sync(&mut self, now: Timestamp) {
+        let known = CleanSyncReason::Operator;
+        if self.clean_requests.iter().any(|request| request.reason == known) {
+            return;
+        }
+        self.clean_requests.push(CleanSyncRequest {
+            sync_type: SyncType::Clean,
+            reason: known,
+            since: now,
+            last_answer: None,
+        });
+    }
+
+    /// Makes one sync.
+    pub async fn sync(&mut self, world: &SharedWorld) -> SimulatedEnd {
+        let HostProfile { machine_id, facts, transfer, content_encoding, events_per_hour } =
+            &self.profile;
+        let began = world.clock.now();
+        let sizes = |random: &mut _| world.event_bytes.pick(random).copied().unwrap_or(0);
+        self.events.happen((began.elapsed, began.wall), *events_per_hour, sizes);
+        let transport = world.transport.for_host(HostOptions {
+            machine_id: machine_id.clone(),
+            transfer: *transfer,
+            content_encoding: *content_encoding,
+            user_agent: user_agent(&facts.santa_version),
+        });
+        let mut sync = SyncInProgress {
+            world,
+            transport,
+            token: None,
+            body: None,
+            expressions: CelBudget::new(clock::thread_time),
+            staged: None,
+            horizon: self.events.last(),
+        };
+        let mut machine = Machine::new(self.inputs(&world.base_url));
+        let mut event = SyncEvent::Started;
+        let outcome = loop {
+            let effect = machine.handle(event, world.clock.now());
+            let left = machine.time_left(world.clock.now());
+            event = match effect {
+                Effect::Send { request, .. } => SyncEvent::Attempt(
+                    within(world.clock, left, sync.send(request, &self.profile, left))
+                        .await
+                        .unwrap_or_else(out_of_time),
+                ),
+                Effect::FetchToken { .. } => SyncEvent::Attempt(
+                    within(world.clock, left, sync.fetch_token())
+                        .await
+                        .map_or_else(out_of_time, AttemptResult::TokenFetched),
+                ),
+                Effect::Wait { duration, .. } => SyncEvent::Attempt(
+                    within(world.clock, left, world.clock.sleep(duration))
+                        .await
+                        .map_or_else(out_of_time, |()| AttemptResult::Waited),
+                ),
+                Effect::Store(effect) => self.act(effect, &mut sync),
+                Effect::Finish(outcome) => break *outcome,
+            };
+        };
+        let SyncOutcome { result, sync_type, tally, .. } = outcome;
+        world.measured.borrow_mut().rules_received += tally.rules_received;
+        match result {
+            SyncResult::Success => SimulatedEnd::Succeeded {
+                clean: sync_type.is_some_and(SyncType::deletes_execution_rules),
+            },
+            SyncResult::PreflightFailed
+            | SyncResult::EventUploadFailed
+            | SyncResult::RuleDownloadFailed
+            | SyncResult::PostflightFailed
+            | SyncResult::AuthorizerStale
+            | SyncResult::TooManySyncs
+            | SyncResult::MissingSyncBaseUrl
+            | SyncResult::MissingMachineId
+            | SyncResult::DaemonNotReachable
+            | SyncResult::StateUnusable
+            | SyncResult::BadConfiguration
+            | SyncResult::InternalError => SimulatedEnd::Failed,
+        }
+    }
+
+    fn inputs(&self, base_url: &BaseUrl) -> Inputs {
+        let HostProfile { machine_id, facts, .. } = &self.profile;
+        let all = self.clean_requests.iter().any(|request| request.sync_type == SyncType::CleanAll);
+        let requested = match (self.clean_requests.is_empty(), all) {
+            (true, _) => SyncType::Normal,
+            (false, true) => SyncType::CleanAll,
+            (false, false) => SyncType::Clean,
+        };
+        Inputs {
+            machine_id: machine_id.clone(),
+            rules_url: base_url.shown_join(Stage::RuleDownload.segment(), machine_id),
+            facts: PreflightFacts {
+                host: facts.clone(),
+                client_mode: self.client_mode(),
+                rule_counts: self.rules.counts(),
+                rules_hash: self.rules.hash(),
+            },
+            requested,
+            clean_request: None,
+            hold_back_events_in_clean: false,
+            events_pending: self.events.len() as u64,
+            upload_memory: self.upload_memory,
+            rules_complete: self.rules_complete,
+            former_settings: false,
+            events_only: None,
+            dry_run: false,
+            jitter: WAIT_JITTER,
+            deadline: DEADLINE,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The mode in effect: LOCKDOWN waits for the first rules (STATE-5).
+    fn client_mode(&self) -> ClientMode {
+        match self.applied.client_mode {
+            Some(ClientMode::Lockdown) if !self.rules_complete => ClientMode::Monitor,
+            Some(mode) => mode,
+            None => ClientMode::Monitor,
+        }
+    }
+
+    /// Does what a real host's stores do.
+    fn act(&mut self, effect: StoreEffect, sync: &mut SyncInProgress<'_>) -> SyncEvent {
+        match effect {
+            StoreEffect::StageSettings { settings, answered: _ } => {
+                sync.staged = Some(self.staged(&settings));
+                SyncEvent::SettingsStaged
+            }
+            StoreEffect::ReadEvents { limit } => {
+                SyncEvent::EventsRead(Box::new(self.read(limit, sync)))
+            }
+            StoreEffect::SettleEvents(settled) => {
+                let at = sync.world.clock.real_elapsed();
+                let accepted = settled.delivered.len() as u64;
+                sync.world.measured.borrow_mut().events_accepted(at, accepted);
+                self.events.settle(&settled);
+                SyncEvent::EventsSettled
+            }
+            StoreEffect::NoteRefusal { ids, words: _, at_once, memory } => {
+                self.upload_memory = memory;
+                SyncEvent::RefusalNoted { set_aside: self.events.refuse(&ids, at_once) }
+            }
+            StoreEffect::NoteUploads(memory) => {
+                self.upload_memory = memory;
+                SyncEvent::UploadsNoted
+            }
+            StoreEffect::CommitRules { rules, sync_type } => {
+                let before = std::mem::take(&mut self.rules);
+                self.rules = sync.world.rules.commit(&before, &rules, sync_type);
+                self.rules_complete = true;
+                SyncEvent::RulesCommitted(Committed {
+                    processed: rules.len() as u64,
+                    removed: 0,
+                    kept_transitive: 0,
+                    rules_hash: self.rules.hash(),
+                })
+            }
+            StoreEffect::ApplySettings { clear, succeeded } => {
+                if let Some(staged) = sync.staged.take() {
+                    let base = if clear { AppliedSettings::default() } else { self.applied };
+                    self.applied = AppliedSettings {
+                        client_mode: staged.client_mode.or(base.client_mode),
+                        full_sync_interval: staged.full_sync_interval.or(base.full_sync_interval),
+                    };
+                }
+                if let Some(done) = succeeded {
+                    self.clean_requests.retain(|request| !request.is_ended_by(done));
+                }
+                SyncEvent::SettingsApplied(Vec::new())
+            }
+            StoreEffect::DropStaged => {
+                sync.staged = None;
+                SyncEvent::StagedDropped(Vec::new())
+            }
+        }
+    }
+
+    const fn staged(&self, settings: &Settings) -> AppliedSettings {
+        AppliedSettings {
+            client_mode: settings.client_mode,
+            full_sync_interval: settings.full_sync_interval,
+        }
+    }
+
+    fn read(&self, limit: usize, sync: &SyncInProgress<'_>) -> EventBatch {
+        let rows = self.events.batch(limit, sync.horizon);
+        let HostProfile { machine_id, transfer, .. } = &self.profile;
+        EventBatch::of_rows(rows, machine_id, *transfer, |body| match &sync.transport {
+            Ok(transport) => transport.pack(body),
+            // No request will be made.
+            Err(_) => EncodedBody::plain(body),
+        })
+    }
+}
+
+impl SyncInProgress<'_> {
+    /// Makes one attempt of a request, and measures it.
+    async fn send(
+        &mut self,
+        request: Arc<StageRequest>,
+        profile: &HostProfile,
+        left: Duration,
+    ) -> AttemptResult {
+        let stage = request.stage();
+        let began = self.world.clock.real_elapsed();
+        let (end, traffic, result) = match self.exchange(&request, profile, left).await {
+            Ok((Ok(response), traffic)) => {
+                (AttemptEnd::Answered, traffic, AttemptResult::Answered(response, traffic))
+            }
+            Ok((Err(failure), traffic)) => {
+                (AttemptEnd::Failed(failure.kind), traffic, AttemptResult::Failed(failure, traffic))
+            }
+            Err(cut) => {
+                let traffic = Traffic::default();
+                (AttemptEnd::CutByOutage, traffic, AttemptResult::Failed(cut, traffic))
+            }
+        };
+        let ended = self.world.clock.real_elapsed();
+        self.world.measured.borrow_mut().attempt_ends(stage, (began, ended), end, traffic);
+        result
+    }
+
+    /// The response to an attempt, if the network let it through.
+    async fn exchange(
+        &mut self,
+        request: &Arc<StageRequest>,
+        profile: &HostProfile,
+        left: Duration,
+    ) -> Result<(Result<StageResponse, Failure>, Traffic), Failure> {
+        let transport = match &self.transport {
+            Ok(transport) => transport,
+            Err(failure) => return Ok((Err(failure.clone()), Traffic::default())),
+        };
+        let body = match &self.body {
+            Some((of, body)) if Arc::ptr_eq(of, request) => body.clone(),
+            _ => match codec::encode(profile.transfer, request, transport) {
+                Ok(body) => body,
+                Err(error) => {
+                    let what = format!("the request has no JSON form: {error}");
+                    let failure = Failure::new(FailureKind::WrongShape, what);
+                    return Ok((Err(failure), Traffic::default()));
+                }
+            },
+        };
+        self.body = Some((Arc::clone(request), body.clone()));
+        let (stage, now) = (request.stage(), self.world.clock.now().wall);
+        let attempt = transport.post_packed(stage, &body, self.token.as_ref(), now);
+        let exchanged = self.world.network.reach(attempt).await?;
+        let traffic = Traffic {
+            http_status: exchanged.http_status,
+            bytes_sent: exchanged.bytes_sent,
+            bytes_received: exchanged.bytes_received,
+            upload_unfinished: exchanged.upload_unfinished,
+        };
+        let url = transport.url(stage);
+        let give_up = clock::timer(left / self.world.clock.speed());
+        let decoded = exchanged.outcome.and_then(|response| {
+            let expressions = &mut self.expressions;
+            codec::decode(profile.transfer, request, response, &url, expressions, &give_up)
+        });
+        Ok((decoded.map(|decoded| decoded.answer), traffic))
+    }
+
+    async fn fetch_token(&mut self) -> bool {
+        self.token = None;
+        let Ok(transport) = &self.transport else { return false };
+        self.world.measured.borrow_mut().token_requests += 1;
+        let fetching = transport.fetch_token(self.world.clock.now().wall);
+        match self.world.network.reach(fetching).await {
+            Ok(Ok(token)) => {
+                self.token = token;
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
+
+/// Waits for `work`, but not past the sync's deadline.
+async fn within<T>(
+    clock: HostClock,
+    left: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = clock.sleep(left) => Err(machine::deadline_failure(DEADLINE)),
+    }
+}
+
+const fn out_of_time(failure: Failure) -> AttemptResult {
+    AttemptResult::Stopped { failure, begun: true }
+}

@@ -1,0 +1,284 @@
+//! The report of a simulation as a page.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::measure::Series;
+use super::plan::Shown;
+use super::plot::{PLOT_STYLE, Plot, PlotLine};
+use super::report::{ShownBytes, ShownLatency, SimulationReport, quantiles, shown_bytes};
+use crate::harness::html::{Escaped, HtmlPage, HtmlTable};
+
+/// The page of a report.
+pub(super) fn page(report: &SimulationReport) -> HtmlPage {
+    let mut body = String::new();
+    cautions(report, &mut body);
+    cards(report, &mut body);
+    body.push_str("<h2>Over time</h2>\n");
+    for plot in plots(report) {
+        let _ = writeln!(body, "{plot}");
+    }
+    if !report.recoveries.is_empty() {
+        let _ = writeln!(body, "<h2>After the outage</h2>\n{}", recoveries(report));
+    }
+    let _ = writeln!(body, "<h2>Latency and bytes by stage</h2>\n{}", stages(report));
+    let _ = writeln!(
+        body,
+        "<p class=\"faint\">The latency of an attempt that was answered: from its beginning, the \
+         connection included, to the decoded response. Bytes are those of bodies on the wire.</p>"
+    );
+    failures(report, &mut body);
+    let _ = writeln!(body, "<h2>What was simulated</h2>\n{}", options(report));
+    let _ = writeln!(body, "<h2>The simulating processes</h2>\n{}", processes(report));
+    let lasted = Shown(Duration::from_secs(report.lasted().as_secs()));
+    let started = report.shards.iter().map(|run| run.started_at).min().unwrap_or_default();
+    HtmlPage {
+        title: format!("Simulation of {} hosts", report.hosts()),
+        lead: format!("{}, {lasted}, started {started}", report.plan.url),
+        style: PLOT_STYLE,
+        body,
+    }
+}
+
+fn cautions(report: &SimulationReport, body: &mut String) {
+    for caution in report.cautions() {
+        let _ = writeln!(body, "<p class=\"warn\"><strong>Note.</strong> {}</p>", Escaped(caution));
+    }
+}
+
+fn cards(report: &SimulationReport, body: &mut String) {
+    let measured = &report.measured;
+    let syncs = measured.syncs;
+    let [_, _, p99, _] = quantiles(&measured.sync_durations);
+    let failed: u64 = measured.stages.values().map(super::measure::StageMeasurements::failed).sum();
+    let memory = report.memory_per_host();
+    let cpu: f64 = report.shards.iter().map(|run| run.cpu.as_secs_f64()).sum();
+    let cores = cpu / report.lasted().as_secs_f64().max(0.001);
+    let cards = [
+        (format!("{:.1}/s", report.per_second(syncs.succeeded)), "syncs that succeeded"),
+        (syncs.failed.to_string(), "syncs that failed"),
+        (format!("{:.1}/s", report.per_second(measured.requests())), "requests"),
+        (failed.to_string(), "requests that failed, outages aside"),
+        (p99, "99 % of syncs took no longer"),
+        (
+            memory.map_or_else(|| "-".to_owned(), |bytes| shown_bytes(bytes).to_string()),
+            "memory of the simulator a host",
+        ),
+        (format!("{:.0} %", 100.0 * cores), "of a core, by the simulator"),
+    ];
+    body.push_str("<ul class=\"cards\">");
+    for (figure, of) in cards {
+        let _ = write!(body, "<li><b>{}</b><span>{}</span></li>", Escaped(figure), Escaped(of));
+    }
+    body.push_str("</ul>\n");
+}
+
+fn plots(report: &SimulationReport) -> Vec<Plot> {
+    let plan = &report.plan;
+    let series = &report.measured.series;
+    let whole = |shown: fn(f64) -> String, title, unit, lines| Plot {
+        title,
+        unit,
+        span: Duration::from_millis(series.bin_ms * series.len() as u64),
+        lines,
+        bands: plan
+            .outages
+            .iter()
+            .map(|outage| (outage.at, outage.at + outage.lasting, "simulated outage".to_owned()))
+            .collect(),
+        marks: plan.storms.iter().map(|storm| (storm.at, storm.to_string())).collect(),
+        shown,
+    };
+    let rate = |name, column: &[u64]| line(name, series, column, 1000.0 / series.bin_ms as f64);
+    let level = |name, column: &[u64]| line(name, series, column, 1.0);
+    let latency = |name, share: f64| PlotLine {
+        name,
+        values: (0..series.len())
+            .map(|bin| series.latency.get(bin)?.quantile(share))
+            .map(|at| at.map(|at| at.as_secs_f64()))
+            .collect(),
+    };
+    let number = |value: f64| match value {
+        0.0..10.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    };
+    let bytes = |value: f64| ShownBytes(value).to_string();
+    let time = |value: f64| match value {
+        0.0 => "0".to_owned(),
+        value => ShownLatency(Duration::from_secs_f64(value)).to_string(),
+    };
+    let mut plots = vec![
+        whole(
+            number,
+            "Load of the server",
+            "a second",
+            vec![
+                rate("requests", &series.requests),
+                rate("syncs that succeeded", &series.succeeded),
+                rate("syncs that failed", &series.failed),
+            ],
+        ),
+        whole(time, "Latency of requests", "", vec![latency("99 %", 0.99), latency("half", 0.5)]),
+        whole(number, "Syncs that run", "at once", vec![level("running", &series.running)]),
+        whole(
+            number,
+            "Failed requests",
+            "a second",
+            vec![
+                rate("failed", &series.failed_requests),
+                rate("cut by the simulated outage", &series.cut_by_outage),
+            ],
+        ),
+        whole(
+            bytes,
+            "Bodies on the wire",
+            "a second",
+            vec![rate("received", &series.bytes_received), rate("sent", &series.bytes_sent)],
+        ),
+        whole(number, "Events accepted", "a second", vec![rate("events", &series.events)]),
+    ];
+    plots.retain(|plot| {
+        plot.lines.iter().any(|line| line.values.iter().flatten().any(|v| *v > 0.0))
+    });
+    plots
+}
+
+fn line(name: &'static str, series: &Series, column: &[u64], factor: f64) -> PlotLine {
+    let value = |bin: usize| column.get(bin).copied().unwrap_or(0) as f64 * factor;
+    PlotLine { name, values: (0..series.len()).map(|bin| Some(value(bin))).collect() }
+}
+
+fn recoveries(report: &SimulationReport) -> HtmlTable {
+    let head =
+        ["outage", "requests/s before", "peak after", "syncs/s before", "peak after", "factor"];
+    HtmlTable {
+        caption: "The first minute after each simulated outage, its peak over 10 s, against the \
+                  average of up to five minutes before it"
+            .to_owned(),
+        columns: head.map(str::to_owned).to_vec(),
+        numbers: (1..head.len()).collect(),
+        rows: report
+            .recoveries
+            .iter()
+            .map(|recovery| {
+                let factor =
+                    recovery.factor().map_or_else(|| "-".to_owned(), |n| format!("{n:.2}"));
+                vec![
+                    recovery.outage.to_string(),
+                    format!("{:.1}", recovery.steady_requests),
+                    format!("{:.1}", recovery.peak_requests),
+                    format!("{:.1}", recovery.steady_syncs),
+                    format!("{:.1}", recovery.peak_syncs),
+                    factor,
+                ]
+            })
+            .collect(),
+    }
+}
+
+fn stages(report: &SimulationReport) -> HtmlTable {
+    let head =
+        ["stage", "answered", "failed", "half", "90 %", "99 %", "longest", "sent", "received"];
+    let rows = report.measured.stages.iter().map(|(stage, of)| {
+        let [p50, p90, p99, longest] = quantiles(&of.latency);
+        let (sent, received) = (shown_bytes(of.bytes_sent), shown_bytes(of.bytes_received));
+        vec![
+            stage.name().to_owned(),
+            of.answered.to_string(),
+            of.failed().to_string(),
+            p50,
+            p90,
+            p99,
+            longest,
+            sent.to_string(),
+            received.to_string(),
+        ]
+    });
+    let [p50, p90, p99, longest] = quantiles(&report.measured.sync_durations);
+    let syncs = report.measured.syncs;
+    let counts = [syncs.succeeded, syncs.failed].map(|n| n.to_string()).to_vec();
+    let whole = [vec!["whole sync".to_owned()], counts, vec![p50, p90, p99, longest]].concat();
+    HtmlTable {
+        caption: "Attempts by stage, and whole syncs with their waits".to_owned(),
+        columns: head.map(str::to_owned).to_vec(),
+        numbers: (1..head.len()).collect(),
+        rows: rows.chain([[whole, vec![String::new(), String::new()]].concat()]).collect(),
+    }
+}
+
+fn failures(report: &SimulationReport, body: &mut String) {
+    let failures = report.failures();
+    if failures.is_empty() {
+        return;
+    }
+    let table = HtmlTable {
+        caption: "Failed attempts by stage and kind; docs/errors.md explains the kinds".to_owned(),
+        columns: ["stage", "kind", "attempts"].map(str::to_owned).to_vec(),
+        numbers: vec![2],
+        rows: failures
+            .into_iter()
+            .map(|(stage, kind, n)| vec![stage.name().to_owned(), kind.to_owned(), n.to_string()])
+            .collect(),
+    };
+    let _ = writeln!(body, "<h2>Failures</h2>\n{table}");
+}
+
+fn options(report: &SimulationReport) -> HtmlTable {
+    let plan = &report.plan;
+    let list = |texts: Vec<String>| {
+        if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+    };
+    let interval = plan.interval_secs.map_or("as the server says".to_owned(), |n| format!("{n} s"));
+    let rows = [
+        ("server", plan.url.clone()),
+        ("hosts", plan.hosts.to_string()),
+        ("seed", plan.seed.to_string()),
+        ("ramp", Shown(plan.ramp).to_string()),
+        ("length", Shown(plan.lasting).to_string()),
+        ("interval of syncs", interval),
+        ("speed of the hosts' clocks", plan.speed.to_string()),
+        ("Santa versions", plan.versions.to_string()),
+        ("encodings of requests", plan.encodings.to_string()),
+        ("hosts that speak protobuf", format!("{} %", plan.protobuf_percent)),
+        ("events an hour and host", plan.events_per_hour.to_string()),
+        ("bytes of an event, at least", plan.event_bytes.to_string()),
+        ("storms", list(plan.storms.iter().map(ToString::to_string).collect())),
+        ("simulated outages", list(plan.outages.iter().map(ToString::to_string).collect())),
+    ];
+    HtmlTable {
+        caption: "Hosts run the agent's own protocol code and schedule; only their stores are in \
+                  memory. In a simulated outage the simulator refuses its hosts' connections."
+            .to_owned(),
+        columns: vec!["option".to_owned(), "value".to_owned()],
+        numbers: Vec::new(),
+        rows: rows.map(|(name, value)| vec![name.to_owned(), value]).to_vec(),
+    }
+}
+
+fn processes(report: &SimulationReport) -> HtmlTable {
+    let head = ["shard", "hosts", "started", "CPU", "memory", "memory a host"];
+    let bytes = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| shown_bytes(n).to_string());
+    let [p50, _, p99, longest] = quantiles(&report.measured.lateness);
+    HtmlTable {
+        caption: format!(
+            "Syncs began late by {p50} (half), {p99} (99 %), {longest} (longest): much of that \
+             means a simulator short of CPU"
+        ),
+        columns: head.map(str::to_owned).to_vec(),
+        numbers: vec![1, 3, 4, 5],
+        rows: report
+            .shards
+            .iter()
+            .map(|run| {
+                vec![
+                    run.shard.to_string(),
+                    run.hosts.to_string(),
+                    run.started_at.to_string(),
+                    format!("{:.1} s", run.cpu.as_secs_f64()),
+                    bytes(run.memory_peak),
+                    bytes(run.memory_per_host()),
+                ]
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,377 @@
+//! The report of a simulation: written as JSON, added up from shards, shown as text
+//! or as a page.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::latency::LatencyHistogram;
+use super::measure::Measurements;
+use super::page;
+use super::plan::{Shard, Shown, SimulationPlan, millis};
+use super::recovery::Recovery;
+use crate::failure::Remedy;
+use crate::model::{Stage, Timestamp};
+
+/// The version of the JSON form.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What a simulation, or several shards of one, found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SimulationReport {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// What was to be done; its shard is that of one process that plays all hosts.
+    pub plan: SimulationPlan,
+    /// The processes that did it.
+    pub shards: Vec<ShardRun>,
+    /// What they measured, added up.
+    pub measured: Measurements,
+    /// The load before and after each simulated outage whose return was seen.
+    pub recoveries: Vec<Recovery>,
+}
+
+/// A process that played some of the hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardRun {
+    /// Which hosts it played.
+    pub shard: Shard,
+    /// How many those are.
+    pub hosts: u64,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// How long it ran, without the time that the last syncs took to end.
+    #[serde(rename = "lasted_ms", with = "millis")]
+    pub lasted: Duration,
+    /// It was stopped before the end.
+    pub is_stopped: bool,
+    /// CPU time that it took.
+    #[serde(rename = "cpu_ms", with = "millis")]
+    pub cpu: Duration,
+    /// Memory of the process before it made its hosts, in bytes; `None` if the system
+    /// does not say.
+    pub memory_before: Option<u64>,
+    /// The most memory of the process, in bytes.
+    pub memory_peak: Option<u64>,
+}
+
+impl ShardRun {
+    /// Bytes of memory for each host at the peak: rules, running syncs and what was
+    /// measured included.
+    #[must_use]
+    pub fn memory_per_host(&self) -> Option<u64> {
+        let grown = self.memory_peak?.checked_sub(self.memory_before?)?;
+        grown.checked_div(self.hosts)
+    }
+}
+
+/// Why reports cannot be added up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MergeError {
+    /// There is none.
+    #[error("there is no report to add up")]
+    Nothing,
+    /// Another version of the program wrote one.
+    #[error("the report of shard {shard} has schema version {found}, not {SCHEMA_VERSION}")]
+    Version {
+        /// The shard.
+        shard: Shard,
+        /// Its version.
+        found: u32,
+    },
+    /// They are of different simulations.
+    #[error("the reports of shards {0} and {1} are of simulations with different options")]
+    OtherPlan(Shard, Shard),
+    /// Two are of the same shard.
+    #[error("two reports are of shard {0}")]
+    Twice(Shard),
+}
+
+impl Remedy for MergeError {
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::Nothing => "name at least one file".into(),
+            Self::Version { .. } => "use one version of santa-sync for all shards".into(),
+            Self::OtherPlan(..) => {
+                "give every shard the same options but --shard, also the same --seed".into()
+            }
+            Self::Twice(_) => "name the report of each shard once".into(),
+        })
+    }
+}
+
+impl SimulationReport {
+    /// The report of one process.
+    pub(super) fn of(mut plan: SimulationPlan, run: ShardRun, measured: Measurements) -> Self {
+        plan.shard = Shard::default();
+        let recoveries = Recovery::all(&plan, &measured.series, run.lasted);
+        Self { schema_version: SCHEMA_VERSION, plan, shards: vec![run], measured, recoveries }
+    }
+
+    /// Adds up the reports of the shards of one simulation.
+    ///
+    /// # Errors
+    /// If they do not belong together.
+    pub fn merged(reports: impl IntoIterator<Item = Self>) -> Result<Self, MergeError> {
+        let mut reports = reports.into_iter();
+        let mut all = reports.next().ok_or(MergeError::Nothing)?;
+        all.check_version()?;
+        for report in reports {
+            report.check_version()?;
+            let (first, other) = (all.first_shard(), report.first_shard());
+            if report.plan != all.plan {
+                return Err(MergeError::OtherPlan(first, other));
+            }
+            let known = |run: &&ShardRun| all.shards.iter().any(|k| k.shard == run.shard);
+            if let Some(run) = report.shards.iter().find(known) {
+                return Err(MergeError::Twice(run.shard));
+            }
+            // Parts of eight and of nine do not make a whole.
+            if first.of != other.of {
+                return Err(MergeError::OtherPlan(first, other));
+            }
+            all.measured.add(&report.measured);
+            all.shards.extend(report.shards);
+        }
+        all.shards.sort_by_key(|run| run.shard);
+        all.recoveries = Recovery::all(&all.plan, &all.measured.series, all.lasted());
+        Ok(all)
+    }
+
+    fn check_version(&self) -> Result<(), MergeError> {
+        if self.schema_version == SCHEMA_VERSION {
+            return Ok(());
+        }
+        Err(MergeError::Version { shard: self.first_shard(), found: self.schema_version })
+    }
+
+    fn first_shard(&self) -> Shard {
+        self.shards.first().map(|run| run.shard).unwrap_or_default()
+    }
+
+    /// The shards whose reports are missing.
+    #[must_use]
+    pub fn missing_shards(&self) -> Vec<Shard> {
+        let of = self.first_shard().of;
+        let all = (1..=of).map(|index| Shard { index, of });
+        all.filter(|shard| self.shards.iter().all(|run| run.shard != *shard)).collect()
+    }
+
+    /// How long the simulation ran: as long as the shortest of its shards.
+    #[must_use]
+    pub fn lasted(&self) -> Duration {
+        self.shards.iter().map(|run| run.lasted).min().unwrap_or_default()
+    }
+
+    /// How far apart its shards started.
+    #[must_use]
+    pub fn started_apart(&self) -> Duration {
+        let starts = || self.shards.iter().map(|run| run.started_at);
+        starts().max().zip(starts().min()).map_or(Duration::ZERO, |(last, first)| last.since(first))
+    }
+
+    /// Hosts of all its shards.
+    #[must_use]
+    pub fn hosts(&self) -> u64 {
+        self.shards.iter().map(|run| run.hosts).sum()
+    }
+
+    /// A count over the whole time, a second.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    #[must_use]
+    pub fn per_second(&self, count: u64) -> f64 {
+        let lasted = self.lasted().as_secs_f64();
+        if lasted > 0.0 { count as f64 / lasted } else { 0.0 }
+    }
+
+    /// The memory for each host of the shard that needs the most, in bytes.
+    #[must_use]
+    pub fn memory_per_host(&self) -> Option<u64> {
+        self.shards.iter().filter_map(ShardRun::memory_per_host).max()
+    }
+
+    /// What a reader must know before the figures, in whole sentences.
+    #[must_use]
+    pub fn cautions(&self) -> Vec<String> {
+        let mut cautions = Vec::new();
+        let missing = self.missing_shards();
+        if !missing.is_empty() {
+            let names: Vec<_> = missing.iter().map(Shard::to_string).collect();
+            let names = names.join(", ");
+            cautions.push(format!("The figures are not of all hosts: without shards {names}."));
+        }
+        if self.shards.iter().any(|run| run.is_stopped) {
+            let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
+            cautions.push(format!("The simulation was stopped after {lasted}."));
+        }
+        if self.started_apart() > Duration::from_secs(10) {
+            let apart = self.started_apart().as_secs();
+            cautions.push(format!(
+                "The shards started up to {apart} s apart; times count from each one's own start."
+            ));
+        }
+        if self.plan.speed > 1 {
+            let speed = self.plan.speed;
+            cautions.push(format!(
+                "The hosts' clocks ran {speed} times as fast: the server saw {speed} times the \
+                 load of that many hosts."
+            ));
+        }
+        let late = self.measured.lateness.quantile(0.99).unwrap_or_default();
+        if late > Duration::from_millis(500) {
+            cautions.push(format!(
+                "The simulator was short of CPU: of a hundred syncs, one began more than {} late. \
+                 Latencies are partly its own; use more shards.",
+                ShownLatency(late)
+            ));
+        }
+        cautions
+    }
+
+    /// The kinds of failed attempts, the most frequent first.
+    #[must_use]
+    pub fn failures(&self) -> Vec<(Stage, &str, u64)> {
+        let mut all: Vec<_> = self
+            .measured
+            .stages
+            .iter()
+            .flat_map(|(stage, of)| of.failures.iter().map(|(kind, n)| (*stage, kind.as_str(), *n)))
+            .collect();
+        all.sort_by_key(|(stage, _, count)| (std::cmp::Reverse(*count), *stage));
+        all
+    }
+
+    /// The report as a page that needs no other file and no network.
+    #[must_use]
+    pub fn to_html(&self) -> String {
+        page::page(self).to_string()
+    }
+}
+
+/// A latency in the unit in which it has up to four digits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShownLatency(pub(super) Duration);
+
+impl fmt::Display for ShownLatency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1000.0;
+        match millis {
+            0.0..10.0 => write!(f, "{millis:.2} ms"),
+            10.0..100.0 => write!(f, "{millis:.1} ms"),
+            100.0..10_000.0 => write!(f, "{millis:.0} ms"),
+            _ => write!(f, "{:.1} s", millis / 1000.0),
+        }
+    }
+}
+
+/// A number of bytes, in powers of 1024.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShownBytes(pub(super) f64);
+
+impl fmt::Display for ShownBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = self.0;
+        for unit in ["B", "KiB", "MiB", "GiB"] {
+            if left < 1000.0 {
+                return match unit {
+                    "B" => write!(f, "{left:.0} B"),
+                    _ if left < 10.0 => write!(f, "{left:.1} {unit}"),
+                    _ => write!(f, "{left:.0} {unit}"),
+                };
+            }
+            left /= 1024.0;
+        }
+        write!(f, "{left:.1} TiB")
+    }
+}
+
+/// Quantiles of latencies for people.
+pub(super) fn quantiles<const DIGITS: u8>(of: &LatencyHistogram<DIGITS>) -> [String; 4] {
+    [0.5, 0.9, 0.99, 1.0].map(|share| {
+        of.quantile(share).map_or_else(|| "-".to_owned(), |at| ShownLatency(at).to_string())
+    })
+}
+
+/// The figures in a few lines.
+impl fmt::Display for SimulationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Measurements { syncs, sync_durations, stages, .. } = &self.measured;
+        let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
+        writeln!(f, "{} hosts, {lasted}, {}", self.hosts(), self.plan.url)?;
+        for caution in self.cautions() {
+            writeln!(f, "! {caution}")?;
+        }
+        writeln!(
+            f,
+            "syncs: {} succeeded ({:.1}/s, {} clean), {} failed, {} broken off, {} unfinished",
+            syncs.succeeded,
+            self.per_second(syncs.succeeded),
+            syncs.clean,
+            syncs.failed,
+            syncs.broken_off,
+            syncs.unfinished
+        )?;
+        let [p50, p90, p99, longest] = quantiles(sync_durations);
+        writeln!(f, "a sync took: half {p50}, 90 % {p90}, 99 % {p99}, longest {longest}")?;
+        writeln!(
+            f,
+            "requests: {} ({:.1}/s); events {}, rules {}",
+            self.measured.requests(),
+            self.per_second(self.measured.requests()),
+            self.measured.events_uploaded,
+            self.measured.rules_received
+        )?;
+        for (stage, of) in stages {
+            let [p50, p90, p99, longest] = quantiles(&of.latency);
+            writeln!(
+                f,
+                "  {:<14} answered {}, failed {}, cut by outage {}; half {p50}, 90 % {p90}, \
+                 99 % {p99}, longest {longest}; sent {}, received {}",
+                stage.name(),
+                of.answered,
+                of.failed(),
+                of.cut_by_outage,
+                shown_bytes(of.bytes_sent),
+                shown_bytes(of.bytes_received),
+            )?;
+        }
+        for (stage, kind, count) in self.failures() {
+            writeln!(f, "  failed: {} {kind} {count}", stage.name())?;
+        }
+        for recovery in &self.recoveries {
+            let factor = recovery.factor().map_or_else(|| "-".to_owned(), |n| format!("{n:.1}"));
+            writeln!(
+                f,
+                "after the outage {}: at most {:.1} requests/s and {:.1} syncs/s in the first \
+                 minute, {factor} times the steady load ({:.1} and {:.1})",
+                recovery.outage,
+                recovery.peak_requests,
+                recovery.peak_syncs,
+                recovery.steady_requests,
+                recovery.steady_syncs
+            )?;
+        }
+        for run in &self.shards {
+            let memory = run.memory_per_host().map_or_else(
+                || "memory unknown".to_owned(),
+                |bytes| format!("{} a host", shown_bytes(bytes)),
+            );
+            writeln!(
+                f,
+                "shard {}: {:.1} s of CPU ({:.0} % of a core), {memory}",
+                run.shard,
+                run.cpu.as_secs_f64(),
+                100.0 * run.cpu.as_secs_f64() / run.lasted.as_secs_f64().max(0.001)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
+pub(super) const fn shown_bytes(bytes: u64) -> ShownBytes {
+    ShownBytes(bytes as f64)
+}
