@@ -13,7 +13,7 @@ use crate::config::{ConfigError, Finding, FindingKind, Severity};
 use crate::daemon::DaemonError;
 use crate::failure::Remedy;
 #[cfg(feature = "harness")]
-use crate::harness::{HarnessError, ScenarioError};
+use crate::harness::{HarnessError, MergeError, ScenarioError, SimulationError};
 use crate::model::SyncResult;
 use crate::model::text::joined;
 use crate::relay::certificates::CertificateError;
@@ -186,6 +186,27 @@ impl From<HarnessError> for Error {
             HarnessError::Thread(_) | HarnessError::Tls(_) => EXIT_INTERNAL,
         };
         Self::of(exit, &error)
+    }
+}
+
+#[cfg(feature = "harness")]
+impl From<SimulationError> for Error {
+    fn from(error: SimulationError) -> Self {
+        let exit = match error {
+            SimulationError::Url(_) | SimulationError::NotYours(_) | SimulationError::Plan(_) => {
+                EXIT_USAGE
+            }
+            SimulationError::Transport(_) => EXIT_CONFIG,
+            SimulationError::MachineId(_) | SimulationError::Runtime(_) => EXIT_INTERNAL,
+        };
+        Self::of(exit, &error)
+    }
+}
+
+#[cfg(feature = "harness")]
+impl From<MergeError> for Error {
+    fn from(error: MergeError) -> Self {
+        Self::of(EXIT_USAGE, &error)
     }
 }
 

@@ -55,6 +55,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("daemon", "`run_daemon` runs it"),
     ("demo", "its server, configuration and state are its own"),
     ("harness serve", "runs until a signal; it shows what the person at the terminal sends it"),
+    ("harness simulate", "counts what servers send and shows the kinds of failures only"),
+    ("harness report", "shows what `harness simulate` has counted"),
     ("completions", "prints what the program is built with"),
     ("man", "prints what the program is built with"),
 ];

@@ -55,6 +55,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("host", &["failure", "files", "model", "plist_bounded", "config"]),
     ("clock", &["model"]),
     ("sync", &["clock", "config", "failure", "files", "model", "protocol", "store", "transport"]),
+    (
+        "harness::simulation",
+        &[
+            "clock",
+            "config",
+            "failure",
+            "harness::fixtures",
+            "harness::html",
+            "model",
+            "protocol",
+            "store",
+            "sync",
+            "transport",
+        ],
+    ),
     ("harness", &["clock", "failure", "model", "protocol", "serve"]),
     (
         "harness::conformance",

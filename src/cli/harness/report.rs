@@ -1,0 +1,103 @@
+//! `harness report`: shows reports of simulations, and adds up those of shards.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::simulate::{create, write};
+use crate::cli::{Error, output};
+use crate::harness::SimulationReport;
+use crate::model::text;
+
+/// The largest report that is read, in bytes.
+const MAX_REPORT_BYTES: u64 = 256 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Reports that `harness simulate --save` wrote: one, or those of the shards of one simulation
+    #[arg(value_name = "FILE", required = true)]
+    reports: Vec<PathBuf>,
+    /// Print the report as one line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    files: ReportFiles,
+}
+
+/// Where a report is written besides standard output.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ReportFiles {
+    /// Write the report as an HTML page with plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the report as JSON, which `harness report` reads
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
+impl ReportFiles {
+    /// Creates the files.
+    pub(super) fn create(&self) -> Result<CreatedFiles, Error> {
+        let made = |path: &Option<PathBuf>| path.as_deref().map(create).transpose();
+        Ok(CreatedFiles { html: made(&self.html)?, save: made(&self.save)? })
+    }
+}
+
+/// Files that wait for a report.
+#[derive(Debug)]
+pub(super) struct CreatedFiles {
+    html: Option<(PathBuf, File)>,
+    save: Option<(PathBuf, File)>,
+}
+
+impl CreatedFiles {
+    /// Writes the report into them.
+    pub(super) fn write(mut self, report: &SimulationReport) -> Result<(), Error> {
+        if let Some(file) = &mut self.save {
+            let json = text::to_json(report).map_err(|error| {
+                Error::internal(format!("the report has no JSON form: {error}"))
+            })?;
+            write(file, &json)?;
+        }
+        if let Some(file) = &mut self.html {
+            write(file, &report.to_html())?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints the report.
+pub(super) fn show(report: &SimulationReport, as_json: bool) {
+    if as_json {
+        output::json_line(report);
+    } else {
+        output::lines(report.to_string().trim_end());
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let reports: Vec<_> = args.reports.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+    let report = SimulationReport::merged(reports)?;
+    args.files.create()?.write(&report)?;
+    show(&report, args.json);
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<SimulationReport, Error> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| {
+        Error::usage(format!("cannot read {shown}: {error}"))
+            .with_fix("name a file that harness simulate --save wrote")
+    };
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_REPORT_BYTES {
+        return Err(Error::usage(format!(
+            "{shown} has {size} bytes, more than any report of a simulation"
+        )));
+    }
+    let text = std::fs::read(path).map_err(unreadable)?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Error::usage(format!("{shown} is not the report of a simulation: {error}"))
+            .with_fix("name a file that harness simulate --save wrote")
+    })
+}

@@ -1,0 +1,267 @@
+//! `harness simulate`: many hosts against one server.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::report::{ReportFiles, show};
+use crate::cli::sync::Signals;
+use crate::cli::{Error, Global, output};
+use crate::config::{Config, Sources};
+use crate::harness::simulation::plan::{
+    Mix, Outage, Shard, SimulationPlan, Storm, parse_duration, parse_percent,
+};
+use crate::harness::simulation::process;
+use crate::harness::{Simulation, SimulationProgress};
+use crate::host::{self, SystemHost};
+use crate::model::MIN_SYNC_INTERVAL_SECS;
+
+/// Between two lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Files that a process needs besides its connections.
+const OTHER_FILES: u64 = 64;
+
+pub(super) const EXAMPLES: &str = "\
+Hosts run the agent's own protocol code, waits and schedule, with stores in memory.
+Times are a number and ms, s, m, h or d. A mix is VALUE=WEIGHT,VALUE=WEIGHT or one
+value. --storm is KIND@TIME or KIND@TIME:SHARE%, where KIND is
+  clean   the hosts request a clean sync, at their next sync
+  sync    the hosts sync at once
+  reboot  the hosts reboot: running syncs break off, the next comes 15 to 30 s later
+--outage TIME:LENGTH has the simulator refuse its hosts' connections; the server sees
+silence, then the hosts' return.
+
+SIGINT and SIGTERM end the simulation with a report of what has been measured. The
+machine id of every simulated host begins with 51A7A51D-.
+
+Examples:
+  santa-sync harness simulate http://127.0.0.1:8080/ --hosts 1000 --for 10m --html report.html
+  santa-sync harness simulate https://sync.test.example.com/ --i-own-this-server \\
+      --set 'SyncExtraHeaders={\"Authorization\":\"Bearer t\"}' --hosts 10000 --ramp 10m --for 1h \\
+      --versions 2026.8=70,2025.7=30 --protobuf 20% --events 4=95,400=5 --outage 40m:5m
+  santa-sync harness simulate URL --hosts 80000 --shard 3/8 --save shard-3.json
+  santa-sync harness report shard-*.json --html report.html";
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Args {
+    /// Base URL of the server
+    #[arg(value_name = "URL")]
+    url: String,
+    /// Simulate this many hosts, in all shards together
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    hosts: u32,
+    /// Start the hosts over this time, one after another
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time)]
+    ramp: Duration,
+    /// Simulate this long, the ramp included
+    #[arg(long = "for", value_name = "TIME", default_value = "5m", value_parser = time)]
+    lasting: Duration,
+    /// Sync at this interval, at least 60s, instead of what the server says
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    interval: Option<u32>,
+    /// Let the hosts' clocks run N times as fast: N times the load of that many hosts
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    speed: u32,
+    /// Santa versions to report
+    #[arg(long, value_name = "MIX", default_value = "2026.8")]
+    versions: Mix<String>,
+    /// Content encodings of requests: deflate, gzip, none
+    #[arg(long, value_name = "MIX", default_value = "deflate")]
+    encodings: Mix<String>,
+    /// Share of hosts that speak protobuf instead of JSON
+    #[arg(long, value_name = "SHARE%", default_value = "0%", value_parser = percent)]
+    protobuf: u8,
+    /// Events that a host queues in an hour
+    #[arg(long, value_name = "MIX", default_value = "6")]
+    events: Mix<u32>,
+    /// Bytes of an event before compression; none is smaller than about 700
+    #[arg(long, value_name = "MIX", default_value = "0")]
+    event_bytes: Mix<u32>,
+    /// Have many hosts do something at once (see below); may be repeated
+    #[arg(long = "storm", value_name = "STORM")]
+    storms: Vec<Storm>,
+    /// Refuse the hosts' connections for a while (see below); may be repeated
+    #[arg(long = "outage", value_name = "TIME:LENGTH")]
+    outages: Vec<Outage>,
+    /// Repeat the hosts, events and storms of an earlier run; waits vary all the same, as the
+    /// agent's do
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Play only one part of the hosts, for example 3/8, as one of several processes
+    #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
+    shard: Shard,
+    /// Allow a server that is not on this host
+    #[arg(long)]
+    i_own_this_server: bool,
+    /// Do not show progress
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print the report as one line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    files: ReportFiles,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok_or_else(|| "write a number and ms, s, m, h or d, for example 10m".to_owned())
+}
+
+fn interval(text: &str) -> Result<u32, String> {
+    let time = time(text)?;
+    let secs = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    if secs < MIN_SYNC_INTERVAL_SECS || time.subsec_nanos() > 0 {
+        return Err(format!(
+            "hosts sync every {MIN_SYNC_INTERVAL_SECS}s at most; to see more load, use more hosts \
+             or --speed"
+        ));
+    }
+    Ok(secs)
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    parse_percent(text).ok_or_else(|| "write a share from 0% to 100%".to_owned())
+}
+
+impl Args {
+    fn plan(&self, current: &SimulationPlan) -> SimulationPlan {
+        SimulationPlan {
+            url: current.url.clone(),
+            hosts: self.hosts,
+            shard: self.shard,
+            seed: self.seed,
+            ramp: self.ramp.min(self.lasting),
+            lasting: self.lasting,
+            interval_secs: self.interval,
+            speed: self.speed,
+            versions: self.versions.clone(),
+            encodings: self.encodings.clone(),
+            protobuf_percent: self.protobuf,
+            events_per_hour: self.events.clone(),
+            event_bytes: self.event_bytes.clone(),
+            storms: self.storms.clone(),
+            outages: self.outages.clone(),
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
+    // The configuration of this host is that of its own agent.
+    let sources =
+        Sources { sets: global.set.clone(), file: global.config.clone(), system: Vec::new() };
+    let config = Config::load(&sources)?.config;
+    let mut simulation = Simulation::new(&args.url)?.config(&config);
+    let plan = args.plan(simulation.current_plan());
+    if args.i_own_this_server {
+        simulation = simulation.on_my_own_server();
+    }
+    let files = args.files.create()?;
+    warn_of_few_files(&plan);
+    let progress = Progress::new(!args.quiet && !args.json);
+    let signals = Signals::catch(host::ignored_signals(&SystemHost));
+    let mut reporter = progress.clone();
+    let simulation = simulation.plan(plan).on_progress(move |now| reporter.show(now));
+    let done = simulation.run_until(signals.stop());
+    progress.finish();
+    let report = done?;
+    files.write(&report)?;
+    show(&report, args.json);
+    Ok(())
+}
+
+/// Each running sync has a connection, and in a storm all of them may run.
+fn warn_of_few_files(plan: &SimulationPlan) {
+    let hosts = u64::from(plan.hosts / plan.shard.of.max(1));
+    match process::open_many_files() {
+        Ok(Some(most)) if most < hosts + OTHER_FILES => output::note(format!(
+            "this process may open {most} files, fewer than it has hosts; in a storm, connections \
+             may fail for that alone (raise the hard limit, or use more shards)"
+        )),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
+/// Shows how the simulation is getting on.
+#[derive(Clone)]
+struct Progress {
+    bar: Option<ProgressBar>,
+    is_shown: bool,
+    next_line: Duration,
+    last: Option<SimulationProgress>,
+}
+
+impl Progress {
+    fn new(is_shown: bool) -> Self {
+        let bar = (is_shown && output::is_terminal()).then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.set_style(ProgressStyle::default_spinner());
+            bar
+        });
+        Self { bar, is_shown, next_line: LINE_EVERY, last: None }
+    }
+
+    fn show(&mut self, now: &SimulationProgress) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.line(now));
+            bar.tick();
+            self.last = Some(*now);
+        } else if self.is_shown && now.elapsed >= self.next_line {
+            output::line(self.line(now));
+            self.next_line = now.elapsed + LINE_EVERY;
+            self.last = Some(*now);
+        }
+    }
+
+    fn line(&self, now: &SimulationProgress) -> String {
+        let (syncs, requests, since) = self.last.map_or((0, 0, Duration::ZERO), |last| {
+            (last.syncs.succeeded, last.requests, last.elapsed)
+        });
+        let secs = now.elapsed.saturating_sub(since).as_secs_f64().max(0.001);
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let rate = |count: u64, before: u64| count.saturating_sub(before) as f64 / secs;
+        format!(
+            "{} of {} s: {} of {} hosts started, {} syncs run; {:.1} syncs/s, {:.1} requests/s; {} \
+             succeeded, {} failed{}",
+            now.elapsed.as_secs(),
+            now.lasting.as_secs(),
+            now.started,
+            now.hosts,
+            now.running,
+            rate(now.syncs.succeeded, syncs),
+            rate(now.requests, requests),
+            now.syncs.succeeded,
+            now.syncs.failed,
+            if now.is_down { "; simulated outage" } else { "" }
+        )
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Creates a file that is to be written at the end, so that a long run is not lost to
+/// a mistyped name.
+pub(super) fn create(path: &Path) -> Result<(PathBuf, File), Error> {
+    let file = File::create(path).map_err(|error| unwritable(path, &error))?;
+    Ok((path.to_owned(), file))
+}
+
+/// Writes all of a file that [`create`] made.
+pub(super) fn write((path, file): &mut (PathBuf, File), text: &str) -> Result<(), Error> {
+    file.write_all(text.as_bytes()).map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Error {
+    Error::unusable(format!("cannot write {}: {error}", path.display()))
+        .with_fix("name a file that this user may write")
+}
