@@ -81,6 +81,7 @@ pub fn thread_time() -> Duration {
 }
 
 /// Returns the CPU time of this process.
+#[cfg(feature = "harness")]
 #[must_use]
 pub fn process_time() -> Duration {
     read(rustix::time::ClockId::ProcessCPUTime)

@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderMap, SET_COOKIE};
 use rustls::ClientConfig;
+#[cfg(feature = "harness")]
 use rustls::client::Resumption;
 use url::Url;
 
@@ -44,7 +45,9 @@ pub use certificate::{CertificateFacts, inspect_client_certificate, inspect_root
 pub use direct::DirectAccess;
 pub use encoding::Packer;
 pub use headers::XsrfToken;
-pub use options::{ClientCertificate, HostOptions, Roots, Timeouts, TransportOptions};
+#[cfg(feature = "harness")]
+pub use options::HostOptions;
+pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};
 pub use proxy::{ProxyRoute, SYSTEM_SETTINGS};
 
 use crate::failure::{Failure, FailureKind};
@@ -61,6 +64,7 @@ use tls::RecordingResolver;
 /// or 3 s, and a request that meets the drop is lost.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A host of many talks to one server.
+#[cfg(feature = "harness")]
 const SESSIONS_PER_HOST: usize = 4;
 /// The segment of the URL where XSRF tokens are fetched.
 const XSRF_SEGMENT: &str = "xsrf";
@@ -134,6 +138,7 @@ impl Transport {
     ///
     /// # Errors
     /// If no HTTP client can be made.
+    #[cfg(feature = "harness")]
     pub fn for_host(&self, host: HostOptions) -> Result<Self, Failure> {
         let HostOptions { machine_id, transfer, content_encoding, user_agent } = host;
         let options = TransportOptions {

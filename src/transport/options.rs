@@ -83,6 +83,7 @@ pub struct TransportOptions {
 
 /// What distinguishes one host from the others that go the same way, see
 /// [`super::Transport::for_host`].
+#[cfg(feature = "harness")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostOptions {
     /// The last segment of every URL.

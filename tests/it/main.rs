@@ -66,6 +66,8 @@ mod responses;
 mod servers;
 mod service;
 #[cfg(feature = "harness")]
+mod simulation;
+#[cfg(feature = "harness")]
 mod soak;
 #[cfg(feature = "harness")]
 mod state;

@@ -46,7 +46,6 @@ Examples:
   santa-sync harness report shard-*.json --html report.html";
 
 #[derive(Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
     /// Base URL of the server
     #[arg(value_name = "URL")]

@@ -100,7 +100,7 @@ impl EventQueue {
         while next <= elapsed {
             let seed = self.random.next();
             let bytes = bytes(&mut self.random);
-            let ago = i64::try_from((elapsed - next).as_millis()).unwrap_or(i64::MAX);
+            let ago = i64::try_from(elapsed.saturating_sub(next).as_millis()).unwrap_or(i64::MAX);
             let at = Timestamp::from_millis(wall.as_millis().saturating_sub(ago));
             self.add(Payload::Generated { seed, at, bytes });
             next += gap(&mut self.random);

@@ -58,6 +58,12 @@ struct AppliedSettings {
     full_sync_interval: Option<u32>,
 }
 
+impl AppliedSettings {
+    const fn of(settings: &Settings) -> Self {
+        Self { client_mode: settings.client_mode, full_sync_interval: settings.full_sync_interval }
+    }
+}
+
 /// What all hosts share.
 #[derive(Debug)]
 pub struct SharedWorld {
@@ -261,7 +267,7 @@ impl SimulatedHost {
     fn act(&mut self, effect: StoreEffect, sync: &mut SyncInProgress<'_>) -> SyncEvent {
         match effect {
             StoreEffect::StageSettings { settings, answered: _ } => {
-                sync.staged = Some(self.staged(&settings));
+                sync.staged = Some(AppliedSettings::of(&settings));
                 SyncEvent::SettingsStaged
             }
             StoreEffect::ReadEvents { limit } => {
@@ -310,13 +316,6 @@ impl SimulatedHost {
                 sync.staged = None;
                 SyncEvent::StagedDropped(Vec::new())
             }
-        }
-    }
-
-    const fn staged(&self, settings: &Settings) -> AppliedSettings {
-        AppliedSettings {
-            client_mode: settings.client_mode,
-            full_sync_interval: settings.full_sync_interval,
         }
     }
 

@@ -68,6 +68,12 @@ pub struct StageMeasurements {
     pub latency: LatencyHistogram<3>,
 }
 
+/// A count as a number to divide.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub(super) const fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
 /// What came of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {

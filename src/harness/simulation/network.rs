@@ -93,6 +93,6 @@ impl SimulatedNetwork {
 async fn goes_down(network: &mut watch::Receiver<bool>) {
     if network.wait_for(|is_down| *is_down).await.is_err() {
         // Nobody is left who could take it down.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::measure::Series;
+use super::measure::{Series, StageMeasurements, as_float};
 use super::plan::Shown;
 use super::plot::{PLOT_STYLE, Plot, PlotLine};
 use super::report::{ShownBytes, ShownLatency, SimulationReport, quantiles, shown_bytes};
@@ -50,7 +50,7 @@ fn cards(report: &SimulationReport, body: &mut String) {
     let measured = &report.measured;
     let syncs = measured.syncs;
     let [_, _, p99, _] = quantiles(&measured.sync_durations);
-    let failed: u64 = measured.stages.values().map(super::measure::StageMeasurements::failed).sum();
+    let failed: u64 = measured.stages.values().map(StageMeasurements::failed).sum();
     let memory = report.memory_per_host();
     let cpu: f64 = report.shards.iter().map(|run| run.cpu.as_secs_f64()).sum();
     let cores = cpu / report.lasted().as_secs_f64().max(0.001);
@@ -89,7 +89,7 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
         marks: plan.storms.iter().map(|storm| (storm.at, storm.to_string())).collect(),
         shown,
     };
-    let rate = |name, column: &[u64]| line(name, series, column, 1000.0 / series.bin_ms as f64);
+    let rate = |name, column: &[u64]| line(name, series, column, 1000.0 / as_float(series.bin_ms));
     let level = |name, column: &[u64]| line(name, series, column, 1.0);
     let latency = |name, share: f64| PlotLine {
         name,
@@ -144,7 +144,7 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
 }
 
 fn line(name: &'static str, series: &Series, column: &[u64], factor: f64) -> PlotLine {
-    let value = |bin: usize| column.get(bin).copied().unwrap_or(0) as f64 * factor;
+    let value = |bin: usize| as_float(column.get(bin).copied().unwrap_or(0)) * factor;
     PlotLine { name, values: (0..series.len()).map(|bin| Some(value(bin))).collect() }
 }
 

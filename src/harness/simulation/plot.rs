@@ -4,6 +4,7 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
+use super::measure::as_float;
 use crate::harness::html::{Escaped, HtmlTable};
 
 /// The styles of plots.
@@ -107,27 +108,27 @@ impl Plot {
         }
         for (line, class) in self.lines.iter().zip(CLASSES) {
             write!(f, "<path class=\"{class}\" d=\"")?;
-            let across = WIDTH / line.values.len().max(1) as f64;
+            let across = WIDTH / number(line.values.len().max(1));
             let mut pen = 'M';
             for (place, value) in line.values.iter().enumerate() {
                 let Some(value) = value else {
                     pen = 'M';
                     continue;
                 };
-                let (x, y) = ((place as f64 + 0.5) * across, HEIGHT * (1.0 - value / top));
+                let (x, y) = ((number(place) + 0.5) * across, HEIGHT * (1.0 - value / top));
                 write!(f, "{pen}{x:.1} {y:.1}")?;
                 pen = 'L';
             }
             f.write_str("\"/>")?;
         }
-        let width = WIDTH / COLUMNS as f64;
+        let width = WIDTH / number(COLUMNS);
         for column in 0..COLUMNS {
-            let x = width * column as f64;
+            let x = width * number(column);
             write!(
                 f,
                 "<rect class=\"seen\" x=\"{x:.1}\" y=\"0\" width=\"{width:.1}\" height=\"{HEIGHT}\">\
                  <title>{}",
-                clock_time(self.span.mul_f64(column as f64 / COLUMNS as f64))
+                clock_time(self.span.mul_f64(number(column) / number(COLUMNS)))
             )?;
             for line in &self.lines {
                 if let Some(mean) = line.mean(column, COLUMNS) {
@@ -179,7 +180,7 @@ impl Plot {
             numbers: (0..=self.lines.len()).collect(),
             rows: (0..rows)
                 .map(|row| {
-                    let from = clock_time(self.span.mul_f64(row as f64 / rows as f64));
+                    let from = clock_time(self.span.mul_f64(number(row) / number(rows)));
                     let means = self.lines.iter().map(|line| shown(line.mean(row, rows)));
                     std::iter::once(from).chain(means).collect()
                 })
@@ -194,7 +195,7 @@ impl PlotLine {
         let bound = |part: usize| part * self.values.len() / of;
         let values = self.values.get(bound(part)..bound(part + 1))?;
         let known: Vec<f64> = values.iter().flatten().copied().collect();
-        (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() / number(known.len()))
     }
 }
 
@@ -225,7 +226,7 @@ impl Display for Plot {
         f.write_str("<div class=\"axis x\" aria-hidden=\"true\">")?;
         let step = time_step(self.span);
         let mut at = Duration::ZERO;
-        let mut number = 0;
+        let mut label = 0;
         while at <= self.span {
             let place = self.place(at);
             let edge = match place {
@@ -233,7 +234,7 @@ impl Display for Plot {
                 place if place > 0.97 => " last",
                 _ => "",
             };
-            let odd = if number % 2 == 1 { "odd" } else { "" };
+            let odd = if label % 2 == 1 { "odd" } else { "" };
             let time = clock_time(at);
             write!(
                 f,
@@ -241,7 +242,7 @@ impl Display for Plot {
                 place * 100.0
             )?;
             at += step;
-            number += 1;
+            label += 1;
         }
         write!(
             f,
@@ -249,6 +250,11 @@ impl Display for Plot {
             self.table()
         )
     }
+}
+
+/// A place or a count as a number to divide.
+const fn number(of: usize) -> f64 {
+    as_float(of as u64)
 }
 
 /// The top of an axis for values up to `highest`, and the step of its ticks.
@@ -306,7 +312,7 @@ mod tests {
     #[test]
     fn times_get_a_few_labels() {
         for secs in [1, 12, 59, 720, 3600, 86_400, 604_800] {
-            let labels = secs as f64 / time_step(Duration::from_secs(secs)).as_secs_f64();
+            let labels = as_float(secs) / time_step(Duration::from_secs(secs)).as_secs_f64();
             assert!((1.0..=8.0).contains(&labels), "{secs}: {labels}");
         }
         assert_eq!(clock_time(Duration::from_secs(754)), "12:34");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::measure::Series;
+use super::measure::{Series, as_float};
 use super::plan::{Outage, SimulationPlan};
 use crate::sync::schedule::{FIRST_SYNC_DELAY, MAX_SPLAY};
 
@@ -100,9 +100,8 @@ fn whole_bins(bin_ms: u64, from: Duration, to: Duration) -> std::ops::Range<usiz
     index(from.as_millis().div_ceil(bin_ms))..index(to.as_millis() / bin_ms)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 fn per_second(sum: u64, bin_ms: u64, bins: usize) -> f64 {
-    sum as f64 * 1000.0 / (bin_ms.max(1) as f64 * bins as f64)
+    as_float(sum) * 1000.0 / (as_float(bin_ms.max(1)) * as_float(bins as u64))
 }
 
 #[cfg(test)]

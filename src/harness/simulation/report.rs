@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::latency::LatencyHistogram;
-use super::measure::Measurements;
+use super::measure::{Measurements, as_float};
 use super::page;
 use super::plan::{Shard, Shown, SimulationPlan, millis};
 use super::recovery::Recovery;
@@ -180,11 +180,10 @@ impl SimulationReport {
     }
 
     /// A count over the whole time, a second.
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     #[must_use]
     pub fn per_second(&self, count: u64) -> f64 {
         let lasted = self.lasted().as_secs_f64();
-        if lasted > 0.0 { count as f64 / lasted } else { 0.0 }
+        if lasted > 0.0 { as_float(count) / lasted } else { 0.0 }
     }
 
     /// The memory for each host of the shard that needs the most, in bytes.
@@ -371,7 +370,6 @@ impl fmt::Display for SimulationReport {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
 pub(super) const fn shown_bytes(bytes: u64) -> ShownBytes {
-    ShownBytes(bytes as f64)
+    ShownBytes(as_float(bytes))
 }

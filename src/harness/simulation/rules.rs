@@ -247,10 +247,10 @@ mod tests {
         let one = book.commit(&nothing, &download, SyncType::CleanAll);
         let other = book.commit(&nothing, &download, SyncType::Clean);
         assert!(Rc::ptr_eq(&one, &other));
-        let changes = downloaded(fixtures::rules(3, 2).collect());
-        let changed = book.commit(&one, &changes, SyncType::Normal);
+        let few = downloaded(fixtures::rules(3, 2).collect());
+        let changed = book.commit(&one, &few, SyncType::Normal);
         assert_eq!((one.len(), changed.len()), (10, 13));
-        let from_nothing = book.commit(&nothing, &changes, SyncType::Normal);
+        let from_nothing = book.commit(&nothing, &few, SyncType::Normal);
         assert_eq!(from_nothing.len(), 3, "another start is another transition");
     }
 }
