@@ -266,3 +266,42 @@ fn options_that_cannot_be_meant_are_refused() {
         assert!(!output.status.success() && stderr.contains(word), "{args:?}: {stderr}");
     }
 }
+
+/// The script of the sample Job, with this server, a tenth of a second a phase, and a
+/// directory of ours.
+#[test]
+fn the_sample_job_for_kubernetes_plays_its_shard() {
+    let sample = include_str!("../../fixtures/kubernetes/simulation.yaml");
+    let folded = sample.split("- >-\n").nth(1).unwrap();
+    let script: Vec<_> = folded
+        .lines()
+        .take_while(|line| line.starts_with("              "))
+        .map(str::trim)
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().to_str().unwrap();
+    let script = script
+        .join(" ")
+        .replace("exec santa-sync", "exec \"$PROGRAM\"")
+        .replace(
+            "--hosts 80000 --ramp 10m --for 1h",
+            "--hosts 16 --ramp 0s --for 1500ms --speed 100",
+        )
+        .replace("clean@30m --outage 40m:5m", "clean@600ms --outage 100ms:50ms")
+        .replace("/reports", reports);
+    let server = server();
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", &script])
+        .env_clear()
+        .env("PROGRAM", env!("CARGO_BIN_EXE_santa-sync"))
+        .env("SERVER", server.url())
+        .env("JOB_COMPLETION_INDEX", "2")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    let saved = fs::read(dir.path().join("shard-2.json")).unwrap();
+    let report: SimulationReport = serde_json::from_slice(&saved).unwrap();
+    assert_eq!(report.shards[0].shard, Shard { index: 3, of: 8 });
+    assert_eq!((report.hosts(), server.hosts().len()), (2, 2));
+    assert_eq!(report.missing_shards().len(), 7);
+}

@@ -249,7 +249,12 @@ impl<'a> Fleet<'a> {
         let took = now.elapsed.saturating_sub(began.elapsed);
         let interval = self.plan.interval_secs.or_else(|| host.interval_secs());
         let counted = end.unwrap_or(SimulatedEnd::BrokenOff);
-        self.world.measured.borrow_mut().sync_ends(at, took, counted);
+        {
+            let mut measured = self.world.measured.borrow_mut();
+            // Up to here one more ran.
+            measured.note_running(at, self.syncing.len() as u64 + 1);
+            measured.sync_ends(at, took, counted);
+        }
         let Some(state) = self.slots.get_mut(slot) else { return };
         if std::mem::take(&mut state.clean_wanted) {
             host.request_clean_sync(now.wall);

@@ -284,8 +284,14 @@ impl Measurements {
     /// So many syncs run.
     pub(super) fn note_running(&mut self, at: Duration, running: u64) {
         let bin = self.series.bin(at);
-        let most = slot(&mut self.series.running, bin);
-        *most = running.max(*most);
+        let column = &mut self.series.running;
+        if column.len() <= bin {
+            // As many ran since the last change.
+            column.resize(bin + 1, column.last().copied().unwrap_or(0));
+        }
+        if let Some(most) = column.last_mut() {
+            *most = running.max(*most);
+        }
     }
 
     /// Adds what another shard measured.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::measure::{Series, StageMeasurements, as_float};
 use super::plan::Shown;
 use super::plot::{PLOT_STYLE, Plot, PlotLine};
-use super::report::{ShownBytes, ShownLatency, SimulationReport, quantiles, shown_bytes};
+use super::report::{ShownLatency, SimulationReport, quantiles, shown_bytes};
 use crate::harness::html::{Escaped, HtmlPage, HtmlTable};
 
 /// The page of a report.
@@ -65,6 +65,10 @@ fn cards(report: &SimulationReport, body: &mut String) {
             "memory of the simulator a host",
         ),
         (format!("{:.0} %", 100.0 * cores), "of a core, by the simulator"),
+        (
+            measured.series.running.iter().max().copied().unwrap_or(0).to_string(),
+            "syncs at once, at most",
+        ),
     ];
     body.push_str("<ul class=\"cards\">");
     for (figure, of) in cards {
@@ -99,10 +103,18 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
             .collect(),
     };
     let number = |value: f64| match value {
-        0.0..10.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
+        0.0 => "0".to_owned(),
+        value if value < 10.0 && value.fract() != 0.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
     };
-    let bytes = |value: f64| ShownBytes(value).to_string();
+    // An axis has round numbers in powers of ten.
+    let bytes = |value: f64| match value {
+        0.0 => "0".to_owned(),
+        0.0..1e3 => format!("{value:.0} B"),
+        1e3..1e6 => format!("{:.0} kB", value / 1e3),
+        1e6..1e7 => format!("{:.1} MB", value / 1e6),
+        _ => format!("{:.0} MB", value / 1e6),
+    };
     let time = |value: f64| match value {
         0.0 => "0".to_owned(),
         value => ShownLatency(Duration::from_secs_f64(value)).to_string(),
@@ -137,9 +149,12 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
         ),
         whole(number, "Events accepted", "a second", vec![rate("events", &series.events)]),
     ];
-    plots.retain(|plot| {
-        plot.lines.iter().any(|line| line.values.iter().flatten().any(|v| *v > 0.0))
-    });
+    for plot in &mut plots {
+        // The first line says what the plot is about.
+        let mut is_first = true;
+        plot.lines.retain(|line| std::mem::take(&mut is_first) || line.is_seen());
+    }
+    plots.retain(|plot| plot.lines.iter().any(PlotLine::is_seen));
     plots
 }
 

@@ -22,6 +22,7 @@ font-size:.875rem}
 .axis.y{text-align:right}.axis.y b{visibility:hidden;font-weight:400}
 .axis.y span{right:0;transform:translateY(50%);line-height:1}
 .axis.x,.axis.top{grid-column:2;height:1.3rem}
+.axis.rows{height:2.4rem}.axis.rows .low{top:1.15rem}
 .axis.x span{transform:translateX(-50%)}
 .axis.x .first{transform:none}.axis.x .last{transform:translateX(-100%)}
 .axis.top .late{transform:translateX(-100%)}
@@ -153,11 +154,21 @@ impl Plot {
         if self.bands.is_empty() && self.marks.is_empty() {
             return Ok(());
         }
-        f.write_str("<div class=\"axis top\">")?;
-        let bands = self.bands.iter().map(|(from, _, name)| (from, name));
-        for (at, name) in bands.chain(self.marks.iter().map(|(at, name)| (at, name))) {
-            let place = self.place(*at);
-            let class = if place > 0.8 { " class=\"late\"" } else { "" };
+        let bands = self.bands.iter().map(|(from, _, name)| (*from, name));
+        let mut names: Vec<_> =
+            bands.chain(self.marks.iter().map(|(at, name)| (*at, name))).collect();
+        names.sort();
+        // Neighbours would run into each other on a narrow page.
+        let rows = if names.len() > 1 { " rows" } else { "" };
+        write!(f, "<div class=\"axis top{rows}\">")?;
+        for (number, (at, name)) in names.into_iter().enumerate() {
+            let place = self.place(at);
+            let class = match (number % 2, place > 0.8) {
+                (0, false) => "",
+                (0, true) => " class=\"late\"",
+                (_, false) => " class=\"low\"",
+                (_, true) => " class=\"low late\"",
+            };
             write!(
                 f,
                 "<span{class} style=\"left:{:.2}%\">{}</span>",
@@ -190,6 +201,11 @@ impl Plot {
 }
 
 impl PlotLine {
+    /// Whether it is ever above zero.
+    pub(super) fn is_seen(&self) -> bool {
+        self.values.iter().flatten().any(|value| *value > 0.0)
+    }
+
     /// The mean of one of `of` equally long parts; `None` if nothing is in it.
     fn mean(&self, part: usize, of: usize) -> Option<f64> {
         let bound = |part: usize| part * self.values.len() / of;

@@ -250,7 +250,7 @@ impl SimulationReport {
     }
 }
 
-/// A latency in the unit in which it has up to four digits.
+/// A latency with three digits or so, in milliseconds or seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShownLatency(pub(super) Duration);
 
@@ -260,7 +260,8 @@ impl fmt::Display for ShownLatency {
         match millis {
             0.0..10.0 => write!(f, "{millis:.2} ms"),
             10.0..100.0 => write!(f, "{millis:.1} ms"),
-            100.0..10_000.0 => write!(f, "{millis:.0} ms"),
+            100.0..1000.0 => write!(f, "{millis:.0} ms"),
+            1000.0..10_000.0 => write!(f, "{:.2} s", millis / 1000.0),
             _ => write!(f, "{:.1} s", millis / 1000.0),
         }
     }
