@@ -395,7 +395,11 @@ impl Core {
             .zip(stale)
             .is_some_and(|(kept, stale)| now.wall.since(kept.at) > stale);
         self.release = authorizer.release;
-        self.status.release_cannot = limits_of(authorizer);
+        self.status.release_cannot = match self.options.config.manner {
+            RelayManner::Santa => limits_of(authorizer),
+            // Its releases are not Santa's, and no newer one can do more.
+            RelayManner::Pedro => Vec::new(),
+        };
         let is_kept = self.report.as_ref().is_some_and(|kept| {
             let age = now.wall.since(kept.at);
             kept.at <= now.wall

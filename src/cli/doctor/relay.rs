@@ -83,6 +83,8 @@ impl Facts<'_> {
             return Line::skipped(LAYER, message);
         };
         let version = status.authorizer.as_ref().map_or("", |last| &last.version);
+        let version =
+            if version.is_empty() { String::new() } else { format!(" (version {version})") };
         let held = match &status.acknowledged {
             // Its first sync is there for it to upload its events.
             None => "has no rules of this agent yet: its next sync brings them".to_owned(),
@@ -97,7 +99,7 @@ impl Facts<'_> {
             }
         };
         let url = self.relay.url();
-        Line::ok(LAYER, format!("{url} serves the authorizer (version {version}), which {held}"))
+        Line::ok(LAYER, format!("{url} serves the authorizer{version}, which {held}"))
     }
 
     /// What the daemon says of the relay and of its visitor.

@@ -75,6 +75,7 @@ fn relay_13_pedro_enforces_every_binary_rule() {
     }
     let status = chain.status();
     assert_eq!((status.rules_left_out, status.rules_altered), (5, 3));
+    assert_eq!(status.release_cannot, [""; 0], "it has no release of Santa's");
     let words = status.unlike_words().expect("some are not sent as they are");
     assert!(words.contains("4 left out (pedro enforces BINARY rules only)"), "{words}");
     assert!(words.contains("1 left out (pedro has no policy like theirs)"), "{words}");
