@@ -75,11 +75,7 @@ impl BaseUrl {
     /// # Errors
     /// If the text is not a URL, or one that must not be used.
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
-        let url = Self::parse_any_http(text)?;
-        if url.0.scheme() == "http" && !is_loopback(&url.0) {
-            return Err(BaseUrlError::PlainHttp(shown(&url.0)));
-        }
-        Ok(url)
+        Self::parse_if(text, is_loopback)
     }
 
     /// [`Self::parse`] that accepts plain HTTP to any host: for tools that test a
@@ -88,6 +84,10 @@ impl BaseUrl {
     /// # Errors
     /// If the text is not an http or https URL.
     pub fn parse_any_http(text: &str) -> Result<Self, BaseUrlError> {
+        Self::parse_if(text, |_| true)
+    }
+
+    fn parse_if(text: &str, allows_plain: fn(&Url) -> bool) -> Result<Self, BaseUrlError> {
         let text = text.trim();
         let mut url = Url::parse(text).map_err(|error| BaseUrlError::Malformed {
             start: start_of_secret(text),
@@ -95,7 +95,9 @@ impl BaseUrl {
             reason: error.to_string(),
         })?;
         match url.scheme() {
-            "https" | "http" => {}
+            "https" => {}
+            "http" if allows_plain(&url) => {}
+            "http" => return Err(BaseUrlError::PlainHttp(shown(&url))),
             _ => return Err(BaseUrlError::Scheme(shown::scheme(&url))),
         }
         let segments: Vec<String> = url
