@@ -36,6 +36,8 @@ mod harness_faults;
 #[cfg(feature = "harness")]
 mod harness_manners;
 #[cfg(feature = "harness")]
+mod harness_python;
+#[cfg(feature = "harness")]
 mod harness_scenario;
 #[cfg(feature = "harness")]
 mod harness_serve;

@@ -58,3 +58,36 @@ fn rules_of_a_file_stand_before_generated_ones() {
     let message = Scenario::load(&file).unwrap_err().to_string();
     assert!(message.contains("r.json: missing field `policy`"), "{message}");
 }
+
+/// Every key is in the documentation, and in code marks.
+#[test]
+fn every_key_is_documented() {
+    let docs = include_str!("../../../docs/harness.md");
+    let fault = "[[fault]]\nat = \"xsrf\"\nfault = \"stall\"\n";
+    for start in [
+        "",
+        "[rules]\n",
+        "[style]\n",
+        "[style.header]\n",
+        "[[machines]]\nname = \"m\"\nmatch = []\n",
+        fault,
+        "[[change]]\nafter_syncs = 1\n",
+        "[change.do]\n",
+        "[[expect]]\nname = \"e\"\n",
+    ] {
+        let text = match start {
+            "[change.do]\n" => {
+                "[[change]]\nafter_syncs = 1\n[change.do]\nno_such_key = 1".to_owned()
+            }
+            start => format!("{start}no_such_key = 1"),
+        };
+        let message = wrong(&text);
+        let (_, allowed) = message.split_once("expected ").unwrap();
+        let keys: Vec<_> = allowed.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{message}");
+        for key in keys {
+            let forms = [format!("`{key}`"), format!("`[[{key}]]`")];
+            assert!(forms.iter().any(|form| docs.contains(form.as_str())), "{key}");
+        }
+    }
+}
