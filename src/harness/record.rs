@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -16,8 +17,10 @@ use thiserror::Error;
 use super::exchange::{Exchange, Route};
 use super::reply::{ReceivedRequest, Reply};
 use super::script::Script;
+use super::style::Encoding;
 use crate::failure::Remedy;
-use crate::model::Timestamp;
+use crate::model::{Stage, Timestamp};
+use crate::protocol::wire;
 
 /// A recording has at most so many exchanges, and so many bytes: 1 GiB.
 const MAX_EXCHANGES: u64 = 10_000;
@@ -226,13 +229,20 @@ impl Recorder {
             body = RecordedBody::Text(message.to_string());
         }
         let response = match response {
-            Script::Whole(reply) => Some(RecordedResponse {
-                status: reply.status,
-                headers: reply.headers.iter().map(|(name, value)| header(name, value)).collect(),
-                body: self.response_body(&reply.body),
-            }),
+            Script::Whole(reply) => {
+                let masked = self.masks.then(|| masked_reply(exchange.route, reply));
+                let reply = masked.as_ref().unwrap_or(reply);
+                let headers = reply.headers.iter().map(|(name, value)| header(name, value));
+                Some(RecordedResponse {
+                    status: reply.status,
+                    headers: headers.collect(),
+                    body: RecordedBody::of(&reply.body),
+                })
+            }
             Script::Bare(_) => None,
         };
+        // The note of an unknown path repeats it.
+        let hides_note = self.masks && exchange.route.is_none();
         RecordedExchange {
             schema_version: SCHEMA_VERSION,
             number: exchange.number,
@@ -247,19 +257,44 @@ impl Recorder {
                 message,
             },
             response,
-            note: exchange.note.clone(),
+            note: if hides_note { MASK.to_owned() } else { exchange.note.clone() },
         }
     }
+}
 
-    fn response_body(&self, body: &[u8]) -> RecordedBody {
-        if self.masks
-            && let Ok(mut message) = serde_json::from_slice::<Value>(body)
-        {
-            mask_members(&mut message);
-            return RecordedBody::Text(message.to_string());
-        }
-        RecordedBody::of(body)
+/// A response whose body is decoded and has no secrets. Settings that cannot be
+/// read are left out.
+fn masked_reply(route: Option<Route>, reply: &Reply) -> Reply {
+    let value = |name: &str| {
+        let found = reply.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str()).unwrap_or_default()
+    };
+    let mut masked = reply.clone();
+    let decoded = Encoding::from_header(value("content-encoding"))
+        .and_then(|encoding| encoding.decode(&reply.body).ok());
+    if let Some(body) = decoded {
+        masked.body = body.into();
+        masked.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-encoding"));
     }
+    if route != Some(Route::Stage(Stage::Preflight)) || masked.body.is_empty() {
+        return masked;
+    }
+    let is_protobuf = value("content-type").starts_with("application/x-protobuf");
+    masked.body = if let Ok(mut message) = serde_json::from_slice::<Value>(&masked.body) {
+        mask_members(&mut message);
+        message.to_string().into()
+    } else if is_protobuf && let Ok(settings) = wire::PreflightResponse::decode(&*masked.body) {
+        let settings = wire::PreflightResponse {
+            push_token: String::new(),
+            push_issuer_token: String::new(),
+            export_configuration: None,
+            ..settings
+        };
+        settings.encode_to_vec().into()
+    } else {
+        MASK.into()
+    };
+    masked
 }
 
 /// Hides the members of messages that hold secrets.

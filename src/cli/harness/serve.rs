@@ -73,7 +73,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     batch_size: Option<u32>,
     /// Send these settings: a preflight response in JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
     settings: Option<PathBuf>,
     /// Send this client mode, whatever the settings say
     #[arg(long, value_name = "MODE")]
