@@ -241,7 +241,7 @@ impl Recorder {
             }
             Script::Bare(_) => None,
         };
-        // The note of an unknown path repeats it.
+        // That of an unknown path repeats it.
         let hides_note = self.masks && exchange.route.is_none();
         RecordedExchange {
             schema_version: SCHEMA_VERSION,
@@ -275,6 +275,10 @@ fn masked_reply(route: Option<Route>, reply: &Reply) -> Reply {
     if let Some(body) = decoded {
         masked.body = body.into();
         masked.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-encoding"));
+    }
+    if route.is_none() {
+        // It repeats the path.
+        masked.body = MASK.into();
     }
     if route != Some(Route::Stage(Stage::Preflight)) || masked.body.is_empty() {
         return masked;
