@@ -9,6 +9,7 @@
 //!   are pure.
 //! - [`delivery`] reads pages from one moment of the store, [`release`] knows what
 //!   a release cannot take.
+//! - [`messages`] reads what the authorizer says and writes what it is told.
 //! - [`refusals`] notes whose requests were refused.
 //! - [`state`] keeps what was acknowledged.
 //! - [`leaving`] is how the authorizer is led away from here.
@@ -20,6 +21,7 @@ pub mod certificates;
 pub mod core;
 pub mod delivery;
 pub mod leaving;
+mod messages;
 pub mod nudge;
 mod page_prefetch;
 pub mod plan;

@@ -9,29 +9,26 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::delivery::{Page, Source};
 use super::leaving::leaving_since;
+use super::messages;
 use super::plan::{self, Authorizer, Content, Counted, Plan, Shortfall, Situation, Surplus, Why};
 use super::release::Release;
-use super::sessions::{Delivery, Outcome, PageOf, Position, Report, Sessions};
+use super::sessions::{Delivery, Outcome, PageOf, Position, Sessions};
 use super::state::{Acknowledgement, RelayState};
 use crate::config::RelayConfig;
 use crate::control::relay::{
     AcknowledgedStatus, AuthorizerStatus, DeliveryStatus, NotAcknowledged, RelayStatus,
 };
 use crate::host::AuthorizerReport;
-use crate::model::{
-    ClientMode, DEFAULT_SYNC_INTERVAL_SECS, MachineId, Now, RelayManner, RuleCounts, Settings,
-    SyncType, Transfer,
-};
+use crate::model::{DEFAULT_SYNC_INTERVAL_SECS, MachineId, Now, RelayManner, Settings, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::{Generation, RulesSnapshot, RulesStanding, SentForm, StoreError};
 use crate::sync::progress::When;
 
 /// Events that the authorizer sends in a request (RELAY-4).
-const BATCH_SIZE: u32 = 100;
+pub(super) const BATCH_SIZE: u32 = 100;
 /// Seconds between the authorizer's syncs if nothing nudges it (RELAY-4).
 const INTERVAL: u32 = 60;
 /// Seconds between its syncs if something does (RELAY-4).
@@ -274,7 +271,7 @@ impl Core {
         now: Now,
     ) -> Result<wire::PreflightResponse, CoreError> {
         (self.status.other_machine_id, self.status.other_machine_id_at) = (None, None);
-        let authorizer = authorizer(request, has_v2_state);
+        let authorizer = messages::authorizer(request, has_v2_state);
         self.note_report(request, &authorizer, authenticated, now)?;
         let mut moment = match self.moment() {
             Ok(moment) => moment,
@@ -287,7 +284,7 @@ impl Core {
         if self.options.config.manner == RelayManner::Santa {
             self.show_as_sent(&mut moment, authorizer.release)?;
         }
-        let in_force = names(&moment.settings);
+        let in_force = messages::setting_names(&moment.settings);
         let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
         let mut plan = match self.options.config.manner {
             RelayManner::Pedro => Plan::whole_set(),
@@ -322,10 +319,11 @@ impl Core {
             plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
             from = source(plan)?;
         }
-        let given = given(&moment.settings, plan, self.state.acknowledged.is_none());
-        let settings = names(&given);
+        let given =
+            messages::settings_to_send(&moment.settings, plan, self.state.acknowledged.is_none());
+        let settings = messages::setting_names(&given);
         self.hand_out(&settings)?;
-        let settings_digest = digest(&given);
+        let settings_digest = messages::settings_digest(&given);
         let delivery = Delivery {
             plan,
             generation: moment.newest.number,
@@ -351,7 +349,7 @@ impl Core {
         self.status.last_delivery = Some(DeliveryStatus {
             at: now.wall,
             sync_type: plan.sync_type,
-            why: words(plan.why).to_owned(),
+            why: messages::reason(plan.why).to_owned(),
         });
         let interval = match leaving_since(&self.options.state_dir) {
             // It keeps this one when it syncs elsewhere.
@@ -359,7 +357,7 @@ impl Core {
             None => self.options.interval(),
         };
         if self.options.config.manner == RelayManner::Pedro {
-            return Ok(for_pedro(&given, interval));
+            return Ok(messages::preflight_for_pedro(&given, interval));
         }
         Ok(preflight::response(&given, plan.sync_type, BATCH_SIZE, interval))
     }
@@ -396,7 +394,7 @@ impl Core {
             .is_some_and(|(kept, stale)| now.wall.since(kept.at) > stale);
         self.release = authorizer.release;
         self.status.release_cannot = match self.options.config.manner {
-            RelayManner::Santa => limits_of(authorizer),
+            RelayManner::Santa => messages::limits(authorizer),
             // Its releases are not Santa's, and no newer one can do more.
             RelayManner::Pedro => Vec::new(),
         };
@@ -556,7 +554,7 @@ impl Core {
         request: &wire::PostflightRequest,
         now: Now,
     ) -> Result<bool, CoreError> {
-        let report = report(request);
+        let report = messages::report(request);
         match self.sessions.postflight(connection, &report, now.elapsed, now.wall) {
             Outcome::NoDelivery => Ok(false),
             Outcome::Nothing { why, settings } => {
@@ -639,7 +637,7 @@ impl Core {
         };
         self.status.not_ready = None;
         self.status.newest_generation = Some(moment.newest.number);
-        let in_force = names(&moment.settings);
+        let in_force = messages::setting_names(&moment.settings);
         let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
         let is_santa = self.options.config.manner == RelayManner::Santa;
         let lacks_rules = self.state.acknowledged.as_ref().is_none_or(|known| {
@@ -647,7 +645,7 @@ impl Core {
                 || is_santa && moment.standing.clean_all > Some(known.generation)
                 || is_santa && known.partial && moment.standing.filled
         });
-        let lacks_settings = self.state.settings != digest(&moment.settings)
+        let lacks_settings = self.state.settings != messages::settings_digest(&moment.settings)
             || is_santa && moment.standing.filled && !withdrawn.is_empty();
         self.status.withdrawn_settings = withdrawn;
         self.status.in_step = !lacks_rules && !lacks_settings;
@@ -668,122 +666,4 @@ fn shown(acknowledged: &Acknowledgement) -> AcknowledgedStatus {
 /// A number that nobody can guess.
 fn token() -> Result<u64, CoreError> {
     getrandom::u64().map_err(|error| io::Error::other(error).into())
-}
-
-fn authorizer(request: &wire::PreflightRequest, has_v2_state: bool) -> Authorizer {
-    Authorizer {
-        release: Release::parse(&request.santa_version),
-        rules_hash: Some(request.rules_hash.clone()).filter(|hash| !hash.is_empty()),
-        counts: RuleCounts {
-            binary: request.binary_rule_count,
-            certificate: request.certificate_rule_count,
-            compiler: request.compiler_rule_count,
-            transitive: request.transitive_rule_count,
-            teamid: request.teamid_rule_count,
-            signingid: request.signingid_rule_count,
-            cdhash: request.cdhash_rule_count,
-        },
-        mode: ClientMode::from_number(request.client_mode),
-        wants_clean: request.request_clean_sync,
-        has_v2_state,
-    }
-}
-
-fn report(request: &wire::PostflightRequest) -> Report {
-    let sync_type = match request.sync_type() {
-        wire::SyncType::Unspecified => None,
-        wire::SyncType::Normal => Some(SyncType::Normal),
-        wire::SyncType::Clean => Some(SyncType::Clean),
-        wire::SyncType::CleanAll => Some(SyncType::CleanAll),
-        wire::SyncType::CleanStandalone => Some(SyncType::CleanStandalone),
-        wire::SyncType::CleanRules => Some(SyncType::CleanRules),
-        wire::SyncType::CleanFileAccessRules => Some(SyncType::CleanFileAccessRules),
-    };
-    Report {
-        rules_received: request.rules_received.into(),
-        rules_processed: request.rules_processed.into(),
-        sync_type,
-        rules_hash: Some(request.rules_hash.clone()).filter(|hash| !hash.is_empty()),
-    }
-}
-
-/// The settings that go with a delivery: all, but for the mode if the authorizer has
-/// no rules of ours yet and this delivery brings none. In LOCKDOWN it would block
-/// everything until the next one.
-fn given(settings: &Settings, plan: Plan, is_first: bool) -> Settings {
-    let without_rules = is_first && matches!(plan.why, Why::EventsFirst | Why::Guarded);
-    let client_mode = settings.client_mode.filter(|_| !without_rules);
-    Settings { client_mode, ..settings.clone() }
-}
-
-/// The names of the settings that are handed out. Those of push messages are not,
-/// and the interval is the relay's own.
-fn names(settings: &Settings) -> BTreeSet<String> {
-    let own = |name: &str| {
-        matches!(
-            name,
-            "full_sync_interval"
-                | "push_notification_full_sync_interval"
-                | "push_notification_global_rule_sync_deadline"
-                | "push_token_chain"
-        )
-    };
-    let given = settings.shown().into_iter().filter(|(name, value)| value.is_some() && !own(name));
-    given.map(|(name, _)| name.to_owned()).collect()
-}
-
-/// A digest of the settings that are handed out.
-fn digest(settings: &Settings) -> String {
-    let response = preflight::response(settings, SyncType::Normal, 0, 0);
-    let bytes = prost::Message::encode_to_vec(&response);
-    format!("{:032x}", xxh3_128(&bytes))
-}
-
-/// What pedro reads (RELAY-13): a value it does not know fails its whole sync.
-fn for_pedro(settings: &Settings, interval: u32) -> wire::PreflightResponse {
-    let client_mode = settings.client_mode.map(|mode| match mode {
-        ClientMode::Standalone | ClientMode::Lockdown => ClientMode::Lockdown,
-        ClientMode::Monitor => ClientMode::Monitor,
-    });
-    let settings = Settings { client_mode, ..Settings::default() };
-    preflight::response(&settings, SyncType::Normal, BATCH_SIZE, interval)
-}
-
-/// What a release cannot do, in words.
-fn limits_of(authorizer: &Authorizer) -> Vec<String> {
-    let mut limits = Vec::new();
-    if authorizer.rules_hash.is_none() {
-        limits.push("say which rules it holds: only their number is checked".to_owned());
-    }
-    if !Release::clears_settings(authorizer.release) {
-        limits.push("drop settings that the server no longer gives (before 2026.4)".to_owned());
-    }
-    let knows = |state| Release::sendable(authorizer.release, state) == Some(state);
-    if !knows(crate::model::RuleState::Cel) {
-        limits.push("take CEL rules (before 2025.6)".to_owned());
-    }
-    if !knows(crate::model::RuleState::SilentBlockGui) {
-        limits.push("block silently in one place only (before 2026.6)".to_owned());
-    }
-    limits
-}
-
-/// Why a delivery is what it is, in words.
-const fn words(why: Why) -> &'static str {
-    match why {
-        Why::InStep => "it has the newest rules",
-        Why::Changed => "rules have changed",
-        Why::CleanAll => "the server or the operator wanted all rules replaced",
-        Why::Asked => "it asks for a clean sync",
-        Why::NoBase => "its rules are not known to be a set of ours",
-        Why::ChangesNotKept => "what has changed since its rules is not kept",
-        Why::ServerReplaced => "the server replaced its rules",
-        Why::FilledSince => "it may have rules from elsewhere",
-        Why::SettingWithdrawn => "a setting is no longer given",
-        Why::LeftOfV2 => "it has something left of version 2 of the protocol",
-        Why::NotFilled => "no clean sync with the server has succeeded yet",
-        Why::EventsFirst => "before a clean sync it is to upload its events",
-        Why::Guarded => "the guard holds rules back (GuardRemovedPercent)",
-        Why::WholeSets => "it takes whole sets",
-    }
 }
