@@ -253,6 +253,7 @@ impl<'a> Fleet<'a> {
             let mut measured = self.world.measured.borrow_mut();
             // Up to here one more ran.
             measured.note_running(at, self.syncing.len() as u64 + 1);
+            measured.note_running(at, self.syncing.len() as u64);
             measured.sync_ends(at, took, counted);
         }
         let Some(state) = self.slots.get_mut(slot) else { return };

@@ -125,6 +125,9 @@ pub struct Series {
     pub events: Vec<u64>,
     /// The most syncs that ran at once.
     pub running: Vec<u64>,
+    /// How many ran at the last change.
+    #[serde(skip)]
+    pub(super) running_now: u64,
     /// Of all attempts that were answered in that time.
     pub latency: Vec<LatencyHistogram<1>>,
 }
@@ -284,14 +287,15 @@ impl Measurements {
     /// So many syncs run.
     pub(super) fn note_running(&mut self, at: Duration, running: u64) {
         let bin = self.series.bin(at);
-        let column = &mut self.series.running;
+        let Series { running: column, running_now, .. } = &mut self.series;
         if column.len() <= bin {
-            // As many ran since the last change.
-            column.resize(bin + 1, column.last().copied().unwrap_or(0));
+            // As many as at the last change.
+            column.resize(bin + 1, *running_now);
         }
         if let Some(most) = column.last_mut() {
             *most = running.max(*most);
         }
+        *running_now = running;
     }
 
     /// Adds what another shard measured.
@@ -396,6 +400,16 @@ mod tests {
         assert_eq!(all.series.requests[bin(30)], 1);
         assert_eq!(all.series.latency[bin(32)].count(), 1);
         assert_eq!(all.series.latency[bin(32)].quantile(0.5).map(|l| l.as_secs()), Some(2));
+    }
+
+    #[test]
+    fn what_runs_is_the_most_of_each_time_and_carried_on_where_nothing_changes() {
+        let mut all = Measurements::new(secs(100));
+        let at = |tenth: u64| Duration::from_millis(100 * tenth);
+        for (tenth, running) in [(0, 1), (0, 3), (0, 2), (3, 5), (3, 1), (5, 0), (7, 0)] {
+            all.note_running(at(tenth), running);
+        }
+        assert_eq!(all.series.running, [3, 2, 2, 5, 1, 1, 0, 0]);
     }
 
     #[test]

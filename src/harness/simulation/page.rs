@@ -150,11 +150,9 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
         whole(number, "Events accepted", "a second", vec![rate("events", &series.events)]),
     ];
     for plot in &mut plots {
-        // The first line says what the plot is about.
-        let mut is_first = true;
-        plot.lines.retain(|line| std::mem::take(&mut is_first) || line.is_seen());
+        plot.lines.retain(PlotLine::is_seen);
     }
-    plots.retain(|plot| plot.lines.iter().any(PlotLine::is_seen));
+    plots.retain(|plot| !plot.lines.is_empty());
     plots
 }
 
