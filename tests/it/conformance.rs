@@ -1,8 +1,12 @@
 //! `harness conformance`: what it finds of the fake server, well-behaved and not.
 
+mod command;
 mod forms;
+mod misbehaviours;
+mod operator;
 mod presets;
 mod reports;
+mod tls;
 
 use santa_sync::harness::FakeServer;
 use santa_sync::harness::conformance::{Conformance, Report, Waits};

@@ -29,7 +29,7 @@ The checks play a client: they make up machine ids that begin with 5A17A000- and
 instance: a server with one state for all hosts is moved by it. The report ends with what was left.
 
 Credentials are those of an agent's configuration, from --set and --config only:
-  --set SyncExtraHeaders='{Authorization = \"Bearer ...\";}'  --set ServerAuthRootsFile=ca.pem
+  --set SyncExtraHeaders='{\"Authorization\":\"Bearer ...\"}'  --set ServerAuthRootsFile=ca.pem
   --set ClientAuthCertificateFile=probe.p12
 They are sent to that server only and shown nowhere.
 

@@ -19,18 +19,20 @@ mod rules;
 mod settings;
 
 pub(super) use encodings::{try_form, try_forms};
+pub(super) use http::for_want_of_a_cookie;
 
 use super::machine::{Broken, Walk, cursor_of};
 use super::probe::{BaseSync, Checked, Probe};
 use super::report::RuleFacts;
 use super::table::RuleTable;
-use super::verdict::Judgement;
+use super::verdict::{Judgement, Verdict};
 use crate::model::ContentEncoding;
 
 /// Checks of the whole run: they come last and need no second try.
-pub(super) const OVER_ALL: [&str; 17] = [
-    "HTTP-02", "HTTP-04", "PRE-01", "PRE-02", "PRE-03", "PRE-04", "PRE-05", "PRE-06", "PRE-12",
-    "RULE-01", "RULE-02", "RULE-03", "RULE-04", "PAGE-01", "EVENT-10", "POST-01", "ERR-01",
+pub(super) const OVER_ALL: [&str; 18] = [
+    "ENC-04", "HTTP-02", "HTTP-04", "PRE-01", "PRE-02", "PRE-03", "PRE-04", "PRE-05", "PRE-06",
+    "PRE-12", "RULE-01", "RULE-02", "RULE-03", "RULE-04", "PAGE-01", "EVENT-10", "POST-01",
+    "ERR-01",
 ];
 
 /// Checks that mostly wait, and run beside the others.
@@ -50,7 +52,7 @@ pub(super) async fn check(probe: &Probe, id: &'static str) -> Checked {
         "ENC-01" => Ok(encodings::json_is_accepted(probe, ContentEncoding::Deflate)),
         "ENC-02" => Ok(encodings::json_is_accepted(probe, ContentEncoding::None)),
         "ENC-03" => Ok(encodings::json_is_accepted(probe, ContentEncoding::Gzip)),
-        "ENC-04" => Box::pin(encodings::protobuf(probe, id)).await,
+        "ENC-04" => encodings::protobuf(probe),
         "ENC-05" => Box::pin(encodings::every_stage_of_a_form(probe, id)).await,
         "ENC-06" => Box::pin(encodings::unsupported_forms(probe, id)).await,
         "ENC-07" => Box::pin(encodings::damaged_bodies(probe, id)).await,
@@ -144,8 +146,17 @@ fn same_as_set(table: &RuleTable, set: &RuleTable, walk: &Walk) -> Judgement {
     }
 }
 
-/// The failure of a step that the requirement is about.
-fn failed(when: &str, broken: &Broken) -> Judgement {
+/// Requirements that look at every exchange, and so find by themselves what broke a step.
+const FOUND_BY_ITSELF: [&str; 8] =
+    ["HTTP-02", "HTTP-03", "HTTP-04", "HTTP-06", "PRE-01", "RULE-01", "POST-01", "ERR-04"];
+
+/// The failure of a step that the requirement is about, unless another one is known to be
+/// the cause.
+fn failed(probe: &Probe, when: &str, broken: &Broken) -> Judgement {
+    let is_known = probe.verdict(broken.by).is_some_and(Verdict::is_complaint);
+    if is_known || FOUND_BY_ITSELF.contains(&broken.by) {
+        return broken.clone().into();
+    }
     let judgement = Judgement::fail(format!("{when}: {}", broken.said));
     match broken.exchange {
         Some(exchange) => judgement.at(exchange),

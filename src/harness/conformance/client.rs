@@ -108,9 +108,17 @@ type Sender = SendRequest<Full<Bytes>>;
 #[derive(Default)]
 pub(super) struct KeptConnection {
     sender: Option<Sender>,
+    /// A request that meets the end of the connection is lost, instead of being sent again
+    /// on a new one.
+    strict: bool,
 }
 
 impl KeptConnection {
+    /// A connection whose end is seen.
+    pub(super) const fn strict() -> Self {
+        Self { sender: None, strict: true }
+    }
+
     /// Whether the server has closed it, as far as can be seen without a request.
     pub(super) async fn is_closed(&mut self) -> bool {
         match &mut self.sender {
@@ -262,7 +270,15 @@ impl ProbeClient {
         let path = self.full_path(&request);
         let headers = self.headers(&request);
         let started = self.elapsed();
-        let attempt = self.exchange(connection, &request, &path, &headers);
+        let attempt = async {
+            let was_kept = connection.sender.is_some();
+            let outcome = self.exchange(connection, &request, &path, &headers).await;
+            let is_stale = matches!(&outcome, Err(broken) if broken.kind == BreakKind::Closed);
+            if was_kept && is_stale && !connection.strict {
+                return self.exchange(connection, &request, &path, &headers).await;
+            }
+            outcome
+        };
         let timed = tokio::time::timeout(self.request_timeout, attempt).await;
         let outcome = timed.unwrap_or_else(|_| {
             let what = format!("no complete response within {:?}", self.request_timeout);
@@ -366,7 +382,14 @@ impl ProbeClient {
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<Answer, Break> {
-        let mut sender = match connection.sender.take() {
+        let mut kept = connection.sender.take();
+        if let Some(sender) = &mut kept
+            && !connection.strict
+            && sender.ready().await.is_err()
+        {
+            kept = None;
+        }
+        let mut sender = match kept {
             Some(sender) => sender,
             None => self.connect(request.credentials).await?,
         };

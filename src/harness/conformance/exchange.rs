@@ -143,10 +143,14 @@ impl ProbeExchange {
         self.outcome.as_ref().is_ok_and(|answer| answer.status == status)
     }
 
-    /// Whether the request failed on the server's side: a 5xx or no complete response.
+    /// Whether the request failed on the server's side: a 5xx or no response. A response that
+    /// was cut is another matter (HTTP-03).
     #[must_use]
     pub fn is_server_error(&self) -> bool {
-        self.outcome.as_ref().map_or(true, |answer| answer.status >= 500)
+        match &self.outcome {
+            Ok(answer) => answer.status >= 500,
+            Err(broken) => broken.kind != BreakKind::Cut,
+        }
     }
 
     /// Whether a complete response refused the request.

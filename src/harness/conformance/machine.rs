@@ -13,6 +13,7 @@ use super::exchange::{BreakKind, Intent, ProbeExchange};
 use super::form::Form;
 use super::message::Message;
 use super::probe::Probe;
+use super::probe_events::EventMaker;
 use super::table::RuleTable;
 use super::verdict::Judgement;
 use crate::model::{MachineId, Rule, Stage, SyncType};
@@ -29,7 +30,7 @@ pub(super) struct Broken {
 }
 
 impl Broken {
-    fn at(exchange: &ProbeExchange, by: &'static str, said: String) -> Self {
+    pub(super) fn at(exchange: &ProbeExchange, by: &'static str, said: String) -> Self {
         Self { exchange: Some(exchange.number), by, said }
     }
 }
@@ -80,6 +81,8 @@ pub(super) struct Walk {
     pub(super) pages: Vec<Arc<ProbeExchange>>,
     /// The rules that a client accepts.
     pub(super) rules: Vec<Rule>,
+    /// Where each page ends in `rules`.
+    ends: Vec<usize>,
     /// All rules, those included that a client drops.
     pub(super) received: u64,
     /// Where it goes on; `None` at the end.
@@ -89,6 +92,35 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// The rules of each page.
+    fn rules_by_page(&self) -> impl Iterator<Item = &[Rule]> {
+        self.ends.iter().scan(0, |start, end| {
+            let page = self.rules.get(*start..*end);
+            *start = *end;
+            page
+        })
+    }
+
+    /// Whether a rule stood first or last on a page, where another page follows or came before.
+    pub(super) fn is_at_a_border(&self, rule: &Rule) -> bool {
+        let is = |other: Option<&Rule>| other.is_some_and(|o| o.identifier == rule.identifier);
+        let last = self.ends.len().saturating_sub(1);
+        self.rules_by_page().enumerate().any(|(place, page)| {
+            (place > 0 && is(page.first())) || (place < last && is(page.last()))
+        })
+    }
+
+    /// How many rules come again on a later page.
+    pub(super) fn repeated_on_later_pages(&self) -> usize {
+        let mut earlier = HashSet::new();
+        let mut repeated = 0;
+        for page in self.rules_by_page() {
+            repeated += page.iter().filter(|rule| earlier.contains(&rule.identifier)).count();
+            earlier.extend(page.iter().map(|rule| &rule.identifier));
+        }
+        repeated
+    }
+
     /// Lets cursors come once more: the walk goes back on purpose.
     pub(super) fn forget_cursors(&mut self) {
         self.seen.clear();
@@ -113,6 +145,10 @@ pub(super) struct ProbeMachine<'p> {
     pub(super) jar: CookieJar,
     /// The header and the value of the XSRF token, if the server handed one out.
     token: Option<(String, String)>,
+    /// The connection of the session.
+    connection: KeptConnection,
+    /// Every request has a connection of its own.
+    pub(super) reconnects: bool,
     /// Members that the schema does not know are added.
     pub(super) adds_unknown_members: bool,
     /// `machine_id` is left out.
@@ -129,6 +165,8 @@ impl<'p> ProbeMachine<'p> {
             table: RuleTable::default(),
             jar: CookieJar::default(),
             token: None,
+            connection: KeptConnection::default(),
+            reconnects: false,
             adds_unknown_members: false,
             leaves_out_id: false,
         }
@@ -144,6 +182,7 @@ impl<'p> ProbeMachine<'p> {
     pub(super) fn forget_session(&mut self) {
         self.jar = CookieJar::default();
         self.token = None;
+        self.connection = KeptConnection::default();
     }
 
     /// The members of its preflight.
@@ -202,10 +241,16 @@ impl<'p> ProbeMachine<'p> {
         }
     }
 
-    /// Sends a request with the cookies and the token of the session, on a connection of its
-    /// own. A 403 makes a client ask for a token once, and repeat the request.
+    /// Sends a request with the cookies and the token of the session, on its connection. A 403
+    /// makes a client ask for a token once, and repeat the request.
     pub(super) async fn send(&mut self, request: ProbeRequest) -> Arc<ProbeExchange> {
-        self.send_on(&mut KeptConnection::default(), request).await
+        if self.reconnects {
+            return self.send_on(&mut KeptConnection::default(), request).await;
+        }
+        let mut connection = std::mem::take(&mut self.connection);
+        let exchange = self.send_on(&mut connection, request).await;
+        self.connection = connection;
+        exchange
     }
 
     /// [`Self::send`] on a given connection.
@@ -243,7 +288,9 @@ impl<'p> ProbeMachine<'p> {
                 self.jar.set(value, host, &path, client.is_https());
             }
             self.jar.values().for_each(|value| client.add_secret(value));
-            if let Ok(message) = exchange.message() {
+            if exchange.stage == Some(Stage::Preflight)
+                && let Ok(message) = exchange.message()
+            {
                 for secret in secrets_of(&message) {
                     client.add_secret(secret);
                 }
@@ -310,6 +357,10 @@ impl<'p> ProbeMachine<'p> {
         &self,
         exchange: Arc<ProbeExchange>,
     ) -> Result<PreflightDone, Broken> {
+        if exchange.is(403) && self.token.is_some() {
+            let said = "preflight: status 403 with the token of the xsrf endpoint".to_owned();
+            return Err(Broken::at(&exchange, "ERR-04", said));
+        }
         let bytes = accepted(&exchange)?;
         let unreadable = |why: String| {
             Broken::at(&exchange, "PRE-01", format!("the preflight response is unreadable: {why}"))
@@ -373,6 +424,7 @@ impl<'p> ProbeMachine<'p> {
             walk.received += accepted + rejected + page.rejected_unlisted;
             walk.rules.extend(page.rules.iter().map(Rule::from));
         }
+        walk.ends.push(walk.rules.len());
         walk.pages.push(Arc::clone(exchange));
         if let Some(cursor) = &walk.cursor
             && !walk.seen.insert((cursor.clone(), xxh3_64(&bytes)))
@@ -489,9 +541,9 @@ impl<'p> ProbeMachine<'p> {
         self.send(request).await
     }
 
-    /// Uploads one small event.
+    /// Uploads one event as hosts usually send them.
     pub(super) async fn upload_one(&mut self) -> Result<Arc<ProbeExchange>, Broken> {
-        let event = self.probe.small_event();
+        let event = self.probe.event(EventMaker::usual);
         let exchange = self.upload(vec![event]).await;
         match accepted(&exchange) {
             Ok(_) => Ok(exchange),

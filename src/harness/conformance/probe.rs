@@ -65,6 +65,10 @@ struct State {
     form: Form,
     asks_for_tokens: bool,
     base: Option<Result<Arc<BaseSync>, Judgement>>,
+    /// Why no preflight succeeds.
+    preflight_broken: Option<Judgement>,
+    /// Why no event upload succeeds.
+    uploads_broken: Option<Judgement>,
     trials: Vec<FormTrial>,
     outcomes: BTreeMap<&'static str, Outcome>,
 }
@@ -94,6 +98,8 @@ impl Probe {
             form: options.form.unwrap_or(Form::DEFAULT),
             asks_for_tokens: true,
             base: None,
+            preflight_broken: None,
+            uploads_broken: None,
             trials: Vec::new(),
             outcomes: BTreeMap::new(),
         };
@@ -135,6 +141,13 @@ impl Probe {
     /// Whether a 403 may be for want of a token.
     pub(super) fn hands_out_tokens(&self) -> bool {
         self.state().asks_for_tokens
+    }
+
+    /// Whether the server handed out a token, and refuses preflight with it.
+    pub(super) fn met_a_useless_token(&self) -> bool {
+        let state = self.state();
+        state.asks_for_tokens
+            && state.trials.iter().all(|trial| trial.exchange.is(403) && !trial.accepted)
     }
 
     /// Notes that the xsrf endpoint is of no use.
@@ -240,6 +253,22 @@ impl Probe {
         self.state().events.made().to_vec()
     }
 
+    pub(super) fn keep_preflight_broken(&self, judgement: Option<Judgement>) {
+        self.state().preflight_broken = judgement;
+    }
+
+    pub(super) fn keep_uploads_broken(&self, judgement: Option<Judgement>) {
+        self.state().uploads_broken = judgement;
+    }
+
+    /// Goes on only if the first preflight succeeded.
+    ///
+    /// # Errors
+    /// If it did not: then nothing can be told of other preflights.
+    pub(super) fn unless_preflight_broken(&self) -> Result<(), Judgement> {
+        self.state().preflight_broken.clone().map_or(Ok(()), Err)
+    }
+
     pub(super) fn keep_base(&self, base: Result<BaseSync, Judgement>) {
         self.state().base = Some(base.map(Arc::new));
     }
@@ -307,15 +336,16 @@ impl Probe {
         }
     }
 
-    /// Goes on only if the run may upload events.
+    /// Goes on only if the run may upload events, and the first upload succeeded.
     ///
     /// # Errors
-    /// If it may not.
+    /// If it may not, or did not.
     pub(super) fn unless_without_events(&self) -> Result<(), Judgement> {
-        if self.options.events {
-            return Ok(());
+        if !self.options.events {
+            let said = "uploads events, which this run was told not to";
+            return Err(Judgement::not_tested(said));
         }
-        Err(Judgement::not_tested("uploads events, which this run was told not to"))
+        self.state().uploads_broken.clone().map_or(Ok(()), Err)
     }
 
     /// Waits.

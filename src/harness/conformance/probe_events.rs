@@ -81,6 +81,24 @@ impl EventMaker {
         }
     }
 
+    /// An event of an executable in a bundle of its own.
+    pub(super) fn bundled(&mut self, at: f64) -> wire::Event {
+        let event = self.usual(at);
+        let hash = Sha256::digest(format!("bundle of {}", event.file_sha256).as_bytes());
+        wire::Event {
+            file_bundle_id: "invalid.santa-probe".to_owned(),
+            file_bundle_path: format!("{PROBE_PATH}/Probe.app"),
+            file_bundle_executable_rel_path: "Contents/MacOS/Probe".to_owned(),
+            file_bundle_name: "Probe".to_owned(),
+            file_bundle_version: "1.4.2".to_owned(),
+            file_bundle_version_string: "1.4".to_owned(),
+            file_bundle_hash: hex(&hash),
+            file_bundle_hash_millis: 1200,
+            file_bundle_binary_count: 2,
+            ..event
+        }
+    }
+
     /// An event with every member of the schema.
     #[expect(deprecated, reason = "hosts still send where a file came from")]
     pub(super) fn full(&mut self, at: f64) -> wire::Event {
@@ -89,15 +107,6 @@ impl EventMaker {
             value: Some(value.to_owned()),
         };
         wire::Event {
-            file_bundle_id: "invalid.santa-probe".to_owned(),
-            file_bundle_path: format!("{PROBE_PATH}/Probe.app"),
-            file_bundle_executable_rel_path: "Contents/MacOS/Probe".to_owned(),
-            file_bundle_name: "Probe".to_owned(),
-            file_bundle_version: "1.4.2".to_owned(),
-            file_bundle_version_string: "1.4".to_owned(),
-            file_bundle_hash: hex(&Sha256::digest(self.run_id.as_bytes())),
-            file_bundle_hash_millis: 1200,
-            file_bundle_binary_count: 2,
             quarantine_data_url: "https://santa-probe.invalid/Probe.dmg".to_owned(),
             quarantine_referer_url: "https://santa-probe.invalid/".to_owned(),
             quarantine_timestamp: 1_735_689_600,
@@ -112,7 +121,7 @@ impl EventMaker {
             secure_signing_time: 1_735_689_600,
             signing_time: 1_735_689_000,
             static_rule: true,
-            ..self.usual(at)
+            ..self.bundled(at)
         }
     }
 

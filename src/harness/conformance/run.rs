@@ -11,20 +11,23 @@ use super::{ConformanceError, Progress};
 
 /// Checks that come before the first complete sync.
 const BEFORE_THE_FIRST_SYNC: [&str; 1] = ["ID-01"];
-/// The checks after the first complete sync, in this order: those that others depend on come
-/// first, those that provoke errors last.
-const AFTER_THE_FIRST_SYNC: [&str; 57] = [
-    "PAGE-02", "HTTP-06", "HTTP-08", "ENC-04", "ENC-05", "ENC-08", "ID-02", "ID-03", "ID-05",
-    "PRE-07", "PRE-08", "PRE-09", "PRE-10", "PRE-11", "CLEAN-01", "CLEAN-02", "CLEAN-03",
-    "CLEAN-04", "CLEAN-05", "CLEAN-06", "CLEAN-07", "CLEAN-08", "RULE-05", "RULE-06", "RULE-07",
-    "PAGE-03", "PAGE-04", "PAGE-06", "ISO-01", "ISO-02", "ISO-03", "ISO-04", "EVENT-01",
-    "EVENT-02", "EVENT-03", "EVENT-04", "EVENT-05", "EVENT-06", "EVENT-07", "EVENT-08", "EVENT-09",
-    "EVENT-11", "EVENT-12", "EVENT-13", "POST-02", "POST-03", "POST-04", "ENC-06", "ENC-07",
-    "ENC-09", "HTTP-07", "HTTP-09", "ID-04", "ERR-03", "ERR-04", "HTTP-03", "ERR-02",
+/// Whether machines disturb each other, and what that is told by: before checks run beside
+/// each other.
+const ALONE: [&str; 8] =
+    ["PAGE-02", "CLEAN-01", "CLEAN-04", "RULE-06", "ISO-01", "ISO-02", "ISO-03", "ISO-04"];
+/// The other checks after the first complete sync, in this order: those that others depend on
+/// come first, those that provoke errors last.
+const AFTER_THE_FIRST_SYNC: [&str; 46] = [
+    "HTTP-06", "HTTP-08", "ENC-05", "ENC-08", "ID-02", "ID-03", "ID-05", "PRE-07", "PRE-08",
+    "PRE-09", "PRE-10", "PRE-11", "PAGE-03", "CLEAN-02", "CLEAN-03", "CLEAN-05", "CLEAN-06",
+    "CLEAN-07", "CLEAN-08", "RULE-05", "RULE-07", "PAGE-04", "PAGE-06", "EVENT-01", "EVENT-02",
+    "EVENT-03", "EVENT-04", "EVENT-05", "EVENT-06", "EVENT-07", "EVENT-08", "EVENT-09", "EVENT-11",
+    "EVENT-12", "EVENT-13", "POST-02", "POST-03", "POST-04", "ENC-06", "ENC-07", "ENC-09",
+    "HTTP-07", "HTTP-09", "ID-04", "ERR-03", "ERR-04",
 ];
 /// The checks with an operator.
 const WITH_OPERATOR: [&str; 6] = ["OPS-01", "OPS-02", "OPS-03", "OPS-04", "OPS-05", "OPS-06"];
-/// Those of [`AFTER_THE_FIRST_SYNC`] that look back on the whole run.
+/// Those that look back on the whole run, after [`OVER_ALL`].
 const LAST: [&str; 2] = ["HTTP-03", "ERR-02"];
 const JSON_FORMS: [&str; 3] = ["ENC-01", "ENC-02", "ENC-03"];
 
@@ -51,16 +54,18 @@ pub(super) async fn run(probe: &Probe, progress: &dyn Progress) -> Result<(), Co
             _ => runner.settle_once(id).await,
         }
     }
+    for id in ALONE {
+        runner.settle(id).await;
+    }
     let main = async {
-        for id in AFTER_THE_FIRST_SYNC.into_iter().filter(|id| !LAST.contains(id)) {
+        for id in AFTER_THE_FIRST_SYNC {
             runner.settle(id).await;
         }
     };
-    if probe.options.machine_ids.is_empty() {
+    if probe.options.machine_ids.is_empty() && !runner.machines_disturb_each_other() {
         let [idle, page, long] = WAITING;
         tokio::join!(main, runner.settle(idle), runner.settle(page), runner.settle(long));
     } else {
-        // Checks of one machine must not run beside each other.
         main.await;
         for id in WAITING {
             runner.settle(id).await;
@@ -96,7 +101,9 @@ async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> 
     }
     let refused = |trial: &FormTrial| matches!(trial.exchange.status(), Some(401 | 403 | 404));
     let given = !probe.options.machine_ids.is_empty();
-    if trials.iter().all(refused) && !given && !accepts_lower_case(probe).await {
+    probe.keep_trials(trials.clone());
+    let by_token = probe.met_a_useless_token();
+    if trials.iter().all(refused) && !given && !by_token && !accepts_lower_case(probe).await {
         let status = trials[0].exchange.ended();
         return Err(ConformanceError::Refused(status));
     }
@@ -182,6 +189,12 @@ impl Runner<'_> {
 
     /// The first complete sync, and HTTP-01.
     async fn first_sync(&self) {
+        if let Err(blocked) = self.probe.unless_broken("ID-01") {
+            self.probe.keep_base(Err(blocked.clone()));
+            self.probe.keep_preflight_broken(Some(blocked.clone()));
+            self.probe.keep_uploads_broken(Some(blocked.clone()));
+            return self.keep("HTTP-01", blocked);
+        }
         let (base, judgement) = first_sync(self.probe).await;
         if base.is_ok() && judgement.verdict == Verdict::Pass {
             self.probe.keep_base(base);
@@ -192,28 +205,47 @@ impl Runner<'_> {
         self.keep("HTTP-01", of_both(judgement, again));
     }
 
-    /// A requirement that kept others from being tested is not met, whatever its own check
-    /// saw: a valid request was refused in the state of that other check.
+    fn machines_disturb_each_other(&self) -> bool {
+        let is_broken = |id: &&str| self.probe.verdict(id).is_some_and(Verdict::is_complaint);
+        ["ISO-01", "ISO-03", "ISO-04"].iter().any(is_broken)
+    }
+
+    /// What kept a check from its question was a valid request that was refused. Where another
+    /// requirement was found broken by the same stage and status, that is the reason;
+    /// otherwise the requirement about the request is not met, whatever its own check saw.
     fn hold_blockers_responsible(&self) {
+        let exchanges = self.probe.client.exchanges();
+        let ending = |number: &u64| {
+            let exchange = exchanges.iter().find(|exchange| exchange.number == *number)?;
+            Some((exchange.stage, exchange.ended()))
+        };
         let outcomes = self.probe.outcomes();
-        let disturbed = outcomes.iter().any(|(id, outcome)| {
-            id.starts_with("ISO-") && outcome.judgement.verdict.is_complaint()
-        });
-        if disturbed {
-            // Checks that run beside each other disturb each other, too.
-            return;
-        }
         for (id, outcome) in &outcomes {
-            let Some(by) = outcome.judgement.blocked_by else { continue };
-            let Some(blocker) = self.probe.outcomes().remove(by) else { continue };
-            if matches!(blocker.judgement.verdict, Verdict::Pass | Verdict::Info) {
-                let said = format!("in the check of {id}: {}", outcome.judgement.said);
-                let judgement = Judgement {
-                    exchanges: outcome.judgement.exchanges.clone(),
-                    ..Judgement::fail(said)
-                };
-                self.keep(by, judgement);
+            let judgement = &outcome.judgement;
+            let Some(by) = judgement.blocked_by else { continue };
+            let is_met = |verdict| matches!(verdict, Verdict::Pass | Verdict::Info);
+            if !self.probe.verdict(by).is_some_and(is_met) {
+                continue;
             }
+            let broken: Vec<_> = judgement.exchanges.iter().filter_map(ending).collect();
+            let reason = outcomes.iter().find(|(other, found)| {
+                found.judgement.verdict.is_complaint()
+                    && **other != "ERR-02"
+                    && found
+                        .judgement
+                        .exchanges
+                        .iter()
+                        .filter_map(ending)
+                        .any(|e| broken.contains(&e))
+            });
+            if let Some((reason, _)) = reason {
+                let blocked = Judgement { blocked_by: Some(reason), ..judgement.clone() };
+                self.probe.keep_outcome(id, blocked);
+                continue;
+            }
+            let said = format!("in the check of {id}: {}", judgement.said);
+            let exchanges = judgement.exchanges.clone();
+            self.keep(by, Judgement { exchanges, ..Judgement::fail(said) });
         }
     }
 }
@@ -236,17 +268,28 @@ async fn first_sync(probe: &Probe) -> (Result<BaseSync, Judgement>, Judgement) {
     let mut machine = probe.machine("HTTP-01");
     let preflight = match machine.preflight(Wish::Clean).await {
         Ok(preflight) => preflight,
-        Err(broken) => return (Err(broken.clone().into()), about_statuses(&broken)),
+        Err(broken) => {
+            probe.keep_preflight_broken(Some(broken.clone().into()));
+            probe.keep_uploads_broken(Some(broken.clone().into()));
+            return (Err(broken.clone().into()), about_statuses(&broken));
+        }
     };
+    probe.keep_preflight_broken(None);
     let mut judgement = Judgement::pass();
-    if probe.options.events
-        && let Err(broken) = machine.upload_one().await
-    {
-        judgement = judgement.and(about_statuses(&broken));
+    if probe.options.events {
+        let broken = match machine.upload_one().await {
+            Ok(_) => None,
+            Err(broken) => Some(checks::for_want_of_a_cookie(&mut machine, broken).await),
+        };
+        if let Some(broken) = &broken {
+            judgement = judgement.and(about_statuses(broken));
+        }
+        probe.keep_uploads_broken(broken.map(Judgement::from));
     }
     let walk = match machine.walk().await {
         Ok(walk) => walk,
         Err(broken) => {
+            let broken = checks::for_want_of_a_cookie(&mut machine, broken).await;
             return (Err(broken.clone().into()), judgement.and(about_statuses(&broken)));
         }
     };
@@ -288,7 +331,9 @@ mod tests {
             .into_iter()
             .chain(["HTTP-01"])
             .chain(JSON_FORMS)
+            .chain(ALONE)
             .chain(AFTER_THE_FIRST_SYNC)
+            .chain(LAST)
             .chain(WAITING)
             .chain(WITH_OPERATOR)
             .chain(OVER_ALL)

@@ -70,6 +70,16 @@ impl RuleTable {
         })
     }
 
+    /// Whether rules of the set are missing, all of which fit, and nothing else differs.
+    pub(super) fn lacks_only(&self, set: &Self, fits: impl Fn(&Rule) -> bool) -> bool {
+        let missing = set.rules.values().filter(|rule| self.get(rule).is_none());
+        let is_part = self
+            .rules
+            .values()
+            .all(|rule| set.get(rule).is_some_and(|known| content(known) == content(rule)));
+        is_part && missing.clone().next().is_some() && missing.into_iter().all(fits)
+    }
+
     fn get(&self, rule: &Rule) -> Option<&Rule> {
         self.rules.get(self.places.get(&rule.identifier)?)
     }

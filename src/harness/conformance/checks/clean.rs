@@ -32,6 +32,7 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
 pub(super) async fn whole_set(probe: &Probe, id: &'static str) -> Checked {
     let base = probe.base_with_rules()?;
     probe.unless_broken("CLEAN-01")?;
+    probe.unless_broken("PAGE-03")?;
     let mut machine = probe.machine(id);
     machine.sync(Wish::Clean).await?;
     machine.sync(Wish::Nothing).await?;

@@ -10,7 +10,7 @@ use crate::harness::conformance::form::Form;
 use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, FormTrial, Probe};
-use crate::harness::conformance::verdict::Judgement;
+use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::model::{ContentEncoding, Stage, Transfer};
 
 /// How often a damaged body is tried: whether a server waits for the rest can depend on the
@@ -65,10 +65,10 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
     if trial.accepted {
         return Judgement::pass();
     }
-    let ended = match trial.exchange.message() {
-        Err(why) if trial.exchange.is(200) => format!("200, but {why}"),
-        _ => trial.exchange.ended(),
-    };
+    if trial.exchange.is(200) {
+        return Judgement::blocked("PRE-01", "accepted, but the response is unreadable");
+    }
+    let ended = trial.exchange.ended();
     let another_works = probe.options.form.is_some_and(|declared| declared != trial.form)
         && probe.trials().iter().any(|trial| trial.accepted);
     let judgement = match encoding {
@@ -81,46 +81,58 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
     judgement.at(trial.exchange.number)
 }
 
-/// ENC-04.
-pub(super) async fn protobuf(probe: &Probe, id: &'static str) -> Checked {
-    let trials: Vec<_> = probe.trials().into_iter().filter(|trial| !trial.form.is_json()).collect();
-    let answered: Vec<_> = trials.iter().filter(|trial| trial.exchange.is(200)).collect();
-    if answered.is_empty() {
-        let ended: Vec<_> = trials.iter().map(|trial| trial.exchange.ended()).collect();
-        return Ok(Judgement::info(format!("protobuf is not accepted ({})", ended.join(", "))));
-    }
-    for trial in answered {
-        if let Err(why) = trial.exchange.message() {
-            return Ok(Judgement::fail(format!("{}: {why}", trial.form)).at(trial.exchange.number));
+/// ENC-04, over all exchanges: ENC-05 goes through every stage in every form.
+pub(super) fn protobuf(probe: &Probe) -> Checked {
+    probe.unless_preflight_broken()?;
+    let is_protobuf = |exchange: &&Arc<ProbeExchange>| {
+        let is_trial = exchange.requirement == "ENC-01";
+        let is_meant = exchange.intent == Intent::WellFormed || is_trial;
+        is_meant && exchange.stage.is_some() && !exchange.form.is_json() && exchange.is(200)
+    };
+    let exchanges = probe.client.exchanges();
+    let unreadable = exchanges
+        .iter()
+        .filter(is_protobuf)
+        .find_map(|exchange| Some((exchange, exchange.message().err()?)));
+    if let Some((exchange, why)) = unreadable {
+        let stage = exchange.stage.map_or("", Stage::name);
+        let said = format!("{stage} in {}: {why}", exchange.form);
+        if super::settings::readable(probe).verdict == Verdict::Fail {
+            // It is as unreadable in JSON.
+            return Ok(Judgement::blocked("PRE-01", said));
         }
-        let mut machine = probe.machine(id).in_form(trial.form);
-        match machine.sync(Wish::Clean).await {
-            Err(broken) if is_unreadable(&broken) => {
-                let said = format!("{}: {}", trial.form, broken.said);
-                let judgement = Judgement::fail(said);
-                return Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)));
-            }
-            // A stage that refuses the form is ENC-05's.
-            Ok(_) | Err(_) => {}
-        }
+        return Ok(Judgement::fail(said).at(exchange.number));
     }
-    Ok(Judgement::pass())
+    let trials = probe.trials();
+    let trials = trials.iter().filter(|trial| !trial.form.is_json());
+    if trials.clone().any(|trial| trial.accepted) {
+        return Ok(Judgement::pass());
+    }
+    let ended: Vec<_> = trials.map(|trial| trial.exchange.ended()).collect();
+    Ok(Judgement::info(format!("protobuf is not accepted ({})", ended.join(", "))))
 }
 
 /// Whether a 200 was not the message it should be.
 fn is_unreadable(broken: &Broken) -> bool {
-    matches!(broken.by, "PRE-01" | "RULE-01" | "POST-01")
+    matches!(broken.by, "PRE-01" | "RULE-01" | "EVENT-10" | "POST-01")
 }
 
 /// ENC-05.
 pub(super) async fn every_stage_of_a_form(probe: &Probe, id: &'static str) -> Checked {
     probe.base()?;
     let mut judgement = Judgement::pass();
-    for trial in probe.trials().into_iter().filter(|trial| trial.accepted) {
+    // The other checks work in the form of the run.
+    let others = |trial: &FormTrial| trial.accepted && trial.form != probe.form();
+    for trial in probe.trials().into_iter().filter(others) {
         let mut machine = probe.machine(id).in_form(trial.form);
         if let Err(broken) = two_syncs(&mut machine).await {
-            if trial.form == probe.form() {
-                return Ok(broken.into());
+            if judgement.verdict == Verdict::Pass {
+                // The form is the reason only if the form of the run does not break as well.
+                two_syncs(&mut probe.machine(id)).await?;
+            }
+            if is_unreadable(&broken) {
+                judgement = judgement.and(broken.into());
+                continue;
             }
             let found = Judgement::fail(format!("{}: {}", trial.form, broken.said));
             let found = broken.exchange.map_or(found.clone(), |at| found.at(at));
@@ -131,10 +143,13 @@ pub(super) async fn every_stage_of_a_form(probe: &Probe, id: &'static str) -> Ch
 }
 
 async fn two_syncs(machine: &mut ProbeMachine<'_>) -> Result<(), Broken> {
-    machine.sync(Wish::Clean).await?;
+    let preflight = machine.preflight(Wish::Clean).await?;
     if machine.probe.options.events {
         machine.upload_one().await?;
     }
+    let walk = machine.walk().await?;
+    machine.commit(preflight.sync_type, &walk);
+    machine.postflight(preflight.sync_type, &walk).await?;
     machine.sync(Wish::Nothing).await?;
     Ok(())
 }

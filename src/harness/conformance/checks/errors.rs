@@ -55,7 +55,8 @@ pub(super) fn summary_of_5xx(probe: &Probe) -> Judgement {
         .client
         .exchanges()
         .into_iter()
-        .filter(|exchange| exchange.intent != Intent::Aside && exchange.is_server_error())
+        .filter(|exchange| exchange.intent != Intent::Aside)
+        .filter(|exchange| exchange.is_server_error() || exchange.outcome.is_err())
         .collect();
     if failed.is_empty() {
         return Judgement::pass();
@@ -150,7 +151,7 @@ pub(super) async fn xsrf(probe: &Probe, id: &'static str) -> Checked {
     }
     Ok(match machine.walk().await {
         Ok(_) => Judgement::pass(),
-        Err(broken) => super::failed("with the token of preflight", &broken),
+        Err(broken) => super::failed(probe, "with the token of preflight", &broken),
     })
 }
 

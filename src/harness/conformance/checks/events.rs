@@ -197,6 +197,7 @@ pub(super) async fn whole_batch(probe: &Probe, id: &'static str) -> Checked {
     if !probe.options.heavy {
         return Ok(Judgement::not_tested("uploads 50 events: only where heavy checks are on"));
     }
+    probe.unless_broken("EVENT-02")?;
     let mut machine = probe.machine(id);
     let preflight = machine.preflight(Wish::Clean).await?;
     let named = member(&preflight.message, &["batch_size", "batchSize"]).and_then(Value::as_u64);
@@ -278,7 +279,8 @@ pub(super) async fn outside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     let mut machine = probe.machine(id);
     machine.sync(Wish::Clean).await?;
     machine.forget_session();
-    let exchange = upload_events(&mut machine, vec![probe.small_event()]).await;
+    let event = probe.event(EventMaker::usual);
+    let exchange = upload_events(&mut machine, vec![event]).await;
     Ok(judged(Verdict::Fail, "an event outside a sync", &exchange))
 }
 
@@ -292,7 +294,7 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     // The other connection knows nothing of the sync's session.
     let mut other = ProbeMachine::new(probe, id, machine.id.clone());
     if let Err(broken) = other.upload_one().await {
-        return Ok(failed("an upload beside a sync", &broken));
+        return Ok(failed(probe, "an upload beside a sync", &broken));
     }
     let done: Result<_, Broken> = async {
         let walk = machine.walk().await?;
@@ -303,7 +305,7 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     .await;
     let walk = match done {
         Ok(walk) => walk,
-        Err(broken) => return Ok(failed("after an upload beside the sync", &broken)),
+        Err(broken) => return Ok(failed(probe, "after an upload beside the sync", &broken)),
     };
     let judgement = same_as_set(&machine.table, &base.set, &walk);
     if judgement.verdict != Verdict::Pass || probe.unless_broken("CLEAN-04").is_err() {
@@ -321,7 +323,7 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
 /// EVENT-13.
 pub(super) async fn bundle(probe: &Probe, id: &'static str) -> Checked {
     let mut machine = ready(probe, id).await?;
-    let mut main = probe.event(EventMaker::full);
+    let mut main = probe.event(EventMaker::bundled);
     main.set_decision(Decision::BlockUnknown);
     let hash = main.file_bundle_hash.clone();
     let first = upload_events(&mut machine, vec![main]).await;
@@ -332,8 +334,9 @@ pub(super) async fn bundle(probe: &Probe, id: &'static str) -> Checked {
     });
     let events = (0..2)
         .map(|_| {
-            let mut event = probe.event(EventMaker::full);
+            let mut event = probe.event(EventMaker::bundled);
             event.set_decision(Decision::BundleBinary);
+            event.file_bundle_hash.clone_from(&hash);
             event
         })
         .collect();

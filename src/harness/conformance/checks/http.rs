@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::same_as_set;
 use crate::harness::conformance::client::{KeptConnection, ProbeRequest, stage_path};
+use crate::harness::conformance::cookies::CookieJar;
 use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
-use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
+use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::model::Stage;
+use crate::protocol::wire;
 
 /// The client gives an attempt up after that long without a byte.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,7 +44,11 @@ pub(super) fn no_redirects(probe: &Probe) -> Judgement {
 pub(super) async fn complete_and_in_time(probe: &Probe) -> Judgement {
     let mut worst = Judgement::pass();
     let mut cut = None;
-    for exchange in well_formed(probe) {
+    for exchange in probe.client.exchanges() {
+        let is_cut = exchange.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Cut);
+        if !is_cut && exchange.intent != Intent::WellFormed {
+            continue;
+        }
         let stage = exchange.stage.map_or("a request", Stage::name);
         let seconds = exchange.elapsed.as_secs();
         let found = match &exchange.outcome {
@@ -111,7 +117,7 @@ pub(super) fn usable_url(probe: &Probe) -> Judgement {
 /// HTTP-05.
 pub(super) async fn kept_connection(probe: &Probe, id: &'static str) -> Checked {
     let mut machine = probe.machine(id);
-    let mut connection = KeptConnection::default();
+    let mut connection = KeptConnection::strict();
     let preflight = |machine: &ProbeMachine<'_>, intent| {
         let message = machine.preflight_message(Wish::Clean);
         let message = Message::of(machine.form.transfer, &message);
@@ -150,8 +156,7 @@ pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked 
     let base = probe.base()?;
     let mut machine = probe.machine(id);
     let preflight = machine.preflight(Wish::Clean).await?;
-    let jar = std::mem::take(&mut machine.jar);
-    let path = format!("{}x", preflight.exchange.path.trim_end_matches(|c| c != '/'));
+    machine.jar = CookieJar::default();
     let walked = machine.walk().await;
     let uploaded = if probe.options.events { Some(machine.upload_one().await) } else { None };
     let broken = match (&walked, &uploaded) {
@@ -161,7 +166,6 @@ pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked 
             return Ok(same_as_set(&machine.table, &base.set, walk));
         }
     };
-    // With the cookies that a client returns, then with all.
     let at = |judgement: Judgement| match broken.exchange {
         Some(exchange) => judgement.at(exchange),
         None => judgement,
@@ -178,22 +182,29 @@ pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked 
             broken.said
         ))));
     }
-    let Some(all) = jar.all() else { return Ok(broken.into()) };
-    let mut machine = probe.machine(id);
-    machine.preflight(Wish::Clean).await?;
-    let message = crate::protocol::wire::RuleDownloadRequest {
-        cursor: String::new(),
-        machine_id: machine.id.clone(),
-    };
+    Ok(broken.into())
+}
+
+/// Whether a later stage was refused for want of a cookie that a client does not return: then
+/// that is what the step broke at.
+pub(in crate::harness::conformance) async fn for_want_of_a_cookie(
+    machine: &mut ProbeMachine<'_>,
+    broken: Broken,
+) -> Broken {
+    let message =
+        wire::RuleDownloadRequest { cursor: String::new(), machine_id: machine.id.clone() };
     let message = Message::of(machine.form.transfer, &message);
     let request = machine.request(Stage::RuleDownload, message);
-    let forced = machine.send(ProbeRequest { cookies: Some(all), ..request }).await;
+    let path = machine.probe.client.full_path(&request);
+    let withheld = machine.jar.withheld(&path).map(|(name, why)| format!("{name}: {why}"));
+    let (Some(withheld), Some(all)) = (withheld, machine.jar.all()) else { return broken };
+    let request = ProbeRequest { cookies: Some(all), intent: Intent::Provoking, ..request };
+    let forced = machine.send(request).await;
     if !forced.is(200) {
-        return Ok(broken.into());
+        return broken;
     }
-    let why = jar.withheld(&path).map_or_else(String::new, |(name, why)| format!(" {name}: {why}"));
-    let said = format!("a cookie is demanded that a client does not return{why}");
-    Ok(at(Judgement::fail(said)))
+    let said = format!("a cookie is required that a client does not return; {withheld}");
+    Broken { by: "HTTP-06", said, ..broken }
 }
 
 /// HTTP-07.
@@ -210,6 +221,9 @@ pub(super) async fn doctor(probe: &Probe, id: &'static str) -> Checked {
         })
         .await;
     let ended = exchange.ended();
+    if exchange.status().is_some_and(|status| (300..400).contains(&status)) {
+        probe.unless_preflight_broken()?;
+    }
     let judgement = match exchange.status() {
         Some(200 | 400) if exchange.outcome.is_ok() => return Ok(Judgement::pass()),
         Some(401 | 403 | 404) => Judgement::warning(format!("{ended}; the doctor shows a problem")),

@@ -14,6 +14,17 @@ const OTHER_IDS: [&str; 2] = ["C02PROBE", "Büro Probe "];
 
 /// ID-01, after the forms were tried.
 pub(super) async fn upper_case_uuid(probe: &Probe, id: &'static str) -> Checked {
+    let trials = probe.trials();
+    let refused = |status: Option<u16>| matches!(status, Some(401 | 403 | 404));
+    if trials.iter().all(|trial| refused(trial.exchange.status())) && !probe.met_a_useless_token() {
+        let Some(trial) = trials.first() else { return Ok(Judgement::not_tested("not tried")) };
+        let said = if probe.options.machine_ids.is_empty() {
+            format!("upper case gets {}, lower case is accepted", trial.exchange.ended())
+        } else {
+            format!("the machine ids given get {}", trial.exchange.ended())
+        };
+        return Ok(Judgement::fail(said).at(trial.exchange.number));
+    }
     let mut machine = probe.machine(id);
     machine.preflight(Wish::Clean).await?;
     if probe.options.machine_ids.is_empty() {

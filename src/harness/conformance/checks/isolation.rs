@@ -27,7 +27,7 @@ pub(super) async fn in_turn(probe: &Probe, id: &'static str) -> Checked {
     .await;
     let (of_a, walk_a, walk_b) = match done {
         Ok(done) => done,
-        Err(broken) => return Ok(failed("two machines in turn", &broken)),
+        Err(broken) => return Ok(failed(probe, "two machines in turn", &broken)),
     };
     let judgement =
         same_as_set(&a.table, &base.set, &walk_a).and(same_as_set(&b.table, &base.set, &walk_b));
@@ -41,7 +41,7 @@ pub(super) async fn in_turn(probe: &Probe, id: &'static str) -> Checked {
         machine.forget_session();
         let next = match machine.preflight(Wish::Nothing).await {
             Ok(next) => next,
-            Err(broken) => return Ok(failed("after two machines in turn", &broken)),
+            Err(broken) => return Ok(failed(probe, "after two machines in turn", &broken)),
         };
         if next.is_clean() {
             let said = "after two machines in turn, the next sync of one is clean again";
@@ -53,6 +53,7 @@ pub(super) async fn in_turn(probe: &Probe, id: &'static str) -> Checked {
 
 /// ISO-02.
 pub(super) async fn same_counts(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_broken("ISO-01")?;
     let base = probe.base_with_rules()?;
     let mut a = probe.machine(id);
     a.sync(Wish::Clean).await?;
@@ -68,6 +69,7 @@ pub(super) async fn same_counts(probe: &Probe, id: &'static str) -> Checked {
 
 /// ISO-03.
 pub(super) async fn at_once(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_broken("ISO-01")?;
     let base = probe.base()?;
     let mut machines = Vec::new();
     for _ in 0..4 {
@@ -83,7 +85,7 @@ pub(super) async fn at_once(probe: &Probe, id: &'static str) -> Checked {
     for done in [a, b, c, d] {
         let found = match done {
             Ok((table, walk)) => same_as_set(&table, &base.set, &walk),
-            Err(broken) => failed("one of four machines at once", &broken),
+            Err(broken) => failed(probe, "one of four machines at once", &broken),
         };
         judgement = judgement.and(found);
     }
@@ -97,6 +99,7 @@ async fn whole(mut machine: ProbeMachine<'_>) -> Result<(RuleTable, Walk), Broke
 
 /// ISO-04.
 pub(super) async fn pending_work(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_broken("ISO-01")?;
     let base = probe.base_with_rules()?;
     let mut a = probe.machine(id);
     a.sync(Wish::Clean).await?;
@@ -128,6 +131,6 @@ pub(super) async fn pending_work(probe: &Probe, id: &'static str) -> Checked {
     .await;
     Ok(match rest {
         Ok(walk) => same_as_set(&b.table, &base.set, &walk),
-        Err(broken) => failed("after another machine's sync", &broken),
+        Err(broken) => failed(probe, "after another machine's sync", &broken),
     })
 }

@@ -23,10 +23,13 @@ fn ask(probe: &Probe, task: &OperatorTask) -> Result<OperatorReply, Judgement> {
 }
 
 fn with_operator(probe: &Probe) -> Result<(), Judgement> {
-    if probe.operator().is_some() {
-        return Ok(());
+    if probe.operator().is_none() {
+        return Err(Judgement::not_tested("needs an operator (--operator)"));
     }
-    Err(Judgement::not_tested("needs an operator (--operator)"))
+    if probe.verdict("CLEAN-06") == Some(Verdict::Fail) {
+        return Err(Judgement::blocked("CLEAN-06", "NORMAL syncs leave the rules wrong"));
+    }
+    Ok(())
 }
 
 /// The table after a clean sync of another machine, or of the same where there is no other.
@@ -60,10 +63,9 @@ pub(super) async fn changes_arrive(probe: &Probe, id: &'static str) -> Checked {
     }
     machine.forget_session();
     let next = machine.preflight(Wish::Nothing).await?;
-    let mode = |message: &serde_json::Value| {
-        super::settings::member(message, &["client_mode", "clientMode"]).cloned()
-    };
-    if mode(&next.message) == mode(&first.preflight.message) {
+    let before = super::settings::mode_of(&first.preflight.message);
+    // A server that names no mode, or none that exists, is PRE-03's.
+    if before.is_some() && before == super::settings::mode_of(&next.message) {
         let said = "the client mode is the one from before the change";
         return Ok(Judgement::fail(said).at(next.exchange.number));
     }
@@ -83,6 +85,8 @@ pub(super) async fn deletions_arrive(probe: &Probe, id: &'static str) -> Checked
 /// OPS-03.
 pub(super) async fn unconfirmed_changes(probe: &Probe, id: &'static str) -> Checked {
     with_operator(probe)?;
+    probe.unless_broken("RULE-06")?;
+    probe.unless_broken("OPS-01")?;
     let mut judgement = Judgement::pass();
     for with_preflight in [true, false] {
         let mut machine = probe.machine(id);
@@ -152,6 +156,7 @@ pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
 /// OPS-06.
 pub(super) async fn reaches_all(probe: &Probe, id: &'static str) -> Checked {
     with_operator(probe)?;
+    probe.unless_broken("OPS-01")?;
     let mut a = probe.machine(id);
     let mut b = probe.second_machine(id)?;
     for machine in [&mut a, &mut b] {

@@ -60,6 +60,7 @@ type Change = fn(&mut wire::PreflightRequest);
 
 /// PRE-07.
 pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_preflight_broken()?;
     let mut machine = probe.machine(id);
     let least: Change = |message| {
         message.request_clean_sync = false;
@@ -121,6 +122,7 @@ fn fullest(message: &mut wire::PreflightRequest) {
 
 /// PRE-08.
 pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_preflight_broken()?;
     let mut machine = probe.machine(id);
     let exchange = preflight(&mut machine, fullest).await;
     if accepted(&exchange).is_ok() {
@@ -158,6 +160,7 @@ pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
 
 /// PRE-09.
 pub(super) async fn modes(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_preflight_broken()?;
     let mut machine = probe.machine(id);
     let mut judgement = Judgement::pass();
     for mode in
@@ -174,6 +177,7 @@ pub(super) async fn modes(probe: &Probe, id: &'static str) -> Checked {
 
 /// PRE-10.
 pub(super) async fn texts(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_preflight_broken()?;
     let mut machine = probe.machine(id);
     let cases: [(&str, bool, Change); 5] = [
         ("a hostname with accents, quotes and an emoji", true, |message| {

@@ -207,7 +207,7 @@ pub(super) async fn first_page_again(probe: &Probe, id: &'static str) -> Checked
     machine.read_page(&exchange, &mut walk)?;
     let walk = match machine.rest(walk).await {
         Ok(walk) => walk,
-        Err(broken) => return Ok(super::failed("after the first page came twice", &broken)),
+        Err(broken) => return Ok(super::failed(probe, "after the first page came twice", &broken)),
     };
     machine.commit(preflight.sync_type, &walk);
     Ok(same_as_set(&machine.table, &base.set, &walk))
@@ -268,14 +268,14 @@ pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
     let walk = match done {
         Ok(walk) => walk,
         Err(broken) => {
-            return Ok(super::failed(&format!("{waited:?} after preflight"), &broken));
+            return Ok(super::failed(probe, &format!("{waited:?} after preflight"), &broken));
         }
     };
     machine.commit(preflight.sync_type, &walk);
     let judgement = same_as_set(&machine.table, &base.set, &walk);
     match machine.postflight(preflight.sync_type, &walk).await {
         Ok(_) => Ok(judgement),
-        Err(broken) => Ok(super::failed(&format!("{waited:?} after preflight"), &broken)),
+        Err(broken) => Ok(super::failed(probe, &format!("{waited:?} after preflight"), &broken)),
     }
 }
 

@@ -75,7 +75,9 @@ fn each(probe: &Probe, judge: impl Fn(&Value) -> Judgement) -> Judgement {
 pub(super) fn readable(probe: &Probe) -> Judgement {
     let mut judgement = Judgement::not_tested("no preflight was answered");
     for exchange in preflights(probe) {
-        if exchange.intent != Intent::WellFormed {
+        // The trials of forms were answered, too; ENC-04 is about those of protobuf.
+        let is_trial = exchange.requirement == "ENC-01" && exchange.form.is_json();
+        if exchange.intent != Intent::WellFormed && !is_trial {
             continue;
         }
         if let Err(why) = exchange.message() {
@@ -170,6 +172,17 @@ fn kind(value: &Value) -> &'static str {
 
 pub(super) fn shown(value: &Value) -> String {
     beginning(value.to_string().as_bytes())
+}
+
+/// The client mode that a response sets, by its number.
+pub(super) fn mode_of(message: &Value) -> Option<i64> {
+    let value = member(message, &["client_mode", "clientMode"])?;
+    let named = value.as_str().map(|name| {
+        let known = wire::ClientMode::NAMES.iter().find(|(known, _)| *known == name);
+        known.map_or(0, |(_, number)| i64::from(*number))
+    });
+    let number = named.or_else(|| value.as_i64())?;
+    (1..=3).contains(&number).then_some(number)
 }
 
 /// PRE-03.
