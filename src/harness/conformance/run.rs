@@ -41,7 +41,19 @@ pub(super) async fn run(probe: &Probe, progress: &dyn Progress) -> Result<(), Co
     let same_end =
         trials.windows(2).all(|pair| pair[0].exchange.ended() == pair[1].exchange.ended());
     let no_form_works = trials.iter().all(|trial| !trial.accepted);
+    let no_session = trials.iter().find_map(|trial| {
+        let broken = trial.exchange.outcome.as_ref().err()?;
+        let is_it = matches!(broken.kind, BreakKind::Tls | BreakKind::Connect);
+        is_it.then(|| Judgement::blocked("HTTP-04", broken.what.clone()).at(trial.exchange.number))
+    });
     probe.keep_trials(trials);
+    if no_form_works && let Some(blocked) = no_session {
+        for requirement in chosen(probe).filter(|requirement| requirement.id != "HTTP-04") {
+            runner.keep(requirement.id, blocked.clone());
+        }
+        runner.settle("HTTP-04").await;
+        return Ok(());
+    }
 
     for id in BEFORE_THE_FIRST_SYNC {
         runner.settle(id).await;

@@ -69,15 +69,19 @@ fn configured(misbehaviour: Misbehaviour, conformance: Conformance) -> Conforman
             conformance.machine_ids(ENROLLED).unwrap()
         }
         Misbehaviour::Err03Unchecked | Misbehaviour::Err03Error => {
-            let set = format!(r#"SyncExtraHeaders={{"X-Probe-Token":"{TOKEN}"}}"#);
-            let sources = Sources { sets: vec![set], ..Sources::default() };
-            conformance.configured(&Config::load(&sources).unwrap().config).unwrap()
+            with_key(conformance, &format!(r#"SyncExtraHeaders={{"X-Probe-Token":"{TOKEN}"}}"#))
         }
         // Each of its postflights takes 11 seconds.
         Misbehaviour::Http03Slow => conformance.only(["HTTP-01", "HTTP-03", "RULE-02"]),
         Misbehaviour::Enc07Waits => conformance.request_timeout(Duration::from_secs(3)),
         _ => conformance,
     }
+}
+
+/// With this key of an agent's configuration.
+fn with_key(conformance: Conformance, set: &str) -> Conformance {
+    let sources = Sources { sets: vec![set.to_owned()], ..Sources::default() };
+    conformance.configured(&Config::load(&sources).unwrap().config).unwrap()
 }
 
 fn report(misbehaviour: Misbehaviour) -> Report {
@@ -98,7 +102,14 @@ fn report(misbehaviour: Misbehaviour) -> Report {
         .waits(waits)
         .heavy()
         .operator(Admin(Arc::clone(&server)));
-    configured(misbehaviour, conformance).run_blocking().unwrap().report
+    let mut conformance = configured(misbehaviour, conformance);
+    let directory = tempfile::tempdir().unwrap();
+    if let Some(roots) = server.roots() {
+        let file = directory.path().join("roots.pem");
+        std::fs::write(&file, roots).unwrap();
+        conformance = with_key(conformance, &format!("ServerAuthRootsFile={}", file.display()));
+    }
+    conformance.run_blocking().unwrap().report
 }
 
 /// What is wrong with the report on a server that does this, if anything.

@@ -43,3 +43,22 @@ fn zentral_takes_no_gzip() {
     ENC-03 warning
     ");
 }
+
+#[test]
+fn the_other_manners_have_one_peculiarity_each() {
+    let peculiar: Vec<_> = Preset::NAMES
+        .into_iter()
+        .filter(|(name, _)| !["plain", "moroz", "rudolph", "zentral"].contains(name))
+        .map(|(name, preset)| {
+            format!("{name}: {}", found(preset).replace('\n', ", ")).trim().to_owned()
+        })
+        .collect();
+    assert_snapshot!(peculiar.join("\n"), @r"
+    protobuf-gzip: HTTP-07 warning, ENC-01 fail, ENC-02 warning, ENC-03 warning
+    cookie: HTTP-06 warning
+    numeric-cursor: PAGE-01 fail, PAGE-02 fail
+    always-clean: CLEAN-04 fail
+    remove-from-empty:
+    memory-session:
+    ");
+}

@@ -97,7 +97,7 @@ pub(super) fn usable_url(probe: &Probe) -> Judgement {
     }
     for exchange in probe.client.exchanges() {
         if let Err(broken) = &exchange.outcome
-            && exchange.intent == Intent::WellFormed
+            && exchange.intent != Intent::Aside
             && matches!(broken.kind, BreakKind::Connect | BreakKind::Tls)
         {
             return Judgement::fail(broken.what.clone()).at(exchange.number);
