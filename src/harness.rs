@@ -5,7 +5,8 @@
 //! state as real servers do (rules, changes since a host's last sync, received
 //! events), imitates several of them ([`Style`], [`Preset`]), fails where it is
 //! asked to ([`Fault`]), and records every exchange ([`Exchange`]). The tests, the
-//! demo, the benches and `harness serve` all use it.
+//! demo, the benches and `harness serve` all use it. [`Simulation`] plays the other
+//! side: many hosts that sync with a server.
 //!
 //! ```
 //! use santa_sync::harness::{FakeServer, Fault, fixtures, nth};

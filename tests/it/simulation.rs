@@ -221,6 +221,26 @@ fn a_saved_report_is_shown_again_and_is_one_page() {
     assert_eq!(report["schema_version"], 1);
     assert_eq!(report["measured"]["stages"]["preflight"]["latency"]["count"], 5);
 
+    let keys = |value: &Value| {
+        let keys = value.as_object().unwrap().keys().map(String::as_str);
+        keys.collect::<Vec<_>>().join(" ")
+    };
+    let measured = &report["measured"];
+    insta::assert_snapshot!(
+        [&report, &report["plan"], &report["shards"][0], measured, &measured["syncs"],
+            &measured["stages"]["preflight"], &measured["lateness"], &measured["series"]]
+            .map(keys).join("\n"),
+        @r"
+        measured plan recoveries schema_version shards
+        encodings event_bytes events_per_hour hosts interval_secs lasting_ms outages protobuf_percent ramp_ms seed shard speed storms url versions
+        cpu_ms hosts is_stopped lasted_ms memory_before memory_peak shard started_at
+        events_uploaded lateness rules_received series stages sync_durations syncs token_requests
+        begun broken_off clean failed succeeded unfinished
+        answered bytes_received bytes_sent cut_by_outage failures latency
+        buckets count max_us p50_us p90_us p99_us
+        begun bin_ms bytes_received bytes_sent cut_by_outage events failed failed_requests latency requests running succeeded
+        ");
+
     let twice = program().args(["harness", "report", &json, &json]).output().unwrap();
     let stderr = String::from_utf8(twice.stderr).unwrap();
     assert_eq!(twice.status.code(), Some(64), "{stderr}");

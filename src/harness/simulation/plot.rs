@@ -163,7 +163,7 @@ impl Plot {
         write!(f, "<div class=\"axis top{rows}\">")?;
         for (number, (at, name)) in names.into_iter().enumerate() {
             let place = self.place(at);
-            let class = match (number % 2, place > 0.8) {
+            let class = match (number % 2, place > 0.65) {
                 (0, false) => "",
                 (0, true) => " class=\"late\"",
                 (_, false) => " class=\"low\"",
