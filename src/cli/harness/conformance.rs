@@ -20,8 +20,8 @@ use operator::AskedOperator;
 
 /// A requirement is not met, or the server differs from what was pinned.
 const EXIT_NOT_MET: u8 = 1;
-/// About how many requests one check makes.
-const REQUESTS_PER_CHECK: usize = 4;
+/// About how many requests two checks make, with rules on three pages.
+const REQUESTS_PER_TWO_CHECKS: usize = 9;
 
 pub(super) const EXAMPLES: &str = "\
 The checks play a client: they make up machine ids that begin with 5A17A000- and events below
@@ -192,7 +192,7 @@ fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
     output::note(format!(
         "checks {} requirements with about {} requests and {events}{time}; use a test instance",
         chosen.len(),
-        chosen.len() * REQUESTS_PER_CHECK
+        chosen.len() * REQUESTS_PER_TWO_CHECKS / 2
     ));
     if conformance.makes_up_machines() || args.yes {
         return Ok(());
