@@ -44,6 +44,7 @@ impl Misbehaviours {
             return Some(Script::Whole(reply));
         }
         let is_doctor = route == Route::Stage(Stage::Preflight)
+            && incoming.method == "POST"
             && incoming.body.is_empty()
             && incoming.header("content-type").is_empty();
         if is_doctor && self.does(Misbehaviour::Http07Error) {

@@ -73,8 +73,11 @@ impl State {
                 return Err(Refusal::new(409, "this event is known"));
             }
             let requests = (self.style.requests_bundles || refuses_bundles) && !is_part;
-            if requests && !bundle.is_empty() && self.requested_bundles.insert(bundle.clone()) {
-                self.bundles.push(bundle.clone());
+            if requests && !bundle.is_empty() {
+                let is_new = self.requested_bundles.insert(bundle.clone());
+                if is_new || refuses_bundles {
+                    self.bundles.push(bundle.clone());
+                }
             }
         }
         Ok(())

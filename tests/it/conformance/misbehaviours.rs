@@ -22,11 +22,6 @@ const ENROLLED: [&str; 2] =
 /// Requirements that a misbehaviour breaks as well, and why. ERR-02 needs no mention: it only
 /// repeats who answered 5xx, or not at all.
 const ALSO: &[(Misbehaviour, &[&str], &str)] = &[
-    (
-        Misbehaviour::Http07Error,
-        &["HTTP-09"],
-        "its server takes every empty preflight for the doctor's, a GET as well",
-    ),
     (Misbehaviour::Err04Useless, &["HTTP-07"], "the doctor's preflight gets 403 as every other"),
     (Misbehaviour::Id04Accepted, &["ERR-01"], "it is by an error in a 200 that it breaks ID-04"),
     (
