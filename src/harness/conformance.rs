@@ -426,6 +426,10 @@ fn notes(probe: &Probe) -> Vec<String> {
     {
         notes.push(format!("{declared} is not accepted; the checks worked in {}", probe.form()));
     }
+    let limited = probe.client.exchanges().iter().filter(|exchange| exchange.is(429)).count();
+    if limited > 0 {
+        notes.push(format!("the server limits the rate: {limited} requests were made again"));
+    }
     if probe.verdict("CLEAN-06") == Some(Verdict::Warning) {
         notes.push(
             "the server sends all rules each time: RULE-05, RULE-06, CLEAN-05 and ISO-04 prove \

@@ -7,6 +7,7 @@ mod operator;
 mod presets;
 mod reports;
 mod tls;
+mod trials;
 
 use santa_sync::harness::FakeServer;
 use santa_sync::harness::conformance::{Conformance, Report, Waits};

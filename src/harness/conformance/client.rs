@@ -32,6 +32,10 @@ const CLIENT_NAME: &str = "santactl-sync/2026.4";
 const MAX_CONCURRENT: usize = 4;
 /// A larger response is not kept.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// How often a request waits because the server limits the rate.
+const MAX_WAITS_FOR_RATE: usize = 3;
+/// It does not wait longer at a time.
+const MAX_WAIT_FOR_RATE: Duration = Duration::from_secs(30);
 /// All but RFC 3986's unreserved characters.
 const UNRESERVED_ONLY: &percent_encoding::AsciiSet =
     &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -259,8 +263,22 @@ impl ProbeClient {
         self.send_on(&mut KeptConnection::default(), request).await
     }
 
-    /// Sends a request on this connection, which is made first if there is none, and kept.
+    /// Sends a request on this connection, which is made first if there is none, and kept. A
+    /// server that limits the rate (429) is given the time it asks for, a few times.
     pub(super) async fn send_on(
+        &self,
+        connection: &mut KeptConnection,
+        request: ProbeRequest,
+    ) -> Arc<ProbeExchange> {
+        for _ in 0..MAX_WAITS_FOR_RATE {
+            let exchange = self.send_once(connection, request.clone()).await;
+            let Some(wait) = asked_to_wait(&exchange) else { return exchange };
+            self.sleep(wait).await;
+        }
+        self.send_once(connection, request).await
+    }
+
+    async fn send_once(
         &self,
         connection: &mut KeptConnection,
         request: ProbeRequest,
@@ -478,6 +496,13 @@ fn broken(error: &hyper::Error, status: Option<u16>) -> Break {
         (_, None) => format!("the connection ended without a response: {error}{cause}"),
     };
     Break { kind, what, status }
+}
+
+/// How long a server that limits the rate wants to be left alone; `None` if it does not.
+fn asked_to_wait(exchange: &ProbeExchange) -> Option<Duration> {
+    let answer = exchange.answer().filter(|answer| answer.status == 429)?;
+    let seconds = answer.header("retry-after").and_then(|text| text.trim().parse().ok());
+    Some(Duration::from_secs(seconds.unwrap_or(1)).min(MAX_WAIT_FOR_RATE))
 }
 
 /// The text with its last letter or digit exchanged for another.
