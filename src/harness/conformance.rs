@@ -41,6 +41,7 @@ mod run;
 mod table;
 mod transcript;
 mod verdict;
+mod walk;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

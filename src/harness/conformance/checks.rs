@@ -21,11 +21,12 @@ mod settings;
 pub(super) use encodings::{try_form, try_forms};
 pub(super) use http::for_want_of_a_cookie;
 
-use super::machine::{Broken, Walk, cursor_of};
+use super::machine::Broken;
 use super::probe::{BaseSync, Checked, Probe};
 use super::report::RuleFacts;
 use super::table::RuleTable;
 use super::verdict::{Judgement, Verdict};
+use super::walk::{Walk, cursor_of};
 use crate::model::ContentEncoding;
 
 /// Checks of the whole run: they come last and need no second try.

@@ -1,7 +1,6 @@
 //! A machine of the probe: what Santa's client would send in its place, with the counts, the
 //! hash and the types that are true of it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -16,6 +15,7 @@ use super::probe::Probe;
 use super::probe_events::EventMaker;
 use super::table::RuleTable;
 use super::verdict::Judgement;
+use super::walk::{Walk, cursor_of};
 use crate::model::{MachineId, Rule, Stage, SyncType};
 use crate::protocol::body::ResponseBody;
 use crate::protocol::cel::CelBudget;
@@ -73,58 +73,6 @@ impl PreflightDone {
 /// types for NORMAL.
 pub(super) const fn is_clean(sync_type: SyncType) -> bool {
     matches!(sync_type, SyncType::Clean | SyncType::CleanAll)
-}
-
-/// The pages of a rule download.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Walk {
-    pub(super) pages: Vec<Arc<ProbeExchange>>,
-    /// The rules that a client accepts.
-    pub(super) rules: Vec<Rule>,
-    /// Where each page ends in `rules`.
-    ends: Vec<usize>,
-    /// All rules, those included that a client drops.
-    pub(super) received: u64,
-    /// Where it goes on; `None` at the end.
-    pub(super) cursor: Option<String>,
-    /// Cursors with hashes of the pages that came with them.
-    seen: HashSet<(String, u64)>,
-}
-
-impl Walk {
-    /// The rules of each page.
-    fn rules_by_page(&self) -> impl Iterator<Item = &[Rule]> {
-        self.ends.iter().scan(0, |start, end| {
-            let page = self.rules.get(*start..*end);
-            *start = *end;
-            page
-        })
-    }
-
-    /// Whether a rule stood first or last on a page, where another page follows or came before.
-    pub(super) fn is_at_a_border(&self, rule: &Rule) -> bool {
-        let is = |other: Option<&Rule>| other.is_some_and(|o| o.identifier == rule.identifier);
-        let last = self.ends.len().saturating_sub(1);
-        self.rules_by_page().enumerate().any(|(place, page)| {
-            (place > 0 && is(page.first())) || (place < last && is(page.last()))
-        })
-    }
-
-    /// How many rules come again on a later page.
-    pub(super) fn repeated_on_later_pages(&self) -> usize {
-        let mut earlier = HashSet::new();
-        let mut repeated = 0;
-        for page in self.rules_by_page() {
-            repeated += page.iter().filter(|rule| earlier.contains(&rule.identifier)).count();
-            earlier.extend(page.iter().map(|rule| &rule.identifier));
-        }
-        repeated
-    }
-
-    /// Lets cursors come once more: the walk goes back on purpose.
-    pub(super) fn forget_cursors(&mut self) {
-        self.seen.clear();
-    }
 }
 
 /// One sync from preflight to postflight.
@@ -552,17 +500,6 @@ impl<'p> ProbeMachine<'p> {
     }
 }
 
-/// Where the next page begins, as text even if the server wrote something else.
-pub(super) fn cursor_of(message: &Value) -> Option<String> {
-    match message.get("cursor") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => (!text.is_empty()).then(|| text.clone()),
-        Some(other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) => {
-            Some(other.to_string())
-        }
-    }
-}
-
 /// The texts of a response that are secrets.
 fn secrets_of(message: &Value) -> Vec<&str> {
     const SECRET_MEMBERS: [&str; 6] = [
@@ -627,18 +564,5 @@ mod tests {
         let mut secrets = secrets_of(&message);
         secrets.sort_unstable();
         assert_eq!(secrets, ["t", "u", "v"]);
-    }
-
-    #[test]
-    fn a_cursor_is_followed_whatever_its_type_and_empty_ones_end_the_download() {
-        for (message, expected) in [
-            (json!({}), None),
-            (json!({"cursor": null}), None),
-            (json!({"cursor": ""}), None),
-            (json!({"cursor": "{\"PK\":1}"}), Some("{\"PK\":1}")),
-            (json!({"cursor": 17}), Some("17")),
-        ] {
-            assert_eq!(cursor_of(&message).as_deref(), expected, "{message}");
-        }
     }
 }

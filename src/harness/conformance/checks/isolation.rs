@@ -1,10 +1,11 @@
 //! ISO-01 to ISO-04.
 
 use super::{failed, same_as_set};
-use crate::harness::conformance::machine::{Broken, ProbeMachine, Walk, Wish};
+use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish};
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::harness::conformance::walk::Walk;
 
 /// ISO-01.
 pub(super) async fn in_turn(probe: &Probe, id: &'static str) -> Checked {

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::settings::shown;
 use super::{failed, same_as_set};
-use crate::harness::conformance::machine::{Walk, Wish, is_clean};
+use crate::harness::conformance::machine::{Wish, is_clean};
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::harness::conformance::walk::Walk;
 use crate::model::Stage;
 
 /// A cursor that no server hands out.

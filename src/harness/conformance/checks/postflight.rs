@@ -3,11 +3,12 @@
 use super::same_as_set;
 use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::Intent;
-use crate::harness::conformance::machine::{ProbeMachine, Walk, Wish, accepted};
+use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::harness::conformance::walk::Walk;
 use crate::model::{Stage, SyncType};
 use crate::protocol::{preflight, wire};
 
