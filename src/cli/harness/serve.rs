@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::demo::at_most_5_million;
 use crate::cli::{Error, output};
+use crate::harness::simulation::process;
 use crate::harness::{
     AcceptedForms, FakeServer, Misbehaviour, Preset, Scripted, UnknownMisbehaviour,
 };
@@ -203,6 +204,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     if args.expose_errors.contains(&Exposed::List) {
         report::list_misbehaviours(args.json);
         return Ok(());
+    }
+    // A simulated fleet has thousands of connections.
+    if let Err(error) = process::open_many_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let no_signals =
         |error| Error::internal(format!("cannot wait for connections and signals: {error}"));
