@@ -10,6 +10,9 @@ pub(super) fn memory() -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// The most files that macOS grants a process whose hard limit is "unlimited".
+const APPLE_OPEN_MAX: u64 = 10_240;
+
 /// Lets this process open as many files as the system grants it: each sync that runs
 /// has a connection. Returns how many that are; `None` for any number.
 ///
@@ -18,6 +21,8 @@ pub(super) fn memory() -> Option<u64> {
 pub fn open_many_files() -> io::Result<Option<u64>> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    Ok(maximum)
+    let raise = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum });
+    // macOS refuses its own hard limit where that is unlimited.
+    raise(maximum).or_else(|_| raise(Some(APPLE_OPEN_MAX)))?;
+    Ok(getrlimit(Resource::Nofile).current)
 }
