@@ -112,7 +112,8 @@ impl Remedy for ConformanceError {
             }
             Self::Unreachable(_) => "start the server, or check host and port of the URL".into(),
             Self::Refused(_) => {
-                "enrol machines of no real host and name them with --machine-id, and give the \
+                "check the path of the URL, which is what clients have as SyncBaseURL; if the \
+                 server enrols machines, name some of no real host with --machine-id, and give the \
                  credential as an agent does (--set SyncExtraHeaders=..., or in the URL)"
                     .into()
             }

@@ -19,6 +19,7 @@ use super::reply::{ReceivedRequest, Reply};
 use super::script::Script;
 use super::style::Encoding;
 use crate::failure::Remedy;
+use crate::files;
 use crate::model::{Stage, Timestamp};
 use crate::protocol::wire;
 
@@ -348,7 +349,8 @@ impl Replay {
             if size > MAX_BYTES || files.len() as u64 >= MAX_EXCHANGES {
                 return Err(RecordingError::TooLarge(directory.to_owned()));
             }
-            let text = fs::read(&path).map_err(io("read", &path))?;
+            let text = files::read(&path, MAX_BYTES)
+                .map_err(|obstacle| io("read", &path)(obstacle.into()))?;
             files.push(
                 Self::file(&text).map_err(|message| RecordingError::Content { path, message })?,
             );

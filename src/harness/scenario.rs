@@ -18,6 +18,7 @@ use super::parsed::{Parsed, PresetName};
 use super::style::CursorStyle;
 use super::{Misbehaviour, SyncTypePolicy};
 use crate::failure::Remedy;
+use crate::files;
 
 mod apply;
 
@@ -57,7 +58,19 @@ pub struct Scenario {
 pub(super) struct RulesSpec {
     pub(super) list: Vec<RuleSpec>,
     pub(super) file: Option<PathBuf>,
+    #[serde(deserialize_with = "generated")]
     pub(super) generate: usize,
+}
+
+/// The most rules that are generated, as on the command line.
+const MAX_GENERATED: usize = 5_000_000;
+
+fn generated<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let rules = usize::deserialize(deserializer)?;
+    if rules > MAX_GENERATED {
+        return Err(serde::de::Error::custom("at most 5000000 rules can be generated"));
+    }
+    Ok(rules)
 }
 
 /// Traits of the server that differ from the preset.
@@ -191,11 +204,8 @@ struct RulesFile {
 
 fn text_of(path: &Path) -> Result<String, ScenarioError> {
     let failed = |source| ScenarioError::Read { path: path.into(), source };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_BYTES {
-        return Err(failed(io::Error::other("it is larger than 8 MiB")));
-    }
-    std::fs::read_to_string(path).map_err(failed)
+    let bytes = files::read(path, MAX_BYTES).map_err(|obstacle| failed(obstacle.into()))?;
+    String::from_utf8(bytes).map_err(|error| failed(io::Error::other(error)))
 }
 
 #[cfg(test)]

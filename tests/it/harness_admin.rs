@@ -124,10 +124,10 @@ fn the_administrator_changes_what_is_served() {
 
 #[test]
 fn strangers_and_web_pages_are_turned_away() {
-    let (serve, _, admin) = start(&["--admin-token", "s3cret"]);
-    assert_eq!(admin.token, "s3cret");
+    let (serve, _, admin) = start(&["--admin-token", "s3cret-of-16-chars"]);
+    assert_eq!(admin.token, "s3cret-of-16-chars");
     let host = format!("Host: {}\r\n", admin.address);
-    let bearer = "Authorization: Bearer s3cret\r\n";
+    let bearer = "Authorization: Bearer s3cret-of-16-chars\r\n";
     let ask = |headers: &[&str]| admin.raw("GET /state", &headers.concat(), "").0;
     assert_eq!(ask(&[&host, bearer]), 200);
     assert_eq!(ask(&[&host]), 401);
@@ -139,6 +139,9 @@ fn strangers_and_web_pages_are_turned_away() {
     let out = refused(&["--admin", "0.0.0.0:0"]);
     let err = String::from_utf8(out.stderr).unwrap();
     assert!(err.contains("0.0.0.0:0 is not a loopback address; use 127.0.0.1 or [::1]"), "{err}");
+    let out = refused(&["--admin", "127.0.0.1:0", "--admin-token", ""]);
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(err.contains("a token has at least 16 characters"), "{err}");
     let (_, _, other) = start(&[]);
     assert_eq!(other.token.len(), 32);
 }

@@ -70,7 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("harness", &["clock", "failure", "model", "protocol", "serve"]),
+    ("harness", &["clock", "failure", "files", "model", "protocol", "serve"]),
     (
         "harness::conformance",
         &[

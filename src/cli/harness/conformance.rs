@@ -37,8 +37,9 @@ A server that enrols its hosts refuses ids it does not know: give two or three t
 real host with --machine-id.
 
 Exit codes: 0 every requirement is met, warnings allowed; 1 some failed or were unstable, with
---strict also for warnings, with --expect for anything new or gone; 64 the command line is wrong;
-69 nothing answers there.
+--strict also for warnings, with --expect for anything new or gone; 64 the command line is wrong, a
+file cannot be written, or the server refuses every new machine; 69 nothing answers there; 78 the
+credentials cannot be used.
 
 Examples:
   santa-sync harness conformance http://127.0.0.1:8080/santa/
@@ -126,6 +127,14 @@ impl From<ConformanceError> for Error {
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let expectation = args.expect.as_deref().map(read_expectation).transpose()?;
     let conformance = conformance(global, args)?;
+    if conformance.chosen().is_empty() {
+        return Err(Error::usage("--only and --skip leave nothing to check"));
+    }
+    let outputs = [&args.transcript, &args.junit, &args.html, &args.write_expect];
+    for path in outputs.into_iter().flatten() {
+        // Before the run, which would be in vain.
+        File::create(path).map_err(|error| cannot_write(path, &error))?;
+    }
     announce(args, &conformance)?;
     let done = watched(conformance).run_blocking()?;
     let deviations = expectation.map(|expectation| expectation.compare(&done.report));

@@ -17,6 +17,9 @@ use crate::harness::{
 mod report;
 mod setup;
 
+/// The shortest token of an administrator: one that is left empty, or guessed, opens the port.
+const MIN_TOKEN_BYTES: usize = 16;
+
 pub(super) const EXAMPLES: &str = "\
 The first line of output is the URL to give an agent; with --json it is
 {\"schema_version\":1,\"url\":...}. Each request follows on its own line. SIGINT and
@@ -126,13 +129,14 @@ pub(super) struct Args {
     /// the first line has the token to show
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
-    /// The administrator's token; a random one by default
+    /// The administrator's token, at least 16 characters; a random one by default
     #[arg(
         long,
         value_name = "TOKEN",
         requires = "admin",
         env = "SANTA_SYNC_ADMIN_TOKEN",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = admin_token
     )]
     admin_token: Option<String>,
     /// Write each exchange, whole and with secrets as received, to a file of its own in this new
@@ -197,6 +201,13 @@ fn exposed(text: &str) -> Result<Exposed, UnknownMisbehaviour> {
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn admin_token(text: &str) -> Result<String, String> {
+    if text.len() < MIN_TOKEN_BYTES {
+        return Err(format!("a token has at least {MIN_TOKEN_BYTES} characters"));
+    }
+    Ok(text.to_owned())
 }
 
 /// Runs the command.

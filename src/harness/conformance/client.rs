@@ -252,7 +252,9 @@ impl ProbeClient {
         if request.credentials != Credentials::Given
             && let Some(secret) = self.secret_segment()
         {
-            base = base.replace(&secret, &altered(&secret));
+            let altered = altered(&secret);
+            self.add_secret(&altered);
+            base = base.replace(&secret, &altered);
         }
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{base}/{}{query}", request.path)
@@ -310,7 +312,7 @@ impl ProbeClient {
                 let value = if value.is_sensitive() || self.is_extra(name) {
                     Secret::MASK.to_owned()
                 } else {
-                    String::from_utf8_lossy(value.as_bytes()).into_owned()
+                    access.redact(&String::from_utf8_lossy(value.as_bytes()))
                 };
                 (name.as_str().to_owned(), value)
             })
@@ -382,7 +384,12 @@ impl ProbeClient {
                 Credentials::Left => drop(headers.remove(name)),
                 Credentials::Altered => {
                     let value = headers.get(&name).and_then(|value| value.to_str().ok());
-                    let value = value.map(altered).and_then(|v| HeaderValue::from_str(&v).ok());
+                    let value = value.map(altered);
+                    // All but one character of the true one.
+                    for part in value.iter().flat_map(|value| value.split(' ')) {
+                        self.add_secret(part);
+                    }
+                    let value = value.and_then(|value| HeaderValue::from_str(&value).ok());
                     if let Some(mut value) = value {
                         value.set_sensitive(true);
                         headers.insert(name, value);

@@ -402,10 +402,14 @@ impl<'p> ProbeMachine<'p> {
             let said = if walk.cursor.as_ref() == Some(&cursor) {
                 format!("page {} repeats the cursor it was requested with", walk.pages.len())
             } else if walk.cursor.is_some()
-                && (walk.pages.len() >= limits.pages || took > limits.time)
+                && (walk.pages.len() >= limits.pages
+                    || walk.bytes() >= limits.bytes
+                    || took > limits.time)
             {
-                let (pages, seconds) = (walk.pages.len(), took.as_secs());
-                format!("the download did not end within {pages} pages and {seconds} s")
+                let (pages, bytes, seconds) = (walk.pages.len(), walk.bytes(), took.as_secs());
+                format!(
+                    "the download did not end within {pages} pages, {bytes} bytes and {seconds} s"
+                )
             } else {
                 continue;
             };

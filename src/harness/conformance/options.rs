@@ -38,13 +38,15 @@ impl Default for Waits {
 pub struct WalkLimits {
     /// This many pages: 500.
     pub pages: usize,
+    /// Pages of this many bytes together, decoded: 64 MiB. A run keeps every response.
+    pub bytes: usize,
     /// This long: 120 s.
     pub time: Duration,
 }
 
 impl Default for WalkLimits {
     fn default() -> Self {
-        Self { pages: 500, time: Duration::from_mins(2) }
+        Self { pages: 500, bytes: 64 << 20, time: Duration::from_mins(2) }
     }
 }
 

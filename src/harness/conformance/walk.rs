@@ -25,6 +25,14 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// The bytes of all pages, decoded.
+    pub(super) fn bytes(&self) -> usize {
+        let answers = self.pages.iter().filter_map(|page| page.answer());
+        answers
+            .map(|answer| answer.body.as_ref().map_or(answer.wire.len(), bytes::Bytes::len))
+            .sum()
+    }
+
     /// The rules of each page.
     fn rules_by_page(&self) -> impl Iterator<Item = &[Rule]> {
         self.ends.iter().scan(0, |start, end| {

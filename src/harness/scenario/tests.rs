@@ -14,6 +14,7 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
     assert!(message.contains("expected one of `list`, `file`, `generate`"), "{message}");
     for (text, line, words) in [
         ("\npreset = \"mozor\"", 2, "give one of plain, moroz"),
+        ("[rules]\ngenerate = 99999999999", 2, "at most 5000000 rules"),
         ("misbehave = [\"CLEAN-99\"]", 1, "neither a requirement, as CLEAN-04"),
         ("[settings]\n\nclient_mod = \"LOCKDOWN\"", 1, "is not a setting; give one of client_mode"),
         ("[settings]\nclient_mode = \"LOCKED\"", 1, "client_mode is one of UNKNOWN_CLIENT_MODE"),
@@ -35,6 +36,14 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
     }
     let after = wrong("[[expect]]\nname = \"b\"\nafter = \"a\"");
     assert_eq!(after, r#"s.toml: expectation "b" comes after "a", which does not exist"#);
+}
+
+#[test]
+fn only_a_regular_file_is_a_scenario() {
+    for path in ["/dev/zero", "/"] {
+        let message = Scenario::load(Path::new(path)).unwrap_err().to_string();
+        assert!(message.contains("not a file"), "{message}");
+    }
 }
 
 #[test]

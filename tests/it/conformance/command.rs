@@ -1,6 +1,8 @@
 //! `harness conformance` as a command.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::Output;
 
 use santa_sync::harness::{FakeServer, Misbehaviour, fixtures};
@@ -137,6 +139,76 @@ fn a_credential_is_sent_and_shown_nowhere() {
     assert!(seen.iter().any(|exchange| !with_token(&exchange) && exchange.status == Some(401)));
 }
 
+/// Responds to every request with its own head, in the body and as a cookie.
+fn echo(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { return };
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                break;
+            }
+            if line == "\r\n" {
+                let header = |name: &str| {
+                    let line = head.lines().find(|line| line.to_lowercase().starts_with(name))?;
+                    Some(line.split_once(':')?.1.trim().to_owned())
+                };
+                let length = header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+                let _ = reader.read_exact(&mut vec![0; length]);
+                let body = serde_json::json!({ "echo": head }).to_string();
+                let cookie = header("x-key").unwrap_or_default();
+                let _ = write!(
+                    reader.get_mut(),
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: s={cookie}\r\n\
+                     Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                break;
+            }
+            head.push_str(&line);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_echoes_credentials_makes_no_report_show_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || echo(&listener));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (html, junit, transcript) = (path("r.html"), path("r.xml"), path("r.jsonl"));
+    let set = r#"SyncExtraHeaders={"X-Key":"s3cr3t-HEADER/val+ue==","Authorization":"Bearer TOKENabc123"}"#;
+    let only = ["--only", "ERR-03,HTTP-01,HTTP-06", "--verbose", "--set", set];
+    let files = ["--html", &html, "--junit", &junit, "--transcript", &transcript];
+    let output = run(&url, &[&only[..], &files].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let texts = [html, junit, transcript].map(|path| fs::read_to_string(path).unwrap());
+    assert!(texts[2].contains("(secret)"), "{}", texts[2]);
+    for text in [&stdout(&output), &stderr(&output)].into_iter().chain(&texts) {
+        // The altered ones of ERR-03 begin like the true ones.
+        for secret in ["TOKENabc12", "s3cr3t-HEADER"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+}
+
+#[test]
+fn outputs_are_checked_before_the_run_and_nothing_to_check_is_an_error() {
+    let server = server().start().unwrap();
+    for (args, words) in [
+        (&["--html", "/nonexistent/r.html"][..], "cannot write /nonexistent/r.html"),
+        (&["--only", "PAGE", "--skip", "PAGE"], "leave nothing to check"),
+    ] {
+        let output = run(&server.url(), args);
+        assert_eq!(output.status.code(), Some(64), "{}", stdout(&output));
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+    assert_eq!(server.hosts(), [""; 0], "nothing was sent");
+}
+
 #[test]
 fn machine_ids_need_a_confirmation() {
     let server = server().start().unwrap();
@@ -159,7 +231,11 @@ fn what_keeps_a_run_from_starting_is_said_with_its_fix() {
     let enrolled = server().style(|style| style.enrolled = Some(Vec::new())).start().unwrap();
     let output = run(&enrolled.url(), &[]);
     assert_eq!(output.status.code(), Some(64));
-    assert!(stderr(&output).contains("name them with --machine-id"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("name some of no real host with --machine-id"),
+        "{}",
+        stderr(&output)
+    );
 
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(&format!("http://{unused}/"), &[]);

@@ -1,6 +1,5 @@
 //! From the options to a server, and files that are read again.
 
-use std::fs;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -8,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::report::unwritable;
 use super::{Args, Exposed, ModeArg};
 use crate::cli::Error;
+use crate::files;
 use crate::harness::{
     Encoding, FakeServer, ResponseEncoding, Scenario, Scripted, SyncTypePolicy, Xsrf, fixtures,
 };
@@ -111,7 +111,7 @@ pub(super) fn start(args: &Args) -> Result<FakeServer, Error> {
     }
     let server = builder.on_exchange(super::report::exchanges(args)?).start()?;
     if let (Some(path), Some(roots)) = (&args.tls_roots, server.roots()) {
-        fs::write(path, roots).map_err(|error| unwritable(path, &error))?;
+        std::fs::write(path, roots).map_err(|error| unwritable(path, &error))?;
     }
     Ok(server)
 }
@@ -135,9 +135,12 @@ pub(super) fn read_again(args: &Args, server: &FakeServer) -> Result<(), Error> 
     Ok(())
 }
 
+/// The most bytes of a file of rules or settings: some millions of rules.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
 fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, Error> {
     let shown = path.display();
-    let text = fs::read(path).map_err(|error| {
+    let text = files::read(path, MAX_FILE_BYTES).map_err(|error| {
         Error::usage(format!("cannot read {shown}: {error}"))
             .with_fix("name a file that this user may read")
     })?;
