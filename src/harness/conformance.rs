@@ -87,6 +87,9 @@ pub enum ConformanceError {
     /// A name in `only` or `skip`.
     #[error("no requirement is called {0}")]
     UnknownRequirement(String),
+    /// What is chosen and what is left out are the same.
+    #[error("nothing is left to check")]
+    NothingChosen,
     /// Trust roots or client certificate.
     #[error(transparent)]
     Credentials(#[from] Failure),
@@ -107,6 +110,7 @@ impl Remedy for ConformanceError {
             Self::Url(error) => error.fix().into(),
             Self::Credentials(failure) => return failure.fix.clone(),
             Self::MachineId(_) => "give another machine id".into(),
+            Self::NothingChosen => "leave out less than was chosen".into(),
             Self::UnknownRequirement(_) => {
                 "give ids such as CLEAN-04, or the beginning of some, such as CLEAN".into()
             }
@@ -292,16 +296,28 @@ impl Conformance {
         self.options.machine_ids.is_empty()
     }
 
-    /// Runs the checks.
+    /// Checks that [`Self::only`] and [`Self::skip`] name requirements and leave some.
     ///
     /// # Errors
-    /// If nothing can be checked.
-    pub async fn run(self) -> Result<ConformanceRun, ConformanceError> {
+    /// If they do not.
+    pub fn check_choice(&self) -> Result<(), ConformanceError> {
         for name in self.options.only.iter().chain(&self.options.skip) {
             if !catalogue().any(|requirement| options::names(name, requirement.id)) {
                 return Err(ConformanceError::UnknownRequirement(name.clone()));
             }
         }
+        if self.chosen().is_empty() {
+            return Err(ConformanceError::NothingChosen);
+        }
+        Ok(())
+    }
+
+    /// Runs the checks.
+    ///
+    /// # Errors
+    /// If nothing can be checked.
+    pub async fn run(self) -> Result<ConformanceRun, ConformanceError> {
+        self.check_choice()?;
         let seed = match self.seed {
             Some(seed) => seed,
             None => getrandom::u64()

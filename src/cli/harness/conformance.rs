@@ -114,6 +114,7 @@ impl From<ConformanceError> for Error {
             ConformanceError::Url(_)
             | ConformanceError::MachineId(_)
             | ConformanceError::UnknownRequirement(_)
+            | ConformanceError::NothingChosen
             | ConformanceError::Refused(_) => crate::cli::error::EXIT_USAGE,
             ConformanceError::Credentials(_) => crate::cli::error::EXIT_CONFIG,
             ConformanceError::Unreachable(_) => crate::cli::error::EXIT_UNREACHABLE,
@@ -127,9 +128,7 @@ impl From<ConformanceError> for Error {
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let expectation = args.expect.as_deref().map(read_expectation).transpose()?;
     let conformance = conformance(global, args)?;
-    if conformance.chosen().is_empty() {
-        return Err(Error::usage("--only and --skip leave nothing to check"));
-    }
+    conformance.check_choice()?;
     let outputs = [&args.transcript, &args.junit, &args.html, &args.write_expect];
     for path in outputs.into_iter().flatten() {
         // Before the run, which would be in vain.

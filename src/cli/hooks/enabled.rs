@@ -170,9 +170,12 @@ impl Observer for Misbehaving<'_> {
                 );
             }
             Some(How::Panic) => panic_here(effect),
-            Some(How::Hang) => loop {
-                std::thread::park();
-            },
+            Some(How::Hang) => {
+                tracing::error!(effect, "hangs, as a test asked");
+                loop {
+                    std::thread::park();
+                }
+            }
         }
         self.inner.checkpoint(when, effect);
     }

@@ -200,7 +200,7 @@ fn outputs_are_checked_before_the_run_and_nothing_to_check_is_an_error() {
     let server = server().start().unwrap();
     for (args, words) in [
         (&["--html", "/nonexistent/r.html"][..], "cannot write /nonexistent/r.html"),
-        (&["--only", "PAGE", "--skip", "PAGE"], "leave nothing to check"),
+        (&["--only", "PAGE", "--skip", "PAGE"], "nothing is left to check"),
     ] {
         let output = run(&server.url(), args);
         assert_eq!(output.status.code(), Some(64), "{}", stdout(&output));
