@@ -38,7 +38,7 @@ fn sync_6_ignored_signals_do_not_end_a_sync() {
     let synced = crate::agent::synced(&child.wait_with_output().unwrap());
     assert_eq!((synced.code, synced.result()), (Some(0), "success"), "{synced:?}");
 
-    server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
+    server.fault(Stage::RuleDownload, nth(2), Fault::Hold);
     let child = start("HUP INT");
     assert!(server.wait_for(Stage::RuleDownload, 2, PATIENCE));
     signal(&child, Signal::TERM);
