@@ -9,7 +9,7 @@
 
 mod attempt;
 mod certificate;
-mod cookies;
+pub(crate) mod cookies;
 #[cfg(feature = "harness")]
 mod direct;
 mod encoding;

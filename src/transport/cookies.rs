@@ -81,8 +81,9 @@ impl Jar {
     }
 }
 
-/// RFC 6265, 5.1.3.
-fn belongs(host: &str, domain: &str) -> bool {
+/// Whether a cookie for this domain goes to the host (RFC 6265, 5.1.3). One without a
+/// domain does.
+pub(crate) fn belongs(host: &str, domain: &str) -> bool {
     let domain = domain.trim_start_matches('.').to_ascii_lowercase();
     let host = host.to_ascii_lowercase();
     domain.is_empty()
@@ -90,8 +91,8 @@ fn belongs(host: &str, domain: &str) -> bool {
         || host.strip_suffix(&domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// RFC 6265, 5.1.4.
-fn covers(path: &str, request: &str) -> bool {
+/// Whether a cookie for this path goes with a request for the other (RFC 6265, 5.1.4).
+pub(crate) fn covers(path: &str, request: &str) -> bool {
     request
         .strip_prefix(path)
         .is_some_and(|rest| rest.is_empty() || path.ends_with('/') || rest.starts_with('/'))

@@ -1,6 +1,8 @@
 //! Cookies as Santa's client keeps them, which differs from our own: a `Secure` cookie does
 //! not go over plain HTTP, and one without `Path` belongs to the directory that set it.
 
+use crate::transport::cookies::{belongs, covers};
+
 /// The cookies of one session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CookieJar {
@@ -88,20 +90,6 @@ fn directory(path: &str) -> &str {
         Some(0) | None => "/",
         Some(end) => &path[..end],
     }
-}
-
-/// RFC 6265, 5.1.3.
-fn belongs(host: &str, domain: &str) -> bool {
-    let domain = domain.trim_start_matches('.').to_ascii_lowercase();
-    let host = host.to_ascii_lowercase();
-    host == domain || host.strip_suffix(&domain).is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// RFC 6265, 5.1.4.
-fn covers(path: &str, request: &str) -> bool {
-    request
-        .strip_prefix(path)
-        .is_some_and(|rest| rest.is_empty() || path.ends_with('/') || rest.starts_with('/'))
 }
 
 #[cfg(test)]
