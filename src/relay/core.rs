@@ -258,7 +258,7 @@ impl Core {
         Ok(Moment { snapshot, standing, newest, settings })
     }
 
-    /// Answers a preflight and begins its delivery.
+    /// Returns the response to a preflight and begins its delivery.
     ///
     /// # Errors
     /// If there is nothing to hand out, or the store cannot be read.
@@ -543,7 +543,7 @@ impl Core {
         self.sessions.upload_refused();
     }
 
-    /// Answers a postflight. Returns whether the authorizer should sync again at
+    /// Handles a postflight. Returns whether the authorizer should sync again at
     /// once.
     ///
     /// # Errors

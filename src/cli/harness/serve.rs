@@ -252,7 +252,7 @@ impl ServeSignals {
         })
     }
 
-    /// Waits for a signal and does what it asks for. Answers whether to go on.
+    /// Waits for a signal and does what it asks for. Returns whether to go on.
     async fn next(&mut self, args: &Args, server: &FakeServer) -> bool {
         tokio::select! {
             _ = self.interrupt.recv() => return false,

@@ -204,8 +204,8 @@ impl Builder {
         self
     }
 
-    /// Answers from the recording in this directory: the n-th request of a route,
-    /// machine and cursor as the n-th one there. If the recording is of one machine,
+    /// Replays the recording in this directory: the n-th request of a route,
+    /// machine and cursor gets the response that the n-th one there got. If the recording is of one machine,
     /// it stands for any.
     pub fn replay(mut self, directory: &Path) -> Self {
         self.replay = Some(directory.to_owned());

@@ -194,7 +194,7 @@ fn daemon_5_a_job_runs_once_its_daemon_says_so() {
     assert!(error.contains("its state is \"xpcproxy\", its last exit code \"78\""), "{error}");
 }
 
-/// DAEMON-5: what `bootstrap` fails of for good is an error at once.
+/// DAEMON-5: an error of `bootstrap` that no retry cures is reported at once.
 #[test]
 fn daemon_5_a_job_that_launchd_refuses_is_an_error_at_once() {
     struct Refusing;
