@@ -269,11 +269,8 @@ impl EventLoop {
         let now = self.alarm.now();
         let Some(why) = self.schedule.begin(now) else { return };
         let PendingSync { clean, manual, waiters, owner: _ } = std::mem::take(&mut self.waiting);
-        let trigger = match (why, manual) {
-            (SyncReason::Start | SyncReason::Interval | SyncReason::BackOff, _) => Trigger::Timer,
-            (SyncReason::Asked, true) => Trigger::Manual,
-            (SyncReason::Asked | SyncReason::Network, _) => Trigger::Trigger,
-        };
+        let is_manual = why == SyncReason::Asked && manual;
+        let trigger = if is_manual { Trigger::Manual } else { why.trigger() };
         let errand = SyncOrder { trigger, clean };
         if self.loaded.config.sync_base_url.is_none() {
             info!("no SyncBaseURL is configured; nothing to sync with");

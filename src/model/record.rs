@@ -120,6 +120,18 @@ pub enum SyncReason {
     Asked,
 }
 
+impl SyncReason {
+    /// What the record of a sync that begins for this reason says; of one that was
+    /// requested, unless the `sync` command requested it.
+    #[must_use]
+    pub const fn trigger(self) -> Trigger {
+        match self {
+            Self::Start | Self::Interval | Self::BackOff => Trigger::Timer,
+            Self::Network | Self::Asked => Trigger::Trigger,
+        }
+    }
+}
+
 /// What one stage cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageRecord {

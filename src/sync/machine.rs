@@ -498,7 +498,7 @@ impl Machine {
 
     fn begin(&mut self, request: StageRequest) -> (Attempts, Effect) {
         self.ledger.request(request.stage());
-        Attempts::start(request, self.inputs.jitter)
+        Attempts::start(request, self.inputs.trigger, self.inputs.jitter)
     }
 
     fn progress(&mut self, attempting: Attempts, exchange: AttemptResult, now: Now) -> AttemptStep {

@@ -9,7 +9,7 @@ use super::store_effects::pending_events;
 use crate::failure::Remedy as _;
 use crate::model::{
     AuthorizerState, BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, HostFacts, MachineId,
-    RuleCounts, Stage, SyncType, SyncWarning, Timestamp, UploadMemory,
+    RuleCounts, Stage, SyncType, SyncWarning, Timestamp, Trigger, UploadMemory,
 };
 use crate::protocol::preflight::{DEFAULT_BATCH_SIZE, PreflightFacts};
 use crate::store::{EventStore, ReadStore, SYNC_STATE_FILE, Store, StoreError};
@@ -37,6 +37,8 @@ pub struct SyncSpec {
     pub authorizer: AuthorizerState,
     /// The clean sync that the operator requests.
     pub operator_clean: Option<SyncType>,
+    /// Why it is made.
+    pub trigger: Trigger,
     /// How long the sync may take.
     pub deadline: Duration,
 }
@@ -145,6 +147,7 @@ fn inputs(store: &Store, request: &SyncSpec, requested: SyncType) -> Result<Inpu
         former_settings: store.has_former_settings()?,
         events_only: events_only(store, request.authorizer)?,
         dry_run: false,
+        trigger: request.trigger,
         jitter: WAIT_JITTER,
         deadline: request.deadline,
         warnings: Vec::new(),

@@ -332,6 +332,7 @@ fn request(host: &SyncHost<'_>, base_url: &BaseUrl, wanted: SyncOptions) -> Sync
         hold_back_events_in_clean: config.enable_clean_sync_event_upload == Some(false),
         authorizer: host.authorizer,
         operator_clean: wanted.clean,
+        trigger: wanted.trigger,
         deadline: config.sync_deadline,
     }
 }

@@ -19,8 +19,11 @@ pub use prompt::PromptSchedule;
 pub const FIRST_SYNC_DELAY: Duration = Duration::from_secs(15);
 /// How much longer it may take, by host (DAEMON-1).
 pub const MAX_SPLAY: Duration = Duration::from_secs(15);
-/// The wait after the first failure in a row (DAEMON-2).
-pub const FIRST_BACK_OFF: Duration = Duration::from_mins(1);
+/// The wait after the first failure in a row, if the interval is not shorter
+/// (DAEMON-2). A server that comes back after an outage must not meet more of its fleet
+/// at once than it does otherwise, so hosts that have failed keep to the default
+/// interval.
+pub const FIRST_BACK_OFF: Duration = Duration::from_mins(10);
 
 /// How much an interval varies (DAEMON-1).
 const JITTER: f64 = 0.05;
@@ -286,7 +289,7 @@ impl Schedule {
     }
 
     /// The wait that stands in for the interval after failures, before its
-    /// jitter: 60 s, doubled with each failure in a row, up to the interval.
+    /// jitter: 10 minutes, doubled with each failure in a row, up to the interval.
     #[must_use]
     pub fn back_off(&self) -> Option<Duration> {
         let doublings = self.failures.checked_sub(1)?;

@@ -218,7 +218,7 @@ fn daemon_2_a_failure_is_followed_by_a_back_off() {
     let daemon = Daemon::start(&agent, 1, &[]);
     assert_eq!(sync(&agent).result, SyncResult::PreflightFailed);
     let beat = status(&agent)["daemon"].clone();
-    assert_eq!((&beat["back_off"], &beat["failures_in_a_row"]), (&60.into(), &1.into()), "{beat}");
+    assert_eq!((&beat["back_off"], &beat["failures_in_a_row"]), (&600.into(), &1.into()), "{beat}");
     assert_eq!(sync(&agent).result, SyncResult::Success);
     let beat = status(&agent)["daemon"].clone();
     assert_eq!((&beat["back_off"], &beat["liveness"]), (&Value::Null, &"alive".into()), "{beat}");

@@ -219,12 +219,12 @@ impl<'a> Fleet<'a> {
             return;
         };
         let Some(schedule) = &mut state.schedule else { return };
-        if state.host.is_none() || schedule.begin(now).is_none() {
+        let begun = state.host.is_some().then(|| schedule.begin(now)).flatten();
+        let (Some(why), Some(mut host)) = (begun, state.host.take()) else {
             // The clocks differ by a rounding, or the last sync has not ended.
             self.schedule(slot, |_| {});
             return;
-        }
-        let Some(mut host) = state.host.take() else { return };
+        };
         let at = self.world.clock.real_elapsed();
         self.world.measured.borrow_mut().sync_begins(at, lateness);
         let (reboot, rebooted) = oneshot::channel();
@@ -232,7 +232,7 @@ impl<'a> Fleet<'a> {
         let world = Rc::clone(&self.world);
         self.syncing.spawn_local(async move {
             let end = tokio::select! {
-                end = host.sync(&world) => Some(end),
+                end = host.sync(&world, why.trigger()) => Some(end),
                 Ok(()) = rebooted => None,
             };
             Ended { slot, host, end, began: now }

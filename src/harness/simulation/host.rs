@@ -20,7 +20,7 @@ use crate::clock::{self, Clock as _};
 use crate::failure::{Failure, FailureKind};
 use crate::model::{
     BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, Settings, Stage, SyncResult, SyncType,
-    Timestamp, UploadMemory,
+    Timestamp, Trigger, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
 use crate::protocol::cel::CelBudget;
@@ -155,7 +155,7 @@ impl SimulatedHost {
     }
 
     /// Makes one sync.
-    pub async fn sync(&mut self, world: &SharedWorld) -> SimulatedEnd {
+    pub async fn sync(&mut self, world: &SharedWorld, trigger: Trigger) -> SimulatedEnd {
         let HostProfile { machine_id, facts, transfer, content_encoding, events_per_hour } =
             &self.profile;
         let began = world.clock.now();
@@ -176,7 +176,7 @@ impl SimulatedHost {
             staged: None,
             horizon: self.events.last(),
         };
-        let mut machine = Machine::new(self.inputs(&world.base_url));
+        let mut machine = Machine::new(self.inputs(&world.base_url, trigger));
         let mut event = SyncEvent::Started;
         let outcome = loop {
             let effect = machine.handle(event, world.clock.now());
@@ -222,7 +222,7 @@ impl SimulatedHost {
         }
     }
 
-    fn inputs(&self, base_url: &BaseUrl) -> Inputs {
+    fn inputs(&self, base_url: &BaseUrl, trigger: Trigger) -> Inputs {
         let HostProfile { machine_id, facts, .. } = &self.profile;
         let all = self.clean_requests.iter().any(|request| request.sync_type == SyncType::CleanAll);
         let requested = match (self.clean_requests.is_empty(), all) {
@@ -248,6 +248,7 @@ impl SimulatedHost {
             former_settings: false,
             events_only: None,
             dry_run: false,
+            trigger,
             jitter: WAIT_JITTER,
             deadline: DEADLINE,
             warnings: Vec::new(),

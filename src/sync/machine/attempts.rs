@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{AttemptResult, Effect, StageRequest, StageResponse};
 use crate::failure::{Disposition, Failure};
-use crate::model::Stage;
-use crate::sync::retry::WaitSchedule;
+use crate::model::{Stage, Trigger};
+use crate::sync::retry::{RetryPace, WaitSchedule};
 
 /// A request under way.
 #[derive(Debug)]
@@ -52,10 +52,10 @@ impl From<Failure> for GivenUp {
 
 impl Attempts {
     /// Starts a request: the first attempt's effect.
-    pub(super) fn start(request: StageRequest, jitter: f64) -> (Self, Effect) {
+    pub(super) fn start(request: StageRequest, trigger: Trigger, jitter: f64) -> (Self, Effect) {
+        let waits = WaitSchedule::new(RetryPace::of(request.stage(), trigger), jitter);
         let request = Arc::new(request);
         let effect = Effect::Send { request: Arc::clone(&request), attempt: 1 };
-        let waits = WaitSchedule::new(jitter);
         (Self { request, waits, made: 1, forbidden: None, last: None, unfinished: 0 }, effect)
     }
 

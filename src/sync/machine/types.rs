@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::model::SettledEvents;
 use crate::model::{
     CleanSyncReason, ErrorRecord, MachineId, RejectedRule, RuleSet, SettingChange, Settings, Stage,
-    StageRecord, SyncResult, SyncType, SyncWarning, Timestamp, UploadMemory,
+    StageRecord, SyncResult, SyncType, SyncWarning, Timestamp, Trigger, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
 use crate::protocol::events::EventBatch;
@@ -47,6 +47,8 @@ pub struct Inputs {
     pub events_only: Option<EventsOnly>,
     /// Change nothing, neither here nor there.
     pub dry_run: bool,
+    /// Why the sync began.
+    pub trigger: Trigger,
     /// How much waits vary, see [`crate::sync::retry::WaitSchedule::new`].
     pub jitter: f64,
     /// How long the whole sync may take.

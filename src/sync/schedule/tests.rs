@@ -13,12 +13,15 @@ struct World {
     random: u64,
     /// When each sync began, and why.
     began: Vec<(Duration, SyncReason)>,
+    /// What each sync gives as the interval.
+    interval: Option<u32>,
 }
 
 impl World {
     fn new(host: u64) -> Self {
         let now = Now { wall: Timestamp::from_secs(1_800_000_000), elapsed: secs(1_000) };
-        Self { now, schedule: Schedule::new(now, host), random: 1, began: Vec::new() }
+        let schedule = Schedule::new(now, host);
+        Self { now, schedule, random: 1, began: Vec::new(), interval: None }
     }
 
     fn random(&mut self) -> f64 {
@@ -54,7 +57,7 @@ impl World {
         self.next();
         let waited = self.now.elapsed.saturating_sub(last);
         self.pass(secs(1));
-        self.end(end, None);
+        self.end(end, self.interval);
         waited
     }
 }
@@ -95,22 +98,31 @@ fn daemon_1_a_week_of_success_syncs_every_ten_minutes() {
     assert!(world.began[1..].iter().all(|(_, why)| *why == SyncReason::Interval));
 }
 
-/// DAEMON-2: 60 s, doubling to the interval; a success resets it.
+/// DAEMON-2: 10 minutes, doubling to the interval; a success resets it.
 #[test]
 fn daemon_2_failures_back_off_to_the_interval_and_a_success_ends_it() {
+    let hours = secs(4 * 60 * 60);
     let mut world = World::new(0);
+    world.interval = Some(14_400);
     world.sync(SyncEnd::Failure);
-    for wait in [60, 120, 240, 480, 600, 600, 600] {
-        assert_eq!(world.schedule.back_off(), Some(secs(wait)));
+    for minutes in [10, 20, 40, 80, 160, 240, 240, 240] {
+        let wait = secs(minutes * 60);
+        assert_eq!(world.schedule.back_off(), Some(wait));
         let waited = world.sync(SyncEnd::Failure);
-        let share = if wait < 600 { 0.25 } else { 0.05 };
-        let bounds = secs(wait).mul_f64(1.0 - share)..=secs(wait).mul_f64(1.0 + share);
-        assert!(bounds.contains(&waited), "{waited:?} after {wait}");
+        let share = if wait < hours { 0.25 } else { 0.05 };
+        let bounds = wait.mul_f64(1.0 - share)..=wait.mul_f64(1.0 + share);
+        assert!(bounds.contains(&waited), "{waited:?} after {wait:?}");
     }
     world.sync(SyncEnd::Success);
     assert_eq!((world.schedule.failures(), world.schedule.back_off()), (0, None));
-    assert!(world.sync(SyncEnd::Failure) > secs(560), "the interval again");
-    assert_eq!(world.schedule.back_off(), Some(secs(60)));
+    assert!(world.sync(SyncEnd::Failure) > hours.mul_f64(0.94), "the interval again");
+    assert_eq!(world.schedule.back_off(), Some(secs(600)));
+    for interval in [60, 300, 600] {
+        world.interval = Some(interval);
+        world.sync(SyncEnd::Success);
+        world.sync(SyncEnd::Failure);
+        assert_eq!(world.schedule.back_off(), Some(secs(interval.into())), "no longer");
+    }
 }
 
 /// DAEMON-2: a week without a server is asked at the interval, and the first
@@ -223,8 +235,8 @@ fn daemon_3_a_request_during_a_back_off_begins_at_once() {
     world.sync(SyncEnd::Failure);
     world.schedule.ask(Requester::Owner, world.now);
     assert_eq!(world.next(), SyncReason::Asked);
-    world.end(SyncEnd::Failure, None);
-    assert_eq!(world.schedule.back_off(), Some(secs(120)));
+    world.end(SyncEnd::Failure, Some(3_600));
+    assert_eq!(world.schedule.back_off(), Some(secs(1_200)));
 }
 
 /// A host without a server looks again at its interval, and what failed
@@ -449,4 +461,53 @@ fn daemon_4_the_owner_does_not_wait_with_the_group() {
     );
     world.sync(SyncEnd::Failure);
     assert_eq!(world.schedule.ask(Requester::Group, world.now), RequestOutcome::Later(secs(60)));
+}
+
+/// DAEMON-2, HTTP-3: a server that was down meets three times its usual load at most
+/// when it is back, measured over 10 s; with intervals beyond 10 minutes, that of a fleet
+/// with one of 10 minutes.
+#[test]
+fn daemon_2_a_fleet_comes_back_from_an_outage_without_a_peak() {
+    use crate::model::Stage;
+    use crate::sync::retry::{RetryPace, WaitSchedule};
+
+    const HOSTS: u64 = 6_000;
+    for (interval, outage) in [(60, 300), (600, 30), (600, 300), (600, 3_000), (3_600, 300)] {
+        let steady = HOSTS as f64 / f64::from(interval.min(600));
+        let down = secs(6_000)..secs(6_000 + outage);
+        // Syncs that succeed, by second, from the return on.
+        let mut back = [0_u64; 60];
+        for host in 0..HOSTS {
+            let mut world = World::new(host);
+            world.interval = Some(interval);
+            world.random = host;
+            world.random();
+            // Hosts are spread over the interval.
+            let share = world.random();
+            world.pass(secs(interval.into()).mul_f64(share));
+            world.schedule = Schedule::new(world.now, host);
+            while world.now.elapsed < down.end + secs(60) {
+                let pace = RetryPace::of(Stage::Preflight, world.next().trigger());
+                let mut waits = WaitSchedule::new(pace, 0.25);
+                let end = loop {
+                    if !down.contains(&world.now.elapsed) {
+                        break SyncEnd::Success;
+                    }
+                    match waits.next_wait() {
+                        Some(wait) => world.pass(wait),
+                        None => break SyncEnd::Failure,
+                    }
+                };
+                let since = world.now.elapsed.checked_sub(down.end);
+                let second = since.and_then(|since| usize::try_from(since.as_secs()).ok());
+                if let Some(count) = second.and_then(|second| back.get_mut(second)) {
+                    *count += u64::from(end == SyncEnd::Success);
+                }
+                world.end(end, Some(interval));
+            }
+        }
+        let peak = back.windows(10).map(|ten| ten.iter().sum::<u64>()).max().expect("windows");
+        let times = peak as f64 / 10.0 / steady;
+        assert!(times <= 3.0, "{times:.2} after {outage} s, at {interval} s");
+    }
 }

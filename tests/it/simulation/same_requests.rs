@@ -151,7 +151,7 @@ impl Syncs for Simulated {
 
     fn sync(&mut self) -> bool {
         use santa_sync::harness::simulation::measure::SimulatedEnd;
-        let end = self.runtime.block_on(self.host.sync(&self.world));
+        let end = self.runtime.block_on(self.host.sync(&self.world, Trigger::Manual));
         matches!(end, SimulatedEnd::Succeeded { .. })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::model::{
     ClientMode, Cursor, HostFacts, Identifier, MachineId, Policy, RejectedRule, Rule, RuleCounts,
-    RuleType, Timestamp, UploadMemory,
+    RuleType, Timestamp, Trigger, UploadMemory,
 };
 use crate::protocol::preflight::PreflightFacts;
 use crate::sync::machine::*;
@@ -49,6 +49,7 @@ pub(super) fn inputs() -> Inputs {
         former_settings: false,
         events_only: None,
         dry_run: false,
+        trigger: Trigger::Manual,
         jitter: 0.0,
         deadline: Duration::from_hours(1),
         warnings: Vec::new(),
