@@ -32,6 +32,16 @@ pub(super) const EXIT_UNUSABLE: u8 = SyncResult::StateUnusable.exit_code();
 /// The configuration cannot be used.
 pub(super) const EXIT_CONFIG: u8 = SyncResult::BadConfiguration.exit_code();
 
+/// SIGHUP ended the command before its work was done.
+#[cfg(feature = "harness")]
+pub(super) const EXIT_HUNG_UP: u8 = 129;
+/// SIGINT did.
+#[cfg(feature = "harness")]
+pub(super) const EXIT_INTERRUPTED: u8 = 130;
+/// SIGTERM did.
+#[cfg(feature = "harness")]
+pub(super) const EXIT_TERMINATED: u8 = 143;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) struct Error {
@@ -223,11 +233,13 @@ pub(super) fn exit_of(findings: &[Finding]) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "harness")]
     use std::collections::BTreeSet;
 
     use super::*;
 
     /// Each exit code is documented, and each documented one exists.
+    #[cfg(feature = "harness")]
     #[test]
     fn the_documented_exit_codes_are_those_of_the_program() {
         let page = include_str!("../../docs/errors.md");

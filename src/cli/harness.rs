@@ -6,10 +6,14 @@ mod serve;
 mod simulate;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Error, Global};
+use super::{Error, Global, setup};
+use crate::config::{Config, Finding, FindingKind, Severity, Source, Sources};
+use crate::harness::simulation::plan::parse_duration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -30,6 +34,52 @@ enum Command {
     Simulate(Box<simulate::Args>),
     /// Show the report of a simulation, or add up those of its shards
     Report(report::Args),
+}
+
+/// Reads a time of the command line.
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok_or_else(|| "write a number and ms, s, m, h or d, for example 10m".to_owned())
+}
+
+/// The configuration of `--set` and `--config` alone: that of this host is for its own agent and
+/// server, and its secrets must not go to another. A `--set` that an agent would ignore is an
+/// error: a check of something else than was meant is worth nothing.
+fn configuration(global: &Global) -> Result<Arc<Config>, Error> {
+    let sources =
+        Sources { sets: global.set.clone(), file: global.config.clone(), system: Vec::new() };
+    let loaded = Config::load(&sources)?;
+    let is_ignored = |finding: &&Finding| {
+        let is_about_the_value = match finding.kind {
+            FindingKind::Malformed
+            | FindingKind::BadSet
+            | FindingKind::UnknownKey
+            | FindingKind::UnsupportedKey
+            | FindingKind::WrongType
+            | FindingKind::BadValue
+            | FindingKind::OutOfRange
+            | FindingKind::RestrictedHeader
+            | FindingKind::RejectedUrl
+            | FindingKind::BadRule
+            | FindingKind::Placeholder => true,
+            FindingKind::Unreadable
+            | FindingKind::DeprecatedKey
+            | FindingKind::MissingUrl
+            | FindingKind::NotEvaluated
+            | FindingKind::NoEffect
+            | FindingKind::Expiry
+            | FindingKind::Exposed
+            | FindingKind::Conflict
+            | FindingKind::Misplaced => false,
+        };
+        let is_wrong = finding.severity >= Severity::Warning;
+        finding.source == Source::CommandLine && is_wrong && is_about_the_value
+    };
+    if let Some(finding) = loaded.findings.iter().find(is_ignored) {
+        return Err(Error::usage(finding.what()).with_fix(finding.fix.clone()));
+    }
+    setup::warn_of(&loaded.findings);
+    Ok(loaded.config)
 }
 
 /// Runs the command.

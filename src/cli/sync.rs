@@ -22,6 +22,8 @@ mod signals;
 pub(super) use report::stages;
 pub(super) use report::{Reporter, in_line};
 pub(super) use signals::Signals;
+#[cfg(feature = "harness")]
+pub(super) use signals::exit_code;
 
 #[derive(Debug, Clone, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one a flag of the command line")]

@@ -27,6 +27,7 @@ mod catalogue;
 mod checks;
 mod client;
 mod cookies;
+mod ending;
 mod exchange;
 mod expectation;
 mod form;
@@ -49,13 +50,15 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use thiserror::Error;
+use tokio::sync::watch;
 
 pub use catalogue::{Level, Requirement, Section, SetUp, catalogue, requirement};
+pub use ending::{EarlyEnd, EarlyEndKind};
 pub use exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
 pub use expectation::{Deviation, Deviations, Expectation, ExpectationError};
 pub use form::{Form, UnknownForm};
 pub use operator::{Operator, OperatorReply, OperatorTask};
-pub use options::{Waits, WalkLimits};
+pub use options::{DEFAULT_DEADLINE, Waits, WalkLimits};
 pub use probe_events::{PROBE_PATH, ProbeEvent};
 pub use report::{Evidence, Report, RequirementResult, RuleFacts, Run, TextReport};
 pub use transcript::TranscriptEntry;
@@ -63,8 +66,9 @@ pub use verdict::Verdict;
 
 use crate::config::Config;
 use crate::failure::{Failure, Remedy};
+use crate::model::text::counted;
 use crate::model::{BaseUrl, BaseUrlError, MachineId, MachineIdError};
-use crate::sync;
+use crate::sync::{self, Stop};
 use crate::transport::TransportOptions;
 use client::ProbeClient;
 use options::Options;
@@ -251,6 +255,13 @@ impl Conformance {
         self
     }
 
+    /// Ends the run after this time, with a report of what is known; [`DEFAULT_DEADLINE`] by
+    /// default. The time of the operator does not count.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.options.deadline = deadline;
+        self
+    }
+
     /// Checks only these: ids, or beginnings of ids such as `CLEAN`.
     pub fn only<T: Into<String>>(mut self, ids: impl IntoIterator<Item = T>) -> Self {
         self.options.only.extend(ids.into_iter().map(Into::into));
@@ -317,6 +328,16 @@ impl Conformance {
     /// # Errors
     /// If nothing can be checked.
     pub async fn run(self) -> Result<ConformanceRun, ConformanceError> {
+        let (_sender, stop) = watch::channel(None);
+        self.run_until(stop).await
+    }
+
+    /// Runs the checks until they are done, or told to stop: then what is known is reported
+    /// within two seconds, and the rest as not run.
+    ///
+    /// # Errors
+    /// If nothing can be checked.
+    pub async fn run_until(self, stop: Stop) -> Result<ConformanceRun, ConformanceError> {
         self.check_choice()?;
         let seed = match self.seed {
             Some(seed) => seed,
@@ -326,7 +347,7 @@ impl Conformance {
         let client = ProbeClient::new(&self.transport, self.options.request_timeout)?;
         let probe = Probe::new(client, self.options, seed, self.operator);
         let (started_at, started) = (probe.client.now(), probe.client.elapsed());
-        Box::pin(run::run(&probe, &Told(self.on_verdict))).await?;
+        Box::pin(run::run(&probe, &Told(self.on_verdict), stop)).await?;
         let took = probe.client.elapsed().saturating_sub(started);
         let mut report = report_of(&probe);
         report.started_at = started_at;
@@ -339,12 +360,24 @@ impl Conformance {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_blocking(self) -> Result<ConformanceRun, ConformanceError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(ConformanceError::System)?.block_on(self.run())
+        runtime()?.block_on(self.run())
+    }
+
+    /// [`Self::run_until`] for callers without a runtime.
+    ///
+    /// # Errors
+    /// As [`Self::run_until`].
+    pub fn run_until_blocking(self, stop: Stop) -> Result<ConformanceRun, ConformanceError> {
+        runtime()?.block_on(self.run_until(stop))
     }
 }
 
-/// A run that came to its end.
+fn runtime() -> Result<tokio::runtime::Runtime, ConformanceError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(ConformanceError::System)
+}
+
+/// A run that is over.
 pub struct ConformanceRun {
     /// What it found.
     pub report: Report,
@@ -382,8 +415,7 @@ fn report_of(probe: &Probe) -> Report {
         })
         .collect();
     let mut counts = BTreeMap::new();
-    // ERR-02 repeats what the others have found.
-    for result in results.iter().filter(|result| result.id != "ERR-02") {
+    for result in results.iter().filter(|result| result.id != expectation::REPEATS_OTHERS) {
         *counts.entry(result.verdict).or_insert(0) += 1;
     }
     let accepted = probe.trials().iter().any(|trial| trial.accepted);
@@ -401,7 +433,9 @@ fn report_of(probe: &Probe) -> Report {
         results,
         machine_ids: probe.ids(),
         events: probe.events(),
+        ended_early: probe.early_end(),
         notes: notes(probe),
+        deviations: None,
     }
 }
 
@@ -428,6 +462,7 @@ fn result_of(
         verdict: judgement.verdict,
         summary: probe.client.redact(&judgement.said),
         blocked_by: judgement.blocked_by,
+        pinned: None,
         runs: outcome
             .runs
             .iter()
@@ -446,7 +481,8 @@ fn notes(probe: &Probe) -> Vec<String> {
     }
     let limited = probe.client.exchanges().iter().filter(|exchange| exchange.is(429)).count();
     if limited > 0 {
-        notes.push(format!("the server limits the rate: {limited} requests were made again"));
+        let requests = counted(limited as u64, "request");
+        notes.push(format!("the server limits the rate: {requests} made again"));
     }
     if probe.verdict("CLEAN-06") == Some(Verdict::Warning) {
         notes.push(

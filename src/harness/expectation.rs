@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::exchange::{Exchange, Route};
 use super::parsed::{Parsed, matches};
 use super::reply::snake;
+use crate::model::text::counted;
 
 /// Requests, or events in them, of which so many are expected.
 #[derive(Clone, Debug, Deserialize)]
@@ -134,18 +135,14 @@ impl Expectation {
         let (min, max) = (self.min(), self.max);
         let what = if self.event.is_some() { "event" } else { "request" };
         let reason = if seen < min {
-            format!("at least {min} {what}{} expected, {seen} seen", plural(min))
+            format!("at least {} expected, {seen} seen", counted(min, what))
         } else if let Some(max) = max.filter(|max| seen > *max) {
-            format!("at most {max} {what}{} expected, {seen} seen", plural(max))
+            format!("at most {} expected, {seen} seen", counted(max, what))
         } else {
             String::new()
         };
         Outcome { name: self.name.clone(), met: reason.is_empty(), seen, min, max, reason }
     }
-}
-
-const fn plural(count: u64) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 /// Whether an object has these members. Names may be spelled in either way; in a

@@ -122,6 +122,12 @@ pub fn push_hex(bytes: &[u8], text: &mut String) {
     }
 }
 
+/// A number with its noun, which takes an `s` unless there is one: `1 page`, `3 pages`.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 fn escape(chars: impl Iterator<Item = char>) -> String {
     let mut escaped = String::new();
     for c in chars {
@@ -158,6 +164,11 @@ mod tests {
         assert_eq!(escaped("a\nb\u{1b}[31m\0"), r"a\nb\u{1b}[31m\u{0}");
         assert_eq!(escaped("\u{9b}31m\u{85}x"), r"\u{9b}31m\u{85}x");
         assert_eq!(escaped("\u{202e}gpj.exe\u{2066}\u{2028}"), r"\u{202e}gpj.exe\u{2066}\u{2028}");
+    }
+
+    #[test]
+    fn one_is_singular_and_everything_else_is_plural() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "page")), ["0 pages", "1 page", "2 pages"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `harness conformance`: what it finds of the fake server, well-behaved and not.
 
 mod command;
+mod early;
 mod forms;
 mod misbehaviours;
 mod operator;

@@ -6,19 +6,21 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::cli::{Error, Global, output, setup};
-use crate::config::{Config, Sources};
+use super::time;
+use crate::cli::sync::{Signals, exit_code};
+use crate::cli::{Error, Global, output};
 use crate::harness::conformance::{
-    Conformance, ConformanceError, ConformanceRun, Deviations, Expectation, Form, Report,
-    Requirement, SetUp,
+    Conformance, ConformanceError, ConformanceRun, Expectation, Form, Report, Requirement, SetUp,
 };
+use crate::host::{self, SystemHost};
 use operator::AskedOperator;
 
-/// A requirement is not met, or the server differs from what was pinned.
+/// A requirement is not met, the server differs from what was pinned, or the run ended early.
 const EXIT_NOT_MET: u8 = 1;
 /// About how many requests two checks make, with rules on three pages.
 const REQUESTS_PER_TWO_CHECKS: usize = 9;
@@ -37,9 +39,13 @@ A server that enrols its hosts refuses ids it does not know: give two or three t
 real host with --machine-id.
 
 Exit codes: 0 every requirement is met, warnings allowed; 1 some failed or were unstable, with
---strict also for warnings, with --expect for anything new or gone; 64 the command line is wrong, a
-file cannot be written, or the server refuses every new machine; 69 nothing answers there; 78 the
-credentials cannot be used.
+--strict also for warnings, with --expect for anything new or gone, or the run ended early at its
+deadline or because the server stopped responding; 64 the command line is wrong, a file cannot be
+written, or the server refuses every new machine; 69 nothing answers there; 78 the credentials
+cannot be used; 129, 130 and 143 SIGHUP, SIGINT or SIGTERM ended the run.
+
+SIGINT and SIGTERM end the run with its reports: what was found, what was not run, and what is left
+on the server.
 
 Examples:
   santa-sync harness conformance http://127.0.0.1:8080/santa/
@@ -70,6 +76,10 @@ pub(super) struct Args {
     /// Do not ask before machine ids of --machine-id are used
     #[arg(long)]
     yes: bool,
+    /// End the run after this time, with a report of what is known. The time that an operator
+    /// takes does not count
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = time)]
+    deadline: Duration,
     /// Upload no events
     #[arg(long)]
     no_events: bool,
@@ -129,14 +139,21 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let expectation = args.expect.as_deref().map(read_expectation).transpose()?;
     let conformance = conformance(global, args)?;
     conformance.check_choice()?;
-    let outputs = [&args.transcript, &args.junit, &args.html, &args.write_expect];
+    let outputs = [&args.transcript, &args.junit, &args.html];
     for path in outputs.into_iter().flatten() {
         // Before the run, which would be in vain.
         File::create(path).map_err(|error| cannot_write(path, &error))?;
     }
+    let known = args.write_expect.as_deref().map(ExpectationFile::open).transpose()?;
     announce(args, &conformance)?;
-    let done = watched(conformance).run_blocking()?;
-    let deviations = expectation.map(|expectation| expectation.compare(&done.report));
+    let signals = Signals::catch(host::ignored_signals(&SystemHost));
+    let stop = signals.stop();
+    let mut done = watched(conformance).run_until_blocking(stop.clone())?;
+    // What is written down is known from here on.
+    let written = args.write_expect.is_some().then(|| Expectation::of(&done.report));
+    if let Some(known) = expectation.as_ref().or(written.as_ref()) {
+        done.report.expect(known);
+    }
     if let Some(path) = &args.transcript {
         write_transcript(path, &done)?;
     }
@@ -146,33 +163,32 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     if let Some(path) = &args.html {
         write_to(path, |file| write!(file, "{}", done.report.html()))?;
     }
-    if let Some(path) = &args.write_expect {
-        let text = Expectation::of(&done.report).to_string();
-        fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
+    if let Some(known) = known {
+        known.write(&done.report)?;
     }
-    show(args, &done.report, deviations.as_ref());
-    let is_met = match &deviations {
-        Some(deviations) => deviations.is_empty(),
-        None => args.write_expect.is_some() || done.report.is_met(args.strict),
-    };
-    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NOT_MET) })
+    show(args, &done.report);
+    if done.report.ended_early.is_some() {
+        return Ok(ExitCode::from(exit_code(&stop).unwrap_or(EXIT_NOT_MET)));
+    }
+    Ok(if done.report.is_met(args.strict) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_NOT_MET)
+    })
 }
 
 fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
-    // The configuration of this host is for its own server: its secrets must not go to another.
-    let sources =
-        Sources { sets: global.set.clone(), file: global.config.clone(), system: Vec::new() };
-    let loaded = Config::load(&sources)?;
-    setup::warn_of(&loaded.findings);
-    let configured = loaded.config.sync_base_url.as_ref().map(|url| url.as_url().to_string());
+    let config = super::configuration(global)?;
+    let configured = config.sync_base_url.as_ref().map(|url| url.as_url().to_string());
     let url = args.url.clone().or(configured).ok_or_else(|| {
         Error::usage("no server is named").with_fix("give its base URL as an argument")
     })?;
     let mut conformance = Conformance::new(&url)?
-        .configured(&loaded.config)?
+        .configured(&config)?
         .machine_ids(&args.machine_ids)?
         .only(&args.only)
-        .skip(&args.skip);
+        .skip(&args.skip)
+        .deadline(args.deadline);
     if let Some(form) = args.form {
         conformance = conformance.form(form);
     }
@@ -235,20 +251,17 @@ fn watched(conformance: Conformance) -> Conformance {
     })
 }
 
-fn show(args: &Args, report: &Report, deviations: Option<&Deviations>) {
+fn show(args: &Args, report: &Report) {
     if args.json {
-        let mut value = json!(report);
-        if let (Value::Object(members), Some(deviations)) = (&mut value, deviations) {
-            members.insert("deviations".to_owned(), json!(deviations));
-        }
-        output::json(&value);
+        output::json(report);
         return;
     }
     output::lines(report.text(args.verbose));
     if let Some(path) = &args.transcript {
         output::line(format_args!("Whole exchanges, by number: {}", path.display()));
     }
-    match deviations {
+    match &report.deviations {
+        Some(_) if args.write_expect.is_some() => {}
         Some(deviations) if deviations.is_empty() => output::line("As expected."),
         Some(deviations) => output::line(format_args!("Not as expected: {deviations}")),
         None => {}
@@ -276,6 +289,39 @@ fn write_to(
 fn cannot_write(path: &Path, error: &io::Error) -> Error {
     Error::usage(format!("cannot write {}: {error}", path.display()))
         .with_fix("name a file that this user may write")
+}
+
+/// The file that known deviations are written to.
+struct ExpectationFile<'a> {
+    path: &'a Path,
+    is_new: bool,
+}
+
+impl<'a> ExpectationFile<'a> {
+    /// Checks that it can be written. What it holds stays until the run has come to its end.
+    fn open(path: &'a Path) -> Result<Self, Error> {
+        let is_new = !path.exists();
+        let opened = File::options().append(true).create(true).open(path);
+        opened.map_err(|error| cannot_write(path, &error))?;
+        Ok(Self { path, is_new })
+    }
+
+    /// Writes the deviations of a complete run.
+    fn write(self, report: &Report) -> Result<(), Error> {
+        if report.ended_early.is_none() {
+            let text = Expectation::of(report).to_string();
+            return fs::write(self.path, text).map_err(|error| cannot_write(self.path, &error));
+        }
+        output::note(format!(
+            "{} is not written: the run did not come to its end",
+            self.path.display()
+        ));
+        if self.is_new {
+            // An empty one would say that there are no deviations.
+            fs::remove_file(self.path).map_err(|error| cannot_write(self.path, &error))?;
+        }
+        Ok(())
+    }
 }
 
 fn read_expectation(path: &Path) -> Result<Expectation, Error> {

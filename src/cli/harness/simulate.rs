@@ -8,12 +8,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::report::{ReportFiles, show};
+use super::time;
 use crate::cli::sync::Signals;
 use crate::cli::{Error, Global, output};
-use crate::config::{Config, Sources};
-use crate::harness::simulation::plan::{
-    Mix, Outage, Shard, SimulationPlan, Storm, parse_duration, parse_percent,
-};
+use crate::harness::simulation::plan::{Mix, Outage, Shard, SimulationPlan, Storm, parse_percent};
 use crate::harness::simulation::process;
 use crate::harness::{Simulation, SimulationProgress};
 use crate::host::{self, SystemHost};
@@ -106,11 +104,6 @@ pub(super) struct Args {
     files: ReportFiles,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .ok_or_else(|| "write a number and ms, s, m, h or d, for example 10m".to_owned())
-}
-
 fn interval(text: &str) -> Result<u32, String> {
     let time = time(text)?;
     let secs = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
@@ -151,10 +144,7 @@ impl Args {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
-    // The configuration of this host is that of its own agent.
-    let sources =
-        Sources { sets: global.set.clone(), file: global.config.clone(), system: Vec::new() };
-    let config = Config::load(&sources)?.config;
+    let config = super::configuration(global)?;
     let mut simulation = Simulation::new(&args.url)?.config(&config);
     let plan = args.plan(simulation.current_plan());
     if args.i_own_this_server {

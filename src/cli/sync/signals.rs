@@ -6,9 +6,26 @@ use std::thread::{Builder, JoinHandle};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{oneshot, watch};
 
+#[cfg(feature = "harness")]
+use crate::cli::error::{EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED};
 use crate::daemon::signals::Caught;
 use crate::host::Ignored;
 use crate::sync::Stop;
+
+const INTERRUPTED: &str = "interrupted (SIGINT)";
+const TERMINATED: &str = "told to terminate (SIGTERM)";
+const HUNG_UP: &str = "its terminal went away (SIGHUP)";
+
+/// The exit code of a command that a signal ended before its work was done, as shells have it:
+/// 128 and the signal's number. `None` if no signal came.
+#[cfg(feature = "harness")]
+pub(in crate::cli) fn exit_code(stop: &Stop) -> Option<u8> {
+    (*stop.borrow()).map(|reason| match reason {
+        HUNG_UP => EXIT_HUNG_UP,
+        TERMINATED => EXIT_TERMINATED,
+        _ => EXIT_INTERRUPTED,
+    })
+}
 
 /// Catches signals on a thread of its own: reading a large answer or committing
 /// many rules keeps the sync's thread busy, and a signal must not wait for that.
@@ -98,8 +115,8 @@ async fn signal(ignored: Ignored, ready: &mpsc::Sender<()>) -> Option<&'static s
     };
     let _ = ready.send(());
     Some(tokio::select! {
-        () = interrupt.came() => "interrupted (SIGINT)",
-        () = terminate.came() => "told to terminate (SIGTERM)",
-        () = hang_up.came() => "its terminal went away (SIGHUP)",
+        () = interrupt.came() => INTERRUPTED,
+        () = terminate.came() => TERMINATED,
+        () = hang_up.came() => HUNG_UP,
     })
 }

@@ -2,6 +2,7 @@
 //! record of every byte, and none of the conveniences of other clients: no redirects, no
 //! retries, no pool.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::utf8_percent_encode;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsConnector;
 
 use super::exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
@@ -36,6 +37,11 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 const MAX_WAITS_FOR_RATE: usize = 3;
 /// It does not wait longer at a time.
 const MAX_WAIT_FOR_RATE: Duration = Duration::from_secs(30);
+/// A connection takes no longer, as the agent's.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so many requests in a row without a response, the server is not there any more. A
+/// server that cannot serve four machines at once loses eight (ISO-03 and its second try).
+const MAX_SILENT: usize = 10;
 /// All but RFC 3986's unreserved characters.
 const UNRESERVED_ONLY: &percent_encoding::AsciiSet =
     &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -142,6 +148,10 @@ pub(super) struct ProbeClient {
     request_timeout: Duration,
     permits: Semaphore,
     exchanges: Mutex<Vec<Arc<ProbeExchange>>>,
+    /// The last requests, as far as they got no response.
+    silent: Mutex<Vec<Arc<ProbeExchange>>>,
+    /// Told of each of them.
+    silence: Notify,
     clock: SystemClock,
 }
 
@@ -168,6 +178,8 @@ impl ProbeClient {
             request_timeout: timeout,
             permits: Semaphore::new(MAX_CONCURRENT),
             exchanges: Mutex::default(),
+            silent: Mutex::default(),
+            silence: Notify::new(),
             clock: SystemClock::new(),
         })
     }
@@ -231,6 +243,27 @@ impl ProbeClient {
         lock(&self.exchanges).clone()
     }
 
+    /// Returns once the server has stopped responding, with the requests that show it. Only
+    /// requests that it has no reason to refuse count.
+    pub(super) async fn falls_silent(&self) -> Vec<Arc<ProbeExchange>> {
+        loop {
+            let silent = lock(&self.silent).clone();
+            if silent.len() >= MAX_SILENT {
+                return silent;
+            }
+            self.silence.notified().await;
+        }
+    }
+
+    fn note_silence(&self, exchange: &Arc<ProbeExchange>) {
+        if !exchange.is_silent() {
+            lock(&self.silent).clear();
+        } else if exchange.intent == Intent::WellFormed {
+            lock(&self.silent).push(Arc::clone(exchange));
+            self.silence.notify_one();
+        }
+    }
+
     /// Strikes a token of the server out of everything recorded from here on.
     pub(super) fn add_secret(&self, secret: &str) {
         self.access().add_secret(secret);
@@ -290,19 +323,25 @@ impl ProbeClient {
         let path = self.full_path(&request);
         let headers = self.headers(&request);
         let started = self.elapsed();
+        let began = AtomicU16::new(0);
         let attempt = async {
             let was_kept = connection.sender.is_some();
-            let outcome = self.exchange(connection, &request, &path, &headers).await;
+            let outcome = self.exchange(connection, &request, &path, &headers, &began).await;
             let is_stale = matches!(&outcome, Err(broken) if broken.kind == BreakKind::Closed);
             if was_kept && is_stale && !connection.strict {
-                return self.exchange(connection, &request, &path, &headers).await;
+                return self.exchange(connection, &request, &path, &headers, &began).await;
             }
             outcome
         };
         let timed = tokio::time::timeout(self.request_timeout, attempt).await;
         let outcome = timed.unwrap_or_else(|_| {
-            let what = format!("no complete response within {:?}", self.request_timeout);
-            Err(Break { kind: BreakKind::Timeout, what, status: None })
+            let limit = self.request_timeout;
+            let status = Some(began.load(Ordering::Relaxed)).filter(|status| *status > 0);
+            let what = match status {
+                None => format!("no response within {limit:?}"),
+                Some(_) => format!("the response had begun but was not complete within {limit:?}"),
+            };
+            Err(Break { kind: BreakKind::Timeout, what, status })
         });
         let elapsed = self.elapsed().saturating_sub(started);
         let access = self.access();
@@ -336,6 +375,8 @@ impl ProbeClient {
             elapsed,
         });
         exchanges.push(Arc::clone(&exchange));
+        drop(exchanges);
+        self.note_silence(&exchange);
         exchange
     }
 
@@ -406,6 +447,7 @@ impl ProbeClient {
         request: &ProbeRequest,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
+        began: &AtomicU16,
     ) -> Result<Answer, Break> {
         let mut kept = connection.sender.take();
         if let Some(sender) = &mut kept
@@ -431,6 +473,7 @@ impl ProbeClient {
         let built = built.body(body).map_err(|error| malformed(error.to_string()))?;
         let response = sender.send_request(built).await.map_err(|error| broken(&error, None))?;
         let status = response.status().as_u16();
+        began.store(status, Ordering::Relaxed);
         let headers: Vec<_> = response
             .headers()
             .iter()
@@ -461,9 +504,14 @@ impl ProbeClient {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or_default();
         let failed = |kind: BreakKind, what: String| Break { kind, what, status: None };
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {
-            failed(BreakKind::Connect, format!("no connection to {host}:{port}: {error}"))
-        })?;
+        let no_connection = |why: &dyn std::fmt::Display| {
+            failed(BreakKind::Connect, format!("no connection to {host}:{port}: {why}"))
+        };
+        let connecting = TcpStream::connect((host.as_str(), port));
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| no_connection(&format_args!("none within {CONNECT_TIMEOUT:?}")))?
+            .map_err(|error| no_connection(&error))?;
         let _ = stream.set_nodelay(true);
         let tls = match (credentials, &self.without_certificate) {
             (Credentials::Left, Some(access)) => access.tls.clone(),

@@ -153,6 +153,16 @@ impl ProbeExchange {
         }
     }
 
+    /// Whether the server did not respond at all, or not in time. A response that was cut, or is
+    /// not HTTP, is one.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.outcome.as_ref().is_err_and(|broken| match broken.kind {
+            BreakKind::Connect | BreakKind::Tls | BreakKind::Closed | BreakKind::Timeout => true,
+            BreakKind::Cut | BreakKind::NotHttp | BreakKind::TooLarge => false,
+        })
+    }
+
     /// Whether a complete response refused the request.
     #[must_use]
     pub fn is_refused(&self) -> bool {

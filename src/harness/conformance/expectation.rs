@@ -11,7 +11,10 @@ use super::catalogue::requirement;
 use super::report::Report;
 use super::verdict::Verdict;
 
-/// Why a text is no list of known deviations.
+/// ERR-02 lists again what other requirements have found, so it is neither counted nor pinned.
+pub(super) const REPEATS_OTHERS: &str = "ERR-02";
+
+/// Why a text is not a list of known deviations.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("line {line}: {what}")]
 pub struct ExpectationError {
@@ -42,7 +45,7 @@ impl Expectation {
             let mut words = content.split_whitespace();
             let Some(id) = words.next() else { continue };
             let Some(requirement) = requirement(id) else {
-                return Err(wrong(format!("{id:?} is no requirement")));
+                return Err(wrong(format!("{id:?} is not a requirement")));
             };
             let (Some(verdict), None) = (words.next(), words.next()) else {
                 return Err(wrong("write a requirement and its verdict: CLEAN-04 fail".to_owned()));
@@ -53,7 +56,9 @@ impl Expectation {
                 .ok()
                 .filter(|verdict: &Verdict| verdict.is_complaint())
                 .ok_or_else(|| {
-                    wrong(format!("{verdict:?} is no deviation; write fail, warning or unstable"))
+                    wrong(format!(
+                        "{verdict:?} is not a deviation; write fail, warning or unstable"
+                    ))
                 })?;
             if known.insert(requirement.id, verdict).is_some() {
                 return Err(wrong(format!("{} is pinned twice", requirement.id)));
@@ -65,8 +70,13 @@ impl Expectation {
     /// The deviations of this report.
     #[must_use]
     pub fn of(report: &Report) -> Self {
-        let known = report.complaints().map(|result| (result.id, result.verdict)).collect();
-        Self { known }
+        let counted = report.complaints().filter(|result| result.id != REPEATS_OTHERS);
+        Self { known: counted.map(|result| (result.id, result.verdict)).collect() }
+    }
+
+    /// The verdict that is pinned for a requirement.
+    pub(super) fn verdict(&self, id: &str) -> Option<Verdict> {
+        self.known.get(id).copied()
     }
 
     /// What a report has besides, and what it lacks. Requirements that the report was not to
@@ -75,8 +85,10 @@ impl Expectation {
     pub fn compare(&self, report: &Report) -> Deviations {
         let found = Self::of(report);
         let new = found.known.iter().filter(|(id, verdict)| self.known.get(*id) != Some(*verdict));
-        let was_tested =
-            |id: &str| report.result(id).is_some_and(|result| result.verdict != Verdict::NotTested);
+        let was_tested = |id: &str| {
+            id != REPEATS_OTHERS
+                && report.result(id).is_some_and(|result| result.verdict != Verdict::NotTested)
+        };
         let gone = self
             .known
             .iter()
@@ -113,6 +125,12 @@ pub struct Deviations {
 }
 
 impl Deviations {
+    /// Whether a requirement is among them.
+    #[must_use]
+    pub fn names(&self, id: &str) -> bool {
+        self.new.iter().chain(&self.gone).any(|deviation| deviation.id == id)
+    }
+
     /// Whether the report is as pinned.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -155,9 +173,12 @@ mod tests {
     #[test]
     fn a_wrong_line_is_named() {
         for (text, message) in [
-            ("CLEAN-99 fail", "line 1: \"CLEAN-99\" is no requirement"),
+            ("CLEAN-99 fail", "line 1: \"CLEAN-99\" is not a requirement"),
             ("\nCLEAN-04", "line 2: write a requirement and its verdict: CLEAN-04 fail"),
-            ("CLEAN-04 pass", "line 1: \"pass\" is no deviation; write fail, warning or unstable"),
+            (
+                "CLEAN-04 pass",
+                "line 1: \"pass\" is not a deviation; write fail, warning or unstable",
+            ),
             ("CLEAN-04 fail\nclean-04 warning", "line 2: CLEAN-04 is pinned twice"),
         ] {
             assert_eq!(Expectation::parse(text).unwrap_err().to_string(), message);

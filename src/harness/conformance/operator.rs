@@ -1,6 +1,7 @@
 //! The operator of the server under test, who changes what the probe cannot.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What the operator is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,4 +81,48 @@ pub enum OperatorReply {
 pub trait Operator: Send {
     /// Does the task, or answers the question.
     fn ask(&mut self, task: &OperatorTask) -> OperatorReply;
+}
+
+/// How much time the operator takes. Times are those since some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OperatorTime {
+    /// For what is done.
+    took: Duration,
+    /// When the operator was asked what is not.
+    since: Option<Duration>,
+}
+
+impl OperatorTime {
+    /// The operator is asked something.
+    pub(super) const fn begin(&mut self, now: Duration) {
+        self.since = Some(now);
+    }
+
+    /// The operator has replied.
+    pub(super) fn end(&mut self, now: Duration) {
+        self.took = self.until(now);
+        self.since = None;
+    }
+
+    /// How much of the time until `now` was the operator's.
+    pub(super) fn until(&self, now: Duration) -> Duration {
+        self.took + self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_every_task_counts_the_running_one_included() {
+        let secs = Duration::from_secs;
+        let mut time = OperatorTime::default();
+        time.begin(secs(10));
+        assert_eq!(time.until(secs(15)), secs(5));
+        time.end(secs(20));
+        assert_eq!(time.until(secs(100)), secs(10));
+        time.begin(secs(100));
+        assert_eq!(time.until(secs(101)), secs(11));
+    }
 }

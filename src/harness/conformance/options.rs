@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use super::form::Form;
 
+/// How long a run may take: 15 minutes, some ten times what it takes with a server that responds
+/// at once.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_mins(15);
+
 /// How long the checks wait where a requirement is about time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waits {
@@ -71,6 +75,8 @@ pub(super) struct Options {
     pub(super) walk: WalkLimits,
     /// The longest time for one request: 35 s.
     pub(super) request_timeout: Duration,
+    /// The longest time for the run, without that of the operator.
+    pub(super) deadline: Duration,
 }
 
 impl Default for Options {
@@ -86,6 +92,7 @@ impl Default for Options {
             waits: Waits::default(),
             walk: WalkLimits::default(),
             request_timeout: Duration::from_secs(35),
+            deadline: DEFAULT_DEADLINE,
         }
     }
 }

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::client::{ProbeClient, lock};
+use super::ending::EarlyEnd;
 use super::exchange::ProbeExchange;
 use super::form::Form;
 use super::machine::ProbeMachine;
-use super::operator::Operator;
+use super::operator::{Operator, OperatorReply, OperatorTask, OperatorTime};
 use super::options::{Options, WalkLimits};
 use super::probe_events::{EventMaker, ProbeEvent};
 use super::table::RuleTable;
@@ -72,6 +75,9 @@ struct State {
     uploads_broken: Option<Judgement>,
     trials: Vec<FormTrial>,
     outcomes: BTreeMap<&'static str, Outcome>,
+    early_end: Option<EarlyEnd>,
+    operator: Option<Box<dyn Operator>>,
+    operator_time: OperatorTime,
 }
 
 /// One run.
@@ -79,8 +85,8 @@ pub(super) struct Probe {
     pub(super) client: ProbeClient,
     pub(super) options: Options,
     pub(super) run_id: String,
+    pub(super) has_operator: bool,
     state: Mutex<State>,
-    operator: Mutex<Option<Box<dyn Operator>>>,
 }
 
 impl Probe {
@@ -91,6 +97,7 @@ impl Probe {
         operator: Option<Box<dyn Operator>>,
     ) -> Self {
         let mut random = Random::new(seed);
+        let has_operator = operator.is_some();
         let run_id = random.hex(4).to_ascii_uppercase();
         let state = State {
             random,
@@ -103,18 +110,52 @@ impl Probe {
             uploads_broken: None,
             trials: Vec::new(),
             outcomes: BTreeMap::new(),
+            early_end: None,
+            operator,
+            operator_time: OperatorTime::default(),
         };
-        let operator = Mutex::new(operator);
-        Self { client, options, run_id, state: Mutex::new(state), operator }
+        Self { client, options, run_id, has_operator, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// The operator, where one takes part.
-    pub(super) fn operator(&self) -> MutexGuard<'_, Option<Box<dyn Operator>>> {
-        lock(&self.operator)
+    /// Has the operator do a task, on a thread of its own: people take their time, and the run
+    /// may have to end meanwhile. `None` if there is no operator, or none any more.
+    pub(super) async fn ask(&self, task: OperatorTask) -> Option<OperatorReply> {
+        let mut operator = self.state().operator.take()?;
+        self.state().operator_time.begin(self.client.elapsed());
+        let (sender, reply) = oneshot::channel();
+        let asked = std::thread::Builder::new().name("operator".to_owned()).spawn(move || {
+            let reply = operator.ask(&task);
+            // The run may have ended.
+            let _ = sender.send((operator, reply));
+        });
+        let replied = match asked {
+            Ok(_) => reply.await.ok(),
+            Err(_) => None,
+        };
+        let now = self.client.elapsed();
+        let mut state = self.state();
+        state.operator_time.end(now);
+        let (operator, reply) = replied?;
+        state.operator = Some(operator);
+        Some(reply)
+    }
+
+    /// How much of the time until `now` was the operator's.
+    pub(super) fn time_of_operator(&self, now: Duration) -> Duration {
+        self.state().operator_time.until(now)
+    }
+
+    pub(super) fn keep_early_end(&self, end: EarlyEnd) {
+        self.state().early_end = Some(end);
+    }
+
+    /// Why the run ended early, if it did.
+    pub(super) fn early_end(&self) -> Option<EarlyEnd> {
+        self.state().early_end.clone()
     }
 
     /// The form that the checks work in.
@@ -313,6 +354,10 @@ impl Probe {
 
     pub(super) fn keep_outcome(&self, id: &'static str, outcome: impl Into<Outcome>) {
         self.state().outcomes.insert(id, outcome.into());
+    }
+
+    pub(super) fn take_outcome(&self, id: &str) {
+        self.state().outcomes.remove(id);
     }
 
     pub(super) fn outcomes(&self) -> BTreeMap<&'static str, Outcome> {

@@ -4,6 +4,7 @@ mod evidence;
 mod junit;
 mod page;
 mod text;
+mod untested;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub use evidence::Evidence;
 pub use text::TextReport;
 
 use super::catalogue::{Level, Section};
+use super::ending::EarlyEnd;
+use super::expectation::{Deviations, Expectation, REPEATS_OTHERS};
 use super::form::Form;
 use super::probe_events::ProbeEvent;
 use super::verdict::Verdict;
@@ -38,6 +41,8 @@ pub struct Report {
     pub run_id: String,
     /// The form that the checks worked in; `None` if no form was accepted.
     pub form: Option<Form>,
+    /// Why not every requirement was run; `None` if the run came to its end.
+    pub ended_early: Option<EarlyEnd>,
     /// How many requests were made.
     pub requests: u64,
     /// What a complete rule download brings; `None` if there was none.
@@ -52,6 +57,9 @@ pub struct Report {
     pub events: Vec<ProbeEvent>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
+    /// What differs from the known deviations, after [`Report::expect`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deviations: Option<Deviations>,
 }
 
 /// The size of a complete rule download.
@@ -88,6 +96,8 @@ pub struct RequirementResult {
     pub summary: String,
     /// The requirement whose failure kept this one from being tested.
     pub blocked_by: Option<&'static str>,
+    /// The verdict that is pinned as a known deviation, after [`Report::expect`].
+    pub pinned: Option<Verdict>,
     /// Both runs of a check that came to different verdicts.
     pub runs: Vec<Run>,
     /// The exchanges that show it, as excerpts; the transcript has them whole.
@@ -101,6 +111,19 @@ pub struct Run {
     pub verdict: Verdict,
     /// What it observed.
     pub summary: String,
+}
+
+/// What a result means for the run as a whole, and so for its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing speaks against the server.
+    Met,
+    /// It is not met, or not as pinned.
+    NotMet,
+    /// It is not met, as pinned.
+    Known,
+    /// It was not tested, or does not concern the server.
+    Skipped,
 }
 
 impl Report {
@@ -118,15 +141,49 @@ impl Report {
         self.results.iter().find(|result| result.id.eq_ignore_ascii_case(id))
     }
 
-    /// Every fail, warning and unstable result.
+    /// Compares it with known deviations. From then on [`Self::is_met`], and every form of the
+    /// report, tell new ones and those that are gone from known ones.
+    pub fn expect(&mut self, known: &Expectation) {
+        for result in &mut self.results {
+            result.pinned = known.verdict(result.id);
+        }
+        self.deviations = Some(known.compare(self));
+    }
+
+    /// What a result counts for.
+    pub(super) fn standing(&self, result: &RequirementResult, strict: bool) -> Standing {
+        let is_skipped = matches!(result.verdict, Verdict::NotTested | Verdict::NotApplicable);
+        // ERR-02 repeats what the others have found.
+        let is_complaint = result.verdict.is_complaint() && result.id != REPEATS_OTHERS;
+        match &self.deviations {
+            Some(deviations) if deviations.names(result.id) => Standing::NotMet,
+            Some(_) if is_complaint => Standing::Known,
+            None if is_complaint && (strict || result.verdict != Verdict::Warning) => {
+                Standing::NotMet
+            }
+            Some(_) | None if is_skipped => Standing::Skipped,
+            Some(_) | None => Standing::Met,
+        }
+    }
+
+    /// How many results are not met as pinned.
+    pub(super) fn known(&self) -> u64 {
+        let is_known = |result: &&RequirementResult| self.standing(result, true) == Standing::Known;
+        self.results.iter().filter(is_known).count() as u64
+    }
+
+    /// Every fail, warning and unstable result, ERR-02 included.
     pub fn complaints(&self) -> impl Iterator<Item = &RequirementResult> {
         self.results.iter().filter(|result| result.verdict.is_complaint())
     }
 
-    /// Whether no requirement failed or was unstable; with `strict` no warning either.
+    /// Whether the run came to its end, and no requirement failed or was unstable; with `strict`
+    /// no warning either. After [`Self::expect`]: whether the server is as expected. ERR-02,
+    /// which repeats what others have found, does not count.
     #[must_use]
     pub fn is_met(&self, strict: bool) -> bool {
-        self.complaints().all(|result| result.verdict == Verdict::Warning && !strict)
+        let is_met = |result| self.standing(result, strict) != Standing::NotMet;
+        self.ended_early.is_none() && self.results.iter().all(is_met)
     }
 
     /// The report as text; `verbose` lists every requirement.

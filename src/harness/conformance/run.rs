@@ -1,13 +1,17 @@
 //! The order of a run, second tries, and who is blocked by whom.
 
+mod early;
+
 use super::catalogue::{Requirement, catalogue};
 use super::checks::{self, OVER_ALL, WAITING};
+use super::ending::{EarlyEnd, early_end};
 use super::exchange::BreakKind;
 use super::form::Form;
 use super::machine::{Broken, ProbeMachine, Wish};
 use super::probe::{BaseSync, FormTrial, Outcome, Probe};
 use super::verdict::{Judgement, Verdict};
 use super::{ConformanceError, Progress};
+use crate::sync::Stop;
 
 /// Checks that come before the first complete sync.
 const BEFORE_THE_FIRST_SYNC: [&str; 1] = ["ID-01"];
@@ -30,29 +34,41 @@ const WITH_OPERATOR: [&str; 6] = ["OPS-01", "OPS-02", "OPS-03", "OPS-04", "OPS-0
 /// Those that look back on the whole run, after [`OVER_ALL`].
 const LAST: [&str; 2] = ["HTTP-03", "ERR-02"];
 const JSON_FORMS: [&str; 3] = ["ENC-01", "ENC-02", "ENC-03"];
+/// After so many first requests without a response in time, others would not get one either.
+const MAX_FIRST_TIMEOUTS: usize = 3;
 
-/// Runs every check that was chosen.
+/// Runs every check that was chosen, as long as there is no reason to end early.
 ///
 /// # Errors
 /// If nothing can be tested: no connection, or a server that refuses the probe's machines.
-pub(super) async fn run(probe: &Probe, progress: &dyn Progress) -> Result<(), ConformanceError> {
+pub(super) async fn run(
+    probe: &Probe,
+    progress: &dyn Progress,
+    stop: Stop,
+) -> Result<(), ConformanceError> {
     let runner = Runner { probe, progress };
+    let end = tokio::select! {
+        biased;
+        end = early_end(probe, stop) => Some(end),
+        done = Box::pin(every_check(&runner)) => done?,
+    };
+    if let Some(end) = end {
+        early::finish(&runner, end).await;
+    }
+    Ok(())
+}
+
+/// Runs every check. Returns why it could not, if the server does not respond from the start.
+async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, ConformanceError> {
+    let probe = runner.probe;
     let trials = choose_form(probe).await?;
+    let end = early::without_response(&trials);
     let same_end =
         trials.windows(2).all(|pair| pair[0].exchange.ended() == pair[1].exchange.ended());
     let no_form_works = trials.iter().all(|trial| !trial.accepted);
-    let no_session = trials.iter().find_map(|trial| {
-        let broken = trial.exchange.outcome.as_ref().err()?;
-        let is_it = matches!(broken.kind, BreakKind::Tls | BreakKind::Connect);
-        is_it.then(|| Judgement::blocked("HTTP-04", broken.what.clone()).at(trial.exchange.number))
-    });
     probe.keep_trials(trials);
-    if no_form_works && let Some(blocked) = no_session {
-        for requirement in chosen(probe).filter(|requirement| requirement.id != "HTTP-04") {
-            runner.keep(requirement.id, blocked.clone());
-        }
-        runner.settle("HTTP-04").await;
-        return Ok(());
+    if end.is_some() {
+        return Ok(end);
     }
 
     for id in BEFORE_THE_FIRST_SYNC {
@@ -91,7 +107,7 @@ pub(super) async fn run(probe: &Probe, progress: &dyn Progress) -> Result<(), Co
     }
     runner.hold_blockers_responsible();
     leave_clean(probe).await;
-    Ok(())
+    Ok(None)
 }
 
 /// Tries every form and chooses the one to work in.
@@ -104,7 +120,15 @@ async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> 
         return Err(ConformanceError::Unreachable(broken.what.clone()));
     }
     let mut trials = vec![first];
-    trials.extend(checks::try_forms(probe, &machine_id, &Form::ALL[1..]).await);
+    let in_time = |trial: &FormTrial| {
+        trial.exchange.outcome.as_ref().err().is_none_or(|broken| broken.kind != BreakKind::Timeout)
+    };
+    for form in &Form::ALL[1..] {
+        if trials.len() == MAX_FIRST_TIMEOUTS && !trials.iter().any(in_time) {
+            break;
+        }
+        trials.push(checks::try_form(probe, &machine_id, *form).await);
+    }
     let works = |form: Form| trials.iter().any(|trial| trial.form == form && trial.accepted);
     let chosen = probe.options.form.filter(|form| works(*form));
     if let Some(form) = chosen.or_else(|| Form::ALL.into_iter().find(|form| works(*form))) {

@@ -210,6 +210,28 @@ fn outputs_are_checked_before_the_run_and_nothing_to_check_is_an_error() {
 }
 
 #[test]
+fn a_key_that_would_be_ignored_is_an_error() {
+    let server = server().start().unwrap();
+    let url = server.url();
+    for (set, words) in [
+        ("SyncExtraHeader={}", "--set: SyncExtraHeader"),
+        ("SyncEnableProtoTransfer=perhaps", "--set: SyncEnableProtoTransfer"),
+        ("SyncClientContentEncoding=brotli", "--set: SyncClientContentEncoding"),
+        (r#"SyncExtraHeaders={"Host":"other"}"#, "--set: SyncExtraHeaders"),
+        ("SyncEnableProtoTransfer", "write --set Key=Value"),
+    ] {
+        for command in ["conformance", "simulate"] {
+            let output = program().args(["harness", command, &url, "--set", set]).output().unwrap();
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(64), "{command} {set}: {said}");
+            assert!(said.contains(words), "{command} {set}: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+    assert_eq!(server.hosts(), [""; 0], "nothing was sent");
+}
+
+#[test]
 fn machine_ids_need_a_confirmation() {
     let server = server().start().unwrap();
     let args = ["--only", "CLEAN-04", "--machine-id", "PROBE-HOST-1"];

@@ -2,8 +2,8 @@
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
-use santa_sync::harness::conformance::Report;
-use santa_sync::harness::{FakeServer, Fault, every, fixtures};
+use santa_sync::harness::conformance::{Expectation, Report};
+use santa_sync::harness::{FakeServer, Fault, Misbehaviour, every, fixtures};
 use santa_sync::model::Stage;
 use serde_json::json;
 
@@ -91,6 +91,99 @@ fn warnings_are_failures_of_a_strict_run_alone() {
         elements(&xml).iter().filter(|(element, _)| element == "failure").count()
     };
     assert_eq!((failures(false), failures(true)), (0, 1));
+}
+
+/// Checks that every form of the report says the same of a run as its exit code. Returns how
+/// many requirements JUnit has as failed.
+fn failures(report: &Report, strict: bool) -> usize {
+    let mut xml = Vec::new();
+    report.junit(strict, &mut xml).unwrap();
+    let xml = String::from_utf8(xml).unwrap();
+    let found = elements(&xml);
+    let count = |name: &str| found.iter().filter(|(known, _)| known == name).count();
+    let (_, totals) = &found[0];
+    for (total, of) in [("failures", "failure"), ("skipped", "skipped"), ("errors", "error")] {
+        assert_eq!(attribute(totals, total), count(of).to_string(), "{xml}");
+        let suites = found.iter().filter(|(name, _)| name == "testsuite");
+        let sum: usize = suites.map(|(_, of)| attribute(of, total).parse::<usize>().unwrap()).sum();
+        assert_eq!(sum, count(of), "{total} of the suites: {xml}");
+    }
+    assert_eq!(report.is_met(strict), count("failure") + count("error") == 0, "{xml}");
+
+    let json = serde_json::to_value(report).unwrap();
+    let first = report.text(false).to_string().lines().next().unwrap().to_owned();
+    let page = report.html().to_string();
+    for (verdict, count) in json["counts"].as_object().unwrap() {
+        let words = verdict.replace('_', " ");
+        assert!(first.contains(&format!("{count} {words}")), "{first}");
+        assert!(page.contains(&format!(">{count}</b><span>{words}</span>")), "{count} {words}");
+    }
+    if let Some(deviations) = &report.deviations {
+        let differ = deviations.new.iter().chain(&deviations.gone).map(|one| one.id);
+        let differ: std::collections::BTreeSet<_> = differ.collect();
+        assert_eq!(differ.len(), count("failure"));
+        assert_eq!(deviations.is_empty(), page.contains("As expected:"));
+    }
+    count("failure")
+}
+
+#[test]
+fn known_deviations_are_skipped_and_new_ones_and_those_that_are_gone_fail() {
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(5, 1))
+        .misbehave(Misbehaviour::Pre09Standalone)
+        .misbehave(Misbehaviour::Enc03NoGzip)
+        .start()
+        .unwrap();
+    let only = ["PRE-07", "PRE-09", "ENC-02", "ENC-03", "ERR-02", "CLEAN-08", "OPS-01"];
+    let found = super::report(&server, |conformance| conformance.only(only));
+    assert_eq!(super::complaints(&found), ["ENC-03 warning", "PRE-09 fail", "ERR-02 warning"]);
+    assert_eq!([false, true].map(|strict| failures(&found, strict)), [1, 2]);
+    for (known, failed, differs) in [
+        ("ENC-03 warning\nPRE-09 fail", 0, ""),
+        // Files of earlier versions have it.
+        ("ENC-03 warning\nPRE-09 fail\nERR-02 warning", 0, ""),
+        ("PRE-09 fail", 1, "new: ENC-03 warning"),
+        ("ENC-03 warning\nPRE-09 fail\nPRE-07 fail", 1, "gone: PRE-07 fail"),
+        ("ENC-03 fail\nPRE-09 fail", 1, "new: ENC-03 warning; gone: ENC-03 fail"),
+        // Not applicable, not tested, and not chosen.
+        (
+            "ENC-03 warning\nPRE-09 fail\nCLEAN-08 warning\nOPS-01 fail\nHTTP-07 fail",
+            1,
+            "gone: CLEAN-08 warning",
+        ),
+        ("", 2, "new: ENC-03 warning, PRE-09 fail"),
+    ] {
+        let mut report = found.clone();
+        report.expect(&Expectation::parse(known).unwrap());
+        for strict in [false, true] {
+            assert_eq!(failures(&report, strict), failed, "{known}");
+        }
+        assert_eq!(report.deviations.as_ref().unwrap().to_string(), differs, "{known}");
+    }
+    let mut report = found.clone();
+    report.expect(&Expectation::of(&found));
+    let mut xml = Vec::new();
+    report.junit(true, &mut xml).unwrap();
+    let xml = String::from_utf8(xml).unwrap();
+    assert!(xml.contains("<skipped message=\"known deviation: fail: STANDALONE: 500\""), "{xml}");
+    let text = report.text(false).to_string();
+    assert!(text.lines().next().unwrap().ends_with("; 2 not met as pinned"), "{text}");
+    assert!(text.contains("PRE-09  all three client modes are accepted (pinned)"), "{text}");
+}
+
+#[test]
+fn what_other_requirements_found_already_is_not_counted_again() {
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(5, 1))
+        .misbehave(Misbehaviour::Page06Error)
+        .start()
+        .unwrap();
+    let report = super::report(&server, |conformance| conformance.only(["PAGE-06", "ERR-02"]));
+    assert_eq!(super::complaints(&report), ["PAGE-06 warning", "ERR-02 warning"]);
+    assert_eq!(failures(&report, true), 1);
+    let pinned = Expectation::of(&report).to_string();
+    assert!(pinned.ends_with("\nPAGE-06 warning\n"), "{pinned}");
 }
 
 #[test]

@@ -19,20 +19,7 @@ const DAMAGED_TRIES: usize = 5;
 /// What no encoding makes sense of.
 const GARBAGE: &[u8] = b"\x93\xfe\x00santa-conformance-probe\xff\x81";
 
-/// One preflight in each of these forms, for ENC-01 to ENC-04 and the choice of the form to
-/// work in.
-pub(in crate::harness::conformance) async fn try_forms(
-    probe: &Probe,
-    machine_id: &str,
-    forms: &[Form],
-) -> Vec<FormTrial> {
-    let mut trials = Vec::new();
-    for form in forms {
-        trials.push(try_form(probe, machine_id, *form).await);
-    }
-    trials
-}
-
+/// One preflight in this form, for ENC-01 to ENC-04 and the choice of the form to work in.
 pub(in crate::harness::conformance) async fn try_form(
     probe: &Probe,
     machine_id: &str,

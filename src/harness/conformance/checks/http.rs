@@ -39,11 +39,37 @@ pub(super) fn no_redirects(probe: &Probe) -> Judgement {
         .unwrap_or_else(Judgement::pass)
 }
 
+/// HTTP-03, over all exchanges of a run that ends early: a single loss proves nothing.
+pub(super) fn complete_and_in_time_so_far(probe: &Probe) -> Judgement {
+    let (worst, lost) = worst_in_time(probe);
+    match lost.as_slice() {
+        [_] if worst.verdict == Verdict::Fail => {
+            let said = format!("{}; seen once", worst.said);
+            Judgement { verdict: Verdict::Unstable, said, ..worst }
+        }
+        _ => worst,
+    }
+}
+
 /// HTTP-03, over all exchanges. A response that was cut is requested again: one loss proves
 /// nothing.
 pub(super) async fn complete_and_in_time(probe: &Probe) -> Judgement {
+    let (worst, lost) = worst_in_time(probe);
+    let Some(cut) = lost.first() else { return worst };
+    let (Some(stage), true) = (cut.stage, worst.verdict == Verdict::Fail) else { return worst };
+    let machine = ProbeMachine::new(probe, "HTTP-03", cut.machine_id.clone()).in_form(cut.form);
+    let again = probe.client.send(machine.request_of_bytes(stage, cut.request_plain.clone())).await;
+    if again.outcome.as_ref().is_err_and(|broken| is_incomplete(broken.kind)) {
+        return worst.at(again.number);
+    }
+    let said = format!("{}; repeated once, the response was complete", worst.said);
+    Judgement { verdict: Verdict::Unstable, said, ..worst }.at(again.number)
+}
+
+/// The worst response so far, and those that did not come whole or in time.
+fn worst_in_time(probe: &Probe) -> (Judgement, Vec<std::sync::Arc<ProbeExchange>>) {
     let mut worst = Judgement::pass();
-    let mut cut = None;
+    let mut lost = Vec::new();
     for exchange in probe.client.exchanges() {
         let is_cut = exchange.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Cut);
         if !is_cut && exchange.intent != Intent::WellFormed {
@@ -53,7 +79,7 @@ pub(super) async fn complete_and_in_time(probe: &Probe) -> Judgement {
         let seconds = exchange.elapsed.as_secs();
         let found = match &exchange.outcome {
             Err(broken) if is_incomplete(broken.kind) => {
-                cut = cut.or(Some(std::sync::Arc::clone(&exchange)));
+                lost.push(std::sync::Arc::clone(&exchange));
                 Judgement::fail(format!("{stage}: {}", broken.what))
             }
             _ if exchange.elapsed > CLIENT_TIMEOUT => {
@@ -66,15 +92,7 @@ pub(super) async fn complete_and_in_time(probe: &Probe) -> Judgement {
             worst = found.at(exchange.number);
         }
     }
-    let Some(cut) = cut else { return worst };
-    let (Some(stage), true) = (cut.stage, worst.verdict == Verdict::Fail) else { return worst };
-    let machine = ProbeMachine::new(probe, "HTTP-03", cut.machine_id.clone()).in_form(cut.form);
-    let again = probe.client.send(machine.request_of_bytes(stage, cut.request_plain.clone())).await;
-    if again.outcome.as_ref().is_err_and(|broken| is_incomplete(broken.kind)) {
-        return worst.at(again.number);
-    }
-    let said = format!("{}; repeated once, the response was complete", worst.said);
-    Judgement { verdict: Verdict::Unstable, said, ..worst }.at(again.number)
+    (worst, lost)
 }
 
 const fn is_incomplete(kind: BreakKind) -> bool {

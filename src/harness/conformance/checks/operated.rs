@@ -12,18 +12,16 @@ use crate::harness::conformance::verdict::{Judgement, Verdict};
 ///
 /// # Errors
 /// If nobody can.
-fn ask(probe: &Probe, task: &OperatorTask) -> Result<OperatorReply, Judgement> {
-    match probe.operator().as_mut() {
+async fn ask(probe: &Probe, task: OperatorTask) -> Result<OperatorReply, Judgement> {
+    match probe.ask(task).await {
         None => Err(Judgement::not_tested("needs an operator (--operator)")),
-        Some(operator) => match operator.ask(task) {
-            OperatorReply::Skip => Err(Judgement::not_tested("the operator cannot do that")),
-            reply @ (OperatorReply::Yes | OperatorReply::No) => Ok(reply),
-        },
+        Some(OperatorReply::Skip) => Err(Judgement::not_tested("the operator cannot do that")),
+        Some(reply @ (OperatorReply::Yes | OperatorReply::No)) => Ok(reply),
     }
 }
 
 fn with_operator(probe: &Probe) -> Result<(), Judgement> {
-    if probe.operator().is_none() {
+    if !probe.has_operator {
         return Err(Judgement::not_tested("needs an operator (--operator)"));
     }
     if probe.verdict("CLEAN-06") == Some(Verdict::Fail) {
@@ -56,7 +54,7 @@ pub(super) async fn changes_arrive(probe: &Probe, id: &'static str) -> Checked {
     let mut machine = probe.machine(id);
     let first = machine.sync(Wish::Clean).await?;
     let before = machine.table.clone();
-    ask(probe, &OperatorTask::ChangeRulesAndMode)?;
+    ask(probe, OperatorTask::ChangeRulesAndMode).await?;
     let judgement = follows(&mut machine, id, &before).await?;
     if judgement.verdict != Verdict::Pass {
         return Ok(judgement);
@@ -78,7 +76,7 @@ pub(super) async fn deletions_arrive(probe: &Probe, id: &'static str) -> Checked
     let mut machine = probe.machine(id);
     machine.sync(Wish::Clean).await?;
     let before = machine.table.clone();
-    ask(probe, &OperatorTask::DeleteOneRule)?;
+    ask(probe, OperatorTask::DeleteOneRule).await?;
     follows(&mut machine, id, &before).await
 }
 
@@ -92,7 +90,7 @@ pub(super) async fn unconfirmed_changes(probe: &Probe, id: &'static str) -> Chec
         let mut machine = probe.machine(id);
         machine.sync(Wish::Clean).await?;
         let before = machine.table.clone();
-        ask(probe, &OperatorTask::ChangeOneRule)?;
+        ask(probe, OperatorTask::ChangeOneRule).await?;
         machine.forget_session();
         if with_preflight {
             machine.preflight(Wish::Nothing).await?;
@@ -111,7 +109,7 @@ pub(super) async fn requested_clean_sync(probe: &Probe, id: &'static str) -> Che
     with_operator(probe)?;
     let mut machine = probe.machine(id);
     machine.sync(Wish::Clean).await?;
-    ask(probe, &OperatorTask::RequestCleanSync { machine_id: machine.id.clone() })?;
+    ask(probe, OperatorTask::RequestCleanSync { machine_id: machine.id.clone() }).await?;
     machine.forget_session();
     let first = machine.preflight(Wish::Nothing).await?;
     if !is_clean(first.sync_type) {
@@ -141,12 +139,12 @@ pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
         path: PROBE_PATH.to_owned(),
         name: format!("probe-{}", probe.run_id),
     };
-    if ask(probe, &task)? == OperatorReply::No {
+    if ask(probe, task).await? == OperatorReply::No {
         let said = "the operator does not find the uploaded event as it was sent";
         return Ok(Judgement::fail(said).at(upload.number));
     }
     let task = OperatorTask::FindSyncTime { machine_id: machine.id.clone() };
-    if ask(probe, &task)? == OperatorReply::No {
+    if ask(probe, task).await? == OperatorReply::No {
         let said = "the operator does not find the time of the sync";
         return Ok(Judgement::warning(said).at(done.postflight.number));
     }
@@ -164,7 +162,7 @@ pub(super) async fn reaches_all(probe: &Probe, id: &'static str) -> Checked {
         machine.sync(Wish::Nothing).await?;
     }
     let before = a.table.clone();
-    ask(probe, &OperatorTask::ChangeOneRule)?;
+    ask(probe, OperatorTask::ChangeOneRule).await?;
     let of_a = a.sync(Wish::Nothing).await?;
     b.sync(Wish::Nothing).await?;
     let of_b = b.sync(Wish::Nothing).await?;

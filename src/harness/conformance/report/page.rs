@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::untested::{self, UntestedGroup};
 use super::{Evidence, Report, RequirementResult};
 use crate::harness::conformance::catalogue::Section;
 use crate::harness::conformance::probe_events::PROBE_PATH;
 use crate::harness::conformance::verdict::Verdict;
 use crate::harness::html::{Escaped, HtmlPage, HtmlTable};
+use crate::model::text::counted;
 
 /// Styles of this page alone.
 const PAGE_STYLE: &str = "
@@ -28,6 +30,7 @@ impl Report {
         cards(self, &mut body);
         notes(self, &mut body);
         findings(self, &mut body);
+        not_tested(self, &mut body);
         body.push_str("<h2>Every requirement</h2>\n");
         for section in Section::ALL {
             requirements(self, section, &mut body);
@@ -37,8 +40,8 @@ impl Report {
         HtmlPage {
             title: format!("Conformance of {}", self.url),
             lead: format!(
-                "{} requests in {:.1} s as {form}, started {}, run {}, santa-sync {}",
-                self.requests,
+                "{} in {:.1} s as {form}, started {}, run {}, santa-sync {}",
+                counted(self.requests, "request"),
                 Duration::from_millis(self.duration_ms).as_secs_f64(),
                 self.started_at,
                 self.run_id,
@@ -63,6 +66,7 @@ const fn class(verdict: Verdict) -> &'static str {
 
 fn cards(report: &Report, body: &mut String) {
     body.push_str("<ul class=\"cards\">");
+    let known = report.known();
     for verdict in Verdict::ALL.iter().rev().filter(|verdict| report.count(**verdict) > 0) {
         let _ = write!(
             body,
@@ -72,17 +76,44 @@ fn cards(report: &Report, body: &mut String) {
             verdict.words()
         );
     }
+    if known > 0 {
+        let _ =
+            write!(body, "<li><b class=\"faint\">{known}</b><span>not met as pinned</span></li>");
+    }
     if let Some(rules) = &report.rules {
         let _ = write!(
             body,
-            "<li><b>{}</b><span>rules; pages: {}</span></li>",
-            rules.rules, rules.pages
+            "<li><b>{}</b><span>{} on {}</span></li>",
+            rules.rules,
+            if rules.rules == 1 { "rule" } else { "rules" },
+            counted(rules.pages, "page")
         );
     }
     body.push_str("</ul>\n");
 }
 
 fn notes(report: &Report, body: &mut String) {
+    if let Some(end) = &report.ended_early {
+        let _ = writeln!(
+            body,
+            "<p class=\"fail\"><strong>Ended early.</strong> {}; {} not run.</p>",
+            Escaped(&end.cause),
+            counted(end.not_run, "requirement")
+        );
+    }
+    match &report.deviations {
+        Some(deviations) if deviations.is_empty() => {
+            body.push_str("<p class=\"pass\">As expected: no deviation is new or gone.</p>\n");
+        }
+        Some(deviations) => {
+            let _ = writeln!(
+                body,
+                "<p class=\"fail\"><strong>Not as expected.</strong> {}</p>",
+                Escaped(&deviations.to_string())
+            );
+        }
+        None => {}
+    }
     for note in &report.notes {
         let _ = writeln!(body, "<p><strong>Note.</strong> {}</p>", Escaped(note));
     }
@@ -107,10 +138,11 @@ fn finding(result: &RequirementResult, body: &mut String) {
     let _ = write!(
         body,
         "<article class=\"finding is-{class}\" id=\"{id}\">\n\
-         <h3><span class=\"verdict {class}\">{verdict}</span> {id}: {title}</h3>\n",
+         <h3><span class=\"verdict {class}\">{verdict}</span> {id}: {title}{pinned}</h3>\n",
         id = Escaped(result.id),
         verdict = result.verdict.words(),
         title = Escaped(result.title),
+        pinned = pinned(result),
     );
     if !result.summary.is_empty() {
         let _ = writeln!(body, "<p><strong>Observed:</strong> {}</p>", Escaped(&result.summary));
@@ -129,6 +161,15 @@ fn finding(result: &RequirementResult, body: &mut String) {
         writeln!(body, "<p><strong>It matters because:</strong> {}</p>", Escaped(result.breaks));
     exchanges(&result.evidence, body);
     body.push_str("</article>\n");
+}
+
+/// How the verdict relates to the one that is pinned, in brackets.
+fn pinned(result: &RequirementResult) -> String {
+    match result.pinned {
+        None => String::new(),
+        Some(pinned) if pinned == result.verdict => " (pinned)".to_owned(),
+        Some(pinned) => format!(" (pinned as {})", pinned.words()),
+    }
 }
 
 fn exchanges(evidence: &[Evidence], body: &mut String) {
@@ -161,12 +202,17 @@ fn requirements(report: &Report, section: Section, body: &mut String) {
     if results.is_empty() {
         return;
     }
+    let groups = untested::groups(report);
+    let shared: Vec<_> =
+        groups.iter().filter(|group| group.is_shared()).flat_map(|group| &group.ids).collect();
     let rows = results.into_iter().map(|result| {
         let observed = match result.blocked_by {
+            // Those that share the reason are listed with it.
+            _ if shared.contains(&&result.id) => String::new(),
             Some(by) => format!("blocked by {by}: {}", result.summary),
             None => result.summary.clone(),
         };
-        let verdict = result.verdict.words().to_owned();
+        let verdict = format!("{}{}", result.verdict.words(), pinned(result));
         vec![result.id.to_owned(), verdict, result.title.to_owned(), observed]
     });
     let table = HtmlTable {
@@ -180,14 +226,29 @@ fn requirements(report: &Report, section: Section, body: &mut String) {
     let _ = writeln!(body, "{table}");
 }
 
+/// The reasons for which requirements were not tested, each once.
+fn not_tested(report: &Report, body: &mut String) {
+    let groups = untested::groups(report);
+    if groups.is_empty() {
+        return;
+    }
+    body.push_str("<h2>Not tested</h2>\n<ul>");
+    for UntestedGroup { reason, ids } in groups {
+        let count = counted(ids.len() as u64, "requirement");
+        let reason = Escaped(&reason);
+        let _ = write!(body, "<li>{count}: {reason} <small>({})</small></li>", ids.join(", "));
+    }
+    body.push_str("</ul>\n");
+}
+
 /// What the run left on the server, for deleting it.
 fn leftovers(report: &Report, body: &mut String) {
     let _ = write!(
         body,
-        "<h2>Left on the server</h2>\n<p>{} machines, and {} events with the path \
+        "<h2>Left on the server</h2>\n<p>{}, and {} with the path \
          <code>{PROBE_PATH}</code>.</p>\n<details><summary>Every id and hash</summary>\n<ul>",
-        report.machine_ids.len(),
-        report.events.len()
+        counted(report.machine_ids.len() as u64, "machine"),
+        counted(report.events.len() as u64, "event")
     );
     for id in &report.machine_ids {
         let _ = write!(body, "<li><code>{}</code></li>", Escaped(id));

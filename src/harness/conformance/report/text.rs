@@ -2,15 +2,18 @@
 
 use std::fmt;
 
+use super::untested::{self, UntestedGroup};
 use super::{Evidence, Report, RequirementResult};
 use crate::harness::conformance::catalogue::Section;
 use crate::harness::conformance::probe::OWN_IDS;
 use crate::harness::conformance::probe_events::PROBE_PATH;
 use crate::harness::conformance::verdict::Verdict;
-use crate::model::text::escaped;
+use crate::model::text::{counted, escaped};
 
 /// How many exchanges a complaint shows.
 const MAX_SHOWN_EXCHANGES: usize = 3;
+/// How many ids are listed beside the reason that they share.
+const MAX_NAMED: usize = 12;
 
 /// A [`Report`] as text.
 #[derive(Debug)]
@@ -34,25 +37,41 @@ impl fmt::Display for TextReport<'_> {
             .filter(|verdict| report.count(**verdict) > 0)
             .map(|verdict| format!("{} {}", report.count(*verdict), verdict.words()))
             .collect();
-        writeln!(f, "{}: {}", report.url, counts.join(", "))?;
+        let known = match report.known() {
+            0 => String::new(),
+            known => format!("; {known} not met as pinned"),
+        };
+        writeln!(f, "{}: {}{known}", report.url, counts.join(", "))?;
+        if let Some(end) = &report.ended_early {
+            let not_run = counted(end.not_run, "requirement");
+            writeln!(f, "ended early: {}; {not_run} not run", escaped(&end.cause))?;
+        }
         let form = report.form.map_or("no form that the server accepts", |form| form.name());
         writeln!(
             f,
-            "{} requests in {:.1} s, {form}, run {}",
-            report.requests,
+            "{} in {:.1} s, {form}, run {}",
+            counted(report.requests, "request"),
             seconds(report.duration_ms),
             report.run_id
         )?;
         if let Some(rules) = &report.rules {
             writeln!(
                 f,
-                "{} rules on {} pages, the largest {} bytes",
-                rules.rules, rules.pages, rules.largest_page_bytes
+                "{} on {}, the largest {}",
+                counted(rules.rules, "rule"),
+                counted(rules.pages, "page"),
+                counted(rules.largest_page_bytes, "byte")
             )?;
         }
         for note in &report.notes {
             writeln!(f, "note: {}", escaped(note))?;
         }
+        let untested = untested::groups(report);
+        let shared: Vec<_> = untested
+            .iter()
+            .filter(|group| group.is_shared())
+            .flat_map(|group| &group.ids)
+            .collect();
         for section in Section::ALL {
             let shown: Vec<_> = report
                 .results
@@ -64,8 +83,17 @@ impl fmt::Display for TextReport<'_> {
             }
             writeln!(f, "\n{}", section.title())?;
             for result in shown {
-                requirement(f, result, *verbose)?;
+                let is_shared = shared.contains(&&result.id);
+                requirement(f, result, *verbose, is_shared)?;
             }
+        }
+        if !untested.is_empty() {
+            writeln!(f, "\nNot tested")?;
+        }
+        for UntestedGroup { reason, ids } in &untested {
+            let count = counted(ids.len() as u64, "requirement");
+            writeln!(f, "  {count}: {}", escaped(reason))?;
+            writeln!(f, "    {}", named(ids))?;
         }
         leftovers(f, report, *verbose)
     }
@@ -75,9 +103,19 @@ fn requirement(
     f: &mut fmt::Formatter<'_>,
     result: &RequirementResult,
     verbose: bool,
+    is_shared: bool,
 ) -> fmt::Result {
     let verdict = result.verdict.words();
-    writeln!(f, "  {verdict:<14} {}  {}", result.id, result.title)?;
+    let pinned = match result.pinned {
+        None => String::new(),
+        Some(pinned) if pinned == result.verdict => " (pinned)".to_owned(),
+        Some(pinned) => format!(" (pinned as {})", pinned.words()),
+    };
+    writeln!(f, "  {verdict:<14} {}  {}{pinned}", result.id, result.title)?;
+    if is_shared {
+        // The reason is given below, once.
+        return Ok(());
+    }
     if !result.summary.is_empty() {
         writeln!(f, "    {}", escaped(&result.summary))?;
     }
@@ -106,16 +144,25 @@ fn exchange(f: &mut fmt::Formatter<'_>, evidence: &Evidence) -> fmt::Result {
     writeln!(f, "      received {}", escaped(received))
 }
 
+/// The first few ids, and how many there are besides.
+fn named(ids: &[&str]) -> String {
+    let shown = ids.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
+    match ids.len().saturating_sub(MAX_NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// What the run left on the server: how to find it, and with `verbose` all of it.
 fn leftovers(f: &mut fmt::Formatter<'_>, report: &Report, verbose: bool) -> fmt::Result {
     let (own, others): (Vec<_>, Vec<_>) =
         report.machine_ids.iter().partition(|id| id.starts_with(OWN_IDS));
     writeln!(f, "\nLeft on the server:")?;
-    write!(f, "  {} machines {OWN_IDS}…", own.len())?;
+    write!(f, "  {} {OWN_IDS}…", counted(own.len() as u64, "machine"))?;
     others.iter().try_for_each(|id| write!(f, ", {}", escaped(id)))?;
     writeln!(f)?;
-    let events = report.events.len();
-    writeln!(f, "  {events} events named probe-{}-…, path {PROBE_PATH}", report.run_id)?;
+    let events = counted(report.events.len() as u64, "event");
+    writeln!(f, "  {events} named probe-{}-…, path {PROBE_PATH}", report.run_id)?;
     if !verbose {
         return writeln!(f, "  --verbose and --json list every id and hash");
     }

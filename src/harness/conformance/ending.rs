@@ -1,0 +1,149 @@
+//! Why a run ends before every requirement has been checked: it is interrupted, its deadline
+//! passes, or the server does not respond.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::exchange::ProbeExchange;
+use super::machine::Broken;
+use super::probe::Probe;
+use super::verdict::Judgement;
+use crate::model::text::counted;
+use crate::sync::Stop;
+
+/// What kind of end it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EarlyEndKind {
+    /// The program was told to stop.
+    Interrupted,
+    /// The deadline of the run passed.
+    Deadline,
+    /// Requests got no response.
+    NoResponse,
+}
+
+/// The end of a run that did not check every requirement it was to check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EarlyEnd {
+    /// What kind of end it is.
+    pub kind: EarlyEndKind,
+    /// What happened, and what to do about it where something can be done.
+    pub cause: String,
+    /// How many requirements were not run for that reason.
+    pub not_run: u64,
+    /// How the first request ended, if there has never been a response.
+    #[serde(skip)]
+    pub(super) broken: Option<Broken>,
+    /// The requests that got no response, if there had been responses before.
+    #[serde(skip)]
+    pub(super) exchanges: Vec<u64>,
+}
+
+impl EarlyEnd {
+    fn new(kind: EarlyEndKind, cause: impl Into<String>) -> Self {
+        Self { kind, cause: cause.into(), not_run: 0, broken: None, exchanges: Vec::new() }
+    }
+
+    fn interrupted(reason: &str) -> Self {
+        Self::new(EarlyEndKind::Interrupted, reason)
+    }
+
+    fn deadline(limit: Duration) -> Self {
+        let cause = format!(
+            "the deadline of {limit:?} has passed; a longer one (--deadline) or fewer \
+             requirements (--only) help if the server is merely slow"
+        );
+        Self::new(EarlyEndKind::Deadline, cause)
+    }
+
+    /// The server has responded before.
+    fn fell_silent(last: &[std::sync::Arc<ProbeExchange>]) -> Self {
+        let requests = counted(last.len() as u64, "request");
+        let mut cause = format!("the last {requests} got no response");
+        if let (Some(first), Some(last)) = (last.first(), last.last()) {
+            let (number, requirement) = (first.number, first.requirement);
+            cause = format!("{cause}, from exchange {number} ({requirement}) on: {}", last.ended());
+        }
+        cause.push_str("; see the server's log for the reason");
+        let exchanges = last.iter().map(|exchange| exchange.number).collect();
+        Self { exchanges, ..Self::new(EarlyEndKind::NoResponse, cause) }
+    }
+
+    /// The server has never responded.
+    pub(super) fn never_responded(broken: &Broken, requests: usize) -> Self {
+        let requests = counted(requests as u64, "request");
+        let by = broken.by;
+        let cause = format!("the first {requests} got no complete response: see {by}");
+        Self { broken: Some(broken.clone()), ..Self::new(EarlyEndKind::NoResponse, cause) }
+    }
+
+    /// The verdict on a requirement that was not run.
+    pub(super) fn not_run(&self) -> Judgement {
+        let judgement = Judgement::not_tested(match self.kind {
+            EarlyEndKind::Interrupted => "not run: interrupted",
+            EarlyEndKind::Deadline => "not run: the deadline had passed",
+            EarlyEndKind::NoResponse => "not run: no request gets a response",
+        });
+        Judgement { blocked_by: self.broken.as_ref().map(|broken| broken.by), ..judgement }
+    }
+
+    /// How long the run may still take to leave machines of the operator as it should.
+    pub(super) const fn time_to_leave(&self) -> Duration {
+        match self.kind {
+            EarlyEndKind::Interrupted => Duration::from_secs(1),
+            EarlyEndKind::Deadline => Duration::from_secs(10),
+            EarlyEndKind::NoResponse => Duration::ZERO,
+        }
+    }
+}
+
+/// Returns when a run has to end early.
+pub(super) async fn early_end(probe: &Probe, mut stop: Stop) -> EarlyEnd {
+    let stopped = async {
+        match stop.wait_for(Option::is_some).await {
+            Ok(reason) => reason.unwrap_or_default(),
+            // Nobody is left who could stop it.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        reason = stopped => EarlyEnd::interrupted(reason),
+        last = probe.client.falls_silent() => EarlyEnd::fell_silent(&last),
+        () = deadline(probe) => EarlyEnd::deadline(probe.options.deadline),
+    }
+}
+
+/// Waits for the deadline of the run. While an operator is asked, the time stands still.
+async fn deadline(probe: &Probe) {
+    let started = probe.client.elapsed();
+    loop {
+        let now = probe.client.elapsed();
+        let took = now.saturating_sub(started);
+        let left = time_left(probe.options.deadline, took, probe.time_of_operator(now));
+        if left.is_zero() {
+            return;
+        }
+        probe.sleep(left).await;
+    }
+}
+
+/// What is left of the limit after so much time, of which the operator took a part.
+fn time_left(limit: Duration, took: Duration, operators: Duration) -> Duration {
+    limit.saturating_sub(took.saturating_sub(operators))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_the_operator_does_not_count_towards_the_deadline() {
+        let secs = Duration::from_secs;
+        assert_eq!(time_left(secs(60), secs(50), secs(0)), secs(10));
+        assert_eq!(time_left(secs(60), secs(600), secs(580)), secs(40));
+        assert_eq!(time_left(secs(60), secs(600), secs(0)), secs(0));
+    }
+}

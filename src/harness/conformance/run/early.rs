@@ -1,0 +1,84 @@
+//! What becomes of a run that ends early: what is known is kept, the rest is marked as not run.
+
+use super::{LAST, Runner, chosen, leave_clean};
+use crate::harness::conformance::checks::{self, OVER_ALL};
+use crate::harness::conformance::ending::{EarlyEnd, EarlyEndKind};
+use crate::harness::conformance::machine::accepted;
+use crate::harness::conformance::probe::FormTrial;
+use crate::harness::conformance::verdict::Judgement;
+
+/// The end of a run whose first requests got no complete response, whatever their form.
+pub(super) fn without_response(trials: &[FormTrial]) -> Option<EarlyEnd> {
+    let first = &trials.first()?.exchange;
+    if trials.iter().any(|trial| trial.exchange.outcome.is_ok()) {
+        return None;
+    }
+    let mut broken = accepted(first).err()?;
+    broken.said = first.ended();
+    Some(EarlyEnd::never_responded(&broken, trials.len()))
+}
+
+/// Settles every requirement that is still open.
+pub(super) async fn finish(runner: &Runner<'_>, mut end: EarlyEnd) {
+    let probe = runner.probe;
+    match (end.kind, &end.broken) {
+        (EarlyEndKind::NoResponse, Some(broken)) => {
+            let found = Judgement::fail(broken.said.clone());
+            runner.keep(broken.by, broken.exchange.map_or(found.clone(), |at| found.at(at)));
+            // What it says of the URL alone is true all the same.
+            keep_complaints(runner, &["HTTP-04"]);
+        }
+        (EarlyEndKind::NoResponse, None) => {
+            withdraw(runner, &end);
+            keep_complaints(runner, &OVER_ALL);
+        }
+        (EarlyEndKind::Interrupted | EarlyEndKind::Deadline, _) => {
+            keep_complaints(runner, &OVER_ALL);
+            keep_complaints(runner, &LAST);
+            runner.hold_blockers_responsible();
+        }
+    }
+    for requirement in chosen(probe) {
+        if probe.verdict(requirement.id).is_none() {
+            end.not_run += 1;
+            runner.keep(requirement.id, end.not_run());
+        }
+    }
+    // Limited, since a server that is the reason may be as slow once more.
+    let _ = tokio::time::timeout(end.time_to_leave(), leave_clean(probe)).await;
+    probe.keep_early_end(end);
+}
+
+/// Keeps what checks of the whole run complain about so far. That they do not complain says
+/// nothing of a run that is not whole.
+fn keep_complaints(runner: &Runner<'_>, ids: &[&'static str]) {
+    for id in ids {
+        if runner.probe.verdict(id).is_none()
+            && let Some(found) = checks::look_back(runner.probe, id)
+            && found.verdict.is_complaint()
+        {
+            runner.keep(id, found);
+        }
+    }
+}
+
+/// Takes verdicts back that rest on requests since the server went silent. Of a check that was
+/// repeated then, the first verdict counts: it may be the one that made the server fall silent.
+fn withdraw(runner: &Runner<'_>, end: &EarlyEnd) {
+    let probe = runner.probe;
+    let silent_since = end.exchanges.iter().min().copied().unwrap_or(u64::MAX);
+    let rests_on_silence = |judgement: &Judgement| {
+        judgement.exchanges.iter().any(|exchange| *exchange >= silent_since)
+    };
+    for (id, outcome) in probe.outcomes() {
+        if !rests_on_silence(&outcome.judgement) {
+            continue;
+        }
+        probe.take_outcome(id);
+        let first = outcome.runs.into_iter().next();
+        if let Some(first) = first.filter(|first| !rests_on_silence(first)) {
+            let said = format!("{}; the server has not responded since", first.said);
+            probe.keep_outcome(id, Judgement { said, ..first });
+        }
+    }
+}
