@@ -2,6 +2,7 @@
 //! that look at a server's every byte. It talks TLS, sends headers and strikes out secrets
 //! as the transport does.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,6 +54,12 @@ impl DirectAccess {
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         self.redaction.apply(text)
+    }
+
+    /// The bytes with every known secret struck out.
+    #[must_use]
+    pub fn redact_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        self.redaction.apply_to_bytes(bytes)
     }
 
     /// The certificates that the server showed in the last handshake, its own first.

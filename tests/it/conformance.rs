@@ -7,6 +7,7 @@ mod misbehaviours;
 mod operator;
 mod presets;
 mod reports;
+mod secrets;
 mod tls;
 mod trials;
 

@@ -2,6 +2,7 @@
 //! record of every byte, and none of the conveniences of other clients: no redirects, no
 //! retries, no pool.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
 use super::form::Form;
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
+use crate::harness::Encoding;
 use crate::model::{BaseUrl, HeaderProblem, Secret, Stage};
 use crate::transport::{CertificateFacts, DirectAccess, TransportOptions};
 
@@ -272,6 +274,25 @@ impl ProbeClient {
     /// The text without any known secret.
     pub(super) fn redact(&self, text: &str) -> String {
         self.access().redact(text)
+    }
+
+    /// The bytes without any known secret.
+    pub(super) fn redact_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        self.access().redact_bytes(bytes)
+    }
+
+    /// The body of a response without any known secret: decoded if it could be, otherwise as it
+    /// came, unless it hides a secret by being compressed.
+    pub(super) fn redact_body<'b>(&self, answer: &'b Answer) -> Cow<'b, [u8]> {
+        let bytes = answer.body.as_ref().unwrap_or(&answer.wire);
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            if let Ok(inflated) = encoding.decode(bytes)
+                && let Cow::Owned(masked) = self.redact_bytes(&inflated)
+            {
+                return Cow::Owned(masked);
+            }
+        }
+        self.redact_bytes(bytes)
     }
 
     fn access(&self) -> MutexGuard<'_, DirectAccess> {

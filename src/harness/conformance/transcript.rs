@@ -19,10 +19,11 @@ pub enum TranscriptBody {
 }
 
 impl TranscriptBody {
-    fn of(bytes: &[u8], client: &ProbeClient) -> Self {
-        match str::from_utf8(bytes) {
-            Ok(text) => Self::Text(client.redact(text)),
-            Err(_) => Self::Base64(STANDARD.encode(bytes)),
+    /// Of bytes without secrets.
+    fn of(masked: &[u8]) -> Self {
+        match str::from_utf8(masked) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Base64(STANDARD.encode(masked)),
         }
     }
 }
@@ -74,18 +75,16 @@ impl TranscriptEntry {
             method: exchange.method.clone(),
             path: exchange.path.clone(),
             request_headers: exchange.request_headers.clone(),
-            request_body: TranscriptBody::of(&exchange.request_plain, client),
+            request_body: TranscriptBody::of(&client.redact_bytes(&exchange.request_plain)),
             request_bytes: exchange.request_wire.len() as u64,
             status: exchange.status(),
             response_headers: answer.map_or_else(Vec::new, |answer| {
                 let shown = answer.headers.iter();
                 shown.map(|(name, value)| (name.clone(), client.redact(value))).collect()
             }),
-            response_body: answer.map(|answer| {
-                TranscriptBody::of(answer.body.as_ref().unwrap_or(&answer.wire), client)
-            }),
+            response_body: answer.map(|answer| TranscriptBody::of(&client.redact_body(answer))),
             broken: broken.map(|broken| broken.kind),
-            cause: broken.map(|broken| broken.what.clone()),
+            cause: broken.map(|broken| client.redact(&broken.what)),
             elapsed_ms: u64::try_from(exchange.elapsed.as_millis()).unwrap_or(u64::MAX),
         }
     }

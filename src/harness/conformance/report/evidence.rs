@@ -32,15 +32,16 @@ impl Evidence {
         client: &ProbeClient,
     ) -> Self {
         let received = match &exchange.outcome {
-            Ok(answer) => excerpt(answer.body.as_ref().unwrap_or(&answer.wire)),
-            Err(broken) => broken.what.clone(),
+            // Masked before it is cut, and before it is shown in hex.
+            Ok(answer) => excerpt(&client.redact_body(answer)),
+            Err(broken) => client.redact(&broken.what),
         };
         Self {
             exchange: exchange.number,
             request: format!("{} {}", exchange.method, exchange.path),
-            sent: client.redact(&excerpt(&exchange.request_plain)),
+            sent: excerpt(&client.redact_bytes(&exchange.request_plain)),
             status: exchange.status(),
-            received: client.redact(&received),
+            received,
             elapsed_ms: u64::try_from(exchange.elapsed.as_millis()).unwrap_or(u64::MAX),
         }
     }

@@ -1,0 +1,185 @@
+//! Looks for many texts at once, whatever their case.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use super::escapes;
+use crate::model::text::hex;
+
+/// How many bytes of a text lead to those that begin with them.
+const KEY_BYTES: usize = 4;
+
+/// A form of a secret, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pattern {
+    bytes: Vec<u8>,
+    /// It is the middle of base64 data: the data around it belongs to the secret as well.
+    is_base64: bool,
+}
+
+/// Every form of some secrets.
+#[derive(Clone, Default)]
+pub(super) struct Patterns {
+    all: Vec<Pattern>,
+    known: HashSet<Pattern>,
+    /// By their first bytes.
+    starts: HashMap<[u8; KEY_BYTES], Vec<usize>>,
+}
+
+impl Patterns {
+    /// Adds the forms in which a secret may be found: as it is, without its escapes, in hex, and
+    /// as a part of base64 data.
+    pub(super) fn add(&mut self, secret: &str, min_bytes: usize) {
+        let bytes = secret.as_bytes();
+        self.insert(bytes, false, min_bytes);
+        for layer in escapes::layers(bytes) {
+            self.insert(&layer.bytes, false, min_bytes);
+        }
+        if bytes.len() < min_bytes {
+            return;
+        }
+        self.insert(hex(bytes).as_bytes(), false, min_bytes);
+        for before in 0..3 {
+            let core = base64_core(bytes, before);
+            self.insert(&core, true, min_bytes);
+            // As a form that is not escaped is read.
+            let blanks: Vec<u8> =
+                core.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+            self.insert(&blanks, true, min_bytes);
+            let url_safe: Vec<u8> = core
+                .iter()
+                .map(|byte| match byte {
+                    b'+' => b'-',
+                    b'/' => b'_',
+                    byte => *byte,
+                })
+                .collect();
+            self.insert(&url_safe, true, min_bytes);
+        }
+    }
+
+    fn insert(&mut self, bytes: &[u8], is_base64: bool, min_bytes: usize) {
+        let pattern = Pattern { bytes: bytes.to_ascii_lowercase(), is_base64 };
+        let Some(key) = key(&pattern.bytes) else { return };
+        if bytes.len() < min_bytes || !self.known.insert(pattern.clone()) {
+            return;
+        }
+        self.starts.entry(key).or_default().push(self.all.len());
+        self.all.push(pattern);
+    }
+
+    /// Every place of the original where one of them is, in any case and under any escapes.
+    pub(super) fn find(&self, original: &[u8]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        if self.all.is_empty() {
+            return found;
+        }
+        self.find_in(original, |part, is_base64| {
+            found.push(if is_base64 { whole_base64(original, part) } else { part });
+        });
+        for layer in escapes::layers(original) {
+            self.find_in(&layer.bytes, |part, is_base64| {
+                let part = if is_base64 { whole_base64(&layer.bytes, part) } else { part };
+                found.push(layer.original(part));
+            });
+        }
+        found
+    }
+
+    fn find_in(&self, bytes: &[u8], mut found: impl FnMut(Range<usize>, bool)) {
+        let lower = bytes.to_ascii_lowercase();
+        for at in 0..lower.len() {
+            let rest = &lower[at..];
+            let Some(starts) = key(rest).and_then(|key| self.starts.get(&key)) else { continue };
+            for pattern in starts.iter().filter_map(|index| self.all.get(*index)) {
+                if rest.starts_with(&pattern.bytes) {
+                    found(at..at + pattern.bytes.len(), pattern.is_base64);
+                }
+            }
+        }
+    }
+
+    /// Where the beginning of one of them starts that the end of the text cuts off.
+    pub(super) fn cut(&self, text: &[u8], min_bytes: usize) -> Option<usize> {
+        // The cut may be in the middle of an escape.
+        [Some(text.len()), escapes::cut(text)]
+            .into_iter()
+            .flatten()
+            .filter_map(|end| self.cut_at(text.get(..end)?, min_bytes))
+            .min()
+    }
+
+    fn cut_at(&self, text: &[u8], min_bytes: usize) -> Option<usize> {
+        let plain = self.cut_in(text, min_bytes).map(|(at, is_base64)| {
+            if is_base64 { whole_base64(text, at..text.len()).start } else { at }
+        });
+        let layers = escapes::layers(text);
+        let escaped = layers.iter().filter_map(|layer| {
+            let (at, _) = self.cut_in(&layer.bytes, min_bytes)?;
+            Some(layer.original(at..layer.bytes.len()).start)
+        });
+        plain.into_iter().chain(escaped).min()
+    }
+
+    fn cut_in(&self, text: &[u8], min_bytes: usize) -> Option<(usize, bool)> {
+        let longest = self.all.iter().map(|pattern| pattern.bytes.len()).max()?;
+        let from = text.len().saturating_sub(longest);
+        let lower = text.get(from..)?.to_ascii_lowercase();
+        // The longest first.
+        (0..lower.len().saturating_sub(min_bytes - 1)).find_map(|at| {
+            let end = &lower[at..];
+            let starts = self.starts.get(&key(end)?)?;
+            let fits = |pattern: &&Pattern| pattern.bytes.starts_with(end);
+            let mut patterns = starts.iter().filter_map(|index| self.all.get(*index));
+            patterns.find(fits).map(|pattern| (from + at, pattern.is_base64))
+        })
+    }
+}
+
+fn key(bytes: &[u8]) -> Option<[u8; KEY_BYTES]> {
+    bytes.first_chunk().copied()
+}
+
+/// What is certain of base64 data that has the bytes after so many others (modulo 3), whatever
+/// is before and behind them.
+fn base64_core(bytes: &[u8], before: usize) -> Vec<u8> {
+    let padded: Vec<u8> = std::iter::repeat_n(0, before).chain(bytes.iter().copied()).collect();
+    let mut text = STANDARD_NO_PAD.encode(&padded).into_bytes();
+    if padded.len() % 3 != 0 {
+        // It has bits of what follows.
+        text.pop();
+    }
+    // These have bits of what is before.
+    let uncertain = [0, 2, 3][before];
+    text.split_off(uncertain.min(text.len()))
+}
+
+/// The base64 data around a part of it.
+fn whole_base64(text: &[u8], part: Range<usize>) -> Range<usize> {
+    let is_data =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_');
+    let before = text[..part.start].iter().rev().take_while(|byte| is_data(byte)).count();
+    let behind = text[part.end..].iter().take_while(|byte| is_data(byte) || **byte == b'=').count();
+    part.start - before..part.end + behind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_data_has_the_core_wherever_the_secret_is_in_it() {
+        for before in 0..7 {
+            for behind in 0..4 {
+                let data = [&b"xyzxyzx"[..before], b"s3cret", &b"1234"[..behind]].concat();
+                let core = base64_core(b"s3cret", before % 3);
+                let text = STANDARD_NO_PAD.encode(&data).into_bytes();
+                assert!(core.len() >= 6, "{core:?}");
+                assert!(text.windows(core.len()).any(|part| part == core), "{before} {behind}");
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Credentials are sent to the server, and are in nothing that a run writes, whatever the server
+//! makes of them.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::command::{run, server, stderr, stdout};
+
+const TOKEN: &str = "Bearer conformance-s3cret";
+
+#[test]
+fn a_credential_is_sent_and_shown_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.jsonl");
+    let server = server()
+        .style(|style| style.header = Some(("Authorization".to_owned(), TOKEN.to_owned())))
+        .start()
+        .unwrap();
+    let set = format!(r#"SyncExtraHeaders={{"Authorization":"{TOKEN}"}}"#);
+    for form in [&["--verbose"][..], &["--json"]] {
+        let transcript = ["--transcript", file.to_str().unwrap(), "--set", &set];
+        let output =
+            run(&server.url(), &[&["--only", "ERR-03,HTTP-01"], form, &transcript].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+        let written = fs::read_to_string(&file).unwrap();
+        for text in [&stdout(&output), &stderr(&output), &written] {
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+        assert!(written.contains("(secret)"), "the header is there, masked");
+    }
+    let seen = server.transcript();
+    let with_token = |e: &&santa_sync::harness::Exchange| {
+        e.headers.get("authorization").is_some_and(|value| value == TOKEN)
+    };
+    assert!(seen.iter().any(|exchange| with_token(&exchange)));
+    assert!(seen.iter().any(|exchange| !with_token(&exchange) && exchange.status == Some(401)));
+}
+
+/// Responds to every request with what this makes of its head, and with a header of it as a
+/// cookie.
+fn echo(listener: &TcpListener, body_of: impl Fn(&str) -> Vec<u8>) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { return };
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                break;
+            }
+            if line == "\r\n" {
+                let header = |name: &str| {
+                    let line = head.lines().find(|line| line.to_lowercase().starts_with(name))?;
+                    Some(line.split_once(':')?.1.trim().to_owned())
+                };
+                let length = header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+                let _ = reader.read_exact(&mut vec![0; length]);
+                let body = body_of(&head);
+                let cookie = header("x-key").unwrap_or_default();
+                let _ = write!(
+                    reader.get_mut(),
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: s={cookie}\r\n\
+                     Content-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = reader.get_mut().write_all(&body);
+                break;
+            }
+            head.push_str(&line);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_echoes_credentials_makes_no_report_show_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        echo(&listener, |head| serde_json::json!({ "echo": head }).to_string().into_bytes());
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (html, junit, transcript) = (path("r.html"), path("r.xml"), path("r.jsonl"));
+    let set = r#"SyncExtraHeaders={"X-Key":"s3cr3t-HEADER/val+ue==","Authorization":"Bearer TOKENabc123"}"#;
+    let only = ["--only", "ERR-03,HTTP-01,HTTP-06", "--verbose", "--set", set];
+    let files = ["--html", &html, "--junit", &junit, "--transcript", &transcript];
+    let output = run(&url, &[&only[..], &files].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let texts = [html, junit, transcript].map(|path| fs::read_to_string(path).unwrap());
+    assert!(texts[2].contains("(secret)"), "{}", texts[2]);
+    for text in [&stdout(&output), &stderr(&output)].into_iter().chain(&texts) {
+        // The altered ones of ERR-03 begin like the true ones.
+        for secret in ["TOKENabc12", "s3cr3t-HEADER"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+}
+
+/// What servers, proxies and logs make of a header: every form at once, in a body that is not
+/// text.
+fn mirrored(head: &str) -> Vec<u8> {
+    let value = |name: &str| {
+        let line = head.lines().find(|line| line.to_lowercase().starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let key = value("x-key").unwrap_or_default();
+    let pair = value("authorization").unwrap_or_default();
+    let pair = pair.strip_prefix("Basic ").unwrap_or_default().to_owned();
+    let pair = STANDARD.decode(&pair).map(|pair| String::from_utf8(pair).unwrap());
+    let pair = pair.unwrap_or_default();
+    let mut body = b"\x0a\x80\xff".to_vec();
+    for secret in std::iter::once(key.as_str()).chain(pair.split(':')).chain([pair.as_str()]) {
+        let percent = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+        for form in [
+            secret.to_owned(),
+            secret.to_uppercase(),
+            secret.replace('/', "%2f"),
+            percent.clone(),
+            percent.replace("%2F", "%2f"),
+            STANDARD.encode(secret),
+            URL_SAFE_NO_PAD.encode(secret),
+            utf8_percent_encode(&STANDARD.encode(secret), NON_ALPHANUMERIC).to_string(),
+            secret.replace('/', "\\/"),
+            secret.replace('/', "&#x2F;"),
+        ] {
+            body.extend_from_slice(b"\x12\x81");
+            body.extend_from_slice(form.as_bytes());
+        }
+    }
+    body
+}
+
+#[test]
+fn no_form_of_a_secret_is_left_in_bodies_that_are_not_text() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || echo(&listener, mirrored));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (html, junit, transcript) = (path("r.html"), path("r.xml"), path("r.jsonl"));
+    let url = format!("http://someone:pa55%2Fw0rd+x@{address}/");
+    let set = r#"SyncExtraHeaders={"X-Key":"s3cr3t/HEADER+val"}"#;
+    let files = ["--html", &html, "--junit", &junit, "--transcript", &transcript];
+    let only = ["--form", "protobuf-gzip", "--only", "HTTP-01,ERR-03", "--verbose", "--set", set];
+    let output = run(&url, &[&only[..], &files].concat());
+    let [html, junit, transcript] = [html, junit, transcript].map(|path| fs::read(path).unwrap());
+    let mut written = vec![output.stdout, output.stderr, html, junit, transcript.clone()];
+    let mut masks = 0;
+    for line in String::from_utf8(transcript).unwrap().lines() {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        let body = entry["response_body"]["base64"].as_str().expect("it is not text");
+        let body = STANDARD.decode(body).unwrap();
+        masks += body.windows(8).filter(|part| part == b"(secret)").count();
+        written.push(body);
+    }
+    assert!(masks >= 40, "{masks}");
+    for bytes in &written {
+        let text = String::from_utf8_lossy(bytes).to_lowercase();
+        for secret in ["s3cr3t", "pa55", "w0rd", "c29tzw9uz", "czmcncm", "cge1ns", "yTU1l"] {
+            assert!(!text.contains(&secret.to_lowercase()), "{secret} in {text}");
+        }
+    }
+}
