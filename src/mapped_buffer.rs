@@ -85,6 +85,12 @@ impl MappedBuffer {
     }
 }
 
+impl Default for MappedBuffer {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
 impl std::ops::Deref for MappedBuffer {
     type Target = [u8];
 

@@ -80,6 +80,19 @@ impl Plain {
 
     /// The body of the answer to a stage's request.
     pub(crate) fn post(&mut self, stage: &str, encoding: &str, body: &[u8]) -> Vec<u8> {
+        let mut answer = Vec::new();
+        self.post_into(stage, encoding, body, &mut answer);
+        answer
+    }
+
+    /// Like [`Self::post`], into a buffer whose memory is used again.
+    pub(crate) fn post_into(
+        &mut self,
+        stage: &str,
+        encoding: &str,
+        body: &[u8],
+        answer: &mut Vec<u8>,
+    ) {
         let Self { reader, host, path } = self;
         // In one piece: in several, one would wait for the other's
         // acknowledgement.
@@ -92,12 +105,12 @@ impl Plain {
         .into_bytes();
         request.extend_from_slice(body);
         reader.get_mut().write_all(&request).expect("sent");
-        body_of_answer(reader)
+        read_answer(reader, answer);
     }
 }
 
-/// Reads one answer with a length.
-fn body_of_answer(reader: &mut BufReader<TcpStream>) -> Vec<u8> {
+/// Reads the body of one answer with a length.
+fn read_answer(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) {
     let (mut length, mut line) = (0, String::new());
     loop {
         line.clear();
@@ -111,7 +124,6 @@ fn body_of_answer(reader: &mut BufReader<TcpStream>) -> Vec<u8> {
             break;
         }
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).expect("a body");
-    body
+    body.resize(length, 0);
+    reader.read_exact(body).expect("a body");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::delivery::{Page, Source};
+use super::delivery::{Page, ROOM_FOR_PAGE, Source};
 use super::leaving::leaving_since;
 use super::messages;
 use super::plan::{self, Authorizer, Content, Counted, Plan, Shortfall, Situation, Surplus, Why};
@@ -22,6 +22,7 @@ use crate::control::relay::{
     AcknowledgedStatus, AuthorizerStatus, DeliveryStatus, NotAcknowledged, RelayStatus,
 };
 use crate::host::AuthorizerReport;
+use crate::mapped_buffer::MappedBuffer;
 use crate::model::{DEFAULT_SYNC_INTERVAL_SECS, MachineId, Now, RelayManner, Settings, Transfer};
 use crate::protocol::{preflight, wire};
 use crate::store::{Generation, RulesSnapshot, RulesStanding, SentForm, StoreError};
@@ -109,7 +110,19 @@ impl Located {
     /// # Errors
     /// If the store cannot be read.
     pub fn read(&self, transfer: Transfer) -> Result<Page, StoreError> {
-        self.source.page(self.plan, self.token, self.position, transfer)
+        self.read_into(MappedBuffer::new(ROOM_FOR_PAGE), transfer)
+    }
+
+    /// Reads the page into a buffer in place of what it holds.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(super) fn read_into(
+        &self,
+        body: MappedBuffer,
+        transfer: Transfer,
+    ) -> Result<Page, StoreError> {
+        self.source.page(self.plan, self.token, self.position, transfer, body)
     }
 
     /// Another page of the same delivery.

@@ -18,7 +18,7 @@ pub const PAGE_RULES: u64 = 50_000;
 const PAGE_BYTES: usize = (16 << 20) - 256;
 /// Room for a page, and for the rule that would make it longer than it may be; what
 /// is not used takes no memory.
-const ROOM_FOR_PAGE: usize = 17 << 20;
+pub(super) const ROOM_FOR_PAGE: usize = 17 << 20;
 /// The most rules for pedro, whose table has 65,536 places (RELAY-13).
 const PEDRO_RULES: u64 = 65_000;
 /// The most bytes for pedro, which reads 10 MB (RELAY-13).
@@ -109,8 +109,8 @@ impl Source {
         self.changes.removed.len()
     }
 
-    /// Reads the page that begins at a position. `token` names the delivery in
-    /// its cursor.
+    /// Reads the page that begins at a position into `body`. `token` names the delivery
+    /// in its cursor.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -120,12 +120,13 @@ impl Source {
         token: u64,
         position: Position,
         transfer: Transfer,
+        body: MappedBuffer,
     ) -> Result<Page, StoreError> {
         let snapshot = lock(&self.snapshot);
         let mut page = Filling {
             writer: match self.manner {
-                RelayManner::Santa => PageWriter::new(transfer, ROOM_FOR_PAGE),
-                RelayManner::Pedro => PageWriter::plain(transfer, ROOM_FOR_PAGE),
+                RelayManner::Santa => PageWriter::new(transfer, body),
+                RelayManner::Pedro => PageWriter::plain(transfer, body),
             },
             release: self.release,
             altered: 0,

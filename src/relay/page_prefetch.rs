@@ -3,6 +3,9 @@
 //! At most one page is held here, for one download: a second one beside it reads its
 //! pages when they are asked for. A page that nobody asks for is dropped after
 //! [`PAGE_LIFE`].
+//!
+//! A download needs two buffers, whose memory serves one page after the other: new
+//! memory costs a page fault for every 4 KiB.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +14,9 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::sleep;
 
 use super::core::Located;
-use super::delivery::Page;
+use super::delivery::{Page, ROOM_FOR_PAGE};
 use super::sessions::Position;
+use crate::mapped_buffer::MappedBuffer;
 use crate::model::Transfer;
 
 /// How long a page is kept for a client that does not ask for it.
@@ -45,10 +49,24 @@ enum Slot {
     },
 }
 
+impl Slot {
+    const fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    slot: Slot,
+    /// The buffer of a page that was sent, for the next one to be read. It is dropped
+    /// with the last page, or with a page that nobody asked for.
+    spare: Option<MappedBuffer>,
+}
+
 /// Holds the page that was read ahead.
 #[derive(Debug)]
 pub(super) struct PagePrefetch {
-    slot: Mutex<Slot>,
+    held: Mutex<Held>,
     read: Condvar,
     life: Duration,
 }
@@ -61,56 +79,69 @@ impl Default for PagePrefetch {
 
 impl PagePrefetch {
     fn with_life(life: Duration) -> Self {
-        Self { slot: Mutex::default(), read: Condvar::new(), life }
+        Self { held: Mutex::default(), read: Condvar::new(), life }
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        // It is replaced whole.
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Each part is replaced whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the page out if it was read ahead; waits while it is being read.
     pub(super) fn take(&self, located: &Located, transfer: Transfer) -> Option<Page> {
         let wanted = PageKey::of(located, transfer);
-        let is_being_read = |slot: &mut Slot| matches!(slot, Slot::Reading(key) if *key == wanted);
-        let mut slot = self
+        let is_being_read =
+            |held: &mut Held| matches!(&held.slot, Slot::Reading(key) if *key == wanted);
+        let mut held = self
             .read
-            .wait_while(self.slot(), is_being_read)
+            .wait_while(self.held(), is_being_read)
             .unwrap_or_else(PoisonError::into_inner);
-        if !matches!(&*slot, Slot::Ready { key, .. } if *key == wanted) {
+        if !matches!(&held.slot, Slot::Ready { key, .. } if *key == wanted) {
             return None;
         }
-        let Slot::Ready { page, timer, .. } = std::mem::take(&mut *slot) else { return None };
+        let Slot::Ready { page, timer, .. } = std::mem::take(&mut held.slot) else { return None };
         timer.abort();
+        if page.next.is_none() {
+            held.spare = None;
+        }
         Some(page)
+    }
+
+    /// Takes the buffer of a page that was sent, for the page after the next.
+    pub(super) fn give_back(&self, body: MappedBuffer) {
+        let mut held = self.held();
+        if !held.slot.is_empty() {
+            held.spare = Some(body);
+        }
     }
 
     /// Begins to read a page in a thread, unless the place is taken by another
     /// download. Must be called within the relay's runtime.
     pub(super) fn begin(self: &Arc<Self>, located: Located, transfer: Transfer) {
         let key = PageKey::of(&located, transfer);
-        {
-            let mut slot = self.slot();
-            match &*slot {
+        let body = {
+            let mut held = self.held();
+            match &held.slot {
                 Slot::Empty => {}
-                Slot::Ready { key: held, timer, .. } if held.token == key.token => timer.abort(),
+                Slot::Ready { key: other, timer, .. } if other.token == key.token => timer.abort(),
                 Slot::Ready { .. } | Slot::Reading(_) => return,
             }
-            *slot = Slot::Reading(key);
-        }
+            held.slot = Slot::Reading(key);
+            held.spare.take().unwrap_or_else(|| MappedBuffer::new(ROOM_FOR_PAGE))
+        };
         let reading = Reading { prefetch: Arc::clone(self), key, page: None };
         spawn_blocking(move || {
             let mut reading = reading;
             // Who asks for the page reads it again, and reports the error.
-            reading.page = located.read(transfer).ok();
+            reading.page = located.read_into(body, transfer).ok();
         });
     }
 
     /// Drops the page, if it is still that one.
     fn forget(&self, unwanted: PageKey) {
-        let mut slot = self.slot();
-        if matches!(&*slot, Slot::Ready { key, .. } if *key == unwanted) {
-            *slot = Slot::Empty;
+        let mut held = self.held();
+        if matches!(&held.slot, Slot::Ready { key, .. } if *key == unwanted) {
+            *held = Held::default();
         }
     }
 }
@@ -125,7 +156,8 @@ struct Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         let key = self.key;
-        *self.prefetch.slot() = match self.page.take() {
+        let mut held = self.prefetch.held();
+        held.slot = match self.page.take() {
             Some(page) => {
                 let prefetch = Arc::clone(&self.prefetch);
                 let timer = tokio::spawn(async move {
@@ -136,6 +168,10 @@ impl Drop for Reading {
             }
             None => Slot::Empty,
         };
+        if held.slot.is_empty() {
+            held.spare = None;
+        }
+        drop(held);
         self.prefetch.read.notify_all();
     }
 }
@@ -169,7 +205,8 @@ mod tests {
     }
 
     fn is_empty(prefetch: &PagePrefetch) -> bool {
-        matches!(*prefetch.slot(), Slot::Empty)
+        let held = prefetch.held();
+        held.slot.is_empty() && held.spare.is_none()
     }
 
     /// RELAY-5: the page is the one that reading it gives, and is given once.
@@ -192,6 +229,36 @@ mod tests {
         .unwrap();
         assert_eq!((page, others, again), (Some(expected), None, None));
         assert!(is_empty(&prefetch));
+    }
+
+    /// RELAY-5: the memory of a page that was sent serves a later page, and goes when no
+    /// page follows.
+    #[tokio::test]
+    async fn relay_5_memory_of_a_page_that_was_sent_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (prefetch, first) = (Arc::new(PagePrefetch::default()), located(dir.path(), 1));
+        let sent = first.read(Transfer::Json).unwrap();
+        let place = sent.body.as_ptr();
+        prefetch.give_back(first.read(Transfer::Json).unwrap().body);
+        assert!(is_empty(&prefetch), "no page is being read");
+        prefetch.begin(first.at(first.position), Transfer::Json);
+        prefetch.give_back(sent.body);
+        let waiting = Arc::clone(&prefetch);
+        spawn_blocking(move || {
+            let is_being_read = |held: &mut Held| matches!(held.slot, Slot::Reading(_));
+            drop(waiting.read.wait_while(waiting.held(), is_being_read).unwrap());
+        })
+        .await
+        .unwrap();
+        // Its client asks for the page once more.
+        prefetch.begin(first.at(first.position), Transfer::Json);
+        let expected = first.read(Transfer::Json).unwrap();
+        let taken = Arc::clone(&prefetch);
+        let page = spawn_blocking(move || taken.take(&first, Transfer::Json).unwrap());
+        let page = page.await.unwrap();
+        assert_eq!((page.body.as_ptr(), &page), (place, &expected));
+        prefetch.give_back(page.body);
+        assert!(is_empty(&prefetch), "it was the last page");
     }
 
     /// RELAY-5: a page that nobody asks for is dropped.

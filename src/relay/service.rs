@@ -368,8 +368,8 @@ impl RelayService {
             Stage::Preflight => self.preflight(transfer, authenticated, &body, connection),
             Stage::EventUpload => return self.event_upload(transfer, &body),
             Stage::RuleDownload => self
-                .rule_download(admitted, &body, connection)
-                .map(|body| typed(transfer, Bytes::from_owner(HeldPage { body, _permit: page }))),
+                .rule_download(admitted, &body, connection, page)
+                .map(|page| typed(transfer, Bytes::from_owner(page))),
             Stage::Postflight => self.postflight(transfer, &body, connection),
         };
         if matches!(stage, Stage::Preflight | Stage::Postflight) {
@@ -423,21 +423,28 @@ impl RelayService {
         Admitted { transfer, authenticated, .. }: Admitted,
         body: &[u8],
         connection: u64,
-    ) -> Result<MappedBuffer, Refusal> {
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<HeldPage, Refusal> {
         let request = requests::read::<wire::RuleDownloadRequest>(transfer, body)?.message;
         let now = self.0.clock.now();
         let located = lock(&self.0.core).locate(connection, &request.cursor, now)?;
-        let Some(located) = located else { return Ok(PageWriter::new(transfer, 0).finish(None)) };
+        let Some(located) = located else {
+            let body = PageWriter::new(transfer, MappedBuffer::new(0)).finish(None);
+            return Ok(HeldPage { body, _permit: permit, prefetch: None });
+        };
         let prefetch = &self.0.prefetch[usize::from(!authenticated)];
         let page = match prefetch.take(&located, transfer) {
             Some(page) => page,
             None => located.read(transfer).map_err(CoreError::Store)?,
         };
         lock(&self.0.core).served(&located, &page);
-        if let Some(next) = page.next {
-            prefetch.begin(located.at(next), transfer);
+        let next = page.next.map(|next| located.at(next));
+        let goes_on = next.is_some();
+        if let Some(next) = next {
+            prefetch.begin(next, transfer);
         }
-        Ok(page.body)
+        let prefetch = goes_on.then(|| Arc::clone(prefetch));
+        Ok(HeldPage { body: page.body, _permit: permit, prefetch })
     }
 
     /// Takes events: they are on disk before the answer (RELAY-8).
@@ -561,6 +568,16 @@ impl From<CoreError> for Refusal {
 struct HeldPage {
     body: MappedBuffer,
     _permit: Option<OwnedSemaphorePermit>,
+    /// Takes the buffer for a page that follows.
+    prefetch: Option<Arc<PagePrefetch>>,
+}
+
+impl Drop for HeldPage {
+    fn drop(&mut self) {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.give_back(std::mem::take(&mut self.body));
+        }
+    }
 }
 
 impl AsRef<[u8]> for HeldPage {

@@ -71,10 +71,10 @@ pub struct PageWriter {
 }
 
 impl PageWriter {
-    /// An empty page. What it needs beyond `expected_bytes` costs a copy.
+    /// An empty page, written into `body` in place of what it holds.
     #[must_use]
-    pub fn new(transfer: Transfer, expected_bytes: usize) -> Self {
-        let mut body = MappedBuffer::new(expected_bytes);
+    pub fn new(transfer: Transfer, mut body: MappedBuffer) -> Self {
+        body.truncate(0);
         match transfer {
             Transfer::Json => body.push_bytes(b"{\"rules\":["),
             Transfer::Protobuf => {}
@@ -87,8 +87,8 @@ impl PageWriter {
     /// (`rule_type`), but not its JSON names (`ruleType`): a message, a link, and
     /// what a rule cannot be without.
     #[must_use]
-    pub fn plain(transfer: Transfer, expected_bytes: usize) -> Self {
-        Self { names: &SCHEMA_NAMES, ..Self::new(transfer, expected_bytes) }
+    pub fn plain(transfer: Transfer, body: MappedBuffer) -> Self {
+        Self { names: &SCHEMA_NAMES, ..Self::new(transfer, body) }
     }
 
     /// How many rules it has.
@@ -193,10 +193,10 @@ impl PageWriter {
 
 /// Writes a text as JSON.
 fn push_text(body: &mut MappedBuffer, text: &str) {
-    // Counted to the end, because then the compiler compares many bytes at once.
-    let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
-    let must_be_escaped = text.as_bytes().iter().filter(|byte| is_special(byte)).count() > 0;
-    if must_be_escaped {
+    // To the end in any case, because then the compiler compares many bytes at once.
+    let is_special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    let specials = text.bytes().fold(0, |found, byte| found | u8::from(is_special(byte)));
+    if specials != 0 {
         // Neither memory nor a text can fail.
         let _ = serde_json::to_writer(body, text);
     } else {
@@ -256,8 +256,8 @@ mod tests {
                 cel_expr: text,
                 event_detail_button_label: text,
             };
-            let (mut json, mut protobuf) =
-                (PageWriter::new(Transfer::Json, 4096), PageWriter::new(Transfer::Protobuf, 4096));
+            let [mut json, mut protobuf] = [Transfer::Json, Transfer::Protobuf]
+                .map(|transfer| PageWriter::new(transfer, MappedBuffer::new(4096)));
             assert!(json.push(outgoing, 4096) && protobuf.push(outgoing, 4096));
             let generated = wire::RuleDownloadResponse::decode(&*protobuf.finish(Some("next")));
             let generated = serde_json::to_string(&generated.expect("a page")).expect("JSON");
@@ -277,7 +277,9 @@ mod tests {
             (RuleType::Cdhash, &hash[..40], Policy::Remove, ""),
         ];
         for transfer in [Transfer::Json, Transfer::Protobuf] {
-            let mut page = PageWriter::new(transfer, 4096);
+            let mut used = MappedBuffer::new(4096);
+            used.push_bytes(b"an earlier page");
+            let mut page = PageWriter::new(transfer, used);
             for (rule_type, identifier, policy, cel_expr) in rules {
                 let rule = OutgoingRule {
                     identifier,
@@ -308,7 +310,7 @@ mod tests {
                 (rule_type, identifier.to_owned(), policy)
             });
             assert_eq!(found, given);
-            let empty = PageWriter::new(transfer, 4096).finish(None);
+            let empty = PageWriter::new(transfer, MappedBuffer::new(4096)).finish(None);
             let read = page_of(transfer, &empty).expect("a page without rules");
             assert_eq!((read.cursor, read.without_body), (None, empty.is_empty()));
         }
