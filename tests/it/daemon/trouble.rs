@@ -18,7 +18,7 @@ fn daemon_6_a_sync_that_panics_does_not_stop_the_next() {
     let message = record.error.unwrap().message;
     assert!(message.contains("panicked") && message.contains("stage_settings"), "{message}");
     let beat = status(&agent)["daemon"].clone();
-    assert_eq!(beat["back_off"], 60, "{beat}");
+    assert_eq!(beat["back_off"], 600, "{beat}");
     assert!(beat["last_panic"]["message"].as_str().unwrap().contains("panicked"), "{beat}");
     assert_eq!(sync(&agent).result, SyncResult::Success);
     let history = agent.store().history(2).unwrap();
