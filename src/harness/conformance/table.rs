@@ -45,7 +45,13 @@ impl RuleTable {
 
     /// The hash and the counts that the client reports.
     pub(super) fn hash_and_counts(&self) -> (String, RuleCounts) {
-        store::hash_and_counts(self.rules.values())
+        let held = self.rules.values().filter_map(|rule| {
+            let details = rule.details.as_ref();
+            let cel_expr = details.map_or("", |details| details.cel_expr.as_str());
+            Some((&rule.identifier, rule.policy.state()?, cel_expr))
+        });
+        let (hash, counts) = store::hash_and_counts(held);
+        (format!("{hash:032x}"), counts)
     }
 
     /// How this table differs from what is expected; `None` if both decide alike. The order of

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use crate::model::{
     Identifier, RuleCounts, RuleRef, RuleSet, RuleState, SyncType, write_hashed_rule,
 };
+use crate::store;
 
 /// The rules of a host, in the order in which a real one stores them.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,19 +46,9 @@ impl Default for SimulatedRules {
 
 impl SimulatedRules {
     fn of(rules: Vec<SimulatedRule>) -> Self {
-        let mut counts = RuleCounts::default();
-        let mut hash = Xxh3Default::new();
-        let (mut identifier, mut bytes) = (String::new(), Vec::new());
-        for rule in &rules {
-            let (state, rule_type) = (rule.state.number(), rule.identifier.rule_type().number());
-            counts.adjust(state, rule_type, 1);
-            identifier.clear();
-            rule.identifier.push_to(&mut identifier);
-            let decisive = [identifier.as_bytes(), rule.cel_expr.as_bytes(), &[]];
-            write_hashed_rule(decisive, state, rule_type, &mut bytes);
-            hash.update(&bytes);
-        }
-        Self { rules, counts, hash: hash.digest128() }
+        let held = rules.iter().map(|rule| (&rule.identifier, rule.state, &*rule.cel_expr));
+        let (hash, counts) = store::hash_and_counts(held);
+        Self { rules, counts, hash }
     }
 
     /// How many there are.

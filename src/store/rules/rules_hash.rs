@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::row::{self, Sound};
 #[cfg(feature = "harness")]
-use crate::model::{DetailsRef, Rule};
+use crate::model::Identifier;
 use crate::model::{RuleCounts, RuleRef, RuleState, write_hashed_rule};
 
 /// What the store keeps about the rules as a whole.
@@ -53,29 +53,26 @@ impl Digest {
     }
 }
 
-/// The reference's hash and the counts of these rules, as a store reports them that holds
-/// them in this order: for simulated hosts, which have no store.
+/// The reference's hash, as a number, and the counts of these rules, as a store reports
+/// them that holds them in this order: for simulated hosts, which have no store. A rule
+/// is its identifier, its state and its expression.
 #[cfg(feature = "harness")]
-pub fn hash_and_counts<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> (String, RuleCounts) {
+pub fn hash_and_counts<'a>(
+    rules: impl IntoIterator<Item = (&'a Identifier, RuleState, &'a str)>,
+) -> (u128, RuleCounts) {
     let mut hash = Xxh3Default::new();
     let mut counts = RuleCounts::default();
-    let (mut bytes, mut identifier) = (Vec::new(), String::new());
-    for rule in rules {
-        let Some(state) = rule.policy.state() else { continue };
-        counts.adjust(state.number(), rule.identifier.rule_type().number(), 1);
-        identifier.clear();
-        rule.identifier.push_to(&mut identifier);
-        let cel_expr = rule.details.as_ref().map_or("", |details| details.cel_expr.as_str());
-        let rule = RuleRef {
-            identifier: rule.identifier.clone(),
-            policy: rule.policy,
-            // The hash covers no other text.
-            details: DetailsRef { cel_expr, ..DetailsRef::default() },
-        };
-        Hashed::of(0, &identifier, state, &rule).write_hashed(&mut bytes);
+    let (mut bytes, mut text) = (Vec::new(), String::new());
+    for (identifier, state, cel_expr) in rules {
+        let (state, rule_type) = (state.number(), identifier.rule_type().number());
+        counts.adjust(state, rule_type, 1);
+        text.clear();
+        identifier.push_to(&mut text);
+        let decisive = [text.as_bytes(), cel_expr.as_bytes(), &[]];
+        write_hashed_rule(decisive, state, rule_type, &mut bytes);
         hash.update(&bytes);
     }
-    (format!("{:032x}", hash.digest128()), counts)
+    (hash.digest128(), counts)
 }
 
 /// The rules as another program holds them that was sent some of them in another
