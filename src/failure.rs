@@ -145,6 +145,9 @@ pub enum FailureKind {
     BadEncoding,
     /// The response is larger than the limit.
     TooLarge,
+    /// Of a simulated host only: the responses to all of them take more memory
+    /// than the simulator grants.
+    SimulatorMemory,
     /// Status 200 with a body that reports an error instead of a result.
     ErrorInResponse,
     /// An empty response to a clean sync's rule download.

@@ -22,6 +22,7 @@ mod options;
 mod proxy;
 mod proxy_or_server;
 mod redaction;
+mod response_budget;
 mod retry_after;
 mod roots;
 mod status;
@@ -49,6 +50,8 @@ pub use headers::XsrfToken;
 pub use options::HostOptions;
 pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};
 pub use proxy::{ProxyRoute, SYSTEM_SETTINGS};
+#[cfg(feature = "harness")]
+pub use response_budget::{BudgetExhausted, BudgetShare, ResponseBudget};
 
 use crate::failure::{Failure, FailureKind};
 use crate::model::text::on_one_line;

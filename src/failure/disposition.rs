@@ -34,6 +34,7 @@ impl FailureKind {
             | Self::TooManyRequests
             | Self::ServerError
             | Self::ErrorInResponse
+            | Self::SimulatorMemory
             | Self::UnexpectedStatus => Disposition::Retry,
             Self::Forbidden => Disposition::RefreshToken,
             Self::HeaderTooLarge

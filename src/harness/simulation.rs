@@ -65,7 +65,7 @@ use crate::failure::{Failure, Remedy};
 use crate::model::{BaseUrl, BaseUrlError, MachineId, MachineIdError, is_loopback};
 use crate::sync::run::transport_options;
 use crate::sync::{Stop, stop_channel};
-use crate::transport::{Transport, TransportOptions};
+use crate::transport::{ResponseBudget, Transport, TransportOptions};
 
 /// Why a simulation did not begin.
 #[derive(Debug, Error)]
@@ -237,6 +237,13 @@ impl Simulation {
         self
     }
 
+    /// Sets how many bytes the responses to all hosts, and the rules of downloads under
+    /// way, may take together. A response is no longer than that, nor than 128 MiB.
+    pub const fn response_memory(mut self, bytes: u64) -> Self {
+        self.plan.response_memory = bytes;
+        self
+    }
+
     /// Has many hosts do something at once.
     pub fn storm(mut self, storm: Storm) -> Self {
         self.plan.storms.push(storm);
@@ -280,11 +287,16 @@ impl Simulation {
         let (down, network) = SimulatedNetwork::new();
         let clock = HostClock::new(self.plan.speed);
         let started_at = clock.now().wall;
+        let memory = usize::try_from(self.plan.response_memory).unwrap_or(usize::MAX);
+        let budget = ResponseBudget::new(memory);
+        self.options.max_body = self.options.max_body.min(memory);
+        self.options.response_budget = Some(budget.clone());
         let world = Rc::new(SharedWorld {
             transport: Transport::new(self.options)?,
             base_url: self.base_url,
             clock,
             network,
+            budget,
             rules: rules::RuleBook::default(),
             event_bytes: self.plan.event_bytes.clone(),
             measured: RefCell::new(Measurements::new(self.plan.lasting)),

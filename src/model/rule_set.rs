@@ -191,6 +191,13 @@ impl RulePage {
         self.len == 0
     }
 
+    /// Bytes that a [`RuleSet`] takes for it.
+    #[cfg(feature = "harness")]
+    #[must_use]
+    pub const fn packed_bytes(&self) -> usize {
+        self.rules.len() + self.texts.len()
+    }
+
     /// Bytes of all identifiers and texts, see [`RuleSet::text_bytes`].
     #[must_use]
     pub const fn text_bytes(&self) -> u64 {

@@ -10,6 +10,7 @@ use url::Url;
 use super::encoding::{DecodeError, Decoder};
 use super::failure::{AttemptPhase, FailureContext};
 use super::idle::IdleWatch;
+use super::response_budget::{BudgetShare, ResponseBudget};
 use super::upload::{UploadBody, UploadGuard};
 use super::{Transport, XsrfToken, lock, status};
 use crate::failure::{Failure, FailureKind};
@@ -125,9 +126,12 @@ impl Transport {
             return Err(status::failure(context, status, response.headers(), &body, &redaction));
         }
         let limit = self.options.max_body;
-        let refuse = |error| undecodable(context, &error, limit);
+        let budget = self.options.response_budget.as_ref();
+        let refuse = |error| undecodable(context, &error, limit, budget);
         let length = response.content_length();
-        let mut decoder = decoder(&response, length, limit).map_err(refuse)?;
+        let mut decoder = decoder(&response, length, limit)
+            .map_err(refuse)?
+            .within(BudgetShare::of(budget.cloned()));
         loop {
             match watch.until(response.chunk()).await {
                 Err(_) => return Err(context.idle_timeout()),
@@ -190,13 +194,26 @@ async fn error_body(response: &mut reqwest::Response, tally: &mut AttemptTally) 
     decoder.so_far().iter().take(MAX_ERROR_BODY_BYTES).copied().collect()
 }
 
-fn undecodable(context: &FailureContext<'_>, error: &DecodeError, limit: usize) -> Failure {
+fn undecodable(
+    context: &FailureContext<'_>,
+    error: &DecodeError,
+    limit: usize,
+    budget: Option<&ResponseBudget>,
+) -> Failure {
     let (kind, what, fix) = match error {
         DecodeError::Truncated => return context.truncated("the compressed data has no end"),
         DecodeError::TooLarge => (
             FailureKind::TooLarge,
             format!("the response is larger than {limit} bytes"),
             "have the server send smaller pages",
+        ),
+        DecodeError::BudgetExhausted => (
+            FailureKind::SimulatorMemory,
+            format!(
+                "the responses to all hosts together are larger than {} bytes",
+                budget.map_or(0, ResponseBudget::limit)
+            ),
+            "simulate fewer hosts at once, or give the responses more memory",
         ),
         DecodeError::Corrupt(_) | DecodeError::NotEncoded(_) | DecodeError::Unknown(_) => (
             FailureKind::BadEncoding,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::response_budget::ResponseBudget;
 use crate::model::{BaseUrl, ContentEncoding, MachineId, Proxy, Secret, Transfer};
 
 /// What the server's certificate is verified against.
@@ -79,6 +80,8 @@ pub struct TransportOptions {
     pub timeouts: Timeouts,
     /// The largest response in bytes, after decoding.
     pub max_body: usize,
+    /// What the responses of several transports may take together.
+    pub response_budget: Option<ResponseBudget>,
 }
 
 /// What distinguishes one host from the others that go the same way, see
@@ -116,6 +119,7 @@ impl TransportOptions {
             disable_http2: false,
             timeouts: Timeouts::default(),
             max_body: Self::DEFAULT_MAX_BODY_BYTES,
+            response_budget: None,
         }
     }
 }

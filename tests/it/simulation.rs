@@ -14,7 +14,9 @@ use santa_sync::model::{ContentEncoding, Stage, Transfer};
 use serde_json::Value;
 
 use crate::program::program;
+use crate::wrong_input::mkfifo;
 
+mod memory;
 mod same_requests;
 
 /// How many times as fast the hosts' clocks run: a first sync comes after 150 to
@@ -232,7 +234,7 @@ fn a_saved_report_is_shown_again_and_is_one_page() {
             .map(keys).join("\n"),
         @r"
         measured plan recoveries schema_version shards
-        encodings event_bytes events_per_hour hosts interval_secs lasting_ms outages protobuf_percent ramp_ms seed shard speed storms url versions
+        encodings event_bytes events_per_hour hosts interval_secs lasting_ms outages protobuf_percent ramp_ms response_memory seed shard speed storms url versions
         cpu_ms hosts is_stopped lasted_ms memory_before memory_peak shard started_at
         events_uploaded lateness rules_received series stages sync_durations syncs token_requests
         begun broken_off clean failed succeeded unfinished
@@ -246,8 +248,12 @@ fn a_saved_report_is_shown_again_and_is_one_page() {
     assert_eq!(twice.status.code(), Some(64), "{stderr}");
     assert!(stderr.contains("two reports are of shard 1/1"), "{stderr}");
     fs::write(&json, "{}").unwrap();
-    let none = program().args(["harness", "report", &json]).output().unwrap();
-    assert_eq!(none.status.code(), Some(64));
+    let fifo = path("fifo");
+    mkfifo(fifo.as_ref());
+    for path in [&json, &fifo] {
+        let none = program().args(["harness", "report", path]).output().unwrap();
+        assert_eq!(none.status.code(), Some(64));
+    }
 }
 
 /// SIGINT ends an hour's simulation at once, with a report.

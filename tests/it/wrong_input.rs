@@ -181,7 +181,8 @@ fn run_in_time(agent: &Agent, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&told).into_owned())
 }
 
-fn mkfifo(path: &std::path::Path) {
+/// Makes a FIFO, for which a program must not wait.
+pub(crate) fn mkfifo(path: &std::path::Path) {
     let made = std::process::Command::new("mkfifo").arg(path).status().expect("it ran");
     assert!(made.success());
 }

@@ -78,6 +78,11 @@ pub(super) struct Args {
     /// Bytes of an event before compression; none is smaller than about 700
     #[arg(long, value_name = "MIX", default_value = "0")]
     event_bytes: Mix<u32>,
+    /// Memory for the responses to all hosts of this process; what does not fit fails as
+    /// simulator_memory
+    #[arg(long, value_name = "MIB", default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    response_memory: u32,
     /// Have many hosts do something at once (see below); may be repeated
     #[arg(long = "storm", value_name = "STORM")]
     storms: Vec<Storm>,
@@ -136,6 +141,7 @@ impl Args {
             protobuf_percent: self.protobuf,
             events_per_hour: self.events.clone(),
             event_bytes: self.event_bytes.clone(),
+            response_memory: u64::from(self.response_memory) << 20,
             storms: self.storms.clone(),
             outages: self.outages.clone(),
         }

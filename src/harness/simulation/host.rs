@@ -26,6 +26,7 @@ use crate::protocol::body::EncodedBody;
 use crate::protocol::cel::CelBudget;
 use crate::protocol::events::EventBatch;
 use crate::protocol::preflight::PreflightFacts;
+use crate::protocol::rules::Page;
 use crate::protocol::stored::QueuedEvent;
 use crate::sync::machine::{
     self, AttemptResult, Committed, Effect, Inputs, Machine, StageRequest, StageResponse,
@@ -33,7 +34,9 @@ use crate::sync::machine::{
 };
 use crate::sync::run::user_agent;
 use crate::sync::{WAIT_JITTER, codec};
-use crate::transport::{HostOptions, Transport, XsrfToken};
+use crate::transport::{
+    BudgetExhausted, BudgetShare, HostOptions, ResponseBudget, Transport, XsrfToken,
+};
 
 /// How long a sync may take: the agent's default.
 const DEADLINE: Duration = Duration::from_hours(1);
@@ -75,6 +78,8 @@ pub struct SharedWorld {
     pub clock: HostClock,
     /// The way to the server.
     pub network: SimulatedNetwork,
+    /// What responses and the rules of downloads under way may take together.
+    pub budget: ResponseBudget,
     /// The rule sets.
     pub rules: RuleBook,
     /// Sizes of events in bytes.
@@ -91,6 +96,8 @@ struct SyncInProgress<'a> {
     /// The request under way and its body.
     body: Option<(Arc<StageRequest>, EncodedBody)>,
     expressions: CelBudget,
+    /// Memory for the rules of this download so far.
+    rules_memory: BudgetShare,
     staged: Option<AppliedSettings>,
     /// The number of the last event that was queued when the sync began.
     horizon: i64,
@@ -173,6 +180,7 @@ impl SimulatedHost {
             token: None,
             body: None,
             expressions: CelBudget::new(clock::thread_time),
+            rules_memory: BudgetShare::of(Some(world.budget.clone())),
             staged: None,
             horizon: self.events.last(),
         };
@@ -396,7 +404,25 @@ impl SyncInProgress<'_> {
             let expressions = &mut self.expressions;
             codec::decode(profile.transfer, request, response, &url, expressions, &give_up)
         });
-        Ok((decoded.map(|decoded| decoded.answer), traffic))
+        let kept = decoded.and_then(|decoded| match decoded.answer {
+            StageResponse::RuleDownload(page) => self.keep(page).map(StageResponse::RuleDownload),
+            other @ (StageResponse::Preflight(_)
+            | StageResponse::EventUpload(_)
+            | StageResponse::Postflight) => Ok(other),
+        });
+        Ok((kept, traffic))
+    }
+
+    /// Takes memory for the rules of a page until the sync ends.
+    fn keep(&mut self, page: Page) -> Result<Page, Failure> {
+        match self.rules_memory.grow(page.rules.packed_bytes()) {
+            Ok(()) => Ok(page),
+            Err(BudgetExhausted) => {
+                let limit = self.world.budget.limit();
+                let what = format!("the downloads of all hosts hold more than {limit} bytes");
+                Err(Failure::new(FailureKind::SimulatorMemory, what))
+            }
+        }
     }
 
     async fn fetch_token(&mut self) -> bool {

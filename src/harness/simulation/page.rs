@@ -255,6 +255,7 @@ fn options(report: &SimulationReport) -> HtmlTable {
         ("hosts that speak protobuf", format!("{} %", plan.protobuf_percent)),
         ("events an hour and host", plan.events_per_hour.to_string()),
         ("bytes of an event, at least", plan.event_bytes.to_string()),
+        ("memory for responses, a process", shown_bytes(plan.response_memory).to_string()),
         ("storms", list(plan.storms.iter().map(ToString::to_string).collect())),
         ("simulated outages", list(plan.outages.iter().map(ToString::to_string).collect())),
     ];

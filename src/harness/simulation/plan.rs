@@ -45,6 +45,10 @@ pub struct SimulationPlan {
     /// Bytes of an event as protobuf, before compression. One that would be smaller
     /// stays as it is: about 700 bytes.
     pub event_bytes: Mix<u32>,
+    /// Bytes that the responses to all hosts of a process, and the rules of the
+    /// downloads under way, may take together.
+    #[serde(default = "default_response_memory")]
+    pub response_memory: u64,
     /// What many hosts do at once.
     pub storms: Vec<Storm>,
     /// When the simulator itself refuses every connection of its hosts.
@@ -54,6 +58,8 @@ pub struct SimulationPlan {
 impl SimulationPlan {
     /// The most hosts of one simulation.
     pub const MAX_HOSTS: u32 = 1_000_000;
+    /// What responses may take by default: 512 MiB.
+    pub const RESPONSE_MEMORY: u64 = 512 << 20;
     /// The longest simulation.
     pub const MAX_LASTING: Duration = Duration::from_hours(7 * 24);
 
@@ -73,6 +79,7 @@ impl SimulationPlan {
             protobuf_percent: 0,
             events_per_hour: Mix::only(6),
             event_bytes: Mix::only(0),
+            response_memory: Self::RESPONSE_MEMORY,
             storms: Vec::new(),
             outages: Vec::new(),
         }
@@ -96,6 +103,9 @@ impl SimulationPlan {
         if let Some(secs) = self.interval_secs.filter(|secs| !intervals.contains(secs)) {
             return Err(PlanError::Interval(secs));
         }
+        if self.response_memory == 0 {
+            return Err(PlanError::ResponseMemory);
+        }
         if self.speed == 0 {
             return Err(PlanError::Speed);
         }
@@ -118,6 +128,11 @@ impl SimulationPlan {
     }
 }
 
+/// Of a report that was written before this could be chosen.
+const fn default_response_memory() -> u64 {
+    SimulationPlan::RESPONSE_MEMORY
+}
+
 /// Why a plan cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[expect(missing_docs, reason = "each message says what its variant is")]
@@ -135,6 +150,8 @@ pub enum PlanError {
          more hosts or a higher speed"
     )]
     Interval(u32),
+    #[error("without memory for responses no host could sync; grant at least 1 MiB")]
+    ResponseMemory,
     #[error("a speed of 0 would stop the hosts' clocks; 1 is real time")]
     Speed,
     #[error("{0:?} is no content encoding of requests; use deflate, gzip or none")]

@@ -13,7 +13,7 @@ use super::measure::{Measurements, as_float};
 use super::page;
 use super::plan::{Shard, Shown, SimulationPlan, millis};
 use super::recovery::Recovery;
-use crate::failure::Remedy;
+use crate::failure::{FailureKind, Remedy};
 use crate::model::{Stage, Timestamp};
 
 /// The version of the JSON form.
@@ -217,6 +217,20 @@ impl SimulationReport {
             cautions.push(format!(
                 "The hosts' clocks ran {speed} times as fast: the server saw {speed} times the \
                  load of that many hosts."
+            ));
+        }
+        let refused: u64 = self
+            .failures()
+            .into_iter()
+            .filter(|(_, kind, _)| *kind == FailureKind::SimulatorMemory.name())
+            .map(|(_, _, count)| count)
+            .sum();
+        if refused > 0 {
+            let limit = shown_bytes(self.plan.response_memory);
+            cautions.push(format!(
+                "{refused} of the failed attempts are the simulator's own: the responses to all \
+                 hosts took more than {limit} together. Use more shards, or a larger \
+                 --response-memory."
             ));
         }
         let late = self.measured.lateness.quantile(0.99).unwrap_or_default();

@@ -7,12 +7,17 @@ use flate2::bufread::GzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 use thiserror::Error;
 
+use crate::transport::response_budget::BudgetShare;
+
 /// Why a response cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(in crate::transport) enum DecodeError {
     /// More bytes than the limit, decoded or as received.
     #[error("more than the limit")]
     TooLarge,
+    /// More bytes than other responses have left of the memory they share.
+    #[error("more than the shared memory has left")]
+    BudgetExhausted,
     /// The compressed data ends before its end mark.
     #[error("cut short")]
     Truncated,
@@ -72,7 +77,7 @@ impl Decoder {
             }
             other => return Err(DecodeError::Unknown(other.join(", "))),
         };
-        let mut decoded = Output { bytes: Vec::new(), limit };
+        let mut decoded = Output { bytes: Vec::new(), limit, share: BudgetShare::default() };
         if let (Coding::ClientIdentity, Some(length)) = (&coding, length) {
             let length = usize::try_from(length).map_err(|_| DecodeError::TooLarge)?;
             if length > limit {
@@ -88,6 +93,12 @@ impl Decoder {
             vec![0; PIECE_BYTES]
         };
         Ok(Self { coding, decoded, piece, first: Vec::new(), received: 0 })
+    }
+
+    /// Takes the memory for what it decodes from a budget.
+    pub(in crate::transport) fn within(mut self, share: BudgetShare) -> Self {
+        self.decoded.share = share;
+        self
     }
 
     /// Takes the next bytes off the wire. Compressed ones wait for [`Self::step`].
@@ -172,6 +183,7 @@ impl Decoder {
 struct Output {
     bytes: Vec<u8>,
     limit: usize,
+    share: BudgetShare,
 }
 
 impl Output {
@@ -181,6 +193,7 @@ impl Output {
         if needed > self.limit {
             return Err(DecodeError::TooLarge);
         }
+        self.share.grow(piece.len()).map_err(|_| DecodeError::BudgetExhausted)?;
         if needed > bytes.capacity() {
             // Doubling, but never past the limit.
             let capacity = needed.max(bytes.capacity().saturating_mul(2)).min(self.limit);

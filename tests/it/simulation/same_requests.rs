@@ -22,7 +22,7 @@ use santa_sync::model::{BaseUrl, MachineId, Stage, SyncType, Trigger};
 use santa_sync::protocol::stored::QueuedEvent;
 use santa_sync::protocol::wire;
 use santa_sync::sync::run::{SyncOptions, transport_options};
-use santa_sync::transport::Transport;
+use santa_sync::transport::{ResponseBudget, Transport};
 use santa_sync::{Unobserved, stop_channel};
 
 use super::SPEED;
@@ -200,6 +200,7 @@ fn simulated(config: &Config, url: &str) -> Simulated {
         base_url,
         clock,
         network,
+        budget: ResponseBudget::new(1 << 30),
         rules: RuleBook::default(),
         event_bytes: Mix::only(0),
         measured: RefCell::new(Measurements::default()),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use santa_sync::failure::{Failure, FailureKind};
 use santa_sync::model::{Proxy, ProxyServer, ProxySettings, Secret, Stage};
-use santa_sync::transport::{ClientCertificate, Roots, Transport, TransportOptions};
+use santa_sync::transport::{
+    ClientCertificate, ResponseBudget, Roots, Transport, TransportOptions,
+};
 use strum::VariantArray as _;
 
 use super::http2::http_1_1_required;
@@ -213,6 +215,14 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
         ("HTTP/1.1 required", Kind::Http11Required, http_1_1_required().await),
         ("wrong encoding", Kind::BadEncoding, status(200, "Content-Encoding: br\r\n", "???").await),
         ("too large", Kind::TooLarge, status(200, "", &" ".repeat(1001)).await),
+        ("no memory left", Kind::SimulatorMemory, {
+            let body = answer(200, "", &" ".repeat(100_000));
+            replied_with(Reply::Keep(body), |options| {
+                options.max_body = 1 << 20;
+                options.response_budget = Some(ResponseBudget::new(64 << 10));
+            })
+            .await
+        }),
         (
             "no proxy URL",
             Kind::MalformedUrl,
