@@ -47,6 +47,7 @@ pub mod simulation;
 mod state;
 mod style;
 mod tls;
+mod toml_file;
 
 pub use change::{Change, ChangeError};
 pub use exchange::{Exchange, Route};
@@ -54,7 +55,7 @@ pub use expectation::Outcome;
 pub use fault::{Fault, FaultSyntaxError, Occurrences, Scripted, every, first, from, nth, when};
 pub use misbehaviour::{Misbehaviour, Severity, UnknownMisbehaviour};
 pub use record::RecordingError;
-pub use scenario::{Scenario, ScenarioError};
+pub use scenario::Scenario;
 pub use server::{Builder, FakeServer, HarnessError};
 pub use simulation::report::{MergeError, SimulationReport};
 pub use simulation::{Simulation, SimulationError, SimulationProgress};
@@ -63,3 +64,4 @@ pub use style::{
     AcceptedForms, CursorStyle, Delivery, Encoding, ErrorStyle, Preset, ResponseEncoding, Spelling,
     Style, SyncTypePolicy, Xsrf,
 };
+pub use toml_file::TomlFileError;

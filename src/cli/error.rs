@@ -13,7 +13,7 @@ use crate::config::{ConfigError, Finding, FindingKind, Severity};
 use crate::daemon::DaemonError;
 use crate::failure::Remedy;
 #[cfg(feature = "harness")]
-use crate::harness::{HarnessError, MergeError, ScenarioError, SimulationError};
+use crate::harness::{HarnessError, MergeError, SimulationError, TomlFileError};
 use crate::model::SyncResult;
 use crate::model::text::joined;
 use crate::relay::certificates::CertificateError;
@@ -180,8 +180,8 @@ impl From<ServiceError> for Error {
 }
 
 #[cfg(feature = "harness")]
-impl From<ScenarioError> for Error {
-    fn from(error: ScenarioError) -> Self {
+impl From<TomlFileError> for Error {
+    fn from(error: TomlFileError) -> Self {
         Self::of(EXIT_USAGE, &error)
     }
 }

@@ -2,7 +2,9 @@
 //! administrator. One object may say several things; they happen in the order of
 //! its fields here.
 
-use serde::de::{self, Deserializer};
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -105,14 +107,58 @@ pub(super) struct SettingsSpec(pub(super) Map<String, Value>);
 
 impl<'de> Deserialize<'de> for SettingsSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let members = Map::deserialize(deserializer)?;
-        let mut checked = Map::new();
-        for (name, value) in members {
-            let (name, value) = checked_setting(&name, value).map_err(de::Error::custom)?;
-            checked.insert(name, value);
-        }
-        Ok(Self(checked))
+        deserializer.deserialize_map(SettingsVisitor)
     }
+}
+
+/// Checks each member where it stands, so that an error names its line.
+struct SettingsVisitor;
+
+impl<'de> Visitor<'de> for SettingsVisitor {
+    type Value = SettingsSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("settings of a preflight response")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(SettingField(field)) = map.next_key()? {
+            members.insert(json_name(field), map.next_value_seed(SettingField(field))?);
+        }
+        Ok(SettingsSpec(members))
+    }
+}
+
+/// A field of a preflight response: read from its name, it reads its value.
+struct SettingField(&'static Field);
+
+impl<'de> Deserialize<'de> for SettingField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let fields = wire::PreflightResponse::FIELDS;
+        let found = fields.iter().find(|field| field.name == name || json_name(field) == name);
+        found.map(Self).ok_or_else(|| {
+            let names: Vec<_> = fields.iter().map(|field| field.name).collect();
+            let names = names.join(", ");
+            de::Error::custom(format!("{name:?} is not a setting; give one of {names}"))
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for SettingField {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        check_setting(self.0, &value).map_err(de::Error::custom)?;
+        Ok(value)
+    }
+}
+
+/// The name of a field in JSON.
+fn json_name(field: &Field) -> String {
+    field.key.trim_matches(['"', ':']).to_owned()
 }
 
 impl SettingsSpec {
@@ -136,15 +182,9 @@ impl SettingsSpec {
     }
 }
 
-/// A setting under its JSON name.
-fn checked_setting(name: &str, value: Value) -> Result<(String, Value), String> {
-    let json_name = |field: &Field| field.key.trim_matches(['"', ':']).to_owned();
-    let fields = wire::PreflightResponse::FIELDS;
-    let found = fields.iter().find(|field| field.name == name || json_name(field) == name);
-    let Some(field) = found else {
-        let names: Vec<_> = fields.iter().map(|field| field.name).collect();
-        return Err(format!("{name:?} is not a setting; give one of {}", names.join(", ")));
-    };
+/// Says what is wrong with the value of a setting.
+fn check_setting(field: &Field, value: &Value) -> Result<(), String> {
+    let name = field.name;
     let is_one = |value: &Value| match &field.shape {
         Shape::Text => value.is_string(),
         Shape::Bool => value.is_boolean(),
@@ -155,7 +195,7 @@ fn checked_setting(name: &str, value: Value) -> Result<(String, Value), String> 
             .is_some_and(|text| names.iter().any(|(name, _)| name.eq_ignore_ascii_case(text))),
         Shape::Nested(_) | Shape::Map => value.is_object(),
     };
-    let fits = match (&value, field.repeated) {
+    let fits = match (value, field.repeated) {
         (Value::Null, _) => true,
         (Value::Array(values), true) => values.iter().all(is_one),
         (_, true) => false,
@@ -176,7 +216,7 @@ fn checked_setting(name: &str, value: Value) -> Result<(String, Value), String> 
             | Shape::Map => format!("{name} cannot be {value}"),
         });
     }
-    Ok((json_name(field), value))
+    Ok(())
 }
 
 /// A fault, and when it strikes.

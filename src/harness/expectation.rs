@@ -2,9 +2,11 @@
 //! verdict comes out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use toml::Spanned;
 
 use super::exchange::{Exchange, Route};
 use super::parsed::{Parsed, matches};
@@ -15,7 +17,7 @@ use crate::model::text::counted;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expectation {
-    pub(super) name: String,
+    name: Spanned<String>,
     /// The route; without it, any stage.
     stage: Option<Parsed<Route>>,
     /// The machine id; `*` stands for any text.
@@ -33,9 +35,9 @@ pub(super) struct Expectation {
     /// At least so many; 1, unless there is a `max` below.
     min: Option<u64>,
     /// At most so many.
-    max: Option<u64>,
+    max: Option<Spanned<u64>>,
     /// Counts only what comes after that expectation has been met.
-    pub(super) after: Option<String>,
+    after: Option<Spanned<String>>,
 }
 
 /// What became of an expectation.
@@ -70,9 +72,13 @@ impl Expectations {
 
     /// Takes another list, keeping what was seen of expectations of the same name.
     pub(super) fn replace(&mut self, expectations: Vec<Expectation>) {
-        let seen: BTreeMap<_, _> =
-            self.0.drain(..).map(|(expectation, seen)| (expectation.name, seen)).collect();
-        let kept = |expectation: &Expectation| seen.get(&expectation.name).copied().unwrap_or(0);
+        let seen: BTreeMap<_, _> = self
+            .0
+            .drain(..)
+            .map(|(expectation, seen)| (expectation.name.into_inner(), seen))
+            .collect();
+        let kept =
+            |expectation: &Expectation| seen.get(expectation.name.get_ref()).copied().unwrap_or(0);
         self.0 =
             expectations.into_iter().map(|one| (kept(&one), one)).map(|(n, e)| (e, n)).collect();
     }
@@ -81,13 +87,16 @@ impl Expectations {
     pub(super) fn observe(&mut self, exchange: &Exchange) {
         let met: Vec<_> = self.0.iter().map(|(one, seen)| *seen >= one.min().max(1)).collect();
         let is_met = |name: &str| {
-            self.0.iter().position(|(one, _)| one.name == name).is_some_and(|place| met[place])
+            self.0
+                .iter()
+                .position(|(one, _)| one.name.get_ref() == name)
+                .is_some_and(|place| met[place])
         };
         let counts: Vec<_> = self
             .0
             .iter()
             .map(|(one, _)| match &one.after {
-                Some(after) if !is_met(after) => 0,
+                Some(after) if !is_met(after.get_ref()) => 0,
                 Some(_) | None => one.count(exchange),
             })
             .collect();
@@ -101,9 +110,66 @@ impl Expectations {
     }
 }
 
+/// What no agent could meet in a list of expectations, or nobody could tell apart: its
+/// place in the text, and a message.
+pub(super) fn mistake(expectations: &[Expectation]) -> Option<(Range<usize>, String)> {
+    expectations.iter().enumerate().find_map(|(number, one)| {
+        let name = one.name.get_ref();
+        if expectations[..number].iter().any(|other| other.name.get_ref() == name) {
+            let words = format!("there are two expectations with the name {name:?}");
+            return Some((one.name.span(), words));
+        }
+        if let Some(max) = &one.max
+            && one.min() > *max.get_ref()
+        {
+            let words = format!(
+                "expectation {name:?} cannot be met: at least {} and at most {}",
+                one.min(),
+                max.get_ref()
+            );
+            return Some((max.span(), words));
+        }
+        let after = one.after.as_ref()?;
+        wrong_predecessor(expectations, one, after.get_ref()).map(|words| (after.span(), words))
+    })
+}
+
+/// Why an expectation cannot come after the one with this name.
+fn wrong_predecessor(all: &[Expectation], one: &Expectation, after: &str) -> Option<String> {
+    let named = |name: &str| all.iter().find(|other| other.name.get_ref() == name);
+    let name = one.name.get_ref();
+    let Some(first) = named(after) else {
+        return Some(format!("expectation {name:?} comes after {after:?}, which does not exist"));
+    };
+    if first.max() == Some(0) {
+        return Some(format!(
+            "expectation {name:?} comes after {after:?}, which is met while nothing comes (max = 0)"
+        ));
+    }
+    let mut chain = vec![name.as_str()];
+    let mut next = Some(first);
+    while let Some(other) = next {
+        chain.push(other.name.get_ref());
+        if other.name == one.name {
+            let chain = chain.join(" -> ");
+            return Some(format!("expectation {name:?} would come after itself: {chain}"));
+        }
+        if chain.len() > all.len() {
+            // A circle further up, which is reported at one of its own.
+            return None;
+        }
+        next = other.after.as_ref().and_then(|after| named(after.get_ref()));
+    }
+    None
+}
+
 impl Expectation {
     fn min(&self) -> u64 {
-        self.min.unwrap_or_else(|| self.max.map_or(1, |max| max.min(1)))
+        self.min.unwrap_or_else(|| self.max().map_or(1, |max| max.min(1)))
+    }
+
+    fn max(&self) -> Option<u64> {
+        self.max.as_ref().map(|max| *max.get_ref())
     }
 
     /// How many requests or events of an exchange it counts.
@@ -132,7 +198,7 @@ impl Expectation {
     }
 
     fn outcome(&self, seen: u64) -> Outcome {
-        let (min, max) = (self.min(), self.max);
+        let (min, max) = (self.min(), self.max());
         let what = if self.event.is_some() { "event" } else { "request" };
         let reason = if seen < min {
             format!("at least {} expected, {seen} seen", counted(min, what))
@@ -141,7 +207,14 @@ impl Expectation {
         } else {
             String::new()
         };
-        Outcome { name: self.name.clone(), met: reason.is_empty(), seen, min, max, reason }
+        Outcome {
+            name: self.name.get_ref().clone(),
+            met: reason.is_empty(),
+            seen,
+            min,
+            max,
+            reason,
+        }
     }
 }
 

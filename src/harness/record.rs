@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -134,6 +135,23 @@ struct RecordedResponse {
     status: u16,
     headers: Vec<(String, String)>,
     body: RecordedBody,
+}
+
+impl RecordedResponse {
+    /// Checks what HTTP demands: a file may have been edited.
+    fn check(&self) -> Result<(), String> {
+        if !(200..=599).contains(&self.status) {
+            return Err(format!("no response has status {}; give 200 to 599", self.status));
+        }
+        for (name, value) in &self.headers {
+            let is_sound = HeaderName::from_bytes(name.as_bytes()).is_ok()
+                && HeaderValue::from_str(value).is_ok();
+            if !is_sound {
+                return Err(format!("HTTP forbids the header {name:?} with the value {value:?}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A file of a recording.
@@ -381,11 +399,14 @@ impl Replay {
         }
         let Some(route) = file.route else { return Ok(None) };
         let response = match file.response {
-            Some(recorded) => Script::Whole(Reply {
-                status: recorded.status,
-                headers: recorded.headers,
-                body: recorded.body.bytes()?,
-            }),
+            Some(recorded) => {
+                recorded.check()?;
+                Script::Whole(Reply {
+                    status: recorded.status,
+                    headers: recorded.headers,
+                    body: recorded.body.bytes()?,
+                })
+            }
             // As much as can be said of it: no response.
             None => Script::Bare(Vec::new()),
         };

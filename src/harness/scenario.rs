@@ -5,25 +5,19 @@
 //! exist are errors that name file and line. `docs/harness.md` has a table of all
 //! keys.
 
-use std::borrow::Cow;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use thiserror::Error;
+use toml::Spanned;
 
-use super::change::{Change, FaultSpec, RuleSpec, SettingsSpec};
-use super::expectation::Expectation;
+use super::change::{Change, ChangeError, FaultSpec, RuleSpec, SettingsSpec};
+use super::expectation::{self, Expectation};
 use super::parsed::{Parsed, PresetName};
 use super::style::CursorStyle;
+use super::toml_file::{TomlFileError, TomlText, text_of};
 use super::{Misbehaviour, SyncTypePolicy};
-use crate::failure::Remedy;
-use crate::files;
 
 mod apply;
-
-/// A file of this many bytes is no scenario: 8 MiB.
-const MAX_BYTES: u64 = 8 << 20;
 
 /// What a file says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -88,8 +82,21 @@ pub(super) struct StyleSpec {
     pub(super) request_bundles: Option<bool>,
     pub(super) remove_from_empty_set: Option<bool>,
     pub(super) enrolled: Option<Vec<String>>,
+    #[serde(deserialize_with = "status_of_error")]
     pub(super) lost_session_status: Option<u16>,
     pub(super) hosts_up_to_date: bool,
+}
+
+fn status_of_error<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u16>, D::Error> {
+    let status = u16::deserialize(deserializer)?;
+    if !(400..=599).contains(&status) {
+        return Err(serde::de::Error::custom(format!(
+            "{status} is not the status of an error; give 400 to 599"
+        )));
+    }
+    Ok(Some(status))
 }
 
 /// A header that every request must have.
@@ -123,37 +130,7 @@ pub(super) struct ChangeSpec {
     /// Counts the postflights of these machines only; `*` stands for any text.
     pub(super) machine: Option<String>,
     #[serde(rename = "do")]
-    pub(super) change: Change,
-}
-
-/// Why a file is not a scenario.
-#[derive(Debug, Error)]
-pub enum ScenarioError {
-    /// A file cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The file does not say what a scenario may say.
-    #[error("{path}: {message}", path = path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with the line.
-        message: String,
-    },
-}
-
-impl Remedy for ScenarioError {
-    fn fix(&self) -> Option<Cow<'static, str>> {
-        match self {
-            Self::Read { .. } => Some("name a file that this user may read".into()),
-            Self::Content { .. } => None,
-        }
-    }
+    pub(super) change: Spanned<Change>,
 }
 
 impl Scenario {
@@ -161,14 +138,14 @@ impl Scenario {
     ///
     /// # Errors
     /// If a file cannot be read, or says what a scenario may not.
-    pub fn load(path: &Path) -> Result<Self, ScenarioError> {
+    pub fn load(path: &Path) -> Result<Self, TomlFileError> {
         let mut scenario = Self::parse(&text_of(path)?, path)?;
         let base = path.parent().unwrap_or(Path::new(""));
         let groups = scenario.groups.iter_mut().filter_map(|group| group.rules.as_mut());
         for rules in groups.chain([&mut scenario.rules]) {
             let Some(file) = rules.file.take() else { continue };
             let file = base.join(file);
-            let content = |message: String| ScenarioError::Content { path: file.clone(), message };
+            let content = |message: String| TomlFileError::Content { path: file.clone(), message };
             let text = text_of(&file)?;
             let export: RulesFile =
                 serde_json::from_str(&text).map_err(|error| content(error.to_string()))?;
@@ -179,17 +156,17 @@ impl Scenario {
 
     /// Reads a scenario; a file of rules is left for [`Self::load`]. The path is for
     /// messages.
-    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ScenarioError> {
-        let content = |message: String| ScenarioError::Content { path: path.into(), message };
-        let scenario: Self = toml::from_str(text).map_err(|error| content(error.to_string()))?;
-        for expectation in &scenario.expectations {
-            let named = |name: &String| scenario.expectations.iter().any(|e| e.name == *name);
-            if let Some(after) = expectation.after.as_ref().filter(|after| !named(after)) {
-                let words = format!(
-                    "expectation {:?} comes after {after:?}, which does not exist",
-                    expectation.name
-                );
-                return Err(content(words));
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, TomlFileError> {
+        let file = TomlText { path, text };
+        let scenario: Self = file.parse()?;
+        if let Some((place, message)) = expectation::mistake(&scenario.expectations) {
+            return Err(file.wrong(place, &message));
+        }
+        for spec in &scenario.changes {
+            let Some(name) = &spec.change.get_ref().group else { continue };
+            if scenario.groups.iter().all(|group| group.name != *name) {
+                let message = ChangeError::Group(name.clone()).to_string();
+                return Err(file.wrong(spec.change.span(), &message));
             }
         }
         Ok(scenario)
@@ -200,12 +177,6 @@ impl Scenario {
 #[derive(Deserialize)]
 struct RulesFile {
     rules: Vec<RuleSpec>,
-}
-
-fn text_of(path: &Path) -> Result<String, ScenarioError> {
-    let failed = |source| ScenarioError::Read { path: path.into(), source };
-    let bytes = files::read(path, MAX_BYTES).map_err(|obstacle| failed(obstacle.into()))?;
-    String::from_utf8(bytes).map_err(|error| failed(io::Error::other(error)))
 }
 
 #[cfg(test)]

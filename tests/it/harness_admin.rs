@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::harness_serve::{Serve, post, refused};
+use crate::wrong_input::mkfifo;
 
 /// An administrator of a server.
 struct Admin {
@@ -181,6 +182,44 @@ fn a_recording_is_replayed_to_another_agent() {
 
     let err = String::from_utf8(refused(&["--record", tape]).stderr).unwrap();
     assert!(err.contains("is not empty; name a directory that does not exist"), "{err}");
+}
+
+/// A recording may have been edited: what HTTP forbids is found when it is loaded, not
+/// when it is to be sent.
+#[test]
+fn a_recording_that_cannot_be_sent_is_refused_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let tape = dir.path().join("tape");
+    let mut serve = Serve::start(&["--record", tape.to_str().unwrap()]);
+    let url = serve.line().strip_prefix("serving ").unwrap().to_owned();
+    post(&url, "preflight/A", &json!({"machine_id": "A"}));
+    serve.stop();
+    let file = fs::read_dir(&tape).unwrap().next().unwrap().unwrap().path();
+    let sound: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let replay = |name: &str| {
+        let out = refused(&["--replay", tape.to_str().unwrap()]);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert!(err.contains(name), "{err}");
+        err
+    };
+    let name = file.file_name().unwrap().to_str().unwrap();
+    for (place, value, words) in [
+        ("status", json!(0), "no response has status 0; give 200 to 599"),
+        ("status", json!(101), "no response has status 101"),
+        ("status", json!(600), "no response has status 600"),
+        ("status", json!(70_000), "expected u16"),
+        ("headers", json!([["X-A", "a\r\nX-B: b"]]), r#"forbids the header "X-A" with the value"#),
+        ("headers", json!([["X A", "a"]]), r#"forbids the header "X A" with the value"#),
+    ] {
+        let mut edited = sound.clone();
+        edited["response"][place] = value;
+        fs::write(&file, edited.to_string()).unwrap();
+        let err = replay(name);
+        assert!(err.contains(words), "{err}");
+    }
+    fs::write(&file, sound.to_string()).unwrap();
+    mkfifo(&tape.join("a.json"));
+    assert!(replay("a.json").contains("a FIFO"), "nobody waits for it");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::simulate::{create, write};
 use crate::cli::{Error, output};
+use crate::files;
 use crate::harness::SimulationReport;
 use crate::model::text;
 
@@ -85,17 +86,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 
 fn read(path: &Path) -> Result<SimulationReport, Error> {
     let shown = path.display();
-    let unreadable = |error: std::io::Error| {
+    let text = files::read(path, MAX_REPORT_BYTES).map_err(|error| {
         Error::usage(format!("cannot read {shown}: {error}"))
             .with_fix("name a file that harness simulate --save wrote")
-    };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_REPORT_BYTES {
-        return Err(Error::usage(format!(
-            "{shown} has {size} bytes, more than any report of a simulation"
-        )));
-    }
-    let text = std::fs::read(path).map_err(unreadable)?;
+    })?;
     serde_json::from_slice(&text).map_err(|error| {
         Error::usage(format!("{shown} is not the report of a simulation: {error}"))
             .with_fix("name a file that harness simulate --save wrote")

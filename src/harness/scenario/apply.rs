@@ -46,7 +46,7 @@ impl Scenario {
             .map(|spec| PendingChange {
                 after_syncs: spec.after_syncs,
                 machine: spec.machine,
-                change: spec.change,
+                change: spec.change.into_inner(),
             })
             .collect();
     }

@@ -16,10 +16,11 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
         ("\npreset = \"mozor\"", 2, "give one of plain, moroz"),
         ("[rules]\ngenerate = 99999999999", 2, "at most 5000000 rules"),
         ("misbehave = [\"CLEAN-99\"]", 1, "neither a requirement, as CLEAN-04"),
-        ("[settings]\n\nclient_mod = \"LOCKDOWN\"", 1, "is not a setting; give one of client_mode"),
-        ("[settings]\nclient_mode = \"LOCKED\"", 1, "client_mode is one of UNKNOWN_CLIENT_MODE"),
-        ("[settings]\nbatch_size = \"many\"", 1, "batch_size cannot be \"many\""),
+        ("[settings]\n\nclient_mod = \"LOCKDOWN\"", 3, "is not a setting; give one of client_mode"),
+        ("[settings]\nclient_mode = \"LOCKED\"", 2, "client_mode is one of UNKNOWN_CLIENT_MODE"),
+        ("[settings]\nbatch_size = \"many\"", 2, "batch_size cannot be \"many\""),
         ("[style]\ncursor = \"cursed\"", 2, "give one of opaque, fresh"),
+        ("[style]\nlost_session_status = 42", 2, "give 400 to 599"),
         ("[[fault]]\nat = \"rules\"\nfault = \"stall\"", 2, "give one of preflight, event_upload"),
         ("[[fault]]\nat = \"xsrf\"\nfault = \"stal\"", 3, "is not a fault; give one of status"),
         ("[[fault]]\nat = \"xsrf\"\nfault = \"stall\"\nprobability = 2", 4, "from 0 to 1"),
@@ -34,16 +35,84 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
         assert!(message.contains(&format!("at line {line}")), "{text}: {message}");
         assert!(message.contains(words), "{text}: {message}");
     }
-    let after = wrong("[[expect]]\nname = \"b\"\nafter = \"a\"");
-    assert_eq!(after, r#"s.toml: expectation "b" comes after "a", which does not exist"#);
+}
+
+#[test]
+fn a_setting_that_is_wrong_is_reported_in_its_line_wherever_it_stands() {
+    let group =
+        "[[machines]]\nname = \"m\"\nmatch = [\"*\"]\n[machines.settings]\nbatch_size = 5\n";
+    for (start, line) in [
+        ("[settings]\nbatch_size = 5\n", 3),
+        (group, 6),
+        ("[[change]]\nafter_syncs = 1\n[change.do.settings]\n", 4),
+    ] {
+        for mistake in ["client_mode = \"LOCKED\"", "client_mod = \"LOCKDOWN\""] {
+            let message = wrong(&format!("{start}{mistake}\n"));
+            assert!(message.contains(&format!("at line {line}")), "{message}");
+        }
+    }
+}
+
+#[test]
+fn what_no_agent_can_meet_is_refused_with_its_line() {
+    let expect = |name: &str, rest: &str| format!("[[expect]]\nname = \"{name}\"\n{rest}\n");
+    let a = |rest: &str| expect("a", rest);
+    let b = |rest: &str| expect("b", rest);
+    for (text, words) in [
+        (b("after = \"a\""), r#"line 3: expectation "b" comes after "a", which does not exist"#),
+        (a("after = \"a\""), r#"line 3: expectation "a" would come after itself: a -> a"#),
+        (
+            a("after = \"b\"") + &b("after = \"a\""),
+            r#"line 3: expectation "a" would come after itself: a -> b -> a"#,
+        ),
+        (
+            a("after = \"b\"") + &b("after = \"b\""),
+            r#"line 6: expectation "b" would come after itself: b -> b"#,
+        ),
+        (
+            a("min = 2\nmax = 1"),
+            r#"line 4: expectation "a" cannot be met: at least 2 and at most 1"#,
+        ),
+        (a("") + &a(""), r#"line 5: there are two expectations with the name "a""#),
+        (
+            a("max = 0") + &b("after = \"a\""),
+            r#"line 6: expectation "b" comes after "a", which is met while nothing comes (max = 0)"#,
+        ),
+        (
+            "[[change]]\nafter_syncs = 1\n[change.do]\ngroup = \"lab\"\n".to_owned(),
+            r#"line 3: there is no group "lab" of machines"#,
+        ),
+    ] {
+        assert_eq!(wrong(&text), format!("s.toml: {words}"), "{text}");
+    }
+    let fine = a("min = 1\nmax = 1") + &b("max = 0\nafter = \"a\"");
+    assert!(Scenario::parse(&fine, Path::new("s.toml")).is_ok());
 }
 
 #[test]
 fn only_a_regular_file_is_a_scenario() {
-    for path in ["/dev/zero", "/"] {
-        let message = Scenario::load(Path::new(path)).unwrap_err().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = fifo(dir.path(), "s.toml");
+    for path in [Path::new("/dev/zero"), Path::new("/"), &fifo] {
+        let message = Scenario::load(path).unwrap_err().to_string();
         assert!(message.contains("not a file"), "{message}");
     }
+    fifo_of_rules(dir.path());
+}
+
+/// A FIFO that nobody writes to, so that whoever waits for it waits for ever.
+fn fifo(dir: &Path, name: &str) -> std::path::PathBuf {
+    let path = dir.join(name);
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+fn fifo_of_rules(dir: &Path) {
+    let rules = fifo(dir, "r.json");
+    let file = dir.join("names-it.toml");
+    std::fs::write(&file, "[rules]\nfile = \"r.json\"\n").unwrap();
+    let message = Scenario::load(&file).unwrap_err().to_string();
+    assert!(message.contains(rules.to_str().unwrap()) && message.contains("a FIFO"), "{message}");
 }
 
 #[test]
