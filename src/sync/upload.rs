@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::codec;
 use super::run::{self, SyncHost};
-use super::{Interruptible, Stop, log_response_warning, redacted};
-use crate::clock::Clock;
+use super::{Stop, log_response_warning, redacted, stop_failure, stopped};
+use super::{codec, machine};
+use crate::clock::{Clock, Sleep};
 use crate::failure::Failure;
-use crate::model::{MachineId, Stage, Transfer};
+use crate::model::{MachineId, Now, SettledEvents, Stage, Transfer};
 use crate::protocol::body::EncodedBody;
 use crate::protocol::events::{self, EventBatch};
 use crate::protocol::preflight::DEFAULT_BATCH_SIZE;
+use crate::protocol::wire;
 use crate::store::{EventStore, LockError, StateLock, Store, StoreError};
 use crate::transport::{Transport, XsrfToken};
 
@@ -72,32 +73,65 @@ impl From<StoreError> for UploadReport {
     }
 }
 
-/// Uploads what waits.
+/// What an upload works with: the queue of a host, and its way to the server.
+pub trait UploadHost {
+    /// The oldest events, as many as a request may carry.
+    ///
+    /// # Errors
+    /// If the queue cannot be read.
+    fn read_batch(&mut self, now: Now) -> Result<EventBatch, String>;
+
+    /// Makes one attempt of a request with this body.
+    ///
+    /// # Errors
+    /// If the server does not take the events.
+    fn attempt(
+        &mut self,
+        body: &EncodedBody,
+    ) -> impl Future<Output = Result<wire::EventUploadResponse, Failure>>;
+
+    /// Fetches an XSRF token, for the next attempt. Returns whether the server
+    /// answered 200.
+    fn fetch_token(&mut self) -> impl Future<Output = bool>;
+
+    /// Has the events of a batch leave the queue.
+    ///
+    /// # Errors
+    /// If the queue cannot be written.
+    fn settle(&mut self, settled: SettledEvents, now: Now) -> Result<(), String>;
+
+    /// Ends once so much time has passed.
+    fn timer(&self, left: Duration) -> Sleep;
+}
+
+/// Uploads what waits on this host.
 pub async fn run(host: &SyncHost<'_>, clock: &dyn Clock, stop: Stop) -> UploadReport {
     match prepare(host, clock) {
-        Ok(PreparedUpload { transport, mut events, batch_size, _lock }) => {
-            let mut upload = PromptUploader {
-                events: &mut events,
-                transport: &transport,
+        Ok(PreparedUpload { transport, events, batch_size, _lock }) => {
+            let mut host = StoredHost {
+                events,
+                transport,
                 transfer: host.config.transfer,
                 machine_id: &host.machine_id,
                 batch_size,
                 clock,
-                stop,
                 token: None,
-                token_spent: false,
-                uploaded: 0,
             };
-            let done = upload.run().await;
-            let uploaded = upload.uploaded;
-            match done {
-                Ok(()) => {
-                    UploadReport { events: uploaded, ..UploadReport::new(UploadResult::Uploaded) }
-                }
-                Err(error) => UploadReport { events: uploaded, ..UploadReport::failed(error) },
-            }
+            upload(&mut host, clock, stop).await
         }
         Err(report) => report,
+    }
+}
+
+/// Sends batch after batch, oldest first, until the queue is empty or the time is
+/// up.
+pub async fn upload(host: &mut impl UploadHost, clock: &dyn Clock, stop: Stop) -> UploadReport {
+    let mut upload = PromptUploader { host, clock, stop, token_spent: false, uploaded: 0 };
+    let done = upload.run().await;
+    let events = upload.uploaded;
+    match done {
+        Ok(()) => UploadReport { events, ..UploadReport::new(UploadResult::Uploaded) },
+        Err(error) => UploadReport { events, ..UploadReport::failed(error) },
     }
 }
 
@@ -139,70 +173,83 @@ fn prepare(host: &SyncHost<'_>, clock: &dyn Clock) -> Result<PreparedUpload, Upl
     Ok(PreparedUpload { transport, events, batch_size, _lock: lock })
 }
 
-struct PromptUploader<'a> {
-    events: &'a mut EventStore,
-    transport: &'a Transport,
-    transfer: Transfer,
-    machine_id: &'a MachineId,
-    batch_size: usize,
+struct PromptUploader<'a, H> {
+    host: &'a mut H,
     clock: &'a dyn Clock,
     stop: Stop,
-    token: Option<XsrfToken>,
     token_spent: bool,
     uploaded: u64,
 }
 
-impl PromptUploader<'_> {
-    /// Sends batch after batch, oldest first, until the queue is empty or the
-    /// time is up. The error says why it ended early.
+impl<H: UploadHost> PromptUploader<'_, H> {
+    /// The error says why it ended early.
     async fn run(&mut self) -> Result<(), String> {
-        let in_words = |error: StoreError| error.to_string();
         let began = self.clock.now().elapsed;
         loop {
             let now = self.clock.now();
             let left = UPLOAD_LIMIT.saturating_sub(now.elapsed.saturating_sub(began));
-            let rows = self.events.read_batch(self.batch_size, None, now.wall).map_err(in_words)?;
-            if rows.is_empty() || left <= UPLOAD_LIMIT / 2 {
+            let batch = self.host.read_batch(now)?;
+            if batch.extent().0 == 0 || left <= UPLOAD_LIMIT / 2 {
                 return Ok(());
             }
-            let batch = EventBatch::of_rows(rows, self.machine_id, self.transfer, |body| {
-                self.transport.pack(body)
-            });
             let bundle_requests = if batch.ids.is_empty() {
                 Vec::new()
             } else {
                 self.send(&batch.body, left).await.map_err(|failure| failure.to_string())?
             };
             self.uploaded += batch.ids.len() as u64;
-            let settled = batch.settled(bundle_requests);
-            self.events.settle(&settled, now.wall).map_err(in_words)?;
+            self.host.settle(batch.settled(bundle_requests), now)?;
         }
     }
 
     /// Makes one attempt, and a second with a fresh token if the server demands
     /// one (HTTP-4). Returns the bundles that the server requests.
     async fn send(&mut self, body: &EncodedBody, left: Duration) -> Result<Vec<String>, Failure> {
+        let time_up = self.host.timer(left);
         let mut stop = self.stop.clone();
-        let bounds = Interruptible { stop: &mut stop, left, deadline: UPLOAD_LIMIT };
-        bounds
-            .run(async {
-                match self.attempt(body).await {
-                    Err(refused) if refused.http_status == Some(403) && !self.token_spent => {
-                        self.token_spent = true;
-                        let fetched = self.transport.fetch_token(self.clock.now().wall).await;
-                        match fetched {
-                            Ok(token) => self.token = token,
-                            Err(_) => return Err(refused),
-                        }
-                        self.attempt(body).await
-                    }
-                    done => done,
-                }
-            })
-            .await?
+        tokio::select! {
+            biased;
+            reason = stopped(&mut stop) => Err(stop_failure(reason)),
+            done = self.exchange(body) => done,
+            () = time_up => Err(machine::deadline_failure(UPLOAD_LIMIT)),
+        }
     }
 
-    async fn attempt(&self, body: &EncodedBody) -> Result<Vec<String>, Failure> {
+    async fn exchange(&mut self, body: &EncodedBody) -> Result<Vec<String>, Failure> {
+        let response = match self.host.attempt(body).await {
+            Err(refused) if refused.http_status == Some(403) && !self.token_spent => {
+                self.token_spent = true;
+                if !self.host.fetch_token().await {
+                    return Err(refused);
+                }
+                self.host.attempt(body).await
+            }
+            done => done,
+        };
+        response.map(events::bundle_requests)
+    }
+}
+
+/// The stores and the transport of this host.
+struct StoredHost<'a> {
+    events: EventStore,
+    transport: Transport,
+    transfer: Transfer,
+    machine_id: &'a MachineId,
+    batch_size: usize,
+    clock: &'a dyn Clock,
+    token: Option<XsrfToken>,
+}
+
+impl UploadHost for StoredHost<'_> {
+    fn read_batch(&mut self, now: Now) -> Result<EventBatch, String> {
+        let rows = self.events.read_batch(self.batch_size, None, now.wall);
+        let rows = rows.map_err(|error| error.to_string())?;
+        let pack = |body| self.transport.pack(body);
+        Ok(EventBatch::of_rows(rows, self.machine_id, self.transfer, pack))
+    }
+
+    async fn attempt(&mut self, body: &EncodedBody) -> Result<wire::EventUploadResponse, Failure> {
         let (stage, now) = (Stage::EventUpload, self.clock.now().wall);
         let url = self.transport.url(stage);
         let exchanged = self.transport.post_packed(stage, body, self.token.as_ref(), now).await;
@@ -213,8 +260,26 @@ impl PromptUploader<'_> {
             ..failure
         })?;
         for warning in warnings {
-            log_response_warning(&redacted(warning, self.transport));
+            log_response_warning(&redacted(warning, &self.transport));
         }
-        Ok(events::bundle_requests(response))
+        Ok(response)
+    }
+
+    async fn fetch_token(&mut self) -> bool {
+        match self.transport.fetch_token(self.clock.now().wall).await {
+            Ok(token) => {
+                self.token = token;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn settle(&mut self, settled: SettledEvents, now: Now) -> Result<(), String> {
+        self.events.settle(&settled, now.wall).map_err(|error| error.to_string())
+    }
+
+    fn timer(&self, left: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(left))
     }
 }
