@@ -25,20 +25,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What is left out: prompt uploads of denied executions between two syncs, bundles,
-//! and the time that a real host spends on its disk.
+//! Hosts upload soon after something was denied, and the executables of bundles that the
+//! server requests. What is left out is the time that a real host spends on its disk and
+//! on hashing a bundle.
 
-mod events;
+pub mod events;
 mod fleet;
+pub mod groups;
 pub mod host;
 pub mod latency;
 pub mod measure;
+pub mod mix_file;
 pub mod network;
 mod page;
 pub mod plan;
 mod plot;
 pub mod process;
 pub mod profile;
+mod prompt;
 mod recovery;
 pub mod report;
 pub mod rules;
@@ -53,6 +57,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::LocalSet;
 
+use self::events::EventTraits;
 use self::fleet::Fleet;
 use self::host::SharedWorld;
 use self::measure::{Measurements, SyncCounts};
@@ -298,7 +303,7 @@ impl Simulation {
             network,
             budget,
             rules: rules::RuleBook::default(),
-            event_bytes: self.plan.event_bytes.clone(),
+            events: EventTraits::of(&self.plan),
             measured: RefCell::new(Measurements::new(self.plan.lasting)),
         });
         let mut fleet = Fleet::new(&self.plan, Rc::clone(&world), down)?;
@@ -308,9 +313,9 @@ impl Simulation {
             shard: self.plan.shard,
             hosts: fleet.hosts() as u64,
             started_at,
-            lasted: clock.real_elapsed().min(self.plan.lasting),
+            lasted: plan::whole_millis(clock.real_elapsed().min(self.plan.lasting)),
             is_stopped,
-            cpu: clock::process_time().saturating_sub(cpu_before),
+            cpu: plan::whole_millis(clock::process_time().saturating_sub(cpu_before)),
             memory_before,
             memory_peak: fleet.peak_memory(),
         };

@@ -63,6 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "failure",
             "harness::fixtures",
             "harness::html",
+            "harness::toml_file",
             "model",
             "protocol",
             "store",

@@ -17,6 +17,8 @@ use crate::program::program;
 use crate::wrong_input::mkfifo;
 
 mod memory;
+mod mixed;
+mod prompt;
 mod same_requests;
 
 /// How many times as fast the hosts' clocks run: a first sync comes after 150 to
@@ -234,9 +236,9 @@ fn a_saved_report_is_shown_again_and_is_one_page() {
             .map(keys).join("\n"),
         @r"
         measured plan recoveries schema_version shards
-        encodings event_bytes events_per_hour hosts interval_secs lasting_ms outages protobuf_percent ramp_ms response_memory seed shard speed storms url versions
+        bundle_binaries denied_percent encodings event_bytes events_per_hour groups hosts interval_secs lasting_ms outages prompt_percent protobuf_percent ramp_ms response_memory seed shard speed storms url versions
         cpu_ms hosts is_stopped lasted_ms memory_before memory_peak shard started_at
-        events_uploaded lateness rules_received series stages sync_durations syncs token_requests
+        bundle_binaries bundles_requested events_uploaded lateness prompt_uploads rules_received series stages sync_durations syncs token_requests
         begun broken_off clean failed succeeded unfinished
         answered bytes_received bytes_sent cut_by_outage failures latency
         buckets count max_us p50_us p90_us p99_us

@@ -11,6 +11,8 @@ use super::report::{ReportFiles, show};
 use super::time;
 use crate::cli::sync::Signals;
 use crate::cli::{Error, Global, output};
+use crate::harness::simulation::groups::HostGroup;
+use crate::harness::simulation::mix_file::HostMix;
 use crate::harness::simulation::plan::{Mix, Outage, Shard, SimulationPlan, Storm, parse_percent};
 use crate::harness::simulation::process;
 use crate::harness::{Simulation, SimulationProgress};
@@ -48,9 +50,9 @@ pub(super) struct Args {
     /// Base URL of the server
     #[arg(value_name = "URL")]
     url: String,
-    /// Simulate this many hosts, in all shards together
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    hosts: u32,
+    /// Simulate this many hosts, in all shards together (100, or the counts of --mix)
+    #[arg(long, value_name = "N")]
+    hosts: Option<u32>,
     /// Start the hosts over this time, one after another
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time)]
     ramp: Duration,
@@ -63,21 +65,34 @@ pub(super) struct Args {
     /// Let the hosts' clocks run N times as fast: N times the load of that many hosts
     #[arg(long, value_name = "N", default_value_t = 1)]
     speed: u32,
-    /// Santa versions to report
-    #[arg(long, value_name = "MIX", default_value = "2026.8")]
-    versions: Mix<String>,
-    /// Content encodings of requests: deflate, gzip, none
-    #[arg(long, value_name = "MIX", default_value = "deflate")]
-    encodings: Mix<String>,
-    /// Share of hosts that speak protobuf instead of JSON
-    #[arg(long, value_name = "SHARE%", default_value = "0%", value_parser = percent)]
-    protobuf: u8,
-    /// Events that a host queues in an hour
-    #[arg(long, value_name = "MIX", default_value = "6")]
-    events: Mix<u32>,
+    /// Read groups of hosts from a file of TOML; options given here apply to every group
+    #[arg(long, value_name = "FILE")]
+    mix: Option<PathBuf>,
+    /// Santa versions to report (2026.8)
+    #[arg(long, value_name = "MIX")]
+    versions: Option<Mix<String>>,
+    /// Content encodings of requests: deflate, gzip, none (deflate)
+    #[arg(long, value_name = "MIX")]
+    encodings: Option<Mix<String>>,
+    /// Share of hosts that speak protobuf instead of JSON (0%)
+    #[arg(long, value_name = "SHARE%", value_parser = percent)]
+    protobuf: Option<u8>,
+    /// Events that a host queues in an hour (6)
+    #[arg(long, value_name = "MIX")]
+    events: Option<Mix<u32>>,
     /// Bytes of an event before compression; none is smaller than about 700
-    #[arg(long, value_name = "MIX", default_value = "0")]
-    event_bytes: Mix<u32>,
+    #[arg(long, value_name = "MIX")]
+    event_bytes: Option<Mix<u32>>,
+    /// Share of events that report something denied (10%)
+    #[arg(long, value_name = "SHARE%", value_parser = percent)]
+    denied: Option<u8>,
+    /// Share of hosts that upload within 2 s after something was denied (100%)
+    #[arg(long, value_name = "SHARE%", value_parser = percent)]
+    prompt_uploads: Option<u8>,
+    /// Executables in the bundle of a denied execution, sent if the server requests the bundle;
+    /// 0 for an execution that is in none (0)
+    #[arg(long, value_name = "MIX")]
+    bundle_binaries: Option<Mix<u32>>,
     /// Memory for the responses to all hosts of this process; what does not fit fails as
     /// simulator_memory
     #[arg(long, value_name = "MIB", default_value_t = 512,
@@ -126,33 +141,68 @@ fn percent(text: &str) -> Result<u8, String> {
 }
 
 impl Args {
-    fn plan(&self, current: &SimulationPlan) -> SimulationPlan {
-        SimulationPlan {
+    fn plan(&self, current: &SimulationPlan) -> Result<SimulationPlan, Error> {
+        let mix = match &self.mix {
+            Some(path) => Some(HostMix::load(path, self.hosts)?),
+            None => None,
+        };
+        let (hosts, mut groups) =
+            mix.map_or((None, Vec::new()), |mix| (Some(mix.hosts), mix.groups));
+        for group in &mut groups {
+            self.overrule(group);
+        }
+        Ok(SimulationPlan {
             url: current.url.clone(),
-            hosts: self.hosts,
+            hosts: hosts.or(self.hosts).unwrap_or(current.hosts),
             shard: self.shard,
             seed: self.seed,
             ramp: self.ramp.min(self.lasting),
             lasting: self.lasting,
             interval_secs: self.interval,
             speed: self.speed,
-            versions: self.versions.clone(),
-            encodings: self.encodings.clone(),
-            protobuf_percent: self.protobuf,
-            events_per_hour: self.events.clone(),
-            event_bytes: self.event_bytes.clone(),
+            versions: given(&self.versions, &current.versions),
+            encodings: given(&self.encodings, &current.encodings),
+            protobuf_percent: self.protobuf.unwrap_or(current.protobuf_percent),
+            groups,
+            events_per_hour: given(&self.events, &current.events_per_hour),
+            event_bytes: given(&self.event_bytes, &current.event_bytes),
+            denied_percent: self.denied.unwrap_or(current.denied_percent),
+            prompt_percent: self.prompt_uploads.unwrap_or(current.prompt_percent),
+            bundle_binaries: given(&self.bundle_binaries, &current.bundle_binaries),
             response_memory: u64::from(self.response_memory) << 20,
             storms: self.storms.clone(),
             outages: self.outages.clone(),
-        }
+        })
     }
+
+    /// An option of the command line holds for every group, whatever its file says.
+    fn overrule(&self, group: &mut HostGroup) {
+        fn drop_if<T>(is_given: bool, own: &mut Option<T>) {
+            if is_given {
+                *own = None;
+            }
+        }
+        drop_if(self.versions.is_some(), &mut group.versions);
+        drop_if(self.encodings.is_some(), &mut group.encodings);
+        drop_if(self.protobuf.is_some(), &mut group.transfers);
+        drop_if(self.interval.is_some(), &mut group.interval_secs);
+        drop_if(self.events.is_some(), &mut group.events_per_hour);
+        drop_if(self.event_bytes.is_some(), &mut group.event_bytes);
+        drop_if(self.denied.is_some(), &mut group.denied_percent);
+        drop_if(self.prompt_uploads.is_some(), &mut group.prompt_percent);
+        drop_if(self.bundle_binaries.is_some(), &mut group.bundle_binaries);
+    }
+}
+
+fn given<T: Clone>(own: &Option<Mix<T>>, default: &Mix<T>) -> Mix<T> {
+    own.as_ref().unwrap_or(default).clone()
 }
 
 /// Runs the command.
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     let config = super::configuration(global)?;
     let mut simulation = Simulation::new(&args.url)?.config(&config);
-    let plan = args.plan(simulation.current_plan());
+    let plan = args.plan(simulation.current_plan())?;
     if args.i_own_this_server {
         simulation = simulation.on_my_own_server();
     }

@@ -1,14 +1,18 @@
 //! The event queue of a simulated host: what is queued is a number, from which the
 //! event itself is made when it is sent.
 
-use std::collections::VecDeque;
+mod bundle;
+mod made;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::harness::fixtures::{self, AnyEvent, Random};
-use crate::model::{EventRow, SettledEvents, Timestamp};
+use self::bundle::{Bundle, BundleState};
+use super::plan::Mix;
+use crate::harness::fixtures::Random;
+use crate::model::{EventRow, Now, SettledEvents, Timestamp};
 use crate::protocol::stored::{self, QueuedEvent};
-use crate::protocol::wire;
 use crate::store::{Refused, judge_refusal};
 
 /// The most events that a host queues; then the oldest is dropped.
@@ -16,13 +20,34 @@ const MAX_QUEUED: usize = 100_000;
 /// The largest total payload of a batch in bytes, as of the agent's own queue.
 const MAX_BATCH_BYTES: usize = 8 << 20;
 
+/// What the events of some hosts are like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventTraits {
+    /// Their sizes in bytes as protobuf.
+    pub bytes: Mix<u32>,
+    /// Of a hundred events, so many report something that was denied.
+    pub denied_percent: u8,
+    /// Of how many executables the bundle of a denied execution consists; 0 for one
+    /// that is in no bundle.
+    pub bundle_binaries: Mix<u32>,
+}
+
 /// The events of one host.
 #[derive(Debug)]
 pub(super) struct EventQueue {
     pending: VecDeque<PendingEvent>,
     numbers: i64,
+    /// Executions and accesses that were denied, and others.
+    arrivals: [Arrivals; 2],
+    /// The bundles that the server has heard of.
+    bundles: BTreeMap<Bundle, BundleState>,
+}
+
+/// Independent events, so many an hour on average.
+#[derive(Debug)]
+struct Arrivals {
     random: Random,
-    /// When the next event happens, on the host's clock.
+    /// When the next one happens, on the host's clock.
     next_at: Option<Duration>,
 }
 
@@ -40,19 +65,39 @@ struct PendingEvent {
 #[derive(Debug)]
 enum Payload {
     /// Made when it is sent.
-    Generated { seed: u64, at: Timestamp, bytes: u32 },
+    Generated { seed: u64, at: Timestamp, bytes: u32, denied: bool, bundle: Option<Bundle> },
+    /// One of the executables of a bundle that the server has requested.
+    Member { bundle: Bundle, index: u32, at: Timestamp },
     /// As stored.
     Given(Rc<[u8]>),
 }
 
-impl EventQueue {
-    pub(super) fn new(seed: u64) -> Self {
-        Self {
-            pending: VecDeque::new(),
-            numbers: 0,
-            random: Random::new(seed ^ 0x6576_656e_7473),
-            next_at: None,
+impl Arrivals {
+    fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), next_at: None }
+    }
+
+    /// Begins with the first call.
+    fn begin(&mut self, now: Duration, per_hour: f64) {
+        if self.next_at.is_none() && per_hour > 0.0 {
+            self.next_at = Some(now + self.gap(per_hour));
         }
+    }
+
+    fn gap(&mut self, per_hour: f64) -> Duration {
+        // Never 0, whose logarithm is infinite.
+        let share = f64::from(self.random.below(u32::MAX - 1) + 1) / f64::from(u32::MAX);
+        Duration::from_secs_f64(-share.ln() * 3600.0 / per_hour)
+    }
+}
+
+impl EventQueue {
+    /// The places of both kinds in [`Self::arrivals`].
+    const DENIED: usize = 0;
+
+    pub(super) fn new(seed: u64) -> Self {
+        let arrivals = [0x6465_6e69_6564, 0x6576_656e_7473].map(|kind| Arrivals::new(seed ^ kind));
+        Self { pending: VecDeque::new(), numbers: 0, arrivals, bundles: BTreeMap::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,35 +122,49 @@ impl EventQueue {
         });
     }
 
-    /// Queues what has happened until now: independent events, so many an hour on
-    /// average. `elapsed` is the host's clock.
+    /// Queues what has happened until now: `per_hour` events an hour on average, from
+    /// the first call on. Returns when the first and the last thing was denied, if
+    /// anything was.
     pub(super) fn happen(
         &mut self,
-        (elapsed, wall): (Duration, Timestamp),
+        now: Now,
         per_hour: u32,
-        bytes: impl Fn(&mut Random) -> u32,
-    ) {
-        if per_hour == 0 {
-            return;
+        traits: &EventTraits,
+    ) -> Option<(Duration, Duration)> {
+        let denied_share = f64::from(traits.denied_percent) / 100.0;
+        let rates = [denied_share, 1.0 - denied_share].map(|share| share * f64::from(per_hour));
+        for (arrivals, rate) in self.arrivals.iter_mut().zip(rates) {
+            arrivals.begin(now.elapsed, rate);
         }
-        let gap = |random: &mut Random| {
-            // Never 0, whose logarithm is infinite.
-            let share = f64::from(random.below(u32::MAX - 1) + 1) / f64::from(u32::MAX);
-            Duration::from_secs_f64(-share.ln() * 3600.0 / f64::from(per_hour))
-        };
-        let mut next = match self.next_at {
-            Some(next) => next,
-            None => elapsed + gap(&mut self.random),
-        };
-        while next <= elapsed {
-            let seed = self.random.next();
-            let bytes = bytes(&mut self.random);
-            let ago = i64::try_from(elapsed.saturating_sub(next).as_millis()).unwrap_or(i64::MAX);
-            let at = Timestamp::from_millis(wall.as_millis().saturating_sub(ago));
-            self.add(Payload::Generated { seed, at, bytes });
-            next += gap(&mut self.random);
+        let mut denied: Option<(Duration, Duration)> = None;
+        loop {
+            let times = self.arrivals.iter().enumerate();
+            let next = times.filter_map(|(kind, of)| Some((of.next_at?, kind))).min();
+            let Some((at, kind)) = next.filter(|(at, _)| *at <= now.elapsed) else { break };
+            let is_denied = kind == Self::DENIED;
+            if is_denied {
+                denied = Some((denied.map_or(at, |(first, _)| first), at));
+            }
+            let of = &mut self.arrivals[kind];
+            let seed = of.random.next();
+            let bytes = traits.bytes.pick(&mut of.random).copied().unwrap_or(0);
+            let bundle =
+                is_denied.then(|| Bundle::pick(&traits.bundle_binaries, &mut of.random)).flatten();
+            of.next_at = Some(at + of.gap(rates[kind]));
+            let ago = i64::try_from((now.elapsed - at).as_millis()).unwrap_or(i64::MAX);
+            let at = Timestamp::from_millis(now.wall.as_millis().saturating_sub(ago));
+            if let Some(bundle) = bundle {
+                self.bundles.entry(bundle).or_default();
+            }
+            self.add(Payload::Generated { seed, at, bytes, denied: is_denied, bundle });
         }
-        self.next_at = Some(next);
+        denied
+    }
+
+    /// When something will be denied next, on the host's clock; `None` before the first
+    /// call of [`Self::happen`], and if nothing is ever denied.
+    pub(super) const fn next_denial(&self) -> Option<Duration> {
+        self.arrivals[Self::DENIED].next_at
     }
 
     /// The oldest events, at most `limit`, up to the one numbered `horizon`.
@@ -134,9 +193,28 @@ impl EventQueue {
         self.numbers
     }
 
-    /// Has the events of a batch leave the queue.
-    pub(super) fn settle(&mut self, settled: &SettledEvents) {
-        let gone: Vec<i64> = settled.ids().collect();
+    /// Has the events of a batch leave the queue, and queues the executables of the
+    /// bundles that the server requests.
+    pub(super) fn settle(&mut self, settled: &SettledEvents, now: Timestamp) {
+        for (hash, _) in &settled.bundles_delivered {
+            let Some(bundle) = Bundle::of_hash(hash) else { continue };
+            if let Some(state) = self.bundles.get_mut(&bundle) {
+                state.delivered(bundle);
+            }
+        }
+        self.take_out(&settled.ids().collect::<Vec<_>>());
+        for hash in &settled.bundle_requests {
+            let Some(bundle) = Bundle::of_hash(hash) else { continue };
+            // Of others this host knows nothing.
+            if self.bundles.get_mut(&bundle).is_some_and(BundleState::request) {
+                for index in 0..bundle.executables {
+                    self.add(Payload::Member { bundle, index, at: now });
+                }
+            }
+        }
+    }
+
+    fn take_out(&mut self, gone: &[i64]) {
         let Some(last) = gone.iter().max() else { return };
         let first_kept = self.pending.partition_point(|event| event.id <= *last);
         let mut kept: Vec<_> =
@@ -173,125 +251,15 @@ impl Payload {
     fn stored(&self) -> Vec<u8> {
         match self {
             Self::Given(stored) => stored.to_vec(),
-            Self::Generated { seed, at, bytes } => stored::encode(&generated(*seed, *at, *bytes)),
+            Self::Generated { seed, at, bytes, denied, bundle } => {
+                stored::encode(&made::event(*seed, *at, (*bytes, *denied), *bundle))
+            }
+            Self::Member { bundle, index, at } => {
+                stored::encode(&made::member(*bundle, *index, *at))
+            }
         }
-    }
-}
-
-/// The event of that seed, of about so many bytes or more.
-fn generated(seed: u64, at: Timestamp, bytes: u32) -> QueuedEvent {
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of our era are exact")]
-    let at = at.as_millis() as f64 / 1000.0;
-    match fixtures::events(1, seed).next() {
-        Some(AnyEvent::FileAccess(mut event)) => {
-            event.access_time = at;
-            QueuedEvent::FileAccess(Box::new(event))
-        }
-        Some(AnyEvent::Execution(mut event)) => {
-            event.execution_time = at;
-            grow(&mut event, bytes as usize, seed);
-            QueuedEvent::Execution(event)
-        }
-        None => QueuedEvent::Execution(Box::default()),
-    }
-}
-
-/// Adds entitlements, which are what makes real events large.
-fn grow(event: &mut wire::Event, bytes: usize, seed: u64) {
-    use prost::Message as _;
-    let mut random = Random::new(seed);
-    let mut left = bytes.saturating_sub(event.encoded_len());
-    let mut entitlements = Vec::new();
-    while left > 0 {
-        let entitlement = wire::Entitlement {
-            key: Some(format!("com.example.security.entitlement-{}", entitlements.len())),
-            value: Some(random.hex(24)),
-        };
-        left = left.saturating_sub(entitlement.encoded_len() + 2);
-        entitlements.push(entitlement);
-    }
-    if !entitlements.is_empty() {
-        event.entitlement_info =
-            Some(wire::EntitlementInfo { entitlements_filtered: None, entitlements });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WALL: Timestamp = Timestamp::from_secs(1_800_000_000);
-
-    fn happened(queue: &mut EventQueue, hours: u64, per_hour: u32) -> usize {
-        queue.happen((Duration::from_hours(hours), WALL), per_hour, |_| 0);
-        queue.len()
-    }
-
-    #[test]
-    fn events_happen_as_often_as_they_should() {
-        let mut queue = EventQueue::new(1);
-        assert_eq!(happened(&mut queue, 1, 60), 0, "the queue begins with the host");
-        let after = happened(&mut queue, 101, 60);
-        assert!((5_700..6_300).contains(&after), "{after}");
-        assert_eq!(happened(&mut queue, 101, 60), after, "nothing happens twice");
-        assert_eq!(happened(&mut EventQueue::new(1), 1000, 0), 0);
-    }
-
-    #[test]
-    fn an_event_is_the_same_each_time_it_is_sent() {
-        let mut queue = EventQueue::new(3);
-        happened(&mut queue, 0, 100);
-        happened(&mut queue, 1, 100);
-        assert_eq!(queue.batch(10, queue.last()), queue.batch(10, queue.last()));
-    }
-
-    #[test]
-    fn events_are_as_large_as_they_should_be() {
-        for bytes in [4_000, 40_000] {
-            let sizes = (0..50).map(|seed| stored::encode(&generated(seed, WALL, bytes)).len());
-            let large = sizes.filter(|size| *size >= bytes as usize).collect::<Vec<_>>();
-            assert!(large.len() > 30, "executions are, file accesses are not");
-            assert!(large.iter().all(|size| *size < bytes as usize + 500), "{large:?}");
-        }
-    }
-
-    #[test]
-    fn what_the_server_accepted_leaves_the_queue_and_what_came_later_stays() {
-        let mut queue = EventQueue::new(5);
-        happened(&mut queue, 0, 60);
-        happened(&mut queue, 1, 60);
-        let horizon = queue.last();
-        let before = queue.len();
-        happened(&mut queue, 2, 60);
-        let batch = queue.batch(before + 100, horizon);
-        assert!(batch.len() > before, "a batch that has begun may hold later ones");
-        let delivered = queue.batch(10, horizon).iter().map(|row| row.id).collect();
-        let count = queue.len();
-        queue.settle(&SettledEvents { delivered, ..SettledEvents::default() });
-        assert_eq!(queue.len(), count - 10);
-        assert_eq!(queue.batch(1, horizon)[0].id, 11);
-        assert!(queue.batch(10, 10).is_empty(), "none of those is left");
-    }
-
-    /// EV-6: halved, then alone, then set aside after three syncs.
-    #[test]
-    fn ev_6_a_refused_event_is_isolated_and_set_aside() {
-        let mut queue = EventQueue::new(5);
-        happened(&mut queue, 0, 60);
-        happened(&mut queue, 1, 60);
-        let ids = |queue: &EventQueue| {
-            queue.batch(4, queue.last()).iter().map(|row| row.id).collect::<Vec<_>>()
-        };
-        assert_eq!(ids(&queue), [1, 2, 3, 4]);
-        assert!(!queue.refuse(&[1, 2, 3, 4], false));
-        assert_eq!(ids(&queue), [1, 2]);
-        assert!(!queue.refuse(&[1, 2], false));
-        for _ in 0..2 {
-            assert_eq!(ids(&queue), [1]);
-            assert!(!queue.refuse(&[1], false));
-        }
-        assert!(queue.refuse(&[1], false));
-        assert_eq!(ids(&queue), [2]);
-        assert!(queue.refuse(&[2], true), "one that is too large is set aside at once");
-    }
-}
+mod tests;

@@ -21,7 +21,8 @@ use crate::clock::Clock as _;
 use crate::harness::fixtures::Random;
 use crate::model::Now;
 use crate::sync::Stop;
-use crate::sync::schedule::{Requester, Schedule, SyncEnd, splay_number};
+use crate::sync::schedule::{PromptSchedule, Requester, Schedule, SyncEnd, splay_number};
+use crate::sync::upload::UploadReport;
 
 /// How long running syncs may take to end once the simulation is over.
 const GRACE: Duration = Duration::from_secs(10);
@@ -42,14 +43,32 @@ struct Slot {
     /// How often it has been planned anew: an older entry of the queue counts for
     /// nothing.
     plans: u32,
+    /// When it uploads between syncs.
+    prompt: PromptSchedule,
+    /// When the oldest thing was denied that the server has not heard of.
+    denied_at: Option<Duration>,
+    /// As `plans`, for [`Due::Wake`].
+    wakes: u32,
 }
 
 /// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Start { slot: usize },
-    Sync { slot: usize, plans: u32 },
-    Storm { number: usize },
+    Start {
+        slot: usize,
+    },
+    Sync {
+        slot: usize,
+        plans: u32,
+    },
+    /// Something is denied, or an upload between syncs is due.
+    Wake {
+        slot: usize,
+        wakes: u32,
+    },
+    Storm {
+        number: usize,
+    },
     OutageBegins,
     OutageEnds,
 }
@@ -62,6 +81,14 @@ struct Ended {
     began: Now,
 }
 
+/// An upload between syncs that has ended; `report` is `None` if a reboot broke it off.
+struct EndedUpload {
+    slot: usize,
+    host: Box<SimulatedHost>,
+    report: Option<UploadReport>,
+    denied_at: Duration,
+}
+
 /// The hosts of one process and what happens to them.
 pub(super) struct Fleet<'a> {
     plan: &'a SimulationPlan,
@@ -70,7 +97,8 @@ pub(super) struct Fleet<'a> {
     /// What is due when, in real time since the start.
     queue: BinaryHeap<Reverse<(Duration, Due)>>,
     syncing: JoinSet<Ended>,
-    /// Breaks the sync of a slot off.
+    uploading: JoinSet<EndedUpload>,
+    /// Breaks the sync or the upload of a slot off.
     reboots: HashMap<usize, oneshot::Sender<()>>,
     down: watch::Sender<bool>,
     outages: u32,
@@ -101,6 +129,9 @@ impl<'a> Fleet<'a> {
                 splay,
                 clean_wanted: false,
                 plans: 0,
+                prompt: PromptSchedule::default(),
+                denied_at: None,
+                wakes: 0,
             });
         }
         for (number, storm) in plan.storms.iter().enumerate() {
@@ -116,6 +147,7 @@ impl<'a> Fleet<'a> {
             slots,
             queue,
             syncing: JoinSet::new(),
+            uploading: JoinSet::new(),
             reboots: HashMap::new(),
             down,
             outages: 0,
@@ -147,6 +179,7 @@ impl<'a> Fleet<'a> {
                 biased;
                 _ = stop.wait_for(Option::is_some) => break true,
                 Some(ended) = self.syncing.join_next() => self.sync_ended(ended.ok()),
+                Some(ended) = self.uploading.join_next() => self.upload_ended(ended.ok()),
                 () = tokio::time::sleep(wait) => {}
             }
         };
@@ -154,11 +187,15 @@ impl<'a> Fleet<'a> {
             while let Some(ended) = self.syncing.join_next().await {
                 self.sync_ended(ended.ok());
             }
+            while let Some(ended) = self.uploading.join_next().await {
+                self.upload_ended(ended.ok());
+            }
         };
         // What does not end in time is counted as unfinished.
         let _ = tokio::time::timeout(GRACE, finishing).await;
         self.world.measured.borrow_mut().syncs.unfinished += self.syncing.len() as u64;
         self.syncing.shutdown().await;
+        self.uploading.shutdown().await;
         self.note(self.world.clock.real_elapsed(), on_progress);
         is_stopped
     }
@@ -185,6 +222,7 @@ impl<'a> Fleet<'a> {
                     self.start(slot);
                 }
                 Due::Sync { slot, plans } => self.begin_sync(slot, plans, at.saturating_sub(due)),
+                Due::Wake { slot, wakes } => self.wake(slot, wakes),
                 Due::Storm { number } => self.storm(number),
                 Due::OutageBegins => self.count_outages(self.outages + 1),
                 Due::OutageEnds => self.count_outages(self.outages.saturating_sub(1)),
@@ -200,7 +238,95 @@ impl<'a> Fleet<'a> {
     /// The agent of a host starts.
     fn start(&mut self, slot: usize) {
         let now = self.world.clock.now();
-        self.schedule(slot, |state| state.schedule = Some(Schedule::new(now, state.splay)));
+        self.schedule(slot, |state| {
+            state.schedule = Some(Schedule::new(now, state.splay));
+            // What was denied before goes up with the first sync.
+            (state.prompt, state.denied_at) = (PromptSchedule::default(), None);
+        });
+        self.events_happen(slot);
+        self.plan_wake(slot);
+    }
+
+    /// Queues what has happened on a host that does not sync. What was denied is urgent.
+    fn events_happen(&mut self, slot: usize) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        let Some(host) = &mut state.host else { return };
+        let Some((first, last)) = host.events_happen(&self.world) else { return };
+        let now = self.world.clock.now();
+        state.prompt.queued(Now { elapsed: first, ..now });
+        state.prompt.queued(Now { elapsed: last, ..now });
+        state.denied_at.get_or_insert(first);
+    }
+
+    /// Plans when to look at a host between two syncs.
+    fn plan_wake(&mut self, slot: usize) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        let (Some(host), Some(_)) = (&state.host, &state.schedule) else { return };
+        let next = [host.next_denial(), state.prompt.due()].into_iter().flatten().min();
+        let Some(next) = next else { return };
+        state.wakes += 1;
+        let at = self.world.clock.real_elapsed() + self.world.clock.until(next);
+        self.queue.push(Reverse((at, Due::Wake { slot, wakes: state.wakes })));
+    }
+
+    fn wake(&mut self, slot: usize, wakes: u32) {
+        if self.slots.get(slot).is_none_or(|state| state.wakes != wakes) {
+            return;
+        }
+        self.events_happen(slot);
+        let now = self.world.clock.now();
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        let sync_due = state.schedule.as_ref().and_then(Schedule::due);
+        // A sync that is due uploads what waits, and its end plans again.
+        if sync_due.is_none_or(|due| due <= now.elapsed) {
+            return;
+        }
+        let may_upload = state.host.as_ref().is_some_and(|host| host.may_upload());
+        if state.host.is_some() && state.prompt.begin(now) && may_upload {
+            self.begin_upload(slot, now);
+        } else {
+            self.plan_wake(slot);
+        }
+    }
+
+    fn begin_upload(&mut self, slot: usize, now: Now) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        let Some(mut host) = state.host.take() else { return };
+        let denied_at = state.denied_at.take().unwrap_or(now.elapsed);
+        self.world.measured.borrow_mut().prompt_uploads.begun += 1;
+        let (reboot, rebooted) = oneshot::channel();
+        self.reboots.insert(slot, reboot);
+        let world = Rc::clone(&self.world);
+        self.uploading.spawn_local(async move {
+            let report = tokio::select! {
+                report = host.upload(&world) => Some(report),
+                Ok(()) = rebooted => None,
+            };
+            EndedUpload { slot, host, report, denied_at }
+        });
+    }
+
+    /// An upload has ended, or its task died, and then its host with it.
+    fn upload_ended(&mut self, ended: Option<EndedUpload>) {
+        let Some(EndedUpload { slot, host, report, denied_at }) = ended else { return };
+        self.reboots.remove(&slot);
+        let delay = self.world.clock.now().elapsed.saturating_sub(denied_at);
+        self.world.measured.borrow_mut().prompt_uploads.ends(report.as_ref(), delay);
+        self.is_back(slot, host);
+        // A sync that became due meanwhile begins.
+        self.schedule(slot, |_| {});
+        self.plan_wake(slot);
+    }
+
+    /// A host is between two syncs again.
+    fn is_back(&mut self, slot: usize, mut host: Box<SimulatedHost>) {
+        let now = self.world.clock.now();
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        if std::mem::take(&mut state.clean_wanted) {
+            host.request_clean_sync(now.wall);
+        }
+        state.host = Some(host);
+        self.events_happen(slot);
     }
 
     /// Changes when a host syncs.
@@ -214,10 +340,15 @@ impl<'a> Fleet<'a> {
     }
 
     fn begin_sync(&mut self, slot: usize, plans: u32, lateness: Duration) {
+        self.events_happen(slot);
         let now = self.world.clock.now();
         let Some(state) = self.slots.get_mut(slot).filter(|state| state.plans == plans) else {
             return;
         };
+        if state.host.is_none() {
+            // The end of what it does plans again.
+            return;
+        }
         let Some(schedule) = &mut state.schedule else { return };
         let begun = state.host.is_some().then(|| schedule.begin(now)).flatten();
         let (Some(why), Some(mut host)) = (begun, state.host.take()) else {
@@ -242,12 +373,12 @@ impl<'a> Fleet<'a> {
 
     /// A sync has ended, or its task died, and then its host with it.
     fn sync_ended(&mut self, ended: Option<Ended>) {
-        let Some(Ended { slot, mut host, end, began }) = ended else { return };
+        let Some(Ended { slot, host, end, began }) = ended else { return };
         self.reboots.remove(&slot);
         let now = self.world.clock.now();
         let at = self.world.clock.real_elapsed();
         let took = now.elapsed.saturating_sub(began.elapsed);
-        let interval = self.plan.interval_secs.or_else(|| host.interval_secs());
+        let interval = host.profile().interval_secs.or_else(|| host.interval_secs());
         let counted = end.unwrap_or(SimulatedEnd::BrokenOff);
         {
             let mut measured = self.world.measured.borrow_mut();
@@ -256,23 +387,26 @@ impl<'a> Fleet<'a> {
             measured.note_running(at, self.syncing.len() as u64);
             measured.sync_ends(at, took, counted);
         }
-        let Some(state) = self.slots.get_mut(slot) else { return };
-        if std::mem::take(&mut state.clean_wanted) {
-            host.request_clean_sync(now.wall);
-        }
-        state.host = Some(host);
+        self.is_back(slot, host);
         let end = match end {
-            Some(SimulatedEnd::Succeeded { .. }) => SyncEnd::Success,
-            Some(SimulatedEnd::Failed) => SyncEnd::Failure,
+            Some(SimulatedEnd::Succeeded { .. }) => Some(SyncEnd::Success),
+            Some(SimulatedEnd::Failed) => Some(SyncEnd::Failure),
             // Its schedule began anew when it rebooted.
-            Some(SimulatedEnd::BrokenOff) | None => return,
+            Some(SimulatedEnd::BrokenOff) | None => None,
         };
         self.schedule(slot, |state| {
+            let Some(end) = end else { return };
             let random = f64::from(state.random.below(u32::MAX)) / f64::from(u32::MAX);
             if let Some(schedule) = &mut state.schedule {
                 schedule.end(now, end, interval, random);
             }
+            let left = state.host.as_ref().map(|host| host.events_pending());
+            state.prompt.sync_ended(began.elapsed, left);
+            if state.prompt.due().is_none() {
+                state.denied_at = None;
+            }
         });
+        self.plan_wake(slot);
     }
 
     fn storm(&mut self, number: usize) {

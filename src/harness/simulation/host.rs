@@ -10,17 +10,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::events::EventQueue;
+use super::events::{EventQueue, EventTraits};
 use super::measure::{AttemptEnd, Measurements, SimulatedEnd};
 use super::network::{HostClock, SimulatedNetwork};
-use super::plan::Mix;
 use super::profile::HostProfile;
 use super::rules::{RuleBook, SimulatedRules};
 use crate::clock::{self, Clock as _};
 use crate::failure::{Failure, FailureKind};
 use crate::model::{
-    BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, Settings, Stage, SyncResult, SyncType,
-    Timestamp, Trigger, UploadMemory,
+    BaseUrl, CleanSyncReason, CleanSyncRequest, ClientMode, EventRow, Settings, SettledEvents,
+    Stage, SyncResult, SyncType, Timestamp, Trigger, UploadMemory,
 };
 use crate::protocol::body::EncodedBody;
 use crate::protocol::cel::CelBudget;
@@ -44,14 +43,18 @@ const DEADLINE: Duration = Duration::from_hours(1);
 /// A simulated host between two syncs.
 #[derive(Debug)]
 pub struct SimulatedHost {
-    profile: HostProfile,
+    pub(super) profile: HostProfile,
     rules: Rc<SimulatedRules>,
     /// A rule download has been completed.
     rules_complete: bool,
     applied: AppliedSettings,
     clean_requests: Vec<CleanSyncRequest>,
-    events: EventQueue,
-    upload_memory: UploadMemory,
+    pub(super) events: EventQueue,
+    pub(super) upload_memory: UploadMemory,
+    /// The batch size of the last preflight; 0 if the server gave none.
+    pub(super) batch_size: u32,
+    /// A sync has succeeded.
+    pub(super) has_synced: bool,
 }
 
 /// Of the settings that the server gave, those that decide what the host does.
@@ -82,14 +85,14 @@ pub struct SharedWorld {
     pub budget: ResponseBudget,
     /// The rule sets.
     pub rules: RuleBook,
-    /// Sizes of events in bytes.
-    pub event_bytes: Mix<u32>,
+    /// What the events of hosts without groups, or of each group, are like.
+    pub events: Vec<EventTraits>,
     /// What is measured.
     pub measured: RefCell<Measurements>,
 }
 
 /// What a sync remembers between effects.
-struct SyncInProgress<'a> {
+pub(super) struct SyncInProgress<'a> {
     world: &'a SharedWorld,
     transport: Result<Transport, Failure>,
     token: Option<XsrfToken>,
@@ -99,6 +102,8 @@ struct SyncInProgress<'a> {
     /// Memory for the rules of this download so far.
     rules_memory: BudgetShare,
     staged: Option<AppliedSettings>,
+    /// The batch size of its preflight; 0 if the server gave none.
+    batch_size: u32,
     /// The number of the last event that was queued when the sync began.
     horizon: i64,
 }
@@ -121,6 +126,8 @@ impl SimulatedHost {
             clean_requests: vec![new_state],
             events: EventQueue::new(seed),
             upload_memory: UploadMemory::default(),
+            batch_size: 0,
+            has_synced: false,
         }
     }
 
@@ -147,6 +154,28 @@ impl SimulatedHost {
         self.events.push(event);
     }
 
+    /// How many events wait.
+    #[must_use]
+    pub fn events_pending(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    /// Queues what has happened until now. Returns when the first and the last thing was
+    /// denied of which the server should hear soon, if anything was.
+    pub fn events_happen(&mut self, world: &SharedWorld) -> Option<(Duration, Duration)> {
+        let traits = world.events.get(self.profile.group.unwrap_or(0))?;
+        let now = world.clock.now();
+        let denied = self.events.happen(now, self.profile.events_per_hour, traits);
+        denied.filter(|_| self.profile.uploads_promptly)
+    }
+
+    /// When something will be denied next of which the server should hear soon, on the
+    /// host's clock, if that is known.
+    #[must_use]
+    pub fn next_denial(&self) -> Option<Duration> {
+        self.events.next_denial().filter(|_| self.profile.uploads_promptly)
+    }
+
     /// The operator requests a clean sync.
     pub fn request_clean_sync(&mut self, now: Timestamp) {
         let known = CleanSyncReason::Operator;
@@ -163,27 +192,7 @@ impl SimulatedHost {
 
     /// Makes one sync.
     pub async fn sync(&mut self, world: &SharedWorld, trigger: Trigger) -> SimulatedEnd {
-        let HostProfile { machine_id, facts, transfer, content_encoding, events_per_hour } =
-            &self.profile;
-        let began = world.clock.now();
-        let sizes = |random: &mut _| world.event_bytes.pick(random).copied().unwrap_or(0);
-        self.events.happen((began.elapsed, began.wall), *events_per_hour, sizes);
-        let transport = world.transport.for_host(HostOptions {
-            machine_id: machine_id.clone(),
-            transfer: *transfer,
-            content_encoding: *content_encoding,
-            user_agent: user_agent(&facts.santa_version),
-        });
-        let mut sync = SyncInProgress {
-            world,
-            transport,
-            token: None,
-            body: None,
-            expressions: CelBudget::new(clock::thread_time),
-            rules_memory: BudgetShare::of(Some(world.budget.clone())),
-            staged: None,
-            horizon: self.events.last(),
-        };
+        let mut sync = SyncInProgress::new(&self.profile, world, self.events.last());
         let mut machine = Machine::new(self.inputs(&world.base_url, trigger));
         let mut event = SyncEvent::Started;
         let outcome = loop {
@@ -277,16 +286,14 @@ impl SimulatedHost {
         match effect {
             StoreEffect::StageSettings { settings, answered: _ } => {
                 sync.staged = Some(AppliedSettings::of(&settings));
+                self.batch_size = sync.batch_size;
                 SyncEvent::SettingsStaged
             }
             StoreEffect::ReadEvents { limit } => {
                 SyncEvent::EventsRead(Box::new(self.read(limit, sync)))
             }
             StoreEffect::SettleEvents(settled) => {
-                let at = sync.world.clock.real_elapsed();
-                let accepted = settled.delivered.len() as u64;
-                sync.world.measured.borrow_mut().events_accepted(at, accepted);
-                self.events.settle(&settled);
+                settle(&mut self.events, &settled, sync.world);
                 SyncEvent::EventsSettled
             }
             StoreEffect::NoteRefusal { ids, words: _, at_once, memory } => {
@@ -318,6 +325,7 @@ impl SimulatedHost {
                 }
                 if let Some(done) = succeeded {
                     self.clean_requests.retain(|request| !request.is_ended_by(done));
+                    self.has_synced = true;
                 }
                 SyncEvent::SettingsApplied(Vec::new())
             }
@@ -329,19 +337,42 @@ impl SimulatedHost {
     }
 
     fn read(&self, limit: usize, sync: &SyncInProgress<'_>) -> EventBatch {
-        let rows = self.events.batch(limit, sync.horizon);
-        let HostProfile { machine_id, transfer, .. } = &self.profile;
-        EventBatch::of_rows(rows, machine_id, *transfer, |body| match &sync.transport {
-            Ok(transport) => transport.pack(body),
-            // No request will be made.
-            Err(_) => EncodedBody::plain(body),
-        })
+        sync.batch_of(self.events.batch(limit, sync.horizon), &self.profile)
     }
 }
 
-impl SyncInProgress<'_> {
+/// Has the events of a batch leave the queue, and counts them.
+pub(super) fn settle(events: &mut EventQueue, settled: &SettledEvents, world: &SharedWorld) {
+    let mut measured = world.measured.borrow_mut();
+    measured.events_accepted(world.clock.real_elapsed(), settled.delivered.len() as u64);
+    measured.bundles_requested += settled.bundle_requests.len() as u64;
+    measured.bundle_binaries += settled.bundles_delivered.len() as u64;
+    events.settle(settled, world.clock.now().wall);
+}
+
+impl<'a> SyncInProgress<'a> {
+    pub(super) fn new(profile: &HostProfile, world: &'a SharedWorld, horizon: i64) -> Self {
+        let transport = world.transport.for_host(HostOptions {
+            machine_id: profile.machine_id.clone(),
+            transfer: profile.transfer,
+            content_encoding: profile.content_encoding,
+            user_agent: user_agent(&profile.facts.santa_version),
+        });
+        Self {
+            world,
+            transport,
+            token: None,
+            body: None,
+            expressions: CelBudget::new(clock::thread_time),
+            rules_memory: BudgetShare::of(Some(world.budget.clone())),
+            staged: None,
+            batch_size: 0,
+            horizon,
+        }
+    }
+
     /// Makes one attempt of a request, and measures it.
-    async fn send(
+    pub(super) async fn send(
         &mut self,
         request: Arc<StageRequest>,
         profile: &HostProfile,
@@ -351,6 +382,9 @@ impl SyncInProgress<'_> {
         let began = self.world.clock.real_elapsed();
         let (end, traffic, result) = match self.exchange(&request, profile, left).await {
             Ok((Ok(response), traffic)) => {
+                if let StageResponse::Preflight(settings) = &response {
+                    self.batch_size = settings.batch_size;
+                }
                 (AttemptEnd::Answered, traffic, AttemptResult::Answered(response, traffic))
             }
             Ok((Err(failure), traffic)) => {
@@ -425,7 +459,17 @@ impl SyncInProgress<'_> {
         }
     }
 
-    async fn fetch_token(&mut self) -> bool {
+    /// The batch of these rows.
+    pub(super) fn batch_of(&self, rows: Vec<EventRow>, profile: &HostProfile) -> EventBatch {
+        let HostProfile { machine_id, transfer, .. } = profile;
+        EventBatch::of_rows(rows, machine_id, *transfer, |body| match &self.transport {
+            Ok(transport) => transport.pack(body),
+            // No request will be made.
+            Err(_) => EncodedBody::plain(body),
+        })
+    }
+
+    pub(super) async fn fetch_token(&mut self) -> bool {
         self.token = None;
         let Ok(transport) = &self.transport else { return false };
         self.world.measured.borrow_mut().token_requests += 1;

@@ -9,6 +9,7 @@ use super::latency::LatencyHistogram;
 use crate::failure::FailureKind;
 use crate::model::Stage;
 use crate::sync::machine::Traffic;
+use crate::sync::upload::{UploadReport, UploadResult};
 
 /// All counts and latencies of a simulation.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
@@ -21,12 +22,18 @@ pub struct Measurements {
     /// How much later than it should a sync began, in real time. If this is large,
     /// the simulator was short of CPU, and other latencies are partly its own.
     pub lateness: LatencyHistogram<3>,
-    /// By stage.
+    /// Uploads between syncs, because something was denied.
+    pub prompt_uploads: PromptUploads,
+    /// By stage; the attempts of uploads between syncs are among those of event uploads.
     pub stages: BTreeMap<Stage, StageMeasurements>,
     /// Requests for an XSRF token.
     pub token_requests: u64,
     /// Events that the server accepted.
     pub events_uploaded: u64,
+    /// Bundles that the server requested in its responses, each time.
+    pub bundles_requested: u64,
+    /// Of the accepted events, those of executables of requested bundles.
+    pub bundle_binaries: u64,
     /// Rules that the server sent.
     pub rules_received: u64,
     /// The same over time.
@@ -48,6 +55,52 @@ pub struct SyncCounts {
     pub broken_off: u64,
     /// They ran when the simulation ended.
     pub unfinished: u64,
+}
+
+/// Uploads between syncs.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct PromptUploads {
+    /// They began.
+    pub begun: u64,
+    /// All that waited was accepted.
+    pub succeeded: u64,
+    /// A request failed; the next sync uploads the events.
+    pub failed: u64,
+    /// A reboot broke them off.
+    pub broken_off: u64,
+    /// Events that the server accepted in them.
+    pub events: u64,
+    /// From the first denial that an upload was for until the server had accepted
+    /// everything, on the hosts' clock.
+    pub delays: LatencyHistogram<3>,
+}
+
+impl PromptUploads {
+    /// An upload has ended; `None` if it was broken off. The oldest denial was so long
+    /// ago.
+    pub(super) fn ends(&mut self, report: Option<&UploadReport>, delay: Duration) {
+        match report {
+            None => self.broken_off += 1,
+            Some(report) => {
+                self.events += report.events;
+                if report.result == UploadResult::Uploaded {
+                    self.succeeded += 1;
+                    self.delays.record(delay);
+                } else {
+                    self.failed += 1;
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.broken_off += other.broken_off;
+        self.events += other.events;
+        self.delays.add(&other.delays);
+    }
 }
 
 /// The attempts of a stage.
@@ -312,7 +365,10 @@ impl Measurements {
         for (stage, theirs) in &other.stages {
             self.stages.entry(*stage).or_default().add(theirs);
         }
+        self.prompt_uploads.add(&other.prompt_uploads);
         self.token_requests += other.token_requests;
+        self.bundles_requested += other.bundles_requested;
+        self.bundle_binaries += other.bundle_binaries;
         self.events_uploaded += other.events_uploaded;
         self.rules_received += other.rules_received;
         self.series.add(&other.series);

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::groups::HostGroup;
 use super::measure::{Series, StageMeasurements, as_float};
 use super::plan::Shown;
 use super::plot::{PLOT_STYLE, Plot, PlotLine};
@@ -27,8 +28,12 @@ pub(super) fn page(report: &SimulationReport) -> HtmlPage {
         "<p class=\"faint\">The latency of an attempt that was answered: from its beginning, the \
          connection included, to the decoded response. Bytes are those of bodies on the wire.</p>"
     );
+    uploads_between_syncs(report, &mut body);
     failures(report, &mut body);
     let _ = writeln!(body, "<h2>What was simulated</h2>\n{}", options(report));
+    if !report.plan.groups.is_empty() {
+        let _ = writeln!(body, "<h2>Groups of hosts</h2>\n{}", groups(report));
+    }
     let _ = writeln!(body, "<h2>The simulating processes</h2>\n{}", processes(report));
     let lasted = Shown(Duration::from_secs(report.lasted().as_secs()));
     let started = report.shards.iter().map(|run| run.started_at).min().unwrap_or_default();
@@ -219,6 +224,34 @@ fn stages(report: &SimulationReport) -> HtmlTable {
     }
 }
 
+fn uploads_between_syncs(report: &SimulationReport, body: &mut String) {
+    let measured = &report.measured;
+    let prompt = &measured.prompt_uploads;
+    if prompt.begun == 0 && measured.bundles_requested == 0 {
+        return;
+    }
+    let [p50, p90, p99, longest] = quantiles(&prompt.delays);
+    let head = ["begun", "succeeded", "failed", "broken off", "events", "half", "90 %", "99 %"];
+    let counts = [prompt.begun, prompt.succeeded, prompt.failed, prompt.broken_off, prompt.events];
+    let counts = counts.map(|count| count.to_string());
+    let head = [&head[..], &["longest"]].concat();
+    let table = HtmlTable {
+        caption: "Uploads between syncs, because something was denied, and how long after the \
+                  denial the server had accepted the events"
+            .to_owned(),
+        columns: head.iter().map(|name| (*name).to_owned()).collect(),
+        numbers: (0..head.len()).collect(),
+        rows: vec![[&counts[..], &[p50, p90, p99, longest]].concat()],
+    };
+    let _ = writeln!(
+        body,
+        "<h2>Uploads after a denial</h2>\n{table}\n<p class=\"faint\">Their requests are among \
+         those of event_upload above. Bundles were requested {} times; the server accepted {} \
+         events of their executables.</p>",
+        measured.bundles_requested, measured.bundle_binaries
+    );
+}
+
 fn failures(report: &SimulationReport, body: &mut String) {
     let failures = report.failures();
     if failures.is_empty() {
@@ -255,6 +288,9 @@ fn options(report: &SimulationReport) -> HtmlTable {
         ("hosts that speak protobuf", format!("{} %", plan.protobuf_percent)),
         ("events an hour and host", plan.events_per_hour.to_string()),
         ("bytes of an event, at least", plan.event_bytes.to_string()),
+        ("events of something denied", format!("{} %", plan.denied_percent)),
+        ("hosts that upload soon after", format!("{} %", plan.prompt_percent)),
+        ("executables of a bundle", plan.bundle_binaries.to_string()),
         ("memory for responses, a process", shown_bytes(plan.response_memory).to_string()),
         ("storms", list(plan.storms.iter().map(ToString::to_string).collect())),
         ("simulated outages", list(plan.outages.iter().map(ToString::to_string).collect())),
@@ -266,6 +302,17 @@ fn options(report: &SimulationReport) -> HtmlTable {
         columns: vec!["option".to_owned(), "value".to_owned()],
         numbers: Vec::new(),
         rows: rows.map(|(name, value)| vec![name.to_owned(), value]).to_vec(),
+    }
+}
+
+fn groups(report: &SimulationReport) -> HtmlTable {
+    let row =
+        |group: &HostGroup| vec![group.name.clone(), group.hosts.to_string(), group.differences()];
+    HtmlTable {
+        caption: "How the hosts of each group differ from what is said above".to_owned(),
+        columns: ["group", "hosts", "differences"].map(str::to_owned).to_vec(),
+        numbers: vec![1],
+        rows: report.plan.groups.iter().map(row).collect(),
     }
 }
 

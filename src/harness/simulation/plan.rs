@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::groups::{HostGroup, MAX_BUNDLE_BINARIES};
 use crate::harness::fixtures::Random;
-use crate::model::{MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS};
 
 /// What a simulation does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,14 +40,23 @@ pub struct SimulationPlan {
     pub encodings: Mix<String>,
     /// Of a hundred hosts, so many speak protobuf instead of JSON.
     pub protobuf_percent: u8,
+    /// Groups of hosts for which something else holds. Their hosts make up all.
+    pub groups: Vec<HostGroup>,
     /// Events per host and hour.
     pub events_per_hour: Mix<u32>,
     /// Bytes of an event as protobuf, before compression. One that would be smaller
     /// stays as it is: about 700 bytes.
     pub event_bytes: Mix<u32>,
+    /// Of a hundred events, so many report something that was denied.
+    pub denied_percent: u8,
+    /// Of a hundred hosts, so many upload soon after something was denied, as the agent
+    /// does unless `PromptEventUpload` is false.
+    pub prompt_percent: u8,
+    /// Of how many executables the bundle of a denied execution consists; 0 for one in
+    /// no bundle.
+    pub bundle_binaries: Mix<u32>,
     /// Bytes that the responses to all hosts of a process, and the rules of the
     /// downloads under way, may take together.
-    #[serde(default = "default_response_memory")]
     pub response_memory: u64,
     /// What many hosts do at once.
     pub storms: Vec<Storm>,
@@ -77,6 +86,10 @@ impl SimulationPlan {
             versions: Mix::only("2026.8".to_owned()),
             encodings: Mix::only("deflate".to_owned()),
             protobuf_percent: 0,
+            groups: Vec::new(),
+            denied_percent: 10,
+            prompt_percent: 100,
+            bundle_binaries: Mix::only(0),
             events_per_hour: Mix::only(6),
             event_bytes: Mix::only(0),
             response_memory: Self::RESPONSE_MEMORY,
@@ -99,20 +112,13 @@ impl SimulationPlan {
         if self.ramp > self.lasting {
             return Err(PlanError::Ramp { ramp: self.ramp, lasting: self.lasting });
         }
-        let intervals = MIN_SYNC_INTERVAL_SECS..=MAX_SYNC_INTERVAL_SECS;
-        if let Some(secs) = self.interval_secs.filter(|secs| !intervals.contains(secs)) {
-            return Err(PlanError::Interval(secs));
-        }
         if self.response_memory == 0 {
             return Err(PlanError::ResponseMemory);
         }
         if self.speed == 0 {
             return Err(PlanError::Speed);
         }
-        let known = ["deflate", "gzip", "none"];
-        if let Some(name) = self.encodings.values().find(|name| !known.contains(&name.as_str())) {
-            return Err(PlanError::Encoding(name.clone()));
-        }
+        self.check_hosts()?;
         let starts = self.storms.iter().map(|storm| storm.at);
         let starts = starts.chain(self.outages.iter().map(|outage| outage.at));
         if let Some(at) = starts.into_iter().find(|at| *at >= self.lasting) {
@@ -126,11 +132,6 @@ impl SimulationPlan {
     pub(super) fn own_hosts(&self) -> impl Iterator<Item = u32> + use<> {
         (self.shard.index - 1..self.hosts).step_by(self.shard.of as usize)
     }
-}
-
-/// Of a report that was written before this could be chosen.
-const fn default_response_memory() -> u64 {
-    SimulationPlan::RESPONSE_MEMORY
 }
 
 /// Why a plan cannot be carried out.
@@ -154,8 +155,14 @@ pub enum PlanError {
     ResponseMemory,
     #[error("a speed of 0 would stop the hosts' clocks; 1 is real time")]
     Speed,
-    #[error("{0:?} is no content encoding of requests; use deflate, gzip or none")]
+    #[error("{0:?} is not a content encoding of requests; use deflate, gzip or none")]
     Encoding(String),
+    #[error("{0:?} is not a form of messages; use json or protobuf")]
+    Transfer(String),
+    #[error("a bundle cannot have {0} executables; ask for up to {MAX_BUNDLE_BINARIES}")]
+    Bundle(u32),
+    #[error("the groups have {groups} hosts together, and the simulation {hosts}")]
+    Groups { groups: u64, hosts: u32 },
     #[error("nothing can happen at {}: the simulation ends after {}", Shown(*.at), Shown(*.lasting))]
     AfterTheEnd { at: Duration, lasting: Duration },
 }
@@ -213,6 +220,18 @@ impl<T> Mix<T> {
     #[must_use]
     pub fn only(value: T) -> Self {
         Self(vec![Share { value, weight: 1 }])
+    }
+
+    /// Each of these values as often as the others.
+    pub(super) fn evenly(values: Vec<T>) -> Self {
+        Self(values.into_iter().map(|value| Share { value, weight: 1 }).collect())
+    }
+
+    /// The same weights for what each value leads to.
+    pub(super) fn map<U>(self, other: impl Fn(T) -> U) -> Mix<U> {
+        let shares = self.0.into_iter();
+        let shares = shares.map(|Share { value, weight }| Share { value: other(value), weight });
+        Mix(shares.collect())
     }
 
     /// Its values.
@@ -399,6 +418,11 @@ impl fmt::Display for Shown {
         };
         write!(f, "{number}{unit}")
     }
+}
+
+/// A time as the JSON of a report keeps it, so that a report read again says the same.
+pub(super) fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Durations as whole milliseconds.

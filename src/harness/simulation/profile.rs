@@ -2,6 +2,8 @@
 
 use std::str::FromStr as _;
 
+use super::events::EventTraits;
+use super::groups::HostGroup;
 use super::plan::SimulationPlan;
 use crate::harness::fixtures::Random;
 use crate::model::{ContentEncoding, HostFacts, MachineId, MachineIdError, Transfer};
@@ -22,17 +24,51 @@ pub struct HostProfile {
     pub transfer: Transfer,
     /// How it compresses requests.
     pub content_encoding: ContentEncoding,
+    /// Its group in [`SimulationPlan::groups`]; `None` if there are no groups.
+    pub group: Option<usize>,
+    /// The interval between its syncs in seconds, whatever the server says.
+    pub interval_secs: Option<u32>,
     /// Events that it queues in an hour.
     pub events_per_hour: u32,
+    /// It uploads soon after something was denied.
+    pub uploads_promptly: bool,
 }
 
 const SYSTEMS: [(&str, &str); 4] =
     [("15.6.1", "24G90"), ("14.7.8", "23H730"), ("26.0.1", "25A362"), ("15.5", "24F74")];
 const MODELS: [&str; 4] = ["Mac15,12", "MacBookPro18,3", "Mac14,2", "Mac16,10"];
 
+/// The build of a version of macOS, if it is one of those that hosts have of themselves.
+pub(super) fn build_of(os_version: &str) -> Option<&'static str> {
+    SYSTEMS.into_iter().find(|(version, _)| *version == os_version).map(|(_, build)| build)
+}
+
 /// The number that all choices of a host come from.
 pub(super) fn host_seed(plan: &SimulationPlan, number: u32) -> u64 {
     Random::new(plan.seed ^ (u64::from(number) << 32)).next()
+}
+
+impl EventTraits {
+    /// Those of all hosts without groups, or of each group.
+    pub(super) fn of(plan: &SimulationPlan) -> Vec<Self> {
+        let of_plan = Self {
+            bytes: plan.event_bytes.clone(),
+            denied_percent: plan.denied_percent,
+            bundle_binaries: plan.bundle_binaries.clone(),
+        };
+        if plan.groups.is_empty() {
+            return vec![of_plan];
+        }
+        let of_group = |group: &HostGroup| Self {
+            bytes: group.event_bytes.clone().unwrap_or_else(|| of_plan.bytes.clone()),
+            denied_percent: group.denied_percent.unwrap_or(of_plan.denied_percent),
+            bundle_binaries: group
+                .bundle_binaries
+                .clone()
+                .unwrap_or_else(|| of_plan.bundle_binaries.clone()),
+        };
+        plan.groups.iter().map(of_group).collect()
+    }
 }
 
 impl HostProfile {
@@ -49,14 +85,32 @@ impl HostProfile {
             (of_seed >> 16) & 0xfff,
             (of_seed >> 28) & 0xfff
         );
+        let group = plan.group_of(number);
+        let own = group.and_then(|group| plan.groups.get(group));
         let pick = |random: &mut Random, of: usize| {
             random.below(u32::try_from(of).unwrap_or(u32::MAX)) as usize
         };
-        let (os_version, os_build) = SYSTEMS[pick(&mut random, SYSTEMS.len())];
-        let model = MODELS[pick(&mut random, MODELS.len())];
-        let santa_version = plan.versions.pick(&mut random).cloned().unwrap_or_default();
-        let encoding = plan.encodings.pick(&mut random).map(String::as_str).unwrap_or_default();
-        let speaks_protobuf = random.below(100) < u32::from(plan.protobuf_percent);
+        let (mut os_version, mut os_build) = SYSTEMS[pick(&mut random, SYSTEMS.len())];
+        if let Some(systems) = own.and_then(|own| own.systems.as_ref())
+            && let Some(system) = systems.pick(&mut random)
+        {
+            (os_version, os_build) = system.split_once('/').unwrap_or((system, ""));
+        }
+        let mut model = MODELS[pick(&mut random, MODELS.len())];
+        if let Some(models) = own.and_then(|own| own.models.as_ref()) {
+            model = models.pick(&mut random).map_or(model, String::as_str);
+        }
+        let versions = own.and_then(|own| own.versions.as_ref()).unwrap_or(&plan.versions);
+        let santa_version = versions.pick(&mut random).cloned().unwrap_or_default();
+        let encodings = own.and_then(|own| own.encodings.as_ref()).unwrap_or(&plan.encodings);
+        let encoding = encodings.pick(&mut random).map(String::as_str).unwrap_or_default();
+        let mut speaks_protobuf = random.below(100) < u32::from(plan.protobuf_percent);
+        if let Some(transfers) = own.and_then(|own| own.transfers.as_ref()) {
+            speaks_protobuf = transfers.pick(&mut random).is_some_and(|name| name == "protobuf");
+        }
+        let prompt = own.and_then(|own| own.prompt_percent).unwrap_or(plan.prompt_percent);
+        let events = own.and_then(|own| own.events_per_hour.as_ref());
+        let events = events.unwrap_or(&plan.events_per_hour);
         let facts = HostFacts {
             serial_number: format!("SIM{number:09}"),
             hostname: format!("sim-{number:06}.example.com"),
@@ -73,7 +127,10 @@ impl HostProfile {
             facts,
             transfer: if speaks_protobuf { Transfer::Protobuf } else { Transfer::Json },
             content_encoding: ContentEncoding::from_str(encoding).unwrap_or_default(),
-            events_per_hour: plan.events_per_hour.pick(&mut random).copied().unwrap_or(0),
+            group,
+            interval_secs: own.and_then(|own| own.interval_secs).or(plan.interval_secs),
+            events_per_hour: events.pick(&mut random).copied().unwrap_or(0),
+            uploads_promptly: random.below(100) < u32::from(prompt),
         })
     }
 }

@@ -338,6 +338,27 @@ impl fmt::Display for SimulationReport {
             self.measured.events_uploaded,
             self.measured.rules_received
         )?;
+        let prompt = &self.measured.prompt_uploads;
+        if prompt.begun > 0 {
+            let [p50, _, p99, longest] = quantiles(&prompt.delays);
+            writeln!(
+                f,
+                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {} \
+                 events; the server knew after: half {p50}, 99 % {p99}, longest {longest}",
+                prompt.succeeded,
+                self.per_second(prompt.succeeded),
+                prompt.failed,
+                prompt.broken_off,
+                prompt.events
+            )?;
+        }
+        if self.measured.bundles_requested > 0 {
+            writeln!(
+                f,
+                "bundles: requested {} times, {} events of their executables accepted",
+                self.measured.bundles_requested, self.measured.bundle_binaries
+            )?;
+        }
         for (stage, of) in stages {
             let [p50, p90, p99, longest] = quantiles(&of.latency);
             writeln!(

@@ -13,7 +13,6 @@ use santa_sync::config::{Config, Sources};
 use santa_sync::harness::simulation::host::{SharedWorld, SimulatedHost};
 use santa_sync::harness::simulation::measure::Measurements;
 use santa_sync::harness::simulation::network::{HostClock, SimulatedNetwork};
-use santa_sync::harness::simulation::plan::Mix;
 use santa_sync::harness::simulation::profile::HostProfile;
 use santa_sync::harness::simulation::rules::RuleBook;
 use santa_sync::harness::{FakeServer, Fault, Xsrf, every, fixtures, nth};
@@ -22,6 +21,7 @@ use santa_sync::model::{BaseUrl, MachineId, Stage, SyncType, Trigger};
 use santa_sync::protocol::stored::QueuedEvent;
 use santa_sync::protocol::wire;
 use santa_sync::sync::run::{SyncOptions, transport_options};
+use santa_sync::sync::upload::UploadResult;
 use santa_sync::transport::{ResponseBudget, Transport};
 use santa_sync::{Unobserved, stop_channel};
 
@@ -97,6 +97,8 @@ trait Syncs {
     fn request_clean(&mut self);
     /// Makes a sync and says whether it succeeded.
     fn sync(&mut self) -> bool;
+    /// Uploads what waits, as after a denial, and says whether that succeeded.
+    fn upload(&mut self) -> bool;
 }
 
 struct RealHost {
@@ -130,6 +132,11 @@ impl Syncs for RealHost {
         let options = SyncOptions { clean: self.clean.take(), ..SyncOptions::of(Trigger::Timer) };
         self.agent.sync(options, &mut Unobserved, stop).error.is_none()
     }
+
+    fn upload(&mut self) -> bool {
+        let (_sender, stop) = stop_channel();
+        self.agent.upload_events(stop).result == UploadResult::Uploaded
+    }
 }
 
 struct Simulated {
@@ -153,6 +160,12 @@ impl Syncs for Simulated {
         use santa_sync::harness::simulation::measure::SimulatedEnd;
         let end = self.runtime.block_on(self.host.sync(&self.world, Trigger::Manual));
         matches!(end, SimulatedEnd::Succeeded { .. })
+    }
+
+    fn upload(&mut self) -> bool {
+        // Before its first sync a host has nobody to upload to.
+        self.host.may_upload()
+            && self.runtime.block_on(self.host.upload(&self.world)).result == UploadResult::Uploaded
     }
 }
 
@@ -189,7 +202,10 @@ fn simulated(config: &Config, url: &str) -> Simulated {
         facts: report.facts,
         transfer: config.transfer,
         content_encoding: config.content_encoding,
+        group: None,
+        interval_secs: None,
         events_per_hour: 0,
+        uploads_promptly: true,
     };
     let base_url = BaseUrl::parse(url).unwrap();
     let clock = HostClock::new(SPEED);
@@ -202,7 +218,7 @@ fn simulated(config: &Config, url: &str) -> Simulated {
         network,
         budget: ResponseBudget::new(1 << 30),
         rules: RuleBook::default(),
-        event_bytes: Mix::only(0),
+        events: Vec::new(),
         measured: RefCell::new(Measurements::default()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -226,9 +242,10 @@ fn events(count: usize, seed: u64) -> Vec<QueuedEvent> {
 /// settings, the mode, events in batches, refusals, tokens, faults, failed syncs.
 /// Returns which syncs succeeded.
 fn live(server: &FakeServer, host: &mut dyn Syncs) -> Vec<bool> {
-    let mut ends = Vec::new();
+    let mut ends = vec![host.upload()];
+    ends.push(host.sync());
+    uploads_between_syncs(server, host, &mut ends);
     let mut sync = |host: &mut dyn Syncs| ends.push(host.sync());
-    sync(host);
     host.queue(&events(7, 1));
     sync(host);
     server.queue_changes(fixtures::changes(&server.rules(), (4, 3, 5), 2));
@@ -262,6 +279,21 @@ fn live(server: &FakeServer, host: &mut dyn Syncs) -> Vec<bool> {
     host.queue(&events(2, 5));
     sync(host);
     ends
+}
+
+/// EV-10: batches as large as the last preflight said, one attempt of each, a token where
+/// the server demands one, and what fails stays queued.
+fn uploads_between_syncs(server: &FakeServer, host: &mut dyn Syncs, ends: &mut Vec<bool>) {
+    host.queue(&events(8, 7));
+    ends.push(host.upload());
+    ends.push(host.upload());
+    host.queue(&events(5, 8));
+    let second = nth(server.count(Stage::EventUpload) + 2);
+    server.fault(Stage::EventUpload, second, Fault::status(503));
+    ends.push(host.upload());
+    server.change_style(|style| style.xsrf = Xsrf::Demanded("X-XSRF-TOKEN".to_owned()));
+    ends.push(host.upload());
+    server.change_style(|style| style.xsrf = Xsrf::Absent);
 }
 
 /// Two texts of requests, up to where they differ.
