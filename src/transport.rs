@@ -21,6 +21,8 @@ mod idle;
 mod options;
 mod proxy;
 mod proxy_or_server;
+#[cfg(feature = "harness")]
+mod reach;
 mod redaction;
 mod response_budget;
 mod retry_after;

@@ -207,6 +207,7 @@ impl From<SimulationError> for Error {
                 EXIT_USAGE
             }
             SimulationError::Transport(_) => EXIT_CONFIG,
+            SimulationError::Unreachable(_) => EXIT_UNREACHABLE,
             SimulationError::MachineId(_) | SimulationError::Runtime(_) => EXIT_INTERNAL,
         };
         Self::of(exit, &error)

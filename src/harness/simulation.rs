@@ -87,6 +87,9 @@ pub enum SimulationError {
     /// Trust roots, client certificate or proxy cannot be used.
     #[error(transparent)]
     Transport(#[from] Failure),
+    /// Nothing listens at the server's address.
+    #[error("no host could sync: {0}")]
+    Unreachable(Failure),
     /// A simulated host has no machine id.
     #[error("a simulated host has no machine id: {0}")]
     MachineId(MachineIdError),
@@ -105,7 +108,7 @@ impl Remedy for SimulationError {
                  Simulation::on_my_own_server)"
                     .into(),
             ),
-            Self::Transport(failure) => failure.fix(),
+            Self::Transport(failure) | Self::Unreachable(failure) => failure.fix(),
             Self::Runtime(_) => Some("free some memory or threads of this user".into()),
         }
     }
@@ -287,17 +290,18 @@ impl Simulation {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(SimulationError::Runtime)?;
+        let memory = usize::try_from(self.plan.response_memory).unwrap_or(usize::MAX);
+        let budget = ResponseBudget::new(memory);
+        self.options.max_body = self.options.max_body.min(memory);
+        self.options.response_budget = Some(budget.clone());
+        let transport = self.reachable(&runtime, stop.clone())?;
         let memory_before = process::memory();
         let cpu_before = clock::process_time();
         let (down, network) = SimulatedNetwork::new();
         let clock = HostClock::new(self.plan.speed);
         let started_at = clock.now().wall;
-        let memory = usize::try_from(self.plan.response_memory).unwrap_or(usize::MAX);
-        let budget = ResponseBudget::new(memory);
-        self.options.max_body = self.options.max_body.min(memory);
-        self.options.response_budget = Some(budget.clone());
         let world = Rc::new(SharedWorld {
-            transport: Transport::new(self.options)?,
+            transport,
             base_url: self.base_url,
             clock,
             network,
@@ -323,5 +327,24 @@ impl Simulation {
         // A thread that still waits for DNS must not delay the end.
         runtime.shutdown_background();
         Ok(SimulationReport::of(self.plan, run, measured))
+    }
+
+    /// What the hosts' transports are made like, once something listens at the server's
+    /// address: a wrong port is to be known before the ramp, not after it.
+    fn reachable(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        mut stop: Stop,
+    ) -> Result<Transport, SimulationError> {
+        let transport = Transport::new(self.options.clone())?;
+        let reached = runtime.block_on(async {
+            tokio::select! {
+                reached = transport.try_connect() => reached,
+                // The simulation ends at once, with its report.
+                Ok(_) = stop.wait_for(Option::is_some) => Ok(()),
+            }
+        });
+        reached.map_err(SimulationError::Unreachable)?;
+        Ok(transport)
     }
 }

@@ -18,7 +18,7 @@ use crate::model::Timestamp;
 use crate::protocol::body::EncodedBody;
 
 /// The port of a SOCKS proxy that names none; no other peer is without one.
-const DEFAULT_SOCKS_PORT: u16 = 1080;
+pub(super) const DEFAULT_SOCKS_PORT: u16 = 1080;
 /// At most this much of the body of an error is read.
 const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
 /// At most this much of it is decoded.

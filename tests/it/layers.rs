@@ -47,7 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("protocol", &["failure", "mapped_buffer", "model", "plist_bounded"]),
     ("sync::machine", &["failure", "model", "protocol", "sync::plan", "sync::retry"]),
     ("sync::plan", &["model", "protocol"]),
-    ("sync::retry", &[]),
+    ("sync::retry", &["model"]),
     ("sync::schedule", &["model"]),
     ("transport", &["failure", "files", "model", "protocol"]),
     ("store", &["failure", "files", "model"]),

@@ -156,8 +156,9 @@ fn a_reboot_storm_has_hosts_sync_again_soon() {
 #[test]
 fn hosts_come_back_after_an_outage_as_the_agent_does() {
     let server = server();
-    let simulation = simulation(&server, 20, 5_000).outage("100ms:800ms".parse().unwrap());
-    let report = simulation.run().unwrap();
+    // A back-off of ten minutes takes 0.6 s.
+    let simulation = simulation(&server, 20, 5_000).speed(10 * SPEED);
+    let report = simulation.outage("10ms:800ms".parse().unwrap()).run().unwrap();
     let preflight = &report.measured.stages[&Stage::Preflight];
     assert!(preflight.cut_by_outage >= 20, "{report}");
     assert_eq!(preflight.answered, server.count(Stage::Preflight), "{report}");
@@ -177,6 +178,37 @@ fn a_server_elsewhere_must_be_ones_own() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{stderr}");
     assert!(stderr.contains("--i-own-this-server"), "{stderr}");
+}
+
+/// EXIT: 69. Nobody waits for a ramp to learn that the port is wrong.
+#[test]
+fn a_server_that_is_not_there_is_named_before_the_ramp() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let output = simulate(&format!("http://127.0.0.1:{port}/"), &["--ramp", "1h", "--for", "2h"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{stderr}");
+    let words = format!("no host could sync: 127.0.0.1:{port} does not take connections");
+    assert!(stderr.contains(&words), "{stderr}");
+    assert!(stderr.contains("start the server, or check host and port"), "{stderr}");
+    let output = simulate("http://sync.invalid/", &["--i-own-this-server", "--set", "x=y"]);
+    assert_eq!(output.status.code(), Some(64), "a mistake of the command line comes first");
+}
+
+#[test]
+fn a_simulation_in_which_nobody_can_sync_says_so_and_what_to_change() {
+    let server = server();
+    let output = simulate(&server.url(), &["--hosts", "1", "--ramp", "0s", "--for", "300ms"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    for (said, words) in [
+        (&stderr, "no host will sync: a host syncs 15 to 30 s of its clock after its start"),
+        (&stderr, "ends after 300ms: give --for 31s or more"),
+        (&stdout, "! Not every host has synced: 0 syncs of 1 host. As was to be expected: no host"),
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(output.status.success());
+    assert_eq!(server.hosts().len(), 0, "the look at the port sends nothing");
 }
 
 fn simulate(url: &str, args: &[&str]) -> Output {
@@ -281,7 +313,7 @@ fn an_interrupted_simulation_reports_what_it_has_measured() {
 #[test]
 fn options_that_cannot_be_meant_are_refused() {
     for (args, word) in [
-        (&["--interval", "59s"][..], "60s at most"),
+        (&["--interval", "59s"][..], "once in 60s at most"),
         (&["--hosts", "0"], "0 hosts"),
         (&["--storm", "hail@1m"], "clean, sync and reboot"),
         (&["--outage", "9m:1m"], "ends after 5m"),

@@ -129,8 +129,8 @@ fn interval(text: &str) -> Result<u32, String> {
     let secs = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     if secs < MIN_SYNC_INTERVAL_SECS || time.subsec_nanos() > 0 {
         return Err(format!(
-            "hosts sync every {MIN_SYNC_INTERVAL_SECS}s at most; to see more load, use more hosts \
-             or --speed"
+            "a host syncs once in {MIN_SYNC_INTERVAL_SECS}s at most; to see more load, use more \
+             hosts or --speed"
         ));
     }
     Ok(secs)
@@ -208,6 +208,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     }
     let files = args.files.create()?;
     warn_of_few_files(&plan);
+    if let Some(hint) = plan.hint() {
+        output::note(hint);
+    }
     let progress = Progress::new(!args.quiet && !args.json);
     let signals = Signals::catch(host::ignored_signals(&SystemHost));
     let mut reporter = progress.clone();

@@ -9,6 +9,7 @@ use super::plan::Shown;
 use super::plot::{PLOT_STYLE, Plot, PlotLine};
 use super::report::{ShownLatency, SimulationReport, quantiles, shown_bytes};
 use crate::harness::html::{Escaped, HtmlPage, HtmlTable};
+use crate::model::text::counted;
 
 /// The page of a report.
 pub(super) fn page(report: &SimulationReport) -> HtmlPage {
@@ -38,7 +39,7 @@ pub(super) fn page(report: &SimulationReport) -> HtmlPage {
     let lasted = Shown(Duration::from_secs(report.lasted().as_secs()));
     let started = report.shards.iter().map(|run| run.started_at).min().unwrap_or_default();
     HtmlPage {
-        title: format!("Simulation of {} hosts", report.hosts()),
+        title: format!("Simulation of {}", counted(report.hosts(), "host")),
         lead: format!("{}, {lasted}, started {started}", report.plan.url),
         style: PLOT_STYLE,
         body,
@@ -246,9 +247,10 @@ fn uploads_between_syncs(report: &SimulationReport, body: &mut String) {
     let _ = writeln!(
         body,
         "<h2>Uploads after a denial</h2>\n{table}\n<p class=\"faint\">Their requests are among \
-         those of event_upload above. Bundles were requested {} times; the server accepted {} \
-         events of their executables.</p>",
-        measured.bundles_requested, measured.bundle_binaries
+         those of event_upload above. Bundles were requested {}; the server accepted {} of their \
+         executables.</p>",
+        counted(measured.bundles_requested, "time"),
+        counted(measured.bundle_binaries, "event")
     );
 }
 

@@ -10,6 +10,8 @@ use thiserror::Error;
 
 use super::groups::{HostGroup, MAX_BUNDLE_BINARIES};
 use crate::harness::fixtures::Random;
+use crate::model::text::counted;
+use crate::sync::schedule::{FIRST_SYNC_DELAY, MAX_SPLAY};
 
 /// What a simulation does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,6 +129,32 @@ impl SimulationPlan {
         Ok(())
     }
 
+    /// What a user would not expect of a simulation so short, with what to change.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let speed = self.speed.max(1);
+        let (first, last) = (FIRST_SYNC_DELAY / speed, (FIRST_SYNC_DELAY + MAX_SPLAY) / speed);
+        let enough = Duration::from_secs((self.ramp + last).as_secs() + 1);
+        let when = "a host syncs 15 to 30 s of its clock after its start, and then at its interval";
+        if self.lasting <= first {
+            Some(format!(
+                "no host will sync: {when}; the simulation ends after {}: give --for {} or more",
+                Shown(self.lasting),
+                Shown(enough)
+            ))
+        } else if self.lasting < self.ramp + last {
+            Some(format!(
+                "the hosts that start last will not sync: {when}; the last start after {}, and \
+                 the simulation ends after {}: give --for {} or more",
+                Shown(self.ramp),
+                Shown(self.lasting),
+                Shown(enough)
+            ))
+        } else {
+            None
+        }
+    }
+
     /// The hosts that this shard plays: every `of`-th one, so that each shard ramps
     /// up as all of them do.
     pub(super) fn own_hosts(&self) -> impl Iterator<Item = u32> + use<> {
@@ -140,7 +168,7 @@ impl SimulationPlan {
 pub enum PlanError {
     #[error("{0} hosts cannot be simulated; ask for 1 to {max}", max = SimulationPlan::MAX_HOSTS)]
     Hosts(u32),
-    #[error("shard {0} of {1} hosts would have none; use fewer shards")]
+    #[error("shard {0} of {hosts} would have none; use fewer shards", hosts = counted((*.1).into(), "host"))]
     Shards(Shard, u32),
     #[error("a simulation cannot last {}; ask for up to 7 days", Shown(*.0))]
     Lasting(Duration),
@@ -504,6 +532,20 @@ mod tests {
         let mut plan = plan();
         plan.storms = vec![late];
         assert!(plan.check().expect_err("refused").to_string().contains("at 5m"));
+    }
+
+    #[test]
+    fn a_simulation_too_short_for_a_sync_says_what_to_change() {
+        let hint = |lasting: u64, ramp: u64, speed| {
+            let (lasting, ramp) = (Duration::from_secs(lasting), Duration::from_secs(ramp));
+            SimulationPlan { lasting, ramp, speed, ..SimulationPlan::new(String::new()) }.hint()
+        };
+        let none = hint(3, 3, 1).expect("a hint");
+        assert!(none.starts_with("no host will sync: "), "{none}");
+        assert!(none.ends_with("ends after 3s: give --for 34s or more"), "{none}");
+        let some = hint(60, 60, 1).expect("a hint");
+        assert!(some.contains("that start last will not") && some.contains("--for 91s"), "{some}");
+        assert_eq!((hint(91, 60, 1), hint(3, 1, 100)), (None, None));
     }
 
     /// Together the shards play every host once, and each one ramps up alike.

@@ -14,6 +14,7 @@ use super::page;
 use super::plan::{Shard, Shown, SimulationPlan, millis};
 use super::recovery::Recovery;
 use crate::failure::{FailureKind, Remedy};
+use crate::model::text::counted;
 use crate::model::{Stage, Timestamp};
 
 /// The version of the JSON form.
@@ -219,6 +220,18 @@ impl SimulationReport {
                  load of that many hosts."
             ));
         }
+        let begun = self.measured.syncs.begun;
+        if begun < self.hosts() && missing.is_empty() {
+            let advice = match self.plan.hint() {
+                Some(hint) => format!(" As was to be expected: {hint}."),
+                None => String::new(),
+            };
+            cautions.push(format!(
+                "Not every host has synced: {} of {}.{advice}",
+                counted(begun, "sync"),
+                counted(self.hosts(), "host")
+            ));
+        }
         let refused: u64 = self
             .failures()
             .into_iter()
@@ -314,7 +327,7 @@ impl fmt::Display for SimulationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Measurements { syncs, sync_durations, stages, .. } = &self.measured;
         let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
-        writeln!(f, "{} hosts, {lasted}, {}", self.hosts(), self.plan.url)?;
+        writeln!(f, "{}, {lasted}, {}", counted(self.hosts(), "host"), self.plan.url)?;
         for caution in self.cautions() {
             writeln!(f, "! {caution}")?;
         }
@@ -343,20 +356,20 @@ impl fmt::Display for SimulationReport {
             let [p50, _, p99, longest] = quantiles(&prompt.delays);
             writeln!(
                 f,
-                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {} \
-                 events; the server knew after: half {p50}, 99 % {p99}, longest {longest}",
+                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {}; the server knew after: half {p50}, 99 % {p99}, longest {longest}",
                 prompt.succeeded,
                 self.per_second(prompt.succeeded),
                 prompt.failed,
                 prompt.broken_off,
-                prompt.events
+                counted(prompt.events, "event")
             )?;
         }
         if self.measured.bundles_requested > 0 {
             writeln!(
                 f,
-                "bundles: requested {} times, {} events of their executables accepted",
-                self.measured.bundles_requested, self.measured.bundle_binaries
+                "bundles: requested {}, {} of their executables accepted",
+                counted(self.measured.bundles_requested, "time"),
+                counted(self.measured.bundle_binaries, "event")
             )?;
         }
         for (stage, of) in stages {
