@@ -26,6 +26,7 @@
 mod catalogue;
 mod checks;
 mod client;
+mod connection;
 mod cookies;
 mod ending;
 mod exchange;
@@ -39,6 +40,7 @@ mod probe;
 mod probe_events;
 mod report;
 mod run;
+mod stranger;
 mod table;
 mod transcript;
 mod verdict;
@@ -97,6 +99,9 @@ pub enum ConformanceError {
     /// Trust roots or client certificate.
     #[error(transparent)]
     Credentials(#[from] Failure),
+    /// The proxy on the way.
+    #[error("{0}, which these checks cannot go through")]
+    Proxy(String),
     /// Nothing listens there.
     #[error("{0}")]
     Unreachable(String),
@@ -118,7 +123,19 @@ impl Remedy for ConformanceError {
             Self::UnknownRequirement(_) => {
                 "give ids such as CLEAN-04, or the beginning of some, such as CLEAN".into()
             }
-            Self::Unreachable(_) => "start the server, or check host and port of the URL".into(),
+            Self::Proxy(_) => {
+                "use an http:// proxy to an https:// server, or none: name the server in \
+                 ExceptionsList of SyncProxyConfiguration, or in NO_PROXY"
+                    .into()
+            }
+            Self::Unreachable(what) if what.starts_with("the proxy") => {
+                "check the proxy's address, user and password, and that it allows connections to \
+                 the server"
+                    .into()
+            }
+            Self::Unreachable(_) => "start the server if it does not run there and listen on that \
+                                     port, or correct host and port of the URL"
+                .into(),
             Self::Refused(_) => {
                 "check the path of the URL, which is what clients have as SyncBaseURL; if the \
                  server enrols machines, name some of no real host with --machine-id, and give the \
@@ -182,8 +199,8 @@ impl Conformance {
     }
 
     /// Uses the credentials of an agent's configuration: extra headers, trust roots and client
-    /// certificate. A configured transfer form or content encoding becomes the form to work
-    /// in. A proxy is not used.
+    /// certificate, and its proxy. A configured transfer form or content encoding becomes the form
+    /// to work in.
     ///
     /// # Errors
     /// Never for a configuration that an agent can use.

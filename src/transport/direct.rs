@@ -7,13 +7,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 
+use super::failure::FailureContext;
 use super::headers;
 use super::redaction::Redaction;
 use super::tls::{self, RecordingResolver};
 use super::{CertificateFacts, TransportOptions};
 use crate::failure::Failure;
+use crate::model::Timestamp;
+use crate::model::text::joined;
 
 /// TLS, headers and secrets for connections to the server of some options.
 pub struct DirectAccess {
@@ -22,6 +25,7 @@ pub struct DirectAccess {
     /// Headers of every request: the extra ones of the configuration, `Authorization`,
     /// `Accept`, `Content-Type` and `User-Agent`.
     pub headers: HeaderMap,
+    options: TransportOptions,
     resolver: Arc<RecordingResolver>,
     redaction: Redaction,
 }
@@ -42,7 +46,7 @@ impl DirectAccess {
         }
         let headers = headers::of_every_request(options, &mut redaction);
         let tls = is_https.then(|| Arc::new(tls));
-        Ok(Self { tls, headers, resolver, redaction })
+        Ok(Self { tls, headers, options: options.clone(), resolver, redaction })
     }
 
     /// Strikes this text out as well: a token or a cookie that the server handed out.
@@ -60,6 +64,42 @@ impl DirectAccess {
     #[must_use]
     pub fn redact_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         self.redaction.apply_to_bytes(bytes)
+    }
+
+    /// A TLS configuration that refuses every certificate: how a handshake fails says whether a
+    /// server speaks TLS.
+    #[must_use]
+    pub fn tls_that_trusts_nobody() -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .map(|builder| builder.with_root_certificates(RootCertStore::empty()));
+        match builder {
+            Ok(builder) => Arc::new(builder.with_no_client_auth()),
+            // ring has suites for each version.
+            Err(error) => unreachable!("{error}"),
+        }
+    }
+
+    /// Why a handshake failed, and how to fix it, in the words of the agent.
+    #[must_use]
+    pub fn tls_failure(&self, error: &rustls::Error, now: Timestamp) -> String {
+        let target = self.options.base_url.as_url();
+        let host = target.host_str().unwrap_or_default();
+        let port = target.port_or_known_default().unwrap_or_default();
+        let context = FailureContext {
+            url: self.options.base_url.to_string(),
+            target,
+            server: format!("{host}:{port}"),
+            route: None,
+            resolver: &self.resolver,
+            certificate_file: self.options.client_certificate.as_ref().map(|c| c.file.as_path()),
+            roots: &self.options.roots,
+            timeouts: &self.options.timeouts,
+            now,
+        };
+        let failure = context.tls(error);
+        joined(&failure.message, failure.fix.as_deref())
     }
 
     /// The certificates that the server showed in the last handshake, its own first.

@@ -296,7 +296,8 @@ impl FailureContext<'_> {
             .map(|io| refused(format!("{proxy} does not answer ({io})")))
     }
 
-    fn tls(&self, error: &rustls::Error) -> Failure {
+    /// The failure that an error of the handshake stands for.
+    pub(super) fn tls(&self, error: &rustls::Error) -> Failure {
         let legs = &self.resolver.legs;
         if let Some(route) = self.route
             && legs.tls_proxy()

@@ -9,7 +9,7 @@ mod http2;
 #[cfg(target_os = "linux")]
 mod memory;
 pub(crate) mod pki;
-mod proxies;
+pub(crate) mod proxies;
 mod secrets;
 pub(crate) mod server;
 mod tls;

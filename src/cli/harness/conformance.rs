@@ -126,7 +126,9 @@ impl From<ConformanceError> for Error {
             | ConformanceError::UnknownRequirement(_)
             | ConformanceError::NothingChosen
             | ConformanceError::Refused(_) => crate::cli::error::EXIT_USAGE,
-            ConformanceError::Credentials(_) => crate::cli::error::EXIT_CONFIG,
+            ConformanceError::Credentials(_) | ConformanceError::Proxy(_) => {
+                crate::cli::error::EXIT_CONFIG
+            }
             ConformanceError::Unreachable(_) => crate::cli::error::EXIT_UNREACHABLE,
             ConformanceError::System(_) => crate::cli::error::EXIT_INTERNAL,
         };

@@ -9,25 +9,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName,
     HeaderValue, USER_AGENT,
 };
-use hyper_util::rt::TokioIo;
 use percent_encoding::utf8_percent_encode;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
-use tokio_rustls::TlsConnector;
 
+use super::connection::{Sender, Way, broken};
 use super::exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
 use super::form::Form;
+use super::{ConformanceError, stranger};
 use crate::clock::{Clock as _, SystemClock};
-use crate::failure::Failure;
 use crate::harness::Encoding;
 use crate::model::{BaseUrl, HeaderProblem, Secret, Stage};
-use crate::transport::{CertificateFacts, DirectAccess, TransportOptions};
+use crate::transport::{
+    CertificateFacts, ClientCertificate, DirectAccess, ProxyRoute, TransportOptions,
+    inspect_client_certificate,
+};
 
 /// Santa's own client calls itself that.
 const CLIENT_NAME: &str = "santactl-sync/2026.4";
@@ -39,8 +38,6 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 const MAX_WAITS_FOR_RATE: usize = 3;
 /// It does not wait longer at a time.
 const MAX_WAIT_FOR_RATE: Duration = Duration::from_secs(30);
-/// A connection takes no longer, as the agent's.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so many requests in a row without a response, the server is not there any more. A
 /// server that cannot serve four machines at once loses eight (ISO-03 and its second try).
 const MAX_SILENT: usize = 10;
@@ -56,7 +53,8 @@ pub(super) enum Credentials {
     Given,
     /// Without headers, user or client certificate of the configuration.
     Left,
-    /// With one character of each secret header, or of the secret in the path, changed.
+    /// With one character of each secret header, or of the secret in the path, changed, and the
+    /// client certificate of a stranger.
     Altered,
 }
 
@@ -114,8 +112,6 @@ pub(super) fn stage_path(segment: &str, machine_id: &str) -> String {
     format!("{segment}/{}", utf8_percent_encode(machine_id, UNRESERVED_ONLY))
 }
 
-type Sender = SendRequest<Full<Bytes>>;
-
 /// A connection that is kept between requests.
 #[derive(Default)]
 pub(super) struct KeptConnection {
@@ -146,6 +142,9 @@ pub(super) struct ProbeClient {
     access: Mutex<DirectAccess>,
     /// The same without the client certificate.
     without_certificate: Option<DirectAccess>,
+    /// The same with a client certificate that nobody issued.
+    with_a_strangers: Option<DirectAccess>,
+    way: Way,
     extra_headers: Vec<(String, Secret)>,
     request_timeout: Duration,
     permits: Semaphore,
@@ -158,11 +157,29 @@ pub(super) struct ProbeClient {
 }
 
 impl ProbeClient {
-    /// Reads trust roots and client certificate; connects to nothing.
+    /// Reads trust roots and client certificate, and chooses the way; connects to nothing.
     ///
     /// # Errors
     /// If these cannot be used.
-    pub(super) fn new(options: &TransportOptions, timeout: Duration) -> Result<Self, Failure> {
+    pub(super) fn new(
+        options: &TransportOptions,
+        timeout: Duration,
+    ) -> Result<Self, ConformanceError> {
+        let server = options.base_url.as_url();
+        let proxy = ProxyRoute::choose(&options.proxy, server, |name| std::env::var(name).ok())?;
+        let way = Way::new(&options.base_url, proxy.clone()).map_err(ConformanceError::Proxy)?;
+        let with_a_strangers = match &options.client_certificate {
+            None => None,
+            Some(certificate) => {
+                let facts = inspect_client_certificate(certificate)?;
+                let file = stranger::write(&facts).map_err(ConformanceError::System)?;
+                let file = ClientCertificate { file: file.path().to_owned(), password: None };
+                Some(DirectAccess::new(&TransportOptions {
+                    client_certificate: Some(file),
+                    ..options.clone()
+                })?)
+            }
+        };
         let without_certificate = match options.client_certificate {
             None => None,
             Some(_) => Some(DirectAccess::new(&TransportOptions {
@@ -172,10 +189,16 @@ impl ProbeClient {
         };
         let is_sent =
             |(name, value): &&(String, Secret)| HeaderProblem::of(name, value.expose()).is_none();
+        let mut access = DirectAccess::new(options)?;
+        if let Some(password) = proxy.as_ref().and_then(|proxy| proxy.password.as_ref()) {
+            access.add_secret(password.expose());
+        }
         Ok(Self {
             base_url: options.base_url.clone(),
-            access: Mutex::new(DirectAccess::new(options)?),
+            access: Mutex::new(access),
             without_certificate,
+            with_a_strangers,
+            way,
             extra_headers: options.extra_headers.iter().filter(is_sent).cloned().collect(),
             request_timeout: timeout,
             permits: Semaphore::new(MAX_CONCURRENT),
@@ -521,57 +544,31 @@ impl ProbeClient {
     }
 
     async fn connect(&self, credentials: Credentials) -> Result<Sender, Break> {
-        let url = self.base_url.as_url();
-        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = url.port_or_known_default().unwrap_or_default();
-        let failed = |kind: BreakKind, what: String| Break { kind, what, status: None };
-        let no_connection = |why: &dyn std::fmt::Display| {
-            failed(BreakKind::Connect, format!("no connection to {host}:{port}: {why}"))
-        };
-        let connecting = TcpStream::connect((host.as_str(), port));
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| no_connection(&format_args!("none within {CONNECT_TIMEOUT:?}")))?
-            .map_err(|error| no_connection(&error))?;
-        let _ = stream.set_nodelay(true);
-        let tls = match (credentials, &self.without_certificate) {
-            (Credentials::Left, Some(access)) => access.tls.clone(),
+        let tls = match (credentials, &self.without_certificate, &self.with_a_strangers) {
+            (Credentials::Left, Some(access), _) | (Credentials::Altered, _, Some(access)) => {
+                access.tls.clone()
+            }
             _ => self.access().tls.clone(),
         };
-        let Some(tls) = tls else { return handshake(TokioIo::new(stream)).await };
-        let name = ServerName::try_from(host.clone())
-            .map_err(|error| failed(BreakKind::Tls, format!("{host}: {error}")))?;
-        let stream = TlsConnector::from(tls)
-            .connect(name, stream)
-            .await
-            .map_err(|error| failed(BreakKind::Tls, format!("no TLS session: {error}")))?;
-        handshake(TokioIo::new(stream)).await
+        let failure = |error: &rustls::Error| self.access().tls_failure(error, self.now());
+        self.way.connect(tls, failure).await
     }
-}
 
-/// Speaks HTTP/1.1 over a connection.
-async fn handshake<T>(io: T) -> Result<Sender, Break>
-where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let mut builder = Builder::new();
-    builder.title_case_headers(true).max_buf_size(1 << 20);
-    let (sender, connection) = builder.handshake(io).await.map_err(|error| broken(&error, None))?;
-    // It ends when the sender is dropped; its errors reach the sender as well.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
-}
-
-fn broken(error: &hyper::Error, status: Option<u16>) -> Break {
-    let kind = if error.is_parse() { BreakKind::NotHttp } else { BreakKind::Closed };
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    let cause = cause.unwrap_or_default();
-    let what = match (kind, status) {
-        (BreakKind::NotHttp, _) => format!("the response is not HTTP: {error}{cause}"),
-        (_, Some(_)) => format!("the response breaks off: {error}{cause}"),
-        (_, None) => format!("the connection ended without a response: {error}{cause}"),
-    };
-    Break { kind, what, status }
+    /// Why no request can reach the server, if the URL's scheme is the reason.
+    pub(super) async fn wrong_scheme(&self) -> Option<&'static str> {
+        if self.is_https() {
+            // A server of TLS may answer plain HTTP as well, to say that it wants TLS.
+            let is_plain = !self.way.speaks_tls().await && self.way.speaks_plain_http().await;
+            return is_plain.then_some(
+                "the server speaks plain HTTP on this port, and the URL begins with https://; \
+                 begin it with http://, or turn TLS on",
+            );
+        }
+        self.way.speaks_tls().await.then_some(
+            "the server speaks TLS on this port, and the URL begins with http://; begin it with \
+             https://",
+        )
+    }
 }
 
 /// How long a server that limits the rate wants to be left alone; `None` if it does not.

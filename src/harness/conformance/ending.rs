@@ -20,7 +20,7 @@ pub enum EarlyEndKind {
     Interrupted,
     /// The deadline of the run passed.
     Deadline,
-    /// Requests got no response.
+    /// Requests got no response, or none of use.
     NoResponse,
 }
 
@@ -71,12 +71,10 @@ impl EarlyEnd {
         Self { exchanges, ..Self::new(EarlyEndKind::NoResponse, cause) }
     }
 
-    /// The server has never responded.
-    pub(super) fn never_responded(broken: &Broken, requests: usize) -> Self {
-        let requests = counted(requests as u64, "request");
-        let by = broken.by;
-        let cause = format!("the first {requests} got no complete response: see {by}");
-        Self { broken: Some(broken.clone()), ..Self::new(EarlyEndKind::NoResponse, cause) }
+    /// No first request was of use.
+    pub(super) fn nothing_can_be_tested(broken: Broken) -> Self {
+        let cause = format!("nothing can be tested: see {}", broken.by);
+        Self { broken: Some(broken), ..Self::new(EarlyEndKind::NoResponse, cause) }
     }
 
     /// The verdict on a requirement that was not run.
@@ -84,7 +82,7 @@ impl EarlyEnd {
         let judgement = Judgement::not_tested(match self.kind {
             EarlyEndKind::Interrupted => "not run: interrupted",
             EarlyEndKind::Deadline => "not run: the deadline had passed",
-            EarlyEndKind::NoResponse => "not run: no request gets a response",
+            EarlyEndKind::NoResponse => "not run: no request gets a usable response",
         });
         Judgement { blocked_by: self.broken.as_ref().map(|broken| broken.by), ..judgement }
     }

@@ -62,7 +62,7 @@ pub(super) async fn run(
 async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, ConformanceError> {
     let probe = runner.probe;
     let trials = choose_form(probe).await?;
-    let end = early::without_response(&trials);
+    let end = early::cannot_talk(probe, &trials).await;
     let same_end =
         trials.windows(2).all(|pair| pair[0].exchange.ended() == pair[1].exchange.ended());
     let no_form_works = trials.iter().all(|trial| !trial.accepted);

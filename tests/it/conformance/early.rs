@@ -160,7 +160,7 @@ fn listener(each: impl Fn(TcpStream) + Send + 'static) -> String {
 fn assert_said_once(report: &Report, by: &'static str, cause: &str) {
     assert_eq!(complaints(report), [format!("{by} fail")]);
     for result in report.results.iter().filter(|result| result.id != by) {
-        assert_eq!(result.summary, "not run: no request gets a response", "{}", result.id);
+        assert_eq!(result.summary, "not run: no request gets a usable response", "{}", result.id);
         assert_eq!((result.verdict, result.blocked_by), (Verdict::NotTested, Some(by)));
     }
     let end = report.ended_early.as_ref().unwrap();

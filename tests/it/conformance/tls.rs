@@ -3,15 +3,22 @@
 use std::sync::Arc;
 
 use santa_sync::clock::{Clock as _, SystemClock};
+use santa_sync::failure::Remedy as _;
 use santa_sync::harness::conformance::{Conformance, Report, Verdict, Waits};
 use santa_sync::harness::{FakeServer, fixtures};
 use santa_sync::{Config, Sources};
 use time::{Duration, OffsetDateTime};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::transport::pki::{Ca, Clients, Leaf, VERSIONS, server_config};
+use crate::transport::proxies::{Asked, PASSWORD, Policy, USER, connect_proxy};
+
+/// What a connection in TLS begins with.
+const TLS_HANDSHAKE: u8 = 0x16;
+const NOT_TLS: &str =
+    "HTTP/1.1 400 Bad Request\r\nContent-Length: 4\r\nConnection: close\r\n\r\nTLS!";
 
 /// Ends TLS in front of the fake server, and returns the port.
 async fn tls_before(server: &FakeServer, ca: &Ca, leaf: &Leaf, clients: Clients) -> u16 {
@@ -23,6 +30,15 @@ async fn tls_before(server: &FakeServer, ca: &Ca, leaf: &Leaf, clients: Clients)
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
+                let mut first = [0];
+                let _ = stream.peek(&mut first).await;
+                if first != [TLS_HANDSHAKE] {
+                    // As nginx and Go's servers do.
+                    let mut stream = stream;
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let _ = stream.write_all(NOT_TLS.as_bytes()).await;
+                    return;
+                }
                 if let Ok(mut stream) = acceptor.accept(stream).await {
                     let mut upstream = TcpStream::connect(upstream).await.unwrap();
                     // Either side may end it.
@@ -101,6 +117,87 @@ async fn a_certificate_of_another_authority_fails_and_blocks_the_rest() {
         let result = report.result(id).unwrap();
         assert_eq!((result.verdict, result.blocked_by), (Verdict::NotTested, Some("HTTP-04")));
     }
+    let said = &report.result("HTTP-04").unwrap().summary;
+    assert!(said.contains("add its CA") && said.contains("ServerAuthRootsFile"), "{said}");
+}
+
+/// The verdict on HTTP-04 of a server that speaks something else than the URL says.
+async fn of_wrong_scheme(url: &str) -> String {
+    let report = Conformance::new(url).unwrap().waits(Waits::none()).run().await.unwrap().report;
+    assert_eq!(super::complaints(&report), ["HTTP-04 fail"]);
+    assert_eq!(report.ended_early.as_ref().unwrap().not_run, 87);
+    let result = report.result("HTTP-04").unwrap();
+    assert_eq!(report.result("PRE-01").unwrap().blocked_by, Some("HTTP-04"));
+    result.summary.clone()
+}
+
+#[tokio::test]
+async fn a_url_of_the_wrong_scheme_is_said_to_be_one() {
+    let (ca, server) = (Ca::new("ca"), server());
+    let leaf = ca.issue("server", &["localhost"]);
+    let port = tls_before(&server, &ca, &leaf, Clients::Anyone).await;
+    let said = of_wrong_scheme(&format!("http://localhost:{port}/")).await;
+    assert!(said.contains("speaks TLS") && said.contains("begin it with https://"), "{said}");
+
+    // This one ends the connection instead of answering.
+    let plain = FakeServer::builder().tls().start().unwrap();
+    let url = plain.url().replace("https://", "http://");
+    let said = of_wrong_scheme(&url).await;
+    assert!(said.contains("speaks TLS") && said.contains("begin it with https://"), "{said}");
+
+    let port = server.address().port();
+    let said = of_wrong_scheme(&format!("https://localhost:{port}/")).await;
+    assert!(said.contains("plain HTTP") && said.contains("begin it with http://"), "{said}");
+}
+
+/// The keys of a proxy for https on this port, with what else is given.
+fn proxy(port: u16, more: &str) -> String {
+    format!(
+        "SyncProxyConfiguration={{\"HTTPSEnable\":1,\"HTTPSProxy\":\"localhost\",\"HTTPSPort\":{port}{more}}}"
+    )
+}
+
+#[tokio::test]
+async fn an_http_proxy_is_gone_through_with_its_user() {
+    let (ca, dir, server) = (Ca::new("ca"), tempfile::tempdir().unwrap(), server());
+    let leaf = ca.issue("server", &["localhost"]);
+    let port = tls_before(&server, &ca, &leaf, Clients::Anyone).await;
+    let asked = Asked::default();
+    let way = connect_proxy(Policy::KnownUsers, Arc::clone(&asked)).await;
+    let user = format!(",\"HTTPSUser\":\"{USER}\",\"HTTPSPassword\":\"{PASSWORD}\"");
+    let report = report(port, vec![roots(&ca, &dir), proxy(way, &user)]).await;
+    assert_eq!(super::complaints(&report), [""; 0]);
+    let asked = asked.lock().unwrap().clone();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|line| *line == format!("CONNECT localhost:{port} HTTP/1.1")));
+    assert_eq!(server.count(santa_sync::model::Stage::Preflight) > 0, true);
+}
+
+#[tokio::test]
+async fn a_proxy_that_cannot_be_gone_through_is_named_with_what_to_do() {
+    let (ca, server) = (Ca::new("ca"), server());
+    let leaf = ca.issue("server", &["localhost"]);
+    let port = tls_before(&server, &ca, &leaf, Clients::Anyone).await;
+    let refuses = connect_proxy(Policy::Nobody, Asked::default()).await;
+    let http = format!(
+        "SyncProxyConfiguration={{\"HTTPEnable\":1,\"HTTPProxy\":\"localhost\",\"HTTPPort\":{refuses}}}"
+    );
+    let socks = format!(
+        "SyncProxyConfiguration={{\"SOCKSEnable\":1,\"SOCKSProxy\":\"localhost\",\"SOCKSPort\":{refuses}}}"
+    );
+    let https = format!("https://localhost:{port}/");
+    for (url, set, what, fix) in [
+        (&https, proxy(refuses, ""), "status 403 to CONNECT", "that it allows connections"),
+        (&https, socks, "is not an http:// proxy", "ExceptionsList"),
+        (&server.url(), http, "is in the way to an http:// server", "ExceptionsList"),
+    ] {
+        let config = Config::load(&Sources { sets: vec![set], ..Sources::default() }).unwrap();
+        let conformance = Conformance::new(url).unwrap().configured(&config.config).unwrap();
+        let error = conformance.run().await.unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(error.fix().unwrap().contains(fix), "{:?}", error.fix());
+    }
+    assert_eq!(server.hosts(), [""; 0], "nothing was sent past the proxy");
 }
 
 #[tokio::test]
@@ -110,13 +207,19 @@ async fn a_client_certificate_is_a_credential_that_is_missed_when_it_is_left_out
     let client = ca.issue("probe", &[]).write(dir.path());
     let sets =
         || vec![roots(&ca, &dir), format!("ClientAuthCertificateFile={}", client.file.display())];
-    for (clients, expected) in
-        [(Clients::WithCertificate, Verdict::Pass), (Clients::MayShowCertificate, Verdict::Fail)]
-    {
+    for (clients, expected, said) in [
+        (Clients::WithCertificate, Verdict::Pass, ""),
+        (
+            Clients::MayShowCertificate,
+            Verdict::Fail,
+            "without the credential: 200 (client certificate)",
+        ),
+        (Clients::WithAnyCertificate, Verdict::Fail, "with a wrong one: 200 (client certificate)"),
+    ] {
         let port = tls_before(&server, &ca, &leaf, clients).await;
         let report = report(port, sets()).await;
         let result = report.result("ERR-03").unwrap();
-        assert_eq!(result.verdict, expected, "{clients:?}: {}", result.summary);
+        assert_eq!((result.verdict, &*result.summary), (expected, said), "{clients:?}");
         assert_eq!(report.result("HTTP-01").unwrap().verdict, Verdict::Pass);
     }
 }

@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use santa_sync::transport::{ClientCertificate, Roots, TransportOptions};
 use time::OffsetDateTime;
 use tokio_rustls::TlsAcceptor;
@@ -122,6 +126,49 @@ pub(crate) enum Clients {
     Anyone,
     WithCertificate,
     MayShowCertificate,
+    /// Whoever issued it.
+    WithAnyCertificate,
+}
+
+/// Asks for a client certificate, and takes any.
+#[derive(Debug)]
+struct AnyClient(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyClient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 pub(crate) fn server_config(
@@ -141,6 +188,10 @@ pub(crate) fn server_config(
         Clients::Anyone => builder.with_no_client_auth(),
         Clients::WithCertificate => {
             builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+        }
+        Clients::WithAnyCertificate => {
+            let verifier = verifier.build().expect("a verifier");
+            builder.with_client_cert_verifier(Arc::new(AnyClient(verifier)))
         }
         Clients::MayShowCertificate => builder.with_client_cert_verifier(
             verifier.allow_unauthenticated().build().expect("a verifier"),

@@ -11,24 +11,24 @@ use tokio::net::TcpStream;
 use super::pki::{Ca, Clients, VERSIONS, listen_tls, options_trusting, server_config};
 use super::server::{Script, answer, listener, ok, options, post, read_request};
 
-const USER: &str = "me@corp";
-const PASSWORD: &str = "pa:ss w0rd%";
+pub(crate) const USER: &str = "me@corp";
+pub(crate) const PASSWORD: &str = "pa:ss w0rd%";
 /// `me@corp:pa:ss w0rd%`
 const BASIC: &str = "Basic bWVAY29ycDpwYTpzcyB3MHJkJQ==";
 
 /// What a proxy does with who comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Policy {
+pub(crate) enum Policy {
     Everyone,
     KnownUsers,
     Nobody,
 }
 
 /// Where connections were asked to go.
-type Asked = Arc<Mutex<Vec<String>>>;
+pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
 
 /// A proxy that knows CONNECT.
-async fn connect_proxy(policy: Policy, asked: Asked) -> u16 {
+pub(crate) async fn connect_proxy(policy: Policy, asked: Asked) -> u16 {
     let (listener, port) = listener().await;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {

@@ -92,10 +92,6 @@ pub(super) async fn without_credential(probe: &Probe, id: &'static str) -> Check
     for (what, credentials) in
         [("without the credential", Credentials::Left), ("with a wrong one", Credentials::Altered)]
     {
-        let only_certificate = given == ["client certificate"];
-        if only_certificate && credentials == Credentials::Altered {
-            continue;
-        }
         let machine = probe.machine(id);
         let message = machine.preflight_message(Wish::Clean);
         let message = Message::of(machine.form.transfer, &message);

@@ -3,19 +3,29 @@
 use super::{LAST, Runner, chosen, leave_clean};
 use crate::harness::conformance::checks::{self, OVER_ALL};
 use crate::harness::conformance::ending::{EarlyEnd, EarlyEndKind};
-use crate::harness::conformance::machine::accepted;
-use crate::harness::conformance::probe::FormTrial;
+use crate::harness::conformance::exchange::BreakKind;
+use crate::harness::conformance::machine::{Broken, accepted};
+use crate::harness::conformance::probe::{FormTrial, Probe};
 use crate::harness::conformance::verdict::Judgement;
 
-/// The end of a run whose first requests got no complete response, whatever their form.
-pub(super) fn without_response(trials: &[FormTrial]) -> Option<EarlyEnd> {
+/// The end of a run whose first requests were in vain, whatever their form: there was no
+/// complete response, or the URL has the wrong scheme.
+pub(super) async fn cannot_talk(probe: &Probe, trials: &[FormTrial]) -> Option<EarlyEnd> {
     let first = &trials.first()?.exchange;
+    if trials.iter().any(|trial| trial.accepted) {
+        return None;
+    }
+    // Whoever speaks something else says so at once.
+    let is_late = first.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Timeout);
+    if !is_late && let Some(said) = probe.client.wrong_scheme().await {
+        let broken = Broken::at(first, "HTTP-04", said.to_owned());
+        return Some(EarlyEnd::nothing_can_be_tested(broken));
+    }
     if trials.iter().any(|trial| trial.exchange.outcome.is_ok()) {
         return None;
     }
-    let mut broken = accepted(first).err()?;
-    broken.said = first.ended();
-    Some(EarlyEnd::never_responded(&broken, trials.len()))
+    let broken = accepted(first).err()?;
+    Some(EarlyEnd::nothing_can_be_tested(Broken { said: first.ended(), ..broken }))
 }
 
 /// Settles every requirement that is still open.
