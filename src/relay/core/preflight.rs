@@ -1,0 +1,278 @@
+//! A preflight of the authorizer: what it says is kept, and its delivery begins.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use super::{Core, CoreError, Moment, REPORT_AGAIN, shown};
+use crate::control::relay::{AuthorizerStatus, DeliveryStatus};
+use crate::host::AuthorizerReport;
+use crate::model::{DEFAULT_SYNC_INTERVAL_SECS, Now, RelayManner, Settings};
+use crate::protocol::{preflight, wire};
+use crate::relay::core::BATCH_SIZE;
+use crate::relay::delivery::Source;
+use crate::relay::leaving::leaving_since;
+use crate::relay::messages;
+use crate::relay::plan::{
+    self, Authorizer, Content, Counted, Plan, Shortfall, Situation, Surplus, Why,
+};
+use crate::relay::release::Release;
+use crate::relay::sessions::Delivery;
+use crate::sync::progress::When;
+
+impl Core {
+    /// Returns the response to a preflight and begins its delivery.
+    ///
+    /// # Errors
+    /// If there is nothing to hand out, or the store cannot be read.
+    pub fn preflight(
+        &mut self,
+        connection: u64,
+        authenticated: bool,
+        request: &wire::PreflightRequest,
+        has_v2_state: bool,
+        now: Now,
+    ) -> Result<wire::PreflightResponse, CoreError> {
+        (self.status.other_machine_id, self.status.other_machine_id_at) = (None, None);
+        let authorizer = messages::authorizer(request, has_v2_state);
+        self.note_report(request, &authorizer, authenticated, now)?;
+        let mut moment = match self.moment() {
+            Ok(moment) => moment,
+            Err(error) => {
+                self.status.not_ready = Some(error.to_string());
+                return Err(error);
+            }
+        };
+        self.status.not_ready = None;
+        if self.options.config.manner == RelayManner::Santa {
+            self.show_as_sent(&mut moment, authorizer.release)?;
+        }
+        let in_force = messages::setting_names(&moment.settings);
+        let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
+        let plan = self.plan(&moment, &authorizer, !withdrawn.is_empty(), now)?;
+        if self.options.config.manner == RelayManner::Santa {
+            self.learn_surplus(&authorizer)?;
+        }
+        let (plan, source) = self.guarded(plan, &moment, &authorizer)?;
+        let given =
+            messages::settings_to_send(&moment.settings, plan, self.state.acknowledged.is_none());
+        let names = messages::setting_names(&given);
+        self.hand_out(&names)?;
+        let newest = moment.newest.number;
+        let digest = messages::settings_digest(&given);
+        let delivery = delivery(moment, plan, (names, digest), &authorizer);
+        let token = token()?;
+        self.at(When::Before, "begin_delivery");
+        self.sessions.begin(connection, token, delivery, Arc::new(source), now.elapsed);
+        self.at(When::After, "begin_delivery");
+        self.status.withdrawn_settings = withdrawn;
+        self.status.newest_generation = Some(newest);
+        self.status.last_delivery = Some(DeliveryStatus {
+            at: now.wall,
+            sync_type: plan.sync_type,
+            why: messages::reason(plan.why).to_owned(),
+        });
+        Ok(self.response(&given, plan))
+    }
+
+    /// What to send to the authorizer, by what it says it holds.
+    fn plan(
+        &self,
+        moment: &Moment,
+        authorizer: &Authorizer,
+        is_setting_withdrawn: bool,
+        now: Now,
+    ) -> Result<Plan, CoreError> {
+        if self.options.config.manner == RelayManner::Pedro {
+            return Ok(Plan::whole_set());
+        }
+        let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        let situation = Situation {
+            standing: &moment.standing,
+            newest: &moment.newest,
+            acknowledged: self.state.acknowledged.as_ref(),
+            authorizer,
+            is_setting_withdrawn,
+            guard: self.options.guard,
+            events_are_safe: self.options.keeps_events || self.sessions.is_flushed(now.elapsed),
+        };
+        Ok(plan::plan(situation, &*snapshot)?)
+    }
+
+    /// The source of a plan; of an empty one in its place if the guard stops what the
+    /// plan would remove (RULE-11).
+    fn guarded(
+        &self,
+        plan: Plan,
+        moment: &Moment,
+        authorizer: &Authorizer,
+    ) -> Result<(Plan, Source), CoreError> {
+        let source = |plan| {
+            let snapshot = Arc::clone(&moment.snapshot);
+            Source::new(snapshot, plan, authorizer.release, self.options.config.manner)
+        };
+        let from = source(plan)?;
+        let known = self.state.acknowledged.as_ref().map(|known| known.generation);
+        let removed = i64::try_from(from.removed()).unwrap_or(i64::MAX);
+        let is_stopped = moment.standing.unguarded <= known
+            && plan::guard_stops(self.options.guard, &authorizer.counts, removed);
+        if !is_stopped {
+            return Ok((plan, from));
+        }
+        let plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
+        Ok((plan, source(plan)?))
+    }
+
+    fn response(&self, given: &Settings, plan: Plan) -> wire::PreflightResponse {
+        let interval = match leaving_since(&self.options.state_dir) {
+            // It keeps this one when it syncs elsewhere.
+            Some(_) => given.full_sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL_SECS),
+            None => self.options.interval(),
+        };
+        match self.options.config.manner {
+            RelayManner::Pedro => messages::preflight_for_pedro(given, interval),
+            RelayManner::Santa => preflight::response(given, plan.sync_type, BATCH_SIZE, interval),
+        }
+    }
+
+    /// Keeps what the authorizer said of itself (RELAY-10).
+    fn note_report(
+        &mut self,
+        request: &wire::PreflightRequest,
+        authorizer: &Authorizer,
+        authenticated: bool,
+        now: Now,
+    ) -> Result<(), CoreError> {
+        let report = AuthorizerReport {
+            at: now.wall,
+            client_mode: authorizer.mode,
+            transitive: authorizer.counts.transitive,
+            santa_version: request.santa_version.clone(),
+            sip_status: request.sip_status,
+            primary_user: request.primary_user.clone(),
+            primary_user_groups: request.primary_user_groups.clone(),
+            authenticated,
+        };
+        self.status.authorizer = Some(AuthorizerStatus {
+            at: now.wall,
+            version: report.santa_version.clone(),
+            client_mode: report.client_mode,
+            authenticated,
+        });
+        let stale = self.options.config.stale;
+        self.has_returned |= self
+            .report
+            .as_ref()
+            .zip(stale)
+            .is_some_and(|(kept, stale)| now.wall.since(kept.at) > stale);
+        self.release = authorizer.release;
+        self.status.release_cannot = match self.options.config.manner {
+            RelayManner::Santa => messages::limits(authorizer),
+            // Its releases are not Santa's, and no newer one can do more.
+            RelayManner::Pedro => Vec::new(),
+        };
+        let is_kept = self.report.as_ref().is_some_and(|kept| {
+            let age = now.wall.since(kept.at);
+            kept.at <= now.wall
+                && age < REPORT_AGAIN
+                && AuthorizerReport { at: kept.at, ..report.clone() } == *kept
+        });
+        if !is_kept {
+            self.at(When::Before, "keep_report");
+            report.keep(&self.options.state_dir).map_err(io::Error::from)?;
+            self.at(When::After, "keep_report");
+            self.report = Some(report);
+        }
+        Ok(())
+    }
+
+    /// Replaces hash and counts of the newest generation by those of the form in which
+    /// a release is sent it (RELAY-15).
+    fn show_as_sent(
+        &mut self,
+        moment: &mut Moment,
+        release: Option<Release>,
+    ) -> Result<(), CoreError> {
+        let Some(release) = release.filter(|release| Release::alters_rules(Some(*release))) else {
+            return Ok(());
+        };
+        let digest = &moment.newest.digest;
+        let kept = self.sent_form.as_ref().filter(|(of, to, _)| of == digest && *to == release);
+        let form = if let Some((_, _, form)) = kept {
+            form.clone()
+        } else {
+            let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+            let form = snapshot.sent_form(&|state| Release::sendable(Some(release), state))?;
+            self.sent_form = Some((digest.clone(), release, form.clone()));
+            form
+        };
+        (moment.newest.rules_hash, moment.newest.counts) = (form.rules_hash, form.counts);
+        Ok(())
+    }
+
+    /// The first preflight after an acknowledgement tells what a release without
+    /// a hash counts beyond our rules, or that it lacks some.
+    fn learn_surplus(&mut self, authorizer: &Authorizer) -> Result<(), CoreError> {
+        let mut state = self.state.clone();
+        let Some(known) = &mut state.acknowledged else { return Ok(()) };
+        if authorizer.rules_hash.is_some() || known.rules_hash.is_some() {
+            return Ok(());
+        }
+        let theirs = &authorizer.counts;
+        let surplus = Surplus::of(theirs, &known.counts);
+        match plan::counted(known, theirs) {
+            Counted::Held => {
+                (known.surplus, known.shortfall) = (Some(surplus), None);
+                state.shortfall = None;
+            }
+            Counted::KnownShortfall => (known.surplus, known.drift) = (Some(surplus), true),
+            Counted::Shortfall => state.shortfall = Some(Shortfall::of(theirs, &known.counts)),
+            Counted::Others => {}
+        }
+        self.status.acknowledged = state.acknowledged.as_ref().map(shown);
+        self.keep(state, "keep_surplus")
+    }
+
+    /// The authorizer is about to be given these settings, which it may apply
+    /// whatever comes after.
+    fn hand_out(&mut self, in_force: &BTreeSet<String>) -> Result<(), CoreError> {
+        if in_force.is_subset(&self.state.handed_out) {
+            return Ok(());
+        }
+        let mut state = self.state.clone();
+        state.handed_out.extend(in_force.iter().cloned());
+        self.keep(state, "keep_settings")
+    }
+}
+
+/// What is delivered; `settings` are the names of those in the answer, and a digest of
+/// them.
+fn delivery(
+    moment: Moment,
+    plan: Plan,
+    settings: (BTreeSet<String>, String),
+    authorizer: &Authorizer,
+) -> Delivery {
+    let (settings, settings_digest) = settings;
+    Delivery {
+        plan,
+        generation: moment.newest.number,
+        digest: moment.newest.digest,
+        rules_hash: moment.newest.rules_hash,
+        counts: moment.newest.counts,
+        partial: !moment.standing.filled,
+        settings,
+        settings_digest,
+        hash_before: authorizer.rules_hash.clone(),
+        mode: authorizer.mode,
+        wants_clean: authorizer.wants_clean,
+        clears_v2: plan.sync_type.is_clean()
+            && authorizer.has_v2_state
+            && Release::clears_settings(authorizer.release),
+    }
+}
+
+/// A number that nobody can guess.
+fn token() -> Result<u64, CoreError> {
+    getrandom::u64().map_err(|error| io::Error::other(error).into())
+}
