@@ -40,6 +40,7 @@ mod probe;
 mod probe_events;
 mod report;
 mod run;
+mod series;
 mod stranger;
 mod table;
 mod transcript;

@@ -37,7 +37,7 @@ pub(super) const OVER_ALL: [&str; 18] = [
 ];
 
 /// Checks that mostly wait, and run beside the others.
-pub(super) const WAITING: [&str; 3] = ["HTTP-05", "PAGE-05", "RULE-08"];
+pub(super) const WAITING: [&str; 5] = ["HTTP-05", "PAGE-05", "RULE-07", "RULE-08", "EVENT-11"];
 
 /// What a check that looks back on the run finds so far, without a request of its own; `None`
 /// for other checks.

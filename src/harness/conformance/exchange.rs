@@ -220,9 +220,12 @@ where
     serde_json::to_value(message).map_err(|error| wrong(error.to_string()))
 }
 
+/// How much of a value or a body a reason shows, in characters.
+pub(super) const MAX_SHOWN_CHARS: usize = 60;
+
 /// The first characters of a body, in quotation marks.
 pub(super) fn beginning(bytes: &[u8]) -> String {
-    const SHOWN_CHARS: usize = 60;
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_CHARS)]).into_owned();
-    format!("\"{}\"", crate::model::text::on_one_line(&text, SHOWN_CHARS))
+    let start = &bytes[..bytes.len().min(4 * MAX_SHOWN_CHARS)];
+    let text = String::from_utf8_lossy(start);
+    format!("\"{}\"", crate::model::text::on_one_line(&text, MAX_SHOWN_CHARS))
 }

@@ -16,6 +16,7 @@ use super::probe_events::EventMaker;
 use super::table::RuleTable;
 use super::verdict::Judgement;
 use super::walk::{Walk, cursor_of};
+use crate::model::text::counted;
 use crate::model::{MachineId, Rule, Stage, SyncType};
 use crate::protocol::body::ResponseBody;
 use crate::protocol::cel::CelBudget;
@@ -97,6 +98,8 @@ pub(super) struct ProbeMachine<'p> {
     connection: KeptConnection,
     /// Every request has a connection of its own.
     pub(super) reconnects: bool,
+    /// Why its requests are made.
+    pub(super) intent: Intent,
     /// Members that the schema does not know are added.
     pub(super) adds_unknown_members: bool,
     /// `machine_id` is left out.
@@ -115,6 +118,7 @@ impl<'p> ProbeMachine<'p> {
             token: None,
             connection: KeptConnection::default(),
             reconnects: false,
+            intent: Intent::WellFormed,
             adds_unknown_members: false,
             leaves_out_id: false,
         }
@@ -176,6 +180,7 @@ impl<'p> ProbeMachine<'p> {
     pub(super) fn request_of_bytes(&self, stage: Stage, plain: Vec<u8>) -> ProbeRequest {
         ProbeRequest {
             machine_id: self.id.clone(),
+            intent: self.intent,
             content_encoding: self.form.header().map(str::to_owned),
             // Memory takes anything.
             wire: self.form.pack(&plain).unwrap_or_default(),
@@ -406,10 +411,9 @@ impl<'p> ProbeMachine<'p> {
                     || walk.bytes() >= limits.bytes
                     || took > limits.time)
             {
-                let (pages, bytes, seconds) = (walk.pages.len(), walk.bytes(), took.as_secs());
-                format!(
-                    "the download did not end within {pages} pages, {bytes} bytes and {seconds} s"
-                )
+                let pages = counted(walk.pages.len() as u64, "page");
+                let bytes = counted(walk.bytes() as u64, "byte");
+                format!("the download did not end: {pages}, {bytes} and {} s", took.as_secs())
             } else {
                 continue;
             };

@@ -13,6 +13,8 @@ pub enum OperatorTask {
     ChangeOneRule,
     /// Delete one rule.
     DeleteOneRule,
+    /// Restart the server, and wait until it serves again.
+    RestartServer,
     /// Request a clean sync for this machine.
     RequestCleanSync {
         /// The machine.
@@ -45,6 +47,10 @@ impl fmt::Display for OperatorTask {
             Self::ChangeOneRule => {
                 f.write_str("On the server, change the policy of one rule; add and delete none.")
             }
+            Self::RestartServer => f.write_str(
+                "Restart the server, and wait until it serves again. A sync is in progress, which \
+                 may break.",
+            ),
             Self::DeleteOneRule => f.write_str("On the server, delete one rule."),
             Self::RequestCleanSync { machine_id } => {
                 write!(f, "On the server, request a clean sync for machine {machine_id}.")

@@ -1,7 +1,7 @@
 //! What the checks of one run share: the client, the ids and events used, the form to work
 //! in, and the rules that a complete download brings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,11 +15,13 @@ use super::machine::ProbeMachine;
 use super::operator::{Operator, OperatorReply, OperatorTask, OperatorTime};
 use super::options::{Options, WalkLimits};
 use super::probe_events::{EventMaker, ProbeEvent};
+use super::series::SyncSeries;
 use super::table::RuleTable;
 use super::verdict::{Judgement, Verdict};
 use super::walk::Walk;
 use crate::harness::fixtures::Random;
 use crate::model::SyncType;
+use crate::model::text::counted;
 use crate::protocol::wire;
 
 /// The beginning of every machine id that a run makes up.
@@ -78,6 +80,10 @@ struct State {
     early_end: Option<EarlyEnd>,
     operator: Option<Box<dyn Operator>>,
     operator_time: OperatorTime,
+    /// Requirements whose check is run again.
+    second_tries: BTreeSet<&'static str>,
+    /// Of first tries, and of second ones.
+    series: [Option<Arc<SyncSeries>>; 2],
 }
 
 /// One run.
@@ -113,6 +119,8 @@ impl Probe {
             early_end: None,
             operator,
             operator_time: OperatorTime::default(),
+            second_tries: BTreeSet::new(),
+            series: [None, None],
         };
         Self { client, options, run_id, has_operator, state: Mutex::new(state) }
     }
@@ -133,7 +141,14 @@ impl Probe {
             let _ = sender.send((operator, reply));
         });
         let replied = match asked {
-            Ok(_) => reply.await.ok(),
+            Ok(thread) => match reply.await {
+                Ok(replied) => Some(replied),
+                // It panicked, and so does who asked.
+                Err(_) => match thread.join() {
+                    Ok(()) => None,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                },
+            },
             Err(_) => None,
         };
         let now = self.client.elapsed();
@@ -147,6 +162,23 @@ impl Probe {
     /// How much of the time until `now` was the operator's.
     pub(super) fn time_of_operator(&self, now: Duration) -> Duration {
         self.state().operator_time.until(now)
+    }
+
+    /// Notes that the check of a requirement is run again.
+    pub(super) fn begin_second_try(&self, id: &'static str) {
+        self.state().second_tries.insert(id);
+    }
+
+    /// Syncs of one machine that several checks look at; those of second tries at others.
+    pub(super) async fn series(&self, id: &'static str) -> Arc<SyncSeries> {
+        let place = usize::from(self.state().second_tries.contains(id));
+        let known = self.state().series[place].clone();
+        if let Some(known) = known {
+            return known;
+        }
+        let series = Arc::new(SyncSeries::run(self, id).await);
+        self.state().series[place] = Some(Arc::clone(&series));
+        series
     }
 
     pub(super) fn keep_early_end(&self, end: EarlyEnd) {
@@ -346,7 +378,8 @@ impl Probe {
     pub(super) fn base_with_pages(&self) -> Result<Arc<BaseSync>, Judgement> {
         let base = self.base_with_rules()?;
         if base.walk.pages.len() < 2 {
-            let said = format!("needs two pages; all {} rules came on one", base.walk.received);
+            let rules = counted(base.walk.received, "rule");
+            let said = format!("needs two pages; there was one, with {rules}");
             return Err(Judgement::not_tested(said));
         }
         Ok(base)

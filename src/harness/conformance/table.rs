@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::model::text::counted;
 use crate::model::{Identifier, Policy, Rule, RuleCounts, RuleDetails};
 use crate::store;
 
@@ -72,7 +73,8 @@ impl RuleTable {
         .flatten()
         .collect();
         (!parts.is_empty()).then(|| {
-            format!("{} rules instead of {}: {}", self.len(), expected.len(), parts.join(", "))
+            let rules = counted(self.len() as u64, "rule");
+            format!("{rules} instead of {}: {}", expected.len(), parts.join(", "))
         })
     }
 

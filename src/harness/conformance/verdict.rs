@@ -131,23 +131,41 @@ impl Judgement {
         self
     }
 
-    /// The worse of both; of two alike, both reasons.
+    /// The worse of both; of two alike, both reasons, each said once.
     pub(super) fn and(mut self, other: Self) -> Self {
         if other.verdict > self.verdict {
             return other;
         }
         if other.verdict == self.verdict {
-            if !other.said.is_empty() && other.said != self.said {
-                if !self.said.is_empty() {
-                    self.said.push_str("; ");
-                }
-                self.said.push_str(&other.said);
-            }
+            self.said = joined_once(&self.said, &other.said);
             self.exchanges.extend(other.exchanges);
             self.blocked_by = self.blocked_by.or(other.blocked_by);
         }
         self
     }
+}
+
+/// Reasons one after another. Of those that differ in what they are about alone, as `LOCKDOWN:
+/// 500` and `STANDALONE: 500`, the rest is said once: `LOCKDOWN, STANDALONE: 500`.
+fn joined_once(said: &str, more: &str) -> String {
+    let mut parts: Vec<String> =
+        said.split("; ").filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    for part in more.split("; ").filter(|part| !part.is_empty()) {
+        let (what, rest) = part.split_once(": ").unwrap_or((part, ""));
+        let has_the_rest = |known: &&mut String| {
+            !rest.is_empty() && known.split_once(": ").is_some_and(|(_, same)| same == rest)
+        };
+        if let Some(known) = parts.iter_mut().find(has_the_rest) {
+            let known_what = known.split_once(": ").map_or("", |(known_what, _)| known_what);
+            let is_new = |name: &&str| !known_what.split(", ").any(|known| known == *name);
+            let new: Vec<_> = what.split(", ").filter(is_new).collect();
+            let names = std::iter::once(known_what).chain(new).collect::<Vec<_>>().join(", ");
+            *known = format!("{names}: {rest}");
+        } else if !parts.iter().any(|known| known == part) {
+            parts.push(part.to_owned());
+        }
+    }
+    parts.join("; ")
 }
 
 #[cfg(test)]
@@ -162,5 +180,15 @@ mod tests {
         assert_eq!(both.said, "cut");
         let both = both.and(Judgement::fail("late").at(3));
         assert_eq!((both.said.as_str(), both.exchanges), ("cut; late", vec![2, 3]));
+    }
+
+    #[test]
+    fn what_reasons_have_in_common_is_said_once() {
+        let all =
+            ["LOCKDOWN: 500", "half a body: 400", "STANDALONE: 500", "half a body: 400", "late"];
+        let said = all.into_iter().fold(String::new(), |said, more| joined_once(&said, more));
+        assert_eq!(said, "LOCKDOWN, STANDALONE: 500; half a body: 400; late");
+        assert_eq!(joined_once(&said, &said), said);
+        assert_eq!(joined_once("", "a: b"), "a: b");
     }
 }

@@ -84,9 +84,10 @@ pub(super) fn cut(text: &[u8]) -> Option<usize> {
     (1..=LONGEST.min(text.len())).map(|length| text.len() - length).find(|at| {
         let all = |rest: &[u8], is: fn(&u8) -> bool| rest.iter().all(is);
         match &text[*at..] {
-            [b'%', rest @ ..] => rest.len() < 2 && all(rest, u8::is_ascii_hexdigit),
             [b'\\', b'u', rest @ ..] => rest.len() < 4 && all(rest, u8::is_ascii_hexdigit),
-            [b'\\', b'x', rest @ ..] => rest.len() < 2 && all(rest, u8::is_ascii_hexdigit),
+            [b'%', rest @ ..] | [b'\\', b'x', rest @ ..] => {
+                rest.len() < 2 && all(rest, u8::is_ascii_hexdigit)
+            }
             [b'\\'] => true,
             [b'&', rest @ ..] => all(rest, |byte| *byte == b'#' || byte.is_ascii_alphanumeric()),
             _ => false,

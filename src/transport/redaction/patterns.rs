@@ -148,7 +148,7 @@ fn key(bytes: &[u8]) -> Option<[u8; KEY_BYTES]> {
 fn base64_core(bytes: &[u8], before: usize) -> Vec<u8> {
     let padded: Vec<u8> = std::iter::repeat_n(0, before).chain(bytes.iter().copied()).collect();
     let mut text = STANDARD_NO_PAD.encode(&padded).into_bytes();
-    if padded.len() % 3 != 0 {
+    if !padded.len().is_multiple_of(3) {
         // It has bits of what follows.
         text.pop();
     }

@@ -90,11 +90,14 @@ fn a_run_that_waits_for_its_operator_can_be_ended_as_well() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // Open until the end: its end would be an answer.
+    let stdin = child.stdin.take();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("answer y")), "the operator is asked");
     signal(&child, Signal::TERM);
     let rest = std::thread::spawn(move || lines.map(Result::unwrap).collect::<Vec<_>>());
     let output = child.wait_with_output().unwrap();
+    drop(stdin);
     assert_eq!(output.status.code(), Some(143));
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use santa_sync::harness::conformance::{
-    Conformance, Operator, OperatorReply, OperatorTask, Verdict, Waits,
+    Conformance, Operator, OperatorReply, OperatorTask, RequirementResult, Verdict, Waits,
 };
 use santa_sync::harness::fixtures::AnyEvent;
-use santa_sync::harness::{FakeServer, fixtures};
+use santa_sync::harness::{FakeServer, Fault, fixtures, nth};
+use santa_sync::model::Stage;
 use santa_sync::protocol::wire;
 
 use super::complaints;
@@ -37,6 +38,7 @@ impl Operator for Admin {
             OperatorTask::DeleteOneRule => {
                 server.queue_changes(fixtures::changes(&server.rules(), (0, 1, 0), 8));
             }
+            OperatorTask::RestartServer => server.restart(),
             OperatorTask::RequestCleanSync { machine_id } => {
                 assert!(server.request_clean_sync(machine_id));
             }
@@ -78,4 +80,76 @@ fn with_an_operator_every_requirement_of_the_plain_server_is_tested() {
     let untested: Vec<_> =
         report.results.iter().filter(|r| r.verdict == Verdict::NotTested).map(|r| r.id).collect();
     assert_eq!(untested, [""; 0]);
+}
+
+/// An operator whose server does this to the first preflight after its restart.
+struct Restarts(Admin, Fault);
+
+impl Operator for Restarts {
+    fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
+        if *task == OperatorTask::RestartServer {
+            let server = &self.0.0;
+            let next = server.count(Stage::Preflight) + 1;
+            server.fault(Stage::Preflight, nth(next), self.1.clone());
+        }
+        self.0.ask(task)
+    }
+}
+
+fn restarted(fault: Fault) -> RequirementResult {
+    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
+    let server = Arc::new(server);
+    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
+    let done = conformance
+        .only(["OPS-03"])
+        .operator(Restarts(Admin(Arc::clone(&server)), fault))
+        .run_blocking()
+        .unwrap();
+    done.report.result("OPS-03").unwrap().clone()
+}
+
+#[test]
+fn the_sync_after_a_restart_has_to_make_up_for_the_one_that_broke() {
+    let result = restarted(Fault::status(500));
+    assert_eq!(result.verdict, Verdict::Fail);
+    let said = &result.summary;
+    assert_eq!(said, "the first sync after a restart of the server: preflight: status 500");
+}
+
+/// Cannot restart anything.
+struct NoRestart(Admin);
+
+impl Operator for NoRestart {
+    fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
+        match task {
+            OperatorTask::RestartServer => OperatorReply::Skip,
+            task => self.0.ask(task),
+        }
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_restarted_is_tested_all_the_same() {
+    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
+    let server = Arc::new(server);
+    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
+    let conformance = conformance.only(["OPS-03"]).operator(NoRestart(Admin(Arc::clone(&server))));
+    let report = conformance.run_blocking().unwrap().report;
+    assert_eq!(report.result("OPS-03").unwrap().verdict, Verdict::Pass);
+}
+
+struct Clumsy;
+
+impl Operator for Clumsy {
+    fn ask(&mut self, _task: &OperatorTask) -> OperatorReply {
+        panic!("the operator has tripped");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the operator has tripped")]
+fn an_operator_who_panics_ends_the_run() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
+    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
+    let _ = conformance.only(["OPS-02"]).operator(Clumsy).run_blocking();
 }

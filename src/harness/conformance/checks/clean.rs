@@ -4,23 +4,22 @@ use serde_json::Value;
 
 use super::same_as_set;
 use super::settings::rules_of;
-use crate::harness::conformance::machine::{Wish, is_clean};
+use crate::harness::conformance::machine::{ProbeMachine, Wish, is_clean};
 use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::series::InSeries;
 use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::model::text::counted;
 
 /// CLEAN-01.
 pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
-    let mut machine = probe.machine(id);
-    let first = machine.sync(Wish::Clean).await?;
-    if !first.preflight.is_clean() {
-        let said =
-            format!("a new machine's request is answered {}", first.preflight.sync_type.name());
-        return Ok(Judgement::fail(said).at(first.preflight.exchange.number));
+    let series = probe.series(id).await;
+    let first = series.preflight(InSeries::Clean)?;
+    if !first.is_clean() {
+        let said = format!("a new machine's request is answered {}", first.sync_type.name());
+        return Ok(Judgement::fail(said).at(first.exchange.number));
     }
-    machine.sync(Wish::Nothing).await?;
-    machine.forget_session();
-    let again = machine.preflight(Wish::Clean).await?;
+    let again = series.preflight(InSeries::CleanAgain)?;
     if again.is_clean() {
         return Ok(Judgement::pass());
     }
@@ -33,11 +32,9 @@ pub(super) async fn whole_set(probe: &Probe, id: &'static str) -> Checked {
     let base = probe.base_with_rules()?;
     probe.unless_broken("CLEAN-01")?;
     probe.unless_broken("PAGE-03")?;
-    let mut machine = probe.machine(id);
-    machine.sync(Wish::Clean).await?;
-    machine.sync(Wish::Nothing).await?;
-    let again = machine.sync(Wish::Clean).await?;
-    Ok(same_as_set(&machine.table, &base.set, &again.walk))
+    let series = probe.series(id).await;
+    let again = series.synced(InSeries::CleanAgain)?;
+    Ok(same_as_set(&again.table, &base.set, &again.walk))
 }
 
 /// CLEAN-03.
@@ -65,19 +62,21 @@ pub(super) async fn ends(probe: &Probe, id: &'static str) -> Checked {
     if !is_clean(base.sync_type) {
         return Ok(Judgement::not_applicable("no clean sync was announced"));
     }
-    let mut machine = probe.machine(id);
-    machine.sync(Wish::Clean).await?;
-    for what in ["after a clean sync", "after one more sync"] {
-        let next = machine.sync(Wish::Nothing).await?;
-        if next.preflight.is_clean() {
-            let said = format!("the sync {what} is {} again", next.preflight.sync_type.name());
+    let series = probe.series(id).await;
+    for (what, place) in
+        [("after a clean sync", InSeries::Normal), ("after one more sync", InSeries::SecondNormal)]
+    {
+        let next = series.preflight(place)?;
+        if next.is_clean() {
+            let said = format!("the sync {what} is {} again", next.sync_type.name());
             let judgement = if base.set.is_empty() {
                 Judgement::info(format!("{said}, with an empty set of rules"))
             } else {
                 Judgement::fail(said)
             };
-            return Ok(judgement.at(next.preflight.exchange.number));
+            return Ok(judgement.at(next.exchange.number));
         }
+        series.synced(place)?;
     }
     Ok(Judgement::pass())
 }
@@ -107,12 +106,11 @@ pub(super) async fn broken_off(probe: &Probe, id: &'static str) -> Checked {
 pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked {
     let base = probe.base_with_rules()?;
     probe.unless_broken("CLEAN-04")?;
-    let mut machine = probe.machine(id);
-    machine.sync(Wish::Clean).await?;
-    machine.sync(Wish::Nothing).await?;
-    let last = machine.sync(Wish::Nothing).await?;
-    let judgement = same_as_set(&machine.table, &base.set, &last.walk);
-    if judgement.verdict != Verdict::Pass || last.preflight.is_clean() {
+    let series = probe.series(id).await;
+    let last = series.synced(InSeries::SecondNormal)?;
+    let preflight = series.preflight(InSeries::SecondNormal)?;
+    let judgement = same_as_set(&last.table, &base.set, &last.walk);
+    if judgement.verdict != Verdict::Pass || preflight.is_clean() {
         return Ok(judgement);
     }
     let sent = last.walk.received;
@@ -121,10 +119,11 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     Ok(match sent {
         0 => judgement,
         _ if sent >= all => {
-            Judgement::warning(format!("{sent} rules come although nothing changed")).at(at)
+            Judgement::warning(format!("{} although nothing changed", come(sent))).at(at)
         }
         _ => Judgement::info(format!(
-            "{sent} rules come although nothing changed; rules edited within minutes may come again"
+            "{} although nothing changed; rules edited within minutes may come again",
+            come(sent)
         ))
         .at(at),
     })
@@ -133,10 +132,18 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
 /// CLEAN-07.
 pub(super) async fn lost_rules(probe: &Probe, id: &'static str) -> Checked {
     probe.base_with_rules()?;
-    let mut machine = probe.machine(id);
-    machine.sync(Wish::Clean).await?;
-    machine.table = RuleTable::default();
-    machine.forget_session();
+    let series = probe.series(id).await;
+    series.synced(InSeries::CleanAgain)?;
+    // No other check uses that machine, unless there are few.
+    let mut machine = if probe.options.machine_ids.is_empty() {
+        ProbeMachine::new(probe, id, series.machine_id.clone())
+    } else {
+        let mut machine = probe.machine(id);
+        machine.sync(Wish::Clean).await?;
+        machine.table = RuleTable::default();
+        machine.forget_session();
+        machine
+    };
     let preflight = machine.preflight(Wish::Nothing).await?;
     if preflight.is_clean() {
         return Ok(Judgement::pass());
@@ -160,10 +167,16 @@ pub(super) fn empty_set(probe: &Probe) -> Checked {
         (true, _) => Judgement::pass(),
         (false, 0) => Judgement::not_applicable("there are rules"),
         (false, _) => {
-            Judgement::info(format!("{removes} REMOVE beside rules of a clean sync do nothing"))
+            let removes = counted(removes as u64, "REMOVE rule");
+            Judgement::info(format!("{removes} beside other rules of a clean sync: to no effect"))
                 .at(at)
         }
     })
+}
+
+/// How many rules come.
+fn come(rules: u64) -> String {
+    if rules == 1 { "1 rule comes".to_owned() } else { format!("{rules} rules come") }
 }
 
 fn is_remove(policy: &Value) -> bool {

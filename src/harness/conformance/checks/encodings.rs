@@ -146,7 +146,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let mut judgement = Judgement::pass();
     for trial in probe.trials().iter().filter(|trial| !trial.accepted) {
         if trial.exchange.is_server_error() {
-            let said = format!("{} is refused with {}", trial.form, trial.exchange.ended());
+            let said = format!("{}: {}", trial.form, trial.exchange.ended());
             judgement = judgement.and(Judgement::warning(said).at(trial.exchange.number));
         }
     }
@@ -163,10 +163,10 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let request = labelled(&machine, "br", GARBAGE.to_vec());
     let brotli = machine.send(request).await;
     if brotli.is(200) {
-        let said = "a body that is not br, labelled br, gets 200";
+        let said = "a body labelled br, which it is not: 200";
         judgement = judgement.and(Judgement::fail(said).at(brotli.number));
     } else if brotli.is_server_error() {
-        let said = format!("a body labelled br gets {}", brotli.ended());
+        let said = format!("a body labelled br: {}", brotli.ended());
         judgement = judgement.and(Judgement::warning(said).at(brotli.number));
     }
     let message = machine.preflight_message(Wish::Clean);
@@ -174,7 +174,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let request = labelled(&machine, "deflate", raw_deflate(&plain));
     let raw = machine.send(request).await;
     if raw.is_server_error() {
-        let said = format!("deflate data without the zlib wrapper get {}", raw.ended());
+        let said = format!("deflate data without the zlib wrapper: {}", raw.ended());
         judgement = judgement.and(Judgement::warning(said).at(raw.number));
     }
     Ok(judgement)

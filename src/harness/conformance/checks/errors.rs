@@ -10,6 +10,7 @@ use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::verdict::Judgement;
 use crate::model::Stage;
+use crate::model::text::counted;
 
 /// Members by which servers report an error.
 const ERROR_MEMBERS: [&str; 4] = ["error", "errors", "errorMessage", "error_message"];
@@ -70,11 +71,14 @@ pub(super) fn summary_of_5xx(probe: &Probe) -> Judgement {
         }
     }
     let more = named.len().saturating_sub(MAX_NAMED);
-    let more = if more > 0 { format!("; and {more} more kinds") } else { String::new() };
+    let more = match more {
+        0 => String::new(),
+        more => format!("; and {}", counted(more as u64, "more kind")),
+    };
     named.truncate(MAX_NAMED);
     let said = format!(
-        "{} requests failed on the server's side: {}{more}",
-        failed.len(),
+        "{} failed on the server's side: {}{more}",
+        counted(failed.len() as u64, "request"),
         named.join("; ")
     );
     let mut judgement = Judgement::warning(said);

@@ -11,6 +11,7 @@ use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::model::Stage;
+use crate::model::text::counted;
 use crate::protocol::wire;
 
 /// The client gives an attempt up after that long without a byte.
@@ -129,7 +130,8 @@ pub(super) fn usable_url(probe: &Probe) -> Judgement {
         return Judgement::pass();
     }
     let days = left.as_secs() / (24 * 60 * 60);
-    Judgement::info(format!("the certificate {} is valid for {days} more days", facts.subject))
+    let days = counted(days, "more day");
+    Judgement::info(format!("the certificate {} is valid for {days}", facts.subject))
 }
 
 /// HTTP-05.

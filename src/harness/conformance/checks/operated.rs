@@ -1,6 +1,7 @@
 //! OPS-01 to OPS-06: with an operator who changes the server when asked.
 
-use super::same_as_set;
+use super::{failed, same_as_set};
+use crate::harness::conformance::exchange::Intent;
 use crate::harness::conformance::machine::{ProbeMachine, Wish, is_clean};
 use crate::harness::conformance::operator::{OperatorReply, OperatorTask};
 use crate::harness::conformance::probe::{Checked, Probe};
@@ -101,7 +102,41 @@ pub(super) async fn unconfirmed_changes(probe: &Probe, id: &'static str) -> Chec
         }
         judgement = judgement.and(follows(&mut machine, id, &before).await?);
     }
-    Ok(judgement)
+    Ok(judgement.and(restarted_in_a_sync(probe, id).await?))
+}
+
+/// A sync in whose middle the server is restarted may break; the next one has to make up for it.
+async fn restarted_in_a_sync(probe: &Probe, id: &'static str) -> Checked {
+    let mut machine = probe.machine(id);
+    let preflight = machine.preflight(Wish::Clean).await?;
+    let walk = machine.first_page().await?;
+    if ask(probe, OperatorTask::RestartServer).await.is_err() {
+        // Not every server can be restarted; what was checked before counts.
+        return Ok(Judgement::pass());
+    }
+    machine.intent = Intent::Aside;
+    let mut wish = Wish::Clean;
+    if let Ok(walk) = machine.rest(walk).await {
+        machine.commit(preflight.sync_type, &walk);
+        if machine.postflight(preflight.sync_type, &walk).await.is_ok() {
+            wish = Wish::Nothing;
+        }
+    }
+    machine.intent = Intent::WellFormed;
+    let done = match machine.sync(wish).await {
+        Ok(done) => done,
+        Err(broken) => {
+            return Ok(failed(probe, "the first sync after a restart of the server", &broken));
+        }
+    };
+    let expected = clean_table(probe, id).await?;
+    let found = same_as_set(&machine.table, &expected, &done.walk);
+    if found.verdict == Verdict::Pass {
+        return Ok(found);
+    }
+    let said =
+        format!("after a sync in which the server was restarted, and the next: {}", found.said);
+    Ok(Judgement { said, ..found })
 }
 
 /// OPS-04.

@@ -4,11 +4,13 @@ use serde_json::Value;
 
 use super::settings::shown;
 use super::{failed, same_as_set};
-use crate::harness::conformance::machine::{Wish, is_clean};
+use crate::harness::conformance::machine::Wish;
 use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::series::InSeries;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::harness::conformance::walk::Walk;
 use crate::model::Stage;
+use crate::model::text::counted;
 
 /// A cursor that no server hands out.
 const NO_CURSOR: &str = "probe-no-such-cursor";
@@ -55,11 +57,11 @@ pub(super) fn pages_end(probe: &Probe) -> Checked {
         .filter_map(|page| Some((page, super::settings::rules_of(page.message().ok()?).len())))
         .max_by_key(|(_, rules)| *rules);
     let complaint = if facts.longest_cursor_bytes > LONG_CURSOR {
-        format!("a cursor of {} bytes", facts.longest_cursor_bytes)
+        format!("a cursor of {}", counted(facts.longest_cursor_bytes, "byte"))
     } else if facts.largest_page_bytes > LARGE_PAGE {
-        format!("a page of {} bytes", facts.largest_page_bytes)
+        format!("a page of {}", counted(facts.largest_page_bytes, "byte"))
     } else if let Some((_, rules)) = rules.filter(|(_, rules)| *rules > MANY_RULES) {
-        format!("a page of {rules} rules")
+        format!("a page of {}", counted(rules as u64, "rule"))
     } else {
         return Ok(Judgement::pass());
     };
@@ -69,15 +71,14 @@ pub(super) fn pages_end(probe: &Probe) -> Checked {
 /// PAGE-03.
 pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
     let base = probe.base_with_pages()?;
-    let mut machine = probe.machine(id);
-    machine.sync(Wish::Clean).await?;
-    let sync = machine.sync(Wish::Clean).await?;
-    if !is_clean(sync.preflight.sync_type) {
+    let series = probe.series(id).await;
+    let sync = series.synced(InSeries::CleanAgain)?;
+    if !series.preflight(InSeries::CleanAgain)?.is_clean() {
         return Ok(Judgement::not_applicable("no second clean sync was announced"));
     }
-    let judgement = same_as_set(&machine.table, &base.set, &sync.walk);
+    let judgement = same_as_set(&sync.table, &base.set, &sync.walk);
     if judgement.verdict != Verdict::Pass {
-        if machine.table.lacks_only(&base.set, |rule| base.walk.is_at_a_border(rule)) {
+        if sync.table.lacks_only(&base.set, |rule| base.walk.is_at_a_border(rule)) {
             return Ok(judgement);
         }
         return Ok(Judgement::blocked("CLEAN-02", judgement.said));
@@ -87,7 +88,8 @@ pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement::pass());
     }
     let at = sync.walk.pages.last().map_or(0, |page| page.number);
-    Ok(Judgement::warning(format!("{doubles} rules come more than once")).at(at))
+    let rules = counted(doubles as u64, "rule");
+    Ok(Judgement::warning(format!("{rules} repeated on later pages")).at(at))
 }
 
 /// PAGE-04.

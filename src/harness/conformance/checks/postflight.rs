@@ -9,6 +9,7 @@ use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::harness::conformance::walk::Walk;
+use crate::model::text::counted;
 use crate::model::{Stage, SyncType};
 use crate::protocol::{preflight, wire};
 
@@ -62,7 +63,8 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
     let nothing = request(&machine, &message(&machine, done.sync_type, &walk));
     let exchange = machine.send(nothing).await;
     if accepted(&exchange).is_err() {
-        let said = format!("after a sync with {} rules: {}", walk.received, exchange.ended());
+        let rules = counted(walk.received, "rule");
+        let said = format!("after a sync with {rules}: {}", exchange.ended());
         judgement = judgement.and(Judgement::fail(said).at(exchange.number));
     }
 

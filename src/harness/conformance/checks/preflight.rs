@@ -104,18 +104,26 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
     Ok(Judgement::pass())
 }
 
+/// Sets the counts of binary, transitive, compiler, certificate, team id, signing id and cdhash
+/// rules.
+const fn set_counts(message: &mut wire::PreflightRequest, counts: [u32; 7]) {
+    [
+        message.binary_rule_count,
+        message.transitive_rule_count,
+        message.compiler_rule_count,
+        message.certificate_rule_count,
+        message.teamid_rule_count,
+        message.signingid_rule_count,
+        message.cdhash_rule_count,
+    ] = counts;
+}
+
 fn fullest(message: &mut wire::PreflightRequest) {
     message.primary_user_groups = vec!["staff".to_owned(), "admin".to_owned()];
     message.push_notification_token = "5a".repeat(32);
     message.push_notification_sync = true;
     // Transitive rules are among the binary ones.
-    message.binary_rule_count = 30;
-    message.transitive_rule_count = 19;
-    message.compiler_rule_count = 4;
-    message.certificate_rule_count = 5;
-    message.teamid_rule_count = 6;
-    message.signingid_rule_count = 7;
-    message.cdhash_rule_count = 2;
+    set_counts(message, [30, 19, 4, 5, 6, 7, 2]);
     message.sip_status = 111;
     message.rules_hash = "5a".repeat(16);
 }
@@ -133,15 +141,7 @@ pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
         ("push_notification_token", |message| message.push_notification_token.clear()),
         ("push_notification_sync", |message| message.push_notification_sync = false),
         ("sipStatus", |message| message.sip_status = 0),
-        ("the counts", |message| {
-            message.binary_rule_count = 0;
-            message.transitive_rule_count = 0;
-            message.compiler_rule_count = 0;
-            message.certificate_rule_count = 0;
-            message.teamid_rule_count = 0;
-            message.signingid_rule_count = 0;
-            message.cdhash_rule_count = 0;
-        }),
+        ("the counts", |message| set_counts(message, [0; 7])),
     ];
     let mut cause = String::new();
     for (name, without) in members {

@@ -11,6 +11,7 @@ use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::harness::conformance::walk::Walk;
+use crate::model::text::counted;
 use crate::model::{Identifier, RuleType, Stage};
 use crate::protocol::json::Enumeration as _;
 use crate::protocol::wire;
@@ -89,7 +90,7 @@ pub(super) fn rule_members(probe: &Probe) -> Checked {
 fn members_of_rule(rule: &Value) -> Option<Judgement> {
     let name = member(rule, &IDENTIFIER).map_or_else(|| "a rule".to_owned(), shown);
     let Value::Object(members) = rule else {
-        return Some(Judgement::fail(format!("{} is no rule", shown(rule))));
+        return Some(Judgement::fail(format!("{} is not a rule", shown(rule))));
     };
     let mut wrong = Vec::new();
     let fields = <wire::Rule as crate::protocol::json::Message>::FIELDS;
@@ -184,11 +185,14 @@ pub(super) fn named_once(probe: &Probe) -> Checked {
         }
     }
     if let Some((name, number)) = other.first() {
-        let said = format!("{} rules come with different contents, first {name}", other.len());
+        let rules = counted(other.len() as u64, "rule");
+        let said = format!("{rules} repeated with other contents, first {name}");
         return Ok(Judgement::warning(said).at(*number));
     }
     Ok(match at {
-        Some(number) => Judgement::info(format!("{equal} rules come twice alike")).at(number),
+        Some(number) => {
+            Judgement::info(format!("{} repeated unchanged", counted(equal, "rule"))).at(number)
+        }
         None => Judgement::pass(),
     })
 }
@@ -233,23 +237,33 @@ pub(super) async fn outside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_broken("HTTP-06")?;
     let mut machine = probe.machine(id);
     machine.sync(Wish::Clean).await?;
+    let at_once = page_outside_a_sync(&mut machine, "a rule download outside a sync").await;
+    if at_once.verdict != Verdict::Pass || !probe.options.slow {
+        return Ok(at_once);
+    }
+    // Servers that tie requests to a session answer otherwise once it has run out.
+    let waited = probe.options.waits.in_sync;
+    probe.sleep(waited).await;
+    let what = format!("a rule download {waited:?} after a sync");
+    Ok(page_outside_a_sync(&mut machine, &what).await)
+}
+
+/// The first page for a client that knows of no session.
+async fn page_outside_a_sync(machine: &mut ProbeMachine<'_>, what: &str) -> Judgement {
     machine.forget_session();
     let exchange = machine.page_exchange("").await;
-    if exchange.is_refused() {
-        let said = format!("a rule download outside a sync: {}", exchange.ended());
-        return Ok(Judgement::warning(said).at(exchange.number));
-    }
     if accepted(&exchange).is_err() {
-        let said = format!("a rule download outside a sync: {}", exchange.ended());
-        return Ok(Judgement::fail(said).at(exchange.number));
+        let said = format!("{what}: {}", exchange.ended());
+        let verdict = if exchange.is_refused() { Verdict::Warning } else { Verdict::Fail };
+        return Judgement::new(verdict, said).at(exchange.number);
     }
     let rules = exchange.message().map(rules_of).unwrap_or_default();
     let wrong =
         rules.iter().filter_map(members_of_rule).find(|found| found.verdict == Verdict::Fail);
-    Ok(match wrong {
+    match wrong {
         Some(found) => found.at(exchange.number),
         None => Judgement::pass(),
-    })
+    }
 }
 
 /// RULE-08.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::regex;
-use crate::harness::conformance::exchange::{Intent, ProbeExchange, beginning};
+use crate::harness::conformance::exchange::{Intent, MAX_SHOWN_CHARS, ProbeExchange, beginning};
 use crate::harness::conformance::machine::is_clean;
 use crate::harness::conformance::probe::Probe;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::model::text::on_one_line;
 use crate::model::{Stage, SyncType};
 use crate::protocol::json::{Enumeration as _, Field, Shape};
 use crate::protocol::wire;
@@ -171,7 +172,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 pub(super) fn shown(value: &Value) -> String {
-    beginning(value.to_string().as_bytes())
+    on_one_line(&value.to_string(), MAX_SHOWN_CHARS)
 }
 
 /// The client mode that a response sets, by its number.
@@ -304,7 +305,8 @@ fn odd_values(message: &Value) -> Vec<String> {
         url.starts_with("https://") || url.starts_with("http://")
     };
     if let Some(url) = url.filter(|url| !url.is_empty() && !is_http(url)) {
-        complaints.push(format!("event_detail_url {} is no http URL", beginning(url.as_bytes())));
+        complaints
+            .push(format!("event_detail_url {} is not an http URL", beginning(url.as_bytes())));
     }
     complaints
 }
@@ -395,19 +397,13 @@ mod tests {
         for (message, expected) in [
             (json!({"batch_size": 50, "enableBundles": true, "clientMode": 1}), ""),
             (json!({"batch_size": "50", "full_sync_interval": null}), ""),
-            (
-                json!({"batch_size": "fifty"}),
-                "batch_size is \"\"fifty\"\", not a number of 32 bits",
-            ),
-            (json!({"batchSize": -1}), "batchSize is \"-1\", not a number of 32 bits"),
-            (
-                json!({"enable_bundles": "true"}),
-                "enable_bundles is \"\"true\"\", not true or false",
-            ),
+            (json!({"batch_size": "fifty"}), "batch_size is \"fifty\", not a number of 32 bits"),
+            (json!({"batchSize": -1}), "batchSize is -1, not a number of 32 bits"),
+            (json!({"enable_bundles": "true"}), "enable_bundles is \"true\", not true or false"),
             (json!({"remount_usb_mode": "noexec"}), "remount_usb_mode is text, not a list"),
             (
                 json!({"removable_media_policy": {"remount": {"flags": [1]}}}),
-                "removable_media_policy.remount.flags is \"1\", not text",
+                "removable_media_policy.remount.flags is 1, not text",
             ),
         ] {
             let mut wrong = Vec::new();
