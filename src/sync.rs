@@ -7,6 +7,7 @@
 //! transaction.
 
 pub mod codec;
+mod held;
 pub mod machine;
 pub mod notify;
 pub mod plan;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use self::held::{Held, events_warning};
 use self::machine::{
     AttemptResult, Effect, Inputs, Machine, StageRequest, StageResponse, StoreEffect, SyncEvent,
     SyncOutcome, Traffic,
@@ -35,11 +37,9 @@ use self::progress::{Observer, SyncProgress, When, checkpoint_name};
 use self::store_effects::{LiveStores, act_dry, pending_events};
 use crate::clock::{self, Clock};
 use crate::failure::{Failure, FailureKind, Remedy as _};
-use crate::model::{SettingChange, Settings, Stage, SyncRecord, SyncWarning, Transfer, Trigger};
-use crate::protocol::body::EncodedBody;
-use crate::protocol::cel::CelBudget;
+use crate::model::{Stage, SyncRecord, SyncWarning, Transfer, Trigger};
 use crate::store::{EventStore, Horizon, ReadStore, RuleGuard, Store, StoreError, leave_record};
-use crate::transport::{Packer, Transport, XsrfToken};
+use crate::transport::{Packer, Transport};
 
 pub(crate) use codec::kind_of_body_error;
 pub use prepare::{SyncSpec, WAIT_JITTER, prepare, prepare_dry};
@@ -92,73 +92,13 @@ impl std::fmt::Debug for Driver<'_> {
     }
 }
 
-/// What the driver remembers between effects.
-#[derive(Debug)]
-struct Held {
-    sync_id: String,
-    token: Option<XsrfToken>,
-    /// The request under way and its body.
-    body: Option<(Arc<StageRequest>, EncodedBody)>,
-    /// Settings a dry run has staged nowhere else.
-    staged: Settings,
-    /// What the staged settings would change.
-    staged_changes: Vec<SettingChange>,
-    /// Where the event queue ended when the sync began.
-    horizon: Horizon,
-    uploaded: u64,
-    /// Events set aside because the server refused them.
-    rejected: u64,
-    rules: u64,
-    /// What was odd in the responses so far, and what went wrong without
-    /// stopping the sync.
-    warnings: Vec<SyncWarning>,
-    /// The time that the expressions of CEL rules have taken.
-    expressions: CelBudget,
-    /// The event queue cannot be used any more: the sync goes on without it.
-    events_unusable: bool,
-    /// The batch size that the server gave; 0 if it gave none.
-    batch_size: u32,
-}
-
-impl Held {
-    fn new(sync_id: String, horizon: Horizon) -> Self {
-        Self {
-            token: None,
-            body: None,
-            sync_id,
-            staged: Settings::default(),
-            staged_changes: Vec::new(),
-            horizon,
-            uploaded: 0,
-            rejected: 0,
-            rules: 0,
-            warnings: Vec::new(),
-            expressions: CelBudget::new(clock::thread_time),
-            events_unusable: false,
-            batch_size: 0,
-        }
-    }
-
-    /// Goes on without events: what cannot be used stops only what needs it.
-    fn give_events_up(&mut self, error: &StoreError) {
-        warn!(%error, fix = error.fix().as_deref(), "the sync goes on without events");
-        self.events_unusable = true;
-        self.warnings.push(events_warning(error));
-    }
-}
-
-/// What the record says of an event queue that cannot be used.
-fn events_warning(error: &StoreError) -> SyncWarning {
-    let action = "the sync goes on without events; they stay queued";
-    SyncWarning::new(Stage::EventUpload, "events.db", &error.to_string(), action)
-}
-
 /// How many warnings about responses a record keeps.
 const MAX_WARNINGS: usize = 100;
 
 impl Driver<'_> {
     /// Runs one sync to its end and leaves its record.
-    pub async fn run(mut self, inputs: Inputs, trigger: Trigger) -> SyncRecord {
+    pub async fn run(mut self, inputs: Inputs) -> SyncRecord {
+        let trigger = inputs.trigger;
         let started = self.clock.now();
         let id = sync_id(started.wall.as_millis());
         let blank = SyncRecord {

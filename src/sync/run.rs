@@ -130,7 +130,7 @@ pub async fn run_sync(
     let request = request(host, &base_url, wanted);
     let mut announced = Announced { inner: observer, announcements: Vec::new() };
     let record = if wanted.dry_run {
-        dry_run(host, &base_url, &request, wanted, clock, &mut announced, stop.clone()).await?
+        dry_run(host, &base_url, &request, clock, &mut announced, stop.clone()).await?
     } else {
         let _lock = lock(host.state_dir, wanted.wait, stop.clone(), clock, &mut announced).await?;
         announced.progress(&SyncProgress::Begun);
@@ -167,7 +167,7 @@ pub async fn run_sync(
             observer: &mut announced,
             stop: stop.clone(),
         };
-        let record = driver.run(inputs, wanted.trigger).await;
+        let record = driver.run(inputs).await;
         warn_of_standing(&store, host.config);
         record
     };
@@ -210,7 +210,6 @@ async fn dry_run(
     host: &SyncHost<'_>,
     base_url: &BaseUrl,
     request: &SyncSpec,
-    wanted: SyncOptions,
     clock: &dyn Clock,
     observer: &mut dyn Observer,
     stop: Stop,
@@ -239,7 +238,7 @@ async fn dry_run(
         observer,
         stop,
     };
-    Ok(driver.run(inputs, wanted.trigger).await)
+    Ok(driver.run(inputs).await)
 }
 
 /// Takes the state directory, waiting in a thread of its own if need be. A wait
