@@ -19,6 +19,7 @@ use super::exchange::Route;
 use super::fixtures::AnyEvent;
 use super::server::ServerShared;
 use super::state::State;
+use crate::model::text::escaped_start;
 use crate::serve::{BodyLimits, Connection, Head, Request, Response, Service};
 
 /// The largest body of a request: 64 MiB.
@@ -42,8 +43,19 @@ impl Service for AdminService {
         let refuse = |status, words: &str| Err(answer(Err((status, words.to_owned()))));
         let (port, host) = (self.address.port(), head.header(HOST.as_str()));
         let names = [self.address.to_string(), format!("localhost:{port}")];
-        if head.headers.contains_key(ORIGIN) || !names.iter().any(|name| name == host) {
-            return refuse(403, "this port is not for web pages");
+        if head.headers.contains_key(ORIGIN) {
+            let words = "requests with the header Origin come from web pages and are refused; \
+                         leave it out";
+            return refuse(403, words);
+        }
+        if !names.iter().any(|name| name == host) {
+            let shown = escaped_start(host, 100);
+            let [address, localhost] = names;
+            let words = format!(
+                "the header Host is \"{shown}\", which may be a web page's doing; call this server \
+                 http://{address}/ or http://{localhost}/"
+            );
+            return refuse(403, &words);
         }
         let given = head.header(AUTHORIZATION.as_str()).strip_prefix("Bearer ").unwrap_or_default();
         if !bool::from(given.as_bytes().ct_eq(self.token.as_bytes())) {

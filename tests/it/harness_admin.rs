@@ -133,8 +133,17 @@ fn strangers_and_web_pages_are_turned_away() {
     assert_eq!(ask(&[&host, bearer]), 200);
     assert_eq!(ask(&[&host]), 401);
     assert_eq!(ask(&[&host, "Authorization: Bearer s3cre\r\n"]), 401);
-    assert_eq!(ask(&[&host, bearer, "Origin: http://127.0.0.1:1\r\n"]), 403);
-    assert_eq!(ask(&["Host: rebound.example\r\n", bearer]), 403);
+    let why = |headers: &[&str]| {
+        let (status, answer) = admin.raw("GET /state", &headers.concat(), "");
+        (status, answer["error"].as_str().unwrap().to_owned())
+    };
+    let (status, words) = why(&[&host, bearer, "Origin: http://127.0.0.1:1\r\n"]);
+    assert_eq!(status, 403);
+    assert!(words.contains("the header Origin") && words.contains("leave it out"), "{words}");
+    let (status, words) = why(&["Host: rebound.example\r\n", bearer]);
+    assert_eq!(status, 403);
+    let call = format!("call this server http://{}/ or http://localhost:", admin.address);
+    assert!(words.contains("Host is \"rebound.example\"") && words.contains(&call), "{words}");
     drop(serve);
 
     let out = refused(&["--admin", "0.0.0.0:0"]);

@@ -2,6 +2,7 @@
 //! program says of expectations that are not met.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -121,6 +122,64 @@ fn a_scenario_may_name_a_preset_and_break_requirements() {
         assert_eq!(synced.code, Some(0), "{}", synced.stderr);
     }
     assert_eq!(unmet(&server), []);
+}
+
+/// The sections of the samples' README: the name of each, and its script.
+fn sections(readme: &str) -> Vec<(&str, &str)> {
+    let sections = readme.split("\n## ").skip(1).map(|section| {
+        let (name, rest) = section.split_once('\n').unwrap();
+        let (_, rest) = rest.split_once("```sh\n").expect(name);
+        (name, rest.split_once("```").expect(name).0)
+    });
+    sections.collect()
+}
+
+/// Each sample with the commands that its README shows, as they stand there.
+#[test]
+fn what_the_readme_shows_passes_every_sample() {
+    let readme = fs::read_to_string(sample("README.md")).unwrap();
+    let sections = sections(&readme);
+    let mut files: Vec<_> = fs::read_dir(sample(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    files.sort();
+    let mut named: Vec<_> = sections.iter().map(|(name, _)| (*name).to_owned()).collect();
+    named.sort();
+    assert_eq!(named, files, "each sample has a section");
+    // The program with nothing of this machine, under its own name.
+    let bin = tempfile::tempdir().unwrap();
+    let program = bin.path().join("santa-sync");
+    let target = env!("CARGO_BIN_EXE_santa-sync");
+    let text = format!("#!/bin/sh\nexec {target:?} --system-root /nowhere \"$@\"\n");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.path().display());
+    let path = path.as_str();
+    // Most of the time passes in waits of bad-day.toml.
+    std::thread::scope(|scope| {
+        for (name, script) in sections {
+            scope.spawn(move || {
+                let dir = tempfile::tempdir().unwrap();
+                let mut serve = Serve::start(&["--scenario", sample(name).to_str().unwrap()]);
+                let url = serve.line().strip_prefix("serving ").unwrap().to_owned();
+                let output = std::process::Command::new("/bin/sh")
+                    .args(["-e", "-c", script])
+                    .current_dir(dir.path())
+                    .env_clear()
+                    .env("PATH", path)
+                    .env("URL", &url)
+                    .output()
+                    .unwrap();
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{name}: {stderr}");
+                let (printed, code) = serve.ended();
+                assert!(!printed.contains("NOT MET") && printed.contains("met     "), "{printed}");
+                assert_eq!(code, Some(0), "{name}: {printed}");
+            });
+        }
+    });
 }
 
 /// EXIT: expectations decide how the program ends.
