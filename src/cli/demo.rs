@@ -14,6 +14,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
 use crate::harness::{FakeServer, Fault, every, fixtures};
 use crate::host::{self, SystemHost};
+use crate::model::text::counted;
 use crate::model::{RuleCounts, SettingChange, Stage, SyncRecord, SyncResult, SyncType, Trigger};
 use crate::protocol::stored::{self, QueuedEvent};
 use crate::protocol::wire;
@@ -70,9 +71,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
         .batch_size(batch_size)
         .settings(settings(wire::ClientMode::Lockdown, 900))
         .start()?;
-    line(format!("A server with {} rules listens on {}", args.rules, server.url()));
+    let rules = counted(args.rules as u64, "rule");
+    line(format!("A server with {rules} listens on {}", server.url()));
     queue_events(&state_dir, args.events)?;
-    line(format!("{} events are queued in {}", args.events, state_dir.display()));
+    let events = counted(args.events as u64, "event");
+    line(format!("{events} in the queue of {}", state_dir.display()));
 
     let sources = Sources {
         sets: vec![format!("SyncBaseURL={}", server.url()), "MachineID=demo-host".to_owned()],
@@ -114,7 +117,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
 
     heading("What the host has now");
     state_of(&state_dir)?;
-    line(format!("   the server received {} events", server.events_received()));
+    line(format!("   the server received {}", counted(server.events_received(), "event")));
     match scratch {
         None => line(format!("   the state is in {}", state_dir.display())),
         Some(scratch) => {

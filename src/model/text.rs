@@ -123,6 +123,7 @@ pub fn push_hex(bytes: &[u8], text: &mut String) {
 }
 
 /// A number with its noun, which takes an `s` unless there is one: `1 page`, `3 pages`.
+#[cfg(any(feature = "harness", test))]
 #[must_use]
 pub fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }

@@ -32,10 +32,8 @@ impl Transport {
                     Err(error) => last = error,
                 }
             }
-            let kind = match last.kind() {
-                io::ErrorKind::ConnectionRefused => FailureKind::Refused,
-                _ => FailureKind::Unreachable,
-            };
+            let is_refused = last.kind() == io::ErrorKind::ConnectionRefused;
+            let kind = if is_refused { FailureKind::Refused } else { FailureKind::Unreachable };
             let what = format!("{role}{host}:{port} does not take connections ({last})");
             Err(Failure::new(kind, what).fixed_by("start the server, or check host and port"))
         };

@@ -16,6 +16,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Sources};
 use crate::control::relay::RelayStatus;
 use crate::harness::{FakeServer, fixtures};
+use crate::model::text::counted;
 use crate::model::{
     Policy, Rule, RuleSet, Settings, StoredRule, SyncRecord, SyncResult, SyncType, Trigger,
 };
@@ -71,9 +72,11 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         listen,
         daemon: None,
     };
-    line(format!("upstream:   a server with {} rules at {}", args.rules, chain.server.url()));
+    let rules = counted(args.rules as u64, "rule");
+    line(format!("upstream:   a server with {rules} at {}", chain.server.url()));
     line(format!("agent:      a daemon, whose relay is at {relay_url}"));
-    line(format!("downstream: a host with {} events, which knows the relay alone", args.events));
+    let events = counted(args.events as u64, "event");
+    line(format!("downstream: a host with {events}, which knows the relay alone"));
     queue_events(&chain.downstream_dir, args.events)?;
 
     heading("1. A new host: everything from scratch");

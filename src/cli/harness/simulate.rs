@@ -93,8 +93,8 @@ pub(super) struct Args {
     /// 0 for an execution that is in none (0)
     #[arg(long, value_name = "MIX")]
     bundle_binaries: Option<Mix<u32>>,
-    /// Memory for the responses to all hosts of this process; what does not fit fails as
-    /// simulator_memory
+    /// Memory for the responses to all hosts of this process; what does not fit is counted as a
+    /// failure of the simulator
     #[arg(long, value_name = "MIB", default_value_t = 512,
         value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     response_memory: u32,
@@ -160,15 +160,15 @@ impl Args {
             lasting: self.lasting,
             interval_secs: self.interval,
             speed: self.speed,
-            versions: given(&self.versions, &current.versions),
-            encodings: given(&self.encodings, &current.encodings),
+            versions: given(self.versions.as_ref(), &current.versions),
+            encodings: given(self.encodings.as_ref(), &current.encodings),
             protobuf_percent: self.protobuf.unwrap_or(current.protobuf_percent),
             groups,
-            events_per_hour: given(&self.events, &current.events_per_hour),
-            event_bytes: given(&self.event_bytes, &current.event_bytes),
+            events_per_hour: given(self.events.as_ref(), &current.events_per_hour),
+            event_bytes: given(self.event_bytes.as_ref(), &current.event_bytes),
             denied_percent: self.denied.unwrap_or(current.denied_percent),
             prompt_percent: self.prompt_uploads.unwrap_or(current.prompt_percent),
-            bundle_binaries: given(&self.bundle_binaries, &current.bundle_binaries),
+            bundle_binaries: given(self.bundle_binaries.as_ref(), &current.bundle_binaries),
             response_memory: u64::from(self.response_memory) << 20,
             storms: self.storms.clone(),
             outages: self.outages.clone(),
@@ -194,8 +194,8 @@ impl Args {
     }
 }
 
-fn given<T: Clone>(own: &Option<Mix<T>>, default: &Mix<T>) -> Mix<T> {
-    own.as_ref().unwrap_or(default).clone()
+fn given<T: Clone>(own: Option<&Mix<T>>, default: &Mix<T>) -> Mix<T> {
+    own.unwrap_or(default).clone()
 }
 
 /// Runs the command.
@@ -208,8 +208,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Error> {
     }
     let files = args.files.create()?;
     warn_of_few_files(&plan);
-    if let Some(hint) = plan.hint() {
-        output::note(hint);
+    if let Some(short) = plan.too_short() {
+        output::note(format!("{}: {short}", short.who()));
     }
     let progress = Progress::new(!args.quiet && !args.json);
     let signals = Signals::catch(host::ignored_signals(&SystemHost));

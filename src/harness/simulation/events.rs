@@ -151,7 +151,7 @@ impl EventQueue {
             let bundle =
                 is_denied.then(|| Bundle::pick(&traits.bundle_binaries, &mut of.random)).flatten();
             of.next_at = Some(at + of.gap(rates[kind]));
-            let ago = i64::try_from((now.elapsed - at).as_millis()).unwrap_or(i64::MAX);
+            let ago = i64::try_from(now.elapsed.saturating_sub(at).as_millis()).unwrap_or(i64::MAX);
             let at = Timestamp::from_millis(now.wall.as_millis().saturating_sub(ago));
             if let Some(bundle) = bundle {
                 self.bundles.entry(bundle).or_default();

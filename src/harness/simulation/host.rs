@@ -449,14 +449,12 @@ impl<'a> SyncInProgress<'a> {
 
     /// Takes memory for the rules of a page until the sync ends.
     fn keep(&mut self, page: Page) -> Result<Page, Failure> {
-        match self.rules_memory.grow(page.rules.packed_bytes()) {
-            Ok(()) => Ok(page),
-            Err(BudgetExhausted) => {
-                let limit = self.world.budget.limit();
-                let what = format!("the downloads of all hosts hold more than {limit} bytes");
-                Err(Failure::new(FailureKind::SimulatorMemory, what))
-            }
-        }
+        self.rules_memory.grow(page.rules.packed_bytes()).map_err(|BudgetExhausted| {
+            let limit = self.world.budget.limit();
+            let what = format!("the downloads of all hosts hold more than {limit} bytes");
+            Failure::new(FailureKind::SimulatorMemory, what)
+        })?;
+        Ok(page)
     }
 
     /// The batch of these rows.

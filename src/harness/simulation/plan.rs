@@ -129,36 +129,57 @@ impl SimulationPlan {
         Ok(())
     }
 
-    /// What a user would not expect of a simulation so short, with what to change.
+    /// Which hosts will never sync, because the simulation is too short for them; `None`
+    /// if it is long enough for all.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub fn too_short(&self) -> Option<TooShort> {
         let speed = self.speed.max(1);
         let (first, last) = (FIRST_SYNC_DELAY / speed, (FIRST_SYNC_DELAY + MAX_SPLAY) / speed);
-        let enough = Duration::from_secs((self.ramp + last).as_secs() + 1);
-        let when = "a host syncs 15 to 30 s of its clock after its start, and then at its interval";
-        if self.lasting <= first {
-            Some(format!(
-                "no host will sync: {when}; the simulation ends after {}: give --for {} or more",
-                Shown(self.lasting),
-                Shown(enough)
-            ))
-        } else if self.lasting < self.ramp + last {
-            Some(format!(
-                "the hosts that start last will not sync: {when}; the last start after {}, and \
-                 the simulation ends after {}: give --for {} or more",
-                Shown(self.ramp),
-                Shown(self.lasting),
-                Shown(enough)
-            ))
-        } else {
-            None
-        }
+        let all_have_synced = self.ramp + last;
+        (self.lasting < all_have_synced).then(|| TooShort {
+            for_all: self.lasting <= first,
+            ramp: self.ramp,
+            lasting: self.lasting,
+            enough: Duration::from_secs(all_have_synced.as_secs() + 1),
+        })
     }
 
     /// The hosts that this shard plays: every `of`-th one, so that each shard ramps
     /// up as all of them do.
     pub(super) fn own_hosts(&self) -> impl Iterator<Item = u32> + use<> {
         (self.shard.index - 1..self.hosts).step_by(self.shard.of as usize)
+    }
+}
+
+/// A simulation that ends before every host has synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooShort {
+    /// It is so for every host, not only for those that start last.
+    for_all: bool,
+    ramp: Duration,
+    lasting: Duration,
+    enough: Duration,
+}
+
+impl TooShort {
+    /// Whom it concerns, before it begins.
+    #[must_use]
+    pub const fn who(&self) -> &'static str {
+        if self.for_all { "no host will sync" } else { "the hosts that start last will not sync" }
+    }
+}
+
+/// Why, and what to change.
+impl fmt::Display for TooShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a host syncs 15 to 30 s of its clock after its start, and then at its interval; the \
+             last one starts after {}, and the simulation ends after {}: give --for {} or more",
+            Shown(self.ramp),
+            Shown(self.lasting),
+            Shown(self.enough)
+        )
     }
 }
 
@@ -538,13 +559,16 @@ mod tests {
     fn a_simulation_too_short_for_a_sync_says_what_to_change() {
         let hint = |lasting: u64, ramp: u64, speed| {
             let (lasting, ramp) = (Duration::from_secs(lasting), Duration::from_secs(ramp));
-            SimulationPlan { lasting, ramp, speed, ..SimulationPlan::new(String::new()) }.hint()
+            let plan =
+                SimulationPlan { ramp, lasting, speed, ..SimulationPlan::new(String::new()) };
+            plan.too_short().map(|short| (short.who(), short.to_string()))
         };
-        let none = hint(3, 3, 1).expect("a hint");
-        assert!(none.starts_with("no host will sync: "), "{none}");
-        assert!(none.ends_with("ends after 3s: give --for 34s or more"), "{none}");
-        let some = hint(60, 60, 1).expect("a hint");
-        assert!(some.contains("that start last will not") && some.contains("--for 91s"), "{some}");
+        let (who, why) = hint(3, 3, 1).expect("a hint");
+        assert_eq!(who, "no host will sync");
+        assert!(why.ends_with("the simulation ends after 3s: give --for 34s or more"), "{why}");
+        let (who, why) = hint(60, 60, 1).expect("a hint");
+        assert_eq!(who, "the hosts that start last will not sync");
+        assert!(why.contains("the last one starts after 1m") && why.contains("--for 91s"), "{why}");
         assert_eq!((hint(91, 60, 1), hint(3, 1, 100)), (None, None));
     }
 

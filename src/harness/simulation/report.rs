@@ -222,12 +222,9 @@ impl SimulationReport {
         }
         let begun = self.measured.syncs.begun;
         if begun < self.hosts() && missing.is_empty() {
-            let advice = match self.plan.hint() {
-                Some(hint) => format!(" As was to be expected: {hint}."),
-                None => String::new(),
-            };
+            let why = self.plan.too_short().map_or_else(String::new, |why| format!("; {why}"));
             cautions.push(format!(
-                "Not every host has synced: {} of {}.{advice}",
+                "Not every host has synced: {} of {}{why}.",
                 counted(begun, "sync"),
                 counted(self.hosts(), "host")
             ));

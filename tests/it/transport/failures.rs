@@ -216,7 +216,7 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
         ("wrong encoding", Kind::BadEncoding, status(200, "Content-Encoding: br\r\n", "???").await),
         ("too large", Kind::TooLarge, status(200, "", &" ".repeat(1001)).await),
         ("no memory left", Kind::SimulatorMemory, {
-            let body = answer(200, "", &" ".repeat(100_000));
+            let body = answer(200, "", " ".repeat(100_000));
             replied_with(Reply::Keep(body), |options| {
                 options.max_body = 1 << 20;
                 options.response_budget = Some(ResponseBudget::new(64 << 10));

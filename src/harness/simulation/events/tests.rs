@@ -88,9 +88,10 @@ fn ev_6_a_refused_event_is_isolated_and_set_aside() {
 /// The events of the queue, as the agent reads them.
 fn read(queue: &EventQueue) -> Vec<QueuedEvent> {
     let rows = queue.batch(usize::MAX, i64::MAX);
-    let decoded = rows.iter().map(|row| match stored::decode_row(&row.data) {
-        stored::DecodedEvent::Sendable(event) => event,
-        other => panic!("{other:?}"),
+    let decoded = rows.iter().map(|row| {
+        let decoded = stored::decode_row(&row.data);
+        let stored::DecodedEvent::Sendable(event) = decoded else { panic!("{decoded:?}") };
+        event
     });
     decoded.collect()
 }
@@ -105,7 +106,7 @@ fn ev_10_denials_come_at_the_time_that_was_announced() {
     let (mut denials, mut now) = (0, Duration::ZERO);
     while now < Duration::from_hours(100) {
         let next = queue.next_denial().expect("another one");
-        let early = Now { elapsed: next - Duration::from_nanos(1), wall: WALL };
+        let early = Now { elapsed: next.saturating_sub(Duration::from_nanos(1)), wall: WALL };
         assert_eq!(queue.happen(early, 40, &traits), None);
         let due = Now { elapsed: next, wall: WALL };
         assert_eq!(queue.happen(due, 40, &traits), Some((next, next)));
