@@ -29,6 +29,7 @@ mod client;
 mod connection;
 mod cookies;
 mod ending;
+mod estimate;
 mod exchange;
 mod expectation;
 mod form;
@@ -57,6 +58,7 @@ use tokio::sync::watch;
 
 pub use catalogue::{Level, Requirement, Section, SetUp, catalogue, requirement};
 pub use ending::{EarlyEnd, EarlyEndKind};
+pub use estimate::Estimate;
 pub use exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
 pub use expectation::{Deviation, Deviations, Expectation, ExpectationError};
 pub use form::{Form, UnknownForm};
@@ -317,6 +319,12 @@ impl Conformance {
     /// The requirements that will be checked.
     pub fn chosen(&self) -> Vec<&'static Requirement> {
         catalogue().filter(|requirement| self.options.chooses(requirement.id)).collect()
+    }
+
+    /// How many requests the run will make, and how long it will wait, if the server behaves.
+    #[must_use]
+    pub fn estimate(&self) -> Estimate {
+        Estimate::of(&self.options, self.operator.is_some())
     }
 
     /// Whether new machine ids are made up.

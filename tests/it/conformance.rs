@@ -2,6 +2,7 @@
 
 mod command;
 mod early;
+mod estimate;
 mod forms;
 mod misbehaviours;
 mod operator;

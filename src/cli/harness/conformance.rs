@@ -15,15 +15,14 @@ use super::time;
 use crate::cli::sync::{Signals, exit_code};
 use crate::cli::{Error, Global, output};
 use crate::harness::conformance::{
-    Conformance, ConformanceError, ConformanceRun, Expectation, Form, Report, Requirement, SetUp,
+    Conformance, ConformanceError, ConformanceRun, Expectation, Form, Report, Requirement,
 };
 use crate::host::{self, SystemHost};
+use crate::model::text::counted;
 use operator::AskedOperator;
 
 /// A requirement is not met, the server differs from what was pinned, or the run ended early.
 const EXIT_NOT_MET: u8 = 1;
-/// About how many requests two checks make, with rules on three pages.
-const REQUESTS_PER_TWO_CHECKS: usize = 9;
 
 pub(super) const EXAMPLES: &str = "\
 The checks play a client: they make up machine ids that begin with 5A17A000- and events below
@@ -212,13 +211,18 @@ fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
 /// Says what the run will do, and asks where that may do harm.
 fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
     let chosen = conformance.chosen();
-    let is_slow = !args.no_slow && chosen.iter().any(|r| r.needs(SetUp::Slow));
-    let time = if is_slow { ", and waits up to 70 s" } else { "" };
+    let estimate = conformance.estimate();
+    let time = match estimate.waits.as_secs() {
+        0 => String::new(),
+        seconds => format!(", and waits {seconds} s"),
+    };
     let events = if args.no_events { "no events" } else { "made-up events" };
     output::note(format!(
-        "checks {} requirements with about {} requests and {events}{time}; use a test instance",
-        chosen.len(),
-        chosen.len() * REQUESTS_PER_TWO_CHECKS / 2
+        "checks {} with about {} ({} more for each further page of rules) and {events}{time}; use a \
+         test instance",
+        counted(chosen.len() as u64, "requirement"),
+        counted(estimate.requests, "request"),
+        estimate.per_page,
     ));
     if conformance.makes_up_machines() || args.yes {
         return Ok(());
