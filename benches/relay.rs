@@ -3,6 +3,9 @@
 //! rows from SQLite and writes the same JSON.
 //!
 //! `cargo bench --bench relay -- [--rules N]...`
+//!
+//! Run by root, it also measures a sync beside a stranger: a process of another user that
+//! keeps opening connections and sends what the relay must refuse.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -18,8 +21,11 @@ mod process;
 #[path = "support/rules.rs"]
 mod support;
 
+use std::collections::VecDeque;
 use std::fs;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -40,9 +46,18 @@ const PAGE: usize = 50_000;
 const CHANGES: u64 = 1_000;
 /// How often download and floor are measured, in turns.
 const ROUNDS: usize = 5;
+/// How often a sync is measured without and with a stranger.
+const SYNCS: usize = 100;
+/// The stranger's user: nobody.
+const STRANGER: u32 = 65_534;
+/// Connections that the stranger keeps open, or tries to.
+const STRANGER_CONNECTIONS: usize = 1_000;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let Some(address) = args.iter().find_map(|arg| arg.strip_prefix("--stranger=")) {
+        pester(address);
+    }
     let given = args.windows(2).filter(|pair| pair[0] == "--rules");
     let mut rules: Vec<u64> = given.filter_map(|pair| pair[1].parse().ok()).collect();
     if rules.is_empty() {
@@ -63,7 +78,8 @@ fn measure(rules: u64) {
     let daemon = Daemon::start(&state_dir);
     sleep(Duration::from_secs(3));
     let idle = daemon.memory("VmRSS:");
-    println!("  idle daemon:                   {idle:>8.1} MB");
+    let own = daemon.own_memory();
+    println!("  idle daemon:                   {idle:>8.1} MB, {own:.1} MB of them its own data");
     let mut plain = Plain::connect(&daemon.url);
 
     // The first sync lets the authorizer upload its events.
@@ -115,6 +131,7 @@ fn measure(rules: u64) {
     store
         .commit_rules(&made(rules..rules + CHANGES, PAGE), (SyncType::Normal, NOW))
         .expect("committed");
+    beside_a_stranger(&daemon, &mut plain, &hash);
     let (received, normal) = timed(|| {
         assert_eq!(preflight(&mut plain, &hash)["syncType"], "NORMAL");
         let mut received = 0;
@@ -131,8 +148,81 @@ fn measure(rules: u64) {
     sleep(Duration::from_secs(40));
     let before = daemon.wake_ups();
     sleep(Duration::from_secs(20));
-    println!("  afterwards, idle:              {:>8.1} MB", daemon.memory("VmRSS:"));
+    let (idle, own) = (daemon.memory("VmRSS:"), daemon.own_memory());
+    println!("  afterwards, idle:              {idle:>8.1} MB, {own:.1} MB of them its own data");
     println!("  wake-ups in 20 s:              {:>8}", daemon.wake_ups().saturating_sub(before));
+}
+
+/// Measures a sync of the changes alone, and while a stranger does what it can.
+fn beside_a_stranger(daemon: &Daemon, plain: &mut Plain, hash: &str) {
+    let mut sync = || {
+        let ((), took) = timed(|| {
+            // Not acknowledged, so the same changes go again.
+            assert_eq!(preflight(plain, hash)["syncType"], "NORMAL");
+            let mut received = 0;
+            download(plain, |page| received += rules_on(page));
+            assert_eq!(received, CHANGES);
+        });
+        took
+    };
+    let mut several = || median((0..SYNCS).map(|_| sync()).collect());
+    let alone = several();
+    let address = daemon.url.trim_start_matches("http://").trim_end_matches('/');
+    let stranger = Command::new(std::env::current_exe().expect("a path"))
+        .arg(format!("--stranger={address}"))
+        .uid(STRANGER)
+        .stdin(Stdio::null())
+        .spawn();
+    let Ok(mut stranger) = stranger else {
+        println!("  beside a stranger: not measured, because only root can be another user");
+        return;
+    };
+    sleep(Duration::from_secs(6));
+    let beside = several();
+    // It does not end by itself.
+    stranger.kill().expect("it still ran");
+    stranger.wait().expect("ended");
+    println!(
+        "  the same beside a stranger:    {:>8.1} ms, {:.2} times {:.1} ms",
+        ms(beside),
+        beside.as_secs_f64() / alone.as_secs_f64(),
+        ms(alone)
+    );
+}
+
+/// What a stranger may do: opens 200 connections a second, keeps as many as it can, and
+/// sends forged requests, junk and halves of requests.
+fn pester(address: &str) -> ! {
+    let request = |stage: &str, id: &str, body: &str| {
+        format!(
+            "POST /{stage}/{id} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let forged = [
+        request("preflight", "floor", "{\"machine_id\":\"floor\",\"request_clean_sync\":true}"),
+        request("postflight", "floor", "{\"machine_id\":\"floor\",\"rules_received\":1000}"),
+        request("ruledownload", "floor", "{\"machine_id\":\"floor\"}"),
+        request("eventupload", "floor", "{\"events\":[{\"file_sha256\":\"00\"}]}"),
+        request("preflight", "another", "{}"),
+        "POST /preflight/floor HTTP/1.1\r\nHost: ".to_owned(),
+        "\u{16}\u{3}\u{1}junk\r\n\r\n".to_owned(),
+        String::new(),
+    ];
+    let mut open = VecDeque::new();
+    for request in forged.iter().cycle() {
+        if let Ok(mut stream) = TcpStream::connect(address) {
+            // The relay may have closed it.
+            let _ = stream.write_all(request.as_bytes());
+            open.push_back(stream);
+        }
+        if open.len() > STRANGER_CONNECTIONS {
+            open.pop_front();
+        }
+        sleep(Duration::from_millis(5));
+    }
+    unreachable!("the requests never end")
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -263,7 +353,17 @@ impl Daemon {
 
     /// A figure of memory, in megabytes.
     fn memory(&self, name: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        self.figure("status", name)
+    }
+
+    /// Memory that the daemon alone has written to, in megabytes. The rest of what is
+    /// resident are pages of program and libraries as they are in their files.
+    fn own_memory(&self) -> f64 {
+        self.figure("smaps_rollup", "Private_Dirty:")
+    }
+
+    fn figure(&self, file: &str, name: &str) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
         let status = status.expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib: f64 = line

@@ -261,6 +261,11 @@ impl<'a> Volume<'a> {
             }
         }
     }
+
+    /// Takes back what [`Self::fill`] did.
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).expect("removed");
+    }
 }
 
 impl Drop for Volume<'_> {
@@ -269,7 +274,8 @@ impl Drop for Volume<'_> {
     }
 }
 
-/// STATE-6: the sync uploads the events that fill the disk, and makes room.
+/// STATE-6: the sync uploads the events that fill the disk, and makes room; the space
+/// that it took for that is reserved again once there is some.
 #[test]
 fn state_6_on_a_full_disk_the_events_that_fill_it_are_uploaded() {
     let server = FakeServer::builder().rules(fixtures::rules(10, 1)).start().expect("a server");
@@ -289,4 +295,9 @@ fn state_6_on_a_full_disk_the_events_that_fill_it_are_uploaded() {
     assert_eq!(reserve.exists(), volume.is_none());
     let record = agent.store().history(1).expect("read").remove(0);
     assert_eq!((record.events_uploaded, record.warnings), (500, vec![]));
+    if let Some(volume) = &volume {
+        volume.empty();
+    }
+    assert_eq!(agent.sync(&[]).code, Some(0));
+    assert!(reserve.exists(), "there is space again");
 }
