@@ -260,7 +260,8 @@ mod tests {
         let results = results.map(SyncResult::exit_code).into_iter();
         let others =
             [EXIT_USAGE, EXIT_TOO_OLD, EXIT_UNREACHABLE, EXIT_INTERNAL, EXIT_UNUSABLE, EXIT_CONFIG];
-        assert_eq!(documented, results.chain(others).collect());
+        let signals = [EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED];
+        assert_eq!(documented, results.chain(others).chain(signals).collect());
     }
 
     #[test]
