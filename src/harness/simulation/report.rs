@@ -328,6 +328,12 @@ impl fmt::Display for SimulationReport {
         for caution in self.cautions() {
             writeln!(f, "! {caution}")?;
         }
+        if !self.plan.groups.is_empty() {
+            let groups = self.plan.groups.iter();
+            let groups: Vec<_> =
+                groups.map(|group| format!("{} {}", group.name, group.hosts)).collect();
+            writeln!(f, "hosts of all shards by group: {}", groups.join(", "))?;
+        }
         writeln!(
             f,
             "syncs: {} succeeded ({:.1}/s, {} clean), {} failed, {} broken off, {} unfinished",

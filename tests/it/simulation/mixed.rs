@@ -43,6 +43,9 @@ fn the_hosts_of_each_group_are_as_its_file_says() {
     let args = [&SHORT[..], &["--mix", mix, "--hosts", "24", "--save", saved_to]].concat();
     let output = simulate(&server.url(), &args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let line = "hosts of all shards by group: new 15, old 5, build machines 4\n";
+    assert!(printed.contains(line), "{printed}");
     let mut seen: BTreeMap<_, u32> = BTreeMap::new();
     for exchange in server.requests(santa_sync::model::Stage::Preflight) {
         let member = |snake: &str, camel: &str| {
