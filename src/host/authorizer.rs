@@ -98,9 +98,9 @@ impl AuthorizerReport {
 
     /// What the last report says at this time.
     ///
-    /// A report from the future is news if the clock may have been set back since. If
-    /// it is from further ahead than 24 h it is none, but says nothing about how long
-    /// the authorizer has been silent, either.
+    /// A report from the future counts as recent, because the clock may have been set
+    /// back since. One from more than 24 h ahead does not, but it does not show either
+    /// how long the authorizer has been silent.
     #[must_use]
     pub fn state(
         report: Option<&Self>,

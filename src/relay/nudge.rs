@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(nudges.due(), None);
     }
 
-    /// RELAY-9: failures back off to an hour; a kill is none.
+    /// RELAY-9: failures back off to an hour; a kill does not count as one.
     #[test]
     fn relay_9_failed_nudges_back_off() {
         let mut nudges = Nudges::default();

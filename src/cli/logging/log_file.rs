@@ -22,7 +22,7 @@ pub(in crate::cli) struct LogFile {
 }
 
 impl LogFile {
-    /// The file of standard error; `None` if it is none, as with a terminal, a pipe or
+    /// The file of standard error; `None` if that is not a file but a terminal, a pipe or
     /// the journal.
     pub(in crate::cli) fn of_stderr() -> Option<Self> {
         let stderr = io::stderr();
