@@ -29,6 +29,7 @@ const SERIES: Cost = cost(10, 2, 0);
 const ALWAYS: Cost = cost(9, 1, 1);
 
 /// What the check of a requirement costs besides.
+#[expect(clippy::match_same_arms, reason = "requirements are in the order of the catalogue")]
 fn cost_of(requirement: &Requirement, options: &Options) -> Cost {
     let slow = u64::from(options.slow);
     let operator = |fixed, per_page| cost(fixed, per_page, 0);

@@ -121,10 +121,10 @@ struct NoRestart(Admin);
 
 impl Operator for NoRestart {
     fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
-        match task {
-            OperatorTask::RestartServer => OperatorReply::Skip,
-            task => self.0.ask(task),
+        if *task == OperatorTask::RestartServer {
+            return OperatorReply::Skip;
         }
+        self.0.ask(task)
     }
 }
 

@@ -170,7 +170,7 @@ async fn an_http_proxy_is_gone_through_with_its_user() {
     let asked = asked.lock().unwrap().clone();
     assert!(!asked.is_empty());
     assert!(asked.iter().all(|line| *line == format!("CONNECT localhost:{port} HTTP/1.1")));
-    assert_eq!(server.count(santa_sync::model::Stage::Preflight) > 0, true);
+    assert!(server.count(santa_sync::model::Stage::Preflight) > 0);
 }
 
 #[tokio::test]
