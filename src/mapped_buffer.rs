@@ -47,16 +47,25 @@ impl MappedBuffer {
     /// Appends bytes.
     #[inline]
     pub fn push_bytes(&mut self, bytes: &[u8]) {
-        if self.memory.bytes().len() - self.length < bytes.len() {
-            self.grow(bytes.len());
+        self.push_parts([bytes]);
+    }
+
+    /// Appends the bytes of all parts.
+    #[inline]
+    pub fn push_parts<const N: usize>(&mut self, parts: [&[u8]; N]) {
+        let more = parts.iter().map(|part| part.len()).sum();
+        if self.memory.bytes().len() - self.length < more {
+            self.grow(more);
         }
         let memory = match &mut self.memory {
             Memory::Heap(bytes) => &mut bytes[..],
             Memory::Mapped(map) => &mut map[..],
         };
-        let end = self.length + bytes.len();
-        memory[self.length..end].copy_from_slice(bytes);
-        self.length = end;
+        for part in parts {
+            let end = self.length + part.len();
+            memory[self.length..end].copy_from_slice(part);
+            self.length = end;
+        }
     }
 
     /// Forgets all bytes after the first `length`.

@@ -236,20 +236,14 @@ impl Filling {
         snapshot: &RulesSnapshot,
         position: Position,
     ) -> Result<Option<Position>, StoreError> {
-        let mut last = match position {
+        let last = match position {
             Position::After(place) => place,
             Position::Removed(_) | Position::Sent(_) => i64::MIN,
         };
-        let mut next = None;
-        snapshot.visit_rules_after(last, &mut |rule| {
-            if !self.add(rule) {
-                next = Some(Position::After(last));
-                return ControlFlow::Break(());
-            }
-            last = rule.place;
-            ControlFlow::Continue(())
+        let next = snapshot.visit_rules_after(last, &mut |rule| {
+            if self.add(rule) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        Ok(next)
+        Ok(next.map(|place| Position::After(place.saturating_sub(1))))
     }
 
     /// REMOVEs first, then what was sent, in stored order.

@@ -65,8 +65,6 @@ pub struct RulesStanding {
 /// A stored rule as it is read; its texts are valid until the next one.
 #[derive(Clone, Debug)]
 pub struct RuleRow<'a> {
-    /// Its place: higher than that of every rule before it.
-    pub place: i64,
     /// Its identifier.
     pub identifier: &'a str,
     /// What the identifier names.
@@ -117,7 +115,6 @@ impl<'a> RuleRow<'a> {
             text.unwrap_or(Ok(Cow::Borrowed("")))
         };
         Ok(Some(Self {
-            place: row.get(0)?,
             identifier,
             rule_type,
             state,
@@ -183,7 +180,8 @@ impl RulesSnapshot {
     }
 
     /// Shows each rule after a place to `visit`, in stored order, until it
-    /// breaks.
+    /// breaks. Returns the place of the rule at which it did. Places are higher than
+    /// those of all rules before.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -191,7 +189,7 @@ impl RulesSnapshot {
         &self,
         place: i64,
         visit: &mut dyn FnMut(&RuleRow<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<i64>, StoreError> {
         let mut read = || {
             let mut statement = self.rules.prepare_cached(select!("rowid > ?1 ORDER BY rowid"))?;
             let mut rows = statement.query([place])?;
@@ -199,10 +197,10 @@ impl RulesSnapshot {
                 if let Some(rule) = RuleRow::read(row)?
                     && visit(&rule).is_break()
                 {
-                    break;
+                    return row.get(0).map(Some);
                 }
             }
-            Ok(())
+            Ok(None)
         };
         read().map_err(self.failed(READ))
     }

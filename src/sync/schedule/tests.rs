@@ -471,13 +471,14 @@ fn daemon_2_a_fleet_comes_back_from_an_outage_without_a_peak() {
     use crate::model::Stage;
     use crate::sync::retry::{RetryPace, WaitSchedule};
 
-    const HOSTS: u64 = 6_000;
+    const HOSTS: u32 = 6_000;
     for (interval, outage) in [(60, 300), (600, 30), (600, 300), (600, 3_000), (3_600, 300)] {
-        let steady = HOSTS as f64 / f64::from(interval.min(600));
+        let steady = f64::from(HOSTS) / f64::from(interval.min(600));
         let down = secs(6_000)..secs(6_000 + outage);
         // Syncs that succeed, by second, from the return on.
-        let mut back = [0_u64; 60];
+        let mut back = [0_u32; 60];
         for host in 0..HOSTS {
+            let host = u64::from(host);
             let mut world = World::new(host);
             world.interval = Some(interval);
             world.random = host;
@@ -501,13 +502,13 @@ fn daemon_2_a_fleet_comes_back_from_an_outage_without_a_peak() {
                 let since = world.now.elapsed.checked_sub(down.end);
                 let second = since.and_then(|since| usize::try_from(since.as_secs()).ok());
                 if let Some(count) = second.and_then(|second| back.get_mut(second)) {
-                    *count += u64::from(end == SyncEnd::Success);
+                    *count += u32::from(end == SyncEnd::Success);
                 }
                 world.end(end, Some(interval));
             }
         }
-        let peak = back.windows(10).map(|ten| ten.iter().sum::<u64>()).max().expect("windows");
-        let times = peak as f64 / 10.0 / steady;
+        let peak = back.windows(10).map(|ten| ten.iter().sum::<u32>()).max().expect("windows");
+        let times = f64::from(peak) / 10.0 / steady;
         assert!(times <= 3.0, "{times:.2} after {outage} s, at {interval} s");
     }
 }
