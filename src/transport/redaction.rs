@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::model::Secret;
 use patterns::Patterns;
@@ -29,7 +30,9 @@ pub(super) struct Redaction {
     secrets: HashSet<String>,
     patterns: Patterns,
     rotating: VecDeque<String>,
-    rotating_patterns: Patterns,
+    /// Made when a text is to be looked through: most secrets of this kind come and go
+    /// without one.
+    rotating_patterns: OnceLock<Patterns>,
 }
 
 impl Redaction {
@@ -53,14 +56,20 @@ impl Redaction {
             return;
         }
         self.rotating.push_back(secret.to_owned());
-        if self.rotating.len() <= MAX_ROTATING_SECRETS {
-            return self.rotating_patterns.add(secret, MIN_SECRET_BYTES);
+        if self.rotating.len() > MAX_ROTATING_SECRETS {
+            self.rotating.pop_front();
         }
-        self.rotating.pop_front();
-        self.rotating_patterns = Patterns::default();
-        for secret in &self.rotating {
-            self.rotating_patterns.add(secret, MIN_SECRET_BYTES);
-        }
+        self.rotating_patterns = OnceLock::new();
+    }
+
+    fn rotating_patterns(&self) -> &Patterns {
+        self.rotating_patterns.get_or_init(|| {
+            let mut patterns = Patterns::default();
+            for secret in &self.rotating {
+                patterns.add(secret, MIN_SECRET_BYTES);
+            }
+            patterns
+        })
     }
 
     /// The text with a mask in the place of every secret. The beginning of a secret is struck
@@ -71,7 +80,7 @@ impl Redaction {
         let mut start = 0;
         for piece in text.split(CUT) {
             let end = start + piece.len();
-            let cuts = [&self.patterns, &self.rotating_patterns]
+            let cuts = [&self.patterns, self.rotating_patterns()]
                 .into_iter()
                 .filter_map(|patterns| patterns.cut(piece.as_bytes(), MIN_SECRET_BYTES));
             parts.extend(cuts.min().map(|at| start + at..end));
@@ -88,7 +97,7 @@ impl Redaction {
 
     fn places(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let mut places = self.patterns.find(bytes);
-        places.extend(self.rotating_patterns.find(bytes));
+        places.extend(self.rotating_patterns().find(bytes));
         places
     }
 }

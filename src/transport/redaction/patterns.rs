@@ -12,6 +12,12 @@ use crate::model::text::hex;
 /// How many bytes of a text lead to those that begin with them.
 const KEY_BYTES: usize = 4;
 
+/// Large texts are looked through in pieces of this size, because undoing their escapes takes
+/// a multiple of it.
+const PIECE_BYTES: usize = 256 << 10;
+/// How much pieces have in common, so that a secret at a border is whole in one of them.
+const PIECE_OVERLAP: usize = 32 << 10;
+
 /// A form of a secret, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pattern {
@@ -77,27 +83,40 @@ impl Patterns {
         if self.all.is_empty() {
             return found;
         }
-        self.find_in(original, |part, is_base64| {
-            found.push(if is_base64 { whole_base64(original, part) } else { part });
-        });
-        for layer in escapes::layers(original) {
-            self.find_in(&layer.bytes, |part, is_base64| {
-                let part = if is_base64 { whole_base64(&layer.bytes, part) } else { part };
-                found.push(layer.original(part));
-            });
+        let mut start = 0;
+        loop {
+            let end = original.len().min(start + PIECE_BYTES);
+            let piece = &original[start..end];
+            self.find_in(piece, |part| found.push(start + part.start..start + part.end));
+            for layer in escapes::layers(piece) {
+                self.find_in(&layer.bytes, |part| {
+                    let part = layer.original(part);
+                    found.push(start + part.start..start + part.end);
+                });
+            }
+            if end == original.len() {
+                return found;
+            }
+            start = end - PIECE_OVERLAP;
         }
-        found
     }
 
-    fn find_in(&self, bytes: &[u8], mut found: impl FnMut(Range<usize>, bool)) {
+    fn find_in(&self, bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
         let lower = bytes.to_ascii_lowercase();
+        // Where the last part ends. What lies within it is not looked at again: a long run of
+        // base64 data may have a secret many times.
+        let mut covered = 0;
         for at in 0..lower.len() {
             let rest = &lower[at..];
             let Some(starts) = key(rest).and_then(|key| self.starts.get(&key)) else { continue };
             for pattern in starts.iter().filter_map(|index| self.all.get(*index)) {
-                if rest.starts_with(&pattern.bytes) {
-                    found(at..at + pattern.bytes.len(), pattern.is_base64);
+                let part = at..at + pattern.bytes.len();
+                if part.end <= covered || !rest.starts_with(&pattern.bytes) {
+                    continue;
                 }
+                let part = if pattern.is_base64 { whole_base64(bytes, part) } else { part };
+                covered = part.end;
+                found(part);
             }
         }
     }
@@ -169,6 +188,33 @@ fn whole_base64(text: &[u8], part: Range<usize>) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Wherever a secret is in a large text, and however often, it is found, and in a time
+    /// that grows with the text.
+    #[test]
+    fn large_texts_are_looked_through_in_pieces() {
+        let mut patterns = Patterns::default();
+        patterns.add("s3cret-of-host", 5);
+        let mut text = vec![b'.'; 2 * PIECE_BYTES];
+        let places: Vec<usize> =
+            (0..9).map(|n| PIECE_BYTES - 20 + 5 * n).chain([0, text.len() - 14]).collect();
+        for place in places {
+            text.fill(b'.');
+            text[place..place + 14].copy_from_slice(b"s3crEt-of-host");
+            let mut found = patterns.find(&text);
+            found.dedup();
+            assert_eq!(found, [place..place + 14]);
+        }
+        let run = STANDARD_NO_PAD.encode(b"s3cret-of-host ".repeat(50_000)).into_bytes();
+        let mut found = patterns.find(&run);
+        found.sort_unstable_by_key(|part| part.start);
+        assert!(found.len() < 100, "{}", found.len());
+        let covered = found.iter().fold(0, |end, part| {
+            assert!(part.start <= end);
+            end.max(part.end)
+        });
+        assert_eq!(covered, run.len());
+    }
 
     #[test]
     fn base64_data_has_the_core_wherever_the_secret_is_in_it() {
