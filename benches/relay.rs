@@ -2,10 +2,11 @@
 //! rules, asked over one plain connection. The floor is one thread that reads the same
 //! rows from SQLite and writes the same JSON.
 //!
-//! `cargo bench --bench relay -- [--rules N]...`
+//! `cargo bench --bench relay -- [--rules N]... [--flood]`
 //!
 //! Run by root, it also measures a sync beside a stranger: a process of another user that
-//! keeps opening connections and sends what the relay must refuse.
+//! keeps opening connections and sends what the relay must refuse. `--flood` measures the
+//! memory that uploads of accepted clients take and leave.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -23,11 +24,12 @@ mod support;
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -59,8 +61,11 @@ fn main() {
         pester(address);
     }
     let given = args.windows(2).filter(|pair| pair[0] == "--rules");
+    let is_flood = args.iter().any(|arg| arg == "--flood");
     let mut rules: Vec<u64> = given.filter_map(|pair| pair[1].parse().ok()).collect();
-    if rules.is_empty() {
+    if is_flood {
+        flood();
+    } else if rules.is_empty() {
         rules = vec![1_000, 100_000, 1_000_000];
     }
     for rules in rules {
@@ -153,6 +158,78 @@ fn measure(rules: u64) {
     println!("  wake-ups in 20 s:              {:>8}", daemon.wake_ups().saturating_sub(before));
 }
 
+/// Measures the memory that a daemon needs for many large uploads at once, and has
+/// afterwards. All go to one daemon.
+fn flood() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let daemon = Daemon::start(dir.path());
+    println!("flood of uploads                    peak  6 s later  threads at most");
+    for (uploads, megabytes, leaving) in [(600, 1, 1.0), (20, 24, 0.5), (40, 63, 0.0)] {
+        daemon.forget_peak();
+        let body = uploaded_events(megabytes);
+        let (left, threads) = (AtomicUsize::new(uploads), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for client in 0..32 {
+                let (left, body, leaves) = (&left, &body, f64::from(client) < 32.0 * leaving);
+                let address = daemon.address();
+                scope.spawn(move || {
+                    let take = |left: usize| left.checked_sub(1);
+                    while left.fetch_update(Relaxed, Relaxed, take).is_ok() {
+                        upload(address, body, leaves);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while left.load(Relaxed) > 0 {
+                    threads.fetch_max(daemon.threads(), Relaxed);
+                    sleep(Duration::from_millis(20));
+                }
+            });
+        });
+        let peak = daemon.memory("VmHWM:");
+        sleep(Duration::from_secs(6));
+        println!(
+            "  {uploads:>3} of {megabytes:>2} MB, {:>3.0} % leave early {peak:>8.1} {:>10.1} {:>16}",
+            leaving * 100.0,
+            daemon.memory("VmRSS:"),
+            threads.load(Relaxed)
+        );
+    }
+}
+
+/// Uploads events, and waits for the answer or leaves. The relay may end either.
+fn upload(address: &str, body: &[u8], leaves: bool) {
+    let Ok(mut stream) = TcpStream::connect(address) else { return };
+    let head = format!(
+        "POST /eventupload/floor HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    if sent.is_ok() && !leaves {
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+/// An upload of this size.
+fn uploaded_events(megabytes: usize) -> Vec<u8> {
+    let mut body = b"{\"events\":[".to_vec();
+    let mut number = 0_u64;
+    while body.len() < megabytes * 1_000_000 - 2_000 {
+        let event = json!({
+            "file_sha256": format!("{number:064x}"), "file_path": "/usr/local/bin",
+            "file_name": "x".repeat(900), "decision": "BLOCK_BINARY",
+            "execution_time": 1_755_000_000 + number,
+        });
+        serde_json::to_writer(&mut body, &event).expect("written");
+        body.push(b',');
+        number += 1;
+    }
+    body.pop();
+    body.extend_from_slice(b"]}");
+    body
+}
+
 /// Measures a sync of the changes alone, and while a stranger does what it can.
 fn beside_a_stranger(daemon: &Daemon, plain: &mut Plain, hash: &str) {
     let mut sync = || {
@@ -167,7 +244,7 @@ fn beside_a_stranger(daemon: &Daemon, plain: &mut Plain, hash: &str) {
     };
     let mut several = || median((0..SYNCS).map(|_| sync()).collect());
     let alone = several();
-    let address = daemon.url.trim_start_matches("http://").trim_end_matches('/');
+    let address = daemon.address();
     let stranger = Command::new(std::env::current_exe().expect("a path"))
         .arg(format!("--stranger={address}"))
         .uid(STRANGER)
@@ -354,6 +431,19 @@ impl Daemon {
     /// A figure of memory, in megabytes.
     fn memory(&self, name: &str) -> f64 {
         self.figure("status", name)
+    }
+
+    fn address(&self) -> &str {
+        self.url.trim_start_matches("http://").trim_end_matches('/')
+    }
+
+    /// Begins to look for the peak of its memory anew.
+    fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("written");
+    }
+
+    fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs").count()
     }
 
     /// Memory that the daemon alone has written to, in megabytes. The rest of what is

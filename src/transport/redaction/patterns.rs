@@ -203,7 +203,7 @@ mod tests {
             text[place..place + 14].copy_from_slice(b"s3crEt-of-host");
             let mut found = patterns.find(&text);
             found.dedup();
-            assert_eq!(found, [place..place + 14]);
+            assert_eq!((found.len(), &found[0]), (1, &(place..place + 14)));
         }
         let run = STANDARD_NO_PAD.encode(b"s3cret-of-host ".repeat(50_000)).into_bytes();
         let mut found = patterns.find(&run);
