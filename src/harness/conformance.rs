@@ -33,6 +33,7 @@ mod estimate;
 mod exchange;
 mod expectation;
 mod form;
+mod leftovers;
 mod machine;
 mod message;
 mod operator;
@@ -72,7 +73,7 @@ pub use verdict::Verdict;
 use crate::config::Config;
 use crate::failure::{Failure, Remedy};
 use crate::model::text::counted;
-use crate::model::{BaseUrl, BaseUrlError, MachineId, MachineIdError};
+use crate::model::{BaseUrl, BaseUrlError, MachineId, MachineIdError, Secret};
 use crate::sync::{self, Stop};
 use crate::transport::TransportOptions;
 use client::ProbeClient;
@@ -239,6 +240,13 @@ impl Conformance {
         Ok(self)
     }
 
+    /// Treats this text as a secret, besides what is known as one: it is struck out of
+    /// everything, and as a segment of the URL's path it is a credential.
+    pub fn secret(mut self, text: impl Into<String>) -> Self {
+        self.options.secrets.push(Secret::new(text.into()));
+        self
+    }
+
     /// Uploads no events.
     pub const fn without_events(mut self) -> Self {
         self.options.events = false;
@@ -327,6 +335,13 @@ impl Conformance {
         Estimate::of(&self.options, self.operator.is_some())
     }
 
+    /// About how many tasks an operator gets: a check that complains is repeated, one that is
+    /// blocked asks nothing.
+    #[must_use]
+    pub fn operator_tasks(&self) -> usize {
+        self.chosen().iter().map(|requirement| OperatorTask::count_for(requirement.id)).sum()
+    }
+
     /// Whether new machine ids are made up.
     #[must_use]
     pub fn makes_up_machines(&self) -> bool {
@@ -370,7 +385,7 @@ impl Conformance {
             None => getrandom::u64()
                 .map_err(|error| ConformanceError::System(io::Error::other(error.to_string())))?,
         };
-        let client = ProbeClient::new(&self.transport, self.options.request_timeout)?;
+        let client = ProbeClient::new(&self.transport, &self.options)?;
         let probe = Probe::new(client, self.options, seed, self.operator);
         let (started_at, started) = (probe.client.now(), probe.client.elapsed());
         Box::pin(run::run(&probe, &Told(self.on_verdict), stop)).await?;
@@ -420,18 +435,18 @@ impl ConformanceRun {
     /// Every exchange, as it was.
     #[must_use]
     pub fn exchanges(&self) -> Vec<std::sync::Arc<ProbeExchange>> {
-        self.probe.client.exchanges()
+        self.probe.client.every_exchange()
     }
 
     /// Every exchange for writing down: whole, with secrets struck out.
     pub fn transcript(&self) -> impl Iterator<Item = TranscriptEntry> {
-        let exchanges = self.probe.client.exchanges();
+        let exchanges = self.probe.client.every_exchange();
         exchanges.into_iter().map(|exchange| TranscriptEntry::of(&exchange, &self.probe.client))
     }
 }
 
 fn report_of(probe: &Probe) -> Report {
-    let exchanges = probe.client.exchanges();
+    let exchanges = probe.client.every_exchange();
     let outcomes = probe.outcomes();
     let missing = Outcome::from(Judgement::not_tested("not reached"));
     let results: Vec<_> = run::chosen(probe)
@@ -448,7 +463,7 @@ fn report_of(probe: &Probe) -> Report {
     Report {
         schema_version: Report::SCHEMA_VERSION,
         version: env!("CARGO_PKG_VERSION"),
-        url: probe.client.base_url().to_string(),
+        url: probe.client.redact(&probe.client.base_url().to_string()),
         started_at: probe.client.now(),
         duration_ms: 0,
         run_id: probe.run_id.clone(),
@@ -457,8 +472,8 @@ fn report_of(probe: &Probe) -> Report {
         rules: probe.base().ok().map(|base| checks::facts_of(&base)),
         counts,
         results,
-        machine_ids: probe.ids(),
-        events: probe.events(),
+        machine_ids: leftovers::machine_ids(probe.ids(), &exchanges),
+        events: leftovers::events(probe.events(), &exchanges),
         ended_early: probe.early_end(),
         notes: notes(probe),
         deviations: None,
@@ -483,7 +498,7 @@ fn result_of(
         id: requirement.id,
         section: requirement.section,
         title: requirement.title,
-        breaks: requirement.breaks,
+        breaks: judgement.harm.unwrap_or(requirement.breaks),
         level: requirement.level,
         verdict: judgement.verdict,
         summary: probe.client.redact(&judgement.said),
@@ -510,7 +525,9 @@ fn notes(probe: &Probe) -> Vec<String> {
         let requests = counted(limited as u64, "request");
         notes.push(format!("the server limits the rate: {requests} made again"));
     }
-    if probe.verdict("CLEAN-06") == Some(Verdict::Warning) {
+    let is_never_normal = probe.verdict("CLEAN-04") == Some(Verdict::Fail)
+        && probe.base().is_ok_and(|base| !base.set.is_empty());
+    if probe.verdict("CLEAN-06") == Some(Verdict::Warning) || is_never_normal {
         notes.push(
             "the server sends all rules each time: RULE-05, RULE-06, CLEAN-05 and ISO-04 prove \
              little"

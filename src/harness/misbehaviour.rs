@@ -106,6 +106,8 @@ misbehaviours! {
     Http05ClosesIdle = "HTTP-05" "closes-idle" Info,
     /// Later stages require the cookie of preflight, otherwise 401.
     Http06Cookie = "HTTP-06" "cookie" Warning,
+    /// Uploads and rule pages require the cookie of preflight, and the last page uses it up.
+    Http06UsedUp = "HTTP-06" "used-up" Warning,
     /// Later stages require a cookie marked Secure, which no client returns over http.
     Http06SecureCookie = "HTTP-06" "secure-cookie" Fail,
     /// The doctor's empty preflight gets 500.
@@ -147,6 +149,8 @@ misbehaviours! {
     Enc08Unknown = "ENC-08" "unknown" Fail,
     /// A whole number as text gets 500.
     Enc09NumberAsText = "ENC-09" "number-as-text" Warning,
+    /// A host whose preflight has an empty `primary_user` gets every rule twice.
+    Enc09EmptyMember = "ENC-09" "empty-member" Warning,
     /// A member that is null gets 400.
     Enc09Null = "ENC-09" "null" Info,
     /// An enum as a number gets 400.
@@ -253,8 +257,10 @@ misbehaviours! {
     Rule02NoIdentifier = "RULE-02" "no-identifier" Fail,
     /// One rule more has an unknown policy.
     Rule02Policy = "RULE-02" "policy" Fail,
+    /// The first rule of a page has a `button_label`, which is called `event_detail_button_label`.
+    Rule02WrongName = "RULE-02" "wrong-name" Warning,
     /// The first rule of a page also has the members type and state.
-    Rule02Names = "RULE-02" "names" Warning,
+    Rule02Names = "RULE-02" "names" Info,
     /// One rule more has a hash that is too short.
     Rule03Short = "RULE-03" "short" Fail,
     /// The first rule comes twice, first with another policy.
@@ -381,6 +387,8 @@ misbehaviours! {
     Ops04Eaten = "OPS-04" "eaten" Warning,
     /// Events are accepted and dropped.
     Ops05Dropped = "OPS-05" "dropped" Fail,
+    /// File-access events are accepted and dropped.
+    Ops05FileAccess = "OPS-05" "file-access" Fail,
     /// The time of the last sync is not recorded.
     Ops05NoTime = "OPS-05" "no-time" Warning,
     /// A change reaches the first machine that syncs, and no other.

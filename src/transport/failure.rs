@@ -467,19 +467,24 @@ impl FailureContext<'_> {
                     known => format!("{known}"),
                 };
                 // A certificate made by `openssl req -x509` is one of a CA.
-                let hint = if reason.contains("CaUsedAsEndEntity") {
-                    "it is a CA's own certificate: have the server use one issued by that CA, or \
-                     put this one into ServerAuthRootsFile"
-                } else {
-                    "check the server's certificate chain"
-                };
+                if reason.contains("CaUsedAsEndEntity") {
+                    return self.fail(
+                        FailureKind::CertificateUntrusted,
+                        format!(
+                            "the certificate of {server} is a CA's own, as a self-signed one may \
+                             be, and is not in {roots}"
+                        ),
+                        "put it into ServerAuthRootsFile, or have the server use one that a CA \
+                         issued",
+                    );
+                }
                 self.fail(
                     FailureKind::CertificateUntrusted,
                     format!(
                         "the certificate of {server} cannot be trusted by {roots} ({})",
                         on_one_line(&reason, text::MAX_CHARS)
                     ),
-                    hint,
+                    "check the server's certificate chain",
                 )
             }
         }

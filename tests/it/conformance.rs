@@ -1,6 +1,7 @@
 //! `harness conformance`: what it finds of the fake server, well-behaved and not.
 
 mod command;
+mod cookies;
 mod early;
 mod estimate;
 mod forms;
@@ -11,6 +12,7 @@ mod reports;
 mod secrets;
 mod tls;
 mod trials;
+mod words;
 
 use santa_sync::harness::FakeServer;
 use santa_sync::harness::conformance::{Conformance, Report, Waits};

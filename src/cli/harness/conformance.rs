@@ -69,9 +69,14 @@ pub(super) struct Args {
     /// protobuf-none
     #[arg(long, value_name = "FORM")]
     form: Option<Form>,
-    /// Use this machine id instead of new ones; may be repeated. It must belong to no real host
+    /// Use this machine id instead of new ones; may be repeated. It must belong to no real host.
+    /// One new id is sent all the same, to see how the server refuses it (ID-04)
     #[arg(long = "machine-id", value_name = "ID")]
     machine_ids: Vec<String>,
+    /// Strike this text out of everything that is written, as a token in the URL's path that
+    /// does not look like one; may be repeated. ERR-03 then tries the path without it
+    #[arg(long = "secret", value_name = "TEXT")]
+    secrets: Vec<String>,
     /// Do not ask before machine ids of --machine-id are used
     #[arg(long)]
     yes: bool,
@@ -193,6 +198,9 @@ fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
     if let Some(form) = args.form {
         conformance = conformance.form(form);
     }
+    for secret in &args.secrets {
+        conformance = conformance.secret(secret);
+    }
     if args.no_events {
         conformance = conformance.without_events();
     }
@@ -203,7 +211,8 @@ fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
         conformance = conformance.heavy();
     }
     if args.operator {
-        conformance = conformance.operator(AskedOperator);
+        let expected = conformance.operator_tasks();
+        conformance = conformance.operator(AskedOperator::new(expected));
     }
     Ok(conformance)
 }

@@ -15,6 +15,7 @@ mod pages;
 mod postflight;
 mod preflight;
 mod regex;
+mod rule;
 mod rules;
 mod settings;
 

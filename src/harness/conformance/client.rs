@@ -3,7 +3,7 @@
 //! retries, no pool.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::connection::{Sender, Way, broken};
 use super::exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
 use super::form::Form;
+use super::options::Options;
 use super::{ConformanceError, stranger};
 use crate::clock::{Clock as _, SystemClock};
 use crate::harness::Encoding;
@@ -38,6 +39,8 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 const MAX_WAITS_FOR_RATE: usize = 3;
 /// It does not wait longer at a time.
 const MAX_WAIT_FOR_RATE: Duration = Duration::from_secs(30);
+/// How often it is looked whether a server is back.
+const RETURN_POLL: Duration = Duration::from_millis(250);
 /// After so many requests in a row without a response, the server is not there any more. A
 /// server that cannot serve four machines at once loses eight (ISO-03 and its second try).
 const MAX_SILENT: usize = 10;
@@ -112,6 +115,20 @@ pub(super) fn stage_path(segment: &str, machine_id: &str) -> String {
     format!("{segment}/{}", utf8_percent_encode(machine_id, UNRESERVED_ONLY))
 }
 
+/// A server that does not respond any more.
+#[derive(Clone, Debug)]
+pub(super) enum Silence {
+    /// These requests in a row got no response, which it had no reason to refuse.
+    NoResponses(Vec<Arc<ProbeExchange>>),
+    /// It accepts no connection.
+    Gone {
+        /// The last requests, none of which got a response.
+        exchanges: Vec<Arc<ProbeExchange>>,
+        /// The last one that did.
+        answered: u64,
+    },
+}
+
 /// A connection that is kept between requests.
 #[derive(Default)]
 pub(super) struct KeptConnection {
@@ -139,6 +156,8 @@ impl KeptConnection {
 /// The client, with the record of all exchanges.
 pub(super) struct ProbeClient {
     base_url: BaseUrl,
+    /// Texts that are secrets, as the run is told.
+    secrets: Vec<Secret>,
     access: Mutex<DirectAccess>,
     /// The same without the client certificate.
     without_certificate: Option<DirectAccess>,
@@ -151,8 +170,14 @@ pub(super) struct ProbeClient {
     exchanges: Mutex<Vec<Arc<ProbeExchange>>>,
     /// The last requests, as far as they got no response.
     silent: Mutex<Vec<Arc<ProbeExchange>>>,
+    /// The request since which the server accepts no connection.
+    gone: Mutex<Option<Arc<ProbeExchange>>>,
     /// Told of each of them.
     silence: Notify,
+    /// How long a server that accepts no connection is given to come back.
+    return_time: Duration,
+    /// Exchanges from this number on say nothing of the server.
+    disregarded_from: AtomicU64,
     clock: SystemClock,
 }
 
@@ -163,7 +188,7 @@ impl ProbeClient {
     /// If these cannot be used.
     pub(super) fn new(
         options: &TransportOptions,
-        timeout: Duration,
+        told: &Options,
     ) -> Result<Self, ConformanceError> {
         let server = options.base_url.as_url();
         let proxy = ProxyRoute::choose(&options.proxy, server, |name| std::env::var(name).ok())?;
@@ -193,18 +218,23 @@ impl ProbeClient {
         if let Some(password) = proxy.as_ref().and_then(|proxy| proxy.password.as_ref()) {
             access.add_secret(password.expose());
         }
+        told.secrets.iter().for_each(|secret| access.add_secret(secret.expose()));
         Ok(Self {
+            secrets: told.secrets.clone(),
             base_url: options.base_url.clone(),
             access: Mutex::new(access),
             without_certificate,
             with_a_strangers,
             way,
             extra_headers: options.extra_headers.iter().filter(is_sent).cloned().collect(),
-            request_timeout: timeout,
+            request_timeout: told.request_timeout,
             permits: Semaphore::new(MAX_CONCURRENT),
             exchanges: Mutex::default(),
             silent: Mutex::default(),
+            gone: Mutex::default(),
             silence: Notify::new(),
+            return_time: told.waits.return_of_server,
+            disregarded_from: AtomicU64::new(u64::MAX),
             clock: SystemClock::new(),
         })
     }
@@ -234,9 +264,10 @@ impl ProbeClient {
         given
     }
 
-    /// A segment of the base path that looks like a token.
+    /// A segment of the base path that looks like a token, or is said to be one.
     fn secret_segment(&self) -> Option<String> {
-        let secrets = self.base_url.secrets();
+        let mut secrets = self.base_url.secrets();
+        secrets.extend(self.secrets.iter().map(|secret| secret.expose().to_owned()));
         let path = self.base_url.as_url().path();
         path.split('/')
             .find(|segment| secrets.iter().any(|secret| secret == segment))
@@ -264,20 +295,77 @@ impl ProbeClient {
     }
 
     /// Every exchange so far.
-    pub(super) fn exchanges(&self) -> Vec<Arc<ProbeExchange>> {
+    pub(super) fn every_exchange(&self) -> Vec<Arc<ProbeExchange>> {
         lock(&self.exchanges).clone()
     }
 
-    /// Returns once the server has stopped responding, with the requests that show it. Only
-    /// requests that it has no reason to refuse count.
-    pub(super) async fn falls_silent(&self) -> Vec<Arc<ProbeExchange>> {
+    /// Every exchange so far that says something of the server.
+    pub(super) fn exchanges(&self) -> Vec<Arc<ProbeExchange>> {
+        let end = self.disregarded_from.load(Ordering::Relaxed);
+        let mut exchanges = self.every_exchange();
+        exchanges.retain(|exchange| exchange.number < end);
+        exchanges
+    }
+
+    /// Exchanges from this number on say nothing of the server: it was not there any more.
+    pub(super) fn disregard_from(&self, number: u64) {
+        self.disregarded_from.store(number, Ordering::Relaxed);
+    }
+
+    /// Returns once the server has stopped responding. Where it accepts connections, only
+    /// requests count that it has no reason to refuse.
+    pub(super) async fn falls_silent(&self) -> Silence {
         loop {
             let silent = lock(&self.silent).clone();
+            if let Some(first) = lock(&self.gone).clone() {
+                return self.gone_since(silent, first);
+            }
             if silent.len() >= MAX_SILENT {
-                return silent;
+                return Silence::NoResponses(silent);
             }
             self.silence.notified().await;
         }
+    }
+
+    fn gone_since(
+        &self,
+        mut silent: Vec<Arc<ProbeExchange>>,
+        first: Arc<ProbeExchange>,
+    ) -> Silence {
+        silent.retain(|exchange| exchange.number < first.number);
+        silent.push(first);
+        let since = silent.iter().map(|exchange| exchange.number).min().unwrap_or_default();
+        let exchanges = self.every_exchange();
+        let is_answered =
+            |exchange: &&Arc<ProbeExchange>| exchange.number < since && exchange.outcome.is_ok();
+        let answered = exchanges.iter().rfind(is_answered).map_or(0, |exchange| exchange.number);
+        Silence::Gone { exchanges: silent, answered }
+    }
+
+    /// Whether a request that got no connection is to be made again: a server that is being
+    /// restarted is given some time. One that does not come back is noted to be gone, and one
+    /// that is there has refused the connection.
+    async fn comes_back(&self, exchange: &Arc<ProbeExchange>) -> bool {
+        let is_refused =
+            exchange.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Connect);
+        let has_responded = |exchange: &Arc<ProbeExchange>| exchange.outcome.is_ok();
+        if !is_refused || !lock(&self.exchanges).iter().any(has_responded) {
+            return false;
+        }
+        if self.way.is_open().await {
+            return false;
+        }
+        let since = self.elapsed();
+        while lock(&self.gone).is_none() && self.elapsed().saturating_sub(since) < self.return_time
+        {
+            self.sleep(RETURN_POLL).await;
+            if self.way.is_open().await {
+                return true;
+            }
+        }
+        lock(&self.gone).get_or_insert_with(|| Arc::clone(exchange));
+        self.silence.notify_one();
+        false
     }
 
     fn note_silence(&self, exchange: &Arc<ProbeExchange>) {
@@ -351,6 +439,9 @@ impl ProbeClient {
     ) -> Arc<ProbeExchange> {
         for _ in 0..MAX_WAITS_FOR_RATE {
             let exchange = self.send_once(connection, request.clone()).await;
+            if self.comes_back(&exchange).await {
+                continue;
+            }
             let Some(wait) = asked_to_wait(&exchange) else { return exchange };
             self.sleep(wait).await;
         }
@@ -596,6 +687,47 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::FakeServer;
+    use crate::harness::conformance::Waits;
+    use crate::model::MachineId;
+
+    /// The server is started again only once the client has noted that it is not there.
+    #[tokio::test]
+    async fn a_server_that_comes_back_gets_the_request_again_and_one_that_does_not_is_gone() {
+        let start =
+            |address: &str| FakeServer::builder().listen(address.parse().unwrap()).start().unwrap();
+        let server = start("127.0.0.1:0");
+        let (url, address) = (server.url(), server.address().to_string());
+        let told = Options {
+            waits: Waits { return_of_server: Duration::from_mins(1), ..Waits::none() },
+            ..Options::default()
+        };
+        let base_url = BaseUrl::parse_any_http(&url).unwrap();
+        let options = TransportOptions::new(base_url, MachineId::new("probe").unwrap());
+        let mut client = ProbeClient::new(&options, &told).unwrap();
+        let request = ProbeRequest::empty("HTTP-01", None, Form::DEFAULT, "preflight/X".to_owned());
+        assert!(client.send(request.clone()).await.outcome.is_ok());
+        drop(server);
+        let restarted = async {
+            while client.every_exchange().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            start(&address)
+        };
+        let (exchange, server) = tokio::join!(client.send(request.clone()), restarted);
+        assert!(exchange.outcome.is_ok(), "{}", exchange.ended());
+        assert_eq!(client.every_exchange().len(), 3);
+
+        drop(server);
+        client.return_time = Duration::ZERO;
+        let lost = client.send(request).await;
+        assert!(lost.is_silent());
+        let Silence::Gone { exchanges, answered } = client.falls_silent().await else {
+            panic!("it is gone");
+        };
+        let numbers: Vec<_> = exchanges.iter().map(|exchange| exchange.number).collect();
+        assert_eq!((answered, numbers), (3, vec![lost.number]));
+    }
 
     #[test]
     fn a_secret_is_altered_in_one_character() {

@@ -147,6 +147,11 @@ impl Way {
         ServerName::try_from(self.host.clone()).map_err(|error| format!("{}: {error}", self.host))
     }
 
+    /// Whether the server accepts connections.
+    pub(super) async fn is_open(&self) -> bool {
+        self.open().await.is_ok()
+    }
+
     /// Whether the server speaks TLS, with whatever certificate.
     pub(super) async fn speaks_tls(&self) -> bool {
         let look = async {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::client::Silence;
 use super::exchange::ProbeExchange;
 use super::machine::Broken;
 use super::probe::Probe;
@@ -59,7 +60,7 @@ impl EarlyEnd {
     }
 
     /// The server has responded before.
-    fn fell_silent(last: &[std::sync::Arc<ProbeExchange>]) -> Self {
+    pub(super) fn fell_silent(last: &[std::sync::Arc<ProbeExchange>]) -> Self {
         let requests = counted(last.len() as u64, "request");
         let mut cause = format!("the last {requests} got no response");
         if let (Some(first), Some(last)) = (last.first(), last.last()) {
@@ -69,6 +70,24 @@ impl EarlyEnd {
         cause.push_str("; see the server's log for the reason");
         let exchanges = last.iter().map(|exchange| exchange.number).collect();
         Self { exchanges, ..Self::new(EarlyEndKind::NoResponse, cause) }
+    }
+
+    /// The server has responded before, and its port is closed.
+    fn went_away(exchanges: &[std::sync::Arc<ProbeExchange>], answered: u64) -> Self {
+        let mut cause = format!("the server went away after exchange {answered}");
+        for exchange in exchanges {
+            let (number, requirement) = (exchange.number, exchange.requirement);
+            let ended = exchange.ended();
+            cause.push_str(&format!("; exchange {number} ({requirement}): {ended}"));
+        }
+        cause.push_str("; see the server's log for the reason");
+        let exchanges = exchanges.iter().map(|exchange| exchange.number).collect();
+        Self { exchanges, ..Self::new(EarlyEndKind::NoResponse, cause) }
+    }
+
+    /// The first request that got no response.
+    pub(super) fn silent_since(&self) -> u64 {
+        self.exchanges.iter().min().copied().unwrap_or(u64::MAX)
     }
 
     /// No first request was of use.
@@ -109,7 +128,10 @@ pub(super) async fn early_end(probe: &Probe, mut stop: Stop) -> EarlyEnd {
     tokio::select! {
         biased;
         reason = stopped => EarlyEnd::interrupted(reason),
-        last = probe.client.falls_silent() => EarlyEnd::fell_silent(&last),
+        silence = probe.client.falls_silent() => match silence {
+            Silence::NoResponses(last) => EarlyEnd::fell_silent(&last),
+            Silence::Gone { exchanges, answered } => EarlyEnd::went_away(&exchanges, answered),
+        },
         () = deadline(probe) => EarlyEnd::deadline(probe.options.deadline),
     }
 }

@@ -44,7 +44,8 @@ fn cost_of(requirement: &Requirement, options: &Options) -> Cost {
         "ENC-06" | "ID-02" | "PRE-07" => cost(2, 0, 0),
         "ENC-07" => cost(8, 0, 2),
         "ENC-08" => cost(3, 1, 1),
-        "ENC-09" | "PRE-10" => cost(5, 0, 0),
+        "ENC-09" => cost(7, 1, 0),
+        "PRE-10" => cost(5, 0, 0),
         "ID-04" if !options.machine_ids.is_empty() => cost(1, 0, 0),
         "ID-05" => cost(3, 0, 1),
         "PRE-11" => cost(3, 1, 0),
@@ -73,7 +74,7 @@ fn cost_of(requirement: &Requirement, options: &Options) -> Cost {
         "OPS-02" => operator(8, 2),
         "OPS-03" => operator(25, 6),
         "OPS-04" => operator(4, 1),
-        "OPS-05" => operator(3, 1),
+        "OPS-05" => operator(4, 1),
         "OPS-06" => operator(20, 3),
         _ => cost(0, 0, 0),
     }

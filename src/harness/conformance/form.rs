@@ -49,6 +49,16 @@ impl Form {
         }
     }
 
+    /// The requirement that it is accepted.
+    pub(super) const fn requirement(self) -> &'static str {
+        match (self.transfer, self.encoding) {
+            (Transfer::Json, ContentEncoding::Deflate) => "ENC-01",
+            (Transfer::Json, ContentEncoding::None) => "ENC-02",
+            (Transfer::Json, ContentEncoding::Gzip) => "ENC-03",
+            (Transfer::Protobuf, _) => "ENC-04",
+        }
+    }
+
     /// Whether bodies are JSON.
     #[must_use]
     pub const fn is_json(self) -> bool {

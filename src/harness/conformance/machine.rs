@@ -68,6 +68,21 @@ impl PreflightDone {
     pub(super) fn is_clean(&self) -> bool {
         is_clean(self.sync_type)
     }
+
+    /// The type of sync that was announced, and by what if not by `sync_type`.
+    pub(super) fn type_in_words(&self) -> String {
+        let given = |names: [&str; 2]| {
+            names.iter().find_map(|name| self.message.get(*name)).filter(|value| !value.is_null())
+        };
+        let name = self.sync_type.name();
+        match (given(["sync_type", "syncType"]), given(["clean_sync", "cleanSync"])) {
+            (Some(_), _) => name.to_owned(),
+            (None, Some(flag)) => {
+                format!("with clean_sync {flag} and no sync_type, which means {name}")
+            }
+            (None, None) => format!("without sync_type, which means {name}"),
+        }
+    }
 }
 
 /// Whether the client deletes its rules in a sync of this type. It takes the partial clean
@@ -81,7 +96,6 @@ pub(super) const fn is_clean(sync_type: SyncType) -> bool {
 pub(super) struct SyncDone {
     pub(super) preflight: PreflightDone,
     pub(super) walk: Walk,
-    pub(super) postflight: Arc<ProbeExchange>,
 }
 
 /// The client model of one machine.
@@ -92,6 +106,8 @@ pub(super) struct ProbeMachine<'p> {
     pub(super) form: Form,
     pub(super) table: RuleTable,
     pub(super) jar: CookieJar,
+    /// It sends the cookies of the jar.
+    pub(super) returns_cookies: bool,
     /// The header and the value of the XSRF token, if the server handed one out.
     token: Option<(String, String)>,
     /// The connection of the session.
@@ -104,6 +120,8 @@ pub(super) struct ProbeMachine<'p> {
     pub(super) adds_unknown_members: bool,
     /// `machine_id` is left out.
     pub(super) leaves_out_id: bool,
+    /// Members that are zero, false or empty are written.
+    pub(super) writes_empty_members: bool,
 }
 
 impl<'p> ProbeMachine<'p> {
@@ -115,12 +133,14 @@ impl<'p> ProbeMachine<'p> {
             form: probe.form(),
             table: RuleTable::default(),
             jar: CookieJar::default(),
+            returns_cookies: true,
             token: None,
             connection: KeptConnection::default(),
             reconnects: false,
             intent: Intent::WellFormed,
             adds_unknown_members: false,
             leaves_out_id: false,
+            writes_empty_members: false,
         }
     }
 
@@ -230,7 +250,7 @@ impl<'p> ProbeMachine<'p> {
     ) -> Arc<ProbeExchange> {
         let client = &self.probe.client;
         let path = client.full_path(&request);
-        if request.cookies.is_none() {
+        if request.cookies.is_none() && self.returns_cookies {
             request.cookies = self.jar.header(&path);
         }
         request.headers.extend(self.token.clone());
@@ -281,6 +301,9 @@ impl<'p> ProbeMachine<'p> {
     }
 
     fn message<M: prost::Message + serde::Serialize>(&self, message: &M) -> Message {
+        if self.writes_empty_members {
+            return Message::written_out(self.form.transfer, message);
+        }
         Message::of(self.form.transfer, message)
     }
 
@@ -344,7 +367,11 @@ impl<'p> ProbeMachine<'p> {
     pub(super) async fn page_exchange(&mut self, cursor: &str) -> Arc<ProbeExchange> {
         let message =
             wire::RuleDownloadRequest { cursor: cursor.to_owned(), machine_id: self.id_member() };
-        let request = self.request(Stage::RuleDownload, self.message(&message));
+        let mut message = self.message(&message);
+        if self.writes_empty_members {
+            message = message.set("cursor", cursor.into());
+        }
+        let request = self.request(Stage::RuleDownload, message);
         self.send(request).await
     }
 
@@ -393,16 +420,28 @@ impl<'p> ProbeMachine<'p> {
 
     /// The whole rule download.
     pub(super) async fn walk(&mut self) -> Result<Walk, Broken> {
-        let walk = self.first_page().await?;
-        self.rest(walk).await
+        let mut walk = Walk::default();
+        self.walk_into(&mut walk).await?;
+        Ok(walk)
+    }
+
+    /// The whole rule download, of which the walk has what came, however it ends.
+    pub(super) async fn walk_into(&mut self, walk: &mut Walk) -> Result<(), Broken> {
+        self.page(walk, "").await?;
+        self.rest_into(walk).await
     }
 
     /// The rest of a rule download.
     pub(super) async fn rest(&mut self, mut walk: Walk) -> Result<Walk, Broken> {
+        self.rest_into(&mut walk).await?;
+        Ok(walk)
+    }
+
+    async fn rest_into(&mut self, walk: &mut Walk) -> Result<(), Broken> {
         let limits = self.probe.walk_limits();
         let started = self.probe.client.elapsed();
         while let Some(cursor) = walk.cursor.take() {
-            self.page(&mut walk, &cursor).await?;
+            self.page(walk, &cursor).await?;
             let took = self.probe.client.elapsed().saturating_sub(started);
             let said = if walk.cursor.as_ref() == Some(&cursor) {
                 format!("page {} repeats the cursor it was requested with", walk.pages.len())
@@ -423,7 +462,7 @@ impl<'p> ProbeMachine<'p> {
                 said,
             });
         }
-        Ok(walk)
+        Ok(())
     }
 
     /// Takes a complete download into the table.
@@ -480,8 +519,18 @@ impl<'p> ProbeMachine<'p> {
         let preflight = self.preflight(wish).await?;
         let walk = self.walk().await?;
         self.commit(preflight.sync_type, &walk);
-        let postflight = self.postflight(preflight.sync_type, &walk).await?;
-        Ok(SyncDone { preflight, walk, postflight })
+        self.postflight(preflight.sync_type, &walk).await?;
+        Ok(SyncDone { preflight, walk })
+    }
+
+    /// A clean sync that is complete, or as much of it as there is if the pages do not end.
+    pub(super) async fn sync_if_it_ends(&mut self) -> Result<(), Broken> {
+        if self.probe.base().is_ok() {
+            return self.sync(Wish::Clean).await.map(|_| ());
+        }
+        self.forget_session();
+        self.preflight(Wish::Clean).await?;
+        self.first_page().await.map(|_| ())
     }
 
     /// The request of an upload.

@@ -137,16 +137,31 @@ pub(super) enum Message {
 impl Message {
     /// The message in client form.
     pub(super) fn of<M: prost::Message + Serialize>(transfer: Transfer, message: &M) -> Self {
+        let mut message = Self::written_out(transfer, message);
+        if let Self::Json(members) = &mut message {
+            let mut node = Node::Object(std::mem::take(members));
+            node.prune();
+            if let Node::Object(pruned) = node {
+                *members = pruned;
+            }
+        }
+        message
+    }
+
+    /// The message as the agent of this program writes it: what a server may ask for is there,
+    /// be it zero, false or empty. Protobuf has no such freedom.
+    pub(super) fn written_out<M: prost::Message + Serialize>(
+        transfer: Transfer,
+        message: &M,
+    ) -> Self {
         match transfer {
             Transfer::Protobuf => Self::Protobuf(message.encode_to_vec()),
             Transfer::Json => {
                 // Messages of the schema always have a JSON form, and it is an object.
                 let text = body::encode(transfer, message).unwrap_or_default();
-                let mut node = serde_json::from_slice(&text).unwrap_or(Node::Object(Vec::new()));
-                node.prune();
-                match node {
-                    Node::Object(members) => Self::Json(members),
-                    Node::Array(_) | Node::Scalar(_) => Self::Json(Vec::new()),
+                match serde_json::from_slice(&text) {
+                    Ok(Node::Object(members)) => Self::Json(members),
+                    Ok(Node::Array(_) | Node::Scalar(_)) | Err(_) => Self::Json(Vec::new()),
                 }
             }
         }
@@ -220,6 +235,17 @@ mod tests {
             json_of(&Message::of(Transfer::Json, &event)),
             r#"{"file_sha256":"ab","execution_time":1735689600.25,"decision":"ALLOW_UNKNOWN"}"#
         );
+    }
+
+    #[test]
+    fn a_message_that_is_written_out_has_empty_members() {
+        let request = wire::PreflightRequest::default();
+        let written = json_of(&Message::written_out(Transfer::Json, &request));
+        let pruned = json_of(&Message::of(Transfer::Json, &request));
+        for member in ["\"primary_user\":\"\"", "\"request_clean_sync\":false", "_count\":0"] {
+            assert!(written.contains(member), "{written}");
+            assert!(!pruned.contains(member), "{pruned}");
+        }
     }
 
     #[test]

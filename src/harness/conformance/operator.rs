@@ -7,8 +7,10 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OperatorTask {
-    /// Add one rule, change the policy of another and change the client mode.
-    ChangeRulesAndMode,
+    /// Add one rule and change the policy of another.
+    ChangeRules,
+    /// Change the client mode.
+    ChangeMode,
     /// Change the policy of one rule, so that the number of rules stays the same.
     ChangeOneRule,
     /// Delete one rule.
@@ -29,6 +31,13 @@ pub enum OperatorTask {
         /// The beginning of their file names.
         name: String,
     },
+    /// Look for a file-access event of the run and say whether it is there.
+    FindFileAccessEvent {
+        /// The machine that sent it.
+        machine_id: String,
+        /// The beginning of the name of its rule.
+        rule_name: String,
+    },
     /// Say whether the time of the machine's last successful sync is shown.
     FindSyncTime {
         /// The machine.
@@ -40,9 +49,12 @@ pub enum OperatorTask {
 impl fmt::Display for OperatorTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ChangeRulesAndMode => f.write_str(
-                "On the server, add one rule, change the policy of another one and change the \
-                 client mode.",
+            Self::ChangeRules => {
+                f.write_str("On the server, add one rule and change the policy of another one.")
+            }
+            Self::ChangeMode => f.write_str(
+                "On the server, change the client mode for the machines of this run; skip this if \
+                 it cannot be changed.",
             ),
             Self::ChangeOneRule => {
                 f.write_str("On the server, change the policy of one rule; add and delete none.")
@@ -60,11 +72,29 @@ impl fmt::Display for OperatorTask {
                 "Look at the events of machine {machine_id}. Are those named {name}-… there, with \
                  path {path}, hash, decision and time?"
             ),
+            Self::FindFileAccessEvent { machine_id, rule_name } => write!(
+                f,
+                "Look at the file-access events of machine {machine_id}. Is one of the rule \
+                 {rule_name}-… there? Skip this if the server shows no such events."
+            ),
             Self::FindSyncTime { machine_id } => write!(
                 f,
                 "Look at machine {machine_id}. Does the server show the time of its last sync, a \
                  moment ago?"
             ),
+        }
+    }
+}
+
+impl OperatorTask {
+    /// How many tasks the check of a requirement has if it does not complain; a check that does
+    /// is repeated.
+    pub(super) fn count_for(requirement: &str) -> usize {
+        match requirement {
+            "OPS-02" | "OPS-04" | "OPS-06" => 1,
+            "OPS-01" => 2,
+            "OPS-03" | "OPS-05" => 3,
+            _ => 0,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::form::Form;
+use crate::model::Secret;
 
 /// How long a run may take: 15 minutes, some ten times what it takes with a server that responds
 /// at once.
@@ -17,13 +18,16 @@ pub struct Waits {
     pub between_pages: Duration,
     /// In the middle of a sync (RULE-08): 70 s.
     pub in_sync: Duration,
+    /// For a server to come back that no longer accepts connections: 5 s.
+    pub return_of_server: Duration,
 }
 
 impl Waits {
     /// No waits: for tests of the checks themselves.
     #[must_use]
     pub const fn none() -> Self {
-        Self { idle: Duration::ZERO, between_pages: Duration::ZERO, in_sync: Duration::ZERO }
+        let nothing = Duration::ZERO;
+        Self { idle: nothing, between_pages: nothing, in_sync: nothing, return_of_server: nothing }
     }
 }
 
@@ -33,6 +37,7 @@ impl Default for Waits {
             idle: Duration::from_secs(5),
             between_pages: Duration::from_secs(10),
             in_sync: Duration::from_secs(70),
+            return_of_server: Duration::from_secs(5),
         }
     }
 }
@@ -61,6 +66,8 @@ pub(super) struct Options {
     pub(super) form: Option<Form>,
     /// Machine ids to use instead of new ones.
     pub(super) machine_ids: Vec<String>,
+    /// Texts that are secrets, besides those that are known to be.
+    pub(super) secrets: Vec<Secret>,
     /// Whether events are uploaded.
     pub(super) events: bool,
     /// Whether heavy checks run.
@@ -84,6 +91,7 @@ impl Default for Options {
         Self {
             form: None,
             machine_ids: Vec::new(),
+            secrets: Vec::new(),
             events: true,
             heavy: false,
             slow: true,

@@ -1,7 +1,7 @@
 //! What the checks of one run share: the client, the ids and events used, the form to work
 //! in, and the rules that a complete download brings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ struct State {
     form: Form,
     asks_for_tokens: bool,
     base: Option<Result<Arc<BaseSync>, Judgement>>,
+    /// The first rule download as far as it came.
+    first_walk: Option<Arc<Walk>>,
     /// Why no preflight succeeds.
     preflight_broken: Option<Judgement>,
     /// Why no event upload succeeds.
@@ -80,8 +82,8 @@ struct State {
     early_end: Option<EarlyEnd>,
     operator: Option<Box<dyn Operator>>,
     operator_time: OperatorTime,
-    /// Requirements whose check is run again.
-    second_tries: BTreeSet<&'static str>,
+    /// The first verdicts of checks that are run again.
+    first_tries: BTreeMap<&'static str, Judgement>,
     /// Of first tries, and of second ones.
     series: [Option<Arc<SyncSeries>>; 2],
 }
@@ -112,6 +114,7 @@ impl Probe {
             form: options.form.unwrap_or(Form::DEFAULT),
             asks_for_tokens: true,
             base: None,
+            first_walk: None,
             preflight_broken: None,
             uploads_broken: None,
             trials: Vec::new(),
@@ -119,7 +122,7 @@ impl Probe {
             early_end: None,
             operator,
             operator_time: OperatorTime::default(),
-            second_tries: BTreeSet::new(),
+            first_tries: BTreeMap::new(),
             series: [None, None],
         };
         Self { client, options, run_id, has_operator, state: Mutex::new(state) }
@@ -164,14 +167,19 @@ impl Probe {
         self.state().operator_time.until(now)
     }
 
-    /// Notes that the check of a requirement is run again.
-    pub(super) fn begin_second_try(&self, id: &'static str) {
-        self.state().second_tries.insert(id);
+    /// Notes that the check of a requirement is run again, and what it found.
+    pub(super) fn begin_second_try(&self, id: &'static str, first: &Judgement) {
+        self.state().first_tries.insert(id, first.clone());
+    }
+
+    /// What checks found that were run again.
+    pub(super) fn first_tries(&self) -> BTreeMap<&'static str, Judgement> {
+        self.state().first_tries.clone()
     }
 
     /// Syncs of one machine that several checks look at; those of second tries at others.
     pub(super) async fn series(&self, id: &'static str) -> Arc<SyncSeries> {
-        let place = usize::from(self.state().second_tries.contains(id));
+        let place = usize::from(self.state().first_tries.contains_key(id));
         let known = self.state().series[place].clone();
         if let Some(known) = known {
             return known;
@@ -201,6 +209,16 @@ impl Probe {
 
     pub(super) fn trials(&self) -> Vec<FormTrial> {
         self.state().trials.clone()
+    }
+
+    /// Whether this requirement is to be checked: it was chosen, or is about the form that was
+    /// asked for, which the server refuses.
+    pub(super) fn chooses(&self, id: &str) -> bool {
+        let is_refused = |form: Form| {
+            form.requirement() == id
+                && self.state().trials.iter().any(|trial| trial.form == form && !trial.accepted)
+        };
+        self.options.chooses(id) || self.options.form.is_some_and(is_refused)
     }
 
     pub(super) fn keep_trials(&self, trials: Vec<FormTrial>) {
@@ -347,6 +365,20 @@ impl Probe {
         self.state().base = Some(base.map(Arc::new));
     }
 
+    /// Keeps the first rule download that brought a page; a later one if it is complete.
+    pub(super) fn keep_first_walk(&self, walk: &Walk, is_complete: bool) {
+        let mut state = self.state();
+        if !walk.pages.is_empty() && (is_complete || state.first_walk.is_none()) {
+            state.first_walk = Some(Arc::new(walk.clone()));
+        }
+    }
+
+    /// The first rule download as far as it came, if it brought a page: for what no more than
+    /// single pages show.
+    pub(super) fn first_walk(&self) -> Option<Arc<Walk>> {
+        self.state().first_walk.clone()
+    }
+
     /// The first complete sync.
     ///
     /// # Errors
@@ -365,13 +397,30 @@ impl Probe {
         Ok(base)
     }
 
-    /// [`Self::base`], where rules were sent, be they usable or not.
-    pub(super) fn base_with_rules_sent(&self) -> Result<Arc<BaseSync>, Judgement> {
-        let base = self.base()?;
-        if base.walk.received == 0 {
+    /// Goes on if rule pages came, be it in a download that does not end.
+    ///
+    /// # Errors
+    /// Why none came.
+    pub(super) fn unless_without_pages(&self) -> Result<(), Judgement> {
+        match self.base() {
+            Err(blocked) if self.first_walk().is_none() => Err(blocked),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The first rule download as far as it came, where rules were sent, be they usable or not.
+    ///
+    /// # Errors
+    /// If no page came, or no rule.
+    pub(super) fn rules_sent(&self) -> Result<Arc<Walk>, Judgement> {
+        let Some(walk) = self.first_walk() else {
+            self.base()?;
+            return Err(Judgement::not_tested("no rule page was answered"));
+        };
+        if walk.received == 0 {
             return Err(Judgement::not_tested("needs at least one rule for this machine"));
         }
-        Ok(base)
+        Ok(walk)
     }
 
     /// [`Self::base`], where the rules came on several pages.

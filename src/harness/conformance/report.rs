@@ -51,9 +51,9 @@ pub struct Report {
     pub counts: BTreeMap<Verdict, u64>,
     /// Every requirement that was chosen, in the order of the catalogue.
     pub results: Vec<RequirementResult>,
-    /// Every machine id used.
+    /// Every machine id of which the server took a request.
     pub machine_ids: Vec<String>,
-    /// Every made-up event uploaded.
+    /// Every made-up event of an upload that the server took.
     pub events: Vec<ProbeEvent>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
@@ -86,7 +86,7 @@ pub struct RequirementResult {
     pub section: Section,
     /// What the server has to do.
     pub title: &'static str,
-    /// What happens to which agents where it does not.
+    /// What happens to which agents: by what was found, or wherever it is not met.
     pub breaks: &'static str,
     /// The worst verdict it can lead to.
     pub level: Level,

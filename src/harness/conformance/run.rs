@@ -10,7 +10,9 @@ use super::form::Form;
 use super::machine::{Broken, ProbeMachine, Wish};
 use super::probe::{BaseSync, FormTrial, Outcome, Probe};
 use super::verdict::{Judgement, Verdict};
+use super::walk::Walk;
 use super::{ConformanceError, Progress};
+use crate::model::Stage;
 use crate::sync::Stop;
 
 /// Checks that come before the first complete sync.
@@ -110,6 +112,9 @@ async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, Conformanc
     for id in WITH_OPERATOR {
         runner.settle(id).await;
     }
+    if let Some(end) = early::silent_at_the_end(probe).await {
+        return Ok(Some(end));
+    }
     for id in OVER_ALL.into_iter().chain(LAST) {
         runner.settle_once(id).await;
     }
@@ -179,7 +184,7 @@ struct Runner<'p> {
 
 impl Runner<'_> {
     fn keep(&self, id: &'static str, outcome: impl Into<Outcome>) {
-        if !self.probe.options.chooses(id) {
+        if !self.probe.chooses(id) {
             return;
         }
         let outcome = outcome.into();
@@ -191,21 +196,21 @@ impl Runner<'_> {
 
     /// Runs a check, and once more if it complains.
     async fn settle(&self, id: &'static str) {
-        if !self.probe.options.chooses(id) {
+        if !self.probe.chooses(id) {
             return;
         }
         let first = self.judged(id).await;
         if !self.deserves_a_second_try(&first) {
             return self.keep(id, first);
         }
-        self.probe.begin_second_try(id);
+        self.probe.begin_second_try(id, &first);
         let second = self.judged(id).await;
         self.keep(id, of_both(first, second));
     }
 
     /// Runs a check that a second run would not tell more about.
     async fn settle_once(&self, id: &'static str) {
-        if self.probe.options.chooses(id) {
+        if self.probe.chooses(id) {
             let judgement = self.judged(id).await;
             self.keep(id, judgement);
         }
@@ -255,6 +260,22 @@ impl Runner<'_> {
         ["ISO-01", "ISO-03", "ISO-04"].iter().any(is_broken)
     }
 
+    /// Where a requirement that blocks others is blocked itself, what blocks it blocks them.
+    fn name_first_blockers(&self) {
+        let outcomes = self.probe.outcomes();
+        let blocker = |id: &str| outcomes.get(id).and_then(|found| found.judgement.blocked_by);
+        for (id, outcome) in &outcomes {
+            let Some(mut first) = outcome.judgement.blocked_by else { continue };
+            // There are no more steps than requirements, even in a circle.
+            for _ in 0..outcomes.len() {
+                let Some(next) = blocker(first).filter(|next| next != id) else { break };
+                first = next;
+            }
+            let judgement = Judgement { blocked_by: Some(first), ..outcome.judgement.clone() };
+            self.probe.keep_outcome(id, Outcome { judgement, ..outcome.clone() });
+        }
+    }
+
     /// What kept a check from its question was a valid request that was refused. Where another
     /// requirement was found broken by the same stage and status, that is the reason;
     /// otherwise the requirement about the request is not met, whatever its own check saw.
@@ -264,6 +285,7 @@ impl Runner<'_> {
             let exchange = exchanges.iter().find(|exchange| exchange.number == *number)?;
             Some((exchange.stage, exchange.ended()))
         };
+        self.name_first_blockers();
         let outcomes = self.probe.outcomes();
         for (id, outcome) in &outcomes {
             let judgement = &outcome.judgement;
@@ -324,17 +346,24 @@ async fn first_sync(probe: &Probe) -> (Result<BaseSync, Judgement>, Judgement) {
     if probe.options.events {
         let broken = match machine.upload_one().await {
             Ok(_) => None,
-            Err(broken) => Some(checks::for_want_of_a_cookie(&mut machine, broken).await),
+            Err(broken) => {
+                let stage = Stage::EventUpload;
+                Some(checks::for_want_of_a_cookie(&machine, stage, broken).await)
+            }
         };
         if let Some(broken) = &broken {
             judgement = judgement.and(about_statuses(broken));
         }
         probe.keep_uploads_broken(broken.map(Judgement::from));
     }
-    let walk = match machine.walk().await {
-        Ok(walk) => walk,
+    let mut walk = Walk::default();
+    let walked = machine.walk_into(&mut walk).await;
+    probe.keep_first_walk(&walk, walked.is_ok());
+    let walk = match walked {
+        Ok(()) => walk,
         Err(broken) => {
-            let broken = checks::for_want_of_a_cookie(&mut machine, broken).await;
+            let stage = Stage::RuleDownload;
+            let broken = checks::for_want_of_a_cookie(&machine, stage, broken).await;
             return (Err(broken.clone().into()), judgement.and(about_statuses(&broken)));
         }
     };
@@ -361,7 +390,7 @@ fn about_statuses(broken: &Broken) -> Judgement {
 
 /// The requirements of a run, in the order of the catalogue.
 pub(super) fn chosen(probe: &Probe) -> impl Iterator<Item = &'static Requirement> {
-    catalogue().filter(|requirement| probe.options.chooses(requirement.id))
+    catalogue().filter(|requirement| probe.chooses(requirement.id))
 }
 
 #[cfg(test)]

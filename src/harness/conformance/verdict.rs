@@ -90,11 +90,14 @@ pub(super) struct Judgement {
     pub(super) exchanges: Vec<u64>,
     /// The requirement whose failure kept this one from being tested.
     pub(super) blocked_by: Option<&'static str>,
+    /// What it leads to, where the requirement can be broken in several ways; `None` leaves it
+    /// at what the catalogue says of the requirement.
+    pub(super) harm: Option<&'static str>,
 }
 
 impl Judgement {
     pub(super) fn new(verdict: Verdict, said: impl Into<String>) -> Self {
-        Self { verdict, said: said.into(), exchanges: Vec::new(), blocked_by: None }
+        Self { verdict, said: said.into(), exchanges: Vec::new(), blocked_by: None, harm: None }
     }
 
     pub(super) fn pass() -> Self {
@@ -131,15 +134,29 @@ impl Judgement {
         self
     }
 
-    /// The worse of both; of two alike, both reasons, each said once.
+    /// Says what this way of breaking the requirement leads to.
+    pub(super) const fn harms(mut self, harm: &'static str) -> Self {
+        self.harm = Some(harm);
+        self
+    }
+
+    /// The worse of both; of two alike, both reasons, each said once. Where they do not harm
+    /// alike, what the catalogue says covers both.
     pub(super) fn and(mut self, other: Self) -> Self {
         if other.verdict > self.verdict {
             return other;
         }
         if other.verdict == self.verdict {
+            let was_silent = self.said.is_empty();
             self.said = joined_once(&self.said, &other.said);
             self.exchanges.extend(other.exchanges);
             self.blocked_by = self.blocked_by.or(other.blocked_by);
+            // A plain pass says nothing, and so does not speak against the other.
+            if !was_silent && self.harm != other.harm {
+                self.harm = None;
+            } else {
+                self.harm = other.harm;
+            }
         }
         self
     }
@@ -180,6 +197,16 @@ mod tests {
         assert_eq!(both.said, "cut");
         let both = both.and(Judgement::fail("late").at(3));
         assert_eq!((both.said.as_str(), both.exchanges), ("cut; late", vec![2, 3]));
+    }
+
+    #[test]
+    fn the_harm_is_that_of_what_was_found_unless_there_are_several() {
+        let slow = || Judgement::fail("slow").harms("hosts wait");
+        let cut = || Judgement::fail("cut").harms("rules are lost");
+        assert_eq!(Judgement::pass().and(slow()).harm, Some("hosts wait"));
+        assert_eq!(slow().and(slow()).and(Judgement::pass()).harm, Some("hosts wait"));
+        assert_eq!(slow().and(cut()).harm, None);
+        assert_eq!(slow().and(Judgement::fail("odd")).harm, None);
     }
 
     #[test]

@@ -132,8 +132,12 @@ impl Misbehaviours {
     }
 
     fn rule_page(&self, body: Vec<u8>) -> Vec<u8> {
-        let of_pages =
-            [Misbehaviour::Rule01Object, Misbehaviour::Rule01Null, Misbehaviour::Rule02Names];
+        let of_pages = [
+            Misbehaviour::Rule01Object,
+            Misbehaviour::Rule01Null,
+            Misbehaviour::Rule02WrongName,
+            Misbehaviour::Rule02Names,
+        ];
         if !self.does_any(&of_pages) {
             return body;
         }
@@ -144,6 +148,10 @@ impl Misbehaviours {
             *rules = json!({ "list": rules });
         } else if self.does(Misbehaviour::Rule01Null) && is_empty {
             *rules = Value::Null;
+        } else if self.does(Misbehaviour::Rule02WrongName)
+            && let Some(rule) = rules.get_mut(0)
+        {
+            rule["button_label"] = json!("Ask the help desk");
         } else if self.does(Misbehaviour::Rule02Names)
             && let Some(rule) = rules.get_mut(0)
         {

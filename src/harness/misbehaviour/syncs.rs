@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Misbehaviour, Misbehaviours};
+use crate::harness::reply::Form;
 use crate::harness::rules::RuleList;
 use crate::harness::state::OpenSync;
 use crate::protocol::wire::{self, Policy, RuleType, SyncType};
@@ -211,6 +214,14 @@ impl Misbehaviours {
         if self.does(Misbehaviour::Clean08Useless) && is_clean {
             list.push(named("0".repeat(64), Policy::Remove));
         }
+    }
+
+    /// Whether a sync with this preflight message brings every rule twice.
+    pub(in crate::harness) fn doubles_rules(&self, form: Form, message: &[u8]) -> bool {
+        self.does(Misbehaviour::Enc09EmptyMember)
+            && form == Form::Json
+            && serde_json::from_slice::<Value>(message)
+                .is_ok_and(|message| message["primary_user"] == "")
     }
 
     /// Whether rules of a sync of this type count as delivered once their last

@@ -287,6 +287,7 @@ impl State {
     /// The cookie that preflight sets and later stages require.
     fn cookie_name(&self) -> Option<&str> {
         let misbehaves = self.misbehaviours.does(Misbehaviour::Http06Cookie)
+            || self.misbehaviours.does(Misbehaviour::Http06UsedUp)
             || self.misbehaviours.does(Misbehaviour::Http06SecureCookie);
         self.style.cookie.as_deref().or(misbehaves.then_some("session"))
     }
@@ -310,6 +311,7 @@ impl State {
         }
         if let Some(name) = self.cookie_name()
             && stage != Stage::Preflight
+            && !(stage == Stage::Postflight && self.misbehaviours.does(Misbehaviour::Http06UsedUp))
             && !incoming.header("cookie").contains(&format!("{name}={}", self.cookie))
         {
             return Err(Refusal::new(401, format!("cookie {name} is missing or wrong")));
@@ -347,6 +349,12 @@ impl State {
                 && host.is_session_lost
             {
                 return Err(Refusal::new(status, "this session is not known"));
+            }
+            if self.misbehaviours.does(Misbehaviour::Http06UsedUp)
+                && stage != Stage::Postflight
+                && host.had_last_page
+            {
+                return Err(Refusal::new(401, "the cookie has been used up"));
             }
             if let Some(limit) = self.style.sync_time.or(self.misbehaviours.sync_time())
                 && let Some(open) = host.open

@@ -56,6 +56,8 @@ pub(in crate::harness) struct Host {
     pub(super) requests: [u64; Route::ALL.len()],
     pub(super) open: Option<OpenSync>,
     pub(super) download: Option<HostDownload>,
+    /// Whether the last page has been sent since the last preflight.
+    pub(super) had_last_page: bool,
     /// Whether its session was lost in a restart of the server.
     pub(super) is_session_lost: bool,
 }

@@ -32,6 +32,13 @@ impl State {
         let mut settings = group
             .map_or_else(|| self.settings.clone(), |group| group.settings.over(&self.settings));
         let sync_type = self.begin(call, &request, &mut settings);
+        if self.misbehaviours.doubles_rules(call.form, body)
+            && let Some(host) = self.hosts.get_mut(call.machine_id)
+            && let Some(download) = &mut host.download
+        {
+            let twice = download.rules.iter().flat_map(|rule| [rule.clone(), rule]);
+            download.rules = Arc::new(twice.collect());
+        }
         if let Some(host) = self.hosts.get_mut(call.machine_id) {
             host.shown.preflights += 1;
             host.shown.last_preflight = Some(request);
@@ -112,6 +119,7 @@ impl State {
         }
         host.owes_clean = plan.sync_type != SyncType::Normal && !is_eaten;
         host.is_session_lost = false;
+        host.had_last_page = false;
         host.download = Some(download);
         host.open = Some(OpenSync {
             announced: plan.sync_type,

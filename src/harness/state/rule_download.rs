@@ -69,6 +69,7 @@ impl State {
         let is_new = download.sent.insert(start);
         let is_withheld = self.misbehaviours.withholds(start, !is_new);
         download.is_sent_whole |= end == all;
+        host.had_last_page |= end == all;
         if end == all && self.misbehaviours.delivers_when_sent(download.sync_type) {
             host.seen = Some(download.seen);
             host.holds = None;

@@ -94,7 +94,9 @@ impl State {
         }
         self.events
             .extend(request.events.into_iter().map(|event| AnyEvent::Execution(Box::new(event))));
-        self.events.extend(request.file_access_events.into_iter().map(AnyEvent::FileAccess));
+        if !self.misbehaviours.does(Misbehaviour::Ops05FileAccess) {
+            self.events.extend(request.file_access_events.into_iter().map(AnyEvent::FileAccess));
+        }
         self.audit_events.extend(request.audit_events);
         count as u64
     }

@@ -1,6 +1,9 @@
 //! The operator of a fake server, and the requirements that need one.
 
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use santa_sync::harness::conformance::{
     Conformance, Operator, OperatorReply, OperatorTask, RequirementResult, Verdict, Waits,
@@ -11,6 +14,7 @@ use santa_sync::model::Stage;
 use santa_sync::protocol::wire;
 
 use super::complaints;
+use crate::program::program;
 
 /// Does on the fake server what an operator does on a real one.
 pub(super) struct Admin(pub(super) Arc<FakeServer>);
@@ -26,14 +30,14 @@ impl Operator for Admin {
     fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
         let server = &self.0;
         match task {
-            OperatorTask::ChangeRulesAndMode => {
+            OperatorTask::ChangeRules => {
                 let added = fixtures::rules(1, server.rules().len() as u64 + 1000);
                 self.change_one_rule();
                 server.queue_changes(added.collect());
-                server.change_settings(|settings| {
-                    settings.set_client_mode(wire::ClientMode::Lockdown);
-                });
             }
+            OperatorTask::ChangeMode => server.change_settings(|settings| {
+                settings.set_client_mode(wire::ClientMode::Lockdown);
+            }),
             OperatorTask::ChangeOneRule => self.change_one_rule(),
             OperatorTask::DeleteOneRule => {
                 server.queue_changes(fixtures::changes(&server.rules(), (0, 1, 0), 8));
@@ -48,6 +52,15 @@ impl Operator for Admin {
                         event.file_path == *path && event.file_name.starts_with(name)
                     }
                     AnyEvent::FileAccess(_) => false,
+                };
+                if !server.events().iter().any(is_it) {
+                    return OperatorReply::No;
+                }
+            }
+            OperatorTask::FindFileAccessEvent { rule_name, .. } => {
+                let is_it = |event: &AnyEvent| match event {
+                    AnyEvent::FileAccess(event) => event.rule_name.starts_with(rule_name),
+                    AnyEvent::Execution(_) => false,
                 };
                 if !server.events().iter().any(is_it) {
                     return OperatorReply::No;
@@ -152,4 +165,76 @@ fn an_operator_who_panics_ends_the_run() {
     let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
     let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
     let _ = conformance.only(["OPS-02"]).operator(Clumsy).run_blocking();
+}
+
+/// Its mode is fixed.
+struct FixedMode(Admin);
+
+impl Operator for FixedMode {
+    fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
+        match task {
+            OperatorTask::ChangeMode => OperatorReply::Skip,
+            task => self.0.ask(task),
+        }
+    }
+}
+
+#[test]
+fn a_server_whose_mode_is_fixed_is_asked_for_rules_all_the_same() {
+    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
+    let server = Arc::new(server);
+    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
+    let conformance = conformance.only(["OPS-01"]).operator(FixedMode(Admin(Arc::clone(&server))));
+    assert_eq!(conformance.operator_tasks(), 2);
+    let report = conformance.run_blocking().unwrap().report;
+    let result = report.result("OPS-01").unwrap();
+    let said = "tested with rules; the client mode was not changed";
+    assert_eq!((result.verdict, &*result.summary), (Verdict::Pass, said));
+}
+
+/// Counts what it is asked.
+struct Counting(Admin, Arc<AtomicUsize>);
+
+impl Operator for Counting {
+    fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.ask(task)
+    }
+}
+
+#[test]
+fn the_tasks_are_as_many_as_was_said() {
+    for id in ["OPS-01", "OPS-02", "OPS-03", "OPS-04", "OPS-05", "OPS-06"] {
+        let server = FakeServer::builder().rules(fixtures::rules(30, 1)).start().unwrap();
+        let (server, asked) = (Arc::new(server), Arc::new(AtomicUsize::new(0)));
+        let operator = Counting(Admin(Arc::clone(&server)), Arc::clone(&asked));
+        let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
+        let conformance = conformance.only([id]).operator(operator);
+        let expected = conformance.operator_tasks();
+        conformance.run_blocking().unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), expected, "{id}");
+    }
+}
+
+/// Answers on the standard input of the command.
+#[test]
+fn questions_are_numbered_and_the_possible_answers_are_said_once() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
+    let mut child = program()
+        .args(["harness", "conformance", &server.url(), "--no-slow", "--operator"])
+        .args(["--only", "OPS-01,OPS-02,OPS-04"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\n\nperhaps\ns\n\ns\nS\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    for part in ["question 1 of about 4: On", "question 2 of about 4: On", "question 3 of about 4"]
+    {
+        assert_eq!(said.matches(part).count(), 1, "{part}: {said}");
+    }
+    assert_eq!(said.matches("answer y (done").count(), 1, "{said}");
+    assert_eq!(said.matches("y, n or s?").count(), 1, "{said}");
 }

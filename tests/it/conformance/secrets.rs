@@ -167,3 +167,26 @@ fn no_form_of_a_secret_is_left_in_bodies_that_are_not_text() {
         }
     }
 }
+
+/// A token of letters alone does not look like one.
+#[test]
+fn a_token_in_the_path_is_a_credential_where_it_is_said_to_be() {
+    let token = "QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUiOpAsDf";
+    let server = server().base_path(&format!("sync/{token}")).start().unwrap();
+    let only = ["--only", "ERR-03,HTTP-01", "--json"];
+    let unsaid = run(&server.url(), &only);
+    assert!(stdout(&unsaid).contains(token));
+    let report: Value = serde_json::from_slice(&unsaid.stdout).unwrap();
+    assert_eq!(report["results"][1]["verdict"], "not_applicable");
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.jsonl");
+    let more = ["--secret", token, "--transcript", file.to_str().unwrap()];
+    let said = run(&server.url(), &[&only[..], &more].concat());
+    assert_eq!(said.status.code(), Some(0), "{}", stdout(&said));
+    let report: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(report["results"][1]["verdict"], "pass", "404 without it: {report}");
+    for text in [stdout(&said), stderr(&said), fs::read_to_string(&file).unwrap()] {
+        assert!(!text.contains(token), "{text}");
+    }
+}

@@ -121,6 +121,18 @@ async fn a_certificate_of_another_authority_fails_and_blocks_the_rest() {
     assert!(said.contains("add its CA") && said.contains("ServerAuthRootsFile"), "{said}");
 }
 
+#[tokio::test]
+async fn a_self_signed_certificate_is_named_in_words_with_what_to_do() {
+    let (ca, server) = (Ca::new("ca"), server());
+    let constraints = rcgen::BasicConstraints::Unconstrained;
+    let own = Leaf::self_signed(rcgen::IsCa::Ca(constraints), &["localhost"], 2020, 2100);
+    let port = tls_before(&server, &ca, &own, Clients::Anyone).await;
+    let said = report(port, Vec::new()).await.result("HTTP-04").unwrap().summary.clone();
+    assert!(said.contains("is a CA's own, as a self-signed one may be"), "{said}");
+    assert!(said.contains("put it into ServerAuthRootsFile"), "{said}");
+    assert!(!said.contains("OtherError") && !said.contains("CaUsed"), "{said}");
+}
+
 /// The verdict on HTTP-04 of a server that speaks something else than the URL says.
 async fn of_wrong_scheme(url: &str) -> String {
     let report = Conformance::new(url).unwrap().waits(Waits::none()).run().await.unwrap().report;

@@ -116,7 +116,10 @@ async fn http_12_a_ca_as_a_server_is_untrusted_and_the_reason_given() {
     let port = serve(&ca, &own, Clients::Anyone).await;
     let failure = post(options_trusting(port, &ca)).await.expect_err("untrusted");
     assert_eq!(failure.kind, FailureKind::CertificateUntrusted);
-    assert!(failure.with_fix().contains("it is a CA's own certificate"), "{failure}");
+    let said = failure.with_fix();
+    assert!(said.contains("is a CA's own, as a self-signed one may be"), "{said}");
+    assert!(said.contains("put it into ServerAuthRootsFile"), "{said}");
+    assert!(!said.contains("CaUsedAsEndEntity"), "{said}");
 }
 
 /// HTTP-12: what is not a file could hold up a sync for ever.

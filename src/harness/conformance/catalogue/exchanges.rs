@@ -95,7 +95,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
     Requirement::new(
         Encodings,
         "ENC-02",
-        Warning,
+        Fail,
         NOTHING,
         "JSON without content encoding is accepted",
         "agents with SyncClientContentEncoding = none cannot sync; requests by hand fail",
@@ -103,7 +103,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
     Requirement::new(
         Encodings,
         "ENC-03",
-        Warning,
+        Fail,
         NOTHING,
         "JSON compressed with gzip is accepted",
         "agents with SyncClientContentEncoding = gzip cannot sync",
@@ -153,7 +153,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "ENC-09",
         Warning,
         NOTHING,
-        "null members, enum numbers, numbers as text, a charset and unknown headers are accepted",
+        "null and empty members, enum numbers, numbers as text, a charset and unknown headers are \
+         accepted",
         "agents other than Santa's own may send these",
     ),
     Requirement::new(

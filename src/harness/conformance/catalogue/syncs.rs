@@ -86,7 +86,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         &[Rules],
         "every rule has an identifier, a known policy and a known type",
-        "agents drop such a rule silently, or the whole page",
+        "agents drop such a rule silently, or cannot read the whole page",
     ),
     Requirement::new(
         RuleSection,

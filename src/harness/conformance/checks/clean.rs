@@ -11,19 +11,28 @@ use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::model::text::counted;
 
+/// What a sync that should be clean leads to, where all rules come as NORMAL.
+const RULES_STAY: &str = "rules that the host has from an earlier server stay";
+
 /// CLEAN-01.
 pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
     let series = probe.series(id).await;
     let first = series.preflight(InSeries::Clean)?;
     if !first.is_clean() {
-        let said = format!("a new machine's request is answered {}", first.sync_type.name());
+        let said = format!("a new machine's request is answered {}", first.type_in_words());
         return Ok(Judgement::fail(said).at(first.exchange.number));
     }
-    let again = series.preflight(InSeries::CleanAgain)?;
+    let again = match series.preflight(InSeries::CleanAgain) {
+        Err(_) if probe.base().is_err() => {
+            let said = "granted to a new machine; no sync is complete after which to ask again";
+            return Ok(Judgement { said: said.to_owned(), ..Judgement::pass() });
+        }
+        again => again?,
+    };
     if again.is_clean() {
         return Ok(Judgement::pass());
     }
-    let said = format!("a synced machine's request is answered {}", again.sync_type.name());
+    let said = format!("a synced machine's request is answered {}", again.type_in_words());
     Ok(Judgement::fail(said).at(again.exchange.number))
 }
 
@@ -46,14 +55,14 @@ pub(super) async fn new_machine(probe: &Probe, id: &'static str) -> Checked {
     machine.commit(preflight.sync_type, &walk);
     let judgement = same_as_set(&machine.table, &base.set, &walk);
     if judgement.verdict != Verdict::Pass {
-        return Ok(judgement);
+        return Ok(judgement.harms("a new host lacks rules until someone asks for a clean sync"));
     }
     machine.postflight(preflight.sync_type, &walk).await?;
     if preflight.is_clean() {
         return Ok(judgement);
     }
-    let said = "all rules came, but the sync is NORMAL: rules of an earlier server stay";
-    Ok(Judgement::warning(said).at(preflight.exchange.number))
+    let said = format!("all rules came, but preflight was answered {}", preflight.type_in_words());
+    Ok(Judgement::warning(said).harms(RULES_STAY).at(preflight.exchange.number))
 }
 
 /// CLEAN-04.
@@ -98,8 +107,8 @@ pub(super) async fn broken_off(probe: &Probe, id: &'static str) -> Checked {
     if judgement.verdict != Verdict::Pass || again.is_clean() {
         return Ok(judgement);
     }
-    let said = "all rules come again, but the sync is NORMAL";
-    Ok(Judgement::warning(said).at(again.exchange.number))
+    let said = format!("all rules come again, but preflight is answered {}", again.type_in_words());
+    Ok(Judgement::warning(said).harms(RULES_STAY).at(again.exchange.number))
 }
 
 /// CLEAN-06.
@@ -110,7 +119,10 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     let last = series.synced(InSeries::SecondNormal)?;
     let preflight = series.preflight(InSeries::SecondNormal)?;
     let judgement = same_as_set(&last.table, &base.set, &last.walk);
-    if judgement.verdict != Verdict::Pass || preflight.is_clean() {
+    if judgement.verdict != Verdict::Pass {
+        return Ok(judgement.harms("hosts decide by wrong rules"));
+    }
+    if preflight.is_clean() {
         return Ok(judgement);
     }
     let sent = last.walk.received;
@@ -118,9 +130,9 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     let all = base.set.len() as u64;
     Ok(match sent {
         0 => judgement,
-        _ if sent >= all => {
-            Judgement::warning(format!("{} although nothing changed", come(sent))).at(at)
-        }
+        _ if sent >= all => Judgement::warning(format!("{} although nothing changed", come(sent)))
+            .harms("load grows with the number of hosts times rules")
+            .at(at),
         _ => Judgement::info(format!(
             "{} although nothing changed; rules edited within minutes may come again",
             come(sent)
@@ -131,7 +143,7 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
 
 /// CLEAN-07.
 pub(super) async fn lost_rules(probe: &Probe, id: &'static str) -> Checked {
-    probe.base_with_rules()?;
+    let base = probe.base_with_rules()?;
     let series = probe.series(id).await;
     series.synced(InSeries::CleanAgain)?;
     // No other check uses that machine, unless there are few.
@@ -148,7 +160,18 @@ pub(super) async fn lost_rules(probe: &Probe, id: &'static str) -> Checked {
     if preflight.is_clean() {
         return Ok(Judgement::pass());
     }
-    let said = "a host that reports no rules any more is not sent them again";
+    let walk = machine.walk().await?;
+    machine.commit(preflight.sync_type, &walk);
+    let answered = preflight.type_in_words();
+    if machine.table.difference(&base.set).is_none() {
+        let said = format!("preflight is answered {answered}, and all rules come all the same");
+        return Ok(Judgement { said, ..Judgement::pass() });
+    }
+    let rules = counted(walk.received, "rule");
+    let said = format!(
+        "a host that reports no rules any more is answered {answered}, and gets {rules} of {}",
+        base.set.len()
+    );
     Ok(Judgement::info(said).at(preflight.exchange.number))
 }
 

@@ -11,11 +11,15 @@ use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish, accepted}
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, FormTrial, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::harness::conformance::walk::Walk;
+use crate::model::text::counted;
 use crate::model::{ContentEncoding, Stage, Transfer};
 
 /// How often a damaged body is tried: whether a server waits for the rest can depend on the
 /// bytes.
 const DAMAGED_TRIES: usize = 5;
+/// What a 5xx to a form that is not supported leads to.
+const LIKE_AN_OUTAGE: &str = "it is retried for a minute and looks like an outage";
 /// What no encoding makes sense of.
 const GARBAGE: &[u8] = b"\x93\xfe\x00santa-conformance-probe\xff\x81";
 
@@ -55,10 +59,11 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
     if trial.exchange.is(200) {
         return Judgement::blocked("PRE-01", "accepted, but the response is unreadable");
     }
-    let ended = trial.exchange.ended();
+    let ended = refusal(probe, &trial);
     let another_works = probe.options.form.is_some_and(|declared| declared != trial.form)
         && probe.trials().iter().any(|trial| trial.accepted);
     let judgement = match encoding {
+        _ if probe.options.form == Some(trial.form) => asked_for_in_vain(&trial, &ended),
         ContentEncoding::Deflate if another_works => Judgement::warning(format!(
             "{ended}; agents need SyncClientContentEncoding or SyncEnableProtoTransfer"
         )),
@@ -66,6 +71,35 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
         ContentEncoding::Gzip | ContentEncoding::None => Judgement::warning(ended),
     };
     judgement.at(trial.exchange.number)
+}
+
+/// How a form was refused, with what is likely to be the reason.
+fn refusal(probe: &Probe, trial: &FormTrial) -> String {
+    let trials = probe.trials();
+    let takes = |is_meant: fn(&Form) -> bool| {
+        trials.iter().any(|trial| trial.accepted && trial.form.is_json() && is_meant(&trial.form))
+    };
+    let (body, hint) = match trial.form.encoding {
+        ContentEncoding::Deflate => ("a deflate body with its zlib wrapper", true),
+        ContentEncoding::Gzip => ("a gzip body", true),
+        ContentEncoding::None => ("a body without Content-Encoding", false),
+    };
+    let hint = if hint && takes(|form| !form.is_compressed()) {
+        "; the same message is accepted uncompressed: what reads the body, often a parser or proxy \
+         before the application, does not decompress it"
+    } else if !hint && takes(|form| form.is_compressed()) {
+        "; the same message is accepted compressed: what reads the body decompresses it whatever \
+         its Content-Encoding"
+    } else {
+        ""
+    };
+    format!("{} to {body}{hint}", trial.exchange.ended())
+}
+
+/// The verdict on a form that the run was to work in.
+fn asked_for_in_vain(trial: &FormTrial, ended: &str) -> Judgement {
+    Judgement::fail(format!("the run was to work in {}: {ended}", trial.form))
+        .harms("no agent that is configured for this form can sync")
 }
 
 /// ENC-04, over all exchanges: ENC-05 goes through every stage in every form.
@@ -92,6 +126,11 @@ pub(super) fn protobuf(probe: &Probe) -> Checked {
     }
     let trials = probe.trials();
     let trials = trials.iter().filter(|trial| !trial.form.is_json());
+    let asked = trials.clone().find(|trial| probe.options.form == Some(trial.form));
+    if let Some(trial) = asked.filter(|trial| !trial.accepted) {
+        let judgement = asked_for_in_vain(trial, &refusal(probe, trial));
+        return Ok(judgement.at(trial.exchange.number));
+    }
     if trials.clone().any(|trial| trial.accepted) {
         return Ok(Judgement::pass());
     }
@@ -106,7 +145,7 @@ fn is_unreadable(broken: &Broken) -> bool {
 
 /// ENC-05.
 pub(super) async fn every_stage_of_a_form(probe: &Probe, id: &'static str) -> Checked {
-    probe.base()?;
+    probe.unless_without_pages()?;
     let mut judgement = Judgement::pass();
     // The other checks work in the form of the run.
     let others = |trial: &FormTrial| trial.accepted && trial.form != probe.form();
@@ -129,10 +168,14 @@ pub(super) async fn every_stage_of_a_form(probe: &Probe, id: &'static str) -> Ch
     Ok(judgement)
 }
 
+/// Every stage in a clean sync and the next one, as far as the pages end.
 async fn two_syncs(machine: &mut ProbeMachine<'_>) -> Result<(), Broken> {
     let preflight = machine.preflight(Wish::Clean).await?;
     if machine.probe.options.events {
         machine.upload_one().await?;
+    }
+    if machine.probe.base().is_err() {
+        return machine.first_page().await.map(|_| ());
     }
     let walk = machine.walk().await?;
     machine.commit(preflight.sync_type, &walk);
@@ -147,7 +190,8 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     for trial in probe.trials().iter().filter(|trial| !trial.accepted) {
         if trial.exchange.is_server_error() {
             let said = format!("{}: {}", trial.form, trial.exchange.ended());
-            judgement = judgement.and(Judgement::warning(said).at(trial.exchange.number));
+            let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
+            judgement = judgement.and(found.at(trial.exchange.number));
         }
     }
     let mut machine = probe.machine(id);
@@ -164,10 +208,12 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let brotli = machine.send(request).await;
     if brotli.is(200) {
         let said = "a body labelled br, which it is not: 200";
-        judgement = judgement.and(Judgement::fail(said).at(brotli.number));
+        let found = Judgement::fail(said).harms("agents take it for done, and nothing was read");
+        judgement = judgement.and(found.at(brotli.number));
     } else if brotli.is_server_error() {
         let said = format!("a body labelled br: {}", brotli.ended());
-        judgement = judgement.and(Judgement::warning(said).at(brotli.number));
+        let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
+        judgement = judgement.and(found.at(brotli.number));
     }
     let message = machine.preflight_message(Wish::Clean);
     let plain = Message::of(machine.form.transfer, &message).bytes();
@@ -175,7 +221,8 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let raw = machine.send(request).await;
     if raw.is_server_error() {
         let said = format!("deflate data without the zlib wrapper: {}", raw.ended());
-        judgement = judgement.and(Judgement::warning(said).at(raw.number));
+        let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
+        judgement = judgement.and(found.at(raw.number));
     }
     Ok(judgement)
 }
@@ -266,18 +313,29 @@ fn refused_at_once(what: &str, exchange: &ProbeExchange) -> Judgement {
     if exchange.is_refused() {
         return Judgement::pass();
     }
-    Judgement::warning(format!("{what}: {}", exchange.ended())).at(exchange.number)
+    let judgement = Judgement::warning(format!("{what}: {}", exchange.ended()));
+    let judgement = match exchange.stage {
+        Some(Stage::EventUpload) if exchange.is(200) => {
+            judgement.harms("the agent deletes its events, and the server does not have them")
+        }
+        _ if exchange.is(200) => judgement.harms("a damaged request counts as read"),
+        _ => judgement.harms("agents repeat for a minute what can never work"),
+    };
+    judgement.at(exchange.number)
 }
 
 /// ENC-08.
 pub(super) async fn unknown_members(probe: &Probe, id: &'static str) -> Checked {
-    probe.base()?;
+    probe.unless_without_pages()?;
     let mut machine = probe.machine(id);
     machine.adds_unknown_members = true;
     let done: Result<(), Broken> = async {
         let preflight = machine.preflight(Wish::Clean).await?;
         if probe.options.events {
             machine.upload_one().await?;
+        }
+        if probe.base().is_err() {
+            return machine.first_page().await.map(|_| ());
         }
         let walk = machine.walk().await?;
         machine.commit(preflight.sync_type, &walk);
@@ -319,7 +377,67 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
     }
     let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
     request.headers.push(("x-santa-probe".to_owned(), "1".to_owned()));
-    Ok(judgement.and(odd("an unknown header", &mut machine, request).await))
+    judgement = judgement.and(odd("an unknown header", &mut machine, request).await);
+    if probe.form().is_json() && probe.unless_without_pages().is_ok() {
+        judgement = judgement.and(empty_members(probe, id).await?);
+    }
+    Ok(judgement)
+}
+
+/// A sync of an agent that writes members that are zero, false or empty.
+async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
+    const WHAT: &str = "empty members written out, as primary_user \"\"";
+    let mut machine = probe.machine(id);
+    machine.writes_empty_members = true;
+    let found = match sync_without_owner(&mut machine).await {
+        Ok(walk) => {
+            let Ok(base) = probe.base() else { return Ok(Judgement::pass()) };
+            let (came, expected) = (walk.received, base.walk.received);
+            if came == expected && machine.table.difference(&base.set).is_none() {
+                return Ok(Judgement::pass());
+            }
+            let rules = counted(came, "rule");
+            let judgement = Judgement::warning(format!("{WHAT}: {rules} instead of {expected}"))
+                .harms("agents that write such members get other rules than Santa");
+            match walk.pages.last() {
+                Some(page) => judgement.at(page.number),
+                None => judgement,
+            }
+        }
+        Err(broken) => {
+            let exchanges = probe.client.exchanges();
+            let exchange = exchanges.iter().find(|e| Some(e.number) == broken.exchange);
+            let said = format!("{WHAT}: {}", broken.said);
+            let judgement = if exchange.is_some_and(|exchange| exchange.is_server_error()) {
+                Judgement::warning(said)
+            } else {
+                Judgement::info(said)
+            };
+            broken.exchange.map_or(judgement.clone(), |at| judgement.at(at))
+        }
+    };
+    // The same without them, to be sure that they are the reason.
+    let mut plain = probe.machine(id);
+    // Where that breaks as well, empty members are not the reason.
+    let Ok(walk) = sync_without_owner(&mut plain).await else { return Ok(Judgement::pass()) };
+    let differs = probe.base().is_ok_and(|base| {
+        walk.received != base.walk.received || plain.table.difference(&base.set).is_some()
+    });
+    Ok(if differs { Judgement::pass() } else { found })
+}
+
+/// A clean sync of a machine without owner, as far as the pages end.
+async fn sync_without_owner(machine: &mut ProbeMachine<'_>) -> Result<Walk, Broken> {
+    let mut message = machine.preflight_message(Wish::Clean);
+    message.primary_user.clear();
+    let preflight = machine.preflight_with(message).await?;
+    if machine.probe.base().is_err() {
+        return machine.first_page().await;
+    }
+    let walk = machine.walk().await?;
+    machine.commit(preflight.sync_type, &walk);
+    machine.postflight(preflight.sync_type, &walk).await?;
+    Ok(walk)
 }
 
 fn preflight_of(machine: &ProbeMachine<'_>) -> Message {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::settings::shown;
 use crate::harness::conformance::client::{Credentials, ProbeRequest};
-use crate::harness::conformance::exchange::{Intent, ProbeExchange};
+use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
 use crate::harness::conformance::machine::Wish;
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
@@ -44,7 +44,22 @@ pub(super) fn no_error_in_200(probe: &Probe) -> Judgement {
             let stage = exchange.stage.map_or("", Stage::name);
             let value = probe.client.redact(&shown(value));
             let said = format!("{stage}: 200 with {name} {value}");
-            return Judgement::fail(said).at(exchange.number);
+            let harm = match exchange.stage {
+                Some(Stage::EventUpload) => {
+                    "agents take 200 for done and delete the events they uploaded"
+                }
+                Some(Stage::RuleDownload) => {
+                    "agents take it for a page without rules, and the download for complete"
+                }
+                Some(Stage::Postflight) => {
+                    "the agent believes that the sync is complete, and the server does not"
+                }
+                Some(Stage::Preflight) | None => {
+                    "agents take it for a preflight response without settings, and go on with \
+                     default settings"
+                }
+            };
+            return Judgement::fail(said).harms(harm).at(exchange.number);
         }
     }
     Judgement::pass()
@@ -57,7 +72,11 @@ pub(super) fn summary_of_5xx(probe: &Probe) -> Judgement {
         .exchanges()
         .into_iter()
         .filter(|exchange| exchange.intent != Intent::Aside)
-        .filter(|exchange| exchange.is_server_error() || exchange.outcome.is_err())
+        .filter(|exchange| match &exchange.outcome {
+            Ok(_) => exchange.is_server_error(),
+            // Without a connection there was no mistake that it could answer.
+            Err(broken) => broken.kind != BreakKind::Connect,
+        })
         .collect();
     if failed.is_empty() {
         return Judgement::pass();
@@ -108,11 +127,14 @@ pub(super) async fn without_credential(probe: &Probe, id: &'static str) -> Check
         let found = match &exchange.outcome {
             // A server may end the handshake with whoever shows no certificate.
             Err(_) if given.iter().any(|given| given == "client certificate") => continue,
-            Err(broken) => Judgement::warning(format!("{what}: {}", broken.what)),
+            Err(broken) => Judgement::warning(format!("{what}: {}", broken.what))
+                .harms("an agent with a wrong credential does not show that this is the reason"),
             Ok(answer) => match answer.status {
                 401 | 403 | 404 => continue,
                 200 => Judgement::fail(format!("{what}: 200 ({})", given.join(", "))),
-                status => Judgement::warning(format!("{what}: {status}")),
+                status => Judgement::warning(format!("{what}: {status}")).harms(
+                    "an agent with a wrong credential does not show that this is the reason",
+                ),
             },
         };
         judgement = judgement.and(found.at(exchange.number));
@@ -147,7 +169,8 @@ pub(super) async fn xsrf(probe: &Probe, id: &'static str) -> Checked {
     let with_token = machine.send(request).await;
     if !with_token.is(200) {
         let said = format!("with the token, preflight still gets {}", with_token.ended());
-        return Ok(Judgement::fail(said).at(with_token.number));
+        let harm = "no agent gets past preflight";
+        return Ok(Judgement::fail(said).harms(harm).at(with_token.number));
     }
     Ok(match machine.walk().await {
         Ok(_) => Judgement::pass(),

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::same_as_set;
 use crate::harness::conformance::client::{KeptConnection, ProbeRequest, stage_path};
-use crate::harness::conformance::cookies::CookieJar;
 use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
 use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::probe_events::EventMaker;
+use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::model::Stage;
 use crate::model::text::counted;
@@ -81,12 +82,17 @@ fn worst_in_time(probe: &Probe) -> (Judgement, Vec<std::sync::Arc<ProbeExchange>
         let found = match &exchange.outcome {
             Err(broken) if is_incomplete(broken.kind) => {
                 lost.push(std::sync::Arc::clone(&exchange));
-                Judgement::fail(format!("{stage}: {}", broken.what))
+                Judgement::fail(format!("{stage}: {}", broken.what)).harms(
+                    "the attempt fails; it is repeated up to five times, which multiplies the load",
+                )
             }
             _ if exchange.elapsed > CLIENT_TIMEOUT => {
                 Judgement::fail(format!("{stage} took {seconds} s; clients give up after 30 s"))
             }
-            _ if exchange.elapsed > SLOW => Judgement::warning(format!("{stage} took {seconds} s")),
+            _ if exchange.elapsed > SLOW => {
+                let said = format!("{stage} took {seconds} s");
+                Judgement::warning(said).harms("over a slow line it comes too late for clients")
+            }
             _ => continue,
         };
         if found.verdict > worst.verdict {
@@ -114,10 +120,14 @@ pub(super) fn usable_url(probe: &Probe) -> Judgement {
         }
         return Judgement::fail("agents refuse plain http to a host that is not loopback");
     }
-    for exchange in probe.client.exchanges() {
+    let exchanges = probe.client.exchanges();
+    // Of a server that has responded, a connection that fails is no matter of the URL.
+    let has_responded = exchanges.iter().any(|exchange| exchange.outcome.is_ok());
+    for exchange in exchanges {
         if let Err(broken) = &exchange.outcome
             && exchange.intent != Intent::Aside
-            && matches!(broken.kind, BreakKind::Connect | BreakKind::Tls)
+            && (broken.kind == BreakKind::Tls
+                || (broken.kind == BreakKind::Connect && !has_responded))
         {
             return Judgement::fail(broken.what.clone()).at(exchange.number);
         }
@@ -173,57 +183,97 @@ pub(super) async fn kept_connection(probe: &Probe, id: &'static str) -> Checked 
 
 /// HTTP-06.
 pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked {
-    let base = probe.base()?;
+    probe.unless_without_pages()?;
+    if let Err(blocked) = probe.unless_without_events()
+        && blocked.blocked_by == Some(id)
+    {
+        return Err(blocked);
+    }
+    let base = probe.base().ok();
+    let set = base.as_ref().map(|base| &base.set);
     let mut machine = probe.machine(id);
-    let preflight = machine.preflight(Wish::Clean).await?;
-    machine.jar = CookieJar::default();
-    let walked = machine.walk().await;
-    let uploaded = if probe.options.events { Some(machine.upload_one().await) } else { None };
-    let broken = match (&walked, &uploaded) {
-        (Err(broken), _) | (Ok(_), Some(Err(broken))) => broken.clone(),
-        (Ok(walk), _) => {
-            machine.commit(preflight.sync_type, walk);
-            return Ok(same_as_set(&machine.table, &base.set, walk));
-        }
+    let (stage, broken) = match stages_after_preflight(&mut machine, set, false).await? {
+        Ok(judgement) => return Ok(judgement),
+        Err(broken) => broken,
     };
-    let at = |judgement: Judgement| match broken.exchange {
+    let mut machine = probe.machine(id);
+    if let Err((stage, broken)) = stages_after_preflight(&mut machine, set, true).await? {
+        return Ok(for_want_of_a_cookie(&machine, stage, broken).await.into());
+    }
+    let said = format!("{stage} works only with the cookies of preflight: {}", broken.said);
+    let judgement = Judgement::warning(said);
+    Ok(match broken.exchange {
         Some(exchange) => judgement.at(exchange),
         None => judgement,
-    };
-    let mut machine = probe.machine(id);
-    machine.preflight(Wish::Clean).await?;
-    let mut works = machine.walk().await.is_ok();
-    if works && probe.options.events {
-        works = machine.upload_one().await.is_ok();
-    }
-    if works {
-        return Ok(at(Judgement::warning(format!(
-            "only with the cookies of preflight: {}",
-            broken.said
-        ))));
-    }
-    Ok(broken.into())
+    })
 }
 
-/// Whether a later stage was refused for want of a cookie that a client does not return: then
-/// that is what the step broke at.
-pub(in crate::harness::conformance) async fn for_want_of_a_cookie(
+/// A sync as clients make it, up to the last page, with or without the cookies that the server
+/// sets on the way: the rules are compared with the set where it is known. Returns the stage
+/// after preflight that broke, and how.
+async fn stages_after_preflight(
     machine: &mut ProbeMachine<'_>,
+    set: Option<&RuleTable>,
+    with_cookies: bool,
+) -> Result<Result<Judgement, (Stage, Broken)>, Judgement> {
+    let preflight = machine.preflight(Wish::Clean).await?;
+    machine.returns_cookies = with_cookies;
+    if machine.probe.unless_without_events().is_ok()
+        && let Err(broken) = machine.upload_one().await
+    {
+        return Ok(Err((Stage::EventUpload, broken)));
+    }
+    let walked = match set {
+        Some(_) => machine.walk().await,
+        // The download does not end, which is another matter.
+        None => machine.first_page().await,
+    };
+    Ok(match (walked, set) {
+        (Err(broken), _) => Err((Stage::RuleDownload, broken)),
+        (Ok(_), None) => Ok(Judgement::pass()),
+        (Ok(walk), Some(set)) => {
+            machine.commit(preflight.sync_type, &walk);
+            Ok(same_as_set(&machine.table, set, &walk))
+        }
+    })
+}
+
+/// What a step broke at, if it did for want of a cookie that a client does not return: the same
+/// step works with it in a session of another machine.
+pub(in crate::harness::conformance) async fn for_want_of_a_cookie(
+    machine: &ProbeMachine<'_>,
+    stage: Stage,
     broken: Broken,
 ) -> Broken {
-    let message =
-        wire::RuleDownloadRequest { cursor: String::new(), machine_id: machine.id.clone() };
-    let message = Message::of(machine.form.transfer, &message);
-    let request = machine.request(Stage::RuleDownload, message);
-    let path = machine.probe.client.full_path(&request);
-    let withheld = machine.jar.withheld(&path).map(|(name, why)| format!("{name}: {why}"));
-    let (Some(withheld), Some(all)) = (withheld, machine.jar.all()) else { return broken };
-    let request = ProbeRequest { cookies: Some(all), intent: Intent::Provoking, ..request };
-    let forced = machine.send(request).await;
-    if !forced.is(200) {
+    let probe = machine.probe;
+    let path_of = |machine: &ProbeMachine<'_>| {
+        probe.client.full_path(&machine.request_of_bytes(stage, Vec::new()))
+    };
+    let withheld = machine.jar.withheld(&path_of(machine));
+    let Some(withheld) = withheld.map(|(name, why)| format!("{name}: {why}")) else {
+        return broken;
+    };
+    let mut again = probe.machine("HTTP-06");
+    if again.preflight(Wish::Clean).await.is_err() {
         return broken;
     }
-    let said = format!("a cookie is required that a client does not return; {withheld}");
+    let request = if stage == Stage::EventUpload {
+        let events = vec![probe.event(EventMaker::usual)];
+        again.upload_request(wire::EventUploadRequest {
+            events,
+            ..wire::EventUploadRequest::default()
+        })
+    } else {
+        let message =
+            wire::RuleDownloadRequest { cursor: String::new(), machine_id: again.id.clone() };
+        again.request(stage, Message::of(again.form.transfer, &message))
+    };
+    let Some(all) = again.jar.all() else { return broken };
+    let request = ProbeRequest { cookies: Some(all), intent: Intent::Provoking, ..request };
+    if !again.send(request).await.is(200) {
+        return broken;
+    }
+    let said = format!("{stage} requires a cookie that a client does not return; {withheld}");
     Broken { by: "HTTP-06", said, ..broken }
 }
 
@@ -246,11 +296,9 @@ pub(super) async fn doctor(probe: &Probe, id: &'static str) -> Checked {
     }
     let judgement = match exchange.status() {
         Some(200 | 400) if exchange.outcome.is_ok() => return Ok(Judgement::pass()),
-        Some(401 | 403 | 404) => Judgement::warning(format!("{ended}; the doctor shows a problem")),
-        Some(500..) | None => {
-            Judgement::warning(format!("{ended}; the doctor reports a server that is down"))
-        }
-        Some(_) => Judgement::warning(ended),
+        Some(401 | 403 | 404) => Judgement::warning(ended)
+            .harms("the doctor of Santa sends one, and shows a problem where there is none"),
+        Some(_) | None => Judgement::warning(ended),
     };
     Ok(judgement.at(exchange.number))
 }
@@ -273,11 +321,12 @@ pub(super) async fn labels(probe: &Probe, id: &'static str) -> Checked {
     Ok(judgement.and(media_types(probe)))
 }
 
-/// Responses whose `Content-Type` is not that of their form.
+/// Responses whose `Content-Type` is not that of their body. What is in no form that was asked
+/// for is a matter of others (PRE-01, ENC-04), and may well be labelled as what it is.
 fn media_types(probe: &Probe) -> Judgement {
     let wrong = probe.client.exchanges().into_iter().find_map(|exchange| {
         let answer = exchange.answer().filter(|answer| answer.status == 200)?;
-        if exchange.stage.is_none() || answer.wire.is_empty() {
+        if exchange.stage.is_none() || answer.wire.is_empty() || exchange.message().is_err() {
             return None;
         }
         let named = answer.header("content-type").unwrap_or("nothing");
@@ -334,8 +383,13 @@ pub(super) async fn no_stage(probe: &Probe, id: &'static str) -> Checked {
         } else {
             continue;
         };
-        judgement =
-            judgement.and(Judgement::warning(format!("{what}: {complaint}")).at(exchange.number));
+        let harm = if exchange.is(200) {
+            "a mistyped base URL looks healthy"
+        } else {
+            "scanners and mistyped URLs fill the error log"
+        };
+        let found = Judgement::warning(format!("{what}: {complaint}")).harms(harm);
+        judgement = judgement.and(found.at(exchange.number));
     }
     Ok(judgement)
 }

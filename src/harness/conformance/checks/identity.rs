@@ -73,14 +73,14 @@ async fn preflight_of(
 
 /// ID-03.
 pub(super) async fn without_id_in_the_body(probe: &Probe, id: &'static str) -> Checked {
-    probe.base()?;
+    probe.unless_without_pages()?;
     let mut machine = probe.machine(id);
     machine.leaves_out_id = true;
-    match machine.sync(Wish::Clean).await {
+    match machine.sync_if_it_ends().await {
         Ok(_) => Ok(Judgement::pass()),
         Err(broken) => {
             let mut with = probe.machine(id);
-            with.sync(Wish::Clean).await?;
+            with.sync_if_it_ends().await?;
             let judgement = Judgement::warning(format!("without machine_id, {}", broken.said));
             Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)))
         }
@@ -98,6 +98,7 @@ pub(super) async fn unknown_machine(probe: &Probe, id: &'static str) -> Checked 
         Some(200) => match exchange.message() {
             Ok(message) if super::errors::error_member(&message).is_some() => {
                 Judgement::fail("an unknown machine gets 200 with an error in it")
+                    .harms("unknown hosts believe that they have synced")
             }
             Ok(_) => return Ok(Judgement::not_applicable("new machine ids are accepted")),
             Err(why) => Judgement::fail(format!("an unknown machine gets 200, but {why}")),
@@ -105,6 +106,7 @@ pub(super) async fn unknown_machine(probe: &Probe, id: &'static str) -> Checked 
         Some(400..=404) if exchange.outcome.is_ok() => return Ok(Judgement::pass()),
         _ if exchange.is_server_error() => {
             Judgement::warning(format!("an unknown machine gets {}", exchange.ended()))
+                .harms("unknown hosts retry for ever")
         }
         _ => return Ok(Judgement::pass()),
     };

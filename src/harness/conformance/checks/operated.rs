@@ -1,13 +1,15 @@
 //! OPS-01 to OPS-06: with an operator who changes the server when asked.
 
 use super::{failed, same_as_set};
+use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::Intent;
-use crate::harness::conformance::machine::{ProbeMachine, Wish, is_clean};
+use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted, is_clean};
 use crate::harness::conformance::operator::{OperatorReply, OperatorTask};
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::probe_events::{EventMaker, PROBE_PATH};
 use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
+use crate::protocol::wire;
 
 /// Has the operator do something.
 ///
@@ -55,10 +57,15 @@ pub(super) async fn changes_arrive(probe: &Probe, id: &'static str) -> Checked {
     let mut machine = probe.machine(id);
     let first = machine.sync(Wish::Clean).await?;
     let before = machine.table.clone();
-    ask(probe, OperatorTask::ChangeRulesAndMode).await?;
+    ask(probe, OperatorTask::ChangeRules).await?;
     let judgement = follows(&mut machine, id, &before).await?;
     if judgement.verdict != Verdict::Pass {
         return Ok(judgement);
+    }
+    if ask(probe, OperatorTask::ChangeMode).await.is_err() {
+        // Not every server has a mode to change; what was checked before counts.
+        let said = "tested with rules; the client mode was not changed";
+        return Ok(Judgement { said: said.to_owned(), ..judgement });
     }
     machine.forget_session();
     let next = machine.preflight(Wish::Nothing).await?;
@@ -66,7 +73,8 @@ pub(super) async fn changes_arrive(probe: &Probe, id: &'static str) -> Checked {
     // A server that names no mode, or none that exists, is PRE-03's.
     if before.is_some() && before == super::settings::mode_of(&next.message) {
         let said = "the client mode is the one from before the change";
-        return Ok(Judgement::fail(said).at(next.exchange.number));
+        let harm = "hosts stay in the mode that they are in";
+        return Ok(Judgement::fail(said).harms(harm).at(next.exchange.number));
     }
     Ok(judgement)
 }
@@ -165,10 +173,17 @@ pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
     with_operator(probe)?;
     probe.unless_without_events()?;
     let mut machine = probe.machine(id);
-    let event = probe.event(EventMaker::usual);
-    let done = machine.sync(Wish::Clean).await?;
-    let upload = machine.upload(vec![event]).await;
-    crate::harness::conformance::machine::accepted(&upload)?;
+    let preflight = machine.preflight(Wish::Clean).await?;
+    let upload = machine.upload_one().await?;
+    let access = wire::EventUploadRequest {
+        file_access_events: vec![probe.event(EventMaker::file_access)],
+        ..wire::EventUploadRequest::default()
+    };
+    let request = machine.upload_request(access);
+    let access = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
+    let walk = machine.walk().await?;
+    machine.commit(preflight.sync_type, &walk);
+    let postflight = machine.postflight(preflight.sync_type, &walk).await?;
     let task = OperatorTask::FindEvents {
         machine_id: machine.id.clone(),
         path: PROBE_PATH.to_owned(),
@@ -176,14 +191,38 @@ pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
     };
     if ask(probe, task).await? == OperatorReply::No {
         let said = "the operator does not find the uploaded event as it was sent";
-        return Ok(Judgement::fail(said).at(upload.number));
+        let judgement = Judgement::fail(said).at(upload.number);
+        return Ok(judgement.harms("the server keeps nothing of what the hosts report"));
+    }
+    let mut judgement = Judgement::pass();
+    // A refused one is EVENT-04's.
+    if accepted(&access).is_ok() {
+        let task = OperatorTask::FindFileAccessEvent {
+            machine_id: machine.id.clone(),
+            rule_name: format!("probe-{}", probe.run_id),
+        };
+        // A server that shows none to its operator cannot be asked.
+        if ask(probe, task).await == Ok(OperatorReply::No) {
+            let said = "the operator does not find the file-access event, which was answered 200";
+            judgement = Judgement::fail(said)
+                .harms("hosts delete their file-access events, and the server does not have them")
+                .at(access.number);
+        }
     }
     let task = OperatorTask::FindSyncTime { machine_id: machine.id.clone() };
-    if ask(probe, task).await? == OperatorReply::No {
-        let said = "the operator does not find the time of the sync";
-        return Ok(Judgement::warning(said).at(done.postflight.number));
+    let replied = ask(probe, task).await;
+    if let Err(skipped) = &replied
+        && judgement.verdict == Verdict::Pass
+    {
+        return Err(skipped.clone());
     }
-    Ok(Judgement::pass())
+    if replied == Ok(OperatorReply::No) {
+        let said = "the operator does not find the time of the sync";
+        let found = Judgement::warning(said).at(postflight.number);
+        let harm = "an administrator does not see which hosts no longer sync";
+        return Ok(judgement.and(found.harms(harm)));
+    }
+    Ok(judgement)
 }
 
 /// OPS-06.

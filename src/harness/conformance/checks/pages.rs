@@ -65,7 +65,8 @@ pub(super) fn pages_end(probe: &Probe) -> Checked {
     } else {
         return Ok(Judgement::pass());
     };
-    Ok(Judgement::warning(complaint).at(rules.map_or(0, |(page, _)| page.number)))
+    let harm = "agents with limits refuse it, and those without need much memory";
+    Ok(Judgement::warning(complaint).harms(harm).at(rules.map_or(0, |(page, _)| page.number)))
 }
 
 /// PAGE-03.
@@ -89,7 +90,8 @@ pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
     }
     let at = sync.walk.pages.last().map_or(0, |page| page.number);
     let rules = counted(doubles as u64, "rule");
-    Ok(Judgement::warning(format!("{rules} repeated on later pages")).at(at))
+    let harm = "which of two contents applies depends on the order, and counts do not agree";
+    Ok(Judgement::warning(format!("{rules} repeated on later pages")).harms(harm).at(at))
 }
 
 /// PAGE-04.
@@ -141,7 +143,7 @@ pub(super) async fn cursor_lives(probe: &Probe, id: &'static str) -> Checked {
 
 /// PAGE-06.
 pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked {
-    let base = probe.base_with_rules()?;
+    probe.rules_sent()?;
     let mut machine = probe.machine(id);
     let preflight = machine.preflight(Wish::Clean).await?;
     let exchange = machine.provoking_page(NO_CURSOR).await;
@@ -151,14 +153,17 @@ pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked 
     let at = exchange.number;
     if !exchange.is(200) {
         let said = format!("an unusable cursor gets {}", exchange.ended());
-        return Ok(Judgement::warning(said).at(at));
+        let harm = "agents repeat for a minute what can never work, instead of starting again";
+        return Ok(Judgement::warning(said).harms(harm).at(at));
     }
     let mut walk = Walk::default();
     machine.read_page(&exchange, &mut walk)?;
     if walk.received == 0 && walk.cursor.is_none() {
         let said = "an unusable cursor gets an empty last page: the download ends as if complete";
-        return Ok(Judgement::warning(said).at(at));
+        let harm = "after a restart of the server half a set counts as the whole";
+        return Ok(Judgement::warning(said).harms(harm).at(at));
     }
+    let base = probe.base_with_rules()?;
     let walk = machine.rest(walk).await?;
     machine.commit(preflight.sync_type, &walk);
     match machine.table.difference(&base.set) {

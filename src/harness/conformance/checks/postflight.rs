@@ -65,7 +65,8 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
     if accepted(&exchange).is_err() {
         let rules = counted(walk.received, "rule");
         let said = format!("after a sync with {rules}: {}", exchange.ended());
-        judgement = judgement.and(Judgement::fail(said).at(exchange.number));
+        let found = Judgement::fail(said).harms("syncs that change nothing fail at the end");
+        judgement = judgement.and(found.at(exchange.number));
     }
 
     let mut machine = probe.machine(id);
@@ -77,7 +78,8 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
         let exchange = machine.send(all).await;
         if accepted(&exchange).is_err() {
             let said = format!("a sync of all rules (CLEAN_ALL): {}", exchange.ended());
-            judgement = judgement.and(Judgement::fail(said).at(exchange.number));
+            let found = Judgement::fail(said).harms("`santactl sync --clean-all` fails at the end");
+            judgement = judgement.and(found.at(exchange.number));
         }
     }
 
@@ -92,7 +94,8 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
     let exchange = machine.send(older).await;
     if accepted(&exchange).is_err() {
         let said = format!("an older agent's, without type and hash: {}", exchange.ended());
-        judgement = judgement.and(Judgement::warning(said).at(exchange.number));
+        let found = Judgement::warning(said).harms("syncs of older agents fail at the end");
+        judgement = judgement.and(found.at(exchange.number));
     }
     Ok(judgement)
 }
@@ -106,7 +109,8 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
     let exchange = machine.send(again).await;
     if accepted(&exchange).is_err() {
         let said = format!("the same postflight again: {}", exchange.ended());
-        return Ok(Judgement::fail(said).at(exchange.number));
+        let harm = "one lost response fails the sync";
+        return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
     if !done.preflight.is_clean() || probe.unless_broken("CLEAN-04").is_err() {
         return Ok(Judgement::pass());
@@ -115,7 +119,8 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
     let next = machine.preflight(Wish::Nothing).await?;
     if next.is_clean() && !machine.table.is_empty() {
         let said = "after a repeated postflight the next sync is clean again";
-        return Ok(Judgement::warning(said).at(next.exchange.number));
+        let harm = "one lost response costs another clean sync";
+        return Ok(Judgement::warning(said).harms(harm).at(next.exchange.number));
     }
     Ok(Judgement::pass())
 }

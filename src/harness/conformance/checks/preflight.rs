@@ -90,7 +90,8 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
             names => format!(" without {}", names.join(" or ")),
         };
         let said = format!("the smallest preflight{missing}: {}", exchange.ended());
-        return Ok(Judgement::fail(said).at(exchange.number));
+        let harm = "hosts without a configured owner, or without rules, cannot sync";
+        return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
     let older = preflight(&mut machine, |message| {
         least(message);
@@ -99,7 +100,8 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
     .await;
     if accepted(&older).is_err() {
         let said = format!("an older agent's, without rulesHash: {}", older.ended());
-        return Ok(Judgement::warning(said).at(older.number));
+        let harm = "hosts with an older agent cannot sync";
+        return Ok(Judgement::warning(said).harms(harm).at(older.number));
     }
     Ok(Judgement::pass())
 }
@@ -215,7 +217,7 @@ pub(super) async fn texts(probe: &Probe, id: &'static str) -> Checked {
 
 /// PRE-11.
 pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
-    let base = probe.base()?;
+    probe.unless_without_pages()?;
     let mut machine = probe.machine(id);
     let first = machine.preflight(Wish::Clean).await?;
     let message = machine.preflight_message(Wish::Clean);
@@ -227,7 +229,8 @@ pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
     };
     if first.is_clean() && !second.is_clean() {
         let said = "the second preflight no longer announces the clean sync";
-        return Ok(Judgement::fail(said).at(exchange.number));
+        let harm = "one lost response costs the clean sync";
+        return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
     let differs = |names: &&&[&str]| {
         let of = |message: &Value| member(message, names).cloned();
@@ -237,6 +240,10 @@ pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
         let said = format!("the second preflight has another {name}");
         return Ok(Judgement::fail(said).at(exchange.number));
     }
+    let Ok(base) = probe.base() else {
+        let said = "type and settings are repeated; the pages do not end";
+        return Ok(Judgement { said: said.to_owned(), ..Judgement::pass() });
+    };
     let walk = machine.walk().await?;
     machine.commit(second.sync_type, &walk);
     let judgement = same_as_set(&machine.table, &base.set, &walk);

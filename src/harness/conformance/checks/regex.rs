@@ -17,7 +17,8 @@ pub(super) fn judge(name: &str, expression: &str, blocks: bool) -> Judgement {
         return Judgement::info(format!("{name} is empty; null or no member says the same"));
     }
     if let Some(why) = certainly_wrong(expression) {
-        return Judgement::fail(format!("{name} does not compile: {why}"));
+        return Judgement::fail(format!("{name} does not compile: {why}"))
+            .harms("the setting is silently void");
     }
     // Clients match from the beginning of the path.
     let compiled = match fancy_regex::Regex::new(&format!("^(?:{expression})")) {
@@ -29,7 +30,8 @@ pub(super) fn judge(name: &str, expression: &str, blocks: bool) -> Judgement {
     };
     let matched = ORDINARY.iter().find(|path| compiled.is_match(path).unwrap_or(false));
     match matched {
-        Some(path) if blocks => Judgement::warning(format!("{name} matches {path}")),
+        Some(path) if blocks => Judgement::warning(format!("{name} matches {path}"))
+            .harms("hosts are blocked from running their system"),
         Some(_) | None => Judgement::pass(),
     }
 }

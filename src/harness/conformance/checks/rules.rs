@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::rule::{IDENTIFIER, RULE_TYPE, enum_of, members_of_rule};
 use super::same_as_set;
 use super::settings::{member, rules_of, shown};
 use crate::harness::conformance::exchange::Intent;
 use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
 use crate::harness::conformance::probe::{Checked, Probe};
+use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::harness::conformance::walk::Walk;
 use crate::model::text::counted;
@@ -18,9 +20,6 @@ use crate::protocol::wire;
 
 /// How many rules a complaint names.
 const MAX_NAMED: usize = 3;
-const IDENTIFIER: [&str; 2] = ["identifier", "sha256"];
-const RULE_TYPE: [&str; 2] = ["rule_type", "ruleType"];
-const CEL_EXPR: [&str; 2] = ["cel_expr", "celExpr"];
 
 /// RULE-01, over all pages.
 pub(super) fn page_shape(probe: &Probe) -> Judgement {
@@ -52,11 +51,11 @@ pub(super) fn page_shape(probe: &Probe) -> Judgement {
     judgement
 }
 
-/// Every rule of the first complete download with the number of its exchange.
+/// Every rule of the first download with the number of its exchange. Pages of one that does not
+/// end are as good for what is asked of single rules.
 fn all_rules(probe: &Probe) -> Result<Vec<(u64, Value)>, Judgement> {
-    let base = probe.base_with_rules_sent()?;
-    Ok(base
-        .walk
+    let walk = probe.rules_sent()?;
+    Ok(walk
         .pages
         .iter()
         .flat_map(|page| {
@@ -87,62 +86,6 @@ pub(super) fn rule_members(probe: &Probe) -> Checked {
     Ok(worst_of(&rules, members_of_rule))
 }
 
-fn members_of_rule(rule: &Value) -> Option<Judgement> {
-    let name = member(rule, &IDENTIFIER).map_or_else(|| "a rule".to_owned(), shown);
-    let Value::Object(members) = rule else {
-        return Some(Judgement::fail(format!("{} is not a rule", shown(rule))));
-    };
-    let mut wrong = Vec::new();
-    let fields = <wire::Rule as crate::protocol::json::Message>::FIELDS;
-    super::settings::wrong_types(rule, fields, "", &mut wrong);
-    if !wrong.is_empty() {
-        return Some(Judgement::fail(format!("{name}: {}", wrong.join(", "))));
-    }
-    let policy = enum_of(rule, &["policy"], wire::Policy::NAMES);
-    let rule_type = enum_of(rule, &RULE_TYPE, wire::RuleType::NAMES);
-    let cel = wire::Policy::Cel as i32;
-    let missing = if member(rule, &IDENTIFIER).is_none_or(|value| value == "") {
-        Some("no identifier".to_owned())
-    } else if let Err(why) = policy {
-        Some(format!("policy {why}"))
-    } else if let Err(why) = rule_type {
-        Some(format!("rule_type {why}"))
-    } else if policy == Ok(cel) && member(rule, &CEL_EXPR).is_none_or(|value| value == "") {
-        Some("a CEL rule without cel_expr".to_owned())
-    } else {
-        None
-    };
-    if let Some(missing) = missing {
-        return Some(Judgement::fail(format!("{name}: {missing}")));
-    }
-    let is_known = |name: &str| {
-        fields.iter().any(|field| field.name == name || field.key.trim_matches([':', '"']) == name)
-    };
-    let unknown: Vec<_> =
-        members.keys().filter(|name| !is_known(name)).map(String::as_str).collect();
-    (!unknown.is_empty())
-        .then(|| Judgement::warning(format!("{name}: the schema has no {}", unknown.join(", "))))
-}
-
-/// The number of an enum member, or what is wrong with it.
-fn enum_of(rule: &Value, names: &[&str], known: &[(&str, i32)]) -> Result<i32, String> {
-    let number = match member(rule, names) {
-        None => return Err("is missing".to_owned()),
-        Some(Value::String(text)) => {
-            known.iter().find(|(name, _)| name == text).map(|(_, number)| *number)
-        }
-        Some(Value::Number(number)) => number.as_i64().and_then(|number| {
-            known.iter().map(|(_, known)| *known).find(|known| i64::from(*known) == number)
-        }),
-        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
-    };
-    match number {
-        Some(0) => Err("is unspecified".to_owned()),
-        Some(number) => Ok(number),
-        None => Err(format!("{} is not known", member(rule, names).map(shown).unwrap_or_default())),
-    }
-}
-
 /// The type and the identifier of a rule that has both.
 fn key_of(rule: &Value) -> Option<(RuleType, &str)> {
     let number = enum_of(rule, &RULE_TYPE, wire::RuleType::NAMES).ok()?;
@@ -169,7 +112,13 @@ pub(super) fn identifiers(probe: &Probe) -> Checked {
 
 /// RULE-04.
 pub(super) fn named_once(probe: &Probe) -> Checked {
-    let rules = all_rules(probe)?;
+    let mut rules = all_rules(probe)?;
+    if probe.base().is_err()
+        && let Some((page, _)) = rules.first().cloned()
+    {
+        // Later pages of a download that does not end repeat what came.
+        rules.retain(|(number, _)| *number == page);
+    }
     let mut first: HashMap<(RuleType, String), &Value> = HashMap::new();
     let (mut other, mut equal, mut at) = (Vec::new(), 0_u64, None);
     for (number, rule) in &rules {
@@ -199,10 +148,10 @@ pub(super) fn named_once(probe: &Probe) -> Checked {
 
 /// RULE-05.
 pub(super) async fn first_page_again(probe: &Probe, id: &'static str) -> Checked {
-    let base = probe.base_with_rules()?;
+    probe.rules_sent()?;
     let mut machine = probe.machine(id);
     let preflight = machine.preflight(Wish::Clean).await?;
-    machine.first_page().await?;
+    let first = machine.first_page().await?;
     let exchange = machine.page_exchange("").await;
     let mut walk = Walk::default();
     if accepted(&exchange).is_err() {
@@ -210,6 +159,13 @@ pub(super) async fn first_page_again(probe: &Probe, id: &'static str) -> Checked
         return Ok(Judgement::fail(said).at(exchange.number));
     }
     machine.read_page(&exchange, &mut walk)?;
+    let Ok(base) = probe.base_with_rules() else {
+        // Of a download that does not end, the page is all there is to compare.
+        let mut expected = RuleTable::default();
+        expected.apply(true, &first.rules);
+        machine.commit(preflight.sync_type, &walk);
+        return Ok(same_as_set(&machine.table, &expected, &walk));
+    };
     let walk = match machine.rest(walk).await {
         Ok(walk) => walk,
         Err(broken) => return Ok(super::failed(probe, "after the first page came twice", &broken)),
@@ -233,10 +189,10 @@ pub(super) async fn not_before_postflight(probe: &Probe, id: &'static str) -> Ch
 
 /// RULE-07.
 pub(super) async fn outside_a_sync(probe: &Probe, id: &'static str) -> Checked {
-    probe.base()?;
+    probe.unless_without_pages()?;
     probe.unless_broken("HTTP-06")?;
     let mut machine = probe.machine(id);
-    machine.sync(Wish::Clean).await?;
+    machine.sync_if_it_ends().await?;
     let at_once = page_outside_a_sync(&mut machine, "a rule download outside a sync").await;
     if at_once.verdict != Verdict::Pass || !probe.options.slow {
         return Ok(at_once);
@@ -254,8 +210,13 @@ async fn page_outside_a_sync(machine: &mut ProbeMachine<'_>, what: &str) -> Judg
     let exchange = machine.page_exchange("").await;
     if accepted(&exchange).is_err() {
         let said = format!("{what}: {}", exchange.ended());
-        let verdict = if exchange.is_refused() { Verdict::Warning } else { Verdict::Fail };
-        return Judgement::new(verdict, said).at(exchange.number);
+        let judgement = if exchange.is_refused() {
+            Judgement::warning(said)
+                .harms("rule-only syncs, which a push message starts, bring nothing")
+        } else {
+            Judgement::fail(said).harms("rule-only syncs fail, and are repeated for a minute")
+        };
+        return judgement.at(exchange.number);
     }
     let rules = exchange.message().map(rules_of).unwrap_or_default();
     let wrong =
@@ -268,7 +229,8 @@ async fn page_outside_a_sync(machine: &mut ProbeMachine<'_>, what: &str) -> Judg
 
 /// RULE-08.
 pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
-    let base = probe.base()?;
+    probe.unless_without_pages()?;
+    let base = probe.base();
     if !probe.options.slow {
         return Ok(Judgement::not_tested("waits for a minute, which this run was told not to"));
     }
@@ -279,12 +241,16 @@ pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
     }
     probe.sleep(probe.options.waits.in_sync).await;
     let waited = probe.options.waits.in_sync;
-    let done = after_the_wait(&mut machine).await;
+    let done = after_the_wait(&mut machine, base.is_ok()).await;
     let walk = match done {
         Ok(walk) => walk,
         Err(broken) => {
             return Ok(super::failed(probe, &format!("{waited:?} after preflight"), &broken));
         }
+    };
+    let Ok(base) = base else {
+        let said = "the first page comes; the pages do not end";
+        return Ok(Judgement { said: said.to_owned(), ..Judgement::pass() });
     };
     machine.commit(preflight.sync_type, &walk);
     let judgement = same_as_set(&machine.table, &base.set, &walk);
@@ -296,9 +262,10 @@ pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
 
 async fn after_the_wait(
     machine: &mut ProbeMachine<'_>,
+    it_ends: bool,
 ) -> Result<Walk, crate::harness::conformance::machine::Broken> {
     if machine.probe.options.events {
         machine.upload_one().await?;
     }
-    machine.walk().await
+    if it_ends { machine.walk().await } else { machine.first_page().await }
 }

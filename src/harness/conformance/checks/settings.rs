@@ -353,7 +353,7 @@ pub(super) fn deprecated_names(probe: &Probe) -> Judgement {
             Judgement::info(format!("preflight says {}", old.join(", ")))
         }
     });
-    let pages = probe.base().map(|base| base.walk.pages.clone()).unwrap_or_default();
+    let pages = probe.first_walk().map(|walk| walk.pages.clone()).unwrap_or_default();
     let mut old = Vec::new();
     for rule in pages.iter().filter_map(|page| page.message().ok()).flat_map(rules_of) {
         let names = DEPRECATED_IN_RULES.iter().filter(|name| rule.get(**name).is_some());

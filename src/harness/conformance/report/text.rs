@@ -157,6 +157,9 @@ fn named(ids: &[&str]) -> String {
 fn leftovers(f: &mut fmt::Formatter<'_>, report: &Report, verbose: bool) -> fmt::Result {
     let (own, others): (Vec<_>, Vec<_>) =
         report.machine_ids.iter().partition(|id| id.starts_with(OWN_IDS));
+    if report.machine_ids.is_empty() && report.events.is_empty() {
+        return writeln!(f, "\nLeft on the server: nothing, since it took no request");
+    }
     writeln!(f, "\nLeft on the server:")?;
     write!(f, "  {} {OWN_IDS}…", counted(own.len() as u64, "machine"))?;
     others.iter().try_for_each(|id| write!(f, ", {}", escaped(id)))?;

@@ -1,10 +1,12 @@
 //! What becomes of a run that ends early: what is known is kept, the rest is marked as not run.
 
+use std::sync::Arc;
+
 use super::{LAST, Runner, chosen, leave_clean};
 use crate::harness::conformance::checks::{self, OVER_ALL};
 use crate::harness::conformance::ending::{EarlyEnd, EarlyEndKind};
-use crate::harness::conformance::exchange::BreakKind;
-use crate::harness::conformance::machine::{Broken, accepted};
+use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
+use crate::harness::conformance::machine::{Broken, Wish, accepted};
 use crate::harness::conformance::probe::{FormTrial, Probe};
 use crate::harness::conformance::verdict::Judgement;
 
@@ -28,6 +30,24 @@ pub(super) async fn cannot_talk(probe: &Probe, trials: &[FormTrial]) -> Option<E
     Some(EarlyEnd::nothing_can_be_tested(Broken { said: first.ended(), ..broken }))
 }
 
+/// The end of a run whose last requests got no response, where another one gets none either.
+/// They are too few to end it, and say nothing of what they were made for.
+pub(super) async fn silent_at_the_end(probe: &Probe) -> Option<EarlyEnd> {
+    let exchanges = probe.client.exchanges();
+    let is_meant = |exchange: &&Arc<ProbeExchange>| exchange.intent != Intent::Aside;
+    let last = exchanges.iter().rev().filter(is_meant);
+    let mut silent: Vec<_> = last.take_while(|exchange| exchange.is_silent()).cloned().collect();
+    if silent.is_empty() {
+        return None;
+    }
+    let mut machine = probe.machine("HTTP-01");
+    // Whatever it is answered.
+    let _ = machine.preflight(Wish::Clean).await;
+    silent.insert(0, probe.client.exchanges().last().filter(|last| last.is_silent())?.clone());
+    silent.reverse();
+    Some(EarlyEnd::fell_silent(&silent))
+}
+
 /// Settles every requirement that is still open.
 pub(super) async fn finish(runner: &Runner<'_>, mut end: EarlyEnd) {
     let probe = runner.probe;
@@ -40,6 +60,7 @@ pub(super) async fn finish(runner: &Runner<'_>, mut end: EarlyEnd) {
         }
         (EarlyEndKind::NoResponse, None) => {
             withdraw(runner, &end);
+            probe.client.disregard_from(end.silent_since());
             keep_complaints(runner, &OVER_ALL);
         }
         (EarlyEndKind::Interrupted | EarlyEndKind::Deadline, _) => {
@@ -76,7 +97,7 @@ fn keep_complaints(runner: &Runner<'_>, ids: &[&'static str]) {
 /// repeated then, the first verdict counts: it may be the one that made the server fall silent.
 fn withdraw(runner: &Runner<'_>, end: &EarlyEnd) {
     let probe = runner.probe;
-    let silent_since = end.exchanges.iter().min().copied().unwrap_or(u64::MAX);
+    let silent_since = end.silent_since();
     let rests_on_silence = |judgement: &Judgement| {
         judgement.exchanges.iter().any(|exchange| *exchange >= silent_since)
     };
@@ -89,6 +110,13 @@ fn withdraw(runner: &Runner<'_>, end: &EarlyEnd) {
         if let Some(first) = first.filter(|first| !rests_on_silence(first)) {
             let said = format!("{}; the server has not responded since", first.said);
             probe.keep_outcome(id, Judgement { said, ..first });
+        }
+    }
+    for (id, first) in probe.first_tries() {
+        let is_open = probe.verdict(id).is_none();
+        if is_open && first.verdict.is_complaint() && !rests_on_silence(&first) {
+            let said = format!("{}; the server has not responded since", first.said);
+            runner.keep(id, Judgement { said, ..first });
         }
     }
 }

@@ -74,6 +74,9 @@ pub(super) fn talk_about_forms(talk: &mut Talk) {
         let heard = talk.json("preflight", &id("X"), &odd);
         talk.hear(step, &heard);
     }
+    talk.json("preflight", &id("Y"), &json!({"machine_id": id("Y"), "primary_user": ""}));
+    let heard = talk.message("ruledownload", &id("Y"), &json!({"machine_id": id("Y")}));
+    talk.hear("rules of nobody", &heard);
 }
 
 pub(super) fn talk_about_machines(talk: &mut Talk) {

@@ -1,0 +1,54 @@
+//! HTTP-06, and what servers that require cookies are not accused of.
+
+use santa_sync::harness::conformance::{Report, Verdict};
+use santa_sync::harness::{FakeServer, Misbehaviour, fixtures};
+
+use super::{complaints, report};
+
+/// A server that does these things, checked for some requirements or all.
+fn checked(misbehaviours: &[Misbehaviour], only: &[&str]) -> Report {
+    let builder = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10);
+    let server = misbehaviours.iter().fold(builder, |builder, m| builder.misbehave(*m));
+    let server = server.start().unwrap();
+    report(&server, |conformance| conformance.without_slow().only(only.iter().copied()))
+}
+
+#[test]
+fn cookies_are_tried_in_the_order_of_a_sync_and_block_what_needs_none() {
+    let report = checked(&[Misbehaviour::Http06UsedUp], &[]);
+    assert_eq!(complaints(&report), ["HTTP-06 warning"]);
+    let said = &report.result("HTTP-06").unwrap().summary;
+    let expected = "event_upload works only with the cookies of preflight: \
+                    event_upload: status 401";
+    assert_eq!(said, expected);
+    for id in ["RULE-07", "EVENT-11", "EVENT-12"] {
+        let result = report.result(id).unwrap();
+        assert_eq!((result.verdict, result.blocked_by), (Verdict::NotTested, Some("HTTP-06")));
+    }
+}
+
+/// A session that ends with the last page must not hide what the first stage broke at.
+#[test]
+fn a_cookie_that_no_client_returns_is_the_reason_for_everything_behind_it() {
+    for also in [None, Some(Misbehaviour::Http06UsedUp)] {
+        let misbehaviours: Vec<_> =
+            [Misbehaviour::Http06SecureCookie].into_iter().chain(also).collect();
+        let report = checked(&misbehaviours, &[]);
+        assert_eq!(complaints(&report), ["HTTP-06 fail"], "{also:?}");
+        let said = &report.result("HTTP-06").unwrap().summary;
+        assert!(said.contains("session: it is Secure and this is http"), "{said}");
+        for result in &report.results {
+            let by = result.blocked_by;
+            assert!(by.is_none() || by == Some("HTTP-06"), "{}: {by:?}", result.id);
+        }
+        assert_eq!(report.result("HTTP-01").unwrap().blocked_by, Some("HTTP-06"));
+    }
+}
+
+#[test]
+fn an_upload_that_is_refused_beside_a_sync_does_not_disturb_it() {
+    let report = checked(&[Misbehaviour::Http06Cookie], &["EVENT-12"]);
+    let result = report.result("EVENT-12").unwrap();
+    assert_eq!((result.verdict, result.blocked_by), (Verdict::NotTested, Some("EVENT-11")));
+    assert!(result.summary.ends_with("event_upload: status 401"), "{}", result.summary);
+}

@@ -1,0 +1,148 @@
+//! What reports say: what was seen, what it leads to, and no more.
+
+use santa_sync::harness::conformance::{Report, RequirementResult, Verdict};
+
+use santa_sync::harness::{
+    FakeServer, Fault, Misbehaviour, Preset, SyncTypePolicy, every, fixtures,
+};
+use santa_sync::model::Stage;
+use serde_json::{Value, json};
+
+use super::report;
+
+fn server() -> santa_sync::harness::Builder {
+    FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10)
+}
+
+fn of(builder: santa_sync::harness::Builder, only: &[&str]) -> Report {
+    let server = builder.start().unwrap();
+    report(&server, |conformance| conformance.without_slow().only(only.iter().copied()))
+}
+
+fn result(builder: santa_sync::harness::Builder, id: &str) -> RequirementResult {
+    of(builder, &[id]).result(id).unwrap().clone()
+}
+
+fn answers(stage: Stage, message: Value) -> santa_sync::harness::Builder {
+    server().fault(stage, every(), Fault::WrongShape(message))
+}
+
+#[test]
+fn protobuf_that_is_answered_in_json_is_rightly_labelled_json() {
+    let report = of(server().misbehave(Misbehaviour::Enc04Json), &["ENC-04", "HTTP-08"]);
+    let verdicts: Vec<_> = report.results.iter().map(|r| (r.id, r.verdict)).collect();
+    assert_eq!(verdicts, [("HTTP-08", Verdict::Pass), ("ENC-04", Verdict::Fail)]);
+}
+
+#[test]
+fn a_host_that_lost_its_rules_is_said_to_get_what_it_gets() {
+    let unnoticed = || server().misbehave(Misbehaviour::Clean07Unnoticed);
+    let few = result(unnoticed(), "CLEAN-07");
+    assert_eq!(few.verdict, Verdict::Info);
+    let said = "a host that reports no rules any more is answered NORMAL, and gets 0 rules of 30";
+    assert_eq!(few.summary, said);
+    let all = result(unnoticed().misbehave(Misbehaviour::Clean06All), "CLEAN-07");
+    assert_eq!(all.verdict, Verdict::Pass);
+    assert_eq!(all.summary, "preflight is answered NORMAL, and all rules come all the same");
+}
+
+#[test]
+fn a_cursor_that_is_a_number_is_shown_as_one() {
+    let result = result(server().misbehave(Misbehaviour::Page01Number), "PAGE-01");
+    assert_eq!((result.verdict, &*result.summary), (Verdict::Fail, "the cursor is 10, not text"));
+}
+
+#[test]
+fn a_type_that_is_not_given_is_not_said_to_be() {
+    for (policy, expected) in [
+        (SyncTypePolicy::Silent, "without sync_type, which means NORMAL"),
+        (
+            SyncTypePolicy::Always(santa_sync::protocol::wire::SyncType::Normal),
+            "a new machine's request is answered NORMAL",
+        ),
+    ] {
+        let found = result(server().style(|style| style.sync_type = policy), "CLEAN-01");
+        assert_eq!(found.verdict, Verdict::Fail);
+        assert!(found.summary.ends_with(expected), "{}", found.summary);
+    }
+    let flag = answers(Stage::Preflight, json!({"client_mode": 1, "clean_sync": false}));
+    let said = result(flag, "CLEAN-01").summary;
+    let expected = "with clean_sync false and no sync_type, which means NORMAL";
+    assert!(said.ends_with(expected), "{said}");
+}
+
+#[test]
+fn the_harm_is_that_of_what_was_found() {
+    let error = json!({"error": "not_implemented"});
+    for (builder, id, harm) in [
+        (server().misbehave(Misbehaviour::Clean03NoRules), "CLEAN-03", "a new host lacks rules"),
+        (server().misbehave(Misbehaviour::Clean03Normal), "CLEAN-03", "an earlier server stay"),
+        (server().misbehave(Misbehaviour::Clean05Normal), "CLEAN-05", "an earlier server stay"),
+        (server().misbehave(Misbehaviour::Clean05Forgotten), "CLEAN-05", "an incomplete set"),
+        (server().misbehave(Misbehaviour::Clean06All), "CLEAN-06", "load grows"),
+        (server().misbehave(Misbehaviour::Clean06Removes), "CLEAN-06", "wrong rules"),
+        (server().misbehave(Misbehaviour::Err01Accepted), "ERR-01", "delete the events"),
+        (answers(Stage::Postflight, error.clone()), "ERR-01", "believes that the sync"),
+        (server().misbehave(Misbehaviour::Rule02Policy), "RULE-02", "drop such a rule"),
+        (server().misbehave(Misbehaviour::Rule02WrongName), "RULE-02", "has no effect"),
+        (server().misbehave(Misbehaviour::Enc06Error), "ENC-06", "looks like an outage"),
+        (server().misbehave(Misbehaviour::Enc06NotRead), "ENC-06", "nothing was read"),
+        (server().misbehave(Misbehaviour::Id04Accepted), "ERR-01", "default settings"),
+    ] {
+        let builder = builder.style(|style| {
+            if harm == "default settings" {
+                style.enrolled = Some(Vec::new());
+            }
+        });
+        let found = result(builder, id);
+        assert!(found.verdict.is_complaint(), "{id}: {:?}", found.verdict);
+        assert!(found.breaks.contains(harm), "{id}: {}", found.breaks);
+    }
+    let found = result(answers(Stage::Postflight, error), "ERR-01");
+    assert_eq!(found.summary, "postflight: 200 with error \"not_implemented\"");
+}
+
+#[test]
+fn pages_that_do_not_end_block_only_what_needs_all_of_them() {
+    let report = of(server().misbehave(Misbehaviour::Page02Endless), &[]);
+    assert_eq!(super::complaints(&report), ["PAGE-02 fail"]);
+    for id in [
+        "HTTP-06", "ENC-05", "ENC-08", "ENC-09", "ID-03", "PRE-11", "CLEAN-01", "RULE-02",
+        "RULE-03", "RULE-04", "RULE-05", "RULE-07", "PAGE-06", "EVENT-11",
+    ] {
+        let result = report.result(id).unwrap();
+        assert_eq!(result.verdict, Verdict::Pass, "{id}: {}", result.summary);
+    }
+    let blocked: Vec<_> = report
+        .results
+        .iter()
+        .filter(|result| result.blocked_by == Some("PAGE-02"))
+        .map(|result| result.id)
+        .collect();
+    assert_eq!(
+        blocked.join(" "),
+        "HTTP-01 CLEAN-02 CLEAN-03 CLEAN-04 CLEAN-05 CLEAN-06 CLEAN-07 CLEAN-08 RULE-06 PAGE-03 \
+         PAGE-04 PAGE-05 EVENT-12 POST-02 POST-03 POST-04 ISO-01 ISO-02 ISO-03 ISO-04"
+    );
+}
+
+#[test]
+fn a_server_that_sends_everything_each_time_proves_little_whatever_it_calls_that() {
+    let note = "the server sends all rules each time: RULE-05, RULE-06, CLEAN-05 and ISO-04 prove \
+                little";
+    for builder in [
+        server().misbehave(Misbehaviour::Clean06All),
+        server().preset(Preset::AlwaysClean),
+        server().misbehave(Misbehaviour::Clean04NeverEnds),
+    ] {
+        assert_eq!(of(builder, &["CLEAN"]).notes, [note]);
+    }
+    assert_eq!(of(server(), &["CLEAN"]).notes, [""; 0]);
+}
+
+#[test]
+fn an_accepted_file_access_event_is_not_said_to_be_stored() {
+    let result = result(server(), "EVENT-04");
+    assert_eq!(result.verdict, Verdict::Pass);
+    assert!(result.summary.contains("what OPS-05 asks"), "{}", result.summary);
+}
