@@ -161,30 +161,33 @@ fn measure(rules: u64) {
 /// Measures the memory that a daemon needs for many large uploads at once, and has
 /// afterwards. All go to one daemon.
 fn flood() {
+    /// As many connections as the relay takes.
+    const CLIENTS: usize = 32;
     let dir = tempfile::tempdir().expect("a directory");
     let daemon = Daemon::start(dir.path());
     println!("flood of uploads                    peak  6 s later  threads at most");
     for (uploads, megabytes, leaving) in [(600, 1, 1.0), (20, 24, 0.5), (40, 63, 0.0)] {
         daemon.forget_peak();
         let body = uploaded_events(megabytes);
-        let (left, threads) = (AtomicUsize::new(uploads), AtomicUsize::new(0));
+        let (left, clients) = (AtomicUsize::new(uploads), AtomicUsize::new(CLIENTS));
+        let mut threads = 0;
         std::thread::scope(|scope| {
-            for client in 0..32 {
-                let (left, body, leaves) = (&left, &body, f64::from(client) < 32.0 * leaving);
+            for client in 0..CLIENTS {
+                let leaves = (client as f64) < CLIENTS as f64 * leaving;
+                let (left, clients, body) = (&left, &clients, &body);
                 let address = daemon.address();
                 scope.spawn(move || {
                     let take = |left: usize| left.checked_sub(1);
                     while left.fetch_update(Relaxed, Relaxed, take).is_ok() {
                         upload(address, body, leaves);
                     }
+                    clients.fetch_sub(1, Relaxed);
                 });
             }
-            scope.spawn(|| {
-                while left.load(Relaxed) > 0 {
-                    threads.fetch_max(daemon.threads(), Relaxed);
-                    sleep(Duration::from_millis(20));
-                }
-            });
+            while clients.load(Relaxed) > 0 {
+                threads = daemon.threads().max(threads);
+                sleep(Duration::from_millis(20));
+            }
         });
         let peak = daemon.memory("VmHWM:");
         sleep(Duration::from_secs(6));
@@ -192,7 +195,7 @@ fn flood() {
             "  {uploads:>3} of {megabytes:>2} MB, {:>3.0} % leave early {peak:>8.1} {:>10.1} {:>16}",
             leaving * 100.0,
             daemon.memory("VmRSS:"),
-            threads.load(Relaxed)
+            threads
         );
     }
 }
