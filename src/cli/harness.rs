@@ -32,19 +32,21 @@ enum Command {
     /// Simulate a fleet of hosts that sync with a server, and measure both
     #[command(after_long_help = simulate::EXAMPLES)]
     Simulate(Box<simulate::Args>),
-    /// Show the report of a simulation, or add up those of its shards
+    /// Show the report of a simulation, or merge those of its shards
     Report(report::Args),
 }
 
-/// Reads a time of the command line.
+/// Parses a duration given on the command line.
 fn time(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .ok_or_else(|| "write a number and ms, s, m, h or d, for example 10m".to_owned())
 }
 
-/// The configuration of `--set` and `--config` alone: that of this host is for its own agent and
-/// server, and its secrets must not go to another. A `--set` that an agent would ignore is an
-/// error: a check of something else than was meant is worth nothing.
+/// The configuration of `--set` and `--config` alone. This host's own configuration is for its own
+/// server, and its secrets must not go to another one.
+///
+/// # Errors
+/// If an agent would ignore a `--set`: the run would not check what was meant.
 fn configuration(global: &Global) -> Result<Arc<Config>, Error> {
     let sources =
         Sources { sets: global.set.clone(), file: global.config.clone(), system: Vec::new() };

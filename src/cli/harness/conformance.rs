@@ -27,24 +27,30 @@ const EXIT_NOT_MET: u8 = 1;
 pub(super) const EXAMPLES: &str = "\
 The checks play a client: they make up machine ids that begin with 5A17A000- and events below
 /tmp/santa-conformance-probe, and tell the server that these machines hold its rules. Use a test
-instance: a server with one state for all hosts is moved by it. The report ends with what was left.
+instance: if the server keeps one state for all hosts, a run changes it. The report ends with what
+is left on the server.
 
 Credentials are those of an agent's configuration, from --set and --config only:
   --set SyncExtraHeaders='{\"Authorization\":\"Bearer ...\"}'  --set ServerAuthRootsFile=ca.pem
   --set ClientAuthCertificateFile=probe.p12
-They are sent to that server only and shown nowhere.
+They are sent only to that server, and redacted in every report.
 
-A server that enrols its hosts refuses ids it does not know: give two or three that belong to no
-real host with --machine-id.
+If the server refuses machine ids that it does not know, enrol two or three that belong to no real
+host, and give them with --machine-id.
 
-Exit codes: 0 every requirement is met, warnings allowed; 1 some failed or were unstable, with
---strict also for warnings, with --expect for anything new or gone, or the run ended early at its
-deadline or because the server stopped responding; 64 the command line is wrong, a file cannot be
-written, or the server refuses every new machine; 69 nothing answers there; 78 the credentials
-cannot be used; 129, 130 and 143 SIGHUP, SIGINT or SIGTERM ended the run.
+Exit codes:
+  0    no requirement failed; there may be warnings
+  1    a requirement failed or was unstable (with --strict also a warning, with --expect any
+       deviation that is new or gone), or the run ended early: at its deadline, or because the
+       server stopped responding
+  64   the command line is wrong, a file cannot be read or written, or the server refuses every
+       new machine
+  69   nothing responds at the URL
+  78   the credentials or the proxy cannot be used
+  129, 130, 143   SIGHUP, SIGINT or SIGTERM ended the run
 
-SIGINT and SIGTERM end the run with its reports: what was found, what was not run, and what is left
-on the server.
+A run that a signal ends still writes its reports: what was found, what was not run, and what is
+left on the server.
 
 Examples:
   santa-sync harness conformance http://127.0.0.1:8080/santa/
@@ -56,44 +62,44 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
-    /// Base URL of the server; without it, SyncBaseURL of --set or --config
+    /// Base URL of the server [default: SyncBaseURL of --set or --config]
     #[arg(value_name = "URL")]
     url: Option<String>,
-    /// Check only these requirements: ids or beginnings of ids
+    /// Check only these requirements: ids, or beginnings of ids such as CLEAN
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     only: Vec<String>,
-    /// Leave these requirements out
+    /// Skip these requirements
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     skip: Vec<String>,
-    /// Work in this form: json-deflate, json-none, json-gzip, protobuf-gzip, protobuf-deflate or
+    /// Send requests in this form: json-deflate, json-none, json-gzip, protobuf-gzip, protobuf-deflate or
     /// protobuf-none
     #[arg(long, value_name = "FORM")]
     form: Option<Form>,
-    /// Use this machine id instead of new ones; may be repeated. It must belong to no real host.
-    /// One new id is sent all the same, to see how the server refuses it (ID-04)
+    /// Use this machine id instead of new ones; may be repeated. It must not belong to a real
+    /// host. One new id is sent all the same, to see how the server refuses it (ID-04)
     #[arg(long = "machine-id", value_name = "ID")]
     machine_ids: Vec<String>,
-    /// Strike this text out of everything that is written, as a token in the URL's path that
+    /// Redact this text in everything that is written, for example a token in the URL's path that
     /// does not look like one; may be repeated. ERR-03 then tries the path without it
     #[arg(long = "secret", value_name = "TEXT")]
     secrets: Vec<String>,
-    /// Do not ask before machine ids of --machine-id are used
+    /// Do not ask for confirmation before using the ids of --machine-id
     #[arg(long)]
     yes: bool,
-    /// End the run after this time, with a report of what is known. The time that an operator
-    /// takes does not count
+    /// End the run after this time, with a report of what was found until then. The time that an
+    /// operator takes does not count
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = time)]
     deadline: Duration,
     /// Upload no events
     #[arg(long)]
     no_events: bool,
-    /// Leave out checks that wait: the run takes seconds instead of more than a minute
+    /// Skip checks that wait: the run takes seconds instead of more than a minute
     #[arg(long)]
     no_slow: bool,
-    /// Also upload a whole batch of events
+    /// Also upload a full batch of events (up to 50)
     #[arg(long)]
     heavy: bool,
-    /// Ask for changes on the server and check what becomes of them
+    /// Ask you to change the server and to look things up, and check the results
     #[arg(long)]
     operator: bool,
     /// Fail only on what differs from this file of known deviations
@@ -105,13 +111,13 @@ pub(super) struct Args {
     /// Fail on warnings, too
     #[arg(long)]
     strict: bool,
-    /// Write every exchange whole to this file, one JSON object per line
+    /// Write every exchange in full to this file, one JSON object per line
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
     /// Write the report as JUnit XML, for CI systems
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Write the report as an HTML page that needs nothing else
+    /// Write the report as a self-contained HTML page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Show every requirement and everything left on the server
@@ -155,7 +161,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let signals = Signals::catch(host::ignored_signals(&SystemHost));
     let stop = signals.stop();
     let mut done = watched(conformance).run_until_blocking(stop.clone())?;
-    // What is written down is known from here on.
+    // The report marks what --write-expect writes as known.
     let written = args.write_expect.is_some().then(|| Expectation::of(&done.report));
     if let Some(known) = expectation.as_ref().or(written.as_ref()) {
         done.report.expect(known);
@@ -217,7 +223,7 @@ fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
     Ok(conformance)
 }
 
-/// Says what the run will do, and asks where that may do harm.
+/// Says what the run will do, and asks for confirmation if it could harm real hosts.
 fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
     let chosen = conformance.chosen();
     let estimate = conformance.estimate();
@@ -227,8 +233,8 @@ fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
     };
     let events = if args.no_events { "no events" } else { "made-up events" };
     output::note(format!(
-        "checks {} with about {} ({} more for each further page of rules) and {events}{time}; use a \
-         test instance",
+        "checks {} with about {} (plus {} for each page of rules after the first) and \
+         {events}{time}; use a test instance",
         counted(chosen.len() as u64, "requirement"),
         counted(estimate.requests, "request"),
         estimate.per_page,
@@ -238,16 +244,18 @@ fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
     }
     let ids = args.machine_ids.join(", ");
     output::note(format!(
-        "the server will believe that {ids} hold its rules; a real host of that id would get none"
+        "the server will believe that {ids} hold its rules; a real host with such an id would not \
+         get them"
     ));
     if !io::stdin().is_terminal() {
-        return Err(Error::usage("machine ids of --machine-id need a confirmation")
-            .with_fix("add --yes if they belong to no real host"));
+        return Err(Error::usage("the use of --machine-id must be confirmed")
+            .with_fix("add --yes if no real host has these ids"));
     }
-    if operator::confirmed("Do they belong to no real host?") {
+    if operator::confirmed("Are you sure that no real host has these ids?") {
         return Ok(());
     }
-    Err(Error::usage("not confirmed").with_fix("give ids that belong to no real host"))
+    Err(Error::usage("the use of --machine-id was not confirmed")
+        .with_fix("give ids that no real host has"))
 }
 
 /// Shows how far the run is, on a terminal.
@@ -273,7 +281,7 @@ fn show(args: &Args, report: &Report) {
     }
     output::lines(report.text(args.verbose));
     if let Some(path) = &args.transcript {
-        output::line(format_args!("Whole exchanges, by number: {}", path.display()));
+        output::line(format_args!("Exchanges in full, by number: {}", path.display()));
     }
     match &report.deviations {
         Some(_) if args.write_expect.is_some() => {}
@@ -289,7 +297,7 @@ fn write_transcript(path: &Path, done: &ConformanceRun) -> Result<(), Error> {
     })
 }
 
-/// Writes a file as a whole, or says why it cannot be written.
+/// Creates and writes a file.
 fn write_to(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -313,7 +321,7 @@ struct ExpectationFile<'a> {
 }
 
 impl<'a> ExpectationFile<'a> {
-    /// Checks that it can be written. What it holds stays until the run has come to its end.
+    /// Checks that the file can be written. Its contents stay until the run is complete.
     fn open(path: &'a Path) -> Result<Self, Error> {
         let is_new = !path.exists();
         let opened = File::options().append(true).create(true).open(path);
@@ -328,11 +336,11 @@ impl<'a> ExpectationFile<'a> {
             return fs::write(self.path, text).map_err(|error| cannot_write(self.path, &error));
         }
         output::note(format!(
-            "{} is not written: the run did not come to its end",
+            "{} is not written, because the run ended early",
             self.path.display()
         ));
         if self.is_new {
-            // An empty one would say that there are no deviations.
+            // An empty file would say that there are no deviations.
             fs::remove_file(self.path).map_err(|error| cannot_write(self.path, &error))?;
         }
         Ok(())
@@ -343,7 +351,7 @@ fn read_expectation(path: &Path) -> Result<Expectation, Error> {
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| {
         Error::usage(format!("cannot read {shown}: {error}"))
-            .with_fix("name a file of known deviations; --write-expect makes one")
+            .with_fix("name a file of known deviations; --write-expect writes one")
     })?;
     Expectation::parse(&text).map_err(|error| Error::usage(format!("{shown}: {error}")))
 }

@@ -1,4 +1,4 @@
-//! `harness report`: shows reports of simulations, and adds up those of shards.
+//! `harness report`: shows reports of simulations, and merges those of shards.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::files;
 use crate::harness::SimulationReport;
 use crate::model::text;
 
-/// The largest report that is read, in bytes.
+/// The largest report file that is read, in bytes.
 const MAX_REPORT_BYTES: u64 = 256 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(super) struct Args {
 /// Where a report is written besides standard output.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ReportFiles {
-    /// Write the report as an HTML page with plots, which needs no other file
+    /// Write the report as a self-contained HTML page with plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write the report as JSON, which `harness report` reads
@@ -43,7 +43,7 @@ impl ReportFiles {
     }
 }
 
-/// Files that wait for a report.
+/// Files that are created before the simulation and written after it.
 #[derive(Debug)]
 pub(super) struct CreatedFiles {
     html: Option<(PathBuf, File)>,
