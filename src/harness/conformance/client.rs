@@ -2,6 +2,9 @@
 //! record of every byte, and none of the conveniences of other clients: no redirects, no
 //! retries, no pool.
 
+mod request;
+mod silence;
+
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,17 +16,18 @@ use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName,
     HeaderValue, USER_AGENT,
 };
-use percent_encoding::utf8_percent_encode;
 use tokio::sync::{Notify, Semaphore};
 
+pub(super) use request::{Credentials, ProbeRequest, stage_path};
+pub(super) use silence::Silence;
+
 use super::connection::{Sender, Way, broken};
-use super::exchange::{Answer, Break, BreakKind, Intent, ProbeExchange};
-use super::form::Form;
+use super::exchange::{Answer, Break, BreakKind, ProbeExchange};
 use super::options::Options;
 use super::{ConformanceError, stranger};
 use crate::clock::{Clock as _, SystemClock};
 use crate::harness::Encoding;
-use crate::model::{BaseUrl, HeaderProblem, Secret, Stage};
+use crate::model::{BaseUrl, HeaderProblem, Secret};
 use crate::transport::{
     CertificateFacts, ClientCertificate, DirectAccess, ProxyRoute, TransportOptions,
     inspect_client_certificate,
@@ -39,95 +43,6 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 const MAX_WAITS_FOR_RATE: usize = 3;
 /// It does not wait longer at a time.
 const MAX_WAIT_FOR_RATE: Duration = Duration::from_secs(30);
-/// How often it is looked whether a server is back.
-const RETURN_POLL: Duration = Duration::from_millis(250);
-/// After so many requests in a row without a response, the server is not there any more. A
-/// server that cannot serve four machines at once loses eight (ISO-03 and its second try).
-const MAX_SILENT: usize = 10;
-/// All but RFC 3986's unreserved characters.
-const UNRESERVED_ONLY: &percent_encoding::AsciiSet =
-    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// How a request shows who it is from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) enum Credentials {
-    /// As configured.
-    #[default]
-    Given,
-    /// Without headers, user or client certificate of the configuration.
-    Left,
-    /// With one character of each secret header, or of the secret in the path, changed, and the
-    /// client certificate of a stranger.
-    Altered,
-}
-
-/// A request to send.
-#[derive(Clone, Debug)]
-pub(super) struct ProbeRequest {
-    pub(super) requirement: &'static str,
-    pub(super) stage: Option<Stage>,
-    pub(super) intent: Intent,
-    pub(super) form: Form,
-    pub(super) method: &'static str,
-    /// The path below the base URL, such as `preflight/` and the encoded machine id.
-    pub(super) path: String,
-    pub(super) machine_id: String,
-    /// `None` sends no `Content-Type`.
-    pub(super) content_type: Option<String>,
-    pub(super) content_encoding: Option<String>,
-    pub(super) cookies: Option<String>,
-    /// More headers, which win over others.
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) plain: Vec<u8>,
-    pub(super) wire: Vec<u8>,
-    pub(super) credentials: Credentials,
-}
-
-impl ProbeRequest {
-    /// A request without a body.
-    pub(super) fn empty(
-        requirement: &'static str,
-        stage: Option<Stage>,
-        form: Form,
-        path: String,
-    ) -> Self {
-        Self {
-            requirement,
-            stage,
-            intent: Intent::WellFormed,
-            form,
-            method: "POST",
-            path,
-            machine_id: String::new(),
-            content_type: Some(form.transfer.content_type().to_owned()),
-            content_encoding: None,
-            cookies: None,
-            headers: Vec::new(),
-            plain: Vec::new(),
-            wire: Vec::new(),
-            credentials: Credentials::Given,
-        }
-    }
-}
-
-/// The path of a machine's stage below the base URL.
-pub(super) fn stage_path(segment: &str, machine_id: &str) -> String {
-    format!("{segment}/{}", utf8_percent_encode(machine_id, UNRESERVED_ONLY))
-}
-
-/// A server that does not respond any more.
-#[derive(Clone, Debug)]
-pub(super) enum Silence {
-    /// These requests in a row got no response, which it had no reason to refuse.
-    NoResponses(Vec<Arc<ProbeExchange>>),
-    /// It accepts no connection.
-    Gone {
-        /// The last requests, none of which got a response.
-        exchanges: Vec<Arc<ProbeExchange>>,
-        /// The last one that did.
-        answered: u64,
-    },
-}
 
 /// A connection that is kept between requests.
 #[derive(Default)]
@@ -305,76 +220,6 @@ impl ProbeClient {
         let mut exchanges = self.every_exchange();
         exchanges.retain(|exchange| exchange.number < end);
         exchanges
-    }
-
-    /// Exchanges from this number on say nothing of the server: it was not there any more.
-    pub(super) fn disregard_from(&self, number: u64) {
-        self.disregarded_from.store(number, Ordering::Relaxed);
-    }
-
-    /// Returns once the server has stopped responding. Where it accepts connections, only
-    /// requests count that it has no reason to refuse.
-    pub(super) async fn falls_silent(&self) -> Silence {
-        loop {
-            let silent = lock(&self.silent).clone();
-            if let Some(first) = lock(&self.gone).clone() {
-                return self.gone_since(silent, first);
-            }
-            if silent.len() >= MAX_SILENT {
-                return Silence::NoResponses(silent);
-            }
-            self.silence.notified().await;
-        }
-    }
-
-    fn gone_since(
-        &self,
-        mut silent: Vec<Arc<ProbeExchange>>,
-        first: Arc<ProbeExchange>,
-    ) -> Silence {
-        silent.retain(|exchange| exchange.number < first.number);
-        silent.push(first);
-        let since = silent.iter().map(|exchange| exchange.number).min().unwrap_or_default();
-        let exchanges = self.every_exchange();
-        let is_answered =
-            |exchange: &&Arc<ProbeExchange>| exchange.number < since && exchange.outcome.is_ok();
-        let answered = exchanges.iter().rfind(is_answered).map_or(0, |exchange| exchange.number);
-        Silence::Gone { exchanges: silent, answered }
-    }
-
-    /// Whether a request that got no connection is to be made again: a server that is being
-    /// restarted is given some time. One that does not come back is noted to be gone, and one
-    /// that is there has refused the connection.
-    async fn comes_back(&self, exchange: &Arc<ProbeExchange>) -> bool {
-        let is_refused =
-            exchange.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Connect);
-        let has_responded = |exchange: &Arc<ProbeExchange>| exchange.outcome.is_ok();
-        if !is_refused || !lock(&self.exchanges).iter().any(has_responded) {
-            return false;
-        }
-        if self.way.is_open().await {
-            return false;
-        }
-        let since = self.elapsed();
-        while lock(&self.gone).is_none() && self.elapsed().saturating_sub(since) < self.return_time
-        {
-            self.sleep(RETURN_POLL).await;
-            if self.way.is_open().await {
-                return true;
-            }
-        }
-        lock(&self.gone).get_or_insert_with(|| Arc::clone(exchange));
-        self.silence.notify_one();
-        false
-    }
-
-    fn note_silence(&self, exchange: &Arc<ProbeExchange>) {
-        if !exchange.is_silent() {
-            lock(&self.silent).clear();
-        } else if exchange.intent == Intent::WellFormed {
-            lock(&self.silent).push(Arc::clone(exchange));
-            self.silence.notify_one();
-        }
     }
 
     /// Strikes a token of the server out of everything recorded from here on.
@@ -687,57 +532,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::FakeServer;
-    use crate::harness::conformance::Waits;
-    use crate::model::MachineId;
-
-    /// The server is started again only once the client has noted that it is not there.
-    #[tokio::test]
-    async fn a_server_that_comes_back_gets_the_request_again_and_one_that_does_not_is_gone() {
-        let start =
-            |address: &str| FakeServer::builder().listen(address.parse().unwrap()).start().unwrap();
-        let server = start("127.0.0.1:0");
-        let (url, address) = (server.url(), server.address().to_string());
-        let told = Options {
-            waits: Waits { return_of_server: Duration::from_mins(1), ..Waits::none() },
-            ..Options::default()
-        };
-        let base_url = BaseUrl::parse_any_http(&url).unwrap();
-        let options = TransportOptions::new(base_url, MachineId::new("probe").unwrap());
-        let mut client = ProbeClient::new(&options, &told).unwrap();
-        let request = ProbeRequest::empty("HTTP-01", None, Form::DEFAULT, "preflight/X".to_owned());
-        assert!(client.send(request.clone()).await.outcome.is_ok());
-        drop(server);
-        let restarted = async {
-            while client.every_exchange().len() < 2 {
-                tokio::task::yield_now().await;
-            }
-            start(&address)
-        };
-        let (exchange, server) = tokio::join!(client.send(request.clone()), restarted);
-        assert!(exchange.outcome.is_ok(), "{}", exchange.ended());
-        assert_eq!(client.every_exchange().len(), 3);
-
-        drop(server);
-        client.return_time = Duration::ZERO;
-        let lost = client.send(request).await;
-        assert!(lost.is_silent());
-        let Silence::Gone { exchanges, answered } = client.falls_silent().await else {
-            panic!("it is gone");
-        };
-        let numbers: Vec<_> = exchanges.iter().map(|exchange| exchange.number).collect();
-        assert_eq!((answered, numbers), (3, vec![lost.number]));
-    }
 
     #[test]
     fn a_secret_is_altered_in_one_character() {
         assert_eq!(altered("Bearer abc"), "Bearer abx");
         assert_eq!(altered("abx=="), "aby==");
         assert_eq!(altered(""), "x");
-    }
-
-    #[test]
-    fn a_machine_id_is_one_segment_of_the_path() {
-        assert_eq!(stage_path("preflight", "Büro 1/2"), "preflight/B%C3%BCro%201%2F2");
     }
 }

@@ -1,6 +1,7 @@
 //! Why a run ends before every requirement has been checked: it is interrupted, its deadline
 //! passes, or the server does not respond.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -78,7 +79,7 @@ impl EarlyEnd {
         for exchange in exchanges {
             let (number, requirement) = (exchange.number, exchange.requirement);
             let ended = exchange.ended();
-            cause.push_str(&format!("; exchange {number} ({requirement}): {ended}"));
+            let _ = write!(cause, "; exchange {number} ({requirement}): {ended}");
         }
         cause.push_str("; see the server's log for the reason");
         let exchanges = exchanges.iter().map(|exchange| exchange.number).collect();

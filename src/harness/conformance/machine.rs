@@ -1,6 +1,8 @@
 //! A machine of the probe: what Santa's client would send in its place, with the counts, the
 //! hash and the types that are true of it.
 
+mod secrets;
+
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -21,6 +23,7 @@ use crate::model::{MachineId, Rule, Stage, SyncType};
 use crate::protocol::body::ResponseBody;
 use crate::protocol::cel::CelBudget;
 use crate::protocol::{body, postflight, preflight, rules, wire};
+use secrets::secrets_of;
 
 /// What a step could not do, and which requirement is about that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,19 @@ pub(super) enum Wish {
     Nothing,
     /// It asks for a clean sync.
     Clean,
+}
+
+/// Which members a machine writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Members {
+    /// Those that Santa's client writes.
+    LikeSanta,
+    /// One more, which the schema does not know.
+    Unknown,
+    /// All but `machine_id`.
+    WithoutId,
+    /// Those that are zero, false or empty as well.
+    Empty,
 }
 
 /// A preflight that succeeded.
@@ -116,12 +132,8 @@ pub(super) struct ProbeMachine<'p> {
     pub(super) reconnects: bool,
     /// Why its requests are made.
     pub(super) intent: Intent,
-    /// Members that the schema does not know are added.
-    pub(super) adds_unknown_members: bool,
-    /// `machine_id` is left out.
-    pub(super) leaves_out_id: bool,
-    /// Members that are zero, false or empty are written.
-    pub(super) writes_empty_members: bool,
+    /// How it writes its messages.
+    pub(super) writes: Members,
 }
 
 impl<'p> ProbeMachine<'p> {
@@ -138,9 +150,7 @@ impl<'p> ProbeMachine<'p> {
             connection: KeptConnection::default(),
             reconnects: false,
             intent: Intent::WellFormed,
-            adds_unknown_members: false,
-            leaves_out_id: false,
-            writes_empty_members: false,
+            writes: Members::LikeSanta,
         }
     }
 
@@ -190,8 +200,10 @@ impl<'p> ProbeMachine<'p> {
 
     /// The request of a stage with this message, as a client sends it.
     pub(super) fn request(&self, stage: Stage, message: Message) -> ProbeRequest {
-        let message =
-            if self.adds_unknown_members { message.with_unknown_member() } else { message };
+        let message = match self.writes {
+            Members::Unknown => message.with_unknown_member(),
+            Members::LikeSanta | Members::WithoutId | Members::Empty => message,
+        };
         let plain = message.bytes();
         self.request_of_bytes(stage, plain)
     }
@@ -301,14 +313,14 @@ impl<'p> ProbeMachine<'p> {
     }
 
     fn message<M: prost::Message + serde::Serialize>(&self, message: &M) -> Message {
-        if self.writes_empty_members {
+        if self.writes == Members::Empty {
             return Message::written_out(self.form.transfer, message);
         }
         Message::of(self.form.transfer, message)
     }
 
     fn id_member(&self) -> String {
-        if self.leaves_out_id { String::new() } else { self.id.clone() }
+        if self.writes == Members::WithoutId { String::new() } else { self.id.clone() }
     }
 
     /// One preflight.
@@ -368,7 +380,7 @@ impl<'p> ProbeMachine<'p> {
         let message =
             wire::RuleDownloadRequest { cursor: cursor.to_owned(), machine_id: self.id_member() };
         let mut message = self.message(&message);
-        if self.writes_empty_members {
+        if self.writes == Members::Empty {
             message = message.set("cursor", cursor.into());
         }
         let request = self.request(Stage::RuleDownload, message);
@@ -557,31 +569,6 @@ impl<'p> ProbeMachine<'p> {
     }
 }
 
-/// The texts of a response that are secrets.
-fn secrets_of(message: &Value) -> Vec<&str> {
-    const SECRET_MEMBERS: [&str; 6] = [
-        "push_token",
-        "pushToken",
-        "push_issuer_token",
-        "pushIssuerToken",
-        "export_configuration",
-        "exportConfiguration",
-    ];
-    fn texts<'v>(value: &'v Value, into: &mut Vec<&'v str>) {
-        match value {
-            Value::String(text) => into.push(text),
-            Value::Array(items) => items.iter().for_each(|item| texts(item, into)),
-            Value::Object(members) => members.values().for_each(|value| texts(value, into)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-    let mut secrets = Vec::new();
-    for value in SECRET_MEMBERS.iter().filter_map(|name| message.get(*name)) {
-        texts(value, &mut secrets);
-    }
-    secrets
-}
-
 /// The decoded body of a 200, or which requirement is about what came instead.
 pub(super) fn accepted(exchange: &ProbeExchange) -> Result<&[u8], Broken> {
     let stage = exchange.stage.map_or("the request", Stage::name);
@@ -603,23 +590,5 @@ pub(super) fn accepted(exchange: &ProbeExchange) -> Result<&[u8], Broken> {
             };
             Err(broken(by, cause.what.clone()))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn tokens_for_push_and_export_are_secrets() {
-        let message = json!({
-            "clientMode": "MONITOR", "pushToken": "t",
-            "exportConfiguration": {"signedPost": {"url": "u", "formValues": {"k": "v"}}}
-        });
-        let mut secrets = secrets_of(&message);
-        secrets.sort_unstable();
-        assert_eq!(secrets, ["t", "u", "v"]);
     }
 }

@@ -36,7 +36,9 @@ fn a_cookie_that_no_client_returns_is_the_reason_for_everything_behind_it() {
         let report = checked(&misbehaviours, &[]);
         assert_eq!(complaints(&report), ["HTTP-06 fail"], "{also:?}");
         let said = &report.result("HTTP-06").unwrap().summary;
-        assert!(said.contains("session: it is Secure and this is http"), "{said}");
+        assert!(said.contains("(session: it is Secure and this is http)"), "{said}");
+        let harm = report.result("HTTP-06").unwrap().breaks;
+        assert!(harm.contains("every sync of every agent ends"), "{harm}");
         for result in &report.results {
             let by = result.blocked_by;
             assert!(by.is_none() || by == Some("HTTP-06"), "{}: {by:?}", result.id);

@@ -172,10 +172,10 @@ struct FixedMode(Admin);
 
 impl Operator for FixedMode {
     fn ask(&mut self, task: &OperatorTask) -> OperatorReply {
-        match task {
-            OperatorTask::ChangeMode => OperatorReply::Skip,
-            task => self.0.ask(task),
+        if *task == OperatorTask::ChangeMode {
+            return OperatorReply::Skip;
         }
+        self.0.ask(task)
     }
 }
 

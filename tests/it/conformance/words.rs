@@ -73,33 +73,37 @@ fn a_type_that_is_not_given_is_not_said_to_be() {
 
 #[test]
 fn the_harm_is_that_of_what_was_found() {
-    let error = json!({"error": "not_implemented"});
-    for (builder, id, harm) in [
-        (server().misbehave(Misbehaviour::Clean03NoRules), "CLEAN-03", "a new host lacks rules"),
-        (server().misbehave(Misbehaviour::Clean03Normal), "CLEAN-03", "an earlier server stay"),
-        (server().misbehave(Misbehaviour::Clean05Normal), "CLEAN-05", "an earlier server stay"),
-        (server().misbehave(Misbehaviour::Clean05Forgotten), "CLEAN-05", "an incomplete set"),
-        (server().misbehave(Misbehaviour::Clean06All), "CLEAN-06", "load grows"),
-        (server().misbehave(Misbehaviour::Clean06Removes), "CLEAN-06", "wrong rules"),
-        (server().misbehave(Misbehaviour::Err01Accepted), "ERR-01", "delete the events"),
-        (answers(Stage::Postflight, error.clone()), "ERR-01", "believes that the sync"),
-        (server().misbehave(Misbehaviour::Rule02Policy), "RULE-02", "drop such a rule"),
-        (server().misbehave(Misbehaviour::Rule02WrongName), "RULE-02", "has no effect"),
-        (server().misbehave(Misbehaviour::Enc06Error), "ENC-06", "looks like an outage"),
-        (server().misbehave(Misbehaviour::Enc06NotRead), "ENC-06", "nothing was read"),
-        (server().misbehave(Misbehaviour::Id04Accepted), "ERR-01", "default settings"),
+    for (misbehaviour, id, harm) in [
+        (Misbehaviour::Clean03NoRules, "CLEAN-03", "a new host lacks rules"),
+        (Misbehaviour::Clean03Normal, "CLEAN-03", "an earlier server stay"),
+        (Misbehaviour::Clean05Normal, "CLEAN-05", "an earlier server stay"),
+        (Misbehaviour::Clean05Forgotten, "CLEAN-05", "an incomplete set"),
+        (Misbehaviour::Clean06All, "CLEAN-06", "load grows"),
+        (Misbehaviour::Clean06Removes, "CLEAN-06", "wrong rules"),
+        (Misbehaviour::Err01Accepted, "ERR-01", "delete the events"),
+        (Misbehaviour::Rule02Policy, "RULE-02", "drop such a rule"),
+        (Misbehaviour::Rule02WrongName, "RULE-02", "has no effect"),
+        (Misbehaviour::Enc06Error, "ENC-06", "looks like an outage"),
+        (Misbehaviour::Enc06NotRead, "ENC-06", "nothing was read"),
     ] {
-        let builder = builder.style(|style| {
-            if harm == "default settings" {
-                style.enrolled = Some(Vec::new());
-            }
-        });
-        let found = result(builder, id);
-        assert!(found.verdict.is_complaint(), "{id}: {:?}", found.verdict);
-        assert!(found.breaks.contains(harm), "{id}: {}", found.breaks);
+        let found = result(server().misbehave(misbehaviour), id);
+        assert!(found.verdict.is_complaint(), "{misbehaviour}: {:?}", found.verdict);
+        assert!(found.breaks.contains(harm), "{misbehaviour}: {}", found.breaks);
     }
-    let found = result(answers(Stage::Postflight, error), "ERR-01");
-    assert_eq!(found.summary, "postflight: 200 with error \"not_implemented\"");
+}
+
+#[test]
+fn an_error_in_a_200_harms_by_its_stage_and_is_quoted_once() {
+    for (stage, harm) in [
+        (Stage::Preflight, "default settings"),
+        (Stage::EventUpload, "delete the events"),
+        (Stage::RuleDownload, "a page without rules"),
+        (Stage::Postflight, "believes that the sync"),
+    ] {
+        let found = result(answers(stage, json!({"error": "not_implemented"})), "ERR-01");
+        assert_eq!(found.summary, format!("{stage}: 200 with error \"not_implemented\""));
+        assert!(found.breaks.contains(harm), "{stage}: {}", found.breaks);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::{Intent, ProbeExchange};
 use crate::harness::conformance::form::Form;
-use crate::harness::conformance::machine::{Broken, ProbeMachine, Wish, accepted};
+use crate::harness::conformance::machine::{Broken, Members, ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, FormTrial, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
@@ -328,7 +328,7 @@ fn refused_at_once(what: &str, exchange: &ProbeExchange) -> Judgement {
 pub(super) async fn unknown_members(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_without_pages()?;
     let mut machine = probe.machine(id);
-    machine.adds_unknown_members = true;
+    machine.writes = Members::Unknown;
     let done: Result<(), Broken> = async {
         let preflight = machine.preflight(Wish::Clean).await?;
         if probe.options.events {
@@ -388,7 +388,7 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
 async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
     const WHAT: &str = "empty members written out, as primary_user \"\"";
     let mut machine = probe.machine(id);
-    machine.writes_empty_members = true;
+    machine.writes = Members::Empty;
     let found = match sync_without_owner(&mut machine).await {
         Ok(walk) => {
             let Ok(base) = probe.base() else { return Ok(Judgement::pass()) };

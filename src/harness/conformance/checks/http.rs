@@ -21,6 +21,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_secs(10);
 /// A certificate that is valid for less is worth a note: 30 days.
 const SOON: Duration = Duration::from_hours(30 * 24);
+/// What a cookie leads to that is required and not returned.
+const ENDS_THERE: &str = "every sync of every agent ends at that stage";
 /// The id that the doctor of Santa sends.
 const DOCTOR_ID: &str = "santactl-doctor-test";
 
@@ -183,11 +185,14 @@ pub(super) async fn kept_connection(probe: &Probe, id: &'static str) -> Checked 
 
 /// HTTP-06.
 pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked {
-    probe.unless_without_pages()?;
+    let of_its_own = |blocked: Judgement| {
+        if blocked.blocked_by == Some(id) { blocked.harms(ENDS_THERE) } else { blocked }
+    };
+    probe.unless_without_pages().map_err(of_its_own)?;
     if let Err(blocked) = probe.unless_without_events()
         && blocked.blocked_by == Some(id)
     {
-        return Err(blocked);
+        return Err(of_its_own(blocked));
     }
     let base = probe.base().ok();
     let set = base.as_ref().map(|base| &base.set);
@@ -198,7 +203,7 @@ pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked 
     };
     let mut machine = probe.machine(id);
     if let Err((stage, broken)) = stages_after_preflight(&mut machine, set, true).await? {
-        return Ok(for_want_of_a_cookie(&machine, stage, broken).await.into());
+        return Ok(of_its_own(for_want_of_a_cookie(&machine, stage, broken).await.into()));
     }
     let said = format!("{stage} works only with the cookies of preflight: {}", broken.said);
     let judgement = Judgement::warning(said);
@@ -273,7 +278,7 @@ pub(in crate::harness::conformance) async fn for_want_of_a_cookie(
     if !again.send(request).await.is(200) {
         return broken;
     }
-    let said = format!("{stage} requires a cookie that a client does not return; {withheld}");
+    let said = format!("{stage}: a cookie is required that no client returns ({withheld})");
     Broken { by: "HTTP-06", said, ..broken }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::Intent;
-use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
+use crate::harness::conformance::machine::{Members, ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::verdict::Judgement;
@@ -75,9 +75,9 @@ async fn preflight_of(
 pub(super) async fn without_id_in_the_body(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_without_pages()?;
     let mut machine = probe.machine(id);
-    machine.leaves_out_id = true;
+    machine.writes = Members::WithoutId;
     match machine.sync_if_it_ends().await {
-        Ok(_) => Ok(Judgement::pass()),
+        Ok(()) => Ok(Judgement::pass()),
         Err(broken) => {
             let mut with = probe.machine(id);
             with.sync_if_it_ends().await?;

@@ -90,7 +90,12 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
             names => format!(" without {}", names.join(" or ")),
         };
         let said = format!("the smallest preflight{missing}: {}", exchange.ended());
-        let harm = "hosts without a configured owner, or without rules, cannot sync";
+        let harm = match needed.as_slice() {
+            ["primary_user"] => "hosts without a configured owner cannot sync",
+            ["request_clean_sync"] => "hosts that request no clean sync cannot sync",
+            ["sipStatus"] => "hosts with all of SIP on cannot sync",
+            _ => "hosts with little to say, as one without an owner, cannot sync",
+        };
         return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
     let older = preflight(&mut machine, |message| {
