@@ -433,7 +433,13 @@ impl Daemon {
 
     /// A figure of memory, in megabytes.
     fn memory(&self, name: &str) -> f64 {
-        self.figure("status", name)
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib: f64 = line
+            .and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+            .expect("a figure");
+        kib * 1.024e-3
     }
 
     fn address(&self) -> &str {
@@ -452,17 +458,7 @@ impl Daemon {
     /// Memory that the daemon alone has written to, in megabytes. The rest of what is
     /// resident are pages of program and libraries as they are in their files.
     fn own_memory(&self) -> f64 {
-        self.figure("smaps_rollup", "Private_Dirty:")
-    }
-
-    fn figure(&self, file: &str, name: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
-        let status = status.expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib: f64 = line
-            .and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
-            .expect("a figure");
-        kib * 1.024e-3
+        self.memory("RssAnon:")
     }
 
     /// Milliseconds on a processor so far, of the process and the threads that have
