@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use santa_sync::harness::conformance::{Conformance, EarlyEndKind, Report, Verdict, Waits};
 use santa_sync::harness::{FakeServer, Fault, Route, every, fixtures, from};
 use santa_sync::model::Stage;
+use santa_sync::{Config, Sources};
 use serde_json::{Value, json};
 
 use super::complaints;
@@ -264,6 +265,31 @@ fn a_server_that_goes_away_at_the_end_is_accused_of_nothing_either() {
     );
     let cause = report.ended_early.as_ref().unwrap().cause.clone();
     assert!(cause.contains("; exchange ") && cause.contains("(ERR-04): no connection"), "{cause}");
+}
+
+/// That it refuses connections now says nothing of its URL and its certificate.
+#[test]
+fn a_server_of_tls_that_goes_away_had_a_usable_url() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = dir.path().join("roots.pem");
+    let server = server().tls().start().unwrap();
+    fs::write(&roots, server.roots().unwrap()).unwrap();
+    let sets = vec![format!("ServerAuthRootsFile={}", roots.display())];
+    let config = Config::load(&Sources { sets, ..Sources::default() }).unwrap().config;
+    let conformance = conformance(&server.url()).configured(&config).unwrap();
+    let server = Mutex::new(Some(server));
+    let report = conformance
+        .without_slow()
+        .on_verdict(move |requirement, _| {
+            if requirement.id == "CLEAN-01" {
+                drop(server.lock().unwrap().take());
+            }
+        })
+        .run_blocking()
+        .unwrap()
+        .report;
+    assert_eq!(complaints(&report), [""; 0]);
+    assert_eq!(report.ended_early.unwrap().kind, EarlyEndKind::NoResponse);
 }
 
 /// It still accepts connections.
