@@ -222,7 +222,7 @@ impl Transport {
         self.resolver.was_asked()
     }
 
-    /// The text with every secret this transport knows struck out: for texts of
+    /// The text with every secret this transport knows redacted: for texts of
     /// the server, which may echo what it was sent.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {

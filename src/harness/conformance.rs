@@ -1,8 +1,8 @@
 //! Checks a sync server against the protocol, requirement by requirement.
 //!
-//! [`Conformance`] plays a client: it makes up machines, syncs as they would, and compares what
-//! comes back with what clients rely on. Each [`Requirement`] of the [`catalogue`] gets a
-//! [`Verdict`] with the exchanges that show it.
+//! [`Conformance`] plays a client: it makes up machines, syncs as they would, and compares the
+//! responses with what clients rely on. Each [`Requirement`] of the [`catalogue`] gets a
+//! [`Verdict`], with the exchanges that show it.
 //!
 //! ```
 //! use santa_sync::harness::conformance::{Conformance, Verdict, Waits};
@@ -19,9 +19,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Judging and sending are apart: `checks` decides from recorded exchanges, `client` records
-//! them, `machine` says what a client would send next. Every request is one that a real client
-//! could make in that state, except where a requirement is about others.
+//! Judging and sending are separate: `client` records exchanges, `checks` judges them, and
+//! `machine` knows what a client would send next. Every request is one that a real client could
+//! make in that state, except where a requirement is about other requests.
 
 mod catalogue;
 mod checks;
@@ -88,23 +88,23 @@ const SANTA_VERSION: &str = "2026.4";
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConformanceError {
-    /// The URL.
+    /// The URL is not that of a server.
     #[error("the server's URL {}", .0.what())]
     Url(#[from] BaseUrlError),
-    /// A machine id.
+    /// A machine id is not valid.
     #[error(transparent)]
     MachineId(#[from] MachineIdError),
-    /// A name in `only` or `skip`.
+    /// `only` or `skip` names a requirement that does not exist.
     #[error("no requirement is called {0}")]
     UnknownRequirement(String),
-    /// What is chosen and what is left out are the same.
+    /// Every requirement that was chosen is also skipped.
     #[error("nothing is left to check")]
     NothingChosen,
-    /// Trust roots or client certificate.
+    /// The trust roots or the client certificate cannot be used.
     #[error(transparent)]
     Credentials(#[from] Failure),
-    /// The proxy on the way.
-    #[error("{0}, which these checks cannot go through")]
+    /// The configured proxy cannot be used.
+    #[error("{0}, which these checks cannot use")]
     Proxy(String),
     /// Nothing listens there.
     #[error("{0}")]
@@ -112,7 +112,7 @@ pub enum ConformanceError {
     /// The server refuses every machine of the probe.
     #[error("the server refuses new machine ids in every form ({0})")]
     Refused(String),
-    /// No thread, or no random numbers.
+    /// The system provides no thread or no random numbers.
     #[error("the run cannot start: {0}")]
     System(#[source] io::Error),
 }
@@ -123,12 +123,12 @@ impl Remedy for ConformanceError {
             Self::Url(error) => error.fix().into(),
             Self::Credentials(failure) => return failure.fix.clone(),
             Self::MachineId(_) => "give another machine id".into(),
-            Self::NothingChosen => "leave out less than was chosen".into(),
+            Self::NothingChosen => "skip fewer requirements than were chosen".into(),
             Self::UnknownRequirement(_) => {
                 "give ids such as CLEAN-04, or the beginning of some, such as CLEAN".into()
             }
             Self::Proxy(_) => {
-                "use an http:// proxy to an https:// server, or none: name the server in \
+                "use an http:// proxy and an https:// server, or no proxy: name the server in \
                  ExceptionsList of SyncProxyConfiguration, or in NO_PROXY"
                     .into()
             }
@@ -137,13 +137,12 @@ impl Remedy for ConformanceError {
                  the server"
                     .into()
             }
-            Self::Unreachable(_) => "start the server if it does not run there and listen on that \
-                                     port, or correct host and port of the URL"
+            Self::Unreachable(_) => "start the server, or correct the host and port of the URL"
                 .into(),
             Self::Refused(_) => {
-                "check the path of the URL, which is what clients have as SyncBaseURL; if the \
-                 server enrols machines, name some of no real host with --machine-id, and give the \
-                 credential as an agent does (--set SyncExtraHeaders=..., or in the URL)"
+                "check the path of the URL: it must be the clients' SyncBaseURL; if machines have to \
+                 be enrolled, give ids that belong to no real host with --machine-id, and the \
+                 credential as for an agent (--set SyncExtraHeaders=..., or in the URL)"
                     .into()
             }
             Self::System(_) => "free some memory or threads of this user".into(),
@@ -185,8 +184,8 @@ impl fmt::Debug for Conformance {
 }
 
 impl Conformance {
-    /// Checks the server at this base URL, everything else at its default. Plain http to any
-    /// host is accepted; HTTP-04 says what agents make of it.
+    /// Checks the server at this base URL, with default options. Plain http to any host is
+    /// accepted here, and judged by HTTP-04.
     ///
     /// # Errors
     /// If the text is not an http or https URL.
@@ -202,9 +201,8 @@ impl Conformance {
         })
     }
 
-    /// Uses the credentials of an agent's configuration: extra headers, trust roots and client
-    /// certificate, and its proxy. A configured transfer form or content encoding becomes the form
-    /// to work in.
+    /// Uses an agent's configuration: its extra headers, trust roots, client certificate and
+    /// proxy. Its transfer form and content encoding become the form of requests.
     ///
     /// # Errors
     /// Never for a configuration that an agent can use.
@@ -259,7 +257,7 @@ impl Conformance {
         self
     }
 
-    /// Leaves out checks that wait.
+    /// Skips checks that wait.
     pub const fn without_slow(mut self) -> Self {
         self.options.slow = false;
         self
@@ -277,26 +275,26 @@ impl Conformance {
         self
     }
 
-    /// Gives a request up after this time; 35 s by default.
+    /// Gives up a request after this time; 35 s by default.
     pub const fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self
     }
 
-    /// Ends the run after this time, with a report of what is known; [`DEFAULT_DEADLINE`] by
-    /// default. The time of the operator does not count.
+    /// Ends the run after this time, with a report of what was found until then;
+    /// [`DEFAULT_DEADLINE`] by default. The time that an operator takes does not count.
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = deadline;
         self
     }
 
-    /// Checks only these: ids, or beginnings of ids such as `CLEAN`.
+    /// Checks only these requirements: ids, or beginnings of ids such as `CLEAN`.
     pub fn only<T: Into<String>>(mut self, ids: impl IntoIterator<Item = T>) -> Self {
         self.options.only.extend(ids.into_iter().map(Into::into));
         self
     }
 
-    /// Leaves these out.
+    /// Skips these requirements: ids, or beginnings of ids.
     pub fn skip<T: Into<String>>(mut self, ids: impl IntoIterator<Item = T>) -> Self {
         self.options.skip.extend(ids.into_iter().map(Into::into));
         self
@@ -308,8 +306,8 @@ impl Conformance {
         self
     }
 
-    /// Derives machine ids from this number instead of chance. Every run with it uses the
-    /// same ids, which are new to the server only once.
+    /// Derives machine ids from this number instead of random ones. Every run with the same seed
+    /// uses the same ids, which are new to the server only once.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -373,8 +371,8 @@ impl Conformance {
         self.run_until(stop).await
     }
 
-    /// Runs the checks until they are done, or told to stop: then what is known is reported
-    /// within two seconds, and the rest as not run.
+    /// Runs the checks until they are done or the caller stops them. A stop ends the run within
+    /// two seconds, with a report of what was found; the rest is reported as not run.
     ///
     /// # Errors
     /// If nothing can be checked.
@@ -432,13 +430,13 @@ impl fmt::Debug for ConformanceRun {
 }
 
 impl ConformanceRun {
-    /// Every exchange, as it was.
+    /// Every exchange as it was, secrets included.
     #[must_use]
     pub fn exchanges(&self) -> Vec<std::sync::Arc<ProbeExchange>> {
         self.probe.client.every_exchange()
     }
 
-    /// Every exchange for writing down: whole, with secrets struck out.
+    /// Every exchange in full, with secrets redacted.
     pub fn transcript(&self) -> impl Iterator<Item = TranscriptEntry> {
         let exchanges = self.probe.client.every_exchange();
         exchanges.into_iter().map(|exchange| TranscriptEntry::of(&exchange, &self.probe.client))
@@ -523,13 +521,13 @@ fn notes(probe: &Probe) -> Vec<String> {
     let limited = probe.client.exchanges().iter().filter(|exchange| exchange.is(429)).count();
     if limited > 0 {
         let requests = counted(limited as u64, "request");
-        notes.push(format!("the server limits the rate: {requests} made again"));
+        notes.push(format!("the server limits the request rate: {requests} repeated"));
     }
     let is_never_normal = probe.verdict("CLEAN-04") == Some(Verdict::Fail)
         && probe.base().is_ok_and(|base| !base.set.is_empty());
     if probe.verdict("CLEAN-06") == Some(Verdict::Warning) || is_never_normal {
         notes.push(
-            "the server sends all rules each time: RULE-05, RULE-06, CLEAN-05 and ISO-04 prove \
+            "the server sends all rules each time, so RULE-05, RULE-06, CLEAN-05 and ISO-04 prove \
              little"
                 .to_owned(),
         );

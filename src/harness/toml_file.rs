@@ -1,5 +1,5 @@
-//! Files of TOML that people write: scenarios and mixes of hosts. A mistake is an
-//! error that names file and line.
+//! TOML files that people write: scenarios and mixes of hosts. A mistake is an error that names
+//! the file and the line.
 
 use std::borrow::Cow;
 use std::io;
@@ -26,7 +26,7 @@ pub enum TomlFileError {
         /// The cause.
         source: io::Error,
     },
-    /// It says something that it may not.
+    /// Its content is not what it should be.
     #[error("{path}: {message}", path = path.display())]
     Content {
         /// The file.
@@ -63,7 +63,7 @@ pub(super) struct TomlText<'a> {
 }
 
 impl TomlText<'_> {
-    /// The value that it describes.
+    /// Parses the file into a value.
     ///
     /// # Errors
     /// If it is not TOML, or not that value.

@@ -16,8 +16,8 @@ use crate::store::{ChangesSince, RuleRow, RulesSnapshot, StoreError};
 pub const PAGE_RULES: u64 = 50_000;
 /// The most bytes of a page (RELAY-5), less what follows the rules.
 const PAGE_BYTES: usize = (16 << 20) - 256;
-/// Room for a page, and for the rule that would make it longer than it may be; what
-/// is not used takes no memory.
+/// Room for a page, and for the rule that would make it too long, in bytes. Unused room takes no
+/// memory.
 pub(super) const ROOM_FOR_PAGE: usize = 17 << 20;
 /// The most rules for pedro, whose table has 65,536 places (RELAY-13).
 const PEDRO_RULES: u64 = 65_000;
@@ -28,8 +28,7 @@ const PEDRO_BYTES: usize = 9_000_000;
 /// delete the authorizer's rules, which it does not if nothing comes.
 const NO_FILE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// What the pages of a delivery are read from. Deliveries of one moment share
-/// its snapshot.
+/// What the pages of a delivery are read from. Deliveries of the same moment share a snapshot.
 #[derive(Debug)]
 pub struct Source {
     snapshot: Arc<Mutex<RulesSnapshot>>,
@@ -62,7 +61,7 @@ pub struct LeftOut {
     pub rule_type: u64,
     /// It has no policy that comes near theirs.
     pub policy: u64,
-    /// They are beyond the number or the bytes that it takes.
+    /// They exceed the number of rules or the bytes that it accepts.
     pub limit: u64,
 }
 

@@ -1,8 +1,7 @@
 //! The next page of a download, read while the one before it is sent (RELAY-5).
 //!
-//! At most one page is held here, for one download: a second one beside it reads its
-//! pages when they are asked for. A page that nobody asks for is dropped after
-//! [`PAGE_LIFE`].
+//! At most one page is held here, for one download: a second, concurrent download reads its
+//! pages on request. A page that nobody requests is dropped after [`PAGE_LIFE`].
 //!
 //! A download needs two buffers, whose memory serves one page after the other: new
 //! memory costs a page fault for every 4 KiB.
@@ -19,7 +18,7 @@ use super::sessions::Position;
 use crate::mapped_buffer::MappedBuffer;
 use crate::model::Transfer;
 
-/// How long a page is kept for a client that does not ask for it.
+/// How long a page is kept for a client that does not request it.
 const PAGE_LIFE: Duration = Duration::from_secs(10);
 
 /// Which page.
@@ -146,7 +145,7 @@ impl PagePrefetch {
     }
 }
 
-/// A page that is being read. However that ends, who waits for it goes on.
+/// A page that is being read. Whoever waits for it is woken, however the reading ends.
 struct Reading {
     prefetch: Arc<PagePrefetch>,
     key: PageKey,

@@ -14,13 +14,13 @@ pub enum RetryPace {
     /// would be lost.
     Prompt,
     /// Twice, after 4 and 40 s: nobody waits, and the schedule tries again. While a
-    /// server is down, a fleet makes three times its usual number of requests at most,
-    /// so that three times the usual load is also the most that comes back with it.
+    /// server is down, a fleet makes at most three times its usual number of requests. So the
+    /// load when the server comes back is at most three times the usual one, too.
     Relaxed,
 }
 
 impl RetryPace {
-    /// The pace of a stage's requests in a sync that began for this reason.
+    /// The pace of a stage's requests in a sync with this trigger.
     #[must_use]
     pub const fn of(stage: Stage, trigger: Trigger) -> Self {
         match (stage, trigger) {

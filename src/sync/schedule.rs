@@ -20,15 +20,13 @@ pub const FIRST_SYNC_DELAY: Duration = Duration::from_secs(15);
 /// How much longer it may take, by host (DAEMON-1).
 pub const MAX_SPLAY: Duration = Duration::from_secs(15);
 /// The wait after the first failure in a row, if the interval is not shorter
-/// (DAEMON-2). A server that comes back after an outage must not meet more of its fleet
-/// at once than it does otherwise, so hosts that have failed keep to the default
-/// interval.
+/// (DAEMON-2). When a server comes back after an outage, its fleet must not return all at once,
+/// so hosts that have failed wait at least the default interval.
 pub const FIRST_BACK_OFF: Duration = Duration::from_mins(10);
 
 /// How much an interval varies (DAEMON-1).
 const JITTER: f64 = 0.05;
-/// How much a back-off varies: a fleet whose server comes back must not come
-/// back with it all at once.
+/// How much a back-off varies: when a server comes back, its fleet must not return all at once.
 const BACK_OFF_JITTER: f64 = 0.25;
 /// The pause after a sync that took longer than the interval, so that a slow
 /// server is not asked without one.

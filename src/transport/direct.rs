@@ -54,13 +54,13 @@ impl DirectAccess {
         self.redaction.add(secret);
     }
 
-    /// The text with every known secret struck out.
+    /// The text with every known secret redacted.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         self.redaction.apply(text)
     }
 
-    /// The bytes with every known secret struck out.
+    /// The bytes with every known secret redacted.
     #[must_use]
     pub fn redact_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         self.redaction.apply_to_bytes(bytes)

@@ -1,5 +1,5 @@
-//! Whether anything listens at the server's address: for tools that would otherwise find
-//! out thousands of times.
+//! Checks whether anything listens at the server's address, for tools that would otherwise run
+//! into the same error thousands of times.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::failure::{Failure, FailureKind};
 
 impl Transport {
     /// Opens a connection to the server, or to the proxy on the way to it, and closes it.
-    /// Nothing is sent, and no TLS is spoken.
+    /// Sends nothing, not even a TLS handshake.
     ///
     /// # Errors
     /// If the name has no address, or nothing listens there, within the connect timeout.
@@ -34,13 +34,14 @@ impl Transport {
             }
             let is_refused = last.kind() == io::ErrorKind::ConnectionRefused;
             let kind = if is_refused { FailureKind::Refused } else { FailureKind::Unreachable };
-            let what = format!("{role}{host}:{port} does not take connections ({last})");
-            Err(Failure::new(kind, what).fixed_by("start the server, or check host and port"))
+            let what = format!("{role}{host}:{port} does not accept connections ({last})");
+            Err(Failure::new(kind, what)
+                .fixed_by("start the server, or check the host and the port"))
         };
         tokio::time::timeout(limit, reached).await.unwrap_or_else(|_| {
             let secs = limit.as_secs();
-            let what = format!("{role}{host}:{port} took no connection within {secs} s");
-            let fix = "check host, port and firewalls";
+            let what = format!("{role}{host}:{port} accepted no connection within {secs} s");
+            let fix = "check the host, the port and firewalls";
             Err(Failure::new(FailureKind::ConnectTimeout, what).fixed_by(fix))
         })
     }

@@ -1,5 +1,5 @@
-//! Strikes secrets out of what servers wrote, since some echo what they were sent: as it was,
-//! in capitals, percent-encoded, escaped as in JSON or HTML, in hex, or within base64 data.
+//! Redacts secrets in what servers wrote, because some echo what they were sent: as it was, in
+//! capitals, percent-encoded, escaped as in JSON or HTML, in hex, or in base64 data.
 
 mod escapes;
 mod patterns;
@@ -24,7 +24,7 @@ const MIN_VALUE_BYTES: usize = 8;
 /// cookie with every response.
 const MAX_ROTATING_SECRETS: usize = 64;
 
-/// The secrets to strike out.
+/// The secrets to redact.
 #[derive(Clone, Default)]
 pub(super) struct Redaction {
     secrets: HashSet<String>,
@@ -36,8 +36,8 @@ pub(super) struct Redaction {
 }
 
 impl Redaction {
-    /// Strikes this text out from here on, what follows a scheme word such as
-    /// `Bearer` in it, and the value of each `name=value`.
+    /// Redacts this text from here on, and also the part of it that follows a scheme word such
+    /// as `Bearer`, and the value of each `name=value` in it.
     pub(super) fn add(&mut self, secret: &str) {
         let after_scheme = secret.split_once(' ').map(|(_, rest)| rest.trim());
         let pairs = secret.split([';', ',', ' ']).filter_map(|pair| pair.split_once('='));
@@ -50,7 +50,8 @@ impl Redaction {
         }
     }
 
-    /// The same for a secret that others of its kind replace in time.
+    /// The same for a secret that is replaced in time, such as a cookie. Only the latest ones
+    /// are remembered.
     pub(super) fn add_rotating(&mut self, secret: &str) {
         if secret.len() < MIN_SECRET_BYTES || self.rotating.iter().any(|known| known == secret) {
             return;
@@ -72,8 +73,8 @@ impl Redaction {
         })
     }
 
-    /// The text with a mask in the place of every secret. The beginning of a secret is struck
-    /// out where a text was cut in its middle: at the text's end, or before an ellipsis.
+    /// The text with a mask in place of every secret. Where a text was cut off in the middle of
+    /// a secret, at its end or before an ellipsis, the beginning of the secret is masked.
     pub(super) fn apply(&self, text: &str) -> String {
         const CUT: &str = "…";
         let mut parts = self.places(text.as_bytes());
@@ -89,7 +90,7 @@ impl Redaction {
         String::from_utf8_lossy(&masked(text.as_bytes(), parts)).into_owned()
     }
 
-    /// The bytes with a mask in the place of every secret.
+    /// The bytes with a mask in place of every secret.
     #[cfg(feature = "harness")]
     pub(super) fn apply_to_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         masked(bytes, self.places(bytes))
@@ -102,8 +103,8 @@ impl Redaction {
     }
 }
 
-/// The bytes with one mask for each of these parts; parts that overlap or touch have one
-/// together.
+/// The bytes with a mask in place of each of these parts. Parts that overlap or touch share one
+/// mask.
 fn masked(bytes: &[u8], mut parts: Vec<Range<usize>>) -> Cow<'_, [u8]> {
     if parts.is_empty() {
         return Cow::Borrowed(bytes);

@@ -187,9 +187,9 @@ fn a_server_that_is_not_there_is_named_before_the_ramp() {
     let output = simulate(&format!("http://127.0.0.1:{port}/"), &["--ramp", "1h", "--for", "2h"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69), "{stderr}");
-    let words = format!("no host could sync: 127.0.0.1:{port} does not take connections");
+    let words = format!("no host could sync: 127.0.0.1:{port} does not accept connections");
     assert!(stderr.contains(&words), "{stderr}");
-    assert!(stderr.contains("start the server, or check host and port"), "{stderr}");
+    assert!(stderr.contains("start the server, or check the host and the port"), "{stderr}");
     let output = simulate("http://sync.invalid/", &["--i-own-this-server", "--set", "x=y"]);
     assert_eq!(output.status.code(), Some(64), "a mistake of the command line comes first");
 }
@@ -205,7 +205,7 @@ fn a_simulation_in_which_nobody_can_sync_says_so_and_what_to_change() {
         (&stderr, "ends after 300ms: give --for 31s or more"),
         (
             &stdout,
-            "! Not every host has synced: 0 syncs of 1 host; a host syncs 15 to 30 s of its clock",
+            "! Not every host has synced: there were 0 syncs of 1 host; a host first syncs 15 to 30 s",
         ),
     ] {
         assert!(said.contains(words), "{said}");
@@ -316,7 +316,7 @@ fn an_interrupted_simulation_reports_what_it_has_measured() {
 #[test]
 fn options_that_cannot_be_meant_are_refused() {
     for (args, word) in [
-        (&["--interval", "59s"][..], "once in 60s at most"),
+        (&["--interval", "59s"][..], "at most once in 60s"),
         (&["--hosts", "0"], "0 hosts"),
         (&["--storm", "hail@1m"], "clean, sync and reboot"),
         (&["--outage", "9m:1m"], "ends after 5m"),

@@ -19,7 +19,7 @@ use crate::harness::{Simulation, SimulationProgress};
 use crate::host::{self, SystemHost};
 use crate::model::MIN_SYNC_INTERVAL_SECS;
 
-/// Between two lines of progress where there is no terminal.
+/// Time between two lines of progress if standard output is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Files that a process needs besides its connections.
 const OTHER_FILES: u64 = 64;
@@ -30,12 +30,14 @@ Times are a number and ms, s, m, h or d. A mix is VALUE=WEIGHT,VALUE=WEIGHT or o
 value. --storm is KIND@TIME or KIND@TIME:SHARE%, where KIND is
   clean   the hosts request a clean sync, at their next sync
   sync    the hosts sync at once
-  reboot  the hosts reboot: running syncs break off, the next comes 15 to 30 s later
---outage TIME:LENGTH has the simulator refuse its hosts' connections; the server sees
+  reboot  the hosts reboot: running syncs break off, and the next one begins 15 to 30 s
+          later
+--outage TIME:LENGTH makes the simulator refuse its hosts' connections; the server sees
 silence, then the hosts' return.
 
 SIGINT and SIGTERM end the simulation with a report of what has been measured. The
-machine id of every simulated host begins with 51A7A51D-.
+machine id of every simulated host begins with 51A7A51D-. If nothing listens at the
+server's address, the exit code is 69.
 
 Examples:
   santa-sync harness simulate http://127.0.0.1:8080/ --hosts 1000 --for 10m --html report.html
@@ -53,7 +55,7 @@ pub(super) struct Args {
     /// Simulate this many hosts, in all shards together (100, or the counts of --mix)
     #[arg(long, value_name = "N")]
     hosts: Option<u32>,
-    /// Start the hosts over this time, one after another
+    /// Start the hosts one after another over this time
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time)]
     ramp: Duration,
     /// Simulate this long, the ramp included
@@ -62,10 +64,10 @@ pub(super) struct Args {
     /// Sync at this interval, at least 60s, instead of what the server says
     #[arg(long, value_name = "TIME", value_parser = interval)]
     interval: Option<u32>,
-    /// Let the hosts' clocks run N times as fast: N times the load of that many hosts
+    /// Run the hosts' clocks N times as fast: N times the load of that many hosts
     #[arg(long, value_name = "N", default_value_t = 1)]
     speed: u32,
-    /// Read groups of hosts from a file of TOML; options given here apply to every group
+    /// Read groups of hosts from a TOML file; options on the command line override every group
     #[arg(long, value_name = "FILE")]
     mix: Option<PathBuf>,
     /// Santa versions to report (2026.8)
@@ -77,10 +79,10 @@ pub(super) struct Args {
     /// Share of hosts that speak protobuf instead of JSON (0%)
     #[arg(long, value_name = "SHARE%", value_parser = percent)]
     protobuf: Option<u8>,
-    /// Events that a host queues in an hour (6)
+    /// Events that a host queues per hour (6)
     #[arg(long, value_name = "MIX")]
     events: Option<Mix<u32>>,
-    /// Bytes of an event before compression; none is smaller than about 700
+    /// Bytes of an event before compression; about 700 is the least (0)
     #[arg(long, value_name = "MIX")]
     event_bytes: Option<Mix<u32>>,
     /// Share of events that report something denied (10%)
@@ -90,11 +92,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE%", value_parser = percent)]
     prompt_uploads: Option<u8>,
     /// Executables in the bundle of a denied execution, sent if the server requests the bundle;
-    /// 0 for an execution that is in none (0)
+    /// 0 for an execution that is in no bundle (0)
     #[arg(long, value_name = "MIX")]
     bundle_binaries: Option<Mix<u32>>,
-    /// Memory for the responses to all hosts of this process; what does not fit is counted as a
-    /// failure of the simulator
+    /// Memory for the responses to all hosts of this process; if a response does not fit, its
+    /// attempt is counted as a failure of the simulator
     #[arg(long, value_name = "MIB", default_value_t = 512,
         value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     response_memory: u32,
@@ -129,8 +131,8 @@ fn interval(text: &str) -> Result<u32, String> {
     let secs = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     if secs < MIN_SYNC_INTERVAL_SECS || time.subsec_nanos() > 0 {
         return Err(format!(
-            "a host syncs once in {MIN_SYNC_INTERVAL_SECS}s at most; to see more load, use more \
-             hosts or --speed"
+            "a host syncs at most once in {MIN_SYNC_INTERVAL_SECS}s; for more load, use more hosts \
+             or --speed"
         ));
     }
     Ok(secs)
@@ -175,7 +177,7 @@ impl Args {
         })
     }
 
-    /// An option of the command line holds for every group, whatever its file says.
+    /// Makes the options of the command line override a group's own values.
     fn overrule(&self, group: &mut HostGroup) {
         fn drop_if<T>(is_given: bool, own: &mut Option<T>) {
             if is_given {
@@ -228,8 +230,9 @@ fn warn_of_few_files(plan: &SimulationPlan) {
     let hosts = u64::from(plan.hosts / plan.shard.of.max(1));
     match process::open_many_files() {
         Ok(Some(most)) if most < hosts + OTHER_FILES => output::note(format!(
-            "this process may open {most} files, fewer than it has hosts; in a storm, connections \
-             may fail for that alone (raise the hard limit, or use more shards)"
+            "this process may open {most} files, which is too few for its {hosts} hosts; in a \
+             storm, connections may fail for that reason (raise the hard limit, or use more \
+             shards)"
         )),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
@@ -275,8 +278,8 @@ impl Progress {
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         let rate = |count: u64, before: u64| count.saturating_sub(before) as f64 / secs;
         format!(
-            "{} of {} s: {} of {} hosts started, {} syncs run; {:.1} syncs/s, {:.1} requests/s; {} \
-             succeeded, {} failed{}",
+            "{} of {} s: {} of {} hosts started, syncs running: {}; {:.1} syncs/s, {:.1} \
+             requests/s; syncs succeeded: {}, failed: {}{}",
             now.elapsed.as_secs(),
             now.lasting.as_secs(),
             now.started,
@@ -297,8 +300,8 @@ impl Progress {
     }
 }
 
-/// Creates a file that is to be written at the end, so that a long run is not lost to
-/// a mistyped name.
+/// Creates a file that is written at the end, so that a mistyped name is an error before a long
+/// run, not after it.
 pub(super) fn create(path: &Path) -> Result<(PathBuf, File), Error> {
     let file = File::create(path).map_err(|error| unwritable(path, &error))?;
     Ok((path.to_owned(), file))

@@ -1,5 +1,5 @@
-//! The requirements that a sync server is checked for: their ids, what each asks for,
-//! and which agents suffer where it is not met. Data only; the checks are in
+//! The requirements that a sync server is checked against: their ids, what the server has to do,
+//! and what happens to which agents if it does not. Data only; the checks are in
 //! [`super::checks`].
 
 mod exchanges;
@@ -75,7 +75,7 @@ impl Section {
     }
 }
 
-/// What breaking a requirement amounts to at worst.
+/// How bad it is at worst if a requirement is not met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -87,7 +87,7 @@ pub enum Level {
     Info,
 }
 
-/// What a check needs beyond a server that answers.
+/// What a check needs beyond a server that responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SetUp {
@@ -105,7 +105,7 @@ pub enum SetUp {
     Credential,
     /// Uploads made-up events.
     Events,
-    /// Off unless asked for: it leaves much behind.
+    /// Off unless asked for, because the check leaves much behind on the server.
     Heavy,
     /// Waits for seconds or minutes.
     Slow,
@@ -120,9 +120,9 @@ pub struct Requirement {
     pub section: Section,
     /// What the server has to do, in one sentence.
     pub title: &'static str,
-    /// What happens to which agents where it does not.
+    /// What happens to which agents if the server does not.
     pub breaks: &'static str,
-    /// The worst verdict it can lead to.
+    /// The worst verdict that its check can come to.
     pub level: Level,
     /// What its check needs.
     pub set_up: &'static [SetUp],
@@ -152,7 +152,7 @@ pub fn catalogue() -> impl Iterator<Item = &'static Requirement> + Clone {
     exchanges::REQUIREMENTS.iter().chain(syncs::REQUIREMENTS).chain(uploads::REQUIREMENTS)
 }
 
-/// The requirement of that id, in any case.
+/// Returns the requirement with this id, in upper or lower case.
 #[must_use]
 pub fn requirement(id: &str) -> Option<&'static Requirement> {
     catalogue().find(|requirement| requirement.id.eq_ignore_ascii_case(id))

@@ -54,8 +54,8 @@ impl EarlyEnd {
 
     fn deadline(limit: Duration) -> Self {
         let cause = format!(
-            "the deadline of {limit:?} has passed; a longer one (--deadline) or fewer \
-             requirements (--only) help if the server is merely slow"
+            "the deadline of {limit:?} has passed; if the server is merely slow, set a longer one \
+             (--deadline) or check fewer requirements (--only)"
         );
         Self::new(EarlyEndKind::Deadline, cause)
     }

@@ -104,9 +104,9 @@ pub struct ProbeExchange {
     pub machine_id: String,
     /// The method.
     pub method: String,
-    /// The path and query, secrets struck out.
+    /// The path and query, secrets redacted.
     pub path: String,
-    /// The headers, secrets struck out.
+    /// The headers, secrets redacted.
     pub request_headers: Vec<(String, String)>,
     /// The body before compression.
     pub request_plain: Vec<u8>,

@@ -94,9 +94,9 @@ impl PreflightDone {
         match (given(["sync_type", "syncType"]), given(["clean_sync", "cleanSync"])) {
             (Some(_), _) => name.to_owned(),
             (None, Some(flag)) => {
-                format!("with clean_sync {flag} and no sync_type, which means {name}")
+                format!("clean_sync {flag} and no sync_type, which means {name}")
             }
-            (None, None) => format!("without sync_type, which means {name}"),
+            (None, None) => format!("no sync_type, which means {name}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The operator of the server under test, who changes what the probe cannot.
+//! The operator of the server under test, who does what the probe cannot do by itself.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub enum OperatorTask {
         /// The machine.
         machine_id: String,
     },
-    /// Look for the events of the run and say whether they are there as sent.
+    /// Look for the events of the run, and say whether the server shows them as they were sent.
     FindEvents {
         /// The machine that sent them.
         machine_id: String,
@@ -45,7 +45,7 @@ pub enum OperatorTask {
     },
 }
 
-/// For people, as an instruction or a question.
+/// The task as an instruction or a question to a person.
 impl fmt::Display for OperatorTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -56,12 +56,12 @@ impl fmt::Display for OperatorTask {
                 "On the server, change the client mode for the machines of this run; skip this if \
                  it cannot be changed.",
             ),
-            Self::ChangeOneRule => {
-                f.write_str("On the server, change the policy of one rule; add and delete none.")
-            }
+            Self::ChangeOneRule => f.write_str(
+                "On the server, change the policy of one rule; do not add or delete any.",
+            ),
             Self::RestartServer => f.write_str(
-                "Restart the server, and wait until it serves again. A sync is in progress, which \
-                 may break.",
+                "Restart the server, and wait until it serves again. A sync is in progress, and \
+                 may fail.",
             ),
             Self::DeleteOneRule => f.write_str("On the server, delete one rule."),
             Self::RequestCleanSync { machine_id } => {
@@ -115,7 +115,7 @@ pub enum OperatorReply {
 /// [`OperatorTask::ChangeOneRule`] and the like are done when `ask` returns
 /// [`OperatorReply::Yes`].
 pub trait Operator: Send {
-    /// Does the task, or answers the question.
+    /// Does the task, or answers the question. This may take as long as the operator needs.
     fn ask(&mut self, task: &OperatorTask) -> OperatorReply;
 }
 

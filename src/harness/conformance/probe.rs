@@ -470,7 +470,7 @@ impl Probe {
     /// If it may not, or did not.
     pub(super) fn unless_without_events(&self) -> Result<(), Judgement> {
         if !self.options.events {
-            let said = "uploads events, which this run was told not to";
+            let said = "uploads events, and --no-events is set";
             return Err(Judgement::not_tested(said));
         }
         self.state().uploads_broken.clone().map_or(Ok(()), Err)

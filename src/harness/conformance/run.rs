@@ -323,7 +323,7 @@ fn of_both(first: Judgement, second: Judgement) -> Outcome {
         return first.into();
     }
     let exchanges = [&first, &second].map(|judgement| judgement.exchanges.clone()).concat();
-    let said = "the check was repeated and came to another verdict";
+    let said = "the check was repeated, with another verdict";
     Outcome {
         judgement: Judgement { exchanges, ..Judgement::new(Verdict::Unstable, said) },
         runs: vec![first, second],

@@ -28,7 +28,7 @@ impl TranscriptBody {
     }
 }
 
-/// One exchange, whole, with secrets struck out.
+/// One exchange, whole, with secrets redacted.
 #[derive(Clone, Debug, Serialize)]
 pub struct TranscriptEntry {
     /// Its number in the run; reports point at it.

@@ -12,8 +12,8 @@ pub(super) const TRANSFERS: [&str; 2] = ["json", "protobuf"];
 /// The most executables of a bundle.
 pub(super) const MAX_BUNDLE_BINARIES: u32 = 10_000;
 
-/// Some of the hosts of a simulation, and how they differ: what is `None` is as the
-/// plan says for all.
+/// Some of the hosts of a simulation, and how they differ. Where a field is `None`, the value
+/// of the whole plan applies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostGroup {
     /// What reports call it.
@@ -45,7 +45,7 @@ pub struct HostGroup {
 }
 
 impl HostGroup {
-    /// A group of so many hosts that are like all others.
+    /// A group of this many hosts that do not differ from others.
     #[must_use]
     pub const fn new(name: String, hosts: u32) -> Self {
         Self {
@@ -77,17 +77,17 @@ impl HostGroup {
             ("encoding", text(&self.encodings)),
             ("transfer", text(&self.transfers)),
             ("interval", self.interval_secs.map(|secs| format!("{secs}s"))),
-            ("events an hour", number(&self.events_per_hour)),
+            ("events per hour", number(&self.events_per_hour)),
             ("bytes of an event", number(&self.event_bytes)),
             ("denied", percent(&self.denied_percent)),
             ("prompt uploads", percent(&self.prompt_percent)),
-            ("binaries of a bundle", number(&self.bundle_binaries)),
+            ("executables of a bundle", number(&self.bundle_binaries)),
         ];
         let given: Vec<_> = all
             .into_iter()
             .filter_map(|(name, value)| value.map(|value| format!("{name} {value}")))
             .collect();
-        if given.is_empty() { "as all".to_owned() } else { given.join("; ") }
+        if given.is_empty() { "none".to_owned() } else { given.join("; ") }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Groups of hosts from a file of TOML (`--mix`).
+//! Groups of hosts from a TOML file (`--mix`).
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -142,11 +142,11 @@ impl Models {
 type Mistake = (Range<usize>, String);
 
 impl HostMix {
-    /// Reads the groups of a file. `hosts` is how many there are to be; without it,
-    /// each group must have a count, and they make up all hosts.
+    /// Reads the groups of a file. `hosts` is the number of all hosts; without it, every group
+    /// must have a count, and the counts add up to all hosts.
     ///
     /// # Errors
-    /// If the file cannot be read, or says what it may not.
+    /// If the file cannot be read, is not TOML, or has a key or value that is not allowed.
     pub fn load(path: &Path, hosts: Option<u32>) -> Result<Self, TomlFileError> {
         Self::parse(&text_of(path)?, path, hosts)
     }
@@ -181,7 +181,7 @@ fn numbers(specs: &[Spanned<GroupSpec>], hosts: Option<u32>) -> Result<(u32, Vec
             (Some(count), None) => {
                 counted = counted.saturating_add(*count.get_ref());
                 if counted > all {
-                    let words = format!("the groups so far have {counted} hosts of {all}");
+                    let words = format!("the groups so far have {counted} hosts, more than {all}");
                     return Err((count.span(), words));
                 }
             }
@@ -195,7 +195,7 @@ fn numbers(specs: &[Spanned<GroupSpec>], hosts: Option<u32>) -> Result<(u32, Vec
                 return Err((share.span(), "give a count or a share, not both".to_owned()));
             }
             (None, None) => {
-                let words = "give the group a count of hosts, or a share of those without one";
+                let words = "give the group a count or a share of the hosts";
                 return Err((spec.get_ref().name.span(), words.to_owned()));
             }
         }
@@ -204,12 +204,12 @@ fn numbers(specs: &[Spanned<GroupSpec>], hosts: Option<u32>) -> Result<(u32, Vec
     let hosts = match (hosts, weight, shares.clone().next()) {
         (Some(hosts), 0, _) if counted < hosts => {
             let words = format!(
-                "the groups have {counted} of {hosts} hosts; give one a share, or leave --hosts out"
+                "the groups have only {counted} of {hosts} hosts; give one a share, or leave out --hosts"
             );
             return Err((specs.last().map_or(0..0, |spec| spec.get_ref().name.span()), words));
         }
         (None, 1.., Some(share)) => {
-            let words = "a share is of all hosts: say how many with --hosts";
+            let words = "a share needs the number of all hosts: give --hosts";
             return Err((share.span(), words.to_owned()));
         }
         (Some(hosts), 1.., Some(share)) if counted == hosts => {

@@ -64,16 +64,16 @@ fn cards(report: &SimulationReport, body: &mut String) {
         (format!("{:.1}/s", report.per_second(syncs.succeeded)), "syncs that succeeded"),
         (syncs.failed.to_string(), "syncs that failed"),
         (format!("{:.1}/s", report.per_second(measured.requests())), "requests"),
-        (failed.to_string(), "requests that failed, outages aside"),
-        (p99, "99 % of syncs took no longer"),
+        (failed.to_string(), "failed requests, without simulated outages"),
+        (p99, "p99 sync duration"),
         (
             memory.map_or_else(|| "-".to_owned(), |bytes| shown_bytes(bytes).to_string()),
-            "memory of the simulator a host",
+            "simulator memory per host",
         ),
-        (format!("{:.0} %", 100.0 * cores), "of a core, by the simulator"),
+        (format!("{:.0} %", 100.0 * cores), "of a core used by the simulator"),
         (
             measured.series.running.iter().max().copied().unwrap_or(0).to_string(),
-            "syncs at once, at most",
+            "most syncs at once",
         ),
     ];
     body.push_str("<ul class=\"cards\">");
@@ -129,19 +129,19 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
         whole(
             number,
             "Load of the server",
-            "a second",
+            "per second",
             vec![
                 rate("requests", &series.requests),
                 rate("syncs that succeeded", &series.succeeded),
                 rate("syncs that failed", &series.failed),
             ],
         ),
-        whole(time, "Latency of requests", "", vec![latency("99 %", 0.99), latency("half", 0.5)]),
-        whole(number, "Syncs that run", "at once", vec![level("running", &series.running)]),
+        whole(time, "Latency of requests", "", vec![latency("p99", 0.99), latency("p50", 0.5)]),
+        whole(number, "Running syncs", "at once", vec![level("running", &series.running)]),
         whole(
             number,
             "Failed requests",
-            "a second",
+            "per second",
             vec![
                 rate("failed", &series.failed_requests),
                 rate("cut by the simulated outage", &series.cut_by_outage),
@@ -150,10 +150,10 @@ fn plots(report: &SimulationReport) -> Vec<Plot> {
         whole(
             bytes,
             "Bodies on the wire",
-            "a second",
+            "per second",
             vec![rate("received", &series.bytes_received), rate("sent", &series.bytes_sent)],
         ),
-        whole(number, "Events accepted", "a second", vec![rate("events", &series.events)]),
+        whole(number, "Events accepted", "per second", vec![rate("events", &series.events)]),
     ];
     for plot in &mut plots {
         plot.lines.retain(PlotLine::is_seen);
@@ -196,8 +196,7 @@ fn recoveries(report: &SimulationReport) -> HtmlTable {
 }
 
 fn stages(report: &SimulationReport) -> HtmlTable {
-    let head =
-        ["stage", "answered", "failed", "half", "90 %", "99 %", "longest", "sent", "received"];
+    let head = ["stage", "answered", "failed", "p50", "p90", "p99", "max", "sent", "received"];
     let rows = report.measured.stages.iter().map(|(stage, of)| {
         let [p50, p90, p99, longest] = quantiles(&of.latency);
         let (sent, received) = (shown_bytes(of.bytes_sent), shown_bytes(of.bytes_received));
@@ -232,13 +231,13 @@ fn uploads_between_syncs(report: &SimulationReport, body: &mut String) {
         return;
     }
     let [p50, p90, p99, longest] = quantiles(&prompt.delays);
-    let head = ["begun", "succeeded", "failed", "broken off", "events", "half", "90 %", "99 %"];
+    let head = ["begun", "succeeded", "failed", "broken off", "events", "p50", "p90", "p99"];
     let counts = [prompt.begun, prompt.succeeded, prompt.failed, prompt.broken_off, prompt.events];
     let counts = counts.map(|count| count.to_string());
-    let head = [&head[..], &["longest"]].concat();
+    let head = [&head[..], &["max"]].concat();
     let table = HtmlTable {
-        caption: "Uploads between syncs, because something was denied, and how long after the \
-                  denial the server had accepted the events"
+        caption: "Uploads between syncs, because something was denied, and the time from the \
+                  denial until the server had accepted all events"
             .to_owned(),
         columns: head.iter().map(|name| (*name).to_owned()).collect(),
         numbers: (0..head.len()).collect(),
@@ -288,12 +287,12 @@ fn options(report: &SimulationReport) -> HtmlTable {
         ("Santa versions", plan.versions.to_string()),
         ("encodings of requests", plan.encodings.to_string()),
         ("hosts that speak protobuf", format!("{} %", plan.protobuf_percent)),
-        ("events an hour and host", plan.events_per_hour.to_string()),
+        ("events per host and hour", plan.events_per_hour.to_string()),
         ("bytes of an event, at least", plan.event_bytes.to_string()),
-        ("events of something denied", format!("{} %", plan.denied_percent)),
-        ("hosts that upload soon after", format!("{} %", plan.prompt_percent)),
+        ("events that report a denial", format!("{} %", plan.denied_percent)),
+        ("hosts that upload soon after a denial", format!("{} %", plan.prompt_percent)),
         ("executables of a bundle", plan.bundle_binaries.to_string()),
-        ("memory for responses, a process", shown_bytes(plan.response_memory).to_string()),
+        ("memory for responses per process", shown_bytes(plan.response_memory).to_string()),
         ("storms", list(plan.storms.iter().map(ToString::to_string).collect())),
         ("simulated outages", list(plan.outages.iter().map(ToString::to_string).collect())),
     ];
@@ -311,7 +310,7 @@ fn groups(report: &SimulationReport) -> HtmlTable {
     let row =
         |group: &HostGroup| vec![group.name.clone(), group.hosts.to_string(), group.differences()];
     HtmlTable {
-        caption: "How the hosts of each group differ from what is said above".to_owned(),
+        caption: "How the hosts of each group differ from the options above".to_owned(),
         columns: ["group", "hosts", "differences"].map(str::to_owned).to_vec(),
         numbers: vec![1],
         rows: report.plan.groups.iter().map(row).collect(),
@@ -319,13 +318,13 @@ fn groups(report: &SimulationReport) -> HtmlTable {
 }
 
 fn processes(report: &SimulationReport) -> HtmlTable {
-    let head = ["shard", "hosts", "started", "CPU", "memory", "memory a host"];
+    let head = ["shard", "hosts", "started", "CPU", "memory", "memory per host"];
     let bytes = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| shown_bytes(n).to_string());
-    let [p50, _, p99, longest] = quantiles(&report.measured.lateness);
+    let [p50, _, p99, max] = quantiles(&report.measured.lateness);
     HtmlTable {
         caption: format!(
-            "Syncs began late by {p50} (half), {p99} (99 %), {longest} (longest): much of that \
-             means a simulator short of CPU"
+            "Syncs began late by {p50} (p50), {p99} (p99), {max} (max); large values mean that \
+             the simulator was short of CPU"
         ),
         columns: head.map(str::to_owned).to_vec(),
         numbers: vec![1, 3, 4, 5],

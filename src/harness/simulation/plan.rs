@@ -40,25 +40,26 @@ pub struct SimulationPlan {
     pub versions: Mix<String>,
     /// Content encodings of requests: `deflate`, `gzip` or `none`.
     pub encodings: Mix<String>,
-    /// Of a hundred hosts, so many speak protobuf instead of JSON.
+    /// The percentage of hosts that speak protobuf instead of JSON.
     pub protobuf_percent: u8,
-    /// Groups of hosts for which something else holds. Their hosts make up all.
+    /// Groups of hosts that differ from the plan's values. If there are any, every host belongs
+    /// to one.
     pub groups: Vec<HostGroup>,
     /// Events per host and hour.
     pub events_per_hour: Mix<u32>,
-    /// Bytes of an event as protobuf, before compression. One that would be smaller
-    /// stays as it is: about 700 bytes.
+    /// Bytes of an event as protobuf, before compression. An event is never smaller than about
+    /// 700 bytes.
     pub event_bytes: Mix<u32>,
-    /// Of a hundred events, so many report something that was denied.
+    /// The percentage of events that report something denied.
     pub denied_percent: u8,
-    /// Of a hundred hosts, so many upload soon after something was denied, as the agent
-    /// does unless `PromptEventUpload` is false.
+    /// The percentage of hosts that upload soon after something was denied, as the agent does
+    /// unless `PromptEventUpload` is false.
     pub prompt_percent: u8,
-    /// Of how many executables the bundle of a denied execution consists; 0 for one in
-    /// no bundle.
+    /// The number of executables in the bundle of a denied execution; 0 for an execution in no
+    /// bundle.
     pub bundle_binaries: Mix<u32>,
-    /// Bytes that the responses to all hosts of a process, and the rules of the
-    /// downloads under way, may take together.
+    /// Bytes that the responses to all hosts of a process, and the rules of running downloads,
+    /// may take together.
     pub response_memory: u64,
     /// What many hosts do at once.
     pub storms: Vec<Storm>,
@@ -162,7 +163,7 @@ pub struct TooShort {
 }
 
 impl TooShort {
-    /// Whom it concerns, before it begins.
+    /// Says which hosts will not sync.
     #[must_use]
     pub const fn who(&self) -> &'static str {
         if self.for_all { "no host will sync" } else { "the hosts that start last will not sync" }
@@ -174,8 +175,8 @@ impl fmt::Display for TooShort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a host syncs 15 to 30 s of its clock after its start, and then at its interval; the \
-             last one starts after {}, and the simulation ends after {}: give --for {} or more",
+            "a host first syncs 15 to 30 s after its start, by its own clock; the last host starts \
+             after {}, and the simulation ends after {}: give --for {} or more",
             Shown(self.ramp),
             Shown(self.lasting),
             Shown(self.enough)
@@ -189,15 +190,15 @@ impl fmt::Display for TooShort {
 pub enum PlanError {
     #[error("{0} hosts cannot be simulated; ask for 1 to {max}", max = SimulationPlan::MAX_HOSTS)]
     Hosts(u32),
-    #[error("shard {0} of {hosts} would have none; use fewer shards", hosts = counted((*.1).into(), "host"))]
+    #[error("shard {0} would get none of {hosts}; use fewer shards", hosts = counted((*.1).into(), "host"))]
     Shards(Shard, u32),
     #[error("a simulation cannot last {}; ask for up to 7 days", Shown(*.0))]
     Lasting(Duration),
     #[error("the ramp of {} is longer than the simulation, which ends after {}", Shown(*.ramp), Shown(*.lasting))]
     Ramp { ramp: Duration, lasting: Duration },
     #[error(
-        "hosts never sync every {0} s: the protocol allows 60 to 604800 s; to see more load, use \
-         more hosts or a higher speed"
+        "hosts cannot sync every {0} s, only every 60 to 604800 s; for more load, use more hosts \
+         or a higher speed"
     )]
     Interval(u32),
     #[error("without memory for responses no host could sync; grant at least 1 MiB")]
@@ -206,7 +207,7 @@ pub enum PlanError {
     Speed,
     #[error("{0:?} is not a content encoding of requests; use deflate, gzip or none")]
     Encoding(String),
-    #[error("{0:?} is not a form of messages; use json or protobuf")]
+    #[error("{0:?} is not a transfer form; use json or protobuf")]
     Transfer(String),
     #[error("a bundle cannot have {0} executables; ask for up to {MAX_BUNDLE_BINARIES}")]
     Bundle(u32),
@@ -342,7 +343,7 @@ pub struct Storm {
     /// When, from the start.
     #[serde(rename = "at_ms", with = "millis")]
     pub at: Duration,
-    /// Of a hundred hosts that have started, so many.
+    /// The percentage of the hosts that have started.
     pub percent: u8,
 }
 

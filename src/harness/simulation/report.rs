@@ -1,4 +1,4 @@
-//! The report of a simulation: written as JSON, added up from shards, shown as text
+//! The report of a simulation: written as JSON, merged from shards, shown as text
 //! or as a page.
 
 use std::borrow::Cow;
@@ -69,13 +69,13 @@ impl ShardRun {
     }
 }
 
-/// Why reports cannot be added up.
+/// Why reports cannot be merged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MergeError {
-    /// There is none.
-    #[error("there is no report to add up")]
+    /// No report was given.
+    #[error("there is no report to merge")]
     Nothing,
-    /// Another version of the program wrote one.
+    /// Another version of the program wrote a report.
     #[error("the report of shard {shard} has schema version {found}, not {SCHEMA_VERSION}")]
     Version {
         /// The shard.
@@ -83,10 +83,10 @@ pub enum MergeError {
         /// Its version.
         found: u32,
     },
-    /// They are of different simulations.
+    /// The reports are of different simulations.
     #[error("the reports of shards {0} and {1} are of simulations with different options")]
     OtherPlan(Shard, Shard),
-    /// Two are of the same shard.
+    /// Two reports are of the same shard.
     #[error("two reports are of shard {0}")]
     Twice(Shard),
 }
@@ -97,7 +97,8 @@ impl Remedy for MergeError {
             Self::Nothing => "name at least one file".into(),
             Self::Version { .. } => "use one version of santa-sync for all shards".into(),
             Self::OtherPlan(..) => {
-                "give every shard the same options but --shard, also the same --seed".into()
+                "give every shard the same options, --seed included, and only --shard another"
+                    .into()
             }
             Self::Twice(_) => "name the report of each shard once".into(),
         })
@@ -112,7 +113,7 @@ impl SimulationReport {
         Self { schema_version: SCHEMA_VERSION, plan, shards: vec![run], measured, recoveries }
     }
 
-    /// Adds up the reports of the shards of one simulation.
+    /// Merges the reports of the shards of one simulation.
     ///
     /// # Errors
     /// If they do not belong together.
@@ -180,7 +181,7 @@ impl SimulationReport {
         self.shards.iter().map(|run| run.hosts).sum()
     }
 
-    /// A count over the whole time, a second.
+    /// A count per second, over the whole time.
     #[must_use]
     pub fn per_second(&self, count: u64) -> f64 {
         let lasted = self.lasted().as_secs_f64();
@@ -201,7 +202,9 @@ impl SimulationReport {
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(Shard::to_string).collect();
             let names = names.join(", ");
-            cautions.push(format!("The figures are not of all hosts: without shards {names}."));
+            cautions.push(format!(
+                "The figures do not cover all hosts: the reports of shards {names} are missing."
+            ));
         }
         if self.shards.iter().any(|run| run.is_stopped) {
             let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
@@ -210,7 +213,8 @@ impl SimulationReport {
         if self.started_apart() > Duration::from_secs(10) {
             let apart = self.started_apart().as_secs();
             cautions.push(format!(
-                "The shards started up to {apart} s apart; times count from each one's own start."
+                "The shards started up to {apart} s apart; the times of each shard count from its \
+                 own start."
             ));
         }
         if self.plan.speed > 1 {
@@ -224,7 +228,7 @@ impl SimulationReport {
         if begun < self.hosts() && missing.is_empty() {
             let why = self.plan.too_short().map_or_else(String::new, |why| format!("; {why}"));
             cautions.push(format!(
-                "Not every host has synced: {} of {}{why}.",
+                "Not every host has synced: there were {} of {}{why}.",
                 counted(begun, "sync"),
                 counted(self.hosts(), "host")
             ));
@@ -238,16 +242,16 @@ impl SimulationReport {
         if refused > 0 {
             let limit = shown_bytes(self.plan.response_memory);
             cautions.push(format!(
-                "{refused} of the failed attempts are the simulator's own: the responses to all \
-                 hosts took more than {limit} together. Use more shards, or a larger \
+                "{refused} of the failed attempts are the simulator's fault: the responses to all \
+                 hosts together took more than {limit}. Use more shards, or a larger \
                  --response-memory."
             ));
         }
         let late = self.measured.lateness.quantile(0.99).unwrap_or_default();
         if late > Duration::from_millis(500) {
             cautions.push(format!(
-                "The simulator was short of CPU: of a hundred syncs, one began more than {} late. \
-                 Latencies are partly its own; use more shards.",
+                "The simulator was short of CPU: one sync in a hundred began more than {} late. \
+                 Part of each latency is the simulator's own; use more shards.",
                 ShownLatency(late)
             ));
         }
@@ -344,8 +348,8 @@ impl fmt::Display for SimulationReport {
             syncs.broken_off,
             syncs.unfinished
         )?;
-        let [p50, p90, p99, longest] = quantiles(sync_durations);
-        writeln!(f, "a sync took: half {p50}, 90 % {p90}, 99 % {p99}, longest {longest}")?;
+        let [p50, p90, p99, max] = quantiles(sync_durations);
+        writeln!(f, "a sync took: p50 {p50}, p90 {p90}, p99 {p99}, max {max}")?;
         writeln!(
             f,
             "requests: {} ({:.1}/s); events {}, rules {}",
@@ -356,10 +360,11 @@ impl fmt::Display for SimulationReport {
         )?;
         let prompt = &self.measured.prompt_uploads;
         if prompt.begun > 0 {
-            let [p50, _, p99, longest] = quantiles(&prompt.delays);
+            let [p50, _, p99, max] = quantiles(&prompt.delays);
             writeln!(
                 f,
-                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {}; the server knew after: half {p50}, 99 % {p99}, longest {longest}",
+                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {}; \
+                 from the denial until all was accepted: p50 {p50}, p99 {p99}, max {max}",
                 prompt.succeeded,
                 self.per_second(prompt.succeeded),
                 prompt.failed,
@@ -376,11 +381,11 @@ impl fmt::Display for SimulationReport {
             )?;
         }
         for (stage, of) in stages {
-            let [p50, p90, p99, longest] = quantiles(&of.latency);
+            let [p50, p90, p99, max] = quantiles(&of.latency);
             writeln!(
                 f,
-                "  {:<14} answered {}, failed {}, cut by outage {}; half {p50}, 90 % {p90}, \
-                 99 % {p99}, longest {longest}; sent {}, received {}",
+                "  {:<14} answered {}, failed {}, cut by outage {}; p50 {p50}, p90 {p90}, \
+                 p99 {p99}, max {max}; sent {}, received {}",
                 stage.name(),
                 of.answered,
                 of.failed(),
@@ -408,7 +413,7 @@ impl fmt::Display for SimulationReport {
         for run in &self.shards {
             let memory = run.memory_per_host().map_or_else(
                 || "memory unknown".to_owned(),
-                |bytes| format!("{} a host", shown_bytes(bytes)),
+                |bytes| format!("{} per host", shown_bytes(bytes)),
             );
             writeln!(
                 f,

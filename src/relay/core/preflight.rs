@@ -1,4 +1,4 @@
-//! A preflight of the authorizer: what it says is kept, and its delivery begins.
+//! Handles a preflight of the authorizer: stores what it reports, and begins its delivery.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -75,7 +75,7 @@ impl Core {
         Ok(self.response(&given, plan))
     }
 
-    /// What to send to the authorizer, by what it says it holds.
+    /// Decides what to send to the authorizer, by what it says it holds.
     fn plan(
         &self,
         moment: &Moment,
@@ -135,7 +135,7 @@ impl Core {
         }
     }
 
-    /// Keeps what the authorizer said of itself (RELAY-10).
+    /// Stores what the authorizer reported about its host (RELAY-10).
     fn note_report(
         &mut self,
         request: &wire::PreflightRequest,
@@ -186,8 +186,8 @@ impl Core {
         Ok(())
     }
 
-    /// Replaces hash and counts of the newest generation by those of the form in which
-    /// a release is sent it (RELAY-15).
+    /// Replaces the hash and the counts of the newest generation with those of the form in which
+    /// this release gets it (RELAY-15).
     fn show_as_sent(
         &mut self,
         moment: &mut Moment,
@@ -233,8 +233,8 @@ impl Core {
         self.keep(state, "keep_surplus")
     }
 
-    /// The authorizer is about to be given these settings, which it may apply
-    /// whatever comes after.
+    /// Records that the authorizer is about to get these settings, which it may apply whatever
+    /// comes after.
     fn hand_out(&mut self, in_force: &BTreeSet<String>) -> Result<(), CoreError> {
         if in_force.is_subset(&self.state.handed_out) {
             return Ok(());
@@ -245,7 +245,7 @@ impl Core {
     }
 }
 
-/// What is delivered; `settings` are the names of those in the answer, and a digest of
+/// What is delivered. `settings` are the names of the settings in the response, and a digest of
 /// them.
 fn delivery(
     moment: Moment,

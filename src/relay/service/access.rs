@@ -1,4 +1,4 @@
-//! Whose requests are the authorizer's (RELAY-12).
+//! Decides which requests come from the authorizer (RELAY-12).
 
 use hyper::header::HeaderValue;
 use rustix::process::geteuid;
@@ -21,7 +21,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// What the configuration demands. Users that do not exist are left out.
+    /// Reads the configuration. Users that do not exist are left out, with a warning.
     #[must_use]
     pub fn new(config: &RelayConfig) -> Self {
         let users = cfg!(target_os = "linux").then(|| {
@@ -41,13 +41,13 @@ impl Access {
         Self { secret, users, certificate }
     }
 
-    /// Whether clients are told apart at all.
+    /// Whether clients are authenticated at all.
     #[must_use]
     pub const fn checks_peers(&self) -> bool {
         self.certificate || self.users.is_some()
     }
 
-    /// Whether the users of connections are to be found out.
+    /// Whether the users that own connections must be looked up.
     pub(super) const fn knows_users(&self) -> bool {
         self.users.is_some()
     }
@@ -61,7 +61,7 @@ impl Access {
         peer.certificate || is_user()
     }
 
-    /// What a refused client of a user is told.
+    /// The message to a client that is refused.
     pub(super) fn demand(&self, user: Option<u32>) -> String {
         match (self.certificate, user) {
             (true, _) => "only holders of the relay's client certificate are served".to_owned(),

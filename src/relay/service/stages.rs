@@ -1,4 +1,4 @@
-//! The answers to the requests of the four stages.
+//! The responses to the requests of the four stages.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::store::{EventStore, Notice, TakeError};
 use crate::sync::progress::When;
 
 impl RelayService {
-    /// Answers a request in a thread that may block.
+    /// Handles a request on a thread that may block.
     pub(super) fn answer(
         &self,
         admitted: Admitted,
@@ -116,7 +116,7 @@ impl RelayService {
         Ok(HeldPage { body: page.body, _permit: permit, prefetch })
     }
 
-    /// Takes events: they are on disk before the answer (RELAY-8).
+    /// Accepts events: they are on disk before the response is sent (RELAY-8).
     fn event_upload(&self, transfer: Transfer, body: &[u8]) -> Response {
         let now = self.0.clock.now();
         let is_limited = !self.0.access.checks_peers();

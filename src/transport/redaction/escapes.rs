@@ -1,9 +1,9 @@
-//! Undoes the escapes in which a server may repeat what it was sent, and keeps where each byte
-//! came from.
+//! Undoes the escapes in which a server may repeat what it was sent, and remembers where each
+//! byte came from.
 
 use std::ops::Range;
 
-/// Escapes inside of escapes are undone this often.
+/// How many layers of nested escapes are undone.
 pub(super) const MAX_LAYERS: usize = 3;
 
 /// Bytes, each with the place in the original that it stands for.
@@ -78,7 +78,7 @@ fn undone(bytes: &[u8], below: Option<&Layer>) -> Layer {
     layer
 }
 
-/// Where an escape begins that the end of the text cuts off.
+/// Where the escape begins that the end of the text cuts off, if there is one.
 pub(super) fn cut(text: &[u8]) -> Option<usize> {
     const LONGEST: usize = 9;
     (1..=LONGEST.min(text.len())).map(|length| text.len() - length).find(|at| {

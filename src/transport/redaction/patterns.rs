@@ -1,4 +1,4 @@
-//! Looks for many texts at once, whatever their case.
+//! Searches for many texts at once, in upper and lower case.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,13 +9,13 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use super::escapes;
 use crate::model::text::hex;
 
-/// How many bytes of a text lead to those that begin with them.
+/// The length of the prefix by which texts are indexed, in bytes.
 const KEY_BYTES: usize = 4;
 
-/// Large texts are looked through in pieces of this size, because undoing their escapes takes
+/// Large texts are searched in pieces of this size in bytes, because undoing their escapes takes
 /// a multiple of it.
 const PIECE_BYTES: usize = 256 << 10;
-/// How much pieces have in common, so that a secret at a border is whole in one of them.
+/// How many bytes consecutive pieces share, so that a secret at a border is whole in one of them.
 const PIECE_OVERLAP: usize = 32 << 10;
 
 /// A form of a secret, in lower case.
@@ -77,7 +77,7 @@ impl Patterns {
         self.all.push(pattern);
     }
 
-    /// Every place of the original where one of them is, in any case and under any escapes.
+    /// Every place in the original where one of them occurs, in any case and under any escapes.
     pub(super) fn find(&self, original: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         if self.all.is_empty() {
@@ -162,8 +162,8 @@ fn key(bytes: &[u8]) -> Option<[u8; KEY_BYTES]> {
     bytes.first_chunk().copied()
 }
 
-/// What is certain of base64 data that has the bytes after so many others (modulo 3), whatever
-/// is before and behind them.
+/// The characters of base64 data that depend on these bytes alone, if `before` bytes (modulo 3)
+/// precede them.
 fn base64_core(bytes: &[u8], before: usize) -> Vec<u8> {
     let padded: Vec<u8> = std::iter::repeat_n(0, before).chain(bytes.iter().copied()).collect();
     let mut text = STANDARD_NO_PAD.encode(&padded).into_bytes();

@@ -166,7 +166,7 @@ fn what_keeps_a_run_from_starting_is_said_with_its_fix() {
     let output = run(&enrolled.url(), &[]);
     assert_eq!(output.status.code(), Some(64));
     assert!(
-        stderr(&output).contains("name some of no real host with --machine-id"),
+        stderr(&output).contains("give ids that belong to no real host with --machine-id"),
         "{}",
         stderr(&output)
     );

@@ -30,7 +30,7 @@ fn a_server_that_limits_the_rate_is_given_time() {
         server().fault(Stage::Preflight, nth(9), Fault::retry_after(429, "0")).start().unwrap();
     let report = report(&server, |conformance| conformance.only(["CLEAN", "PRE"]));
     assert_eq!(complaints(&report), [""; 0]);
-    assert_eq!(report.notes, ["the server limits the rate: 1 request made again"]);
+    assert_eq!(report.notes, ["the server limits the request rate: 1 request repeated"]);
 }
 
 #[test]

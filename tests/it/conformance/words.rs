@@ -39,11 +39,11 @@ fn a_host_that_lost_its_rules_is_said_to_get_what_it_gets() {
     let unnoticed = || server().misbehave(Misbehaviour::Clean07Unnoticed);
     let few = result(unnoticed(), "CLEAN-07");
     assert_eq!(few.verdict, Verdict::Info);
-    let said = "a host that reports no rules any more is answered NORMAL, and gets 0 rules of 30";
+    let said = "a host that no longer reports any rules gets NORMAL, and 0 of 30 rules";
     assert_eq!(few.summary, said);
     let all = result(unnoticed().misbehave(Misbehaviour::Clean06All), "CLEAN-07");
     assert_eq!(all.verdict, Verdict::Pass);
-    assert_eq!(all.summary, "preflight is answered NORMAL, and all rules come all the same");
+    assert_eq!(all.summary, "preflight gets NORMAL, but all rules come all the same");
 }
 
 #[test]
@@ -55,10 +55,10 @@ fn a_cursor_that_is_a_number_is_shown_as_one() {
 #[test]
 fn a_type_that_is_not_given_is_not_said_to_be() {
     for (policy, expected) in [
-        (SyncTypePolicy::Silent, "without sync_type, which means NORMAL"),
+        (SyncTypePolicy::Silent, "gets no sync_type, which means NORMAL"),
         (
             SyncTypePolicy::Always(santa_sync::protocol::wire::SyncType::Normal),
-            "a new machine's request is answered NORMAL",
+            "the request of a new machine gets NORMAL",
         ),
     ] {
         let found = result(server().style(|style| style.sync_type = policy), "CLEAN-01");
@@ -67,7 +67,7 @@ fn a_type_that_is_not_given_is_not_said_to_be() {
     }
     let flag = answers(Stage::Preflight, json!({"client_mode": 1, "clean_sync": false}));
     let said = result(flag, "CLEAN-01").summary;
-    let expected = "with clean_sync false and no sync_type, which means NORMAL";
+    let expected = "gets clean_sync false and no sync_type, which means NORMAL";
     assert!(said.ends_with(expected), "{said}");
 }
 
@@ -132,8 +132,8 @@ fn pages_that_do_not_end_block_only_what_needs_all_of_them() {
 
 #[test]
 fn a_server_that_sends_everything_each_time_proves_little_whatever_it_calls_that() {
-    let note = "the server sends all rules each time: RULE-05, RULE-06, CLEAN-05 and ISO-04 prove \
-                little";
+    let note = "the server sends all rules each time, so RULE-05, RULE-06, CLEAN-05 and ISO-04 \
+                prove little";
     for builder in [
         server().misbehave(Misbehaviour::Clean06All),
         server().preset(Preset::AlwaysClean),

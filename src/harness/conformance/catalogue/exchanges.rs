@@ -14,8 +14,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "a valid POST to each of the four stages gets status 200",
-        "any other status is a failed request to every agent, 201 and 204 included: the sync ends \
-         there and events stay queued",
+        "to agents, any other status is a failed request, 201 and 204 included: the sync ends there \
+         and events stay queued",
     ),
     Requirement::new(
         Http,
@@ -23,7 +23,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "the stages do not redirect",
-        "agents follow no redirect: each 3xx ends the sync or is retried in vain",
+        "agents do not follow redirects: a 3xx ends the sync, or is retried in vain",
     ),
     Requirement::new(
         Http,
@@ -31,7 +31,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "responses arrive complete, within 30 s and better within 10 s",
-        "a cut or late response fails the attempt; it is repeated up to five times, which \
+        "a truncated or late response fails the attempt; it is repeated up to five times, which \
          multiplies the load",
     ),
     Requirement::new(
@@ -48,8 +48,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "HTTP-05",
         Warning,
         &[Slow],
-        "a connection serves a second request, and ends cleanly when it is closed",
-        "pages of a long rule download fail at random and cost retries",
+        "a connection serves a second request, and is closed cleanly",
+        "pages of a long rule download fail at random and are retried",
     ),
     Requirement::new(
         Http,
@@ -66,22 +66,22 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Warning,
         NOTHING,
         "an empty POST to preflight gets 200 or 400",
-        "the doctor of Santa sends one and reports the server as broken",
+        "`santactl doctor` sends one and reports the server as broken",
     ),
     Requirement::new(
         Http,
         "HTTP-08",
         Warning,
         NOTHING,
-        "responses are labelled with their type and compressed only where that is accepted",
-        "small agents, proxies and debugging tools misread them",
+        "responses have the right Content-Type, and are compressed only if the client accepts that",
+        "simple agents, proxies and debugging tools misread them",
     ),
     Requirement::new(
         Http,
         "HTTP-09",
         Warning,
         NOTHING,
-        "paths and methods that are no stage get 4xx",
+        "requests to other paths, or with other methods, get 4xx",
         "a mistyped base URL looks healthy; scanners fill the error log",
     ),
     Requirement::new(
@@ -90,7 +90,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "JSON compressed with zlib (Content-Encoding: deflate) is accepted",
-        "an agent sends that unless configured otherwise: none without extra keys can sync",
+        "agents send that by default: none can sync without extra configuration",
     ),
     Requirement::new(
         Encodings,
@@ -98,7 +98,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "JSON without content encoding is accepted",
-        "agents with SyncClientContentEncoding = none cannot sync; requests by hand fail",
+        "agents with SyncClientContentEncoding = none cannot sync; requests with curl fail",
     ),
     Requirement::new(
         Encodings,
@@ -113,7 +113,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "ENC-04",
         Fail,
         NOTHING,
-        "protobuf, where accepted, is answered in protobuf",
+        "a protobuf request, if accepted, gets a protobuf response",
         "agents with SyncEnableProtoTransfer cannot read the response",
     ),
     Requirement::new(
@@ -122,7 +122,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "a form that preflight accepts works in every stage",
-        "agents of that form stop in the middle of each sync",
+        "agents that use this form fail in the middle of each sync",
     ),
     Requirement::new(
         Encodings,
@@ -130,7 +130,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "a form or content encoding that is not supported gets 415 or 400",
-        "a 5xx is retried for a minute and looks like an outage; a 200 hides that nothing was read",
+        "a 5xx is retried for more than a minute and looks like an outage; a 200 hides that nothing \
+         was read",
     ),
     Requirement::new(
         Encodings,
@@ -138,7 +139,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Warning,
         NOTHING,
         "a damaged body gets 4xx at once",
-        "agents repeat what can never work; where a broken upload gets 200, its events are lost",
+        "agents retry what can never succeed; if a damaged upload gets 200, its events are lost",
     ),
     Requirement::new(
         Encodings,
@@ -146,7 +147,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "unknown members are ignored in every stage",
-        "all hosts fail on the day that agents begin to send another member",
+        "all hosts fail as soon as agents begin to send another member",
     ),
     Requirement::new(
         Encodings,
@@ -170,8 +171,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "ID-02",
         Warning,
         &[FreshId],
-        "a machine id of another form is accepted or gets 4xx",
-        "sites that configure their own ids retry a server error instead of seeing a refusal",
+        "a machine id that is not a UUID is accepted or gets 4xx",
+        "hosts with ids of the site's own retry a server error instead of showing a refusal",
     ),
     Requirement::new(
         Identity,
@@ -187,15 +188,15 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "a machine that is refused gets 401, 403 or 404",
-        "unknown hosts retry for ever, or believe that they have synced",
+        "unknown hosts keep retrying, or believe that they have synced",
     ),
     Requirement::new(
         Identity,
         "ID-05",
         Warning,
         &[FreshId, Events],
-        "a stage without a preflight before it gets 4xx or a proper response",
-        "after the server lost its state hosts retry instead of failing cleanly; rule-only syncs \
+        "a stage without a preceding preflight gets 4xx or a proper response",
+        "if the server has lost its state, hosts retry instead of failing at once; rule-only syncs \
          fail",
     ),
     Requirement::new(
@@ -203,7 +204,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "PRE-01",
         Fail,
         NOTHING,
-        "the preflight response is an object of the transfer form, or empty",
+        "the preflight response is an object in the transfer form, or empty",
         "preflight fails, and with it every sync",
     ),
     Requirement::new(
@@ -228,7 +229,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "sync_type is NORMAL, CLEAN or CLEAN_ALL",
-        "rules are not cleaned although the server believes so",
+        "the host does not delete its rules although the server believes that it does",
     ),
     Requirement::new(
         Preflight,
@@ -236,7 +237,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Warning,
         NOTHING,
         "settings have sensible values",
-        "uploads of many MiB, hosts that are late or early, a media policy other than meant",
+        "hosts upload many MiB at once, sync too often or too late, or apply another media policy \
+         than was meant",
     ),
     Requirement::new(
         Preflight,
@@ -251,7 +253,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "PRE-07",
         Fail,
         NOTHING,
-        "the smallest preflight that an agent sends is enough",
+        "the smallest preflight that an agent sends is accepted",
         "hosts without a configured owner, or with an older agent, cannot sync",
     ),
     Requirement::new(
@@ -275,23 +277,23 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "PRE-10",
         Fail,
         NOTHING,
-        "names and versions as they occur are accepted",
-        "single hosts never sync",
+        "unusual but real names and versions are accepted",
+        "a few hosts never sync",
     ),
     Requirement::new(
         Preflight,
         "PRE-11",
         Fail,
         NOTHING,
-        "a repeated preflight says the same and uses nothing up",
-        "one lost response costs the clean sync or its rules",
+        "a repeated preflight gets the same response and uses nothing up",
+        "if one response is lost, so is the clean sync or its rules",
     ),
     Requirement::new(
         Preflight,
         "PRE-12",
         Info,
         NOTHING,
-        "deprecated names come with their successors",
+        "deprecated names are sent together with their successors",
         "nothing yet; later agents may drop them",
     ),
 ];

@@ -14,7 +14,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "a clean sync that the client requests is granted",
-        "an administrator's repair does nothing; agents repeat the request in every sync",
+        "a clean sync that an administrator started does nothing; agents repeat the request in \
+         every sync",
     ),
     Requirement::new(
         Clean,
@@ -22,7 +23,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         &[Rules],
         "a clean sync delivers all rules",
-        "the host keeps only what came: in LOCKDOWN nothing else runs",
+        "the host keeps only the rules that came: in LOCKDOWN nothing else runs",
     ),
     Requirement::new(
         Clean,
@@ -38,14 +39,14 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "after a complete clean sync the next one is NORMAL",
-        "agents may drop queued events in clean syncs, and download everything each time",
+        "agents may drop queued events in clean syncs, and download all rules each time",
     ),
     Requirement::new(
         Clean,
         "CLEAN-05",
         Fail,
         &[Rules, FreshId],
-        "a clean sync of the server's own that broke off is repeated",
+        "a clean sync that the server began is repeated if it broke off",
         "a host that lost its network in the middle keeps an incomplete set of rules",
     ),
     Requirement::new(
@@ -53,15 +54,15 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "CLEAN-06",
         Fail,
         &[Rules],
-        "a NORMAL sync without changes brings no rules and leaves them right",
-        "load grows with the number of hosts times rules; a wrong table is wrong decisions",
+        "a NORMAL sync without changes brings no rules, and the host's rules stay right",
+        "load grows with the number of hosts times rules; hosts with wrong rules decide wrongly",
     ),
     Requirement::new(
         Clean,
         "CLEAN-07",
         Info,
         &[Rules],
-        "a host that reports no rules any more gets a clean sync",
+        "a host that no longer reports any rules gets a clean sync",
         "a host that lost its database has no rules until someone asks for a clean sync",
     ),
     Requirement::new(
@@ -69,7 +70,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "CLEAN-08",
         Info,
         NOTHING,
-        "the clean sync of an empty set carries one harmless REMOVE",
+        "a clean sync to an empty set of rules has one harmless REMOVE",
         "Santa ignores an empty clean sync and keeps its last rules",
     ),
     Requirement::new(
@@ -102,7 +103,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Warning,
         &[Rules],
         "a download names each rule once",
-        "which of two contents applies depends on the order",
+        "which of two versions of a rule applies depends on the order",
     ),
     Requirement::new(
         RuleSection,
@@ -110,7 +111,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         &[Rules],
         "the first page can be requested again",
-        "one lost response loses rules",
+        "if one response is lost, so are its rules",
     ),
     Requirement::new(
         RuleSection,
@@ -126,7 +127,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         NOTHING,
         "a rule download outside a sync gets rules, or 4xx",
-        "rule-only syncs, which a push message starts, fail",
+        "rule-only syncs, which push messages start, fail",
     ),
     Requirement::new(
         RuleSection,
@@ -134,7 +135,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         &[Slow],
         "a sync may take more than a minute",
-        "a host with many queued events never gets as far as the rules",
+        "a host with many queued events never gets to the rule download",
     ),
     Requirement::new(
         PageSection,
@@ -158,7 +159,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         &[Pages],
         "the pages together hold each rule once",
-        "rules are lost at the borders of pages",
+        "rules are lost between pages",
     ),
     Requirement::new(
         PageSection,
@@ -166,14 +167,14 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         Fail,
         &[Pages],
         "a page can be requested again",
-        "one lost response loses a page of rules",
+        "if one response is lost, so is a page of rules",
     ),
     Requirement::new(
         PageSection,
         "PAGE-05",
         Fail,
         &[Pages, Slow],
-        "a cursor is not bound to a connection or to a few seconds",
+        "a cursor stays valid for more than a few seconds, and on another connection",
         "downloads over slow networks or through a load balancer fail",
     ),
     Requirement::new(
@@ -181,7 +182,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "PAGE-06",
         Warning,
         &[Rules],
-        "a cursor that cannot be used gets 4xx, or starts from the beginning",
-        "after a restart of the server half a set counts as the whole",
+        "an unusable cursor gets 4xx, or the download from the beginning",
+        "after a restart of the server, hosts take half the rules for the whole set",
     ),
 ];

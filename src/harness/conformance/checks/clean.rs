@@ -19,12 +19,12 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
     let series = probe.series(id).await;
     let first = series.preflight(InSeries::Clean)?;
     if !first.is_clean() {
-        let said = format!("a new machine's request is answered {}", first.type_in_words());
+        let said = format!("the request of a new machine gets {}", first.type_in_words());
         return Ok(Judgement::fail(said).at(first.exchange.number));
     }
     let again = match series.preflight(InSeries::CleanAgain) {
         Err(_) if probe.base().is_err() => {
-            let said = "granted to a new machine; no sync is complete after which to ask again";
+            let said = "granted to a new machine; not asked again, because no sync completed";
             return Ok(Judgement { said: said.to_owned(), ..Judgement::pass() });
         }
         again => again?,
@@ -32,7 +32,7 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
     if again.is_clean() {
         return Ok(Judgement::pass());
     }
-    let said = format!("a synced machine's request is answered {}", again.type_in_words());
+    let said = format!("the request of a synced machine gets {}", again.type_in_words());
     Ok(Judgement::fail(said).at(again.exchange.number))
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn new_machine(probe: &Probe, id: &'static str) -> Checked {
     if preflight.is_clean() {
         return Ok(judgement);
     }
-    let said = format!("all rules came, but preflight was answered {}", preflight.type_in_words());
+    let said = format!("all rules came, but preflight got {}", preflight.type_in_words());
     Ok(Judgement::warning(said).harms(RULES_STAY).at(preflight.exchange.number))
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn broken_off(probe: &Probe, id: &'static str) -> Checked {
     if judgement.verdict != Verdict::Pass || again.is_clean() {
         return Ok(judgement);
     }
-    let said = format!("all rules come again, but preflight is answered {}", again.type_in_words());
+    let said = format!("all rules come again, but preflight gets {}", again.type_in_words());
     Ok(Judgement::warning(said).harms(RULES_STAY).at(again.exchange.number))
 }
 
@@ -120,7 +120,7 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     let preflight = series.preflight(InSeries::SecondNormal)?;
     let judgement = same_as_set(&last.table, &base.set, &last.walk);
     if judgement.verdict != Verdict::Pass {
-        return Ok(judgement.harms("hosts decide by wrong rules"));
+        return Ok(judgement.harms("hosts with wrong rules decide wrongly"));
     }
     if preflight.is_clean() {
         return Ok(judgement);
@@ -164,13 +164,13 @@ pub(super) async fn lost_rules(probe: &Probe, id: &'static str) -> Checked {
     machine.commit(preflight.sync_type, &walk);
     let answered = preflight.type_in_words();
     if machine.table.difference(&base.set).is_none() {
-        let said = format!("preflight is answered {answered}, and all rules come all the same");
+        let said = format!("preflight gets {answered}, but all rules come all the same");
         return Ok(Judgement { said, ..Judgement::pass() });
     }
-    let rules = counted(walk.received, "rule");
     let said = format!(
-        "a host that reports no rules any more is answered {answered}, and gets {rules} of {}",
-        base.set.len()
+        "a host that no longer reports any rules gets {answered}, and {} of {}",
+        walk.received,
+        counted(base.set.len() as u64, "rule")
     );
     Ok(Judgement::info(said).at(preflight.exchange.number))
 }
@@ -191,7 +191,7 @@ pub(super) fn empty_set(probe: &Probe) -> Checked {
         (false, 0) => Judgement::not_applicable("there are rules"),
         (false, _) => {
             let removes = counted(removes as u64, "REMOVE rule");
-            Judgement::info(format!("{removes} beside other rules of a clean sync: to no effect"))
+            Judgement::info(format!("a clean sync has {removes} besides other rules: no effect"))
                 .at(at)
         }
     })

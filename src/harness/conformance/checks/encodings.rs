@@ -19,7 +19,7 @@ use crate::model::{ContentEncoding, Stage, Transfer};
 /// bytes.
 const DAMAGED_TRIES: usize = 5;
 /// What a 5xx to a form that is not supported leads to.
-const LIKE_AN_OUTAGE: &str = "it is retried for a minute and looks like an outage";
+const LIKE_AN_OUTAGE: &str = "agents retry it for more than a minute, and it looks like an outage";
 /// What no encoding makes sense of.
 const GARBAGE: &[u8] = b"\x93\xfe\x00santa-conformance-probe\xff\x81";
 
@@ -99,7 +99,7 @@ fn refusal(probe: &Probe, trial: &FormTrial) -> String {
 /// The verdict on a form that the run was to work in.
 fn asked_for_in_vain(trial: &FormTrial, ended: &str) -> Judgement {
     Judgement::fail(format!("the run was to work in {}: {ended}", trial.form))
-        .harms("no agent that is configured for this form can sync")
+        .harms("agents that are configured for this form cannot sync")
 }
 
 /// ENC-04, over all exchanges: ENC-05 goes through every stage in every form.
@@ -208,7 +208,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let brotli = machine.send(request).await;
     if brotli.is(200) {
         let said = "a body labelled br, which it is not: 200";
-        let found = Judgement::fail(said).harms("agents take it for done, and nothing was read");
+        let found = Judgement::fail(said).harms("agents take it as success, but nothing was read");
         judgement = judgement.and(found.at(brotli.number));
     } else if brotli.is_server_error() {
         let said = format!("a body labelled br: {}", brotli.ended());
@@ -316,10 +316,10 @@ fn refused_at_once(what: &str, exchange: &ProbeExchange) -> Judgement {
     let judgement = Judgement::warning(format!("{what}: {}", exchange.ended()));
     let judgement = match exchange.stage {
         Some(Stage::EventUpload) if exchange.is(200) => {
-            judgement.harms("the agent deletes its events, and the server does not have them")
+            judgement.harms("the agent deletes its events, but the server does not have them")
         }
         _ if exchange.is(200) => judgement.harms("a damaged request counts as read"),
-        _ => judgement.harms("agents repeat for a minute what can never work"),
+        _ => judgement.harms("agents retry what can never succeed"),
     };
     judgement.at(exchange.number)
 }
@@ -398,7 +398,7 @@ async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
             }
             let rules = counted(came, "rule");
             let judgement = Judgement::warning(format!("{WHAT}: {rules} instead of {expected}"))
-                .harms("agents that write such members get other rules than Santa");
+                .harms("agents that write such members get rules other than Santa's");
             match walk.pages.last() {
                 Some(page) => judgement.at(page.number),
                 None => judgement,

@@ -46,13 +46,13 @@ pub(super) fn no_error_in_200(probe: &Probe) -> Judgement {
             let said = format!("{stage}: 200 with {name} {value}");
             let harm = match exchange.stage {
                 Some(Stage::EventUpload) => {
-                    "agents take 200 for done and delete the events they uploaded"
+                    "agents take 200 as success and delete the events they uploaded"
                 }
                 Some(Stage::RuleDownload) => {
-                    "agents take it for a page without rules, and the download for complete"
+                    "agents take it as a page without rules, and the download as complete"
                 }
                 Some(Stage::Postflight) => {
-                    "the agent believes that the sync is complete, and the server does not"
+                    "the agent believes that the sync is complete, but the server does not"
                 }
                 Some(Stage::Preflight) | None => {
                     "agents take it for a preflight response without settings, and go on with \
@@ -96,7 +96,7 @@ pub(super) fn summary_of_5xx(probe: &Probe) -> Judgement {
     };
     named.truncate(MAX_NAMED);
     let said = format!(
-        "{} failed on the server's side: {}{more}",
+        "{} failed because of the server: {}{more}",
         counted(failed.len() as u64, "request"),
         named.join("; ")
     );
@@ -128,13 +128,12 @@ pub(super) async fn without_credential(probe: &Probe, id: &'static str) -> Check
             // A server may end the handshake with whoever shows no certificate.
             Err(_) if given.iter().any(|given| given == "client certificate") => continue,
             Err(broken) => Judgement::warning(format!("{what}: {}", broken.what))
-                .harms("an agent with a wrong credential does not show that this is the reason"),
+                .harms("an agent with a wrong credential cannot report that as the reason"),
             Ok(answer) => match answer.status {
                 401 | 403 | 404 => continue,
                 200 => Judgement::fail(format!("{what}: 200 ({})", given.join(", "))),
-                status => Judgement::warning(format!("{what}: {status}")).harms(
-                    "an agent with a wrong credential does not show that this is the reason",
-                ),
+                status => Judgement::warning(format!("{what}: {status}"))
+                    .harms("an agent with a wrong credential cannot report that as the reason"),
             },
         };
         judgement = judgement.and(found.at(exchange.number));
@@ -154,7 +153,7 @@ pub(super) async fn xsrf(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement::warning(said).at(exchange.number));
     };
     if answer.header("x-xsrf-token").is_none_or(str::is_empty) {
-        let said = "xsrf: 200 without X-XSRF-TOKEN: a 403 costs another useless request";
+        let said = "xsrf: 200 without X-XSRF-TOKEN: each 403 leads to another useless request";
         return Ok(Judgement::warning(said).at(exchange.number));
     }
     let mut machine = probe.machine(id);

@@ -119,7 +119,7 @@ pub(super) async fn file_access(probe: &Probe, id: &'static str) -> Checked {
     if judgement.verdict != Verdict::Pass {
         return Ok(judgement);
     }
-    let said = "answered 200; whether it was stored is what OPS-05 asks the operator";
+    let said = "got 200; whether the event was stored is what OPS-05 asks the operator";
     Ok(Judgement { said: said.to_owned(), ..judgement })
 }
 
@@ -200,7 +200,7 @@ pub(super) async fn incomplete(probe: &Probe, id: &'static str) -> Checked {
 pub(super) async fn whole_batch(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_without_events()?;
     if !probe.options.heavy {
-        return Ok(Judgement::not_tested("uploads 50 events: only where heavy checks are on"));
+        return Ok(Judgement::not_tested("uploads up to 50 events: needs --heavy"));
     }
     probe.unless_broken("EVENT-02")?;
     let mut machine = probe.machine(id);
@@ -323,7 +323,7 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     .await;
     let walk = match done {
         Ok(walk) => walk,
-        Err(broken) => return Ok(failed(probe, "after an upload beside the sync", &broken)),
+        Err(broken) => return Ok(failed(probe, "after an upload during the sync", &broken)),
     };
     let judgement = same_as_set(&machine.table, &base.set, &walk);
     if judgement.verdict != Verdict::Pass || probe.unless_broken("CLEAN-04").is_err() {
@@ -332,7 +332,7 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     machine.forget_session();
     let next = machine.preflight(Wish::Nothing).await?;
     if next.is_clean() && preflight.is_clean() {
-        let said = "after an upload beside the sync, the next one is clean again";
+        let said = "after an upload during a sync, the next sync is clean again";
         return Ok(Judgement::fail(said).at(next.exchange.number));
     }
     Ok(judgement)

@@ -93,7 +93,7 @@ fn worst_in_time(probe: &Probe) -> (Judgement, Vec<std::sync::Arc<ProbeExchange>
             }
             _ if exchange.elapsed > SLOW => {
                 let said = format!("{stage} took {seconds} s");
-                Judgement::warning(said).harms("over a slow line it comes too late for clients")
+                Judgement::warning(said).harms("over a slow network it comes too late for clients")
             }
             _ => continue,
         };
@@ -302,7 +302,7 @@ pub(super) async fn doctor(probe: &Probe, id: &'static str) -> Checked {
     let judgement = match exchange.status() {
         Some(200 | 400) if exchange.outcome.is_ok() => return Ok(Judgement::pass()),
         Some(401 | 403 | 404) => Judgement::warning(ended)
-            .harms("the doctor of Santa sends one, and shows a problem where there is none"),
+            .harms("`santactl doctor` sends one, and reports a problem that does not exist"),
         Some(_) | None => Judgement::warning(ended),
     };
     Ok(judgement.at(exchange.number))

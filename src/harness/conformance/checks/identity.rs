@@ -106,7 +106,7 @@ pub(super) async fn unknown_machine(probe: &Probe, id: &'static str) -> Checked 
         Some(400..=404) if exchange.outcome.is_ok() => return Ok(Judgement::pass()),
         _ if exchange.is_server_error() => {
             Judgement::warning(format!("an unknown machine gets {}", exchange.ended()))
-                .harms("unknown hosts retry for ever")
+                .harms("unknown hosts keep retrying")
         }
         _ => return Ok(Judgement::pass()),
     };

@@ -73,7 +73,7 @@ pub(super) async fn changes_arrive(probe: &Probe, id: &'static str) -> Checked {
     // A server that names no mode, or none that exists, is PRE-03's.
     if before.is_some() && before == super::settings::mode_of(&next.message) {
         let said = "the client mode is the one from before the change";
-        let harm = "hosts stay in the mode that they are in";
+        let harm = "hosts stay in their old mode";
         return Ok(Judgement::fail(said).harms(harm).at(next.exchange.number));
     }
     Ok(judgement)
@@ -203,9 +203,9 @@ pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
         };
         // A server that shows none to its operator cannot be asked.
         if ask(probe, task).await == Ok(OperatorReply::No) {
-            let said = "the operator does not find the file-access event, which was answered 200";
+            let said = "the operator does not find the file-access event, which got 200";
             judgement = Judgement::fail(said)
-                .harms("hosts delete their file-access events, and the server does not have them")
+                .harms("hosts delete their file-access events, but the server does not have them")
                 .at(access.number);
         }
     }
@@ -219,7 +219,7 @@ pub(super) async fn visible(probe: &Probe, id: &'static str) -> Checked {
     if replied == Ok(OperatorReply::No) {
         let said = "the operator does not find the time of the sync";
         let found = Judgement::warning(said).at(postflight.number);
-        let harm = "an administrator does not see which hosts no longer sync";
+        let harm = "administrators cannot see which hosts no longer sync";
         return Ok(judgement.and(found.harms(harm)));
     }
     Ok(judgement)

@@ -65,7 +65,7 @@ pub(super) fn pages_end(probe: &Probe) -> Checked {
     } else {
         return Ok(Judgement::pass());
     };
-    let harm = "agents with limits refuse it, and those without need much memory";
+    let harm = "agents with limits refuse it, and those without limits need much memory";
     Ok(Judgement::warning(complaint).harms(harm).at(rules.map_or(0, |(page, _)| page.number)))
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
     }
     let at = sync.walk.pages.last().map_or(0, |page| page.number);
     let rules = counted(doubles as u64, "rule");
-    let harm = "which of two contents applies depends on the order, and counts do not agree";
+    let harm = "which version of a rule applies depends on the order, and counts do not agree";
     Ok(Judgement::warning(format!("{rules} repeated on later pages")).harms(harm).at(at))
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn page_again(probe: &Probe, id: &'static str) -> Checked {
 pub(super) async fn cursor_lives(probe: &Probe, id: &'static str) -> Checked {
     let base = probe.base_with_pages()?;
     if !probe.options.slow {
-        return Ok(Judgement::not_tested("waits for seconds, which this run was told not to"));
+        return Ok(Judgement::not_tested("waits for seconds, and --no-slow is set"));
     }
     let mut machine = probe.machine(id);
     let preflight = machine.preflight(Wish::Clean).await?;
@@ -153,14 +153,14 @@ pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked 
     let at = exchange.number;
     if !exchange.is(200) {
         let said = format!("an unusable cursor gets {}", exchange.ended());
-        let harm = "agents repeat for a minute what can never work, instead of starting again";
+        let harm = "agents retry what can never succeed, instead of starting again";
         return Ok(Judgement::warning(said).harms(harm).at(at));
     }
     let mut walk = Walk::default();
     machine.read_page(&exchange, &mut walk)?;
     if walk.received == 0 && walk.cursor.is_none() {
         let said = "an unusable cursor gets an empty last page: the download ends as if complete";
-        let harm = "after a restart of the server half a set counts as the whole";
+        let harm = "after a restart of the server, hosts take half the rules for the whole set";
         return Ok(Judgement::warning(said).harms(harm).at(at));
     }
     let base = probe.base_with_rules()?;

@@ -109,7 +109,7 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
     let exchange = machine.send(again).await;
     if accepted(&exchange).is_err() {
         let said = format!("the same postflight again: {}", exchange.ended());
-        let harm = "one lost response fails the sync";
+        let harm = "if one response is lost, the sync fails";
         return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
     if !done.preflight.is_clean() || probe.unless_broken("CLEAN-04").is_err() {
@@ -119,7 +119,7 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
     let next = machine.preflight(Wish::Nothing).await?;
     if next.is_clean() && !machine.table.is_empty() {
         let said = "after a repeated postflight the next sync is clean again";
-        let harm = "one lost response costs another clean sync";
+        let harm = "if one response is lost, another clean sync follows";
         return Ok(Judgement::warning(said).harms(harm).at(next.exchange.number));
     }
     Ok(Judgement::pass())

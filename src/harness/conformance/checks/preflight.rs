@@ -234,7 +234,7 @@ pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
     };
     if first.is_clean() && !second.is_clean() {
         let said = "the second preflight no longer announces the clean sync";
-        let harm = "one lost response costs the clean sync";
+        let harm = "if one response is lost, so is the clean sync";
         return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
     let differs = |names: &&&[&str]| {

@@ -1,5 +1,5 @@
-//! Path expressions. Clients compile them with ICU, which no crate is; what is certainly
-//! wrong there is told from what only cannot be compiled here.
+//! Path expressions. Clients compile them with ICU, for which there is no crate. So what is
+//! certainly wrong is told apart from what only cannot be compiled here.
 
 use crate::harness::conformance::exchange::beginning;
 use crate::harness::conformance::verdict::Judgement;
@@ -14,11 +14,13 @@ const ORDINARY: [&str; 3] = [
 /// Judges an expression; `blocks` says that what it matches is blocked.
 pub(super) fn judge(name: &str, expression: &str, blocks: bool) -> Judgement {
     if expression.is_empty() {
-        return Judgement::info(format!("{name} is empty; null or no member says the same"));
+        return Judgement::info(format!(
+            "{name} is empty; null, or leaving it out, means the same"
+        ));
     }
     if let Some(why) = certainly_wrong(expression) {
         return Judgement::fail(format!("{name} does not compile: {why}"))
-            .harms("the setting is silently void");
+            .harms("the setting is silently ignored");
     }
     // Clients match from the beginning of the path.
     let compiled = match fancy_regex::Regex::new(&format!("^(?:{expression})")) {
@@ -31,7 +33,7 @@ pub(super) fn judge(name: &str, expression: &str, blocks: bool) -> Judgement {
     let matched = ORDINARY.iter().find(|path| compiled.is_match(path).unwrap_or(false));
     match matched {
         Some(path) if blocks => Judgement::warning(format!("{name} matches {path}"))
-            .harms("hosts are blocked from running their system"),
+            .harms("hosts cannot run programs of the system"),
         Some(_) | None => Judgement::pass(),
     }
 }

@@ -28,8 +28,8 @@ const MISTAKEN: [(&str, &str); 13] = [
     ("event_detail_text", "event_detail_button_label"),
     ("notification_app", "notification_app_name"),
 ];
-const DROPPED: &str = "agents drop such a rule without a word to the server";
-const UNREADABLE: &str = "a value of another type makes the whole page unreadable to Santa";
+const DROPPED: &str = "agents drop such a rule without telling the server";
+const UNREADABLE: &str = "a value of the wrong type makes the whole page unreadable to Santa";
 const UNHEARD: &str = "agents ignore the member, so what it says has no effect";
 
 /// What is wrong with the members of a rule, if anything.
@@ -99,7 +99,7 @@ fn meant_by(rule: &Value, name: &str) -> Option<String> {
     let (_, meant) = MISTAKEN.iter().find(|(mistaken, _)| *mistaken == name)?;
     let field = wire::Rule::FIELDS.iter().find(|field| field.name == *meant)?;
     let names = [field.name, field.key.trim_matches([':', '"'])];
-    member(rule, &names).is_none().then(|| format!("{name} is called {meant}"))
+    member(rule, &names).is_none().then(|| format!("{name} should be called {meant}"))
 }
 
 /// The number of an enum member, or what is wrong with it.
@@ -161,7 +161,7 @@ mod tests {
             (
                 json!({"custom_message": "m"}),
                 Verdict::Warning,
-                "\"5a\": custom_message is called custom_msg",
+                "\"5a\": custom_message should be called custom_msg",
                 Some(UNHEARD),
             ),
             (

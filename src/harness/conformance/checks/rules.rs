@@ -212,9 +212,10 @@ async fn page_outside_a_sync(machine: &mut ProbeMachine<'_>, what: &str) -> Judg
         let said = format!("{what}: {}", exchange.ended());
         let judgement = if exchange.is_refused() {
             Judgement::warning(said)
-                .harms("rule-only syncs, which a push message starts, bring nothing")
+                .harms("rule-only syncs, which push messages start, bring nothing")
         } else {
-            Judgement::fail(said).harms("rule-only syncs fail, and are repeated for a minute")
+            Judgement::fail(said)
+                .harms("rule-only syncs fail, and are retried for more than a minute")
         };
         return judgement.at(exchange.number);
     }
@@ -232,7 +233,7 @@ pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_without_pages()?;
     let base = probe.base();
     if !probe.options.slow {
-        return Ok(Judgement::not_tested("waits for a minute, which this run was told not to"));
+        return Ok(Judgement::not_tested("waits for a minute, and --no-slow is set"));
     }
     let mut machine = probe.machine(id);
     let preflight = machine.preflight(Wish::Clean).await?;

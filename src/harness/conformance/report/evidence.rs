@@ -9,7 +9,7 @@ use crate::model::text::on_one_line;
 /// How much of a body an excerpt shows, in characters.
 const MAX_SHOWN_CHARS: usize = 400;
 
-/// An excerpt of one exchange, secrets struck out.
+/// An excerpt of one exchange, secrets redacted.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evidence {
     /// Its number in the run and in the transcript.

@@ -46,7 +46,7 @@ impl fmt::Display for TextReport<'_> {
             let not_run = counted(end.not_run, "requirement");
             writeln!(f, "ended early: {}; {not_run} not run", escaped(&end.cause))?;
         }
-        let form = report.form.map_or("no form that the server accepts", |form| form.name());
+        let form = report.form.map_or("no form was accepted", |form| form.name());
         writeln!(
             f,
             "{} in {:.1} s, {form}, run {}",

@@ -91,9 +91,9 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
     }
     let shared = group("") + "[[group]]\nname = \"b\"\nshare = 1\n";
     for (text, hosts, words) in [
-        (&group(""), Some(4), "line 3: the groups so far have 5 hosts of 4"),
-        (&group(""), Some(6), "line 2: the groups have 5 of 6 hosts; give one a share"),
-        (&shared, None, "line 7: a share is of all hosts: say how many with --hosts"),
+        (&group(""), Some(4), "line 3: the groups so far have 5 hosts, more than 4"),
+        (&group(""), Some(6), "line 2: the groups have only 5 of 6 hosts; give one a share"),
+        (&shared, None, "line 7: a share needs the number of all hosts: give --hosts"),
         (&shared, Some(5), "line 7: the groups with a count have all 5 hosts already"),
     ] {
         assert_eq!(
