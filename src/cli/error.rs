@@ -35,10 +35,10 @@ pub(super) const EXIT_CONFIG: u8 = SyncResult::BadConfiguration.exit_code();
 /// SIGHUP ended the command before its work was done.
 #[cfg(feature = "harness")]
 pub(super) const EXIT_HUNG_UP: u8 = 129;
-/// SIGINT did.
+/// SIGINT ended the command before its work was done.
 #[cfg(feature = "harness")]
 pub(super) const EXIT_INTERRUPTED: u8 = 130;
-/// SIGTERM did.
+/// SIGTERM ended the command before its work was done.
 #[cfg(feature = "harness")]
 pub(super) const EXIT_TERMINATED: u8 = 143;
 
