@@ -25,9 +25,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Hosts upload soon after something was denied, and the executables of bundles that the
-//! server requests. What is left out is the time that a real host spends on its disk and
-//! on hashing a bundle.
+//! Hosts upload soon after something was denied, and send events for the executables of bundles
+//! that the server requests. Only the time that a real host spends on its disk and on hashing a
+//! bundle is missing.
 
 pub mod events;
 mod fleet;
@@ -78,7 +78,7 @@ pub enum SimulationError {
     /// The URL cannot be a server's.
     #[error(transparent)]
     Url(#[from] BaseUrlError),
-    /// The server is another host's, and nobody has said whose.
+    /// The server is on another host, and the caller has not confirmed to own it.
     #[error("{0} is not on this host, and a simulation can overload a server")]
     NotYours(String),
     /// The plan cannot be carried out.
@@ -114,7 +114,7 @@ impl Remedy for SimulationError {
     }
 }
 
-/// How a simulation is getting on.
+/// The progress of a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SimulationProgress {
     /// Since its start.
@@ -131,7 +131,7 @@ pub struct SimulationProgress {
     pub syncs: SyncCounts,
     /// Attempts so far that were not cut by a simulated outage.
     pub requests: u64,
-    /// A simulated outage is on.
+    /// Whether a simulated outage is in progress.
     pub is_down: bool,
 }
 
@@ -170,16 +170,15 @@ impl Simulation {
         })
     }
 
-    /// Takes the way to the server from a configuration: extra headers, trust roots,
-    /// client certificate, proxy.
+    /// Uses a configuration to reach the server: its extra headers, trust roots, client
+    /// certificate and proxy.
     pub fn config(mut self, config: &Config) -> Self {
         let machine_id = self.options.machine_id.clone();
         self.options = transport_options(config, self.base_url.clone(), machine_id, "");
         self
     }
 
-    /// Allows a server that is not on this host: whoever calls this answers for the
-    /// load.
+    /// Allows a server that is not on this host. The caller is responsible for the load.
     pub const fn on_my_own_server(mut self) -> Self {
         self.is_owned = true;
         self
@@ -209,7 +208,7 @@ impl Simulation {
         self
     }
 
-    /// Sets what repeats the hosts, their events and who takes part in a storm.
+    /// Sets the seed, which decides the hosts, their events and who takes part in a storm.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.plan.seed = seed;
         self
@@ -233,7 +232,7 @@ impl Simulation {
         self
     }
 
-    /// Has the hosts' clocks run so many times as fast as real time.
+    /// Sets how many times as fast as real time the hosts' clocks run.
     pub const fn speed(mut self, speed: u32) -> Self {
         self.plan.speed = speed;
         self
@@ -245,8 +244,8 @@ impl Simulation {
         self
     }
 
-    /// Sets how many bytes the responses to all hosts, and the rules of downloads under
-    /// way, may take together. A response is no longer than that, nor than 128 MiB.
+    /// Sets how many bytes the responses to all hosts, and the rules of running downloads, may
+    /// take together. A single response may not exceed that either, nor 128 MiB.
     pub const fn response_memory(mut self, bytes: u64) -> Self {
         self.plan.response_memory = bytes;
         self
@@ -264,7 +263,7 @@ impl Simulation {
         self
     }
 
-    /// Calls this about twice a second.
+    /// Sets a function that is called about twice a second with the progress.
     pub fn on_progress(mut self, call: impl FnMut(&SimulationProgress) + 'static) -> Self {
         self.on_progress = Box::new(call);
         self

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The memory that all responses under way may take together.
+/// The memory that all responses in flight may take together.
 ///
 /// The first [`Self::FREE_BYTES`] of each response are not counted, so that small
 /// ones always fit.
@@ -22,9 +22,9 @@ struct SharedMemory {
 pub struct BudgetExhausted;
 
 impl ResponseBudget {
-    /// Each response has so many bytes of its own.
+    /// The bytes of each response that are not counted.
     pub const FREE_BYTES: usize = 16 << 10;
-    /// Memory is taken in steps of so many bytes.
+    /// The step in which memory is taken, in bytes.
     const STEP_BYTES: usize = 64 << 10;
 
     /// A budget of so many bytes.
@@ -65,7 +65,7 @@ impl BudgetShare {
         Self { budget, needed: 0, held: 0 }
     }
 
-    /// Needs so many bytes more.
+    /// Takes memory for this many more bytes.
     ///
     /// # Errors
     /// If the budget does not have them; what is held stays.

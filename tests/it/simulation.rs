@@ -201,7 +201,7 @@ fn a_simulation_in_which_nobody_can_sync_says_so_and_what_to_change() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     for (said, words) in [
-        (&stderr, "no host will sync: a host syncs 15 to 30 s of its clock after its start"),
+        (&stderr, "no host will sync: a host first syncs 15 to 30 s after its start"),
         (&stderr, "ends after 300ms: give --for 31s or more"),
         (
             &stdout,

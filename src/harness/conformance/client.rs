@@ -33,15 +33,15 @@ use crate::transport::{
     inspect_client_certificate,
 };
 
-/// Santa's own client calls itself that.
+/// The user agent of Santa's own client.
 const CLIENT_NAME: &str = "santactl-sync/2026.4";
-/// How many requests are under way at a time.
+/// How many requests are in flight at a time, at most.
 const MAX_CONCURRENT: usize = 4;
-/// A larger response is not kept.
+/// The largest response that is kept, in bytes.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// How often a request waits because the server limits the rate.
 const MAX_WAITS_FOR_RATE: usize = 3;
-/// It does not wait longer at a time.
+/// The longest such wait.
 const MAX_WAIT_FOR_RATE: Duration = Duration::from_secs(30);
 
 /// A connection that is kept between requests.
@@ -222,7 +222,7 @@ impl ProbeClient {
         exchanges
     }
 
-    /// Strikes a token of the server out of everything recorded from here on.
+    /// Redacts a token of the server in everything recorded from here on.
     pub(super) fn add_secret(&self, secret: &str) {
         self.access().add_secret(secret);
     }
@@ -507,14 +507,14 @@ impl ProbeClient {
     }
 }
 
-/// How long a server that limits the rate wants to be left alone; `None` if it does not.
+/// The wait that a server asks for when it limits the request rate; `None` if it does not.
 fn asked_to_wait(exchange: &ProbeExchange) -> Option<Duration> {
     let answer = exchange.answer().filter(|answer| answer.status == 429)?;
     let seconds = answer.header("retry-after").and_then(|text| text.trim().parse().ok());
     Some(Duration::from_secs(seconds.unwrap_or(1)).min(MAX_WAIT_FOR_RATE))
 }
 
-/// The text with its last letter or digit exchanged for another.
+/// The text with its last letter or digit replaced by another.
 fn altered(text: &str) -> String {
     let Some((at, last)) = text.char_indices().rev().find(|(_, c)| c.is_ascii_alphanumeric())
     else {

@@ -1,5 +1,5 @@
-//! Connections to the server under test: directly or through an HTTP proxy, in TLS or not, and
-//! what the server speaks at all.
+//! Connections to the server under test, directly or through an HTTP proxy, with or without TLS;
+//! and checks of what the server speaks.
 
 use std::fmt::Display;
 use std::io;
@@ -22,11 +22,11 @@ use super::exchange::{Break, BreakKind};
 use crate::model::BaseUrl;
 use crate::transport::{DirectAccess, ProxyRoute};
 
-/// A connection takes no longer, TLS not included, as the agent's.
+/// The longest time to connect, without the TLS handshake: the agent's own limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a server speaks is seen within that time.
+/// How long the check of what a server speaks may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The head of a proxy's response to CONNECT is no larger.
+/// The largest head of a proxy's response to CONNECT.
 const MAX_PROXY_HEAD_BYTES: usize = 16 << 10;
 
 /// Sends requests over one connection.
@@ -44,8 +44,7 @@ impl Way {
     /// The way to a server, through a proxy if there is one.
     ///
     /// # Errors
-    /// What cannot be done: a request over plain HTTP through a proxy, or a proxy of another kind
-    /// than `http`.
+    /// If the server's URL is http, or the proxy is not an `http` proxy. The error says which.
     pub(super) fn new(url: &BaseUrl, proxy: Option<ProxyRoute>) -> Result<Self, String> {
         let server = url.as_url();
         if let Some(proxy) = &proxy {
@@ -54,7 +53,7 @@ impl Way {
                 return Err(format!("the proxy {shown} is not an http:// proxy"));
             }
             if server.scheme() != "https" {
-                return Err(format!("the proxy {shown} is in the way to an http:// server"));
+                return Err(format!("the proxy {shown} would be used for an http:// server"));
             }
         }
         let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -109,7 +108,7 @@ impl Way {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() >= MAX_PROXY_HEAD_BYTES {
-                return Err(io::Error::other("its response has no end"));
+                return Err(io::Error::other("the head of its response is too large"));
             }
             // One by one: what follows belongs to the server.
             head.push(stream.read_u8().await?);
@@ -152,7 +151,7 @@ impl Way {
         self.open().await.is_ok()
     }
 
-    /// Whether the server speaks TLS, with whatever certificate.
+    /// Whether the server speaks TLS, whatever its certificate.
     pub(super) async fn speaks_tls(&self) -> bool {
         let look = async {
             let (Ok(stream), Ok(name)) = (self.open().await, self.server_name()) else {

@@ -1,5 +1,5 @@
-//! Cookies as Santa's client keeps them, which differs from our own: a `Secure` cookie does
-//! not go over plain HTTP, and one without `Path` belongs to the directory that set it.
+//! Cookies as Santa's client keeps them, which differs from our own agent: a `Secure` cookie is
+//! not sent over plain HTTP, and a cookie without `Path` belongs to the directory that set it.
 
 use crate::transport::cookies::{belongs, covers};
 
@@ -19,7 +19,7 @@ struct Cookie {
 }
 
 impl CookieJar {
-    /// Takes the value of a `Set-Cookie` header of a response to `path` on `host`.
+    /// Stores the cookie of a `Set-Cookie` header in a response to `path` on `host`.
     pub(super) fn set(&mut self, header: &str, host: &str, path: &str, https: bool) {
         let mut parts = header.split(';');
         let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else {
@@ -57,7 +57,7 @@ impl CookieJar {
         Self::joined(self.cookies.iter().filter(fitting))
     }
 
-    /// The header with every cookie, those included that a client would not send.
+    /// The header with every cookie, including those that a client would not send.
     pub(super) fn all(&self) -> Option<String> {
         Self::joined(self.cookies.iter())
     }

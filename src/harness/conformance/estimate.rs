@@ -1,5 +1,5 @@
-//! How many requests a run will make, and how long it will wait, with a server that behaves:
-//! what is said before it begins. A test compares it with runs.
+//! The estimate that is printed before a run: how many requests it will make, and how long it
+//! will wait, if the server meets every requirement. A test compares it with runs.
 
 use std::time::Duration;
 
@@ -80,21 +80,21 @@ fn cost_of(requirement: &Requirement, options: &Options) -> Cost {
     }
 }
 
-/// What a run will take with a server that behaves.
+/// What a run will take if the server meets every requirement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
-    /// Requests where all rules come on one page.
+    /// Requests if all rules come on one page.
     pub requests: u64,
-    /// More of them where there is a second page.
+    /// Additional requests if there is a second page.
     second_page: u64,
-    /// More of them for each further page.
+    /// Additional requests for each further page.
     pub per_page: u64,
-    /// How long it waits, besides.
+    /// How long it waits, in addition to the requests.
     pub waits: Duration,
 }
 
 impl Estimate {
-    /// The requests where the rules come on so many pages.
+    /// The number of requests if the rules come on this many pages.
     #[must_use]
     pub const fn requests_with(&self, pages: u64) -> u64 {
         let second = if pages > 1 { self.second_page } else { 0 };

@@ -1,4 +1,4 @@
-//! One exchange with the server under test, recorded whole.
+//! One exchange with the server under test, recorded in full.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ pub enum Intent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakKind {
-    /// No connection: the address or the port.
+    /// No connection could be opened: the address or the port is wrong, or nothing listens.
     Connect,
-    /// No TLS session.
+    /// The TLS handshake failed.
     Tls,
     /// The connection ended before a response began.
     Closed,
-    /// The response ended before its end.
+    /// The response was cut off.
     Cut,
     /// No complete response in time.
     Timeout,
@@ -44,7 +44,7 @@ pub enum BreakKind {
     TooLarge,
 }
 
-/// An exchange that did not come to an end.
+/// An exchange without a complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Break {
     /// What happened.
@@ -69,13 +69,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header's value; of several the first.
+    /// The value of a header; the first one if the header is repeated.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Undoes the content encoding, as far as any client could.
+    /// Undoes the content encodings that clients know.
     pub(super) fn decoded(named: &str, wire: &Bytes) -> Result<Bytes, String> {
         let encoding = Encoding::from_header(named)
             .ok_or_else(|| format!("Content-Encoding {named:?} is not known"))?;
@@ -87,7 +87,7 @@ impl Answer {
     }
 }
 
-/// One request and what came of it.
+/// One request and its outcome.
 #[derive(Clone, Debug)]
 pub struct ProbeExchange {
     /// Its number in the run, from 1.
@@ -100,7 +100,7 @@ pub struct ProbeExchange {
     pub intent: Intent,
     /// The form of its body.
     pub form: Form,
-    /// The machine.
+    /// The id of the machine that made it.
     pub machine_id: String,
     /// The method.
     pub method: String,
@@ -112,7 +112,7 @@ pub struct ProbeExchange {
     pub request_plain: Vec<u8>,
     /// The body as sent.
     pub request_wire: Bytes,
-    /// What came back.
+    /// The response, or why there is none.
     pub outcome: Result<Answer, Break>,
     /// From the beginning of the request to the end of the response.
     pub elapsed: Duration,
@@ -128,7 +128,7 @@ impl ProbeExchange {
         }
     }
 
-    /// The status, or what happened instead, in a few words.
+    /// The status, or why there is none, in a few words.
     #[must_use]
     pub fn ended(&self) -> String {
         match &self.outcome {
@@ -153,8 +153,8 @@ impl ProbeExchange {
         }
     }
 
-    /// Whether the server did not respond at all, or not in time. A response that was cut, or is
-    /// not HTTP, is one.
+    /// Whether the server did not respond at all, or not in time. A response that was cut off, or
+    /// is not HTTP, counts as a response.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.outcome.as_ref().is_err_and(|broken| match broken.kind {

@@ -1,5 +1,5 @@
-//! Known deviations of a server, pinned in a file: a run then reports what is new and what
-//! is gone.
+//! Known deviations of a server, pinned in a file. A run then reports which deviations are new,
+//! and which pinned ones are gone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +33,7 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
     /// If a line is not a requirement and a verdict, or names a requirement again.
@@ -79,8 +79,8 @@ impl Expectation {
         self.known.get(id).copied()
     }
 
-    /// What a report has besides, and what it lacks. Requirements that the report was not to
-    /// check, or could not, are left out.
+    /// The deviations that only the report has, and those that only this list has. Requirements
+    /// that were not chosen, or could not be tested, are left out.
     #[must_use]
     pub fn compare(&self, report: &Report) -> Deviations {
         let found = Self::of(report);
@@ -111,7 +111,7 @@ impl fmt::Display for Expectation {
 pub struct Deviation {
     /// Its id.
     pub id: &'static str,
-    /// How far.
+    /// Its verdict: fail, warning or unstable.
     pub verdict: Verdict,
 }
 
@@ -120,7 +120,7 @@ pub struct Deviation {
 pub struct Deviations {
     /// Found, and not pinned with that verdict.
     pub new: Vec<Deviation>,
-    /// Pinned, and found with another verdict or none.
+    /// Pinned, and not found with that verdict.
     pub gone: Vec<Deviation>,
 }
 

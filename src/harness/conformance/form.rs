@@ -19,7 +19,7 @@ pub struct Form {
 }
 
 impl Form {
-    /// What an agent sends unless configured otherwise.
+    /// The form that an agent uses by default.
     pub const DEFAULT: Self = Self::new(Transfer::Json, ContentEncoding::Deflate);
 
     /// Every form, in the order in which the one to work with is chosen.
@@ -49,7 +49,7 @@ impl Form {
         }
     }
 
-    /// The requirement that it is accepted.
+    /// The id of the requirement that this form is accepted.
     pub(super) const fn requirement(self) -> &'static str {
         match (self.transfer, self.encoding) {
             (Transfer::Json, ContentEncoding::Deflate) => "ENC-01",

@@ -1,4 +1,4 @@
-//! What a run has left on the server: what was sent and taken.
+//! What a run has left on the server: the machines and events of requests that got a 2xx.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use super::exchange::ProbeExchange;
 use super::probe_events::ProbeEvent;
 use crate::model::Stage;
 
-/// Whether the server may have kept something of it.
+/// Whether the server may have stored something from this exchange.
 fn is_taken(exchange: &ProbeExchange) -> bool {
     exchange.stage.is_some() && matches!(exchange.status(), Some(200..=299))
 }
 
-/// The machines of which the server took a request.
+/// The machines that had a request accepted.
 pub(super) fn machine_ids(mut ids: Vec<String>, exchanges: &[Arc<ProbeExchange>]) -> Vec<String> {
     ids.retain(|id| exchanges.iter().any(|e| e.machine_id == *id && is_taken(e)));
     ids
 }
 
-/// The events that were in an upload which the server took.
+/// The events of uploads that the server accepted.
 pub(super) fn events(
     mut events: Vec<ProbeEvent>,
     exchanges: &[Arc<ProbeExchange>],
@@ -28,7 +28,7 @@ pub(super) fn events(
         .filter(is_upload)
         .map(|upload| String::from_utf8_lossy(&upload.request_plain))
         .collect();
-    // Some have their name left out, or their hash.
+    // Some events are sent without their name or their hash.
     events.retain(|event| {
         let is_in = |upload: &str| {
             upload.contains(&event.file_sha256) || has_name(upload, &event.file_name)
@@ -38,7 +38,7 @@ pub(super) fn events(
     events
 }
 
-/// Whether a name is there that does not go on with another digit.
+/// Whether the text has this name, and not only a longer one that begins with it.
 fn has_name(text: &str, name: &str) -> bool {
     text.match_indices(name)
         .any(|(at, _)| !text[at + name.len()..].starts_with(|next: char| next.is_ascii_digit()))

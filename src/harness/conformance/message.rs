@@ -15,7 +15,7 @@ use crate::protocol::body;
 
 /// A field number that the schema does not have.
 const UNKNOWN_FIELD: u32 = 4000;
-/// The name of a member that the schema does not have.
+/// The name of the unknown member, which the schema does not have.
 pub(super) const UNKNOWN_MEMBER: &str = "probe_unknown_field";
 
 /// JSON whose members keep their order.

@@ -1,12 +1,12 @@
-//! What a run is told.
+//! The options of a run.
 
 use std::time::Duration;
 
 use super::form::Form;
 use crate::model::Secret;
 
-/// How long a run may take: 15 minutes, some ten times what it takes with a server that responds
-/// at once.
+/// How long a run may take by default: 15 minutes, about ten times as long as it takes with a
+/// server that responds at once.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_mins(15);
 
 /// How long the checks wait where a requirement is about time.
@@ -18,7 +18,7 @@ pub struct Waits {
     pub between_pages: Duration,
     /// In the middle of a sync (RULE-08): 70 s.
     pub in_sync: Duration,
-    /// For a server to come back that no longer accepts connections: 5 s.
+    /// For a server that no longer accepts connections to come back: 5 s.
     pub return_of_server: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Default for Waits {
 pub struct WalkLimits {
     /// This many pages: 500.
     pub pages: usize,
-    /// Pages of this many bytes together, decoded: 64 MiB. A run keeps every response.
+    /// The total size of the pages, decoded: 64 MiB. A run keeps every response in memory.
     pub bytes: usize,
     /// This long: 120 s.
     pub time: Duration,
@@ -59,10 +59,10 @@ impl Default for WalkLimits {
     }
 }
 
-/// What a run is told.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
-    /// The form to work in; `None` chooses the first that works.
+    /// The form of requests; `None` chooses the first form that the server accepts.
     pub(super) form: Option<Form>,
     /// Machine ids to use instead of new ones.
     pub(super) machine_ids: Vec<String>,

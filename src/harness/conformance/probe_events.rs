@@ -1,4 +1,4 @@
-//! The events that a run makes up: of no real file, and easy to find afterwards.
+//! The events that a run makes up: they are of no real file, and easy to find afterwards.
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};

@@ -31,7 +31,7 @@ pub struct Report {
     pub schema_version: u32,
     /// The version of this program.
     pub version: &'static str,
-    /// The server, secrets cut.
+    /// The server's base URL, with secrets redacted.
     pub url: String,
     /// When the run began.
     pub started_at: Timestamp,
@@ -41,13 +41,14 @@ pub struct Report {
     pub run_id: String,
     /// The form that the checks worked in; `None` if no form was accepted.
     pub form: Option<Form>,
-    /// Why not every requirement was run; `None` if the run came to its end.
+    /// Why the run ended early; `None` if it was complete.
     pub ended_early: Option<EarlyEnd>,
     /// How many requests were made.
     pub requests: u64,
     /// What a complete rule download brings; `None` if there was none.
     pub rules: Option<RuleFacts>,
-    /// How many requirements have which verdict. ERR-02, which only repeats, is not counted.
+    /// How many requirements have which verdict. ERR-02, which only repeats other findings, is not
+    /// counted.
     pub counts: BTreeMap<Verdict, u64>,
     /// Every requirement that was chosen, in the order of the catalogue.
     pub results: Vec<RequirementResult>,
@@ -67,9 +68,9 @@ pub struct Report {
 pub struct RuleFacts {
     /// Rules that a client holds afterwards.
     pub rules: u64,
-    /// Rules as sent, those included that a client drops.
+    /// Rules that the server sent, including those that a client drops.
     pub received: u64,
-    /// Pages.
+    /// The number of pages.
     pub pages: u64,
     /// Bytes of the largest page, decoded.
     pub largest_page_bytes: u64,
@@ -141,8 +142,8 @@ impl Report {
         self.results.iter().find(|result| result.id.eq_ignore_ascii_case(id))
     }
 
-    /// Compares it with known deviations. From then on [`Self::is_met`], and every form of the
-    /// report, tell new ones and those that are gone from known ones.
+    /// Compares the report with known deviations. From then on [`Self::is_met`], and every form
+    /// of the report, distinguish known, new and gone deviations.
     pub fn expect(&mut self, known: &Expectation) {
         for result in &mut self.results {
             result.pinned = known.verdict(result.id);
@@ -150,7 +151,7 @@ impl Report {
         self.deviations = Some(known.compare(self));
     }
 
-    /// What a result counts for.
+    /// What a result means for the run as a whole.
     pub(super) fn standing(&self, result: &RequirementResult, strict: bool) -> Standing {
         let is_skipped = matches!(result.verdict, Verdict::NotTested | Verdict::NotApplicable);
         // ERR-02 repeats what the others have found.
@@ -177,9 +178,9 @@ impl Report {
         self.results.iter().filter(|result| result.verdict.is_complaint())
     }
 
-    /// Whether the run came to its end, and no requirement failed or was unstable; with `strict`
-    /// no warning either. After [`Self::expect`]: whether the server is as expected. ERR-02,
-    /// which repeats what others have found, does not count.
+    /// Whether the run was complete and no requirement failed or was unstable; with `strict`,
+    /// there must be no warning either. After [`Self::expect`], whether the deviations are the
+    /// known ones. ERR-02, which repeats other findings, does not count.
     #[must_use]
     pub fn is_met(&self, strict: bool) -> bool {
         let is_met = |result| self.standing(result, strict) != Standing::NotMet;

@@ -1,5 +1,5 @@
-//! A client certificate that looks like the configured one and is nobody's: of the same subject
-//! and issuer by name, with another key, and signed by an authority made up for it.
+//! A client certificate that looks like the configured one, but must not be accepted: it has the
+//! same subject and issuer names, another key, and the signature of a made-up CA.
 
 use std::io::{self, Write as _};
 
@@ -11,7 +11,8 @@ use tempfile::NamedTempFile;
 
 use crate::transport::CertificateFacts;
 
-/// Makes such a certificate, and writes it with its key to a file that goes with the value.
+/// Makes such a certificate, and writes it with its key to a file that is deleted when the value
+/// is dropped.
 pub(super) fn write(like: &CertificateFacts) -> io::Result<NamedTempFile> {
     let pem = pem(like).map_err(io::Error::other)?;
     let mut file = NamedTempFile::new()?;
@@ -33,7 +34,8 @@ fn pem(like: &CertificateFacts) -> Result<String, rcgen::Error> {
     Ok([leaf.pem(), issuer.pem(), key.serialize_pem()].concat())
 }
 
-/// Valid from 1975 to 4096, as rcgen has it: that it is not, would be another reason to refuse it.
+/// Valid from 1975 to 4096, rcgen's default: an expired certificate would be refused for another
+/// reason.
 fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -1,4 +1,4 @@
-//! Whole exchanges for writing down.
+//! Exchanges in full, as `--transcript` writes them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -28,7 +28,7 @@ impl TranscriptBody {
     }
 }
 
-/// One exchange, whole, with secrets redacted.
+/// One exchange in full, with secrets redacted.
 #[derive(Clone, Debug, Serialize)]
 pub struct TranscriptEntry {
     /// Its number in the run; reports point at it.
@@ -53,11 +53,11 @@ pub struct TranscriptEntry {
     pub status: Option<u16>,
     /// The response's headers.
     pub response_headers: Vec<(String, String)>,
-    /// The response's body, decoded if it could be; `None` if it did not come whole.
+    /// The response's body, decoded if it could be; `None` if it was not complete.
     pub response_body: Option<TranscriptBody>,
     /// What went wrong, if no complete response came.
     pub broken: Option<BreakKind>,
-    /// The same in words.
+    /// What went wrong, in words.
     pub cause: Option<String>,
     /// How long it took.
     pub elapsed_ms: u64,

@@ -30,7 +30,7 @@ pub enum Verdict {
     NotApplicable,
     /// Could not be tested; the summary says why.
     NotTested,
-    /// Observed, nobody's fault.
+    /// Worth knowing, nobody's fault.
     Info,
     /// Works with limits, or only in some configurations.
     Warning,

@@ -1,4 +1,4 @@
-//! The pages of one rule download, as a client takes them in.
+//! The pages of one rule download, as a client reads them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ pub(super) struct Walk {
     pub(super) rules: Vec<Rule>,
     /// Where each page ends in `rules`.
     pub(super) ends: Vec<usize>,
-    /// All rules, those included that a client drops.
+    /// The number of all rules, including those that a client drops.
     pub(super) received: u64,
-    /// Where it goes on; `None` at the end.
+    /// The cursor of the next page; `None` at the end.
     pub(super) cursor: Option<String>,
     /// Cursors with hashes of the pages that came with them.
     pub(super) seen: HashSet<(String, u64)>,

@@ -1,5 +1,5 @@
-//! The event queue of a simulated host: what is queued is a number, from which the
-//! event itself is made when it is sent.
+//! The event queue of a simulated host. It holds only numbers; an event is made from its number
+//! when it is sent.
 
 mod bundle;
 mod made;
@@ -15,9 +15,9 @@ use crate::model::{EventRow, Now, SettledEvents, Timestamp};
 use crate::protocol::stored::{self, QueuedEvent};
 use crate::store::{Refused, judge_refusal};
 
-/// The most events that a host queues; then the oldest is dropped.
+/// The most events that a host queues; beyond that, the oldest is dropped.
 const MAX_QUEUED: usize = 100_000;
-/// The largest total payload of a batch in bytes, as of the agent's own queue.
+/// The largest total payload of a batch in bytes, the same as in the agent's own queue.
 const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// What the events of some hosts are like.
@@ -25,10 +25,10 @@ const MAX_BATCH_BYTES: usize = 8 << 20;
 pub struct EventTraits {
     /// Their sizes in bytes as protobuf.
     pub bytes: Mix<u32>,
-    /// Of a hundred events, so many report something that was denied.
+    /// The percentage of events that report something denied.
     pub denied_percent: u8,
-    /// Of how many executables the bundle of a denied execution consists; 0 for one
-    /// that is in no bundle.
+    /// The number of executables in the bundle of a denied execution; 0 for an execution that is
+    /// in no bundle.
     pub bundle_binaries: Mix<u32>,
 }
 
@@ -39,11 +39,11 @@ pub(super) struct EventQueue {
     numbers: i64,
     /// Executions and accesses that were denied, and others.
     arrivals: [Arrivals; 2],
-    /// The bundles that the server has heard of.
+    /// The bundles that the server knows of.
     bundles: BTreeMap<Bundle, BundleState>,
 }
 
-/// Independent events, so many an hour on average.
+/// Independent events at an average rate per hour.
 #[derive(Debug)]
 struct Arrivals {
     random: Random,
@@ -224,8 +224,8 @@ impl EventQueue {
         }
     }
 
-    /// The server refused these. Returns whether the one event of the batch has been
-    /// set aside, as the agent's queue does after three syncs.
+    /// Notes that the server refused these events. Returns whether the only event of the batch
+    /// was set aside, which the agent's queue does after three syncs.
     pub(super) fn refuse(&mut self, ids: &[i64], at_once: bool) -> bool {
         let Some(first) = self.pending.iter().find(|event| Some(&event.id) == ids.first()) else {
             return false;

@@ -1,4 +1,4 @@
-//! Carries a plan out: starts hosts, begins their syncs when the agent's own schedule
+//! Carries out a plan: starts hosts, begins their syncs when the agent's own schedule
 //! says so, and plays storms and outages.
 //!
 //! Everything runs on one thread. A host between two syncs is a value and an entry in
@@ -26,7 +26,7 @@ use crate::sync::upload::UploadReport;
 
 /// How long running syncs may take to end once the simulation is over.
 const GRACE: Duration = Duration::from_secs(10);
-/// From one report of progress, and look at the process, to the next.
+/// The time between two reports of progress, and two measurements of the process.
 const TICK: Duration = Duration::from_millis(500);
 
 /// A host and when it syncs.
@@ -36,16 +36,15 @@ struct Slot {
     /// `None` before it has started.
     schedule: Option<Schedule>,
     random: Random,
-    /// What its splay comes from.
+    /// The seed of its splay.
     splay: u64,
     /// A clean sync is to be requested once the one that runs has ended.
     clean_wanted: bool,
-    /// How often it has been planned anew: an older entry of the queue counts for
-    /// nothing.
+    /// How often it has been planned anew: older entries of the queue are ignored.
     plans: u32,
     /// When it uploads between syncs.
     prompt: PromptSchedule,
-    /// When the oldest thing was denied that the server has not heard of.
+    /// The time of the oldest denial that the server does not know of yet.
     denied_at: Option<Duration>,
     /// As `plans`, for [`Due::Wake`].
     wakes: u32,

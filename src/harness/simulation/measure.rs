@@ -1,4 +1,4 @@
-//! What a simulation measures, as its report holds it. Shards are added up.
+//! What a simulation measures, as its report holds it. The figures of shards are added up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,9 +30,9 @@ pub struct Measurements {
     pub token_requests: u64,
     /// Events that the server accepted.
     pub events_uploaded: u64,
-    /// Bundles that the server requested in its responses, each time.
+    /// How often the server requested a bundle in a response.
     pub bundles_requested: u64,
-    /// Of the accepted events, those of executables of requested bundles.
+    /// Accepted events for executables of requested bundles.
     pub bundle_binaries: u64,
     /// Rules that the server sent.
     pub rules_received: u64,
@@ -53,7 +53,7 @@ pub struct SyncCounts {
     pub failed: u64,
     /// A reboot broke them off.
     pub broken_off: u64,
-    /// They ran when the simulation ended.
+    /// They were still running when the simulation ended.
     pub unfinished: u64,
 }
 
@@ -62,7 +62,7 @@ pub struct SyncCounts {
 pub struct PromptUploads {
     /// They began.
     pub begun: u64,
-    /// All that waited was accepted.
+    /// Everything that was queued was accepted.
     pub succeeded: u64,
     /// A request failed; the next sync uploads the events.
     pub failed: u64,
@@ -127,7 +127,7 @@ pub(super) const fn as_float(count: u64) -> f64 {
     count as f64
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
     /// The response was understood.
@@ -152,11 +152,11 @@ pub enum SimulatedEnd {
     BrokenOff,
 }
 
-/// Counts for each of many short times.
+/// Counts over time, in bins of equal length.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Series {
-    /// How long each time is.
+    /// The length of a bin in milliseconds.
     pub bin_ms: u64,
     /// Syncs begun.
     pub begun: Vec<u64>,
@@ -181,12 +181,12 @@ pub struct Series {
     /// How many ran at the last change.
     #[serde(skip)]
     pub(super) running_now: u64,
-    /// Of all attempts that were answered in that time.
+    /// The latency of the attempts that were answered in each bin.
     pub latency: Vec<LatencyHistogram<1>>,
 }
 
 impl Series {
-    /// So many times at most: as many as a plot can show.
+    /// The most bins: as many as a plot can show.
     const MAX_BINS: u128 = 1000;
 
     /// Series for a simulation of that length.

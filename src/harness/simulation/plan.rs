@@ -569,7 +569,10 @@ mod tests {
         assert!(why.ends_with("the simulation ends after 3s: give --for 34s or more"), "{why}");
         let (who, why) = hint(60, 60, 1).expect("a hint");
         assert_eq!(who, "the hosts that start last will not sync");
-        assert!(why.contains("the last one starts after 1m") && why.contains("--for 91s"), "{why}");
+        assert!(
+            why.contains("the last host starts after 1m") && why.contains("--for 91s"),
+            "{why}"
+        );
         assert_eq!((hint(91, 60, 1), hint(3, 1, 100)), (None, None));
     }
 

@@ -8,8 +8,7 @@ use super::plan::SimulationPlan;
 use crate::harness::fixtures::Random;
 use crate::model::{ContentEncoding, HostFacts, MachineId, MachineIdError, Transfer};
 
-/// What the machine id of every simulated host begins with, so that a server's owner
-/// finds them again.
+/// The beginning of the machine id of every simulated host, by which a server's owner finds them.
 pub const MACHINE_ID_START: &str = "51A7A51D-";
 
 /// Who a host is and how it speaks.
@@ -38,7 +37,7 @@ const SYSTEMS: [(&str, &str); 4] =
     [("15.6.1", "24G90"), ("14.7.8", "23H730"), ("26.0.1", "25A362"), ("15.5", "24F74")];
 const MODELS: [&str; 4] = ["Mac15,12", "MacBookPro18,3", "Mac14,2", "Mac16,10"];
 
-/// The build of a version of macOS, if it is one of those that hosts have of themselves.
+/// The build of a version of macOS, if it is one of the default versions.
 pub(super) fn build_of(os_version: &str) -> Option<&'static str> {
     SYSTEMS.into_iter().find(|(version, _)| *version == os_version).map(|(_, build)| build)
 }

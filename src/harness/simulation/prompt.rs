@@ -23,7 +23,7 @@ impl SimulatedHost {
         self.has_synced
     }
 
-    /// Uploads what waits, without a sync.
+    /// Uploads the queued events, without a sync.
     pub async fn upload(&mut self, world: &SharedWorld) -> UploadReport {
         let given = if self.batch_size == 0 { DEFAULT_BATCH_SIZE } else { self.batch_size };
         let ceiling = self.upload_memory.ceiling.unwrap_or(usize::MAX);

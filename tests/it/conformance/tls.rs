@@ -201,7 +201,7 @@ async fn a_proxy_that_cannot_be_gone_through_is_named_with_what_to_do() {
     for (url, set, what, fix) in [
         (&https, proxy(refuses, ""), "status 403 to CONNECT", "that it allows connections"),
         (&https, socks, "is not an http:// proxy", "ExceptionsList"),
-        (&server.url(), http, "is in the way to an http:// server", "ExceptionsList"),
+        (&server.url(), http, "would be used for an http:// server", "ExceptionsList"),
     ] {
         let config = Config::load(&Sources { sets: vec![set], ..Sources::default() }).unwrap();
         let conformance = Conformance::new(url).unwrap().configured(&config.config).unwrap();

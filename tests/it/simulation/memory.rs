@@ -64,7 +64,7 @@ fn the_rules_of_a_download_under_way_count() {
         "{report}"
     );
     let caution =
-        format!("{} of the failed attempts are the simulator&#39;s own", found["simulator_memory"]);
+        format!("{} of the failed attempts are the simulator&#39;s fault", found["simulator_memory"]);
     assert!(report.to_html().contains(&caution));
     let shown = report.to_string();
     let caution = caution.replace("&#39;", "'");

@@ -14,8 +14,8 @@ use crate::model::text::{counted, escaped};
 impl Report {
     /// The report as JUnit XML, with failures if and only if [`Self::is_met`] is false. With
     /// `strict`, warnings are failures too; otherwise they pass and are in the output of their
-    /// case. After [`Self::expect`], known deviations are skipped, new ones and those that are
-    /// gone fail. A run that ended early is an error of a case of its own.
+    /// case. After [`Self::expect`], known deviations are skipped, and new and gone ones are
+    /// failures. A run that ended early is an error in a case of its own.
     ///
     /// # Errors
     /// If `out` cannot be written.

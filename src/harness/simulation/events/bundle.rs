@@ -1,9 +1,9 @@
-//! Bundles: what a server requests once it has heard of one of their executables.
+//! Bundles: a server requests their events once it knows one of their executables.
 
 use crate::harness::fixtures::Random;
 use crate::harness::simulation::plan::Mix;
 
-/// How many bundles of each size the hosts of all simulations have.
+/// How many bundles of each size there are, over all hosts.
 const BUNDLES: u32 = 256;
 
 /// A bundle that is installed on many hosts. Its hash holds both numbers.
@@ -14,7 +14,7 @@ pub(super) struct Bundle {
     number: u32,
 }
 
-/// What the server has to do with a bundle.
+/// What the server knows of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum BundleState {
     /// It has heard of it, or will with the next upload.

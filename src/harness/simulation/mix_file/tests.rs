@@ -78,7 +78,7 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
             "a build belongs to one os_version",
         ),
         (group("share = 3"), 4, "give a count or a share, not both"),
-        (group("") + "[[group]]\nname = \"b\"\n", 6, "give the group a count of hosts"),
+        (group("") + "[[group]]\nname = \"b\"\n", 6, "give the group a count or a share"),
         (group("") + &group(""), 6, "there are two groups with the name \"a\""),
         (group("") + "[[group]]\nname = \"b\"\nshare = 0\n", 7, "a weight from 1 to 1000000"),
         ("description = \"nothing\"".to_owned(), 1, "there is no [[group]] of hosts"),
