@@ -63,8 +63,10 @@ fn the_rules_of_a_download_under_way_count() {
         (0, 0),
         "{report}"
     );
-    let caution =
-        format!("{} of the failed attempts are the simulator&#39;s fault", found["simulator_memory"]);
+    let caution = format!(
+        "{} of the failed attempts are the simulator&#39;s fault",
+        found["simulator_memory"]
+    );
     assert!(report.to_html().contains(&caution));
     let shown = report.to_string();
     let caution = caution.replace("&#39;", "'");
