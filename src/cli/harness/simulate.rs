@@ -82,7 +82,7 @@ pub(super) struct Args {
     /// Events that a host queues per hour (6)
     #[arg(long, value_name = "MIX")]
     events: Option<Mix<u32>>,
-    /// Bytes of an event before compression; about 700 is the least (0)
+    /// Enlarge events to this many bytes before compression; the smallest have about 700 (0)
     #[arg(long, value_name = "MIX")]
     event_bytes: Option<Mix<u32>>,
     /// Share of events that report something denied (10%)

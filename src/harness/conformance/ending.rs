@@ -93,7 +93,7 @@ impl EarlyEnd {
 
     /// No first request was of use.
     pub(super) fn nothing_can_be_tested(broken: Broken) -> Self {
-        let cause = format!("nothing can be tested: see {}", broken.by);
+        let cause = format!("nothing can be tested; see {}", broken.by);
         Self { broken: Some(broken), ..Self::new(EarlyEndKind::NoResponse, cause) }
     }
 

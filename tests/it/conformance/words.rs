@@ -84,6 +84,8 @@ fn the_harm_is_that_of_what_was_found() {
         (Misbehaviour::Rule02Policy, "RULE-02", "drop such a rule"),
         (Misbehaviour::Rule02WrongName, "RULE-02", "has no effect"),
         (Misbehaviour::Enc06Error, "ENC-06", "looks like an outage"),
+        (Misbehaviour::Post04Error, "POST-04", "in vain"),
+        (Misbehaviour::Post04Counts, "POST-04", "never gets them"),
         (Misbehaviour::Enc06NotRead, "ENC-06", "nothing was read"),
     ] {
         let found = result(server().misbehave(misbehaviour), id);

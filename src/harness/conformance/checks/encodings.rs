@@ -207,11 +207,11 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let request = labelled(&machine, "br", GARBAGE.to_vec());
     let brotli = machine.send(request).await;
     if brotli.is(200) {
-        let said = "a body labelled br, which it is not: 200";
+        let said = "a body that is not brotli, with Content-Encoding br: 200";
         let found = Judgement::fail(said).harms("agents take it as success, but nothing was read");
         judgement = judgement.and(found.at(brotli.number));
     } else if brotli.is_server_error() {
-        let said = format!("a body labelled br: {}", brotli.ended());
+        let said = format!("a body with Content-Encoding br: {}", brotli.ended());
         let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
         judgement = judgement.and(found.at(brotli.number));
     }
@@ -259,7 +259,7 @@ pub(super) async fn damaged_bodies(probe: &Probe, id: &'static str) -> Checked {
     };
     let request = machine.request_of_bytes(Stage::Preflight, broken_message.to_vec());
     let exchange = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
-    judgement = judgement.and(refused_at_once("a broken preflight message", &exchange));
+    judgement = judgement.and(refused_at_once("a damaged preflight message", &exchange));
     if probe.options.events {
         machine.preflight(Wish::Clean).await?;
         let broken_message: &[u8] = if probe.form().is_json() {
@@ -269,7 +269,7 @@ pub(super) async fn damaged_bodies(probe: &Probe, id: &'static str) -> Checked {
         };
         let request = machine.request_of_bytes(Stage::EventUpload, broken_message.to_vec());
         let exchange = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
-        let mut found = refused_at_once("a broken upload", &exchange);
+        let mut found = refused_at_once("a damaged upload", &exchange);
         if exchange.is(200) {
             found.said.push_str("; its events would be lost");
         }
@@ -318,7 +318,7 @@ fn refused_at_once(what: &str, exchange: &ProbeExchange) -> Judgement {
         Some(Stage::EventUpload) if exchange.is(200) => {
             judgement.harms("the agent deletes its events, but the server does not have them")
         }
-        _ if exchange.is(200) => judgement.harms("a damaged request counts as read"),
+        _ if exchange.is(200) => judgement.harms("a damaged request looks as if it was read"),
         _ => judgement.harms("agents retry what can never succeed"),
     };
     judgement.at(exchange.number)

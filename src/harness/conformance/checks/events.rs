@@ -225,7 +225,7 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
 
 /// EVENT-10, over all uploads.
 pub(super) fn responses(probe: &Probe) -> Judgement {
-    let mut judgement = Judgement::not_tested("no upload was answered");
+    let mut judgement = Judgement::not_tested("no upload got a 200");
     for exchange in probe.client.exchanges() {
         if exchange.stage != Some(Stage::EventUpload) || !exchange.is(200) {
             continue;

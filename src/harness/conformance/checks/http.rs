@@ -339,7 +339,7 @@ fn media_types(probe: &Probe) -> Judgement {
         let expected = exchange.form.transfer.content_type();
         (!media_type.eq_ignore_ascii_case(expected)).then(|| {
             let stage = exchange.stage.map_or("", Stage::name);
-            Judgement::info(format!("{stage} is labelled {named}, not {expected}"))
+            Judgement::info(format!("{stage} has Content-Type {named}, not {expected}"))
                 .at(exchange.number)
         })
     });

@@ -21,7 +21,7 @@ pub(super) async fn upper_case_uuid(probe: &Probe, id: &'static str) -> Checked 
         let said = if probe.options.machine_ids.is_empty() {
             format!("upper case gets {}, lower case is accepted", trial.exchange.ended())
         } else {
-            format!("the machine ids given get {}", trial.exchange.ended())
+            format!("the ids of --machine-id get {}", trial.exchange.ended())
         };
         return Ok(Judgement::fail(said).at(trial.exchange.number));
     }
@@ -30,7 +30,7 @@ pub(super) async fn upper_case_uuid(probe: &Probe, id: &'static str) -> Checked 
     if probe.options.machine_ids.is_empty() {
         return Ok(Judgement::pass());
     }
-    Ok(Judgement::info("tested with the machine ids given"))
+    Ok(Judgement::info("tested with the ids of --machine-id"))
 }
 
 /// ID-02.

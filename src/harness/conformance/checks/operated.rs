@@ -164,7 +164,7 @@ pub(super) async fn requested_clean_sync(probe: &Probe, id: &'static str) -> Che
     if is_clean(second.sync_type) {
         return Ok(Judgement::pass());
     }
-    let said = "a preflight that got no further has used the request up";
+    let said = "a preflight without the rest of the sync has used up the request";
     Ok(Judgement::warning(said).at(second.exchange.number))
 }
 

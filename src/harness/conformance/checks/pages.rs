@@ -167,7 +167,9 @@ pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked 
     let walk = machine.rest(walk).await?;
     machine.commit(preflight.sync_type, &walk);
     match machine.table.difference(&base.set) {
-        None => Ok(Judgement::info("an unusable cursor starts from the beginning").at(at)),
+        None => {
+            Ok(Judgement::info("an unusable cursor gets the download from the beginning").at(at))
+        }
         Some(difference) => {
             Ok(Judgement::warning(format!("an unusable cursor brings {difference}")).at(at))
         }

@@ -15,7 +15,7 @@ use crate::protocol::{preflight, wire};
 
 /// POST-01, over all postflights.
 pub(super) fn responses(probe: &Probe) -> Judgement {
-    let mut judgement = Judgement::not_tested("no postflight was answered");
+    let mut judgement = Judgement::not_tested("no postflight got a 200");
     for exchange in probe.client.exchanges() {
         if exchange.stage != Some(Stage::Postflight) || !exchange.is(200) {
             continue;
@@ -138,8 +138,9 @@ pub(super) async fn confirms_nothing(probe: &Probe, id: &'static str) -> Checked
         let empty = request(&machine, &message(&machine, done.sync_type, &walk));
         let exchange = machine.send(empty).await;
         if exchange.is_server_error() {
-            let said = format!("a postflight of nothing: {}", exchange.ended());
-            judgement = judgement.and(Judgement::warning(said).at(exchange.number));
+            let said = format!("a postflight that confirms no rules: {}", exchange.ended());
+            let found = Judgement::warning(said).harms("agents retry the postflight in vain");
+            judgement = judgement.and(found.at(exchange.number));
             continue;
         }
         machine.table = RuleTable::default();
@@ -151,12 +152,12 @@ pub(super) async fn confirms_nothing(probe: &Probe, id: &'static str) -> Checked
         let found = match (downloads, comes_again.verdict == Verdict::Pass) {
             (_, true) => Judgement::pass(),
             (false, false) => Judgement::warning(format!(
-                "a postflight without a download counts as delivery: {}",
+                "after a postflight without a download, the rules count as delivered: {}",
                 comes_again.said
             ))
             .at(exchange.number),
             (true, false) => {
-                Judgement::info("a postflight that processed none of the rules counts as delivery")
+                Judgement::info("rules count as delivered although postflight says none was stored")
                     .at(exchange.number)
             }
         };

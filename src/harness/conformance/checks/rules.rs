@@ -23,7 +23,7 @@ const MAX_NAMED: usize = 3;
 
 /// RULE-01, over all pages.
 pub(super) fn page_shape(probe: &Probe) -> Judgement {
-    let mut judgement = Judgement::not_tested("no rule page was answered");
+    let mut judgement = Judgement::not_tested("no rule download got a 200");
     for exchange in probe.client.exchanges() {
         let is_page = exchange.stage == Some(Stage::RuleDownload);
         if !is_page || !exchange.is(200) || exchange.intent != Intent::WellFormed {
@@ -33,12 +33,12 @@ pub(super) fn page_shape(probe: &Probe) -> Judgement {
         let found = match exchange.message() {
             Err(why) => Judgement::fail(why).at(exchange.number),
             Ok(_) if is_empty && exchange.form.is_json() => {
-                Judgement::info("an empty body stands for no rules").at(exchange.number)
+                Judgement::info("if there are no rules, the body is empty").at(exchange.number)
             }
             Ok(message) => match message.get("rules") {
                 None | Some(Value::Array(_)) => Judgement::pass(),
                 Some(Value::Null) => {
-                    Judgement::info("rules is null where there are none").at(exchange.number)
+                    Judgement::info("if there are no rules, `rules` is null").at(exchange.number)
                 }
                 Some(other) => Judgement::fail(format!("rules is {}, not a list", shown(other)))
                     .at(exchange.number),

@@ -68,13 +68,13 @@ fn each(probe: &Probe, judge: impl Fn(&Value) -> Judgement) -> Judgement {
     match worst {
         Some(worst) if worst.verdict == Verdict::Pass => Judgement::pass(),
         Some(worst) => worst,
-        None => Judgement::not_tested("no preflight was answered"),
+        None => Judgement::not_tested("no preflight got a 200"),
     }
 }
 
 /// PRE-01.
 pub(super) fn readable(probe: &Probe) -> Judgement {
-    let mut judgement = Judgement::not_tested("no preflight was answered");
+    let mut judgement = Judgement::not_tested("no preflight got a 200");
     for exchange in preflights(probe) {
         // The trials of forms were answered, too; ENC-04 is about those of protobuf.
         let is_trial = exchange.requirement == "ENC-01" && exchange.form.is_json();
@@ -219,7 +219,7 @@ fn sync_type_of(message: &Value) -> Judgement {
     let clean_sync = member(message, &["clean_sync", "cleanSync"]).and_then(Value::as_bool);
     let Some(value) = member(message, &["sync_type", "syncType"]) else {
         return Judgement::info(match clean_sync {
-            Some(_) => "clean_sync stands for sync_type",
+            Some(_) => "clean_sync is sent instead of sync_type",
             None => "no sync_type: every sync is NORMAL",
         });
     };
