@@ -202,9 +202,7 @@ impl SimulationReport {
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(Shard::to_string).collect();
             let names = names.join(", ");
-            cautions.push(format!(
-                "The figures do not cover all hosts: the reports of shards {names} are missing."
-            ));
+            cautions.push(format!("The figures do not cover all hosts; missing shards: {names}."));
         }
         if self.shards.iter().any(|run| run.is_stopped) {
             let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
