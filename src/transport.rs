@@ -53,6 +53,8 @@ pub use options::HostOptions;
 pub use options::{ClientCertificate, Roots, Timeouts, TransportOptions};
 pub use proxy::{ProxyRoute, SYSTEM_SETTINGS};
 #[cfg(feature = "harness")]
+pub use redaction::MIN_SECRET_BYTES;
+#[cfg(feature = "harness")]
 pub use response_budget::{BudgetExhausted, BudgetShare, ResponseBudget};
 
 use crate::failure::{Failure, FailureKind};

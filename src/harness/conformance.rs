@@ -54,6 +54,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use std::{fmt, io};
 
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -75,7 +76,7 @@ use crate::failure::{Failure, Remedy};
 use crate::model::text::counted;
 use crate::model::{BaseUrl, BaseUrlError, MachineId, MachineIdError, Secret};
 use crate::sync::{self, Stop};
-use crate::transport::TransportOptions;
+use crate::transport::{MIN_SECRET_BYTES, TransportOptions};
 use client::ProbeClient;
 use options::Options;
 use probe::{Outcome, Probe};
@@ -94,6 +95,9 @@ pub enum ConformanceError {
     /// A machine id is not valid.
     #[error(transparent)]
     MachineId(#[from] MachineIdError),
+    /// A text that is to be redacted is too short to be looked for.
+    #[error("a secret must have at least {MIN_SECRET_BYTES} bytes: shorter ones are not redacted")]
+    ShortSecret,
     /// `only` or `skip` names a requirement that does not exist.
     #[error("no requirement is called {0}")]
     UnknownRequirement(String),
@@ -123,6 +127,7 @@ impl Remedy for ConformanceError {
             Self::Url(error) => error.fix().into(),
             Self::Credentials(failure) => return failure.fix.clone(),
             Self::MachineId(_) => "give another machine id".into(),
+            Self::ShortSecret => "give the whole token, or none".into(),
             Self::NothingChosen => "skip fewer requirements than were chosen".into(),
             Self::UnknownRequirement(_) => {
                 "give ids such as CLEAN-04, or the beginning of some, such as CLEAN".into()
@@ -238,11 +243,27 @@ impl Conformance {
         Ok(self)
     }
 
-    /// Treats this text as a secret, besides what is known as one: it is struck out of
-    /// everything, and as a segment of the URL's path it is a credential.
-    pub fn secret(mut self, text: impl Into<String>) -> Self {
-        self.options.secrets.push(Secret::new(text.into()));
-        self
+    /// Treats this text as a secret, besides what is known as one: it is redacted
+    /// everywhere, and as a segment of the URL's path it is a credential.
+    ///
+    /// # Errors
+    /// If it has fewer than 5 bytes, which would not be looked for.
+    pub fn secret(mut self, text: impl Into<String>) -> Result<Self, ConformanceError> {
+        let text = text.into();
+        if text.len() < MIN_SECRET_BYTES {
+            return Err(ConformanceError::ShortSecret);
+        }
+        self.options.secrets.push(Secret::new(text));
+        Ok(self)
+    }
+
+    /// How many of the secrets are nowhere in the URL.
+    #[must_use]
+    pub fn secrets_beside_the_url(&self) -> usize {
+        let url = self.transport.base_url.as_url().as_str();
+        let path = percent_decode_str(url).decode_utf8_lossy();
+        let is_there = |text: &str| url.contains(text) || path.contains(text);
+        self.options.secrets.iter().filter(|secret| !is_there(secret.expose())).count()
     }
 
     /// Uploads no events.

@@ -15,7 +15,7 @@ use patterns::Patterns;
 
 /// Shorter secrets are not looked for in other texts: they would match words
 /// that mean something else.
-const MIN_SECRET_BYTES: usize = 5;
+pub const MIN_SECRET_BYTES: usize = 5;
 
 /// The same for values inside of a secret, which may be flags and words.
 const MIN_VALUE_BYTES: usize = 8;
@@ -91,7 +91,7 @@ impl Redaction {
     }
 
     /// The bytes with a mask in place of every secret.
-    #[cfg(feature = "harness")]
+    #[cfg(any(test, feature = "harness"))]
     pub(super) fn apply_to_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         masked(bytes, self.places(bytes))
     }

@@ -133,6 +133,7 @@ impl From<ConformanceError> for Error {
         let exit = match error {
             ConformanceError::Url(_)
             | ConformanceError::MachineId(_)
+            | ConformanceError::ShortSecret
             | ConformanceError::UnknownRequirement(_)
             | ConformanceError::NothingChosen
             | ConformanceError::Refused(_) => crate::cli::error::EXIT_USAGE,
@@ -205,7 +206,7 @@ fn conformance(global: &Global, args: &Args) -> Result<Conformance, Error> {
         conformance = conformance.form(form);
     }
     for secret in &args.secrets {
-        conformance = conformance.secret(secret);
+        conformance = conformance.secret(secret)?;
     }
     if args.no_events {
         conformance = conformance.without_events();
@@ -239,6 +240,14 @@ fn announce(args: &Args, conformance: &Conformance) -> Result<(), Error> {
         counted(estimate.requests, "request"),
         estimate.per_page,
     ));
+    let elsewhere = conformance.secrets_beside_the_url();
+    if elsewhere > 0 {
+        output::note(format!(
+            "{} of --secret not in the URL: if it should be, check the spelling, because the token \
+             is shown otherwise",
+            counted(elsewhere as u64, "text")
+        ));
+    }
     if conformance.makes_up_machines() || args.yes {
         return Ok(());
     }

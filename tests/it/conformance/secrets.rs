@@ -179,6 +179,14 @@ fn a_token_in_the_path_is_a_credential_where_it_is_said_to_be() {
     let report: Value = serde_json::from_slice(&unsaid.stdout).unwrap();
     assert_eq!(report["results"][1]["verdict"], "not_applicable");
 
+    for short in ["", "sync"] {
+        let refused = run(&server.url(), &["--secret", short]);
+        assert_eq!(refused.status.code(), Some(64));
+        assert!(stderr(&refused).contains("at least 5 bytes"), "{}", stderr(&refused));
+    }
+    let misspelt = run(&server.url(), &["--only", "HTTP-01", "--secret", "QwErTyUiXXX"]);
+    assert!(stderr(&misspelt).contains("1 text of --secret not in the URL"));
+
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("run.jsonl");
     let more = ["--secret", token, "--transcript", file.to_str().unwrap()];
