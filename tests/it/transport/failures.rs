@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use santa_sync::failure::{Failure, FailureKind};
 use santa_sync::model::{Proxy, ProxyServer, ProxySettings, Secret, Stage};
-use santa_sync::transport::{
-    ClientCertificate, ResponseBudget, Roots, Transport, TransportOptions,
-};
+use santa_sync::transport::{ClientCertificate, Roots, Transport, TransportOptions};
 use strum::VariantArray as _;
 
 use super::http2::http_1_1_required;
@@ -215,14 +213,6 @@ async fn every() -> Vec<(&'static str, FailureKind, Failure)> {
         ("HTTP/1.1 required", Kind::Http11Required, http_1_1_required().await),
         ("wrong encoding", Kind::BadEncoding, status(200, "Content-Encoding: br\r\n", "???").await),
         ("too large", Kind::TooLarge, status(200, "", &" ".repeat(1001)).await),
-        ("no memory left", Kind::SimulatorMemory, {
-            let body = answer(200, "", " ".repeat(100_000));
-            replied_with(Reply::Keep(body), |options| {
-                options.max_body = 1 << 20;
-                options.response_budget = Some(ResponseBudget::new(64 << 10));
-            })
-            .await
-        }),
         (
             "no proxy URL",
             Kind::MalformedUrl,
@@ -276,10 +266,25 @@ async fn http_3_every_kind_of_the_transport_has_a_cause() {
         FailureKind::Cancelled,
         FailureKind::DiskFull,
         FailureKind::Store,
+        FailureKind::SimulatorMemory,
     ];
     for kind in FailureKind::VARIANTS {
         assert!(caused.contains(kind) != elsewhere.contains(kind), "{kind}");
     }
+}
+
+/// A response for which a simulator has no memory left is told from one that is too large.
+#[cfg(feature = "harness")]
+#[tokio::test]
+async fn http_8_a_response_without_memory_left_has_a_kind_of_its_own() {
+    let body = answer(200, "", " ".repeat(100_000));
+    let failure = replied_with(Reply::Keep(body), |options| {
+        options.max_body = 1 << 20;
+        options.response_budget = Some(santa_sync::transport::ResponseBudget::new(64 << 10));
+    })
+    .await;
+    assert_eq!(failure.kind, FailureKind::SimulatorMemory, "{failure}");
+    assert!(failure.message.contains("larger than 65536 bytes"), "{failure}");
 }
 
 #[tokio::test]

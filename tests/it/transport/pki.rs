@@ -127,6 +127,7 @@ pub(crate) enum Clients {
     WithCertificate,
     MayShowCertificate,
     /// Whoever issued it.
+    #[cfg_attr(not(feature = "harness"), expect(dead_code, reason = "for conformance"))]
     WithAnyCertificate,
 }
 
