@@ -303,20 +303,21 @@ impl ProbeClient {
         let path = self.full_path(&request);
         let headers = self.headers(&request);
         let started = self.elapsed();
-        let began = AtomicU16::new(0);
+        let response_status = AtomicU16::new(0);
         let attempt = async {
             let was_kept = connection.sender.is_some();
-            let outcome = self.exchange(connection, &request, &path, &headers, &began).await;
+            let status = &response_status;
+            let outcome = self.exchange(connection, &request, &path, &headers, status).await;
             let is_stale = matches!(&outcome, Err(broken) if broken.kind == BreakKind::Closed);
             if was_kept && is_stale && !connection.strict {
-                return self.exchange(connection, &request, &path, &headers, &began).await;
+                return self.exchange(connection, &request, &path, &headers, status).await;
             }
             outcome
         };
         let timed = tokio::time::timeout(self.request_timeout, attempt).await;
         let outcome = timed.unwrap_or_else(|_| {
             let limit = self.request_timeout;
-            let status = Some(began.load(Ordering::Relaxed)).filter(|status| *status > 0);
+            let status = Some(response_status.load(Ordering::Relaxed)).filter(|status| *status > 0);
             let what = match status {
                 None => format!("no response within {limit:?}"),
                 Some(_) => format!("the response had begun but was not complete within {limit:?}"),
@@ -353,6 +354,7 @@ impl ProbeClient {
             request_wire: request.wire.into(),
             outcome,
             elapsed,
+            began: started,
         });
         exchanges.push(Arc::clone(&exchange));
         drop(exchanges);

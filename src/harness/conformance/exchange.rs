@@ -116,6 +116,8 @@ pub struct ProbeExchange {
     pub outcome: Result<Answer, Break>,
     /// From the beginning of the request to the end of the response.
     pub elapsed: Duration,
+    /// When the request began, since the start of the run's clock.
+    pub(super) began: Duration,
 }
 
 impl ProbeExchange {
@@ -161,6 +163,20 @@ impl ProbeExchange {
             BreakKind::Connect | BreakKind::Tls | BreakKind::Closed | BreakKind::Timeout => true,
             BreakKind::Cut | BreakKind::NotHttp | BreakKind::TooLarge => false,
         })
+    }
+
+    /// Whether a response came, of use or not. One that was cut off does not count: its server
+    /// may have been killed while it wrote.
+    pub(super) fn has_response(&self) -> bool {
+        match &self.outcome {
+            Ok(_) => true,
+            Err(broken) => matches!(broken.kind, BreakKind::NotHttp | BreakKind::TooLarge),
+        }
+    }
+
+    /// When the request ended, since the start of the run's clock.
+    pub(super) const fn ended_at(&self) -> Duration {
+        self.began.saturating_add(self.elapsed)
     }
 
     /// Whether a complete response refused the request.

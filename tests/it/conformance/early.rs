@@ -377,6 +377,51 @@ fn what_was_found_before_the_server_went_away_is_kept() {
     assert_eq!(report.result("PRE-10").unwrap().verdict, Verdict::NotTested);
 }
 
+/// A server that is killed while it handles an upload: whether or not its response had begun,
+/// the upload says nothing of it.
+#[test]
+fn requests_that_a_server_did_not_survive_are_not_held_against_it() {
+    for has_begun in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut postflights = 0;
+            loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let Some((head, _)) = request(&stream) else { continue };
+                postflights += u32::from(head.contains("/postflight/"));
+                // The first sync and that of the check are over.
+                if postflights == 2 && head.contains("/eventupload/") {
+                    drop(listener);
+                    if has_begun {
+                        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{{");
+                    }
+                    return;
+                }
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
+                     Content-Length: 2\r\n\r\n{{}}"
+                );
+            }
+        });
+        let form = "json-none".parse().unwrap();
+        let conformance = conformance(&url).form(form).only(["EVENT-11"]);
+        let report = conformance.run_blocking().unwrap().report;
+        assert_eq!(complaints(&report), [""; 0]);
+        let result = report.result("EVENT-11").unwrap();
+        assert_eq!(result.summary, "not run: no request gets a usable response");
+        let cause = report.ended_early.unwrap().cause;
+        let (lost, last) = (report.requests - 1, report.requests);
+        let answered = lost - 1;
+        let expected = format!(
+            "the server went away after exchange {answered}; exchange {lost} (EVENT-11): the "
+        );
+        assert!(cause.starts_with(&expected), "{cause}");
+        assert!(cause.contains(&format!("; exchange {last} (EVENT-11): no connection")), "{cause}");
+    }
+}
+
 #[test]
 fn nothing_is_left_on_a_server_that_took_nothing() {
     let url = listener(|mut stream| {

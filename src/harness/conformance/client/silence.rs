@@ -37,10 +37,10 @@ impl ProbeClient {
     /// requests count that it has no reason to refuse.
     pub(in crate::harness::conformance) async fn falls_silent(&self) -> Silence {
         loop {
-            let silent = lock(&self.silent).clone();
             if let Some(first) = lock(&self.gone).clone() {
-                return self.gone_since(silent, first);
+                return self.gone_since(first);
             }
+            let silent = lock(&self.silent).clone();
             if silent.len() >= MAX_SILENT {
                 return Silence::NoResponses(silent);
             }
@@ -48,19 +48,30 @@ impl ProbeClient {
         }
     }
 
-    fn gone_since(
-        &self,
-        mut silent: Vec<Arc<ProbeExchange>>,
-        first: Arc<ProbeExchange>,
-    ) -> Silence {
-        silent.retain(|exchange| exchange.number < first.number);
-        silent.push(first);
-        let since = silent.iter().map(|exchange| exchange.number).min().unwrap_or_default();
+    fn gone_since(&self, first: Arc<ProbeExchange>) -> Silence {
+        let mut lost = self.lost_at_the_end();
+        lost.retain(|exchange| exchange.number < first.number);
         let exchanges = self.every_exchange();
-        let is_answered =
-            |exchange: &&Arc<ProbeExchange>| exchange.number < since && exchange.outcome.is_ok();
+        let is_answered = |exchange: &&Arc<ProbeExchange>| {
+            exchange.number < first.number && exchange.has_response()
+        };
         let answered = exchanges.iter().rfind(is_answered).map_or(0, |exchange| exchange.number);
-        Silence::Gone { exchanges: silent, answered }
+        lost.push(first);
+        Silence::Gone { exchanges: lost, answered }
+    }
+
+    /// Requests that got no response, or not all of one, where none that began later got one:
+    /// the server may have ended meanwhile. Requests made aside are not among them.
+    pub(in crate::harness::conformance) fn lost_at_the_end(&self) -> Vec<Arc<ProbeExchange>> {
+        let mut exchanges = self.every_exchange();
+        let responded = exchanges.iter().filter(|exchange| exchange.has_response());
+        let last = responded.map(|exchange| exchange.began).max().unwrap_or_default();
+        exchanges.retain(|exchange| {
+            !exchange.has_response()
+                && exchange.intent != Intent::Aside
+                && last < exchange.ended_at()
+        });
+        exchanges
     }
 
     /// Whether a request that got no connection is to be made again: a server that is being

@@ -1,11 +1,9 @@
 //! What becomes of a run that ends early: what is known is kept, the rest is marked as not run.
 
-use std::sync::Arc;
-
 use super::{LAST, Runner, chosen, leave_clean};
 use crate::harness::conformance::checks::{self, OVER_ALL};
 use crate::harness::conformance::ending::{EarlyEnd, EarlyEndKind};
-use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
+use crate::harness::conformance::exchange::BreakKind;
 use crate::harness::conformance::machine::{Broken, Wish, accepted};
 use crate::harness::conformance::probe::{FormTrial, Probe};
 use crate::harness::conformance::verdict::Judgement;
@@ -33,19 +31,15 @@ pub(super) async fn cannot_talk(probe: &Probe, trials: &[FormTrial]) -> Option<E
 /// The end of a run whose last requests got no response, where another one gets none either.
 /// They are too few to end it, and say nothing of what they were made for.
 pub(super) async fn silent_at_the_end(probe: &Probe) -> Option<EarlyEnd> {
-    let exchanges = probe.client.exchanges();
-    let is_meant = |exchange: &&Arc<ProbeExchange>| exchange.intent != Intent::Aside;
-    let last = exchanges.iter().rev().filter(is_meant);
-    let mut silent: Vec<_> = last.take_while(|exchange| exchange.is_silent()).cloned().collect();
-    if silent.is_empty() {
+    let mut lost = probe.client.lost_at_the_end();
+    if lost.is_empty() {
         return None;
     }
     let mut machine = probe.machine("HTTP-01");
     // Whatever it is answered.
     let _ = machine.preflight(Wish::Clean).await;
-    silent.insert(0, probe.client.exchanges().last().filter(|last| last.is_silent())?.clone());
-    silent.reverse();
-    Some(EarlyEnd::fell_silent(&silent))
+    lost.push(probe.client.exchanges().last().filter(|last| last.is_silent())?.clone());
+    Some(EarlyEnd::fell_silent(&lost))
 }
 
 /// Settles every requirement that is still open.
