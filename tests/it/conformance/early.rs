@@ -412,13 +412,16 @@ fn requests_that_a_server_did_not_survive_are_not_held_against_it() {
         let result = report.result("EVENT-11").unwrap();
         assert_eq!(result.summary, "not run: no request gets a usable response");
         let cause = report.ended_early.unwrap().cause;
-        let (lost, last) = (report.requests - 1, report.requests);
+        let (lost, refused) = (report.requests - 1, report.requests);
         let answered = lost - 1;
         let expected = format!(
             "the server went away after exchange {answered}; exchange {lost} (EVENT-11): the "
         );
         assert!(cause.starts_with(&expected), "{cause}");
-        assert!(cause.contains(&format!("; exchange {last} (EVENT-11): no connection")), "{cause}");
+        assert!(
+            cause.contains(&format!("; exchange {refused} (EVENT-11): no connection")),
+            "{cause}"
+        );
     }
 }
 
