@@ -7,7 +7,7 @@ mod silence;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName,
     HeaderValue, USER_AGENT,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 
 pub(super) use request::{Credentials, ProbeRequest, stage_path};
 pub(super) use silence::Silence;
@@ -85,12 +85,18 @@ pub(super) struct ProbeClient {
     exchanges: Mutex<Vec<Arc<ProbeExchange>>>,
     /// The last requests, as far as they got no response.
     silent: Mutex<Vec<Arc<ProbeExchange>>>,
-    /// The request since which the server accepts no connection.
+    /// The request since which the server accepts no connection, or responds to none.
     gone: Mutex<Option<Arc<ProbeExchange>>>,
     /// Told of each of them.
     silence: Notify,
     /// How long a server that accepts no connection is given to come back.
     return_time: Duration,
+    /// How long a server that let a request time out is given to respond to another.
+    hung_time: Duration,
+    /// The first preflight that was answered with 200, and how long that took.
+    answered_preflight: OnceLock<(ProbeRequest, Duration)>,
+    /// Held by the request that finds out whether the server hangs.
+    hang_check: AsyncMutex<()>,
     /// Exchanges from this number on say nothing of the server.
     disregarded_from: AtomicU64,
     clock: SystemClock,
@@ -149,6 +155,9 @@ impl ProbeClient {
             gone: Mutex::default(),
             silence: Notify::new(),
             return_time: told.waits.return_of_server,
+            hung_time: told.waits.hung_server,
+            answered_preflight: OnceLock::new(),
+            hang_check: AsyncMutex::default(),
             disregarded_from: AtomicU64::new(u64::MAX),
             clock: SystemClock::new(),
         })
@@ -283,20 +292,25 @@ impl ProbeClient {
         request: ProbeRequest,
     ) -> Arc<ProbeExchange> {
         for _ in 0..MAX_WAITS_FOR_RATE {
-            let exchange = self.send_once(connection, request.clone()).await;
+            let exchange = self.send_once(connection, request.clone(), self.request_timeout).await;
             if self.comes_back(&exchange).await {
                 continue;
             }
+            self.note_answered_preflight(&request, &exchange);
+            self.look_whether_it_hangs(&exchange).await;
             let Some(wait) = asked_to_wait(&exchange) else { return exchange };
             self.sleep(wait).await;
         }
-        self.send_once(connection, request).await
+        let exchange = self.send_once(connection, request, self.request_timeout).await;
+        self.look_whether_it_hangs(&exchange).await;
+        exchange
     }
 
     async fn send_once(
         &self,
         connection: &mut KeptConnection,
         request: ProbeRequest,
+        limit: Duration,
     ) -> Arc<ProbeExchange> {
         // Never closed.
         let _permit = self.permits.acquire().await;
@@ -314,9 +328,8 @@ impl ProbeClient {
             }
             outcome
         };
-        let timed = tokio::time::timeout(self.request_timeout, attempt).await;
+        let timed = tokio::time::timeout(limit, attempt).await;
         let outcome = timed.unwrap_or_else(|_| {
-            let limit = self.request_timeout;
             let status = Some(response_status.load(Ordering::Relaxed)).filter(|status| *status > 0);
             let what = match status {
                 None => format!("no response within {limit:?}"),

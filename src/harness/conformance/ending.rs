@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::client::Silence;
-use super::exchange::ProbeExchange;
+use super::exchange::{BreakKind, ProbeExchange};
 use super::machine::Broken;
 use super::probe::Probe;
 use super::verdict::Judgement;
@@ -73,9 +73,17 @@ impl EarlyEnd {
         Self { exchanges, ..Self::new(EarlyEndKind::NoResponse, cause) }
     }
 
-    /// The server has responded before, and its port is closed.
+    /// The server has responded before. Its port is closed, or it hangs whatever it is asked.
     fn went_away(exchanges: &[std::sync::Arc<ProbeExchange>], answered: u64) -> Self {
-        let mut cause = format!("the server went away after exchange {answered}");
+        let is_refused = |exchange: &std::sync::Arc<ProbeExchange>| {
+            exchange.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Connect)
+        };
+        let what = if exchanges.last().is_some_and(is_refused) {
+            "went away"
+        } else {
+            "stopped responding"
+        };
+        let mut cause = format!("the server {what} after exchange {answered}");
         for exchange in exchanges {
             let (number, requirement) = (exchange.number, exchange.requirement);
             let ended = exchange.ended();

@@ -20,6 +20,8 @@ pub struct Waits {
     pub in_sync: Duration,
     /// For a server that no longer accepts connections to come back: 5 s.
     pub return_of_server: Duration,
+    /// For a server that let a request time out to respond to another: 30 s.
+    pub hung_server: Duration,
 }
 
 impl Waits {
@@ -27,7 +29,13 @@ impl Waits {
     #[must_use]
     pub const fn none() -> Self {
         let nothing = Duration::ZERO;
-        Self { idle: nothing, between_pages: nothing, in_sync: nothing, return_of_server: nothing }
+        Self {
+            idle: nothing,
+            between_pages: nothing,
+            in_sync: nothing,
+            return_of_server: nothing,
+            hung_server: nothing,
+        }
     }
 }
 
@@ -38,6 +46,7 @@ impl Default for Waits {
             between_pages: Duration::from_secs(10),
             in_sync: Duration::from_secs(70),
             return_of_server: Duration::from_secs(5),
+            hung_server: Duration::from_secs(30),
         }
     }
 }

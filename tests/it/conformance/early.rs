@@ -317,6 +317,50 @@ fn a_server_that_hangs_at_the_end_is_accused_of_nothing_either() {
     assert_eq!(report.ended_early.unwrap().kind, EarlyEndKind::NoResponse);
 }
 
+/// The first request that times out shows it, rather than the tenth.
+#[test]
+fn a_server_that_hangs_in_the_middle_is_accused_of_nothing_and_soon_given_up() {
+    let server = Arc::new(server().start().unwrap());
+    let url = server.url();
+    let report = {
+        let server = Arc::clone(&server);
+        conformance(&url)
+            .without_slow()
+            .request_timeout(Duration::from_millis(500))
+            .on_verdict(move |requirement, _| {
+                if requirement.id == "ENC-08" {
+                    for route in Route::ALL {
+                        server.fault(route, every(), Fault::Hold);
+                    }
+                }
+            })
+            .run_blocking()
+            .unwrap()
+            .report
+    };
+    assert_eq!(complaints(&report), [""; 0]);
+    assert_eq!(report.result("ENC-08").unwrap().verdict, Verdict::Pass);
+    let result = report.result("ID-02").unwrap();
+    assert_eq!(result.summary, "not run: no request gets a usable response");
+    let end = report.ended_early.clone().unwrap();
+    assert_eq!(end.kind, EarlyEndKind::NoResponse);
+    let said = "the server stopped responding after exchange ";
+    assert!(end.cause.starts_with(said), "{}", end.cause);
+    assert!(end.cause.contains("): no response within 500ms"), "{}", end.cause);
+}
+
+/// The preflight that follows each timeout is answered.
+#[test]
+fn a_server_that_hangs_on_one_kind_of_request_is_accused_of_that() {
+    let server = server().fault(Stage::Postflight, every(), Fault::Hold).start().unwrap();
+    let conformance = conformance(&server.url()).request_timeout(Duration::from_millis(500));
+    let report = conformance.only(["HTTP-01", "HTTP-03", "POST-03"]).run_blocking().unwrap().report;
+    assert_eq!(report.ended_early, None);
+    let result = report.result("HTTP-03").unwrap();
+    assert_eq!(result.verdict, Verdict::Fail);
+    assert!(result.summary.contains("postflight: no response within 500ms"), "{}", result.summary);
+}
+
 /// Reads a request whole. `None` at the end of the connection.
 fn request(stream: &TcpStream) -> Option<(String, String)> {
     let mut reader = BufReader::new(stream);

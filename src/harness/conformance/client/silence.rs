@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{ProbeClient, lock};
+use super::{Credentials, KeptConnection, ProbeClient, ProbeRequest, lock};
 use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
+use crate::model::Stage;
 
 /// How often it is looked whether a server is back.
 const RETURN_POLL: Duration = Duration::from_millis(250);
@@ -13,12 +14,18 @@ const RETURN_POLL: Duration = Duration::from_millis(250);
 /// server that cannot serve four machines at once loses eight (ISO-03 and its second try).
 const MAX_SILENT: usize = 10;
 
+/// How long a preflight may take that shows whether the server hangs, at least; twice the time
+/// that the same one took before, if that is longer.
+const HANG_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after such a preflight the next one is sent.
+const HANG_CHECK_PAUSE: Duration = Duration::from_secs(1);
+
 /// A server that does not respond any more.
 #[derive(Clone, Debug)]
 pub(in crate::harness::conformance) enum Silence {
     /// These requests in a row got no response, which it had no reason to refuse.
     NoResponses(Vec<Arc<ProbeExchange>>),
-    /// It accepts no connection.
+    /// It accepts no connection, or hangs whatever it is asked.
     Gone {
         /// The last requests, none of which got a response.
         exchanges: Vec<Arc<ProbeExchange>>,
@@ -100,7 +107,70 @@ impl ProbeClient {
         false
     }
 
+    /// Keeps the first preflight that the server answers with 200: as long as the server
+    /// responds at all, it responds to that one.
+    pub(super) fn note_answered_preflight(
+        &self,
+        request: &ProbeRequest,
+        exchange: &Arc<ProbeExchange>,
+    ) {
+        let is_good = request.stage == Some(Stage::Preflight)
+            && request.credentials == Credentials::Given
+            && request.intent != Intent::Aside
+            && exchange.is(200);
+        if is_good && self.answered_preflight.get().is_none() {
+            // Another request may have been noted meanwhile, which is as good.
+            let _ = self.answered_preflight.set((request.clone(), exchange.elapsed));
+        }
+    }
+
+    /// Finds out whether a server that let a well-formed request time out hangs on that request,
+    /// or on every one: the latter is noted to be gone.
+    pub(super) async fn look_whether_it_hangs(&self, exchange: &Arc<ProbeExchange>) {
+        let is_timeout =
+            exchange.outcome.as_ref().is_err_and(|broken| broken.kind == BreakKind::Timeout);
+        if !is_timeout || exchange.intent != Intent::WellFormed {
+            return;
+        }
+        let Some((preflight, took)) = self.answered_preflight.get() else { return };
+        let preflight = ProbeRequest {
+            requirement: exchange.requirement,
+            intent: Intent::Aside,
+            ..preflight.clone()
+        };
+        let limit = HANG_CHECK_TIMEOUT.max(took.saturating_mul(2)).min(self.request_timeout);
+        let _turn = self.hang_check.lock().await;
+        let since = self.elapsed();
+        loop {
+            if lock(&self.gone).is_some() || self.has_responded_since(exchange.ended_at()) {
+                return;
+            }
+            let mut connection = KeptConnection::default();
+            if self.send_once(&mut connection, preflight.clone(), limit).await.has_response() {
+                return;
+            }
+            if self.elapsed().saturating_sub(since) >= self.hung_time {
+                break;
+            }
+            self.sleep(HANG_CHECK_PAUSE).await;
+        }
+        if self.has_responded_since(exchange.ended_at()) {
+            return;
+        }
+        lock(&self.gone).get_or_insert_with(|| Arc::clone(exchange));
+        self.silence.notify_one();
+    }
+
+    /// Whether a request that began at this time or later got a response.
+    fn has_responded_since(&self, time: Duration) -> bool {
+        let exchanges = lock(&self.exchanges);
+        exchanges.iter().any(|exchange| exchange.began >= time && exchange.has_response())
+    }
+
     pub(super) fn note_silence(&self, exchange: &Arc<ProbeExchange>) {
+        if exchange.intent == Intent::Aside {
+            return;
+        }
         if !exchange.is_silent() {
             lock(&self.silent).clear();
         } else if exchange.intent == Intent::WellFormed {
@@ -112,7 +182,6 @@ impl ProbeClient {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ProbeRequest;
     use super::*;
     use crate::harness::FakeServer;
     use crate::harness::conformance::form::Form;
