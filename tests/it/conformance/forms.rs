@@ -56,3 +56,16 @@ fn a_refused_form_is_named_with_what_is_likely_to_read_it_first() {
     let plain = said(Misbehaviour::Enc02NoIdentity, "ENC-02");
     assert!(plain.contains("decompresses it whatever its Content-Encoding"), "{plain}");
 }
+
+/// That JSON is accepted without compression says nothing of protobuf.
+#[test]
+fn a_refused_form_of_protobuf_is_compared_with_protobuf() {
+    let form = "protobuf-gzip".parse().unwrap();
+    let rules = fixtures::rules(5, 1);
+    let misbehaviour = Misbehaviour::Enc04NoProtobuf;
+    let server = FakeServer::builder().rules(rules).misbehave(misbehaviour).start().unwrap();
+    let report = report(&server, |conformance| conformance.form(form).only(["ENC-04"]));
+    let expected = "the run was to work in protobuf-gzip: 415 to a gzip body; \
+                    no protobuf body is accepted, whatever its Content-Encoding";
+    assert_eq!(report.result("ENC-04").unwrap().summary, expected);
+}

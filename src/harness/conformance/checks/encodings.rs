@@ -77,7 +77,8 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
 fn refusal(probe: &Probe, trial: &FormTrial) -> String {
     let trials = probe.trials();
     let takes = |is_meant: fn(&Form) -> bool| {
-        trials.iter().any(|trial| trial.accepted && trial.form.is_json() && is_meant(&trial.form))
+        let accepted = trials.iter().filter(|trial| trial.accepted).map(|trial| trial.form);
+        accepted.filter(|form| form.transfer == trial.form.transfer).any(|form| is_meant(&form))
     };
     let (body, hint) = match trial.form.encoding {
         ContentEncoding::Deflate => ("a deflate body with its zlib wrapper", true),
@@ -90,6 +91,8 @@ fn refusal(probe: &Probe, trial: &FormTrial) -> String {
     } else if !hint && takes(|form| form.is_compressed()) {
         "; the same message is accepted compressed: what reads the body decompresses it whatever \
          its Content-Encoding"
+    } else if !trial.form.is_json() && !takes(|_| true) {
+        "; no protobuf body is accepted, whatever its Content-Encoding"
     } else {
         ""
     };
