@@ -30,6 +30,16 @@ const ALSO: &[(Misbehaviour, &[&str], &str)] = &[
         "what is gone from the server is in no download of all rules as NORMAL",
     ),
     (
+        Misbehaviour::Http06Cookie,
+        &["RULE-07", "EVENT-11"],
+        "outside a sync there is no cookie of preflight",
+    ),
+    (
+        Misbehaviour::Http06UsedUp,
+        &["RULE-07", "EVENT-11"],
+        "outside a sync there is no cookie of preflight",
+    ),
+    (
         Misbehaviour::Err02Errors,
         &["HTTP-09", "ENC-06", "ENC-07", "PAGE-06"],
         "each of these refuses something, with 500 here",

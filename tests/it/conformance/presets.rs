@@ -55,7 +55,7 @@ fn the_other_manners_have_one_peculiarity_each() {
         .collect();
     assert_snapshot!(peculiar.join("\n"), @r"
     protobuf-gzip: HTTP-07 warning, ENC-01 fail, ENC-02 warning, ENC-03 warning
-    cookie: HTTP-06 warning
+    cookie: HTTP-06 warning, RULE-07 warning, EVENT-11 fail
     numeric-cursor: PAGE-01 fail, PAGE-02 fail
     always-clean: CLEAN-04 fail
     remove-from-empty:

@@ -280,7 +280,6 @@ fn response(message: &Value) -> Judgement {
 pub(super) async fn outside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_without_events()?;
     probe.unless_without_pages()?;
-    probe.unless_broken("HTTP-06")?;
     let mut machine = probe.machine(id);
     machine.sync_if_it_ends().await?;
     machine.forget_session();

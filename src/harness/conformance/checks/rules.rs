@@ -190,7 +190,6 @@ pub(super) async fn not_before_postflight(probe: &Probe, id: &'static str) -> Ch
 /// RULE-07.
 pub(super) async fn outside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_without_pages()?;
-    probe.unless_broken("HTTP-06")?;
     let mut machine = probe.machine(id);
     machine.sync_if_it_ends().await?;
     let at_once = page_outside_a_sync(&mut machine, "a rule download outside a sync").await;
