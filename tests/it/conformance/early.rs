@@ -469,6 +469,35 @@ fn requests_that_a_server_did_not_survive_are_not_held_against_it() {
     }
 }
 
+/// HTTP-05 makes its second request aside, on a connection that may be closed.
+#[test]
+fn a_kept_connection_that_ends_with_the_server_is_not_held_against_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        loop {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut preflights = 0;
+            while let Some((head, _)) = request(&stream) {
+                preflights += u32::from(head.contains("/preflight/"));
+                if preflights == 2 {
+                    drop(listener);
+                    return;
+                }
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                     Content-Length: 2\r\n\r\n{{}}"
+                );
+            }
+        }
+    });
+    let form = "json-none".parse().unwrap();
+    let report = conformance(&url).form(form).only(["HTTP-05"]).run_blocking().unwrap().report;
+    assert_eq!(complaints(&report), [""; 0]);
+    assert!(report.ended_early.unwrap().cause.starts_with("the server went away after exchange "));
+}
+
 #[test]
 fn nothing_is_left_on_a_server_that_took_nothing() {
     let url = listener(|mut stream| {

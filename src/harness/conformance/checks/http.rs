@@ -172,15 +172,16 @@ pub(super) async fn kept_connection(probe: &Probe, id: &'static str) -> Checked 
         return Ok(Judgement::pass());
     }
     probe.sleep(probe.options.waits.idle).await;
-    if !connection.is_closed().await {
-        let request = preflight(&machine, Intent::Aside);
-        let third = machine.send_on(&mut connection, request).await;
-        if third.outcome.is_ok() {
-            return Ok(Judgement::pass());
-        }
-    }
     let said = format!("idle connections are closed within {:?}", probe.options.waits.idle);
-    Ok(Judgement::info(said))
+    if connection.is_closed().await {
+        return Ok(Judgement::info(said));
+    }
+    let request = preflight(&machine, Intent::Aside);
+    let third = machine.send_on(&mut connection, request).await;
+    if third.outcome.is_ok() {
+        return Ok(Judgement::pass());
+    }
+    Ok(Judgement::info(said).at(third.number))
 }
 
 /// HTTP-06.

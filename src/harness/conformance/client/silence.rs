@@ -68,16 +68,12 @@ impl ProbeClient {
     }
 
     /// Requests that got no response, or not all of one, where none that began later got one:
-    /// the server may have ended meanwhile. Requests made aside are not among them.
+    /// the server may have ended meanwhile.
     pub(in crate::harness::conformance) fn lost_at_the_end(&self) -> Vec<Arc<ProbeExchange>> {
         let mut exchanges = self.every_exchange();
         let responded = exchanges.iter().filter(|exchange| exchange.has_response());
         let last = responded.map(|exchange| exchange.began).max().unwrap_or_default();
-        exchanges.retain(|exchange| {
-            !exchange.has_response()
-                && exchange.intent != Intent::Aside
-                && last < exchange.ended_at()
-        });
+        exchanges.retain(|exchange| !exchange.has_response() && last < exchange.ended_at());
         exchanges
     }
 

@@ -3,7 +3,7 @@
 use super::{LAST, Runner, chosen, leave_clean};
 use crate::harness::conformance::checks::{self, OVER_ALL};
 use crate::harness::conformance::ending::{EarlyEnd, EarlyEndKind};
-use crate::harness::conformance::exchange::BreakKind;
+use crate::harness::conformance::exchange::{BreakKind, Intent};
 use crate::harness::conformance::machine::{Broken, Wish, accepted};
 use crate::harness::conformance::probe::{FormTrial, Probe};
 use crate::harness::conformance::verdict::Judgement;
@@ -32,6 +32,7 @@ pub(super) async fn cannot_talk(probe: &Probe, trials: &[FormTrial]) -> Option<E
 /// They are too few to end it, and say nothing of what they were made for.
 pub(super) async fn silent_at_the_end(probe: &Probe) -> Option<EarlyEnd> {
     let mut lost = probe.client.lost_at_the_end();
+    lost.retain(|exchange| exchange.intent != Intent::Aside);
     if lost.is_empty() {
         return None;
     }
