@@ -214,22 +214,37 @@ fn a_server_that_closes_every_connection_is_tried_in_each_form() {
     assert_said_once(&report, "HTTP-01", &said);
 }
 
+/// The report of a run during which something happens as soon as this requirement has its
+/// verdict.
+fn report_with(
+    conformance: Conformance,
+    id: &'static str,
+    happens: impl Fn() + Send + 'static,
+) -> Report {
+    let conformance = conformance.without_slow().on_verdict(move |requirement, _| {
+        if requirement.id == id {
+            happens();
+        }
+    });
+    conformance.run_blocking().unwrap().report
+}
+
+/// Lets the server accept connections and answer nothing from here on.
+fn hold_all(server: &FakeServer) {
+    for route in Route::ALL {
+        server.fault(route, every(), Fault::Hold);
+    }
+}
+
 #[test]
 fn a_server_that_goes_away_in_the_middle_is_accused_of_nothing_else() {
     let server = Mutex::new(Some(server().start().unwrap()));
     let server = Arc::new(server);
     let url = server.lock().unwrap().as_ref().unwrap().url();
-    let report = conformance(&url)
-        .without_slow()
-        .on_verdict(move |requirement, _| {
-            if requirement.id == "CLEAN-01" {
-                // It stops, and its port is closed.
-                drop(server.lock().unwrap().take());
-            }
-        })
-        .run_blocking()
-        .unwrap()
-        .report;
+    let report = report_with(conformance(&url), "CLEAN-01", move || {
+        // It stops, and its port is closed.
+        drop(server.lock().unwrap().take());
+    });
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.result("CLEAN-01").unwrap().verdict, Verdict::Pass);
     let end = report.ended_early.clone().unwrap();
@@ -247,16 +262,8 @@ fn a_server_that_goes_away_in_the_middle_is_accused_of_nothing_else() {
 fn a_server_that_goes_away_at_the_end_is_accused_of_nothing_either() {
     let server = Mutex::new(Some(server().start().unwrap()));
     let url = server.lock().unwrap().as_ref().unwrap().url();
-    let report = conformance(&url)
-        .without_slow()
-        .on_verdict(move |requirement, _| {
-            if requirement.id == "ERR-03" {
-                drop(server.lock().unwrap().take());
-            }
-        })
-        .run_blocking()
-        .unwrap()
-        .report;
+    let report =
+        report_with(conformance(&url), "ERR-03", move || drop(server.lock().unwrap().take()));
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.result("ISO-04").unwrap().verdict, Verdict::Pass);
     assert_eq!(
@@ -278,16 +285,7 @@ fn a_server_of_tls_that_goes_away_had_a_usable_url() {
     let config = Config::load(&Sources { sets, ..Sources::default() }).unwrap().config;
     let conformance = conformance(&server.url()).configured(&config).unwrap();
     let server = Mutex::new(Some(server));
-    let report = conformance
-        .without_slow()
-        .on_verdict(move |requirement, _| {
-            if requirement.id == "CLEAN-01" {
-                drop(server.lock().unwrap().take());
-            }
-        })
-        .run_blocking()
-        .unwrap()
-        .report;
+    let report = report_with(conformance, "CLEAN-01", move || drop(server.lock().unwrap().take()));
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.ended_early.unwrap().kind, EarlyEndKind::NoResponse);
 }
@@ -295,24 +293,9 @@ fn a_server_of_tls_that_goes_away_had_a_usable_url() {
 /// It still accepts connections.
 #[test]
 fn a_server_that_hangs_at_the_end_is_accused_of_nothing_either() {
-    let server = Arc::new(server().start().unwrap());
-    let url = server.url();
-    let report = {
-        let server = Arc::clone(&server);
-        conformance(&url)
-            .without_slow()
-            .request_timeout(Duration::from_millis(100))
-            .on_verdict(move |requirement, _| {
-                if requirement.id == "ERR-03" {
-                    for route in Route::ALL {
-                        server.fault(route, every(), Fault::Hold);
-                    }
-                }
-            })
-            .run_blocking()
-            .unwrap()
-            .report
-    };
+    let server = server().start().unwrap();
+    let conformance = conformance(&server.url()).request_timeout(Duration::from_millis(100));
+    let report = report_with(conformance, "ERR-03", move || hold_all(&server));
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.ended_early.unwrap().kind, EarlyEndKind::NoResponse);
 }
@@ -320,24 +303,9 @@ fn a_server_that_hangs_at_the_end_is_accused_of_nothing_either() {
 /// The first request that times out shows it, rather than the tenth.
 #[test]
 fn a_server_that_hangs_in_the_middle_is_accused_of_nothing_and_soon_given_up() {
-    let server = Arc::new(server().start().unwrap());
-    let url = server.url();
-    let report = {
-        let server = Arc::clone(&server);
-        conformance(&url)
-            .without_slow()
-            .request_timeout(Duration::from_millis(500))
-            .on_verdict(move |requirement, _| {
-                if requirement.id == "ENC-08" {
-                    for route in Route::ALL {
-                        server.fault(route, every(), Fault::Hold);
-                    }
-                }
-            })
-            .run_blocking()
-            .unwrap()
-            .report
-    };
+    let server = server().start().unwrap();
+    let conformance = conformance(&server.url()).request_timeout(Duration::from_millis(500));
+    let report = report_with(conformance, "ENC-08", move || hold_all(&server));
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.result("ENC-08").unwrap().verdict, Verdict::Pass);
     let result = report.result("ID-02").unwrap();
