@@ -34,19 +34,18 @@ impl Layer {
 
 /// The bytes without one layer of escapes, and without the next, until there are none.
 pub(super) fn layers(original: &[u8]) -> Vec<Layer> {
-    let mut layers = Vec::new();
-    let mut below: Option<Layer> = None;
+    let mut layers: Vec<Layer> = Vec::new();
     for _ in 0..MAX_LAYERS {
-        let bytes = below.as_ref().map_or(original, |layer| layer.bytes.as_slice());
+        let below = layers.last();
+        let bytes = below.map_or(original, |layer| layer.bytes.as_slice());
         if !bytes.iter().any(|byte| matches!(byte, b'%' | b'\\' | b'&' | b'+')) {
             break;
         }
-        let layer = undone(bytes, below.as_ref());
+        let layer = undone(bytes, below);
         if layer.bytes == bytes {
             break;
         }
-        layers.push(layer.clone());
-        below = Some(layer);
+        layers.push(layer);
     }
     layers
 }
