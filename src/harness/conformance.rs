@@ -259,7 +259,7 @@ impl Conformance {
 
     /// How many of the secrets are nowhere in the URL.
     #[must_use]
-    pub fn secrets_beside_the_url(&self) -> usize {
+    pub(crate) fn secrets_beside_the_url(&self) -> usize {
         let url = self.transport.base_url.as_url().as_str();
         let path = percent_decode_str(url).decode_utf8_lossy();
         let is_there = |text: &str| url.contains(text) || path.contains(text);

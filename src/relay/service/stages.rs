@@ -107,12 +107,10 @@ impl RelayService {
             None => located.read(transfer).map_err(CoreError::Store)?,
         };
         lock(&self.0.core).served(&located, &page);
-        let next = page.next.map(|next| located.at(next));
-        let goes_on = next.is_some();
-        if let Some(next) = next {
-            prefetch.begin(next, transfer);
-        }
-        let prefetch = goes_on.then(|| Arc::clone(prefetch));
+        let prefetch = page.next.map(|next| {
+            prefetch.begin(located.at(next), transfer);
+            Arc::clone(prefetch)
+        });
         Ok(HeldPage { body: page.body, _permit: permit, prefetch })
     }
 
