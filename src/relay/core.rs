@@ -7,14 +7,14 @@ mod preflight;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::delivery::{Page, ROOM_FOR_PAGE, Source};
 use super::messages;
-use super::plan::{Content, Plan, Why};
+use super::plan::{self, Content, Plan, Why};
 use super::release::Release;
 use super::sessions::{Outcome, PageOf, Position, Sessions};
 use super::state::{Acknowledgement, RelayState};
@@ -145,7 +145,7 @@ pub struct Core {
     state: RelayState,
     sessions: Sessions<Arc<Source>>,
     /// The last snapshot, if a delivery still reads it, and what it is of.
-    last: Option<(Weak<Mutex<RulesSnapshot>>, i64)>,
+    last: Option<(Weak<Mutex<RulesSnapshot>>, i64, String)>,
     report: Option<AuthorizerReport>,
     release: Option<Release>,
     /// The digest of the rules that some release was last sent in a form of its own,
@@ -260,14 +260,24 @@ impl Core {
         }
         let newest = snapshot.newest_generation()?.unwrap_or_else(Generation::none);
         let settings = snapshot.applied_settings()?;
-        let known = self.last.as_ref().filter(|(_, number)| *number == newest.number);
-        let snapshot = match known.and_then(|(last, _)| last.upgrade()) {
+        let known = self
+            .last
+            .as_ref()
+            .filter(|(_, number, digest)| (*number, digest) == (newest.number, &newest.digest));
+        let snapshot = match known.and_then(|(last, ..)| last.upgrade()) {
             // The rules are the same, and one snapshot costs less than two.
             Some(last) => last,
             None => Arc::new(Mutex::new(snapshot)),
         };
-        self.last = Some((Arc::downgrade(&snapshot), newest.number));
+        self.last = Some((Arc::downgrade(&snapshot), newest.number, newest.digest.clone()));
         Ok(Moment { snapshot, standing, newest, settings })
+    }
+
+    /// [`plan::number_here`], at a moment of the store.
+    fn number_here(&self, moment: &Moment) -> Result<Option<i64>, CoreError> {
+        let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        let acknowledged = self.state.acknowledged.as_ref();
+        Ok(plan::number_here(acknowledged, &moment.newest, &*snapshot)?)
     }
 
     /// Writes down when the authorizer last came, because nothing else knows it once the
@@ -390,7 +400,11 @@ impl Core {
         clean: bool,
     ) -> Result<(), CoreError> {
         let known = self.state.acknowledged.as_ref();
-        let same = known.filter(|known| known.generation == acknowledgement.generation && !clean);
+        let same = known.filter(|known| {
+            !clean
+                && known.generation == acknowledgement.generation
+                && known.digest == acknowledgement.digest
+        });
         if let Some(known) = same {
             acknowledgement.surplus = known.surplus;
         }
@@ -439,9 +453,10 @@ impl Core {
         let in_force = messages::setting_names(&moment.settings);
         let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
         let is_santa = self.options.config.manner == RelayManner::Santa;
+        let last = self.number_here(&moment)?;
         let lacks_rules = self.state.acknowledged.as_ref().is_none_or(|known| {
             known.digest != moment.newest.digest
-                || is_santa && moment.standing.clean_all > Some(known.generation)
+                || is_santa && moment.standing.clean_all > last
                 || is_santa && known.partial && moment.standing.filled
         });
         let lacks_settings = self.state.settings != messages::settings_digest(&moment.settings)

@@ -140,6 +140,12 @@ pub trait History {
     /// # Errors
     /// If it cannot be read.
     fn since(&self, base: i64) -> Result<Option<RulesSince>, Self::Error>;
+
+    /// The digest of a generation's rules; `None` if it is not kept.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn digest(&self, number: i64) -> Result<Option<String>, Self::Error>;
 }
 
 impl History for RulesSnapshot {
@@ -152,6 +158,32 @@ impl History for RulesSnapshot {
     fn since(&self, base: i64) -> Result<Option<RulesSince>, StoreError> {
         self.rules_since(base)
     }
+
+    fn digest(&self, number: i64) -> Result<Option<String>, StoreError> {
+        Ok(self.generation(number)?.map(|generation| generation.digest))
+    }
+}
+
+/// The number that the acknowledged generation has in this store; `None` if nothing is
+/// acknowledged, or if it was a generation of a store that this one has replaced: whose
+/// numbers this one has not reached, or gave to other rules. Its number then says nothing.
+///
+/// # Errors
+/// If the history cannot be read.
+pub fn number_here<H: History>(
+    acknowledged: Option<&Acknowledgement>,
+    newest: &Generation,
+    history: &H,
+) -> Result<Option<i64>, H::Error> {
+    let Some(known) = acknowledged else { return Ok(None) };
+    let kept = if known.generation == newest.number {
+        Some(newest.digest.clone())
+    } else {
+        history.digest(known.generation)?
+    };
+    let is_here =
+        known.generation <= newest.number && kept.is_none_or(|digest| digest == known.digest);
+    Ok(is_here.then_some(known.generation))
 }
 
 /// Everything a plan depends on besides history.
@@ -248,9 +280,11 @@ impl Plan {
     }
 }
 
-/// The generation whose rules the authorizer holds.
+/// The generation whose rules the authorizer holds. `here` is [`number_here`]; without it
+/// the generation can only be the acknowledged one, of a store that is gone.
 fn base<H: History>(
     Situation { acknowledged, authorizer, newest, .. }: Situation<'_>,
+    here: Option<i64>,
     history: &H,
 ) -> Result<Option<i64>, H::Error> {
     let Some(acknowledged) = acknowledged else { return Ok(None) };
@@ -267,12 +301,13 @@ fn base<H: History>(
     if acknowledged.rules_hash.as_ref() == Some(hash) {
         return Ok(Some(number));
     }
+    let by_users = (authorizer.mode == Some(ClientMode::Standalone)).then_some(number);
+    let Some(here) = here else { return Ok(by_users) };
     // Its postflight may have been lost.
-    let later = history.with_hash(number, hash)?;
+    let later = history.with_hash(here, hash)?;
     // A release that was sent some rules in another form has a hash of its own.
     let newest = (newest.rules_hash == *hash).then_some(newest.number);
-    let by_users = authorizer.mode == Some(ClientMode::Standalone);
-    Ok(later.or(newest).or_else(|| by_users.then_some(number)))
+    Ok(later.or(newest).or(by_users))
 }
 
 /// A store that was rebuilt with the rules that are acknowledged has other
@@ -289,10 +324,12 @@ fn rebuilt(Situation { acknowledged, newest, .. }: Situation<'_>) -> Option<Rule
 /// If the history cannot be read.
 pub fn plan<H: History>(situation: Situation<'_>, history: &H) -> Result<Plan, H::Error> {
     let Situation { standing, acknowledged, newest, .. } = situation;
-    let base = base(situation, history)?;
-    let since = match base {
-        Some(base) => history.since(base)?.or_else(|| rebuilt(situation)),
-        None => None,
+    let last = number_here(acknowledged, newest, history)?;
+    let base = base(situation, last, history)?;
+    let since = match (base, last) {
+        (Some(base), Some(_)) => history.since(base)?.or_else(|| rebuilt(situation)),
+        (Some(_), None) => rebuilt(situation),
+        (None, _) => None,
     };
     let changes = |base: i64, since: &RulesSince| {
         if since.complete && since.clean.is_empty() {
@@ -312,11 +349,11 @@ pub fn plan<H: History>(situation: Situation<'_>, history: &H) -> Result<Plan, H
         let why = if known.is_some() { why } else { Why::NotFilled };
         return Ok(Plan { sync_type: SyncType::Normal, content, why });
     }
-    let Some((sync_type, why)) = clean(situation, base, since.as_ref()) else {
+    let Some((sync_type, why)) = clean(situation, [last, base], since.as_ref()) else {
         let content = known.unwrap_or(Content::Nothing);
         return Ok(Plan { sync_type: SyncType::Normal, content, why });
     };
-    let passed = standing.unguarded > acknowledged.map(|known| known.generation);
+    let passed = standing.unguarded > last;
     if !passed && is_guarded(situation) {
         return Ok(Plan::nothing(Why::Guarded));
     }
@@ -326,14 +363,14 @@ pub fn plan<H: History>(situation: Situation<'_>, history: &H) -> Result<Plan, H
     Ok(Plan { sync_type, content: Content::Whole, why })
 }
 
-/// The clean type that is due, and why; `None` if a NORMAL sync does.
+/// The clean type that is due, and why; `None` if a NORMAL sync does. `last` is
+/// [`number_here`].
 fn clean(
     situation: Situation<'_>,
-    base: Option<i64>,
+    [last, base]: [Option<i64>; 2],
     since: Option<&RulesSince>,
 ) -> Option<(SyncType, Why)> {
     let Situation { standing, acknowledged, authorizer, .. } = situation;
-    let last = acknowledged.map(|known| known.generation);
     let due = |why| Some((SyncType::Clean, why));
     if standing.clean_all > last {
         return Some((SyncType::CleanAll, Why::CleanAll));

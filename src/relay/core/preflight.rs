@@ -112,9 +112,9 @@ impl Core {
             Source::new(snapshot, plan, authorizer.release, self.options.config.manner)
         };
         let from = source(plan)?;
-        let known = self.state.acknowledged.as_ref().map(|known| known.generation);
+        let last = self.number_here(moment)?;
         let removed = i64::try_from(from.removed()).unwrap_or(i64::MAX);
-        let is_stopped = moment.standing.unguarded <= known
+        let is_stopped = moment.standing.unguarded <= last
             && plan::guard_stops(self.options.guard, &authorizer.counts, removed);
         if !is_stopped {
             return Ok((plan, from));

@@ -28,6 +28,9 @@ struct Past {
     clean: Vec<SyncType>,
     /// A generation with this hash.
     hashes: Vec<(i64, &'static str)>,
+    /// The store has taken the place of the one whose generation 5 is acknowledged, and
+    /// has another of that number.
+    replaced: bool,
 }
 
 impl History for Past {
@@ -45,6 +48,11 @@ impl History for Past {
             complete: !self.incomplete,
             clean: self.clean.clone(),
         }))
+    }
+
+    fn digest(&self, number: i64) -> Result<Option<String>, Infallible> {
+        let name = if self.replaced { "other" } else { "digest" };
+        Ok((number >= self.oldest).then(|| format!("{name}-{number}")))
     }
 }
 
@@ -267,6 +275,7 @@ fn relay_6_each_reason_for_a_clean_sync() {
 
     let in_step = Case::default().acknowledged(|known| {
         known.generation = NEWEST;
+        known.digest = "digest-9".to_owned();
         known.rules_hash = Some("hash-9".to_owned());
     });
     let in_step = in_step.with(|case| case.authorizer.rules_hash = Some("hash-9".to_owned()));
@@ -321,4 +330,39 @@ fn relay_6_a_clean_sync_waits_for_events_and_guard() {
     let passed = many.with(|case| case.standing.unguarded = Some(NEWEST));
     assert_eq!(passed.plan(), clean(Why::NoBase), "the operator let the commit pass");
     assert!(!guard_stops(Some(1), &RuleCounts { binary: 99, ..RuleCounts::default() }, 99));
+}
+
+/// RELAY-6: what was acknowledged of a store that this one has replaced is not taken for
+/// the generation to which this one gave the same number.
+#[test]
+fn relay_6_a_generation_of_a_replaced_store_is_known_by_its_digest() {
+    let replaced = case(|case| case.past.replaced = true);
+    assert_eq!(replaced.plan(), clean(Why::ChangesNotKept));
+    // This one has not come to that number yet.
+    let ahead = Case::default().acknowledged(|known| known.generation = NEWEST + 1);
+    assert_eq!(ahead.plan(), clean(Why::ChangesNotKept));
+    let newest = replaced.clone().acknowledged(|known| known.generation = NEWEST);
+    assert_eq!(newest.plan(), clean(Why::ChangesNotKept));
+    let same = replaced.clone().acknowledged(|known| known.digest = format!("digest-{NEWEST}"));
+    assert_eq!(same.plan(), (SyncType::Normal, Content::Nothing, Why::InStep));
+
+    // A generation here with its hash may differ in texts from the one that it has.
+    let hash = |case: &mut Case| {
+        case.past.hashes = vec![(7, "hash-7")];
+        case.authorizer.rules_hash = Some("hash-7".to_owned());
+    };
+    assert_eq!(replaced.clone().with(hash).plan(), clean(Why::NoBase));
+    assert_eq!(case(hash).plan().1, Content::Changes { base: 7 });
+
+    // Every CLEAN_ALL and every commit without a guard of this store came later.
+    let wanted = replaced.clone().with(|case| case.standing.clean_all = Some(2));
+    assert_eq!(wanted.plan(), (SyncType::CleanAll, Content::Whole, Why::CleanAll));
+    assert_eq!(case(|case| case.standing.clean_all = Some(2)).plan(), CHANGES);
+    let guarded = replaced.with(|case| {
+        case.guard = Some(50);
+        case.authorizer.counts.binary = 1_000;
+    });
+    assert_eq!(guarded.plan().2, Why::Guarded);
+    let passed = guarded.with(|case| case.standing.unguarded = Some(2));
+    assert_eq!(passed.plan(), clean(Why::ChangesNotKept));
 }

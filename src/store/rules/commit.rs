@@ -138,7 +138,8 @@ fn apply(
     let changes = Changes::find(&tx, rules, commit.sync_type, &before.counts, BOUNDS)?;
     let (mut done, digest) = apply_within(&tx, rules, commit.sync_type, &before, completes)?;
     let wanted = completes && snapshot::is_wanted_clean_all(&tx, commit.sync_type)?;
-    if !rules.is_empty() || done.removed_by_cleanup > 0 || wanted {
+    let news = !rules.is_empty() || done.removed_by_cleanup > 0;
+    if news || wanted || completes && generations::follows_lost_ones(&tx)? {
         let number = generations::record(&tx, commit, changes, &done, [&before, &digest])?;
         done.generation = Some(number);
     }

@@ -229,6 +229,22 @@ fn rule_12_numbers_go_on_after_a_rebuild() {
     assert_eq!(next.number, one.number + 1);
 }
 
+/// RULE-12: nor do they where the first rules of the new database are none.
+#[test]
+fn rule_12_numbers_go_on_after_a_rebuild_with_an_empty_set() {
+    for sync_type in [SyncType::Normal, SyncType::Clean, SyncType::CleanAll] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = open(dir.path());
+        commit(&mut store, &allow(&["a"]), SyncType::Normal);
+        drop(store);
+        std::fs::write(dir.path().join("rules.db"), "broken").expect("written");
+        let mut store = open(dir.path());
+        let one = commit(&mut store, &RuleSet::default(), sync_type).expect("one");
+        assert_eq!((one.number, one.added, one.removed), (NOW.as_secs(), 0, 0));
+        assert_eq!(commit(&mut store, &RuleSet::default(), SyncType::Normal), None, "once");
+    }
+}
+
 /// RULE-12: what is kept is bounded, in the same transaction.
 #[test]
 fn rule_12_old_generations_and_changes_are_pruned() {

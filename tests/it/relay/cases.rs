@@ -321,6 +321,23 @@ fn relay_6_another_store_with_the_same_hash_is_another_set() {
     }
 }
 
+/// RELAY-6, RULE-12: a store that was rebuilt, and whose first rules are none, does not
+/// number its generations like the one before. Even if it did, the generation that the
+/// authorizer acknowledged would be known to be another.
+#[test]
+fn relay_6_a_rebuilt_store_does_not_pass_for_the_one_before() {
+    for age in Age::ALL {
+        for change in [team("A", wire::Policy::Remove), team("B", wire::Policy::Blocklist)] {
+            let mut world = in_step(age, [team("A", wire::Policy::Allowlist)]);
+            world.server.set_rules([]);
+            world.rebuild();
+            world.pull();
+            world.server.queue_changes(vec![change]);
+            world.settle();
+        }
+    }
+}
+
 /// RELAY-6: what a server of sync v2 left behind goes with the first clean sync, where
 /// the release clears its state in clean syncs; elsewhere it is no reason for one.
 #[test]

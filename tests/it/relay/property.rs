@@ -346,9 +346,7 @@ impl World {
             Op::Lose(Lost::State) => self.santa.lose_state(),
             Op::Lose(Lost::Rules) => self.lose_rules(),
             Op::KillAgent => self.relay.restart(),
-            // Without a hash Santa cannot say that it holds what the new store has.
-            Op::Rebuild if age.reports_hash() => self.rebuild(),
-            Op::Rebuild => {}
+            Op::Rebuild => self.rebuild(),
             Op::Pass(minutes) => self.relay.pass(Duration::from_mins(minutes.into())),
         }
     }
