@@ -43,8 +43,12 @@ enum Op {
     Lose(Lost),
     /// The agent is killed and comes back.
     KillAgent,
-    /// The agent loses its rules.
-    Rebuild,
+    /// The agent loses its rules, while the relay runs or does not.
+    Rebuild(bool),
+    /// Somebody keeps a copy of the agent's rules.
+    Copy,
+    /// That copy takes their place.
+    Restore,
     /// So many minutes pass.
     Pass(u8),
 }
@@ -225,7 +229,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Restart),
         1 => prop::sample::select(vec![Lost::State, Lost::Rules]).prop_map(Op::Lose),
         2 => Just(Op::KillAgent),
-        1 => Just(Op::Rebuild),
+        1 => any::<bool>().prop_map(Op::Rebuild),
+        1 => Just(Op::Copy),
+        1 => Just(Op::Restore),
         3 => (0..15_u8).prop_map(Op::Pass),
     ];
     prop::collection::vec(op, 1..30)
@@ -310,7 +316,6 @@ impl Setting {
 
 impl World {
     fn happen(&mut self, op: Op) {
-        let age = self.santa.profile.age;
         match op {
             Op::Change(changes) => {
                 let known = self.server.rules();
@@ -346,7 +351,9 @@ impl World {
             Op::Lose(Lost::State) => self.santa.lose_state(),
             Op::Lose(Lost::Rules) => self.lose_rules(),
             Op::KillAgent => self.relay.restart(),
-            Op::Rebuild => self.rebuild(),
+            Op::Rebuild(relay_runs) => self.rebuild(relay_runs),
+            Op::Copy => self.copy_rules(),
+            Op::Restore => self.restore_rules(),
             Op::Pass(minutes) => self.relay.pass(Duration::from_mins(minutes.into())),
         }
     }

@@ -18,6 +18,12 @@ use super::santa::{Act, Age, Row, Santa, Status, Step, Synced, TRANSITIVE, uniqu
 use super::stored;
 use crate::agent::Agent;
 
+/// The files of the agent's database of rules.
+const RULES_FILES: [&str; 3] = ["rules.db", "rules.db-wal", "rules.db-shm"];
+
+/// What these files held, where they were there.
+type CopyOfRules = [Option<Vec<u8>>; 3];
+
 pub(crate) struct World {
     pub(crate) server: FakeServer,
     pub(crate) agent: Agent,
@@ -35,6 +41,7 @@ pub(crate) struct World {
     clean_all_due: bool,
     /// The same, or it has not been seen to be acknowledged.
     clean_all_allowed: bool,
+    copy: Option<CopyOfRules>,
 }
 
 impl World {
@@ -69,6 +76,7 @@ impl World {
             transitive: BTreeSet::new(),
             clean_all_due: false,
             clean_all_allowed: false,
+            copy: None,
         }
     }
 
@@ -130,15 +138,43 @@ impl World {
         self.transitive.clear();
     }
 
-    /// The agent's database of rules is lost, and the relay starts anew. That the
+    /// The agent's database of rules is lost; the relay goes on, or starts anew. That the
     /// server replaced all rules is lost with it.
-    pub(crate) fn rebuild(&mut self) {
+    pub(crate) fn rebuild(&mut self, relay_runs: bool) {
         self.clean_all_due = false;
-        self.relay.kill();
-        for file in ["rules.db", "rules.db-wal", "rules.db-shm"] {
-            let _ = std::fs::remove_file(self.agent.state_dir.join(file));
+        self.replace_rules(None, relay_runs);
+    }
+
+    /// Keeps a copy of the agent's database of rules.
+    pub(crate) fn copy_rules(&mut self) {
+        let read = |file| std::fs::read(self.agent.state_dir.join(file)).ok();
+        self.copy = Some(RULES_FILES.map(read));
+    }
+
+    /// Restores that copy, if there is one. It may hold a CLEAN_ALL that Santa has carried
+    /// out, or lack the one that is due.
+    pub(crate) fn restore_rules(&mut self) {
+        if let Some(copy) = self.copy.clone() {
+            self.clean_all_due = false;
+            self.clean_all_allowed = true;
+            self.replace_rules(Some(copy), false);
         }
-        self.relay.restart();
+    }
+
+    fn replace_rules(&self, by: Option<CopyOfRules>, relay_runs: bool) {
+        if !relay_runs {
+            self.relay.kill();
+        }
+        for (file, content) in RULES_FILES.into_iter().zip(by.unwrap_or_default()) {
+            let path = self.agent.state_dir.join(file);
+            let _ = std::fs::remove_file(&path);
+            if let Some(content) = content {
+                std::fs::write(path, content).expect("written");
+            }
+        }
+        if !relay_runs {
+            self.relay.restart();
+        }
     }
 
     /// A sync of Santa's without trouble.
