@@ -151,7 +151,7 @@ impl World {
         self.copy = Some(RULES_FILES.map(read));
     }
 
-    /// Restores that copy, if there is one. It may hold a CLEAN_ALL that Santa has carried
+    /// Restores that copy, if there is one. It may hold a `CLEAN_ALL` that Santa has carried
     /// out, or lack the one that is due.
     pub(crate) fn restore_rules(&mut self) {
         if let Some(copy) = self.copy.clone() {
