@@ -46,6 +46,7 @@ mod prompt;
 mod recovery;
 pub mod report;
 pub mod rules;
+pub mod series;
 
 use std::borrow::Cow;
 use std::cell::RefCell;

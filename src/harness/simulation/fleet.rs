@@ -12,17 +12,20 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use self::uploads::EndedUpload;
 use super::host::{SharedWorld, SimulatedHost};
 use super::measure::SimulatedEnd;
-use super::plan::{SimulationPlan, StormKind};
+use super::plan::SimulationPlan;
 use super::profile::{HostProfile, host_seed};
 use super::{SimulationError, SimulationProgress, process};
 use crate::clock::Clock as _;
 use crate::harness::fixtures::Random;
 use crate::model::Now;
 use crate::sync::Stop;
-use crate::sync::schedule::{PromptSchedule, Requester, Schedule, SyncEnd, splay_number};
-use crate::sync::upload::UploadReport;
+use crate::sync::schedule::{PromptSchedule, Schedule, SyncEnd, splay_number};
+
+mod storms;
+mod uploads;
 
 /// How long running syncs may take to end once the simulation is over.
 const GRACE: Duration = Duration::from_secs(10);
@@ -78,14 +81,6 @@ struct Ended {
     host: Box<SimulatedHost>,
     end: Option<SimulatedEnd>,
     began: Now,
-}
-
-/// An upload between syncs that has ended; `report` is `None` if a reboot broke it off.
-struct EndedUpload {
-    slot: usize,
-    host: Box<SimulatedHost>,
-    report: Option<UploadReport>,
-    denied_at: Duration,
 }
 
 /// The hosts of one process and what happens to them.
@@ -246,77 +241,6 @@ impl<'a> Fleet<'a> {
         self.plan_wake(slot);
     }
 
-    /// Queues what has happened on a host that does not sync. What was denied is urgent.
-    fn events_happen(&mut self, slot: usize) {
-        let Some(state) = self.slots.get_mut(slot) else { return };
-        let Some(host) = &mut state.host else { return };
-        let Some((first, last)) = host.events_happen(&self.world) else { return };
-        let now = self.world.clock.now();
-        state.prompt.queued(Now { elapsed: first, ..now });
-        state.prompt.queued(Now { elapsed: last, ..now });
-        state.denied_at.get_or_insert(first);
-    }
-
-    /// Plans when to look at a host between two syncs.
-    fn plan_wake(&mut self, slot: usize) {
-        let Some(state) = self.slots.get_mut(slot) else { return };
-        let (Some(host), Some(_)) = (&state.host, &state.schedule) else { return };
-        let next = [host.next_denial(), state.prompt.due()].into_iter().flatten().min();
-        let Some(next) = next else { return };
-        state.wakes += 1;
-        let at = self.world.clock.real_elapsed() + self.world.clock.until(next);
-        self.queue.push(Reverse((at, Due::Wake { slot, wakes: state.wakes })));
-    }
-
-    fn wake(&mut self, slot: usize, wakes: u32) {
-        if self.slots.get(slot).is_none_or(|state| state.wakes != wakes) {
-            return;
-        }
-        self.events_happen(slot);
-        let now = self.world.clock.now();
-        let Some(state) = self.slots.get_mut(slot) else { return };
-        let sync_due = state.schedule.as_ref().and_then(Schedule::due);
-        // A sync that is due uploads what waits, and its end plans again.
-        if sync_due.is_none_or(|due| due <= now.elapsed) {
-            return;
-        }
-        let may_upload = state.host.as_ref().is_some_and(|host| host.may_upload());
-        if state.host.is_some() && state.prompt.begin(now) && may_upload {
-            self.begin_upload(slot, now);
-        } else {
-            self.plan_wake(slot);
-        }
-    }
-
-    fn begin_upload(&mut self, slot: usize, now: Now) {
-        let Some(state) = self.slots.get_mut(slot) else { return };
-        let Some(mut host) = state.host.take() else { return };
-        let denied_at = state.denied_at.take().unwrap_or(now.elapsed);
-        self.world.measured.borrow_mut().prompt_uploads.begun += 1;
-        let (reboot, rebooted) = oneshot::channel();
-        self.reboots.insert(slot, reboot);
-        let world = Rc::clone(&self.world);
-        self.uploading.spawn_local(async move {
-            let report = tokio::select! {
-                report = host.upload(&world) => Some(report),
-                Ok(()) = rebooted => None,
-            };
-            EndedUpload { slot, host, report, denied_at }
-        });
-    }
-
-    /// An upload has ended, or its task died, and then its host with it.
-    fn upload_ended(&mut self, ended: Option<EndedUpload>) {
-        let Some(EndedUpload { slot, host, report, denied_at }) = ended else { return };
-        self.reboots.remove(&slot);
-        let delay = self.world.clock.now().elapsed.saturating_sub(denied_at);
-        self.world.measured.borrow_mut().prompt_uploads.ends(report.as_ref(), delay);
-        self.is_back(slot, host);
-        // A sync that became due meanwhile begins.
-        self.schedule(slot, |_| {});
-        self.plan_wake(slot);
-    }
-
     /// A host is between two syncs again.
     fn is_back(&mut self, slot: usize, mut host: Box<SimulatedHost>) {
         let now = self.world.clock.now();
@@ -406,42 +330,6 @@ impl<'a> Fleet<'a> {
             }
         });
         self.plan_wake(slot);
-    }
-
-    fn storm(&mut self, number: usize) {
-        let Some(storm) = self.plan.storms.get(number) else { return };
-        let mut random = Random::new(self.plan.seed ^ ((number as u64 + 1) << 40));
-        for slot in 0..self.slots.len() {
-            let takes_part = random.below(100) < u32::from(storm.percent);
-            if takes_part && self.slots.get(slot).is_some_and(|slot| slot.schedule.is_some()) {
-                self.strike(slot, storm.kind);
-            }
-        }
-    }
-
-    fn strike(&mut self, slot: usize, kind: StormKind) {
-        let now = self.world.clock.now();
-        match kind {
-            StormKind::Clean => {
-                let Some(state) = self.slots.get_mut(slot) else { return };
-                match &mut state.host {
-                    Some(host) => host.request_clean_sync(now.wall),
-                    None => state.clean_wanted = true,
-                }
-            }
-            StormKind::Sync => self.schedule(slot, |state| {
-                if let Some(schedule) = &mut state.schedule {
-                    schedule.ask(Requester::Owner, now);
-                }
-            }),
-            StormKind::Reboot => {
-                if let Some(reboot) = self.reboots.remove(&slot) {
-                    // A sync that has just ended needs no breaking off.
-                    let _ = reboot.send(());
-                }
-                self.start(slot);
-            }
-        }
     }
 
     fn note(&mut self, at: Duration, on_progress: &mut dyn FnMut(&SimulationProgress)) {

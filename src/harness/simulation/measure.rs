@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::latency::LatencyHistogram;
+use super::series::{Series, slot};
 use crate::failure::FailureKind;
 use crate::model::Stage;
 use crate::sync::machine::Traffic;
@@ -121,12 +122,6 @@ pub struct StageMeasurements {
     pub latency: LatencyHistogram<3>,
 }
 
-/// A count as a number to divide.
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-pub(super) const fn as_float(count: u64) -> f64 {
-    count as f64
-}
-
 /// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
@@ -150,118 +145,6 @@ pub enum SimulatedEnd {
     Failed,
     /// A reboot broke it off.
     BrokenOff,
-}
-
-/// Counts over time, in bins of equal length.
-#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Series {
-    /// The length of a bin in milliseconds.
-    pub bin_ms: u64,
-    /// Syncs begun.
-    pub begun: Vec<u64>,
-    /// Syncs that succeeded.
-    pub succeeded: Vec<u64>,
-    /// Syncs that failed.
-    pub failed: Vec<u64>,
-    /// Attempts that began and were not refused by a simulated outage.
-    pub requests: Vec<u64>,
-    /// Attempts that failed otherwise.
-    pub failed_requests: Vec<u64>,
-    /// Attempts that a simulated outage refused or broke off.
-    pub cut_by_outage: Vec<u64>,
-    /// Bytes of the bodies of requests.
-    pub bytes_sent: Vec<u64>,
-    /// Bytes of the bodies of responses.
-    pub bytes_received: Vec<u64>,
-    /// Events that the server accepted.
-    pub events: Vec<u64>,
-    /// The most syncs that ran at once.
-    pub running: Vec<u64>,
-    /// How many ran at the last change.
-    #[serde(skip)]
-    pub(super) running_now: u64,
-    /// The latency of the attempts that were answered in each bin.
-    pub latency: Vec<LatencyHistogram<1>>,
-}
-
-impl Series {
-    /// The most bins: as many as a plot can show.
-    const MAX_BINS: u128 = 1000;
-
-    /// Series for a simulation of that length.
-    pub(super) fn new(lasting: Duration) -> Self {
-        let widths = [100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 300_000, 600_000];
-        let fits = |width: &u64| lasting.as_millis() <= u128::from(*width) * Self::MAX_BINS;
-        Self { bin_ms: widths.into_iter().find(fits).unwrap_or(3_600_000), ..Self::default() }
-    }
-
-    /// Each column with its name.
-    pub(super) fn columns(&self) -> [(&'static str, &Vec<u64>); 10] {
-        [
-            ("syncs begun", &self.begun),
-            ("syncs succeeded", &self.succeeded),
-            ("syncs failed", &self.failed),
-            ("requests", &self.requests),
-            ("failed requests", &self.failed_requests),
-            ("cut by outage", &self.cut_by_outage),
-            ("bytes sent", &self.bytes_sent),
-            ("bytes received", &self.bytes_received),
-            ("events", &self.events),
-            ("running", &self.running),
-        ]
-    }
-
-    fn columns_mut(&mut self) -> [&mut Vec<u64>; 10] {
-        [
-            &mut self.begun,
-            &mut self.succeeded,
-            &mut self.failed,
-            &mut self.requests,
-            &mut self.failed_requests,
-            &mut self.cut_by_outage,
-            &mut self.bytes_sent,
-            &mut self.bytes_received,
-            &mut self.events,
-            &mut self.running,
-        ]
-    }
-
-    /// How many times there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.columns().into_iter().map(|(_, column)| column.len()).max().unwrap_or(0)
-    }
-
-    /// Whether nothing was counted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn bin(&self, at: Duration) -> usize {
-        let bin = at.as_millis() / u128::from(self.bin_ms.max(1));
-        usize::try_from(bin).unwrap_or(usize::MAX).min(2 * Self::MAX_BINS as usize)
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (mine, (_, others)) in self.columns_mut().into_iter().zip(other.columns()) {
-            for (bin, count) in others.iter().enumerate() {
-                *slot(mine, bin) += count;
-            }
-        }
-        for (bin, others) in other.latency.iter().enumerate() {
-            slot(&mut self.latency, bin).add(others);
-        }
-    }
-}
-
-/// The value of a bin, which is made if it is not there.
-fn slot<T: Clone + Default>(column: &mut Vec<T>, bin: usize) -> &mut T {
-    if column.len() <= bin {
-        column.resize(bin + 1, T::default());
-    }
-    &mut column[bin]
 }
 
 impl Measurements {
@@ -401,78 +284,4 @@ impl StageMeasurements {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secs(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    /// A run of which every second host was in another process.
-    fn measured(hosts: impl Iterator<Item = u64>) -> Measurements {
-        let mut all = Measurements::new(secs(100));
-        for host in hosts {
-            let began = secs(host);
-            all.sync_begins(began, Duration::from_millis(host));
-            let traffic = Traffic { bytes_sent: 10, bytes_received: host, ..Traffic::default() };
-            let end = match host % 3 {
-                0 => AttemptEnd::Answered,
-                1 => AttemptEnd::Failed(FailureKind::ServerError),
-                _ => AttemptEnd::CutByOutage,
-            };
-            all.attempt_ends(Stage::Preflight, (began, began + secs(2)), end, traffic);
-            all.events_accepted(began, 3);
-            let end = if host % 3 == 0 {
-                SimulatedEnd::Succeeded { clean: host % 2 == 0 }
-            } else {
-                SimulatedEnd::Failed
-            };
-            all.sync_ends(began + secs(2), secs(2), end);
-        }
-        all
-    }
-
-    #[test]
-    fn shards_add_up_to_the_whole() {
-        let whole = measured(0..60);
-        let mut sum = measured((0..60).step_by(2));
-        let other = measured((1..60).step_by(2));
-        let text = serde_json::to_string(&other).expect("JSON");
-        sum.add(&serde_json::from_str(&text).expect("the same"));
-        assert_eq!(sum.syncs, whole.syncs);
-        assert_eq!(sum.requests(), whole.requests());
-        assert_eq!(sum.series.requests, whole.series.requests);
-        assert_eq!(
-            serde_json::to_value(&sum).expect("JSON"),
-            serde_json::to_value(&whole).expect("JSON")
-        );
-    }
-
-    #[test]
-    fn an_attempt_is_counted_where_it_began_and_its_latency_where_it_ended() {
-        let all = measured(std::iter::once(30));
-        let bin = |second: usize| second * 1000 / 100;
-        assert_eq!(all.series.bin_ms, 100);
-        assert_eq!(all.series.requests[bin(30)], 1);
-        assert_eq!(all.series.latency[bin(32)].count(), 1);
-        assert_eq!(all.series.latency[bin(32)].quantile(0.5).map(|l| l.as_secs()), Some(2));
-    }
-
-    #[test]
-    fn what_runs_is_the_most_of_each_time_and_carried_on_where_nothing_changes() {
-        let mut all = Measurements::new(secs(100));
-        let at = |tenth: u64| Duration::from_millis(100 * tenth);
-        for (tenth, running) in [(0, 1), (0, 3), (0, 2), (3, 5), (3, 1), (5, 0), (7, 0)] {
-            all.note_running(at(tenth), running);
-        }
-        assert_eq!(all.series.running, [3, 2, 2, 5, 1, 1, 0, 0]);
-    }
-
-    #[test]
-    fn long_simulations_have_longer_bins() {
-        let width = |lasting| Series::new(lasting).bin_ms;
-        assert_eq!(width(secs(720)), 1000);
-        assert_eq!(width(Duration::from_hours(1)), 5000);
-        assert_eq!(width(Duration::from_hours(7 * 24)), 3_600_000);
-    }
-}
+mod tests;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::measure::{Series, as_float};
 use super::plan::{Outage, SimulationPlan};
+use super::series::{Series, as_float};
 use crate::sync::schedule::{FIRST_SYNC_DELAY, MAX_SPLAY};
 
 /// How much of the time before an outage counts as steady, at most.

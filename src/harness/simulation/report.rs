@@ -2,20 +2,22 @@
 //! or as a page.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::latency::LatencyHistogram;
-use super::measure::{Measurements, as_float};
+use self::text::{ShownLatency, shown_bytes};
+use super::measure::Measurements;
 use super::page;
 use super::plan::{Shard, Shown, SimulationPlan, millis};
 use super::recovery::Recovery;
+use super::series::as_float;
 use crate::failure::{FailureKind, Remedy};
 use crate::model::text::counted;
 use crate::model::{Stage, Timestamp};
+
+pub(super) mod text;
 
 /// The version of the JSON form.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -274,157 +276,4 @@ impl SimulationReport {
     pub fn to_html(&self) -> String {
         page::page(self).to_string()
     }
-}
-
-/// A latency with three digits or so, in milliseconds or seconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ShownLatency(pub(super) Duration);
-
-impl fmt::Display for ShownLatency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = self.0.as_secs_f64() * 1000.0;
-        match millis {
-            0.0..10.0 => write!(f, "{millis:.2} ms"),
-            10.0..100.0 => write!(f, "{millis:.1} ms"),
-            100.0..1000.0 => write!(f, "{millis:.0} ms"),
-            1000.0..10_000.0 => write!(f, "{:.2} s", millis / 1000.0),
-            _ => write!(f, "{:.1} s", millis / 1000.0),
-        }
-    }
-}
-
-/// A number of bytes, in powers of 1024.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ShownBytes(pub(super) f64);
-
-impl fmt::Display for ShownBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut left = self.0;
-        for unit in ["B", "KiB", "MiB", "GiB"] {
-            if left < 1000.0 {
-                return match unit {
-                    "B" => write!(f, "{left:.0} B"),
-                    _ if left < 10.0 => write!(f, "{left:.1} {unit}"),
-                    _ => write!(f, "{left:.0} {unit}"),
-                };
-            }
-            left /= 1024.0;
-        }
-        write!(f, "{left:.1} TiB")
-    }
-}
-
-/// Quantiles of latencies for people.
-pub(super) fn quantiles<const DIGITS: u8>(of: &LatencyHistogram<DIGITS>) -> [String; 4] {
-    [0.5, 0.9, 0.99, 1.0].map(|share| {
-        of.quantile(share).map_or_else(|| "-".to_owned(), |at| ShownLatency(at).to_string())
-    })
-}
-
-/// The figures in a few lines.
-impl fmt::Display for SimulationReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Measurements { syncs, sync_durations, stages, .. } = &self.measured;
-        let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
-        writeln!(f, "{}, {lasted}, {}", counted(self.hosts(), "host"), self.plan.url)?;
-        for caution in self.cautions() {
-            writeln!(f, "! {caution}")?;
-        }
-        if !self.plan.groups.is_empty() {
-            let groups = self.plan.groups.iter();
-            let groups: Vec<_> =
-                groups.map(|group| format!("{} {}", group.name, group.hosts)).collect();
-            writeln!(f, "hosts of all shards by group: {}", groups.join(", "))?;
-        }
-        writeln!(
-            f,
-            "syncs: {} succeeded ({:.1}/s, {} clean), {} failed, {} broken off, {} unfinished",
-            syncs.succeeded,
-            self.per_second(syncs.succeeded),
-            syncs.clean,
-            syncs.failed,
-            syncs.broken_off,
-            syncs.unfinished
-        )?;
-        let [p50, p90, p99, max] = quantiles(sync_durations);
-        writeln!(f, "a sync took: p50 {p50}, p90 {p90}, p99 {p99}, max {max}")?;
-        writeln!(
-            f,
-            "requests: {} ({:.1}/s); events {}, rules {}",
-            self.measured.requests(),
-            self.per_second(self.measured.requests()),
-            self.measured.events_uploaded,
-            self.measured.rules_received
-        )?;
-        let prompt = &self.measured.prompt_uploads;
-        if prompt.begun > 0 {
-            let [p50, _, p99, max] = quantiles(&prompt.delays);
-            writeln!(
-                f,
-                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {}; \
-                 from the denial until all was accepted: p50 {p50}, p99 {p99}, max {max}",
-                prompt.succeeded,
-                self.per_second(prompt.succeeded),
-                prompt.failed,
-                prompt.broken_off,
-                counted(prompt.events, "event")
-            )?;
-        }
-        if self.measured.bundles_requested > 0 {
-            writeln!(
-                f,
-                "bundles: requested {}, {} of their executables accepted",
-                counted(self.measured.bundles_requested, "time"),
-                counted(self.measured.bundle_binaries, "event")
-            )?;
-        }
-        for (stage, of) in stages {
-            let [p50, p90, p99, max] = quantiles(&of.latency);
-            writeln!(
-                f,
-                "  {:<14} answered {}, failed {}, cut by outage {}; p50 {p50}, p90 {p90}, \
-                 p99 {p99}, max {max}; sent {}, received {}",
-                stage.name(),
-                of.answered,
-                of.failed(),
-                of.cut_by_outage,
-                shown_bytes(of.bytes_sent),
-                shown_bytes(of.bytes_received),
-            )?;
-        }
-        for (stage, kind, count) in self.failures() {
-            writeln!(f, "  failed: {} {kind} {count}", stage.name())?;
-        }
-        for recovery in &self.recoveries {
-            let factor = recovery.factor().map_or_else(|| "-".to_owned(), |n| format!("{n:.1}"));
-            writeln!(
-                f,
-                "after the outage {}: at most {:.1} requests/s and {:.1} syncs/s in the first \
-                 minute, {factor} times the steady load ({:.1} and {:.1})",
-                recovery.outage,
-                recovery.peak_requests,
-                recovery.peak_syncs,
-                recovery.steady_requests,
-                recovery.steady_syncs
-            )?;
-        }
-        for run in &self.shards {
-            let memory = run.memory_per_host().map_or_else(
-                || "memory unknown".to_owned(),
-                |bytes| format!("{} per host", shown_bytes(bytes)),
-            );
-            writeln!(
-                f,
-                "shard {}: {:.1} s of CPU ({:.0} % of a core), {memory}",
-                run.shard,
-                run.cpu.as_secs_f64(),
-                100.0 * run.cpu.as_secs_f64() / run.lasted.as_secs_f64().max(0.001)
-            )?;
-        }
-        Ok(())
-    }
-}
-
-pub(super) const fn shown_bytes(bytes: u64) -> ShownBytes {
-    ShownBytes(as_float(bytes))
 }

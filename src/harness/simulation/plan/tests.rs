@@ -1,4 +1,5 @@
 use super::*;
+use crate::harness::fixtures::Random;
 
 #[test]
 fn what_is_read_is_shown_as_it_was_written() {
