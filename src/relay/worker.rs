@@ -30,6 +30,10 @@ use crate::sync::progress::When;
 /// From one attempt to listen to the next (RELAY-1).
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
+/// From one attempt to renew the certificates to the next. Those in use are valid for
+/// half of their life by then, so there is no hurry.
+const RENEW_AGAIN: Duration = Duration::from_mins(10);
+
 /// How long answers that have begun may take once the relay is to end: the daemon
 /// ends within 5 s (DAEMON-3).
 const STOP_TIME: Duration = Duration::from_secs(4);
@@ -302,8 +306,7 @@ impl Worker {
         match &self.listening {
             Listening::No { again_at, .. } if *again_at <= now.elapsed => self.listen().await,
             Listening::Yes { renew_at: Some(at), .. } if *at <= now.wall => {
-                tracing::info!("the relay's certificates are renewed");
-                self.listen().await;
+                self.renew(now.wall).await;
             }
             Listening::No { .. } | Listening::Yes { .. } => {}
         }
@@ -319,8 +322,35 @@ impl Worker {
         let _ = spawn_blocking(move || service.with_core(|core| core.expire(now.elapsed))).await;
     }
 
-    /// Begins to listen, in the place of the server that runs.
+    /// Serves with new certificates. If there are none, for example because the disk is
+    /// full, it goes on with those it has.
+    async fn renew(&mut self, now: Timestamp) {
+        match self.tls_side().await {
+            Ok(side) => {
+                tracing::info!("the relay's certificates are renewed");
+                self.listen_with(Ok(side)).await;
+            }
+            Err(ErrorText { message: error, fix }) => {
+                tracing::warn!(
+                    error,
+                    fix,
+                    "the relay's certificates cannot be renewed; trying again in 10 min"
+                );
+                if let Listening::Yes { renew_at, .. } = &mut self.listening {
+                    *renew_at = Some(now.after(RENEW_AGAIN));
+                }
+            }
+        }
+    }
+
+    /// Begins to listen.
     async fn listen(&mut self) {
+        let side = self.tls_side().await;
+        self.listen_with(side).await;
+    }
+
+    /// Begins to listen, in the place of the server that runs.
+    async fn listen_with(&mut self, side: Result<Option<TlsSide>, ErrorText>) {
         let again_at = self.now() + LISTEN_AGAIN;
         let former = std::mem::replace(
             &mut self.listening,
@@ -334,11 +364,11 @@ impl Worker {
             }
             Listening::No { error, .. } => error,
         };
-        match self.server().await {
-            Ok((server, stop, renew_at)) => {
+        match side.and_then(|side| self.server(side)) {
+            Ok(listening) => {
                 let url = self.url();
                 tracing::info!(url, "the relay listens");
-                self.listening = Listening::Yes { server, stop, renew_at };
+                self.listening = listening;
             }
             Err(error) => {
                 if error != had_failed {
@@ -356,17 +386,15 @@ impl Worker {
         format!("{}://{}/", if config.tls { "https" } else { "http" }, config.listen)
     }
 
-    async fn server(
-        &self,
-    ) -> Result<(Task<()>, watch::Sender<bool>, Option<Timestamp>), ErrorText> {
-        let tls = match self.options.tls.clone() {
-            None => None,
-            Some(source) => {
-                let now = self.options.clock.now().wall;
-                let side = spawn_blocking(move || source(now)).await;
-                Some(side.map_err(|error| said(&error))??)
-            }
-        };
+    /// The certificates to serve with; `None` without TLS.
+    async fn tls_side(&self) -> Result<Option<TlsSide>, ErrorText> {
+        let Some(source) = self.options.tls.clone() else { return Ok(None) };
+        let now = self.options.clock.now().wall;
+        let side = spawn_blocking(move || source(now)).await;
+        side.map_err(|error| said(&error))?.map(Some)
+    }
+
+    fn server(&self, tls: Option<TlsSide>) -> Result<Listening, ErrorText> {
         let listener = match &self.options.socket {
             Some(socket) => Listener::inherited(socket.try_clone().map_err(|error| said(&error))?),
             None => Listener::bind(self.options.relay.config.listen),
@@ -399,7 +427,7 @@ impl Worker {
                 tracing::error!(%error, "the relay's server failed");
             }
         });
-        Ok((server, stop, renew_at))
+        Ok(Listening::Yes { server, stop, renew_at })
     }
 
     /// Finds out in a thread whether the authorizer lacks anything.

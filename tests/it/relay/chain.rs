@@ -13,7 +13,7 @@ use santa_sync::control::relay::RelayStatus;
 use santa_sync::harness::FakeServer;
 use santa_sync::model::{MachineId, RelayManner, SyncRecord, SyncResult, SyncType, Trigger};
 use santa_sync::relay::core::RelayOptions;
-use santa_sync::relay::worker::{self, RelayCommand, RelayHandle, WorkerOptions};
+use santa_sync::relay::worker::{self, RelayCommand, RelayHandle, TlsSource, WorkerOptions};
 use santa_sync::sync::progress::Unobserved;
 use santa_sync::sync::run::SyncOptions;
 use santa_sync::sync::stop_channel;
@@ -29,6 +29,8 @@ pub(crate) struct Chain {
     agent: LocalAgent,
     relay: Option<RelayHandle>,
     pub(crate) options: RelayOptions,
+    /// Where the relay's certificates come from; `None` without TLS.
+    pub(crate) tls: Option<TlsSource>,
 }
 
 impl Chain {
@@ -58,7 +60,7 @@ impl Chain {
             checkpoint: Arc::new(|_, _| {}),
         };
         change(&mut options);
-        let mut chain = Self { upstream, dir, agent, relay: None, options };
+        let mut chain = Self { upstream, dir, agent, relay: None, options, tls: None };
         chain.start();
         chain
     }
@@ -77,7 +79,7 @@ impl Chain {
         let relay = worker::start(WorkerOptions {
             relay: self.options.clone(),
             clock: SystemClock::new(),
-            tls: None,
+            tls: self.tls.clone(),
             socket: None,
         });
         let relay = relay.expect("a thread");

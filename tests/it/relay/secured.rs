@@ -3,12 +3,18 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use santa_sync::failure::ErrorText;
 use santa_sync::harness::{FakeServer, fixtures};
 use santa_sync::model::Stage;
+use santa_sync::relay::certificates::{self, Places};
+use santa_sync::relay::worker::TlsSide;
 use serde_json::Value;
 
+use super::chain::{Chain, MACHINE_ID, wait};
 use super::link::pause;
 use super::santa::{Age, Santa, Status};
 use super::{stored, tls};
@@ -125,4 +131,40 @@ fn relay_12_requests_without_the_secret_are_refused() {
         assert!(santa.rows().is_empty());
     }
     assert_eq!(host.server.events_received(), 0);
+}
+
+/// RELAY-1: certificates that cannot be renewed, for example because the disk is full,
+/// stay in use, and the renewal is tried again later.
+#[test]
+fn relay_1_a_renewal_that_fails_does_not_end_the_service() {
+    let mut chain = Chain::new(FakeServer::builder().start().expect("a server"));
+    chain.sync();
+    chain.stop();
+    let (state_dir, calls) = (chain.state_dir(), Arc::new(AtomicUsize::new(0)));
+    let called = Arc::clone(&calls);
+    chain.options.config.tls = true;
+    chain.tls = Some(Arc::new(move |now| {
+        if called.fetch_add(1, Ordering::Relaxed) > 0 {
+            return Err(ErrorText { message: "no space left".to_owned(), fix: None });
+        }
+        let directory = state_dir.join("public");
+        let places = Places { state_dir: &state_dir, directory: &directory, client: None };
+        let made = certificates::ensure(&places, None, now).expect("certificates");
+        let config = made.server_config(false).expect("a configuration");
+        Ok(TlsSide { config, renew_at: now })
+    }));
+    chain.start();
+    assert!(wait(|| calls.load(Ordering::Relaxed) > 1), "a renewal is due at once");
+
+    let ca = std::fs::read_to_string(chain.state_dir().join("public/ca.pem")).expect("a CA");
+    let santa = Santa::new(Age::Y2026M7, &chain.url().replace("http", "https")).with(|profile| {
+        profile.tls = Some(tls::client(&ca, None));
+        MACHINE_ID.clone_into(&mut profile.machine_id);
+    });
+    for _ in 0..2 {
+        let done = santa.sync();
+        assert_eq!(done.status, Status::Success, "{done:?}");
+    }
+    assert_eq!(chain.status().error, None);
+    assert_eq!(calls.load(Ordering::Relaxed), 2, "the next attempt is not due");
 }
