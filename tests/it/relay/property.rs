@@ -445,8 +445,9 @@ impl World {
     }
 }
 
+/// 20; more by `SANTA_SYNC_RELAY_CASES`.
 fn cases() -> u32 {
-    std::env::var("RELAY_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20)
+    std::env::var("SANTA_SYNC_RELAY_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20)
 }
 
 proptest! {
