@@ -308,7 +308,7 @@ impl Simulation {
             budget,
             rules: rules::RuleBook::default(),
             events: EventTraits::of(&self.plan),
-            measured: RefCell::new(Measurements::new(self.plan.lasting)),
+            measured: RefCell::new(Measurements::new(self.plan.lasting, &self.plan.groups)),
         });
         let mut fleet = Fleet::new(&self.plan, Rc::clone(&world), down)?;
         let running = fleet.run(stop, &mut *self.on_progress);

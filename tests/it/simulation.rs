@@ -273,7 +273,7 @@ fn a_saved_report_is_shown_again_and_is_one_page() {
         measured plan recoveries schema_version shards
         bundle_binaries denied_percent encodings event_bytes events_per_hour groups hosts interval_secs lasting_ms outages prompt_percent protobuf_percent ramp_ms response_memory seed shard speed storms url versions
         cpu_ms hosts is_stopped lasted_ms memory_before memory_peak shard started_at
-        bundle_binaries bundles_requested events_uploaded lateness prompt_uploads rules_received series stages sync_durations syncs token_requests
+        bundle_binaries bundles_requested events_uploaded groups lateness prompt_uploads rules_received series stages sync_durations syncs token_requests
         begun broken_off clean failed succeeded unfinished
         answered bytes_received bytes_sent cut_by_outage failures latency
         buckets count max_us p50_us p90_us p99_us

@@ -112,6 +112,7 @@ impl<'a> Fleet<'a> {
         let now = world.clock.now().wall;
         for number in plan.own_hosts() {
             let profile = HostProfile::of(plan, number).map_err(SimulationError::MachineId)?;
+            world.measured.borrow_mut().host_takes_part(profile.group);
             let seed = host_seed(plan, number);
             let splay = splay_number(&profile.machine_id);
             let share = f64::from(number) / f64::from(plan.hosts);
@@ -187,7 +188,7 @@ impl<'a> Fleet<'a> {
         };
         // What does not end in time is counted as unfinished.
         let _ = tokio::time::timeout(GRACE, finishing).await;
-        self.world.measured.borrow_mut().syncs.unfinished += self.syncing.len() as u64;
+        self.world.measured.borrow_mut().syncs_left(self.syncing.len() as u64);
         self.syncing.shutdown().await;
         self.uploading.shutdown().await;
         self.note(self.world.clock.real_elapsed(), on_progress);
@@ -280,7 +281,8 @@ impl<'a> Fleet<'a> {
             return;
         };
         let at = self.world.clock.real_elapsed();
-        self.world.measured.borrow_mut().sync_begins(at, lateness);
+        let group = host.profile().group;
+        self.world.measured.borrow_mut().sync_begins(group, at, lateness);
         let (reboot, rebooted) = oneshot::channel();
         self.reboots.insert(slot, reboot);
         let world = Rc::clone(&self.world);
@@ -308,7 +310,7 @@ impl<'a> Fleet<'a> {
             // Up to here one more ran.
             measured.note_running(at, self.syncing.len() as u64 + 1);
             measured.note_running(at, self.syncing.len() as u64);
-            measured.sync_ends(at, took, counted);
+            measured.sync_ends(host.profile().group, at, took, counted);
         }
         self.is_back(slot, host);
         let end = match end {

@@ -9,6 +9,8 @@ use crate::model::{MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS};
 pub(super) const ENCODINGS: [&str; 3] = ["deflate", "gzip", "none"];
 /// The forms of messages.
 pub(super) const TRANSFERS: [&str; 2] = ["json", "protobuf"];
+/// The most groups: each has figures of its own in memory and in reports.
+pub const MAX_GROUPS: usize = 100;
 /// The most executables of a bundle.
 pub(super) const MAX_BUNDLE_BINARIES: u32 = 10_000;
 
@@ -110,6 +112,9 @@ impl SimulationPlan {
 
     /// Checks what holds for all hosts and for each group.
     pub(super) fn check_hosts(&self) -> Result<(), PlanError> {
+        if self.groups.len() > MAX_GROUPS {
+            return Err(PlanError::TooManyGroups(self.groups.len()));
+        }
         let of_groups: u64 = self.groups.iter().map(|group| u64::from(group.hosts)).sum();
         if !self.groups.is_empty() && of_groups != u64::from(self.hosts) {
             return Err(PlanError::Groups { groups: of_groups, hosts: self.hosts });

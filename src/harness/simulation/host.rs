@@ -197,7 +197,7 @@ impl SimulatedHost {
             };
         };
         let SyncOutcome { result, sync_type, tally, .. } = outcome;
-        world.measured.borrow_mut().rules_received += tally.rules_received;
+        world.measured.borrow_mut().rules_received(self.profile.group, tally.rules_received);
         match result {
             SyncResult::Success => SimulatedEnd::Succeeded {
                 clean: sync_type.is_some_and(SyncType::deletes_execution_rules),
@@ -271,7 +271,7 @@ impl SimulatedHost {
                 SyncEvent::EventsRead(Box::new(self.read(limit, sync)))
             }
             StoreEffect::SettleEvents(settled) => {
-                settle(&mut self.events, &settled, sync.world);
+                self.settle(&settled, sync.world);
                 SyncEvent::EventsSettled
             }
             StoreEffect::NoteRefusal { ids, words: _, at_once, memory } => {
@@ -314,18 +314,19 @@ impl SimulatedHost {
         }
     }
 
+    /// Has the events of a batch leave the queue, and counts them.
+    pub(super) fn settle(&mut self, settled: &SettledEvents, world: &SharedWorld) {
+        let (at, delivered) = (world.clock.real_elapsed(), settled.delivered.len() as u64);
+        let mut measured = world.measured.borrow_mut();
+        measured.events_accepted(self.profile.group, at, delivered);
+        measured.bundles_requested += settled.bundle_requests.len() as u64;
+        measured.bundle_binaries += settled.bundles_delivered.len() as u64;
+        self.events.settle(settled, world.clock.now().wall);
+    }
+
     fn read(&self, limit: usize, sync: &SyncInProgress<'_>) -> EventBatch {
         sync.batch_of(self.events.batch(limit, sync.horizon), &self.profile)
     }
-}
-
-/// Has the events of a batch leave the queue, and counts them.
-pub(super) fn settle(events: &mut EventQueue, settled: &SettledEvents, world: &SharedWorld) {
-    let mut measured = world.measured.borrow_mut();
-    measured.events_accepted(world.clock.real_elapsed(), settled.delivered.len() as u64);
-    measured.bundles_requested += settled.bundle_requests.len() as u64;
-    measured.bundle_binaries += settled.bundles_delivered.len() as u64;
-    events.settle(settled, world.clock.now().wall);
 }
 
 /// Waits for `work`, but not past the sync's deadline.

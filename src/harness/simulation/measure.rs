@@ -5,12 +5,23 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::figures::Figures;
+pub use self::groups::GroupMeasurements;
+use super::groups::HostGroup;
 use super::latency::LatencyHistogram;
 use super::series::{Series, slot};
 use crate::failure::FailureKind;
 use crate::model::Stage;
 use crate::sync::machine::Traffic;
 use crate::sync::upload::{UploadReport, UploadResult};
+
+mod figures;
+mod groups;
+
+/// Digits of the latencies of all hosts together.
+pub const WHOLE_DIGITS: u8 = 3;
+/// Digits of the latencies of a group, of which there may be many.
+pub const GROUP_DIGITS: u8 = 2;
 
 /// All counts and latencies of a simulation.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
@@ -19,14 +30,14 @@ pub struct Measurements {
     pub syncs: SyncCounts,
     /// From the beginning to the end of each sync that succeeded, waits included, on
     /// the hosts' clock.
-    pub sync_durations: LatencyHistogram<3>,
+    pub sync_durations: LatencyHistogram<WHOLE_DIGITS>,
     /// How much later than it should a sync began, in real time. If this is large,
     /// the simulator was short of CPU, and other latencies are partly its own.
-    pub lateness: LatencyHistogram<3>,
+    pub lateness: LatencyHistogram<WHOLE_DIGITS>,
     /// Uploads between syncs, because something was denied.
-    pub prompt_uploads: PromptUploads,
+    pub prompt_uploads: PromptUploads<WHOLE_DIGITS>,
     /// By stage; the attempts of uploads between syncs are among those of event uploads.
-    pub stages: BTreeMap<Stage, StageMeasurements>,
+    pub stages: BTreeMap<Stage, StageMeasurements<WHOLE_DIGITS>>,
     /// Requests for an XSRF token.
     pub token_requests: u64,
     /// Events that the server accepted.
@@ -37,6 +48,10 @@ pub struct Measurements {
     pub bundle_binaries: u64,
     /// Rules that the server sent.
     pub rules_received: u64,
+    /// By group, in the order of the plan; empty if there are no groups, or if one of the reports
+    /// is of a version that did not measure them.
+    #[serde(default)]
+    pub groups: Vec<GroupMeasurements>,
     /// The same over time.
     pub series: Series,
 }
@@ -58,9 +73,32 @@ pub struct SyncCounts {
     pub unfinished: u64,
 }
 
-/// Uploads between syncs.
+impl SyncCounts {
+    fn ends(&mut self, end: SimulatedEnd) {
+        match end {
+            SimulatedEnd::Succeeded { clean } => {
+                self.succeeded += 1;
+                self.clean += u64::from(clean);
+            }
+            SimulatedEnd::Failed => self.failed += 1,
+            SimulatedEnd::BrokenOff => self.broken_off += 1,
+        }
+    }
+
+    const fn add(&mut self, other: Self) {
+        let Self { begun, succeeded, clean, failed, broken_off, unfinished } = other;
+        self.begun += begun;
+        self.succeeded += succeeded;
+        self.clean += clean;
+        self.failed += failed;
+        self.broken_off += broken_off;
+        self.unfinished += unfinished;
+    }
+}
+
+/// Uploads between syncs; latencies have `DIGITS` digits.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
-pub struct PromptUploads {
+pub struct PromptUploads<const DIGITS: u8> {
     /// They began.
     pub begun: u64,
     /// Everything that was queued was accepted.
@@ -73,13 +111,13 @@ pub struct PromptUploads {
     pub events: u64,
     /// From the first denial that an upload was for until the server had accepted
     /// everything, on the hosts' clock.
-    pub delays: LatencyHistogram<3>,
+    pub delays: LatencyHistogram<DIGITS>,
 }
 
-impl PromptUploads {
+impl<const DIGITS: u8> PromptUploads<DIGITS> {
     /// An upload has ended; `None` if it was broken off. The oldest denial was so long
     /// ago.
-    pub(super) fn ends(&mut self, report: Option<&UploadReport>, delay: Duration) {
+    fn ends(&mut self, report: Option<&UploadReport>, delay: Duration) {
         match report {
             None => self.broken_off += 1,
             Some(report) => {
@@ -104,9 +142,9 @@ impl PromptUploads {
     }
 }
 
-/// The attempts of a stage.
+/// The attempts of a stage; latencies have `DIGITS` digits.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
-pub struct StageMeasurements {
+pub struct StageMeasurements<const DIGITS: u8> {
     /// Attempts that the server answered as the protocol says.
     pub answered: u64,
     /// Other attempts, by kind of failure.
@@ -119,7 +157,50 @@ pub struct StageMeasurements {
     pub bytes_received: u64,
     /// From the beginning of an attempt that was answered, its connection included,
     /// to the decoded response.
-    pub latency: LatencyHistogram<3>,
+    pub latency: LatencyHistogram<DIGITS>,
+}
+
+impl<const DIGITS: u8> StageMeasurements<DIGITS> {
+    fn attempt_ends(&mut self, latency: Duration, end: AttemptEnd, traffic: Traffic) {
+        self.bytes_sent += traffic.bytes_sent;
+        self.bytes_received += traffic.bytes_received;
+        match end {
+            AttemptEnd::Answered => {
+                self.answered += 1;
+                self.latency.record(latency);
+            }
+            AttemptEnd::Failed(kind) => {
+                *self.failures.entry(kind.name().to_owned()).or_default() += 1;
+            }
+            AttemptEnd::CutByOutage => self.cut_by_outage += 1,
+        }
+    }
+
+    /// Attempts that failed, those of simulated outages aside.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        for (kind, count) in &other.failures {
+            *self.failures.entry(kind.clone()).or_default() += count;
+        }
+        self.cut_by_outage += other.cut_by_outage;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.latency.add(&other.latency);
+    }
+}
+
+fn add_stages<const DIGITS: u8>(
+    sum: &mut BTreeMap<Stage, StageMeasurements<DIGITS>>,
+    other: &BTreeMap<Stage, StageMeasurements<DIGITS>>,
+) {
+    for (stage, theirs) in other {
+        sum.entry(*stage).or_default().add(theirs);
+    }
 }
 
 /// The outcome of an attempt.
@@ -149,75 +230,136 @@ pub enum SimulatedEnd {
 
 impl Measurements {
     /// Nothing measured yet.
-    pub(super) fn new(lasting: Duration) -> Self {
-        Self { series: Series::new(lasting), ..Self::default() }
+    pub(super) fn new(lasting: Duration, groups: &[HostGroup]) -> Self {
+        let groups = groups.iter().map(|group| GroupMeasurements::new(group.name.clone()));
+        Self { groups: groups.collect(), series: Series::new(lasting), ..Self::default() }
+    }
+
+    /// The figures of a group, if the host has one.
+    fn group(&mut self, group: Option<usize>) -> Option<&mut GroupMeasurements> {
+        group.and_then(|group| self.groups.get_mut(group))
+    }
+
+    /// This process plays a host of that group.
+    pub(super) fn host_takes_part(&mut self, group: Option<usize>) {
+        if let Some(of_group) = self.group(group) {
+            of_group.hosts += 1;
+        }
     }
 
     /// A sync begins, so much later than it should.
-    pub(super) fn sync_begins(&mut self, at: Duration, lateness: Duration) {
+    pub(super) fn sync_begins(&mut self, group: Option<usize>, at: Duration, lateness: Duration) {
         self.syncs.begun += 1;
         self.lateness.record(lateness);
         let bin = self.series.bin(at);
         *slot(&mut self.series.begun, bin) += 1;
+        if let Some(of_group) = self.group(group) {
+            of_group.syncs.begun += 1;
+        }
     }
 
     /// A sync has ended after that time on the host's clock.
-    pub(super) fn sync_ends(&mut self, at: Duration, took: Duration, end: SimulatedEnd) {
+    pub(super) fn sync_ends(
+        &mut self,
+        group: Option<usize>,
+        at: Duration,
+        took: Duration,
+        end: SimulatedEnd,
+    ) {
         let bin = self.series.bin(at);
         match end {
-            SimulatedEnd::Succeeded { clean } => {
-                self.syncs.succeeded += 1;
-                self.syncs.clean += u64::from(clean);
+            SimulatedEnd::Succeeded { .. } => {
                 self.sync_durations.record(took);
                 *slot(&mut self.series.succeeded, bin) += 1;
             }
-            SimulatedEnd::Failed => {
-                self.syncs.failed += 1;
-                *slot(&mut self.series.failed, bin) += 1;
+            SimulatedEnd::Failed => *slot(&mut self.series.failed, bin) += 1,
+            SimulatedEnd::BrokenOff => {}
+        }
+        self.syncs.ends(end);
+        if let Some(of_group) = self.group(group) {
+            of_group.syncs.ends(end);
+            if matches!(end, SimulatedEnd::Succeeded { .. }) {
+                of_group.sync_durations.record(took);
             }
-            SimulatedEnd::BrokenOff => self.syncs.broken_off += 1,
+        }
+    }
+
+    /// The simulation is over, and so many syncs still run.
+    pub(super) fn syncs_left(&mut self, unfinished: u64) {
+        self.syncs.unfinished += unfinished;
+        for of_group in &mut self.groups {
+            let SyncCounts { begun, succeeded, failed, broken_off, .. } = of_group.syncs;
+            of_group.syncs.unfinished = begun.saturating_sub(succeeded + failed + broken_off);
         }
     }
 
     /// An attempt has ended that began at `began`.
     pub(super) fn attempt_ends(
         &mut self,
-        stage: Stage,
+        (group, stage): (Option<usize>, Stage),
         (began, ended): (Duration, Duration),
         end: AttemptEnd,
         traffic: Traffic,
     ) {
-        let of_stage = self.stages.entry(stage).or_default();
+        let latency = ended.saturating_sub(began);
         let (at_start, at_end) = (self.series.bin(began), self.series.bin(ended));
-        of_stage.bytes_sent += traffic.bytes_sent;
-        of_stage.bytes_received += traffic.bytes_received;
         *slot(&mut self.series.bytes_sent, at_end) += traffic.bytes_sent;
         *slot(&mut self.series.bytes_received, at_end) += traffic.bytes_received;
         match end {
             AttemptEnd::Answered => {
-                let latency = ended.saturating_sub(began);
-                of_stage.answered += 1;
-                of_stage.latency.record(latency);
                 slot(&mut self.series.latency, at_end).record(latency);
                 *slot(&mut self.series.requests, at_start) += 1;
             }
-            AttemptEnd::Failed(kind) => {
-                *of_stage.failures.entry(kind.name().to_owned()).or_default() += 1;
+            AttemptEnd::Failed(_) => {
                 *slot(&mut self.series.requests, at_start) += 1;
                 *slot(&mut self.series.failed_requests, at_end) += 1;
             }
-            AttemptEnd::CutByOutage => {
-                of_stage.cut_by_outage += 1;
-                *slot(&mut self.series.cut_by_outage, at_end) += 1;
-            }
+            AttemptEnd::CutByOutage => *slot(&mut self.series.cut_by_outage, at_end) += 1,
+        }
+        self.stages.entry(stage).or_default().attempt_ends(latency, end, traffic);
+        if let Some(of_group) = self.group(group) {
+            of_group.stages.entry(stage).or_default().attempt_ends(latency, end, traffic);
+        }
+    }
+
+    /// An upload between syncs begins.
+    pub(super) fn upload_begins(&mut self, group: Option<usize>) {
+        self.prompt_uploads.begun += 1;
+        if let Some(of_group) = self.group(group) {
+            of_group.prompt_uploads.begun += 1;
+        }
+    }
+
+    /// An upload between syncs has ended; `None` if it was broken off. The oldest denial was so
+    /// long ago.
+    pub(super) fn upload_ends(
+        &mut self,
+        group: Option<usize>,
+        report: Option<&UploadReport>,
+        delay: Duration,
+    ) {
+        self.prompt_uploads.ends(report, delay);
+        if let Some(of_group) = self.group(group) {
+            of_group.prompt_uploads.ends(report, delay);
         }
     }
 
     /// The server has accepted events.
-    pub(super) fn events_accepted(&mut self, at: Duration, events: u64) {
+    pub(super) fn events_accepted(&mut self, group: Option<usize>, at: Duration, events: u64) {
         self.events_uploaded += events;
         let bin = self.series.bin(at);
         *slot(&mut self.series.events, bin) += events;
+        if let Some(of_group) = self.group(group) {
+            of_group.events_uploaded += events;
+        }
+    }
+
+    /// The server has sent rules.
+    pub(super) fn rules_received(&mut self, group: Option<usize>, rules: u64) {
+        self.rules_received += rules;
+        if let Some(of_group) = self.group(group) {
+            of_group.rules_received += rules;
+        }
     }
 
     /// So many syncs run.
@@ -234,20 +376,13 @@ impl Measurements {
         *running_now = running;
     }
 
-    /// Adds what another shard measured.
+    /// Adds what another shard measured. If one of both has no figures of groups, the sum has
+    /// none either.
     pub(super) fn add(&mut self, other: &Self) {
-        let SyncCounts { begun, succeeded, clean, failed, broken_off, unfinished } = other.syncs;
-        self.syncs.begun += begun;
-        self.syncs.succeeded += succeeded;
-        self.syncs.clean += clean;
-        self.syncs.failed += failed;
-        self.syncs.broken_off += broken_off;
-        self.syncs.unfinished += unfinished;
+        self.syncs.add(other.syncs);
         self.sync_durations.add(&other.sync_durations);
         self.lateness.add(&other.lateness);
-        for (stage, theirs) in &other.stages {
-            self.stages.entry(*stage).or_default().add(theirs);
-        }
+        add_stages(&mut self.stages, &other.stages);
         self.prompt_uploads.add(&other.prompt_uploads);
         self.token_requests += other.token_requests;
         self.bundles_requested += other.bundles_requested;
@@ -255,31 +390,19 @@ impl Measurements {
         self.events_uploaded += other.events_uploaded;
         self.rules_received += other.rules_received;
         self.series.add(&other.series);
+        if self.groups.len() == other.groups.len() {
+            for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {
+                mine.add(theirs);
+            }
+        } else {
+            self.groups = Vec::new();
+        }
     }
 
     /// Attempts of all stages that reached the server, or should have.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.stages.values().map(|stage| stage.answered + stage.failed()).sum()
-    }
-}
-
-impl StageMeasurements {
-    /// Attempts that failed, those of simulated outages aside.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.failures.values().sum()
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.answered += other.answered;
-        for (kind, count) in &other.failures {
-            *self.failures.entry(kind.clone()).or_default() += count;
-        }
-        self.cut_by_outage += other.cut_by_outage;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
-        self.latency.add(&other.latency);
+        self.figures().requests
     }
 }
 

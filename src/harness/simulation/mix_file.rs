@@ -10,11 +10,14 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
-use super::groups::{ENCODINGS, HostGroup, MAX_BUNDLE_BINARIES, TRANSFERS};
+use super::groups::{ENCODINGS, HostGroup, MAX_BUNDLE_BINARIES, MAX_GROUPS, TRANSFERS};
 use super::plan::{Mix, SimulationPlan, parse_duration, parse_percent};
 use super::profile::build_of;
 use crate::harness::toml_file::{TomlFileError, TomlText, text_of};
 use crate::model::{MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS};
+
+/// The most characters of a group's name.
+const MAX_NAME_CHARS: usize = 64;
 
 /// The groups of a file, with the numbers of their hosts.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,8 +170,20 @@ fn numbers(specs: &[Spanned<GroupSpec>], hosts: Option<u32>) -> Result<(u32, Vec
     if specs.is_empty() {
         return Err((0..0, "there is no [[group]] of hosts".to_owned()));
     }
+    if let Some(spec) = specs.get(MAX_GROUPS) {
+        let words = format!("there are {} groups; make up to {MAX_GROUPS}", specs.len());
+        return Err((spec.get_ref().name.span(), words));
+    }
     for (place, spec) in specs.iter().enumerate() {
         let name = &spec.get_ref().name;
+        let characters = name.get_ref().chars();
+        if !(1..=MAX_NAME_CHARS).contains(&characters.clone().count())
+            || characters.clone().any(char::is_control)
+        {
+            let words =
+                format!("a name has 1 to {MAX_NAME_CHARS} characters, and no control characters");
+            return Err((name.span(), words));
+        }
         if specs[..place].iter().any(|other| other.get_ref().name == *name) {
             let words = format!("there are two groups with the name {:?}", name.get_ref());
             return Err((name.span(), words));

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::groups::HostGroup;
 use super::measure::StageMeasurements;
 use super::plan::Shown;
 use super::plot::PLOT_STYLE;
@@ -12,6 +11,7 @@ use super::report::text::{quantiles, shown_bytes};
 use crate::harness::html::{Escaped, HtmlPage, HtmlTable};
 use crate::model::text::counted;
 
+mod groups;
 mod plots;
 
 /// The page of a report.
@@ -34,10 +34,8 @@ pub(super) fn page(report: &SimulationReport) -> HtmlPage {
     );
     uploads_between_syncs(report, &mut body);
     failures(report, &mut body);
+    groups::groups(report, &mut body);
     let _ = writeln!(body, "<h2>What was simulated</h2>\n{}", options(report));
-    if !report.plan.groups.is_empty() {
-        let _ = writeln!(body, "<h2>Groups of hosts</h2>\n{}", groups(report));
-    }
     let _ = writeln!(body, "<h2>The simulating processes</h2>\n{}", processes(report));
     let lasted = Shown(Duration::from_secs(report.lasted().as_secs()));
     let started = report.shards.iter().map(|run| run.started_at).min().unwrap_or_default();
@@ -115,32 +113,53 @@ fn recoveries(report: &SimulationReport) -> HtmlTable {
 }
 
 fn stages(report: &SimulationReport) -> HtmlTable {
-    let head = ["stage", "answered", "failed", "p50", "p90", "p99", "max", "sent", "received"];
-    let rows = report.measured.stages.iter().map(|(stage, of)| {
-        let [p50, p90, p99, longest] = quantiles(&of.latency);
-        let (sent, received) = (shown_bytes(of.bytes_sent), shown_bytes(of.bytes_received));
-        vec![
-            stage.name().to_owned(),
-            of.answered.to_string(),
-            of.failed().to_string(),
-            p50,
-            p90,
-            p99,
-            longest,
-            sent.to_string(),
-            received.to_string(),
-        ]
-    });
+    let has_outage = !report.plan.outages.is_empty();
+    let rows = report.measured.stages.iter();
+    let rows = rows.map(|(stage, of)| stage_row(stage.name(), of, has_outage));
     let [p50, p90, p99, longest] = quantiles(&report.measured.sync_durations);
     let syncs = report.measured.syncs;
-    let counts = [syncs.succeeded, syncs.failed].map(|n| n.to_string()).to_vec();
-    let whole = [vec!["whole sync".to_owned()], counts, vec![p50, p90, p99, longest]].concat();
+    let mut whole = vec!["whole sync".to_owned()];
+    whole.extend([syncs.succeeded, syncs.failed].map(|count| count.to_string()));
+    whole.extend(has_outage.then(String::new));
+    whole.extend([p50, p90, p99, longest, String::new(), String::new()]);
+    stage_table(
+        "stage",
+        "Attempts by stage, and whole syncs with their waits".to_owned(),
+        has_outage,
+        rows.chain([whole]),
+    )
+}
+
+/// A table of attempts; `first` is the head of its first column. The attempts that an outage cut
+/// have a column if there was an outage.
+fn stage_table(
+    first: &str,
+    caption: String,
+    has_outage: bool,
+    rows: impl Iterator<Item = Vec<String>>,
+) -> HtmlTable {
+    let mut columns = vec![first, "answered", "failed"];
+    columns.extend(has_outage.then_some("cut by outage"));
+    columns.extend(["p50", "p90", "p99", "max", "sent", "received"]);
     HtmlTable {
-        caption: "Attempts by stage, and whole syncs with their waits".to_owned(),
-        columns: head.map(str::to_owned).to_vec(),
-        numbers: (1..head.len()).collect(),
-        rows: rows.chain([[whole, vec![String::new(), String::new()]].concat()]).collect(),
+        caption,
+        numbers: (1..columns.len()).collect(),
+        columns: columns.into_iter().map(str::to_owned).collect(),
+        rows: rows.collect(),
     }
+}
+
+/// The attempts of a stage as a row of a [`stage_table`].
+fn stage_row<const DIGITS: u8>(
+    head: &str,
+    of: &StageMeasurements<DIGITS>,
+    has_outage: bool,
+) -> Vec<String> {
+    let mut row = vec![head.to_owned(), of.answered.to_string(), of.failed().to_string()];
+    row.extend(has_outage.then(|| of.cut_by_outage.to_string()));
+    row.extend(quantiles(&of.latency));
+    row.extend([of.bytes_sent, of.bytes_received].map(|bytes| shown_bytes(bytes).to_string()));
+    row
 }
 
 fn uploads_between_syncs(report: &SimulationReport, body: &mut String) {
@@ -222,17 +241,6 @@ fn options(report: &SimulationReport) -> HtmlTable {
         columns: vec!["option".to_owned(), "value".to_owned()],
         numbers: Vec::new(),
         rows: rows.map(|(name, value)| vec![name.to_owned(), value]).to_vec(),
-    }
-}
-
-fn groups(report: &SimulationReport) -> HtmlTable {
-    let row =
-        |group: &HostGroup| vec![group.name.clone(), group.hosts.to_string(), group.differences()];
-    HtmlTable {
-        caption: "How the hosts of each group differ from the options above".to_owned(),
-        columns: ["group", "hosts", "differences"].map(str::to_owned).to_vec(),
-        numbers: vec![1],
-        rows: report.plan.groups.iter().map(row).collect(),
     }
 }
 

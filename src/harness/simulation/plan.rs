@@ -12,7 +12,7 @@ pub use self::mix::{Mix, parse_percent};
 pub use self::storms::{Outage, Storm, StormKind};
 pub use self::times::{Shown, parse_duration};
 pub(super) use self::times::{millis, whole_millis};
-use super::groups::{HostGroup, MAX_BUNDLE_BINARIES};
+use super::groups::{HostGroup, MAX_BUNDLE_BINARIES, MAX_GROUPS};
 use crate::model::text::counted;
 use crate::sync::schedule::{FIRST_SYNC_DELAY, MAX_SPLAY};
 
@@ -49,8 +49,8 @@ pub struct SimulationPlan {
     pub encodings: Mix<String>,
     /// The percentage of hosts that speak protobuf instead of JSON.
     pub protobuf_percent: u8,
-    /// Groups of hosts that differ from the plan's values. If there are any, every host belongs
-    /// to one.
+    /// Groups of hosts that differ from the plan's values, at most [`MAX_GROUPS`]. If there are
+    /// any, every host belongs to one.
     pub groups: Vec<HostGroup>,
     /// Events per host and hour.
     pub events_per_hour: Mix<u32>,
@@ -218,6 +218,8 @@ pub enum PlanError {
     Transfer(String),
     #[error("a bundle cannot have {0} executables; ask for up to {MAX_BUNDLE_BINARIES}")]
     Bundle(u32),
+    #[error("{0} groups of hosts are too many; make up to {MAX_GROUPS}")]
+    TooManyGroups(usize),
     #[error("the groups have {groups} hosts together, and the simulation {hosts}")]
     Groups { groups: u64, hosts: u32 },
     #[error("nothing can happen at {}: the simulation ends after {}", Shown(*.at), Shown(*.lasting))]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::host::{SharedWorld, SimulatedHost, SyncInProgress, settle};
+use super::host::{SharedWorld, SimulatedHost, SyncInProgress};
 use crate::clock::{Clock as _, Sleep};
 use crate::failure::{Failure, FailureKind};
 use crate::model::{Now, SettledEvents};
@@ -69,7 +69,7 @@ impl UploadHost for UploadingHost<'_> {
     }
 
     fn settle(&mut self, settled: SettledEvents, _: Now) -> Result<(), String> {
-        settle(&mut self.host.events, &settled, self.world);
+        self.host.settle(&settled, self.world);
         Ok(())
     }
 

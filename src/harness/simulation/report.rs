@@ -206,6 +206,12 @@ impl SimulationReport {
             let names = names.join(", ");
             cautions.push(format!("The figures do not cover all hosts; missing shards: {names}."));
         }
+        if self.measured.groups.len() != self.plan.groups.len() {
+            cautions.push(
+                "There are no figures by group: an earlier version of santa-sync wrote a report."
+                    .to_owned(),
+            );
+        }
         if self.shards.iter().any(|run| run.is_stopped) {
             let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
             cautions.push(format!("The simulation was stopped after {lasted}."));
@@ -261,14 +267,7 @@ impl SimulationReport {
     /// The kinds of failed attempts, the most frequent first.
     #[must_use]
     pub fn failures(&self) -> Vec<(Stage, &str, u64)> {
-        let mut all: Vec<_> = self
-            .measured
-            .stages
-            .iter()
-            .flat_map(|(stage, of)| of.failures.iter().map(|(kind, n)| (*stage, kind.as_str(), *n)))
-            .collect();
-        all.sort_by_key(|(stage, _, count)| (std::cmp::Reverse(*count), *stage));
-        all
+        self.measured.figures().failures()
     }
 
     /// The report as a page that needs no other file and no network.

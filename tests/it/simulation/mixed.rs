@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use santa_sync::harness::SimulationReport;
+use santa_sync::harness::{AcceptedForms, FakeServer, SimulationReport};
+use santa_sync::model::Stage;
+use serde_json::Value;
 
 use super::{server, simulate};
+use crate::program::program;
 
 const FILE: &str = r#"
 [[group]]
@@ -47,7 +50,7 @@ fn the_hosts_of_each_group_are_as_its_file_says() {
     let line = "hosts of all shards by group: new 15, old 5, build machines 4\n";
     assert!(printed.contains(line), "{printed}");
     let mut seen: BTreeMap<_, u32> = BTreeMap::new();
-    for exchange in server.requests(santa_sync::model::Stage::Preflight) {
+    for exchange in server.requests(Stage::Preflight) {
         let member = |snake: &str, camel: &str| {
             let value = exchange.body.get(snake).or_else(|| exchange.body.get(camel));
             value.and_then(|value| value.as_str()).unwrap_or_default().to_owned()
@@ -80,6 +83,66 @@ fn the_hosts_of_each_group_are_as_its_file_says() {
     assert_eq!(groups, [("new", 15), ("old", 5), ("build machines", 4)]);
     let page = report.to_html();
     assert!(page.contains("Groups of hosts") && page.contains("encoding gzip"), "{page}");
+
+    let measured = &report.measured;
+    for (group, hosts) in measured.groups.iter().zip([15, 5, 4]) {
+        let answered = |stage| group.stages.get(&stage).map_or(0, |of| of.answered);
+        assert_eq!((group.hosts, group.syncs.begun, group.syncs.succeeded), (hosts, hosts, hosts));
+        assert_eq!((answered(Stage::Preflight), group.rules_received), (hosts, 50 * hosts));
+        assert_eq!(group.sync_durations.count(), hosts);
+        let latency = group.stages[&Stage::Preflight].latency.quantile(0.99);
+        let words = format!("group {}, {hosts} hosts\n  syncs: {hosts} succeeded", group.name);
+        assert!(printed.contains(&words) && latency.is_some(), "{printed}");
+    }
+    let names: Vec<_> = measured.groups.iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(names, ["new", "old", "build machines"]);
+    assert!(page.contains("Attempts by group"), "{page}");
+}
+
+/// Only the hosts of the group that speaks protobuf fail, and the report says so.
+#[test]
+fn a_failure_is_that_of_its_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (mix, shards) = (path("mix.toml"), [path("1.json"), path("2.json")]);
+    fs::write(&mix, FILE).unwrap();
+    let server =
+        FakeServer::builder().style(|style| style.transfer = AcceptedForms::Json).start().unwrap();
+    for (shard, saved) in ["1/2", "2/2"].into_iter().zip(&shards) {
+        let own = ["--mix", &mix, "--hosts", "24", "--shard", shard, "--save", saved];
+        let output = simulate(&server.url(), &[&SHORT[..], &own].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let (saved, page) = (path("all.json"), path("all.html"));
+    let merged = program()
+        .args(["harness", "report", &shards[0], &shards[1], "--save", &saved, "--html", &page])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(merged.stdout).unwrap();
+    let report: SimulationReport = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
+    let groups: Vec<_> = report
+        .measured
+        .groups
+        .iter()
+        .map(|of| (of.hosts, of.syncs.succeeded, of.syncs.failed >= 4))
+        .collect();
+    assert_eq!(groups, [(15, 15, false), (5, 5, false), (4, 0, true)], "{printed}");
+    let (_, of_builders) = printed.split_once("group build machines, 4 hosts\n").unwrap();
+    assert!(of_builders.contains("    failed: preflight unsupported_media_type "), "{printed}");
+    let page = fs::read_to_string(&page).unwrap();
+    let row = "<tr><th scope=\"row\">build machines</th><td>preflight</td><td>unsupported_media_type</td>";
+    assert!(page.contains(row), "{page}");
+
+    // A report of a version that did not measure groups is shown, and says what is missing.
+    let mut old: Value = serde_json::from_slice(&fs::read(&shards[0]).unwrap()).unwrap();
+    old["measured"].as_object_mut().unwrap().remove("groups").unwrap();
+    fs::write(&shards[0], old.to_string()).unwrap();
+    for files in [&shards[..1], &shards[..]] {
+        let shown = program().args(["harness", "report"]).args(files).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains("! There are no figures by group"), "{shown}");
+        assert!(!shown.contains("group build machines"), "{shown}");
+    }
 }
 
 /// An option of the command line holds for every group.
@@ -92,7 +155,7 @@ fn an_option_wins_over_the_file() {
     let own = ["--mix", mix.to_str().unwrap(), "--hosts", "8", "--encodings", "deflate"];
     let args = [&SHORT[..], &own, &["--protobuf", "0%", "--versions", "2026.1"]].concat();
     assert!(simulate(&server.url(), &args).status.success());
-    let requests = server.requests(santa_sync::model::Stage::Preflight);
+    let requests = server.requests(Stage::Preflight);
     assert_eq!(requests.len(), 8);
     for exchange in requests {
         assert_eq!(exchange.headers["content-encoding"], "deflate");

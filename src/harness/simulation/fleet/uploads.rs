@@ -67,7 +67,7 @@ impl Fleet<'_> {
         let Some(state) = self.slots.get_mut(slot) else { return };
         let Some(mut host) = state.host.take() else { return };
         let denied_at = state.denied_at.take().unwrap_or(now.elapsed);
-        self.world.measured.borrow_mut().prompt_uploads.begun += 1;
+        self.world.measured.borrow_mut().upload_begins(host.profile().group);
         let (reboot, rebooted) = oneshot::channel();
         self.reboots.insert(slot, reboot);
         let world = Rc::clone(&self.world);
@@ -85,7 +85,8 @@ impl Fleet<'_> {
         let Some(EndedUpload { slot, host, report, denied_at }) = ended else { return };
         self.reboots.remove(&slot);
         let delay = self.world.clock.now().elapsed.saturating_sub(denied_at);
-        self.world.measured.borrow_mut().prompt_uploads.ends(report.as_ref(), delay);
+        let group = host.profile().group;
+        self.world.measured.borrow_mut().upload_ends(group, report.as_ref(), delay);
         self.is_back(slot, host);
         // A sync that became due meanwhile begins.
         self.schedule(slot, |_| {});

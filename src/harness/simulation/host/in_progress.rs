@@ -86,7 +86,8 @@ impl<'a> SyncInProgress<'a> {
             }
         };
         let ended = self.world.clock.real_elapsed();
-        self.world.measured.borrow_mut().attempt_ends(stage, (began, ended), end, traffic);
+        let whose = (profile.group, stage);
+        self.world.measured.borrow_mut().attempt_ends(whose, (began, ended), end, traffic);
         result
     }
 

@@ -59,6 +59,12 @@ fn every_key_means_what_it_says() {
 
 #[test]
 fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
+    let many = |groups: usize| -> String {
+        let groups: Vec<_> =
+            (0..groups).map(|n| format!("{{ name = \"{n}\", count = 1 }}")).collect();
+        format!("group = [\n{}\n]", groups.join(",\n"))
+    };
+    assert!(parsed(&many(MAX_GROUPS), None).is_ok());
     let group = |rest: &str| format!("[[group]]\nname = \"a\"\ncount = 5\n{rest}\n");
     for (text, line, words) in [
         (group("sanata_version = \"1\""), 4, "unknown field `sanata_version`, expected one of"),
@@ -81,6 +87,9 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
         (group("") + "[[group]]\nname = \"b\"\n", 6, "give the group a count or a share"),
         (group("") + &group(""), 6, "there are two groups with the name \"a\""),
         (group("") + "[[group]]\nname = \"b\"\nshare = 0\n", 7, "a weight from 1 to 1000000"),
+        ("[[group]]\nname = \"\"\ncount = 1\n".to_owned(), 2, "a name has 1 to 64 characters"),
+        ("[[group]]\nname = \"a\\nb\"\ncount = 1\n".to_owned(), 2, "no control characters"),
+        (many(MAX_GROUPS + 1), MAX_GROUPS + 2, "there are 101 groups; make up to 100"),
         ("description = \"nothing\"".to_owned(), 1, "there is no [[group]] of hosts"),
         ("[[groups]]\nname = \"a\"".to_owned(), 1, "unknown field `groups`"),
     ] {

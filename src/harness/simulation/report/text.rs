@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::SimulationReport;
 use crate::harness::simulation::latency::LatencyHistogram;
-use crate::harness::simulation::measure::Measurements;
+use crate::harness::simulation::measure::Figures;
 use crate::harness::simulation::plan::Shown;
 use crate::harness::simulation::series::as_float;
 use crate::model::text::counted;
@@ -13,7 +13,6 @@ use crate::model::text::counted;
 /// The figures in a few lines.
 impl fmt::Display for SimulationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Measurements { syncs, sync_durations, stages, .. } = &self.measured;
         let lasted = Shown(Duration::from_secs(self.lasted().as_secs()));
         writeln!(f, "{}, {lasted}, {}", counted(self.hosts(), "host"), self.plan.url)?;
         for caution in self.cautions() {
@@ -25,40 +24,7 @@ impl fmt::Display for SimulationReport {
                 groups.map(|group| format!("{} {}", group.name, group.hosts)).collect();
             writeln!(f, "hosts of all shards by group: {}", groups.join(", "))?;
         }
-        writeln!(
-            f,
-            "syncs: {} succeeded ({:.1}/s, {} clean), {} failed, {} broken off, {} unfinished",
-            syncs.succeeded,
-            self.per_second(syncs.succeeded),
-            syncs.clean,
-            syncs.failed,
-            syncs.broken_off,
-            syncs.unfinished
-        )?;
-        let [p50, p90, p99, max] = quantiles(sync_durations);
-        writeln!(f, "a sync took: p50 {p50}, p90 {p90}, p99 {p99}, max {max}")?;
-        writeln!(
-            f,
-            "requests: {} ({:.1}/s); events {}, rules {}",
-            self.measured.requests(),
-            self.per_second(self.measured.requests()),
-            self.measured.events_uploaded,
-            self.measured.rules_received
-        )?;
-        let prompt = &self.measured.prompt_uploads;
-        if prompt.begun > 0 {
-            let [p50, _, p99, max] = quantiles(&prompt.delays);
-            writeln!(
-                f,
-                "uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken off; {}; \
-                 from the denial until all was accepted: p50 {p50}, p99 {p99}, max {max}",
-                prompt.succeeded,
-                self.per_second(prompt.succeeded),
-                prompt.failed,
-                prompt.broken_off,
-                counted(prompt.events, "event")
-            )?;
-        }
+        self.syncs(f, &self.measured.figures(), "")?;
         if self.measured.bundles_requested > 0 {
             writeln!(
                 f,
@@ -67,23 +33,7 @@ impl fmt::Display for SimulationReport {
                 counted(self.measured.bundle_binaries, "event")
             )?;
         }
-        for (stage, of) in stages {
-            let [p50, p90, p99, max] = quantiles(&of.latency);
-            writeln!(
-                f,
-                "  {:<14} answered {}, failed {}, cut by outage {}; p50 {p50}, p90 {p90}, \
-                 p99 {p99}, max {max}; sent {}, received {}",
-                stage.name(),
-                of.answered,
-                of.failed(),
-                of.cut_by_outage,
-                shown_bytes(of.bytes_sent),
-                shown_bytes(of.bytes_received),
-            )?;
-        }
-        for (stage, kind, count) in self.failures() {
-            writeln!(f, "  failed: {} {kind} {count}", stage.name())?;
-        }
+        stages(f, &self.measured.figures(), "  ")?;
         for recovery in &self.recoveries {
             let factor = recovery.factor().map_or_else(|| "-".to_owned(), |n| format!("{n:.1}"));
             writeln!(
@@ -96,6 +46,11 @@ impl fmt::Display for SimulationReport {
                 recovery.steady_requests,
                 recovery.steady_syncs
             )?;
+        }
+        for group in &self.measured.groups {
+            writeln!(f, "group {}, {}", group.name, counted(group.hosts, "host"))?;
+            self.syncs(f, &group.figures(), "  ")?;
+            stages(f, &group.figures(), "    ")?;
         }
         for run in &self.shards {
             let memory = run.memory_per_host().map_or_else(
@@ -112,6 +67,79 @@ impl fmt::Display for SimulationReport {
         }
         Ok(())
     }
+}
+
+impl SimulationReport {
+    /// Syncs, requests, and uploads between syncs.
+    fn syncs<const DIGITS: u8>(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        figures: &Figures<'_, DIGITS>,
+        indent: &str,
+    ) -> fmt::Result {
+        let Figures { syncs, sync_durations, prompt_uploads: prompt, .. } = figures;
+        writeln!(
+            f,
+            "{indent}syncs: {} succeeded ({:.1}/s, {} clean), {} failed, {} broken off, {} \
+             unfinished",
+            syncs.succeeded,
+            self.per_second(syncs.succeeded),
+            syncs.clean,
+            syncs.failed,
+            syncs.broken_off,
+            syncs.unfinished
+        )?;
+        let [p50, p90, p99, max] = quantiles(sync_durations);
+        writeln!(f, "{indent}a sync took: p50 {p50}, p90 {p90}, p99 {p99}, max {max}")?;
+        writeln!(
+            f,
+            "{indent}requests: {} ({:.1}/s); events {}, rules {}",
+            figures.requests,
+            self.per_second(figures.requests),
+            figures.events_uploaded,
+            figures.rules_received
+        )?;
+        if prompt.begun > 0 {
+            let [p50, _, p99, max] = quantiles(&prompt.delays);
+            writeln!(
+                f,
+                "{indent}uploads after a denial: {} succeeded ({:.1}/s), {} failed, {} broken \
+                 off; {}; from the denial until all was accepted: p50 {p50}, p99 {p99}, max {max}",
+                prompt.succeeded,
+                self.per_second(prompt.succeeded),
+                prompt.failed,
+                prompt.broken_off,
+                counted(prompt.events, "event")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The attempts of each stage, and why some failed.
+fn stages<const DIGITS: u8>(
+    f: &mut fmt::Formatter<'_>,
+    figures: &Figures<'_, DIGITS>,
+    indent: &str,
+) -> fmt::Result {
+    for (stage, of) in figures.stages {
+        let [p50, p90, p99, max] = quantiles(&of.latency);
+        writeln!(
+            f,
+            "{indent}{:<14} answered {}, failed {}, cut by outage {}; p50 {p50}, p90 {p90}, \
+             p99 {p99}, max {max}; sent {}, received {}",
+            stage.name(),
+            of.answered,
+            of.failed(),
+            of.cut_by_outage,
+            shown_bytes(of.bytes_sent),
+            shown_bytes(of.bytes_received),
+        )?;
+    }
+    for (stage, kind, count) in figures.failures() {
+        writeln!(f, "{indent}failed: {} {kind} {count}", stage.name())?;
+    }
+    Ok(())
 }
 
 pub(in crate::harness::simulation) const fn shown_bytes(bytes: u64) -> ShownBytes {
