@@ -280,8 +280,9 @@ impl Plan {
     }
 }
 
-/// The generation whose rules the authorizer holds. `here` is [`number_here`]; without it
-/// the generation can only be the acknowledged one, of a store that is gone.
+/// The generation whose rules the authorizer holds. `here` is [`number_here`]. If the
+/// acknowledged generation is not kept, it may be one of a store that is gone, and no other
+/// is known by its hash, which does not cover texts.
 fn base<H: History>(
     Situation { acknowledged, authorizer, newest, .. }: Situation<'_>,
     here: Option<i64>,
@@ -302,7 +303,8 @@ fn base<H: History>(
         return Ok(Some(number));
     }
     let by_users = (authorizer.mode == Some(ClientMode::Standalone)).then_some(number);
-    let Some(here) = here else { return Ok(by_users) };
+    let is_kept = number == newest.number || history.digest(number)?.is_some();
+    let Some(here) = here.filter(|_| is_kept) else { return Ok(by_users) };
     // Its postflight may have been lost.
     let later = history.with_hash(here, hash)?;
     // A release that was sent some rules in another form has a hash of its own.

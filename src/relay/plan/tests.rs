@@ -352,6 +352,8 @@ fn relay_6_a_generation_of_a_replaced_store_is_known_by_its_digest() {
         case.authorizer.rules_hash = Some("hash-7".to_owned());
     };
     assert_eq!(replaced.clone().with(hash).plan(), clean(Why::NoBase));
+    let pruned = case(|case| case.past.oldest = 6).with(hash);
+    assert_eq!(pruned.plan(), clean(Why::NoBase), "it may be of a replaced store");
     assert_eq!(case(hash).plan().1, Content::Changes { base: 7 });
 
     // Every CLEAN_ALL and every commit without a guard of this store came later.
