@@ -50,7 +50,7 @@ pub struct HtmlPage {
     /// What stands below the title, as text: what was run, where, when.
     pub lead: String,
     /// Styles of this page alone, after [`STYLE`]. Not escaped.
-    pub style: &'static str,
+    pub style: String,
     /// The content. Not escaped.
     pub body: String,
 }
@@ -139,7 +139,7 @@ pre{background:var(--raised);padding:.7rem .9rem;border-radius:6px;overflow-x:au
 code{overflow-wrap:anywhere}
 .scrolls{overflow-x:auto}
 table{border-collapse:collapse;font-size:.925rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:.2rem 0 .4rem;font-size:.875rem}
+caption{text-align:left;padding:.2rem 0 .4rem;font-size:.875rem;max-width:calc(100vw - 2rem)}
 th,td{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem 0;
 border-bottom:1px solid var(--line)}
 tbody th{font-weight:500}
@@ -174,7 +174,7 @@ mod tests {
         let page = HtmlPage {
             title: "<t>".to_owned(),
             lead: "<l>".to_owned(),
-            style: "",
+            style: String::new(),
             body: table.to_string(),
         };
         let page = page.to_string();

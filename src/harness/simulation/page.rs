@@ -14,6 +14,15 @@ use crate::model::text::counted;
 mod groups;
 mod plots;
 
+/// The styles of this page: four figures in a row, or two on a telephone, and tables whose first
+/// column stays where it is while the others scroll.
+const PAGE_STYLE: &str = "
+.cards{grid-template-columns:repeat(auto-fit,minmax(max(9rem,22%),1fr))}
+table{border-collapse:separate;border-spacing:0}
+thead th:first-child,tbody th{position:sticky;left:0;background:var(--ground)}
+@media(max-width:36rem){tbody th{min-width:6.5rem}}
+";
+
 /// The page of a report.
 pub(super) fn page(report: &SimulationReport) -> HtmlPage {
     let mut body = String::new();
@@ -42,7 +51,7 @@ pub(super) fn page(report: &SimulationReport) -> HtmlPage {
     HtmlPage {
         title: format!("Simulation of {}", counted(report.hosts(), "host")),
         lead: format!("{}, {lasted}, started {started}", report.plan.url),
-        style: PLOT_STYLE,
+        style: [PAGE_STYLE, PLOT_STYLE].concat(),
         body,
     }
 }

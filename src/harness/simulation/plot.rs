@@ -19,10 +19,9 @@ font-size:.875rem}
 .canvas svg{display:block;width:100%;height:13rem}
 .axis{position:relative;font-size:.75rem;color:var(--faint);font-variant-numeric:tabular-nums}
 .axis span{position:absolute;white-space:nowrap}
-.axis.y{text-align:right}.axis.y b{visibility:hidden;font-weight:400}
+.axis.y{text-align:right}.axis.y b{display:block;height:0;overflow:hidden;font-weight:400}
 .axis.y span{right:0;transform:translateY(50%);line-height:1}
-.axis.x,.axis.top{grid-column:2;height:1.3rem}
-.axis.rows{height:2.4rem}.axis.rows .low{top:1.15rem}
+.axis.x,.axis.top{grid-column:2}.axis.x{height:1.3rem}
 .axis.x span{transform:translateX(-50%)}
 .axis.x .first{transform:none}.axis.x .last{transform:translateX(-100%)}
 .axis.top .late{transform:translateX(-100%)}
@@ -44,6 +43,10 @@ const HEIGHT: f64 = 300.0;
 /// Times that show their values when pointed at, and the rows of the table.
 const COLUMNS: usize = 48;
 const ROWS: usize = 24;
+/// Rows for the names of bands and marks, which would run into each other in one.
+const NAME_ROWS: usize = 4;
+/// The height of such a row, in rem.
+const NAME_ROW: f64 = 1.15;
 const CLASSES: [&str; 4] = ["one", "two", "three", "four"];
 
 /// Lines over time.
@@ -158,21 +161,16 @@ impl Plot {
         let mut names: Vec<_> =
             bands.chain(self.marks.iter().map(|(at, name)| (*at, name))).collect();
         names.sort();
-        // Neighbours would run into each other on a narrow page.
-        let rows = if names.len() > 1 { " rows" } else { "" };
-        write!(f, "<div class=\"axis top{rows}\">")?;
-        for (number, (at, name)) in names.into_iter().enumerate() {
-            let place = self.place(at);
-            let class = match (number % 2, place > 0.65) {
-                (0, false) => "",
-                (0, true) => " class=\"late\"",
-                (_, false) => " class=\"low\"",
-                (_, true) => " class=\"low late\"",
-            };
+        let height = NAME_ROW * number(names.len().min(NAME_ROWS));
+        write!(f, "<div class=\"axis top\" style=\"height:{height:.2}rem\">")?;
+        for (place, (at, name)) in names.into_iter().enumerate() {
+            let top = NAME_ROW * number(place % NAME_ROWS);
+            let left = self.place(at);
+            let class = if left > 0.65 { " class=\"late\"" } else { "" };
             write!(
                 f,
-                "<span{class} style=\"left:{:.2}%\">{}</span>",
-                place * 100.0,
+                "<span{class} style=\"left:{:.2}%;top:{top:.2}rem\">{}</span>",
+                left * 100.0,
                 Escaped(name)
             )?;
         }
@@ -231,8 +229,10 @@ impl Display for Plot {
         f.write_str("</ul><div class=\"canvas\">")?;
         self.names(f)?;
         f.write_str("<div class=\"axis y\" aria-hidden=\"true\">")?;
-        let widest = ticks(top, step).map(|tick| (self.shown)(tick)).max_by_key(String::len);
-        write!(f, "<b>{}</b>", Escaped(widest.unwrap_or_default()))?;
+        // Unseen, they make the axis as wide as its widest label.
+        for tick in ticks(top, step) {
+            write!(f, "<b>{}</b>", Escaped((self.shown)(tick)))?;
+        }
         for tick in ticks(top, step) {
             let at = 100.0 * tick / top;
             write!(f, "<span style=\"bottom:{at:.2}%\">{}</span>", Escaped((self.shown)(tick)))?;

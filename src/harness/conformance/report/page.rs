@@ -47,7 +47,7 @@ impl Report {
                 self.run_id,
                 self.version
             ),
-            style: PAGE_STYLE,
+            style: PAGE_STYLE.to_owned(),
             body,
         }
     }

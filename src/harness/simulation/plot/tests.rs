@@ -39,3 +39,23 @@ fn a_line_breaks_where_nothing_was_measured() {
     assert!(text.contains("&lt;out&gt;") && !text.contains("<out>"), "{text}");
     assert!(text.contains("<desc>l: at most 4 ms</desc>"), "{text}");
 }
+
+/// On a telephone, names side by side would be one unreadable word.
+#[test]
+fn the_names_of_storms_and_outages_have_rows_of_their_own() {
+    let at = |secs: u64, name: &str| (Duration::from_secs(secs), name.to_owned());
+    let plot = Plot {
+        title: "t",
+        unit: "",
+        span: Duration::from_secs(100),
+        lines: Vec::new(),
+        bands: vec![(Duration::from_secs(30), Duration::from_secs(40), "outage".to_owned())],
+        marks: vec![at(75, "reboot"), at(60, "clean"), at(76, "sync"), at(80, "last")],
+        shown: |value| format!("{value:.0}"),
+    };
+    let text = plot.to_string();
+    for (name, top) in [("outage", 0.0), ("clean", 1.15), ("reboot", 2.3), ("sync", 3.45)] {
+        assert!(text.contains(&format!("top:{top:.2}rem\">{name}</span>")), "{name}: {text}");
+    }
+    assert!(text.contains("top:0.00rem\">last") && text.contains("height:4.60rem"), "{text}");
+}
