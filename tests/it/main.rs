@@ -65,6 +65,8 @@ mod relay_setup;
 #[cfg(feature = "harness")]
 mod responses;
 #[cfg(feature = "harness")]
+mod samples;
+#[cfg(feature = "harness")]
 mod servers;
 mod service;
 #[cfg(feature = "harness")]
