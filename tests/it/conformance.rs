@@ -1,5 +1,6 @@
 //! `harness conformance`: what it finds of the fake server, well-behaved and not.
 
+mod by_hand;
 mod command;
 mod cookies;
 mod early;

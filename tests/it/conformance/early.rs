@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use santa_sync::model::Stage;
 use santa_sync::{Config, Sources};
 use serde_json::{Value, json};
 
+use super::by_hand::{Request, listen, respond};
 use super::complaints;
 use crate::program::program;
 
@@ -154,8 +155,7 @@ fn what_the_whole_run_shows_so_far_is_reported_if_it_is_a_complaint() {
 
 /// Accepts connections and does something to each, until the test is over.
 fn listener(each: impl Fn(TcpStream) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (listener, url) = listen();
     std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(each));
     url
 }
@@ -329,39 +329,16 @@ fn a_server_that_hangs_on_one_kind_of_request_is_accused_of_that() {
     assert!(result.summary.contains("postflight: no response within 500ms"), "{}", result.summary);
 }
 
-/// Reads a request whole. `None` at the end of the connection.
-fn request(stream: &TcpStream) -> Option<(String, String)> {
-    let mut reader = BufReader::new(stream);
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        if line == "\r\n" {
-            break;
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-        head.push_str(&line);
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some((head, String::from_utf8_lossy(&body).into_owned()))
-}
-
 /// What was found before the server went away stands, although it could not be found again:
 /// this one does not survive its first 500.
 #[test]
 fn what_was_found_before_the_server_went_away_is_kept() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (listener, url) = listen();
     std::thread::spawn(move || {
         let mut listener = Some(listener);
         while let Some(open) = &listener {
-            let (mut stream, _) = open.accept().unwrap();
-            let Some((head, body)) = request(&stream) else { continue };
+            let (stream, _) = open.accept().unwrap();
+            let Some(Request { head, body }) = Request::read(&stream) else { continue };
             let is_last = body.contains("STANDALONE");
             let (status, message) = match head.contains("/preflight/") {
                 _ if is_last => ("500 Internal Server Error", "{}"),
@@ -372,12 +349,7 @@ fn what_was_found_before_the_server_went_away_is_kept() {
                 // Before the response, so that nobody gets another connection after it.
                 listener = None;
             }
-            let length = message.len();
-            let _ = write!(
-                stream,
-                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\
-                 Content-Length: {length}\r\n\r\n{message}"
-            );
+            respond(&stream, status, &["Connection: close"], message.as_bytes());
         }
     });
     let form = "json-none".parse().unwrap();
@@ -394,13 +366,12 @@ fn what_was_found_before_the_server_went_away_is_kept() {
 #[test]
 fn requests_that_a_server_did_not_survive_are_not_held_against_it() {
     for has_begun in [false, true] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (listener, url) = listen();
         std::thread::spawn(move || {
             let mut postflights = 0;
             loop {
                 let (mut stream, _) = listener.accept().unwrap();
-                let Some((head, _)) = request(&stream) else { continue };
+                let Some(Request { head, .. }) = Request::read(&stream) else { continue };
                 postflights += u32::from(head.contains("/postflight/"));
                 // The first sync and that of the check are over.
                 if postflights == 2 && head.contains("/eventupload/") {
@@ -410,11 +381,7 @@ fn requests_that_a_server_did_not_survive_are_not_held_against_it() {
                     }
                     return;
                 }
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
-                     Content-Length: 2\r\n\r\n{{}}"
-                );
+                respond(&stream, "200 OK", &["Connection: close"], b"{}");
             }
         });
         let form = "json-none".parse().unwrap();
@@ -440,23 +407,18 @@ fn requests_that_a_server_did_not_survive_are_not_held_against_it() {
 /// HTTP-05 makes its second request aside, on a connection that may be closed.
 #[test]
 fn a_kept_connection_that_ends_with_the_server_is_not_held_against_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (listener, url) = listen();
     std::thread::spawn(move || {
         loop {
-            let (mut stream, _) = listener.accept().unwrap();
+            let (stream, _) = listener.accept().unwrap();
             let mut preflights = 0;
-            while let Some((head, _)) = request(&stream) {
+            while let Some(Request { head, .. }) = Request::read(&stream) {
                 preflights += u32::from(head.contains("/preflight/"));
                 if preflights == 2 {
                     drop(listener);
                     return;
                 }
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
-                     Content-Length: 2\r\n\r\n{{}}"
-                );
+                respond(&stream, "200 OK", &[], b"{}");
             }
         }
     });

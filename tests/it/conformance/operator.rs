@@ -77,18 +77,16 @@ impl Operator for Admin {
     }
 }
 
+/// A run against a server with three pages of rules, of which this operator has charge.
+fn operated<O: Operator + 'static>(operator: impl FnOnce(Admin) -> O) -> Conformance {
+    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
+    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
+    conformance.operator(operator(Admin(Arc::new(server))))
+}
+
 #[test]
 fn with_an_operator_every_requirement_of_the_plain_server_is_tested() {
-    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
-    let server = Arc::new(server);
-    let report = Conformance::new(&server.url())
-        .unwrap()
-        .waits(Waits::none())
-        .heavy()
-        .operator(Admin(Arc::clone(&server)))
-        .run_blocking()
-        .unwrap()
-        .report;
+    let report = operated(|admin| admin).heavy().run_blocking().unwrap().report;
     assert_eq!(complaints(&report), [""; 0]);
     let untested: Vec<_> =
         report.results.iter().filter(|r| r.verdict == Verdict::NotTested).map(|r| r.id).collect();
@@ -110,15 +108,8 @@ impl Operator for Restarts {
 }
 
 fn restarted(fault: Fault) -> RequirementResult {
-    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
-    let server = Arc::new(server);
-    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
-    let done = conformance
-        .only(["OPS-03"])
-        .operator(Restarts(Admin(Arc::clone(&server)), fault))
-        .run_blocking()
-        .unwrap();
-    done.report.result("OPS-03").unwrap().clone()
+    let conformance = operated(|admin| Restarts(admin, fault)).only(["OPS-03"]);
+    conformance.run_blocking().unwrap().report.result("OPS-03").unwrap().clone()
 }
 
 #[test]
@@ -143,11 +134,7 @@ impl Operator for NoRestart {
 
 #[test]
 fn a_server_that_cannot_be_restarted_is_tested_all_the_same() {
-    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
-    let server = Arc::new(server);
-    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
-    let conformance = conformance.only(["OPS-03"]).operator(NoRestart(Admin(Arc::clone(&server))));
-    let report = conformance.run_blocking().unwrap().report;
+    let report = operated(NoRestart).only(["OPS-03"]).run_blocking().unwrap().report;
     assert_eq!(report.result("OPS-03").unwrap().verdict, Verdict::Pass);
 }
 
@@ -181,10 +168,7 @@ impl Operator for FixedMode {
 
 #[test]
 fn a_server_whose_mode_is_fixed_is_asked_for_rules_all_the_same() {
-    let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
-    let server = Arc::new(server);
-    let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
-    let conformance = conformance.only(["OPS-01"]).operator(FixedMode(Admin(Arc::clone(&server))));
+    let conformance = operated(FixedMode).only(["OPS-01"]);
     assert_eq!(conformance.operator_tasks(), 2);
     let report = conformance.run_blocking().unwrap().report;
     let result = report.result("OPS-01").unwrap();
@@ -205,11 +189,8 @@ impl Operator for Counting {
 #[test]
 fn the_tasks_are_as_many_as_was_said() {
     for id in ["OPS-01", "OPS-02", "OPS-03", "OPS-04", "OPS-05", "OPS-06"] {
-        let server = FakeServer::builder().rules(fixtures::rules(30, 1)).start().unwrap();
-        let (server, asked) = (Arc::new(server), Arc::new(AtomicUsize::new(0)));
-        let operator = Counting(Admin(Arc::clone(&server)), Arc::clone(&asked));
-        let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());
-        let conformance = conformance.only([id]).operator(operator);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let conformance = operated(|admin| Counting(admin, Arc::clone(&asked))).only([id]);
         let expected = conformance.operator_tasks();
         conformance.run_blocking().unwrap();
         assert_eq!(asked.load(Ordering::Relaxed), expected, "{id}");

@@ -2,7 +2,6 @@
 //! makes of them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 
 use base64::Engine as _;
@@ -10,6 +9,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::by_hand::{Request, header, listen, respond};
 use super::command::{run, server, stderr, stdout};
 
 const TOKEN: &str = "Bearer conformance-s3cret";
@@ -45,42 +45,16 @@ fn a_credential_is_sent_and_shown_nowhere() {
 /// Responds to every request with what this makes of its head, and with a header of it as a
 /// cookie.
 fn echo(listener: &TcpListener, body_of: impl Fn(&str) -> Vec<u8>) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { return };
-        let mut reader = BufReader::new(stream);
-        let mut head = String::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                break;
-            }
-            if line == "\r\n" {
-                let header = |name: &str| {
-                    let line = head.lines().find(|line| line.to_lowercase().starts_with(name))?;
-                    Some(line.split_once(':')?.1.trim().to_owned())
-                };
-                let length = header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
-                let _ = reader.read_exact(&mut vec![0; length]);
-                let body = body_of(&head);
-                let cookie = header("x-key").unwrap_or_default();
-                let _ = write!(
-                    reader.get_mut(),
-                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: s={cookie}\r\n\
-                     Content-Length: {}\r\nConnection: close\r\n\r\n",
-                    body.len()
-                );
-                let _ = reader.get_mut().write_all(&body);
-                break;
-            }
-            head.push_str(&line);
-        }
+    for stream in listener.incoming().map_while(Result::ok) {
+        let Some(Request { head, .. }) = Request::read(&stream) else { continue };
+        let cookie = format!("Set-Cookie: s={}", header(&head, "x-key").unwrap_or_default());
+        respond(&stream, "200 OK", &[&cookie, "Connection: close"], &body_of(&head));
     }
 }
 
 #[test]
 fn a_server_that_echoes_credentials_makes_no_report_show_them() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (listener, url) = listen();
     std::thread::spawn(move || {
         echo(&listener, |head| serde_json::json!({ "echo": head }).to_string().into_bytes());
     });
@@ -105,17 +79,13 @@ fn a_server_that_echoes_credentials_makes_no_report_show_them() {
 /// What servers, proxies and logs make of a header: every form at once, in a body that is not
 /// text.
 fn mirrored(head: &str) -> Vec<u8> {
-    let value = |name: &str| {
-        let line = head.lines().find(|line| line.to_lowercase().starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let key = value("x-key").unwrap_or_default();
-    let pair = value("authorization").unwrap_or_default();
+    let key = header(head, "x-key").unwrap_or_default();
+    let pair = header(head, "authorization").unwrap_or_default();
     let pair = pair.strip_prefix("Basic ").unwrap_or_default().to_owned();
     let pair = STANDARD.decode(&pair).map(|pair| String::from_utf8(pair).unwrap());
     let pair = pair.unwrap_or_default();
     let mut body = b"\x0a\x80\xff".to_vec();
-    for secret in std::iter::once(key.as_str()).chain(pair.split(':')).chain([pair.as_str()]) {
+    for secret in std::iter::once(key).chain(pair.split(':')).chain([pair.as_str()]) {
         let percent = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
         for form in [
             secret.to_owned(),
@@ -138,13 +108,12 @@ fn mirrored(head: &str) -> Vec<u8> {
 
 #[test]
 fn no_form_of_a_secret_is_left_in_bodies_that_are_not_text() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, url) = listen();
     std::thread::spawn(move || echo(&listener, mirrored));
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (html, junit, transcript) = (path("r.html"), path("r.xml"), path("r.jsonl"));
-    let url = format!("http://someone:pa55%2Fw0rd+x@{address}/");
+    let url = url.replace("http://", "http://someone:pa55%2Fw0rd+x@");
     let set = r#"SyncExtraHeaders={"X-Key":"s3cr3t/HEADER+val"}"#;
     let files = ["--html", &html, "--junit", &junit, "--transcript", &transcript];
     let only = ["--form", "protobuf-gzip", "--only", "HTTP-01,ERR-03", "--verbose", "--set", set];
