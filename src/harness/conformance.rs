@@ -108,7 +108,7 @@ pub enum ConformanceError {
     #[error(transparent)]
     Credentials(#[from] Failure),
     /// The configured proxy cannot be used.
-    #[error("{0}, which these checks cannot use")]
+    #[error("{0}")]
     Proxy(String),
     /// Nothing listens there.
     #[error("{0}")]
@@ -133,8 +133,9 @@ impl Remedy for ConformanceError {
                 "give ids such as CLEAN-04, or the beginning of some, such as CLEAN".into()
             }
             Self::Proxy(_) => {
-                "use an http:// proxy and an https:// server, or no proxy: name the server in \
-                 ExceptionsList of SyncProxyConfiguration, or in NO_PROXY"
+                "run the checks on a host that reaches the server without a proxy, and name the \
+                 server in ExceptionsList of SyncProxyConfiguration, or in NO_PROXY; or use an \
+                 http:// proxy and the server's https:// URL"
                     .into()
             }
             Self::Unreachable(what) if what.starts_with("the proxy") => {

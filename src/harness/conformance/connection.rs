@@ -49,11 +49,17 @@ impl Way {
         let server = url.as_url();
         if let Some(proxy) = &proxy {
             let shown = format!("{} ({})", proxy.shown(), proxy.origin);
-            if proxy.url.scheme() != "http" {
-                return Err(format!("the proxy {shown} is not an http:// proxy"));
-            }
-            if server.scheme() != "https" {
-                return Err(format!("the proxy {shown} would be used for an http:// server"));
+            let kind = match (proxy.url.scheme(), server.scheme()) {
+                ("http", "https") => None,
+                ("http", _) => Some("is for an http:// server"),
+                ("https", _) => Some("is an https:// proxy"),
+                _ => Some("is a SOCKS proxy"),
+            };
+            if let Some(kind) = kind {
+                return Err(format!(
+                    "the proxy {shown} {kind}: agents can use it, but these checks go through \
+                     http:// proxies to https:// servers only"
+                ));
             }
         }
         let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();

@@ -143,6 +143,25 @@ fn a_key_that_would_be_ignored_is_an_error() {
     assert_eq!(server.hosts(), [""; 0], "nothing was sent");
 }
 
+/// Agents can use such a proxy, so the message must not send anyone looking for a typing error.
+#[test]
+fn a_proxy_that_these_checks_cannot_use_ends_with_78_and_what_to_do() {
+    for (proxy, kind) in
+        [("https://127.0.0.1:1/", "an https:// proxy"), ("socks5h://127.0.0.1:1", "a SOCKS proxy")]
+    {
+        let output = program()
+            .args(["harness", "conformance", "https://santa.invalid/"])
+            .env("HTTPS_PROXY", proxy)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(78), "{proxy}");
+        let said = stderr(&output);
+        for part in [&*format!("is {kind}: agents can use it"), "HTTPS_PROXY", "NO_PROXY"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+}
+
 #[test]
 fn machine_ids_need_a_confirmation() {
     let server = server().start().unwrap();

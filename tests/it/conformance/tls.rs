@@ -200,8 +200,8 @@ async fn a_proxy_that_cannot_be_gone_through_is_named_with_what_to_do() {
     let https = format!("https://localhost:{port}/");
     for (url, set, what, fix) in [
         (&https, proxy(refuses, ""), "status 403 to CONNECT", "that it allows connections"),
-        (&https, socks, "is not an http:// proxy", "ExceptionsList"),
-        (&server.url(), http, "would be used for an http:// server", "ExceptionsList"),
+        (&https, socks, "is a SOCKS proxy: agents can use it", "ExceptionsList"),
+        (&server.url(), http, "is for an http:// server: agents can use it", "ExceptionsList"),
     ] {
         let config = Config::load(&Sources { sets: vec![set], ..Sources::default() }).unwrap();
         let conformance = Conformance::new(url).unwrap().configured(&config.config).unwrap();
