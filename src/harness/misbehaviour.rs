@@ -365,7 +365,7 @@ misbehaviours! {
     /// Event upload returns 200 with an error object.
     Err01Accepted = "ERR-01" "accepted" Fail,
     /// Every refusal is a 500.
-    Err02Errors = "ERR-02" "errors" Warning,
+    Err02Errors = "ERR-02" "errors" Info,
     /// No credential is checked.
     Err03Unchecked = "ERR-03" "unchecked" Fail,
     /// A wrong credential gets 500.

@@ -15,7 +15,7 @@ pub use text::TextReport;
 
 use super::catalogue::{Level, Section};
 use super::ending::EarlyEnd;
-use super::expectation::{Deviations, Expectation, REPEATS_OTHERS};
+use super::expectation::{Deviations, Expectation};
 use super::form::Form;
 use super::probe_events::ProbeEvent;
 use super::verdict::Verdict;
@@ -47,8 +47,7 @@ pub struct Report {
     pub requests: u64,
     /// What a complete rule download brings; `None` if there was none.
     pub rules: Option<RuleFacts>,
-    /// How many requirements have which verdict. ERR-02, which only repeats other findings, is not
-    /// counted.
+    /// How many requirements have which verdict: together, all of `results`.
     pub counts: BTreeMap<Verdict, u64>,
     /// Every requirement that was chosen, in the order of the catalogue.
     pub results: Vec<RequirementResult>,
@@ -154,8 +153,7 @@ impl Report {
     /// What a result means for the run as a whole.
     pub(super) fn standing(&self, result: &RequirementResult, strict: bool) -> Standing {
         let is_skipped = matches!(result.verdict, Verdict::NotTested | Verdict::NotApplicable);
-        // ERR-02 repeats what the others have found.
-        let is_complaint = result.verdict.is_complaint() && result.id != REPEATS_OTHERS;
+        let is_complaint = result.verdict.is_complaint();
         match &self.deviations {
             Some(deviations) if deviations.names(result.id) => Standing::NotMet,
             Some(_) if is_complaint => Standing::Known,
@@ -173,14 +171,14 @@ impl Report {
         self.results.iter().filter(is_known).count() as u64
     }
 
-    /// Every fail, warning and unstable result, ERR-02 included.
+    /// Every fail, warning and unstable result.
     pub fn complaints(&self) -> impl Iterator<Item = &RequirementResult> {
         self.results.iter().filter(|result| result.verdict.is_complaint())
     }
 
     /// Whether the run was complete and no requirement failed or was unstable; with `strict`,
     /// there must be no warning either. After [`Self::expect`], whether the deviations are the
-    /// known ones. ERR-02, which repeats other findings, does not count.
+    /// known ones.
     #[must_use]
     pub fn is_met(&self, strict: bool) -> bool {
         let is_met = |result| self.standing(result, strict) != Standing::NotMet;

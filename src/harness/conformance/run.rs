@@ -295,9 +295,8 @@ impl Runner<'_> {
                 continue;
             }
             let broken: Vec<_> = judgement.exchanges.iter().filter_map(ending).collect();
-            let reason = outcomes.iter().find(|(other, found)| {
+            let reason = outcomes.iter().find(|(_, found)| {
                 found.judgement.verdict.is_complaint()
-                    && **other != "ERR-02"
                     && found
                         .judgement
                         .exchanges

@@ -22,7 +22,6 @@ fn moroz_takes_zlib_only_answers_500_and_knows_no_standalone_mode() {
     PRE-09 fail
     CLEAN-03 warning
     POST-04 warning
-    ERR-02 warning
     ");
 }
 

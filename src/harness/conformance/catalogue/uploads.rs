@@ -1,6 +1,6 @@
 //! Event upload, postflight, independence, errors, and what an operator changes.
 
-use super::Level::{Fail, Warning};
+use super::Level::{Fail, Info, Warning};
 use super::Section::{
     Errors, Events as EventSection, Isolation, Operator as OperatorSection, Postflight,
 };
@@ -189,7 +189,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
     Requirement::new(
         Errors,
         "ERR-02",
-        Warning,
+        Info,
         NOTHING,
         "a client error gets 4xx, never 5xx",
         "agents repeat a request that gets 5xx up to five times",

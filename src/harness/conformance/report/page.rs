@@ -40,7 +40,8 @@ impl Report {
         HtmlPage {
             title: format!("Conformance of {}", self.url),
             lead: format!(
-                "{} in {:.1} s as {form}, started {}, run {}, santa-sync {}",
+                "{}, {} in {:.1} s as {form}, started {}, run {}, santa-sync {}",
+                counted(self.results.len() as u64, "requirement"),
                 counted(self.requests, "request"),
                 Duration::from_millis(self.duration_ms).as_secs_f64(),
                 self.started_at,
@@ -66,7 +67,6 @@ const fn class(verdict: Verdict) -> &'static str {
 
 fn cards(report: &Report, body: &mut String) {
     body.push_str("<ul class=\"cards\">");
-    let known = report.known();
     for verdict in Verdict::ALL.iter().rev().filter(|verdict| report.count(**verdict) > 0) {
         let _ = write!(
             body,
@@ -75,10 +75,6 @@ fn cards(report: &Report, body: &mut String) {
             report.count(*verdict),
             verdict.words()
         );
-    }
-    if known > 0 {
-        let _ =
-            write!(body, "<li><b class=\"faint\">{known}</b><span>not met as pinned</span></li>");
     }
     if let Some(rules) = &report.rules {
         let _ = write!(
@@ -113,6 +109,10 @@ fn notes(report: &Report, body: &mut String) {
             );
         }
         None => {}
+    }
+    let known = report.known();
+    if known > 0 {
+        let _ = writeln!(body, "<p>Pinned as known: {}.</p>", counted(known, "deviation"));
     }
     for note in &report.notes {
         let _ = writeln!(body, "<p><strong>Note.</strong> {}</p>", Escaped(note));

@@ -39,7 +39,7 @@ impl fmt::Display for TextReport<'_> {
             .collect();
         let known = match report.known() {
             0 => String::new(),
-            known => format!("; {known} not met as pinned"),
+            known => format!("; {known} of these are pinned"),
         };
         writeln!(f, "{}: {}{known}", report.url, counts.join(", "))?;
         if let Some(end) = &report.ended_early {
@@ -49,7 +49,8 @@ impl fmt::Display for TextReport<'_> {
         let form = report.form.map_or("no form was accepted", |form| form.name());
         writeln!(
             f,
-            "{} in {:.1} s, {form}, run {}",
+            "{}, {} in {:.1} s, {form}, run {}",
+            counted(report.results.len() as u64, "requirement"),
             counted(report.requests, "request"),
             seconds(report.duration_ms),
             report.run_id
