@@ -33,6 +33,7 @@ mod estimate;
 mod exchange;
 mod expectation;
 mod form;
+mod lanes;
 mod leftovers;
 mod machine;
 mod message;
@@ -229,8 +230,8 @@ impl Conformance {
         self
     }
 
-    /// Uses these machine ids instead of new ones. They must belong to no real host: the run
-    /// tells the server that they hold rules.
+    /// Uses these machine ids instead of new ones, at most five. They must belong to no real
+    /// host: the run tells the server that they hold rules.
     ///
     /// # Errors
     /// If one cannot be a machine id.
@@ -239,7 +240,10 @@ impl Conformance {
         ids: impl IntoIterator<Item = T>,
     ) -> Result<Self, ConformanceError> {
         for id in ids {
-            self.options.machine_ids.push(MachineId::new(id.as_ref())?.as_str().to_owned());
+            let id = MachineId::new(id.as_ref())?.as_str().to_owned();
+            if !self.options.machine_ids.contains(&id) {
+                self.options.machine_ids.push(id);
+            }
         }
         Ok(self)
     }
@@ -539,6 +543,11 @@ fn notes(probe: &Probe) -> Vec<String> {
         && declared != probe.form()
     {
         notes.push(format!("{declared} is not accepted; the checks worked in {}", probe.form()));
+    }
+    for (id, ended) in probe.refused_machines() {
+        notes.push(probe.client.redact(&format!(
+            "preflight of --machine-id {id} gets {ended}: the run went on without it"
+        )));
     }
     let limited = probe.client.exchanges().iter().filter(|exchange| exchange.is(429)).count();
     if limited > 0 {

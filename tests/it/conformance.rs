@@ -6,6 +6,7 @@ mod cookies;
 mod early;
 mod estimate;
 mod forms;
+mod machines;
 mod misbehaviours;
 mod operator;
 mod presets;

@@ -21,6 +21,7 @@ mod settings;
 
 pub(super) use encodings::try_form;
 pub(super) use http::for_want_of_a_cookie;
+pub(super) use identity::preflight_of;
 
 use super::machine::Broken;
 use super::probe::{BaseSync, Checked, Probe};
@@ -37,8 +38,6 @@ pub(super) const OVER_ALL: [&str; 18] = [
     "ERR-01",
 ];
 
-/// Checks that mostly wait, and run beside the others.
-pub(super) const WAITING: [&str; 5] = ["HTTP-05", "PAGE-05", "RULE-07", "RULE-08", "EVENT-11"];
 
 /// What a check that looks back on the run finds so far, without a request of its own; `None`
 /// for other checks.

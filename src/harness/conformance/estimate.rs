@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::catalogue::{Requirement, SetUp, catalogue};
+use super::lanes::{Lanes, MAX_MACHINES};
 use super::options::Options;
 
 /// The requests of a requirement's check.
@@ -38,7 +39,8 @@ fn cost_of(requirement: &Requirement, options: &Options) -> Cost {
         "HTTP-06" => cost(2, 1, 1),
         "HTTP-07" | "HTTP-08" | "ID-01" | "PRE-08" | "ERR-04" => cost(1, 0, 0),
         "CLEAN-07" if options.machine_ids.is_empty() => cost(1, 0, 0),
-        "CLEAN-07" | "ID-03" => cost(2, 1, 0),
+        "CLEAN-07" => cost(3, 1, 0),
+        "ID-03" => cost(2, 1, 0),
         "HTTP-09" | "PRE-09" => cost(3, 0, 0),
         "ENC-05" => cost(30, 5, 5),
         "ENC-06" | "ID-02" | "PRE-07" => cost(2, 0, 0),
@@ -119,8 +121,14 @@ impl Estimate {
         let possible: Vec<_> = catalogue().filter(is_possible).collect();
         let has_series = possible.iter().any(|requirement| OF_SERIES.contains(&requirement.id));
         let shared = [Some(ALWAYS), has_series.then_some(SERIES)].into_iter().flatten();
+        let lanes = match given {
+            0 => Lanes::apart(options),
+            _ => Lanes::of_machines(options, given),
+        };
+        // Given machines are left to a clean sync, and those besides the first are tried before.
+        let for_given = given + given.min(MAX_MACHINES).saturating_sub(1);
         let mut estimate =
-            Self { requests: given as u64, second_page: 0, per_page: 0, waits: Duration::ZERO };
+            Self { requests: for_given as u64, second_page: 0, per_page: 0, waits: lanes.waits() };
         for cost in shared {
             estimate.add(&cost, options, false);
         }
@@ -128,7 +136,6 @@ impl Estimate {
             let cost = cost_of(requirement, options);
             estimate.add(&cost, options, requirement.needs(SetUp::Pages));
         }
-        estimate.waits = waits(&possible, options);
         estimate
     }
 
@@ -141,19 +148,4 @@ impl Estimate {
         }
         self.per_page += cost.per_page;
     }
-}
-
-/// How long the checks wait: beside each other, or one after another where they have to share
-/// machines.
-fn waits(possible: &[&Requirement], options: &Options) -> Duration {
-    if !options.slow {
-        return Duration::ZERO;
-    }
-    let each = possible.iter().map(|requirement| match requirement.id {
-        "HTTP-05" => options.waits.idle,
-        "PAGE-05" => options.waits.between_pages,
-        "RULE-07" | "RULE-08" | "EVENT-11" => options.waits.in_sync,
-        _ => Duration::ZERO,
-    });
-    if options.machine_ids.is_empty() { each.max().unwrap_or_default() } else { each.sum() }
 }

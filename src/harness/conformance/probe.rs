@@ -11,6 +11,7 @@ use super::client::{ProbeClient, lock};
 use super::ending::EarlyEnd;
 use super::exchange::ProbeExchange;
 use super::form::Form;
+use super::lanes::Lanes;
 use super::machine::ProbeMachine;
 use super::operator::{Operator, OperatorReply, OperatorTask, OperatorTime};
 use super::options::{Options, WalkLimits};
@@ -84,6 +85,12 @@ struct State {
     operator_time: OperatorTime,
     /// The first verdicts of checks that are run again.
     first_tries: BTreeMap<&'static str, Judgement>,
+    /// The given machines that the run works with; empty if machines are made up.
+    machines: Vec<String>,
+    /// Which of them a check that waits runs with, by requirement; the others use the first.
+    places: BTreeMap<&'static str, usize>,
+    /// Given machines that the server refuses, and how.
+    refused_machines: Vec<(String, String)>,
     /// Of first tries, and of second ones.
     series: [Option<Arc<SyncSeries>>; 2],
 }
@@ -123,6 +130,9 @@ impl Probe {
             operator,
             operator_time: OperatorTime::default(),
             first_tries: BTreeMap::new(),
+            machines: options.machine_ids.clone(),
+            places: BTreeMap::new(),
+            refused_machines: Vec::new(),
             series: [None, None],
         };
         Self { client, options, run_id, has_operator, state: Mutex::new(state) }
@@ -272,20 +282,49 @@ impl Probe {
         }
     }
 
+    fn noted(&self, id: String) -> String {
+        self.note_id(&id);
+        id
+    }
+
     /// Every machine id used, in order of first use.
     pub(super) fn ids(&self) -> Vec<String> {
         self.state().ids.clone()
     }
 
-    /// A machine to check this requirement with: a new one, or the first of those given.
+    /// Works with these of the given machines.
+    pub(super) fn work_with(&self, machines: Vec<String>) {
+        self.state().machines = machines;
+    }
+
+    /// How many given machines the run works with.
+    pub(super) fn given_machines(&self) -> usize {
+        self.state().machines.len()
+    }
+
+    /// Has the checks of each lane run with a given machine of their own.
+    pub(super) fn share_machines(&self, lanes: &Lanes) {
+        self.state().places = lanes.places().collect();
+    }
+
+    /// Notes that the server refuses a given machine.
+    pub(super) fn keep_refused_machine(&self, id: &str, ended: String) {
+        self.state().refused_machines.push((id.to_owned(), ended));
+    }
+
+    /// The given machines that the server refuses, and how it does.
+    pub(super) fn refused_machines(&self) -> Vec<(String, String)> {
+        self.state().refused_machines.clone()
+    }
+
+    /// A machine to check this requirement with: a new one, or one of those given.
     pub(super) fn machine(&self, requirement: &'static str) -> ProbeMachine<'_> {
-        let id = match self.options.machine_ids.first() {
-            Some(id) => {
-                self.note_id(id);
-                id.clone()
-            }
-            None => self.fresh_id(),
+        let given = {
+            let state = self.state();
+            let place = state.places.get(requirement).copied().unwrap_or_default();
+            state.machines.get(place).cloned()
         };
+        let id = given.map_or_else(|| self.fresh_id(), |id| self.noted(id));
         ProbeMachine::new(self, requirement, id)
     }
 
@@ -297,13 +336,14 @@ impl Probe {
         &self,
         requirement: &'static str,
     ) -> Result<ProbeMachine<'_>, Judgement> {
-        let id = match self.options.machine_ids.as_slice() {
-            [] => self.fresh_id(),
-            [_] => return Err(Judgement::not_tested("needs a second machine id (--machine-id)")),
-            [_, second, ..] => {
-                self.note_id(second);
-                second.clone()
-            }
+        let (given, second) = {
+            let state = self.state();
+            (state.machines.len(), state.machines.get(1).cloned())
+        };
+        let id = match second {
+            Some(second) => self.noted(second),
+            None if given == 0 => self.fresh_id(),
+            None => return Err(Judgement::not_tested("needs a second machine id (--machine-id)")),
         };
         Ok(ProbeMachine::new(self, requirement, id))
     }

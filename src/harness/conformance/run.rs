@@ -3,11 +3,12 @@
 mod early;
 
 use super::catalogue::{Requirement, catalogue};
-use super::checks::{self, OVER_ALL, WAITING};
+use super::checks::{self, OVER_ALL};
 use super::ending::{EarlyEnd, early_end};
 use super::exchange::BreakKind;
 use super::form::Form;
-use super::machine::{Broken, ProbeMachine, Wish};
+use super::lanes::{Lanes, MAX_MACHINES};
+use super::machine::{Broken, ProbeMachine, Wish, accepted};
 use super::probe::{BaseSync, FormTrial, Outcome, Probe};
 use super::verdict::{Judgement, Verdict};
 use super::walk::Walk;
@@ -78,6 +79,7 @@ async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, Conformanc
         runner.settle(id).await;
     }
     runner.first_sync().await;
+    try_given_machines(probe).await;
     for id in JSON_FORMS {
         match probe.base() {
             // Every form ends alike, so the form is not the reason.
@@ -93,21 +95,16 @@ async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, Conformanc
             runner.settle(id).await;
         }
     };
-    if probe.options.machine_ids.is_empty() && !runner.machines_disturb_each_other() {
-        let [idle, page, rules, long, event] = WAITING;
-        tokio::join!(
-            main,
-            runner.settle(idle),
-            runner.settle(page),
-            runner.settle(rules),
-            runner.settle(long),
-            runner.settle(event)
-        );
+    let is_disturbed = runner.machines_disturb_each_other();
+    if probe.options.machine_ids.is_empty() && !is_disturbed {
+        let lanes = Lanes::apart(&probe.options);
+        tokio::join!(main, Box::pin(runner.settle_waiting(&lanes)));
     } else {
         main.await;
-        for id in WAITING {
-            runner.settle(id).await;
-        }
+        let machines = if is_disturbed { 1 } else { probe.given_machines() };
+        let lanes = Lanes::of_machines(&probe.options, machines);
+        probe.share_machines(&lanes);
+        Box::pin(runner.settle_waiting(&lanes)).await;
     }
     for id in WITH_OPERATOR {
         runner.settle(id).await;
@@ -121,6 +118,26 @@ async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, Conformanc
     runner.hold_blockers_responsible();
     leave_clean(probe).await;
     Ok(None)
+}
+
+/// Tries the machines of the operator besides the first: where the server refuses one, the run
+/// goes on without it, instead of failing each check that it is used for.
+async fn try_given_machines(probe: &Probe) {
+    let ids = &probe.options.machine_ids;
+    if probe.unless_preflight_broken().is_err() {
+        return;
+    }
+    let mut usable: Vec<String> = ids.iter().take(1).cloned().collect();
+    for id in ids.iter().take(MAX_MACHINES).skip(1) {
+        probe.note_id(id);
+        let exchange = checks::preflight_of(probe, "ID-01", id.clone()).await;
+        if accepted(&exchange).is_ok() {
+            usable.push(id.clone());
+        } else {
+            probe.keep_refused_machine(id, exchange.ended());
+        }
+    }
+    probe.work_with(usable);
 }
 
 /// Tries every form and chooses the one to work in.
@@ -206,6 +223,17 @@ impl Runner<'_> {
         self.probe.begin_second_try(id, &first);
         let second = self.judged(id).await;
         self.keep(id, of_both(first, second));
+    }
+
+    /// Runs the checks that wait, lanes beside each other.
+    async fn settle_waiting(&self, lanes: &Lanes) {
+        let lane = async |checks: &[&'static str]| {
+            for id in checks {
+                self.settle(id).await;
+            }
+        };
+        let [first, second, third, fourth, fifth] = lanes.checks();
+        tokio::join!(lane(first), lane(second), lane(third), lane(fourth), lane(fifth));
     }
 
     /// Runs a check that a second run would not tell more about.
@@ -397,6 +425,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::harness::conformance::lanes::WAITING;
 
     #[test]
     fn every_requirement_has_its_place_in_the_run() {

@@ -1,10 +1,12 @@
 //! What is said before a run about its requests is what they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use santa_sync::harness::conformance::{Conformance, Waits};
 use santa_sync::harness::{FakeServer, fixtures};
 
+use super::complaints;
 use super::operator::Admin;
 
 type Change = fn(Conformance, &Arc<FakeServer>) -> Conformance;
@@ -24,7 +26,7 @@ fn error_of(what: &str, pages: usize, change: Change) -> Option<String> {
 
 #[test]
 fn the_estimate_is_near_the_requests_of_a_run() {
-    let runs: [(&str, Change); 9] = [
+    let runs: [(&str, Change); 10] = [
         ("everything", |conformance, _| conformance),
         ("no waits", |conformance, _| conformance.without_slow()),
         ("no events", |conformance, _| conformance.without_events()),
@@ -32,6 +34,7 @@ fn the_estimate_is_near_the_requests_of_a_run() {
         ("clean syncs and pages", |conformance, _| conformance.only(["CLEAN", "PAGE"])),
         ("events", |conformance, _| conformance.only(["EVENT"])),
         ("one", |conformance, _| conformance.only(["PRE-03"])),
+        ("one machine", |conformance, _| conformance.machine_ids(["PROBE-1"]).unwrap()),
         ("two machines", |conformance, _| conformance.machine_ids(["PROBE-1", "PROBE-2"]).unwrap()),
         ("an operator", |conformance, server| conformance.operator(Admin(Arc::clone(server)))),
     ];
@@ -54,12 +57,35 @@ fn the_estimate_is_exact_for_a_default_run() {
     }
 }
 
+/// Each machine besides the first that checks which wait run with is tried first.
 #[test]
-fn waits_are_beside_each_other_unless_machines_are_shared() {
+fn the_estimate_is_exact_for_machines_whose_checks_wait_beside_each_other() {
+    let soon = Duration::from_millis(1);
+    let waits = Waits { idle: soon, between_pages: soon, in_sync: soon, ..Waits::none() };
+    for (ids, pages) in [(1, 1), (2, 3), (3, 1), (3, 3), (5, 3)] {
+        let server = FakeServer::builder().rules(fixtures::rules(24, 1)).page_size(24 / pages);
+        let server = server.start().unwrap();
+        let ids = (0..ids).map(|number| format!("PROBE-{number}"));
+        let conformance = Conformance::new(&server.url()).unwrap().waits(waits);
+        let conformance = conformance.machine_ids(ids.clone()).unwrap();
+        let estimated = conformance.estimate().requests_with(pages as u64);
+        let report = conformance.run_blocking().unwrap().report;
+        assert_eq!(complaints(&report), [""; 0]);
+        assert_eq!(report.requests, estimated, "{} machines, {pages} pages", ids.count());
+    }
+}
+
+#[test]
+fn waits_are_beside_each_other_as_far_as_there_are_machines() {
     let conformance = || Conformance::new("http://127.0.0.1:1/").unwrap();
     let waits = |conformance: Conformance| conformance.estimate().waits.as_secs();
     assert_eq!(waits(conformance()), 70);
     assert_eq!(waits(conformance().without_slow()), 0);
     assert_eq!(waits(conformance().only(["PAGE-05", "HTTP"])), 10);
-    assert_eq!(waits(conformance().machine_ids(["A"]).unwrap()), 3 * 70 + 10 + 5);
+    let with = |ids: &[&str]| waits(conformance().machine_ids(ids).unwrap());
+    assert_eq!(with(&["A"]), 3 * 70 + 10 + 5);
+    assert_eq!(with(&["A", "A"]), 3 * 70 + 10 + 5, "one machine named twice");
+    assert_eq!(with(&["A", "B"]), 2 * 70);
+    assert_eq!(with(&["A", "B", "C"]), 70 + 10);
+    assert_eq!(with(&["A", "B", "C", "D"]), 70);
 }

@@ -1,7 +1,9 @@
 //! ID-01 to ID-05.
 
+use std::sync::Arc;
+
 use crate::harness::conformance::client::ProbeRequest;
-use crate::harness::conformance::exchange::Intent;
+use crate::harness::conformance::exchange::{Intent, ProbeExchange};
 use crate::harness::conformance::machine::{Members, ProbeMachine, Wish, accepted};
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, Probe};
@@ -54,11 +56,12 @@ pub(super) async fn other_ids(probe: &Probe, id: &'static str) -> Checked {
     Ok(judgement)
 }
 
-async fn preflight_of(
+/// A preflight of a machine that the server may refuse.
+pub(in crate::harness::conformance) async fn preflight_of(
     probe: &Probe,
     id: &'static str,
     machine_id: String,
-) -> std::sync::Arc<crate::harness::conformance::exchange::ProbeExchange> {
+) -> Arc<ProbeExchange> {
     let mut machine = ProbeMachine::new(probe, id, machine_id);
     let message = machine.preflight_message(Wish::Clean);
     let message = Message::of(machine.form.transfer, &message);

@@ -110,6 +110,7 @@ pub(super) async fn pending_work(probe: &Probe, id: &'static str) -> Checked {
     b.forget_session();
     let preflight = b.preflight(Wish::Nothing).await?;
     let walk = b.walk().await?;
+    let mut b = probe.second_machine(id)?;
     b.commit(preflight.sync_type, &walk);
     let unconfirmed = same_as_set(&b.table, &base.set, &walk);
     if unconfirmed.verdict != Verdict::Pass && probe.unless_broken("RULE-06").is_ok() {
@@ -117,7 +118,6 @@ pub(super) async fn pending_work(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement { said, ..unconfirmed });
     }
 
-    let mut b = probe.second_machine(id)?;
     let preflight = b.preflight(Wish::Clean).await?;
     let first = b.first_page().await?;
     a.sync(Wish::Nothing).await?;

@@ -1,0 +1,72 @@
+//! Machine ids of the operator: which checks run with which.
+
+use std::time::Duration;
+
+use santa_sync::harness::conformance::{Conformance, EarlyEndKind, Verdict, Waits};
+use santa_sync::harness::{FakeServer, fixtures};
+use santa_sync::model::Stage;
+
+use super::complaints;
+
+const IDS: [&str; 3] = ["PROBE-1", "PROBE-2", "PROBE-3"];
+/// Longer than a run takes that does not wait.
+const LONG: Duration = Duration::from_mins(1);
+/// Longer than any test takes.
+const VERY_LONG: Duration = Duration::from_hours(1);
+
+/// None of them ends while the test looks: they have begun beside each other, or the counts are
+/// never reached.
+#[test]
+fn checks_that_wait_run_beside_each_other_with_a_machine_each() {
+    let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
+    let (sender, stop) = tokio::sync::watch::channel(None);
+    let waits = Waits { in_sync: VERY_LONG, ..Waits::none() };
+    let conformance = Conformance::new(&server.url())
+        .unwrap()
+        .waits(waits)
+        .machine_ids(IDS)
+        .unwrap()
+        .only(["RULE-07", "RULE-08", "EVENT-11"]);
+    let running = std::thread::spawn(move || conformance.run_until_blocking(stop).unwrap().report);
+    // The first sync; then RULE-07 and EVENT-11 have synced and asked once, and RULE-08 is in the
+    // middle of its sync.
+    for (stage, count) in
+        [(Stage::Postflight, 3), (Stage::RuleDownload, 4), (Stage::EventUpload, 3)]
+    {
+        assert!(server.wait_for(stage, count, LONG), "{stage}");
+    }
+    sender.send(Some("enough")).unwrap();
+    let report = running.join().unwrap();
+    assert_eq!(report.ended_early.map(|end| end.kind), Some(EarlyEndKind::Interrupted));
+    for (id, uploads, postflights) in [(IDS[0], 1, 2), (IDS[1], 1, 0), (IDS[2], 1, 1)] {
+        let host = server.host(id).unwrap();
+        assert_eq!((host.event_uploads, host.postflights), (uploads, postflights), "{id}");
+    }
+}
+
+/// The run uses the other ids, and the server is not accused because of a typing error.
+#[test]
+fn a_machine_that_the_server_does_not_know_is_left_out_and_named() {
+    let soon = Duration::from_millis(1);
+    let known = [IDS[0], IDS[2]].map(str::to_owned).to_vec();
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(5, 1))
+        .style(|style| style.enrolled = Some(known))
+        .start()
+        .unwrap();
+    let report = Conformance::new(&server.url())
+        .unwrap()
+        .waits(Waits { in_sync: soon, ..Waits::none() })
+        .machine_ids(IDS)
+        .unwrap()
+        .skip(["HTTP-07", "ID-04"])
+        .run_blocking()
+        .unwrap()
+        .report;
+    assert_eq!(complaints(&report), [""; 0]);
+    for id in ["RULE-07", "RULE-08", "EVENT-11", "ISO-01"] {
+        assert_eq!(report.result(id).unwrap().verdict, Verdict::Pass, "{id}");
+    }
+    let note = "preflight of --machine-id PROBE-2 gets 403: the run went on without it";
+    assert_eq!(report.notes, [note]);
+}
