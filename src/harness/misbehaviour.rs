@@ -267,6 +267,8 @@ misbehaviours! {
     Rule04Twice = "RULE-04" "twice" Warning,
     /// The first rule comes twice.
     Rule04Equal = "RULE-04" "equal" Info,
+    /// A host whose preflight has no `primary_user` gets every rule twice.
+    Rule04NoOwner = "RULE-04" "no-owner" Info,
     /// The first page has no rules when it is requested again.
     Rule05Empty = "RULE-05" "empty" Fail,
     /// Rules count as delivered once their last page has been sent.

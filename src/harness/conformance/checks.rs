@@ -23,7 +23,7 @@ pub(super) use encodings::try_form;
 pub(super) use http::for_want_of_a_cookie;
 pub(super) use identity::preflight_of;
 
-use super::machine::Broken;
+use super::machine::{Broken, ProbeMachine, Wish};
 use super::probe::{BaseSync, Checked, Probe};
 use super::report::RuleFacts;
 use super::table::RuleTable;
@@ -32,12 +32,14 @@ use super::walk::{Walk, cursor_of};
 use crate::model::ContentEncoding;
 
 /// Checks of the whole run: they come last and need no second try.
-pub(super) const OVER_ALL: [&str; 18] = [
+pub(super) const OVER_ALL: [&str; 17] = [
     "ENC-04", "HTTP-02", "HTTP-04", "PRE-01", "PRE-02", "PRE-03", "PRE-04", "PRE-05", "PRE-06",
-    "PRE-12", "RULE-01", "RULE-02", "RULE-03", "RULE-04", "PAGE-01", "EVENT-10", "POST-01",
-    "ERR-01",
+    "PRE-12", "RULE-01", "RULE-02", "RULE-03", "PAGE-01", "EVENT-10", "POST-01", "ERR-01",
 ];
 
+/// Checks that look back and make requests of their own besides: HTTP-03 requests once more what
+/// was cut, RULE-04 syncs a host without an owner.
+const ALSO_REQUESTS: [&str; 2] = ["HTTP-03", "RULE-04"];
 
 /// What a check that looks back on the run finds so far, without a request of its own; `None`
 /// for other checks.
@@ -57,7 +59,7 @@ pub(super) fn look_back(probe: &Probe, id: &str) -> Option<Judgement> {
         "RULE-01" => rules::page_shape(probe),
         "RULE-02" => either(rules::rule_members(probe)),
         "RULE-03" => either(rules::identifiers(probe)),
-        "RULE-04" => either(rules::named_once(probe)),
+        "RULE-04" => either(rules::named_once_in_first_download(probe)),
         "PAGE-01" => pages::cursor_is_text(probe),
         "EVENT-10" => events::responses(probe),
         "POST-01" => postflight::responses(probe),
@@ -75,8 +77,7 @@ fn either(checked: Checked) -> Judgement {
 
 /// Runs the check of a requirement once.
 pub(super) async fn check(probe: &Probe, id: &'static str) -> Checked {
-    // HTTP-03 requests once more what was cut.
-    if id != "HTTP-03"
+    if !ALSO_REQUESTS.contains(&id)
         && let Some(judgement) = look_back(probe, id)
     {
         return Ok(judgement);
@@ -114,6 +115,7 @@ pub(super) async fn check(probe: &Probe, id: &'static str) -> Checked {
         "CLEAN-06" => Box::pin(clean::nothing_changed(probe, id)).await,
         "CLEAN-07" => Box::pin(clean::lost_rules(probe, id)).await,
         "CLEAN-08" => clean::empty_set(probe),
+        "RULE-04" => Box::pin(rules::named_once(probe, id)).await,
         "RULE-05" => Box::pin(rules::first_page_again(probe, id)).await,
         "RULE-06" => Box::pin(rules::not_before_postflight(probe, id)).await,
         "RULE-07" => Box::pin(rules::outside_a_sync(probe, id)).await,
@@ -184,6 +186,20 @@ fn failed(probe: &Probe, when: &str, broken: &Broken) -> Judgement {
         Some(exchange) => judgement.at(exchange),
         None => judgement,
     }
+}
+
+/// A clean sync of a machine without owner, as far as the pages end.
+async fn sync_without_owner(machine: &mut ProbeMachine<'_>) -> Result<Walk, Broken> {
+    let mut message = machine.preflight_message(Wish::Clean);
+    message.primary_user.clear();
+    let preflight = machine.preflight_with(message).await?;
+    if machine.probe.base().is_err() {
+        return machine.first_page().await;
+    }
+    let walk = machine.walk().await?;
+    machine.commit(preflight.sync_type, &walk);
+    machine.postflight(preflight.sync_type, &walk).await?;
+    Ok(walk)
 }
 
 /// The size of the first complete download.

@@ -51,7 +51,7 @@ fn cost_of(requirement: &Requirement, options: &Options) -> Cost {
         "ID-04" if !options.machine_ids.is_empty() => cost(1, 0, 0),
         "ID-05" => cost(3, 0, 1),
         "PRE-11" => cost(3, 1, 0),
-        "CLEAN-03" | "RULE-05" | "PAGE-04" => cost(2, 1, 0),
+        "CLEAN-03" | "RULE-04" | "RULE-05" | "PAGE-04" => cost(2, 1, 0),
         "CLEAN-05" => cost(3, 1, 0),
         "RULE-06" => cost(2, 2, 0),
         "RULE-07" => cost(3 + slow, 1, 0),

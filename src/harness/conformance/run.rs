@@ -25,13 +25,13 @@ const ALONE: [&str; 9] = [
 ];
 /// The other checks after the first complete sync, in this order: those that others depend on
 /// come first, those that provoke errors last.
-const AFTER_THE_FIRST_SYNC: [&str; 43] = [
+const AFTER_THE_FIRST_SYNC: [&str; 44] = [
     "HTTP-08", "ENC-05", "ENC-08", "ID-02", "ID-03", "ID-05", "PRE-07", "PRE-08", "PRE-09",
     "PRE-10", "PRE-11", "PAGE-03", "CLEAN-02", "CLEAN-03", "CLEAN-05", "CLEAN-06", "CLEAN-07",
-    "CLEAN-08", "RULE-05", "PAGE-04", "PAGE-06", "EVENT-01", "EVENT-02", "EVENT-03", "EVENT-04",
-    "EVENT-05", "EVENT-06", "EVENT-07", "EVENT-08", "EVENT-09", "EVENT-12", "EVENT-13", "POST-02",
-    "POST-03", "POST-04", "ENC-06", "ENC-07", "ENC-09", "HTTP-07", "HTTP-09", "ID-04", "ERR-03",
-    "ERR-04",
+    "CLEAN-08", "RULE-04", "RULE-05", "PAGE-04", "PAGE-06", "EVENT-01", "EVENT-02", "EVENT-03",
+    "EVENT-04", "EVENT-05", "EVENT-06", "EVENT-07", "EVENT-08", "EVENT-09", "EVENT-12", "EVENT-13",
+    "POST-02", "POST-03", "POST-04", "ENC-06", "ENC-07", "ENC-09", "HTTP-07", "HTTP-09", "ID-04",
+    "ERR-03", "ERR-04",
 ];
 /// The checks with an operator.
 const WITH_OPERATOR: [&str; 6] = ["OPS-01", "OPS-02", "OPS-03", "OPS-04", "OPS-05", "OPS-06"];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Misbehaviour, Misbehaviours};
-use crate::harness::reply::Form;
+use crate::harness::reply::{self, Form};
 use crate::harness::rules::RuleList;
 use crate::harness::state::OpenSync;
 use crate::protocol::wire::{self, Policy, RuleType, SyncType};
@@ -218,10 +218,17 @@ impl Misbehaviours {
 
     /// Whether a sync with this preflight message brings every rule twice.
     pub(in crate::harness) fn doubles_rules(&self, form: Form, message: &[u8]) -> bool {
-        self.does(Misbehaviour::Enc09EmptyMember)
-            && form == Form::Json
-            && serde_json::from_slice::<Value>(message)
-                .is_ok_and(|message| message["primary_user"] == "")
+        let has_empty_member = || {
+            form == Form::Json
+                && serde_json::from_slice::<Value>(message)
+                    .is_ok_and(|message| message["primary_user"] == "")
+        };
+        let has_no_owner = || {
+            reply::read::<wire::PreflightRequest>(form, message)
+                .is_ok_and(|message| message.primary_user.is_empty())
+        };
+        (self.does(Misbehaviour::Enc09EmptyMember) && has_empty_member())
+            || (self.does(Misbehaviour::Rule04NoOwner) && has_no_owner())
     }
 
     /// Whether rules of a sync of this type count as delivered once their last

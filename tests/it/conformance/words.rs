@@ -34,6 +34,43 @@ fn protobuf_that_is_answered_in_json_is_rightly_labelled_json() {
     assert_eq!(verdicts, [("HTTP-08", Verdict::Pass), ("ENC-04", Verdict::Fail)]);
 }
 
+/// A host with an empty `primary_user` gets them twice as well, and so do hosts of agents that do
+/// not write the member: ENC-09 has nothing to say.
+#[test]
+fn rules_that_only_a_host_without_an_owner_gets_twice_are_named() {
+    for form in ["json-deflate", "protobuf-gzip"] {
+        for (misbehaviour, verdict, said) in [
+            (
+                Some(Misbehaviour::Rule04NoOwner),
+                Verdict::Info,
+                "preflight without primary_user (a host without an owner): 30 rules repeated \
+                 unchanged; with primary_user, none is repeated",
+            ),
+            (None, Verdict::Pass, ""),
+        ] {
+            let server =
+                misbehaviour.into_iter().fold(server(), santa_sync::harness::Builder::misbehave);
+            let server = server.start().unwrap();
+            let only = ["RULE-04", "ENC-09", "PRE-07"];
+            let form = form.parse().unwrap();
+            let report = report(&server, |conformance| conformance.form(form).only(only));
+            let found = report.result("RULE-04").unwrap();
+            assert_eq!((found.verdict, &*found.summary), (verdict, said), "{form}");
+            for id in ["ENC-09", "PRE-07"] {
+                assert_eq!(report.result(id).unwrap().verdict, Verdict::Pass, "{id} {form}");
+            }
+        }
+    }
+}
+
+/// That such a host cannot sync at all is PRE-07's.
+#[test]
+fn a_server_that_refuses_hosts_without_an_owner_repeats_no_rules() {
+    let report = of(server().misbehave(Misbehaviour::Pre07Owner), &["RULE-04", "PRE-07"]);
+    assert_eq!(super::complaints(&report), ["PRE-07 fail"]);
+    assert_eq!(report.result("RULE-04").unwrap().verdict, Verdict::Pass);
+}
+
 #[test]
 fn a_host_that_lost_its_rules_is_said_to_get_what_it_gets() {
     let unnoticed = || server().misbehave(Misbehaviour::Clean07Unnoticed);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::sync_without_owner;
 use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::{Intent, ProbeExchange};
 use crate::harness::conformance::form::Form;
@@ -11,7 +12,6 @@ use crate::harness::conformance::machine::{Broken, Members, ProbeMachine, Wish, 
 use crate::harness::conformance::message::Message;
 use crate::harness::conformance::probe::{Checked, FormTrial, Probe};
 use crate::harness::conformance::verdict::{Judgement, Verdict};
-use crate::harness::conformance::walk::Walk;
 use crate::model::text::counted;
 use crate::model::{ContentEncoding, Stage, Transfer};
 
@@ -427,20 +427,6 @@ async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
         walk.received != base.walk.received || plain.table.difference(&base.set).is_some()
     });
     Ok(if differs { Judgement::pass() } else { found })
-}
-
-/// A clean sync of a machine without owner, as far as the pages end.
-async fn sync_without_owner(machine: &mut ProbeMachine<'_>) -> Result<Walk, Broken> {
-    let mut message = machine.preflight_message(Wish::Clean);
-    message.primary_user.clear();
-    let preflight = machine.preflight_with(message).await?;
-    if machine.probe.base().is_err() {
-        return machine.first_page().await;
-    }
-    let walk = machine.walk().await?;
-    machine.commit(preflight.sync_type, &walk);
-    machine.postflight(preflight.sync_type, &walk).await?;
-    Ok(walk)
 }
 
 fn preflight_of(machine: &ProbeMachine<'_>) -> Message {

@@ -1,13 +1,14 @@
 //! RULE-01 to RULE-08.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::rule::{IDENTIFIER, RULE_TYPE, enum_of, members_of_rule};
-use super::same_as_set;
 use super::settings::{member, rules_of, shown};
-use crate::harness::conformance::exchange::Intent;
+use super::{same_as_set, sync_without_owner};
+use crate::harness::conformance::exchange::{Intent, ProbeExchange};
 use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
 use crate::harness::conformance::probe::{Checked, Probe};
 use crate::harness::conformance::table::RuleTable;
@@ -54,15 +55,17 @@ pub(super) fn page_shape(probe: &Probe) -> Judgement {
 /// Every rule of the first download with the number of its exchange. Pages of one that does not
 /// end are as good for what is asked of single rules.
 fn all_rules(probe: &Probe) -> Result<Vec<(u64, Value)>, Judgement> {
-    let walk = probe.rules_sent()?;
-    Ok(walk
-        .pages
-        .iter()
-        .flat_map(|page| {
-            let rules = page.message().map(rules_of).unwrap_or_default();
-            rules.into_iter().map(|rule| (page.number, rule))
-        })
-        .collect())
+    Ok(rules_with_exchanges(&*probe.rules_sent()?))
+}
+
+/// Every rule of a download with the number of its exchange.
+fn rules_with_exchanges(walk: &Walk) -> Vec<(u64, Value)> {
+    let of_page = |page: &Arc<ProbeExchange>| {
+        let rules = page.message().map(rules_of).unwrap_or_default();
+        let number = page.number;
+        rules.into_iter().map(move |rule| (number, rule))
+    };
+    walk.pages.iter().flat_map(of_page).collect()
 }
 
 /// The worst of the rules, with how many there are.
@@ -110,8 +113,31 @@ pub(super) fn identifiers(probe: &Probe) -> Checked {
     }))
 }
 
-/// RULE-04.
-pub(super) fn named_once(probe: &Probe) -> Checked {
+/// RULE-04, in the first download and in that of a host without an owner: a server that joins
+/// rules with owners may repeat them for such a host alone.
+pub(super) async fn named_once(probe: &Probe, id: &'static str) -> Checked {
+    let found = named_once_in_first_download(probe)?;
+    if found.verdict != Verdict::Pass || probe.base_with_rules().is_err() {
+        return Ok(found);
+    }
+    // Whether such a host can sync at all is PRE-07's question. Which rules it gets is the
+    // server's choice: only what is repeated counts.
+    let mut machine = probe.machine(id);
+    let Ok(walk) = sync_without_owner(&mut machine).await else { return Ok(found) };
+    let found = repeated(&rules_with_exchanges(&walk));
+    if found.verdict == Verdict::Pass {
+        return Ok(found);
+    }
+    let said = format!(
+        "preflight without primary_user (a host without an owner): {}; with primary_user, none is \
+         repeated",
+        found.said
+    );
+    Ok(Judgement { said, ..found })
+}
+
+/// RULE-04 in the first download.
+pub(super) fn named_once_in_first_download(probe: &Probe) -> Checked {
     let mut rules = all_rules(probe)?;
     if probe.base().is_err()
         && let Some((page, _)) = rules.first().cloned()
@@ -119,9 +145,14 @@ pub(super) fn named_once(probe: &Probe) -> Checked {
         // Later pages of a download that does not end repeat what came.
         rules.retain(|(number, _)| *number == page);
     }
+    Ok(repeated(&rules))
+}
+
+/// The verdict on the rules of one download that are in it more than once.
+fn repeated(rules: &[(u64, Value)]) -> Judgement {
     let mut first: HashMap<(RuleType, String), &Value> = HashMap::new();
     let (mut other, mut equal, mut at) = (Vec::new(), 0_u64, None);
-    for (number, rule) in &rules {
+    for (number, rule) in rules {
         let Some((rule_type, identifier)) = key_of(rule) else { continue };
         let key = (rule_type, identifier.to_ascii_lowercase());
         match first.get(&key) {
@@ -136,14 +167,14 @@ pub(super) fn named_once(probe: &Probe) -> Checked {
     if let Some((name, number)) = other.first() {
         let rules = counted(other.len() as u64, "rule");
         let said = format!("{rules} repeated with other contents, first {name}");
-        return Ok(Judgement::warning(said).at(*number));
+        return Judgement::warning(said).at(*number);
     }
-    Ok(match at {
+    match at {
         Some(number) => {
             Judgement::info(format!("{} repeated unchanged", counted(equal, "rule"))).at(number)
         }
         None => Judgement::pass(),
-    })
+    }
 }
 
 /// RULE-05.

@@ -1,6 +1,6 @@
 //! What becomes of a run that ends early: what is known is kept, the rest is marked as not run.
 
-use super::{LAST, Runner, chosen, leave_clean};
+use super::{AFTER_THE_FIRST_SYNC, LAST, Runner, chosen, leave_clean};
 use crate::harness::conformance::checks::{self, OVER_ALL};
 use crate::harness::conformance::ending::{EarlyEnd, EarlyEndKind};
 use crate::harness::conformance::exchange::{BreakKind, Intent};
@@ -56,9 +56,11 @@ pub(super) async fn finish(runner: &Runner<'_>, mut end: EarlyEnd) {
         (EarlyEndKind::NoResponse, None) => {
             withdraw(runner, &end);
             probe.client.disregard_from(end.silent_since());
+            keep_complaints(runner, &AFTER_THE_FIRST_SYNC);
             keep_complaints(runner, &OVER_ALL);
         }
         (EarlyEndKind::Interrupted | EarlyEndKind::Deadline, _) => {
+            keep_complaints(runner, &AFTER_THE_FIRST_SYNC);
             keep_complaints(runner, &OVER_ALL);
             keep_complaints(runner, &LAST);
             runner.hold_blockers_responsible();
