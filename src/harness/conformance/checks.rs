@@ -156,12 +156,12 @@ pub(super) async fn check(probe: &Probe, id: &'static str) -> Checked {
     }
 }
 
-/// A pass if the table is the one that a complete download brings.
-fn same_as_set(table: &RuleTable, set: &RuleTable, walk: &Walk) -> Judgement {
+/// A pass if the table is the one that a complete download brings. `after` says what the host did.
+fn same_as_set(after: &str, table: &RuleTable, set: &RuleTable, walk: &Walk) -> Judgement {
     match table.difference(set) {
         None => Judgement::pass(),
         Some(difference) => {
-            let judgement = Judgement::fail(difference);
+            let judgement = Judgement::fail(format!("after {after}: the host has {difference}"));
             match walk.pages.last() {
                 Some(page) => judgement.at(page.number),
                 None => judgement,

@@ -206,12 +206,12 @@ impl ProbeExchange {
             Transfer::Json => {
                 let text = body::without_xssi_prefix(bytes);
                 let value: Value = serde_json::from_slice(text).map_err(|error| {
-                    format!("it is not JSON ({error}) and begins {}", beginning(bytes))
+                    format!("the body is not JSON ({error}) and begins with {}", beginning(bytes))
                 })?;
                 if value.is_object() {
                     return Ok(value);
                 }
-                Err(format!("it is not a JSON object and begins {}", beginning(bytes)))
+                Err(format!("the body is not a JSON object and begins with {}", beginning(bytes)))
             }
         }
     }
@@ -231,17 +231,23 @@ fn shown<M>(bytes: &[u8]) -> Result<Value, String>
 where
     M: prost::Message + Default + Serialize,
 {
-    let wrong = |why: String| format!("it is not protobuf ({why}) and begins {}", beginning(bytes));
+    let wrong = |why: String| {
+        let begins = beginning(bytes);
+        if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() {
+            return format!("the body is JSON instead of protobuf and begins with {begins}");
+        }
+        format!("the body is not protobuf ({why}) and begins with {begins}")
+    };
     let message = M::decode(bytes).map_err(|error| wrong(error.to_string()))?;
     serde_json::to_value(message).map_err(|error| wrong(error.to_string()))
 }
 
 /// How much of a value or a body a reason shows, in characters.
-pub(super) const MAX_SHOWN_CHARS: usize = 60;
+pub(super) const MAX_SHOWN_CHARS: usize = 80;
 
-/// The first characters of a body, in quotation marks.
+/// The first characters of a body. They are not quoted: most bodies have quotation marks.
 pub(super) fn beginning(bytes: &[u8]) -> String {
     let start = &bytes[..bytes.len().min(4 * MAX_SHOWN_CHARS)];
     let text = String::from_utf8_lossy(start);
-    format!("\"{}\"", crate::model::text::on_one_line(&text, MAX_SHOWN_CHARS))
+    crate::model::text::on_one_line(&text, MAX_SHOWN_CHARS)
 }

@@ -45,7 +45,7 @@ fn a_requirement_that_is_not_met_ends_with_1_and_is_explained() {
     let shown = stdout(&output);
     for part in [
         "fail           PRE-09  all three client modes are accepted",
-        "    STANDALONE: 500",
+        "    preflight with client_mode STANDALONE: 500",
         "    matters because: hosts in the mode that is refused cannot sync",
         "-> 500 in ",
         "\"client_mode\":\"STANDALONE\"",

@@ -357,7 +357,10 @@ fn what_was_found_before_the_server_went_away_is_kept() {
     let report = report.report;
     assert_eq!(complaints(&report), ["PRE-09 fail"]);
     let said = &report.result("PRE-09").unwrap().summary;
-    assert_eq!(said, "STANDALONE: 500; the server has not responded since");
+    assert_eq!(
+        said,
+        "preflight with client_mode STANDALONE: 500; the server has not responded since"
+    );
     assert_eq!(report.result("PRE-10").unwrap().verdict, Verdict::NotTested);
 }
 

@@ -224,9 +224,13 @@ async fn a_client_certificate_is_a_credential_that_is_missed_when_it_is_left_out
         (
             Clients::MayShowCertificate,
             Verdict::Fail,
-            "without the credential: 200 (client certificate)",
+            "preflight without its credential (client certificate): 200",
         ),
-        (Clients::WithAnyCertificate, Verdict::Fail, "with a wrong one: 200 (client certificate)"),
+        (
+            Clients::WithAnyCertificate,
+            Verdict::Fail,
+            "preflight with a wrong one (client certificate): 200",
+        ),
     ] {
         let port = tls_before(&server, &ca, &leaf, clients).await;
         let report = report(port, sets()).await;

@@ -95,7 +95,7 @@ fn a_type_that_is_not_given_is_not_said_to_be() {
         (SyncTypePolicy::Silent, "gets no sync_type, which means NORMAL"),
         (
             SyncTypePolicy::Always(santa_sync::protocol::wire::SyncType::Normal),
-            "the request of a new machine gets NORMAL",
+            "of a new machine, gets NORMAL",
         ),
     ] {
         let found = result(server().style(|style| style.sync_type = policy), "CLEAN-01");

@@ -56,7 +56,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "HTTP-06",
         Fail,
         NOTHING,
-        "stages after preflight work without its cookies",
+        "the stages after preflight work without its cookies",
         "event uploads between syncs and rule-only syncs carry no cookies and fail; so do agents \
          behind a load balancer",
     ),
@@ -138,7 +138,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "ENC-07",
         Warning,
         NOTHING,
-        "a damaged body gets 4xx at once",
+        "a body that is cut off, or has a damaged message, gets 4xx at once",
         "agents retry what can never succeed; if a damaged upload gets 200, its events are lost",
     ),
     Requirement::new(
@@ -285,8 +285,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "PRE-11",
         Fail,
         NOTHING,
-        "a repeated preflight gets the same response and uses nothing up",
-        "if one response is lost, so is the clean sync or its rules",
+        "a preflight that is sent again gets the same response, and its rules still come",
+        "an agent that loses a response sends preflight again: it loses the clean sync or its rules",
     ),
     Requirement::new(
         Preflight,

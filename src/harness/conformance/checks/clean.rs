@@ -19,7 +19,10 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
     let series = probe.series(id).await;
     let first = series.preflight(InSeries::Clean)?;
     if !first.is_clean() {
-        let said = format!("the request of a new machine gets {}", first.type_in_words());
+        let said = format!(
+            "preflight with request_clean_sync, of a new machine, gets {}",
+            first.type_in_words()
+        );
         return Ok(Judgement::fail(said).at(first.exchange.number));
     }
     let again = match series.preflight(InSeries::CleanAgain) {
@@ -32,7 +35,10 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
     if again.is_clean() {
         return Ok(Judgement::pass());
     }
-    let said = format!("the request of a synced machine gets {}", again.type_in_words());
+    let said = format!(
+        "preflight with request_clean_sync, of a machine that has synced before, gets {}",
+        again.type_in_words()
+    );
     Ok(Judgement::fail(said).at(again.exchange.number))
 }
 
@@ -43,7 +49,7 @@ pub(super) async fn whole_set(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_broken("PAGE-03")?;
     let series = probe.series(id).await;
     let again = series.synced(InSeries::CleanAgain)?;
-    Ok(same_as_set(&again.table, &base.set, &again.walk))
+    Ok(same_as_set("a second clean sync of the same machine", &again.table, &base.set, &again.walk))
 }
 
 /// CLEAN-03.
@@ -53,7 +59,12 @@ pub(super) async fn new_machine(probe: &Probe, id: &'static str) -> Checked {
     let preflight = machine.preflight(Wish::Nothing).await?;
     let walk = machine.walk().await?;
     machine.commit(preflight.sync_type, &walk);
-    let judgement = same_as_set(&machine.table, &base.set, &walk);
+    let judgement = same_as_set(
+        "the first sync of a new machine, without request_clean_sync",
+        &machine.table,
+        &base.set,
+        &walk,
+    );
     if judgement.verdict != Verdict::Pass {
         return Ok(judgement.harms("a new host lacks rules until someone asks for a clean sync"));
     }
@@ -61,7 +72,10 @@ pub(super) async fn new_machine(probe: &Probe, id: &'static str) -> Checked {
     if preflight.is_clean() {
         return Ok(judgement);
     }
-    let said = format!("all rules came, but preflight got {}", preflight.type_in_words());
+    let said = format!(
+        "the first preflight of a new machine, without request_clean_sync, gets {}; all rules come",
+        preflight.type_in_words()
+    );
     Ok(Judgement::warning(said).harms(RULES_STAY).at(preflight.exchange.number))
 }
 
@@ -72,12 +86,17 @@ pub(super) async fn ends(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement::not_applicable("no clean sync was announced"));
     }
     let series = probe.series(id).await;
-    for (what, place) in
-        [("after a clean sync", InSeries::Normal), ("after one more sync", InSeries::SecondNormal)]
-    {
+    for (what, place) in [
+        ("after a complete clean sync", InSeries::Normal),
+        ("after one more sync", InSeries::SecondNormal),
+    ] {
         let next = series.preflight(place)?;
         if next.is_clean() {
-            let said = format!("the sync {what} is {} again", next.sync_type.name());
+            let said = format!(
+                "preflight {what}, with true rule counts and without request_clean_sync, gets {} \
+                 again",
+                next.sync_type.name()
+            );
             let judgement = if base.set.is_empty() {
                 Judgement::info(format!("{said}, with an empty set of rules"))
             } else {
@@ -103,11 +122,19 @@ pub(super) async fn broken_off(probe: &Probe, id: &'static str) -> Checked {
     let again = machine.preflight(Wish::Nothing).await?;
     let walk = machine.walk().await?;
     machine.commit(again.sync_type, &walk);
-    let judgement = same_as_set(&machine.table, &base.set, &walk);
+    let judgement = same_as_set(
+        "the sync that follows a clean one which broke off",
+        &machine.table,
+        &base.set,
+        &walk,
+    );
     if judgement.verdict != Verdict::Pass || again.is_clean() {
         return Ok(judgement);
     }
-    let said = format!("all rules come again, but preflight gets {}", again.type_in_words());
+    let said = format!(
+        "the preflight that follows a clean sync which broke off gets {}; all rules come",
+        again.type_in_words()
+    );
     Ok(Judgement::warning(said).harms(RULES_STAY).at(again.exchange.number))
 }
 
@@ -118,7 +145,8 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     let series = probe.series(id).await;
     let last = series.synced(InSeries::SecondNormal)?;
     let preflight = series.preflight(InSeries::SecondNormal)?;
-    let judgement = same_as_set(&last.table, &base.set, &last.walk);
+    let judgement =
+        same_as_set("a NORMAL sync without changes", &last.table, &base.set, &last.walk);
     if judgement.verdict != Verdict::Pass {
         return Ok(judgement.harms("hosts with wrong rules decide wrongly"));
     }
@@ -130,11 +158,13 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     let all = base.set.len() as u64;
     Ok(match sent {
         0 => judgement,
-        _ if sent >= all => Judgement::warning(format!("{} although nothing changed", come(sent)))
-            .harms("load grows with the number of hosts times rules")
-            .at(at),
+        _ if sent >= all => {
+            Judgement::warning(format!("a NORMAL sync without changes: {}", come(sent)))
+                .harms("load grows with the number of hosts times rules")
+                .at(at)
+        }
         _ => Judgement::info(format!(
-            "{} although nothing changed; rules edited within minutes may come again",
+            "a NORMAL sync without changes: {}; rules edited within minutes may come again",
             come(sent)
         ))
         .at(at),
@@ -191,8 +221,10 @@ pub(super) fn empty_set(probe: &Probe) -> Checked {
         (false, 0) => Judgement::not_applicable("there are rules"),
         (false, _) => {
             let removes = counted(removes as u64, "REMOVE rule");
-            Judgement::info(format!("a clean sync has {removes} besides other rules: no effect"))
-                .at(at)
+            Judgement::info(format!(
+                "a clean sync has {removes} besides other rules, which has no effect"
+            ))
+            .at(at)
         }
     })
 }

@@ -64,21 +64,21 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
         && probe.trials().iter().any(|trial| trial.accepted);
     let judgement = match encoding {
         _ if probe.options.form == Some(trial.form) => asked_for_in_vain(&trial, &ended),
-        ContentEncoding::Deflate if another_works => Judgement::warning(format!(
-            "{ended}; agents need SyncClientContentEncoding or SyncEnableProtoTransfer"
-        )),
+        ContentEncoding::Deflate if another_works => Judgement::warning(ended),
         ContentEncoding::Deflate => Judgement::fail(ended),
         ContentEncoding::Gzip | ContentEncoding::None => Judgement::warning(ended),
     };
     judgement.at(trial.exchange.number)
 }
 
-/// How a form was refused, with what is likely to be the reason.
+/// How a form was refused, what is likely to be the reason, and which forms are accepted.
 fn refusal(probe: &Probe, trial: &FormTrial) -> String {
     let trials = probe.trials();
+    let accepted: Vec<_> =
+        trials.iter().filter(|trial| trial.accepted).map(|trial| trial.form).collect();
     let takes = |is_meant: fn(&Form) -> bool| {
-        let accepted = trials.iter().filter(|trial| trial.accepted).map(|trial| trial.form);
-        accepted.filter(|form| form.transfer == trial.form.transfer).any(|form| is_meant(&form))
+        let transfer = trial.form.transfer;
+        accepted.iter().filter(|form| form.transfer == transfer).any(is_meant)
     };
     let (body, hint) = match trial.form.encoding {
         ContentEncoding::Deflate => ("a deflate body with its zlib wrapper", true),
@@ -89,14 +89,38 @@ fn refusal(probe: &Probe, trial: &FormTrial) -> String {
         "; the same message is accepted uncompressed: what reads the body, often a parser or proxy \
          before the application, does not decompress it"
     } else if !hint && takes(|form| form.is_compressed()) {
-        "; the same message is accepted compressed: what reads the body decompresses it whatever \
-         its Content-Encoding"
-    } else if !trial.form.is_json() && !takes(|_| true) {
-        "; no protobuf body is accepted, whatever its Content-Encoding"
-    } else {
+        "; the same message is accepted compressed: what reads the body seems to decompress it \
+         whatever its Content-Encoding"
+    } else if takes(|_| true) {
         ""
+    } else if trial.form.is_json() {
+        "; no JSON body is accepted, whatever its Content-Encoding"
+    } else {
+        "; no protobuf body is accepted, whatever its Content-Encoding"
     };
-    format!("{} to {body}{hint}", trial.exchange.ended())
+    let transfer = if trial.form.is_json() { "JSON" } else { "protobuf" };
+    let accepted = in_words(&accepted, trial.form == Form::DEFAULT);
+    format!("{} to {body} in {transfer}{hint}{accepted}", trial.exchange.ended())
+}
+
+/// The accepted forms; of the first one, what agents have to set for it if that `is_asked`.
+fn in_words(accepted: &[Form], is_asked: bool) -> String {
+    let Some((first, others)) = accepted.split_first() else {
+        return "; no form is accepted".to_owned();
+    };
+    let mut names = vec![first.name().to_owned()];
+    if is_asked {
+        let encoding = first.header().unwrap_or("none");
+        let keys = [
+            (!first.is_json()).then(|| "SyncEnableProtoTransfer = true".to_owned()),
+            (Some(encoding) != Form::DEFAULT.header())
+                .then(|| format!("SyncClientContentEncoding = {encoding}")),
+        ];
+        let keys: Vec<_> = keys.into_iter().flatten().collect();
+        names[0] = format!("{first} (agents need {})", keys.join(" and "));
+    }
+    names.extend(others.iter().map(|form| form.name().to_owned()));
+    format!("; accepted: {}", names.join(", "))
 }
 
 /// The verdict on a form that the run was to work in.
@@ -137,8 +161,9 @@ pub(super) fn protobuf(probe: &Probe) -> Checked {
     if trials.clone().any(|trial| trial.accepted) {
         return Ok(Judgement::pass());
     }
-    let ended: Vec<_> = trials.map(|trial| trial.exchange.ended()).collect();
-    Ok(Judgement::info(format!("protobuf is not accepted ({})", ended.join(", "))))
+    let mut ended: Vec<_> = trials.map(|trial| trial.exchange.ended()).collect();
+    ended.dedup();
+    Ok(Judgement::info(format!("preflight in protobuf: {}", ended.join(", "))))
 }
 
 /// Whether a 200 was not the message it should be.
@@ -163,7 +188,10 @@ pub(super) async fn every_stage_of_a_form(probe: &Probe, id: &'static str) -> Ch
                 judgement = judgement.and(broken.into());
                 continue;
             }
-            let found = Judgement::fail(format!("{}: {}", trial.form, broken.said));
+            let found = Judgement::fail(format!(
+                "in {}, which preflight accepts: {}",
+                trial.form, broken.said
+            ));
             let found = broken.exchange.map_or(found.clone(), |at| found.at(at));
             judgement = judgement.and(found);
         }
@@ -192,7 +220,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let mut judgement = Judgement::pass();
     for trial in probe.trials().iter().filter(|trial| !trial.accepted) {
         if trial.exchange.is_server_error() {
-            let said = format!("{}: {}", trial.form, trial.exchange.ended());
+            let said = format!("preflight in {}: {}", trial.form, trial.exchange.ended());
             let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
             judgement = judgement.and(found.at(trial.exchange.number));
         }
@@ -210,11 +238,11 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let request = labelled(&machine, "br", GARBAGE.to_vec());
     let brotli = machine.send(request).await;
     if brotli.is(200) {
-        let said = "a body that is not brotli, with Content-Encoding br: 200";
+        let said = "preflight with Content-Encoding br, and a body that is not brotli: 200";
         let found = Judgement::fail(said).harms("agents take it as success, but nothing was read");
         judgement = judgement.and(found.at(brotli.number));
     } else if brotli.is_server_error() {
-        let said = format!("a body with Content-Encoding br: {}", brotli.ended());
+        let said = format!("preflight with Content-Encoding br: {}", brotli.ended());
         let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
         judgement = judgement.and(found.at(brotli.number));
     }
@@ -223,7 +251,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     let request = labelled(&machine, "deflate", raw_deflate(&plain));
     let raw = machine.send(request).await;
     if raw.is_server_error() {
-        let said = format!("deflate data without the zlib wrapper: {}", raw.ended());
+        let said = format!("preflight with deflate data without the zlib wrapper: {}", raw.ended());
         let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
         judgement = judgement.and(found.at(raw.number));
     }
@@ -250,7 +278,8 @@ pub(super) async fn damaged_bodies(probe: &Probe, id: &'static str) -> Checked {
         let tries: Vec<_> = tries.collect();
         // At once: each may take as long as a request may.
         for exchange in all(tries).await {
-            judgement = judgement.and(refused_at_once("half of a compressed body", &exchange));
+            judgement = judgement
+                .and(refused_at_once("preflight with part of its compressed body", &exchange));
         }
     }
     let mut machine = probe.machine(id);
@@ -262,7 +291,8 @@ pub(super) async fn damaged_bodies(probe: &Probe, id: &'static str) -> Checked {
     };
     let request = machine.request_of_bytes(Stage::Preflight, broken_message.to_vec());
     let exchange = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
-    judgement = judgement.and(refused_at_once("a damaged preflight message", &exchange));
+    judgement =
+        judgement.and(refused_at_once("preflight with a message that breaks off", &exchange));
     if probe.options.events {
         machine.preflight(Wish::Clean).await?;
         let broken_message: &[u8] = if probe.form().is_json() {
@@ -272,11 +302,8 @@ pub(super) async fn damaged_bodies(probe: &Probe, id: &'static str) -> Checked {
         };
         let request = machine.request_of_bytes(Stage::EventUpload, broken_message.to_vec());
         let exchange = machine.send(ProbeRequest { intent: Intent::Provoking, ..request }).await;
-        let mut found = refused_at_once("a damaged upload", &exchange);
-        if exchange.is(200) {
-            found.said.push_str("; its events would be lost");
-        }
-        judgement = judgement.and(found);
+        judgement = judgement
+            .and(refused_at_once("event_upload with a message that breaks off", &exchange));
     }
     Ok(judgement)
 }
@@ -352,7 +379,10 @@ pub(super) async fn unknown_members(probe: &Probe, id: &'static str) -> Checked 
     if let Err(broken) = two_syncs(&mut plain).await {
         return Ok(broken.into());
     }
-    let judgement = Judgement::fail(format!("with an unknown member, {}", broken.said));
+    let judgement = Judgement::fail(format!(
+        "with a member that the schema does not have (probe_unknown_field, in protobuf 4000), {}",
+        broken.said
+    ));
     Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)))
 }
 
@@ -361,9 +391,9 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
     let mut judgement = Judgement::pass();
     let mut machine = probe.machine(id);
     let json_only = [
-        ("primary_user: null", "primary_user", json!(null)),
-        ("client_mode as a number", "client_mode", json!(1)),
-        ("binary_rule_count as text", "binary_rule_count", json!("3")),
+        ("primary_user null", "primary_user", json!(null)),
+        ("client_mode as a number (1)", "client_mode", json!(1)),
+        ("binary_rule_count as text (\"3\")", "binary_rule_count", json!("3")),
     ];
     for (what, member, value) in json_only {
         if !probe.form().is_json() {
@@ -376,11 +406,13 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
     if probe.form().is_json() {
         let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
         request.content_type = Some("application/json; charset=utf-8".to_owned());
-        judgement = judgement.and(odd("a charset", &mut machine, request).await);
+        judgement =
+            judgement.and(odd("charset=utf-8 in Content-Type", &mut machine, request).await);
     }
     let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
     request.headers.push(("x-santa-probe".to_owned(), "1".to_owned()));
-    judgement = judgement.and(odd("an unknown header", &mut machine, request).await);
+    judgement =
+        judgement.and(odd("an unknown header (X-Santa-Probe)", &mut machine, request).await);
     if probe.form().is_json() && probe.unless_without_pages().is_ok() {
         judgement = judgement.and(empty_members(probe, id).await?);
     }
@@ -389,7 +421,7 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
 
 /// A sync of an agent that writes members that are zero, false or empty.
 async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
-    const WHAT: &str = "empty members written out, as primary_user \"\"";
+    const WHAT: &str = "a clean sync with empty members written out, as primary_user \"\"";
     let mut machine = probe.machine(id);
     machine.writes = Members::Empty;
     let found = match sync_without_owner(&mut machine).await {
@@ -400,8 +432,9 @@ async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
                 return Ok(Judgement::pass());
             }
             let rules = counted(came, "rule");
-            let judgement = Judgement::warning(format!("{WHAT}: {rules} instead of {expected}"))
-                .harms("agents that write such members get rules other than Santa's");
+            let judgement =
+                Judgement::warning(format!("{WHAT}: {rules} come instead of {expected}"))
+                    .harms("agents that write such members get rules other than Santa's");
             match walk.pages.last() {
                 Some(page) => judgement.at(page.number),
                 None => judgement,
@@ -442,7 +475,7 @@ async fn odd(what: &str, machine: &mut ProbeMachine<'_>, request: ProbeRequest) 
     if accepted(&exchange).is_ok() {
         return Judgement::pass();
     }
-    let said = format!("{what}: {}", exchange.ended());
+    let said = format!("preflight with {what}: {}", exchange.ended());
     let judgement =
         if exchange.is_server_error() { Judgement::warning(said) } else { Judgement::info(said) };
     judgement.at(exchange.number)

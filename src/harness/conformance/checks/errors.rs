@@ -115,8 +115,9 @@ pub(super) async fn without_credential(probe: &Probe, id: &'static str) -> Check
     }
     let mut judgement = Judgement::pass();
     for (what, credentials) in
-        [("without the credential", Credentials::Left), ("with a wrong one", Credentials::Altered)]
+        [("without its credential", Credentials::Left), ("with a wrong one", Credentials::Altered)]
     {
+        let what = format!("preflight {what} ({})", given.join(", "));
         let machine = probe.machine(id);
         let message = machine.preflight_message(Wish::Clean);
         let message = Message::of(machine.form.transfer, &message);
@@ -133,7 +134,7 @@ pub(super) async fn without_credential(probe: &Probe, id: &'static str) -> Check
                 .harms("an agent with a wrong credential cannot report that as the reason"),
             Ok(answer) => match answer.status {
                 401 | 403 | 404 => continue,
-                200 => Judgement::fail(format!("{what}: 200 ({})", given.join(", "))),
+                200 => Judgement::fail(format!("{what}: 200")),
                 status => Judgement::warning(format!("{what}: {status}"))
                     .harms("an agent with a wrong credential cannot report that as the reason"),
             },
@@ -151,11 +152,11 @@ pub(super) async fn xsrf(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement::pass());
     }
     let Some(answer) = exchange.answer().filter(|answer| answer.status == 200) else {
-        let said = format!("xsrf: {}", exchange.ended());
+        let said = format!("POST xsrf/MACHINE_ID: {}", exchange.ended());
         return Ok(Judgement::warning(said).at(exchange.number));
     };
     if answer.header("x-xsrf-token").is_none_or(str::is_empty) {
-        let said = "xsrf: 200 without X-XSRF-TOKEN: each 403 leads to another useless request";
+        let said = "POST xsrf/MACHINE_ID: 200 without the header X-XSRF-TOKEN";
         return Ok(Judgement::warning(said).at(exchange.number));
     }
     let mut machine = probe.machine(id);
@@ -169,7 +170,7 @@ pub(super) async fn xsrf(probe: &Probe, id: &'static str) -> Checked {
     }
     let with_token = machine.send(request).await;
     if !with_token.is(200) {
-        let said = format!("with the token, preflight still gets {}", with_token.ended());
+        let said = format!("preflight with the token of xsrf/MACHINE_ID: {}", with_token.ended());
         let harm = "no agent gets past preflight";
         return Ok(Judgement::fail(said).harms(harm).at(with_token.number));
     }

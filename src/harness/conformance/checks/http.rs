@@ -206,7 +206,8 @@ pub(super) async fn without_cookies(probe: &Probe, id: &'static str) -> Checked 
     if let Err((stage, broken)) = stages_after_preflight(&mut machine, set, true).await? {
         return Ok(of_its_own(for_want_of_a_cookie(&machine, stage, broken).await.into()));
     }
-    let said = format!("{stage} works only with the cookies of preflight: {}", broken.said);
+    let said =
+        format!("without the cookies of preflight, {}; with them, {stage} works", broken.said);
     let judgement = Judgement::warning(said);
     Ok(match broken.exchange {
         Some(exchange) => judgement.at(exchange),
@@ -239,7 +240,8 @@ async fn stages_after_preflight(
         (Ok(_), None) => Ok(Judgement::pass()),
         (Ok(walk), Some(set)) => {
             machine.commit(preflight.sync_type, &walk);
-            Ok(same_as_set(&machine.table, set, &walk))
+            let after = if with_cookies { "a clean sync" } else { "a clean sync without cookies" };
+            Ok(same_as_set(after, &machine.table, set, &walk))
         }
     })
 }
@@ -293,10 +295,10 @@ pub(super) async fn doctor(probe: &Probe, id: &'static str) -> Checked {
             intent: Intent::Provoking,
             machine_id: DOCTOR_ID.to_owned(),
             content_type: None,
-            ..ProbeRequest::empty(id, Some(Stage::Preflight), probe.form(), path)
+            ..ProbeRequest::empty(id, Some(Stage::Preflight), probe.form(), path.clone())
         })
         .await;
-    let ended = exchange.ended();
+    let ended = format!("POST {path} with an empty body: {}", exchange.ended());
     if exchange.status().is_some_and(|status| (300..400).contains(&status)) {
         probe.unless_preflight_broken()?;
     }
@@ -321,7 +323,9 @@ pub(super) async fn labels(probe: &Probe, id: &'static str) -> Checked {
     let mut judgement = Judgement::pass();
     let encoding = exchange.answer().and_then(|answer| answer.header("content-encoding"));
     if let Some(encoding) = encoding.filter(|name| !name.eq_ignore_ascii_case("identity")) {
-        let said = format!("Content-Encoding {encoding} although only identity is accepted");
+        let said = format!(
+            "preflight with Accept-Encoding: identity gets a response in Content-Encoding {encoding}"
+        );
         judgement = Judgement::warning(said).at(exchange.number);
     }
     Ok(judgement.and(media_types(probe)))
@@ -373,9 +377,9 @@ pub(super) async fn no_stage(probe: &Probe, id: &'static str) -> Checked {
     let get = probe.client.send(get).await;
     let mut judgement = Judgement::pass();
     for (what, exchange, may_be_200) in [
-        ("a stage that does not exist", &unknown, false),
-        ("a doubled slash before preflight", &doubled, true),
-        ("GET instead of POST", &get, false),
+        ("POST nosuchstage/MACHINE_ID", &unknown, false),
+        ("POST //preflight/MACHINE_ID", &doubled, true),
+        ("GET preflight/MACHINE_ID", &get, false),
     ] {
         let is_html = exchange.answer().is_some_and(|answer| {
             answer.body.as_ref().is_ok_and(|body| body.trim_ascii_start().starts_with(b"<"))

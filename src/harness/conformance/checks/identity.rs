@@ -21,7 +21,10 @@ pub(super) async fn upper_case_uuid(probe: &Probe, id: &'static str) -> Checked 
     if trials.iter().all(|trial| refused(trial.exchange.status())) && !probe.met_a_useless_token() {
         let Some(trial) = trials.first() else { return Ok(Judgement::not_tested("not tried")) };
         let said = if probe.options.machine_ids.is_empty() {
-            format!("upper case gets {}, lower case is accepted", trial.exchange.ended())
+            format!(
+                "preflight with a machine id in upper case gets {}, in lower case it is accepted",
+                trial.exchange.ended()
+            )
         } else {
             format!("the ids of --machine-id get {}", trial.exchange.ended())
         };
@@ -43,7 +46,7 @@ pub(super) async fn other_ids(probe: &Probe, id: &'static str) -> Checked {
         let machine_id = format!("{start}{:04}", probe.random_below(10_000));
         probe.note_id(&machine_id);
         let exchange = preflight_of(probe, id, machine_id.clone()).await;
-        let said = format!("{machine_id:?}: {}", exchange.ended());
+        let said = format!("machine id {machine_id:?}: {}", exchange.ended());
         let found = if accepted(&exchange).is_ok() {
             Judgement::pass()
         } else if exchange.is_server_error() {
@@ -84,7 +87,8 @@ pub(super) async fn without_id_in_the_body(probe: &Probe, id: &'static str) -> C
         Err(broken) => {
             let mut with = probe.machine(id);
             with.sync_if_it_ends().await?;
-            let judgement = Judgement::warning(format!("without machine_id, {}", broken.said));
+            let judgement =
+                Judgement::warning(format!("without machine_id in the body, {}", broken.said));
             Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)))
         }
     }

@@ -7,6 +7,8 @@ use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::harness::conformance::walk::Walk;
 
+const IN_TURN: &str = "the syncs of two machines in turn";
+
 /// ISO-01.
 pub(super) async fn in_turn(probe: &Probe, id: &'static str) -> Checked {
     let base = probe.base_with_rules()?;
@@ -30,8 +32,8 @@ pub(super) async fn in_turn(probe: &Probe, id: &'static str) -> Checked {
         Ok(done) => done,
         Err(broken) => return Ok(failed(probe, "two machines in turn", &broken)),
     };
-    let judgement =
-        same_as_set(&a.table, &base.set, &walk_a).and(same_as_set(&b.table, &base.set, &walk_b));
+    let judgement = same_as_set(IN_TURN, &a.table, &base.set, &walk_a)
+        .and(same_as_set(IN_TURN, &b.table, &base.set, &walk_b));
     if judgement.verdict != Verdict::Pass
         || !of_a.is_clean()
         || probe.unless_broken("CLEAN-04").is_err()
@@ -63,7 +65,12 @@ pub(super) async fn same_counts(probe: &Probe, id: &'static str) -> Checked {
     let walk = f.walk().await?;
     f.table = RuleTable::default();
     f.commit(preflight.sync_type, &walk);
-    Ok(same_as_set(&f.table, &base.set, &walk))
+    Ok(same_as_set(
+        "the first sync of a new machine that reports the rule counts of another",
+        &f.table,
+        &base.set,
+        &walk,
+    ))
 }
 
 /// ISO-03.
@@ -83,8 +90,10 @@ pub(super) async fn at_once(probe: &Probe, id: &'static str) -> Checked {
     let mut judgement = Judgement::pass();
     for done in [a, b, c, d] {
         let found = match done {
-            Ok((table, walk)) => same_as_set(&table, &base.set, &walk),
-            Err(broken) => failed(probe, "one of four machines at once", &broken),
+            Ok((table, walk)) => {
+                same_as_set("clean syncs of four machines at once", &table, &base.set, &walk)
+            }
+            Err(broken) => failed(probe, "one of four machines that sync at once", &broken),
         };
         judgement = judgement.and(found);
     }
@@ -101,23 +110,23 @@ pub(super) async fn pending_work(probe: &Probe, id: &'static str) -> Checked {
     probe.unless_broken("ISO-01")?;
     let base = probe.base_with_rules()?;
     let mut a = probe.machine(id);
+    let mut b = probe.second_machine(id)?;
     a.sync(Wish::Clean).await?;
 
-    let mut b = probe.second_machine(id)?;
     b.preflight(Wish::Clean).await?;
     b.walk().await?;
     a.sync(Wish::Nothing).await?;
     b.forget_session();
     let preflight = b.preflight(Wish::Nothing).await?;
     let walk = b.walk().await?;
-    let mut b = probe.second_machine(id)?;
     b.commit(preflight.sync_type, &walk);
-    let unconfirmed = same_as_set(&b.table, &base.set, &walk);
+    let unconfirmed =
+        same_as_set("a sync of another machine between two of its own", &b.table, &base.set, &walk);
     if unconfirmed.verdict != Verdict::Pass && probe.unless_broken("RULE-06").is_ok() {
-        let said = format!("after another machine's sync: {}", unconfirmed.said);
-        return Ok(Judgement { said, ..unconfirmed });
+        return Ok(unconfirmed);
     }
 
+    let mut b = probe.second_machine(id)?;
     let preflight = b.preflight(Wish::Clean).await?;
     let first = b.first_page().await?;
     a.sync(Wish::Nothing).await?;
@@ -129,7 +138,12 @@ pub(super) async fn pending_work(probe: &Probe, id: &'static str) -> Checked {
     }
     .await;
     Ok(match rest {
-        Ok(walk) => same_as_set(&b.table, &base.set, &walk),
+        Ok(walk) => same_as_set(
+            "a sync of another machine in the middle of its own",
+            &b.table,
+            &base.set,
+            &walk,
+        ),
         Err(broken) => failed(probe, "after another machine's sync", &broken),
     })
 }

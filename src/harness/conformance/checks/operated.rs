@@ -47,7 +47,12 @@ async fn follows(machine: &mut ProbeMachine<'_>, id: &'static str, before: &Rule
     if expected.difference(before).is_none() {
         return Ok(Judgement::not_tested("nothing has changed on the server"));
     }
-    let judgement = same_as_set(&machine.table, &expected, &done.walk);
+    let judgement = same_as_set(
+        "the NORMAL sync that follows the change",
+        &machine.table,
+        &expected,
+        &done.walk,
+    );
     Ok(judgement)
 }
 
@@ -138,13 +143,8 @@ async fn restarted_in_a_sync(probe: &Probe, id: &'static str) -> Checked {
         }
     };
     let expected = clean_table(probe, id).await?;
-    let found = same_as_set(&machine.table, &expected, &done.walk);
-    if found.verdict == Verdict::Pass {
-        return Ok(found);
-    }
-    let said =
-        format!("after a sync in which the server was restarted, and the next: {}", found.said);
-    Ok(Judgement { said, ..found })
+    let after = "a sync in which the server was restarted, and the next";
+    Ok(same_as_set(after, &machine.table, &expected, &done.walk))
 }
 
 /// OPS-04.
@@ -244,6 +244,6 @@ pub(super) async fn reaches_all(probe: &Probe, id: &'static str) -> Checked {
     if expected.difference(&before).is_none() {
         return Ok(Judgement::not_tested("nothing has changed on the server"));
     }
-    Ok(same_as_set(&a.table, &expected, &of_a.walk)
-        .and(same_as_set(&b.table, &expected, &of_b.walk)))
+    let first = same_as_set("the first machine's sync", &a.table, &expected, &of_a.walk);
+    Ok(first.and(same_as_set("the second machine's syncs", &b.table, &expected, &of_b.walk)))
 }

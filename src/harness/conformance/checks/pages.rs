@@ -77,7 +77,8 @@ pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
     if !series.preflight(InSeries::CleanAgain)?.is_clean() {
         return Ok(Judgement::not_applicable("no second clean sync was announced"));
     }
-    let judgement = same_as_set(&sync.table, &base.set, &sync.walk);
+    let judgement =
+        same_as_set("a second clean sync of the same machine", &sync.table, &base.set, &sync.walk);
     if judgement.verdict != Verdict::Pass {
         if sync.table.lacks_only(&base.set, |rule| base.walk.is_at_a_border(rule)) {
             return Ok(judgement);
@@ -116,7 +117,12 @@ pub(super) async fn page_again(probe: &Probe, id: &'static str) -> Checked {
         Err(broken) => return Ok(failed(probe, "after the second page came twice", &broken)),
     };
     machine.commit(preflight.sync_type, &walk);
-    Ok(same_as_set(&machine.table, &base.set, &walk))
+    Ok(same_as_set(
+        "a download whose second page was requested twice",
+        &machine.table,
+        &base.set,
+        &walk,
+    ))
 }
 
 /// PAGE-05.
@@ -138,7 +144,9 @@ pub(super) async fn cursor_lives(probe: &Probe, id: &'static str) -> Checked {
         }
     };
     machine.commit(preflight.sync_type, &walk);
-    Ok(same_as_set(&machine.table, &base.set, &walk))
+    let after =
+        format!("a download with a connection for each page, and {waited:?} before the second");
+    Ok(same_as_set(&after, &machine.table, &base.set, &walk))
 }
 
 /// PAGE-06.
@@ -152,14 +160,17 @@ pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked 
     }
     let at = exchange.number;
     if !exchange.is(200) {
-        let said = format!("an unusable cursor gets {}", exchange.ended());
+        let said = format!("a page with the cursor {NO_CURSOR:?} gets {}", exchange.ended());
         let harm = "agents retry what can never succeed, instead of starting again";
         return Ok(Judgement::warning(said).harms(harm).at(at));
     }
     let mut walk = Walk::default();
     machine.read_page(&exchange, &mut walk)?;
     if walk.received == 0 && walk.cursor.is_none() {
-        let said = "an unusable cursor gets an empty last page: the download ends as if complete";
+        let said = format!(
+            "a page with the cursor {NO_CURSOR:?} gets 200 without rules and without a cursor: the \
+             download ends as if it were complete"
+        );
         let harm = "after a restart of the server, hosts take half the rules for the whole set";
         return Ok(Judgement::warning(said).harms(harm).at(at));
     }
@@ -168,10 +179,14 @@ pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked 
     machine.commit(preflight.sync_type, &walk);
     match machine.table.difference(&base.set) {
         None => {
-            Ok(Judgement::info("an unusable cursor gets the download from the beginning").at(at))
+            let said = format!(
+                "a page with the cursor {NO_CURSOR:?} gets the download from the beginning"
+            );
+            Ok(Judgement::info(said).at(at))
         }
         Some(difference) => {
-            Ok(Judgement::warning(format!("an unusable cursor brings {difference}")).at(at))
+            let said = format!("a download from the cursor {NO_CURSOR:?} brings {difference}");
+            Ok(Judgement::warning(said).at(at))
         }
     }
 }

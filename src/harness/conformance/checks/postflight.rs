@@ -21,7 +21,7 @@ pub(super) fn responses(probe: &Probe) -> Judgement {
             continue;
         }
         if let Err(why) = exchange.message() {
-            return Judgement::fail(why).at(exchange.number);
+            return Judgement::fail(format!("postflight: {why}")).at(exchange.number);
         }
         judgement = Judgement::pass();
     }
@@ -64,7 +64,7 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
     let exchange = machine.send(nothing).await;
     if accepted(&exchange).is_err() {
         let rules = counted(walk.received, "rule");
-        let said = format!("after a sync with {rules}: {}", exchange.ended());
+        let said = format!("postflight of a sync with {rules}: {}", exchange.ended());
         let found = Judgement::fail(said).harms("syncs that change nothing fail at the end");
         judgement = judgement.and(found.at(exchange.number));
     }
@@ -77,7 +77,11 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
         let all = request(&machine, &message(&machine, SyncType::CleanAll, &walk));
         let exchange = machine.send(all).await;
         if accepted(&exchange).is_err() {
-            let said = format!("a sync of all rules (CLEAN_ALL): {}", exchange.ended());
+            let said = format!(
+                "postflight with syncType CLEAN_ALL, after preflight announced {}: {}",
+                done.sync_type.name(),
+                exchange.ended()
+            );
             let found = Judgement::fail(said).harms("`santactl sync --clean-all` fails at the end");
             judgement = judgement.and(found.at(exchange.number));
         }
@@ -93,7 +97,10 @@ pub(super) async fn client_forms(probe: &Probe, id: &'static str) -> Checked {
     let older = request(&machine, &older);
     let exchange = machine.send(older).await;
     if accepted(&exchange).is_err() {
-        let said = format!("an older agent's, without type and hash: {}", exchange.ended());
+        let said = format!(
+            "postflight of an older agent, without syncType and rulesHash: {}",
+            exchange.ended()
+        );
         let found = Judgement::warning(said).harms("syncs of older agents fail at the end");
         judgement = judgement.and(found.at(exchange.number));
     }
@@ -108,7 +115,7 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
     let again = request(&machine, &message(&machine, done.preflight.sync_type, &done.walk));
     let exchange = machine.send(again).await;
     if accepted(&exchange).is_err() {
-        let said = format!("the same postflight again: {}", exchange.ended());
+        let said = format!("the same postflight sent again: {}", exchange.ended());
         let harm = "if one response is lost, the sync fails";
         return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
@@ -118,7 +125,8 @@ pub(super) async fn twice(probe: &Probe, id: &'static str) -> Checked {
     machine.forget_session();
     let next = machine.preflight(Wish::Nothing).await?;
     if next.is_clean() && !machine.table.is_empty() {
-        let said = "after a repeated postflight the next sync is clean again";
+        let said =
+            "after a postflight that was sent twice, the next preflight gets a clean sync again";
         let harm = "if one response is lost, another clean sync follows";
         return Ok(Judgement::warning(said).harms(harm).at(next.exchange.number));
     }
@@ -133,12 +141,13 @@ pub(super) async fn confirms_nothing(probe: &Probe, id: &'static str) -> Checked
         let mut machine = probe.new_machine(id)?;
         let done = machine.preflight(Wish::Clean).await?;
         let mut walk = if downloads { machine.walk().await? } else { Walk::default() };
+        let without = if downloads { "with no rule processed" } else { "without a rule download" };
         // It stored none of them.
         walk.rules.clear();
         let empty = request(&machine, &message(&machine, done.sync_type, &walk));
         let exchange = machine.send(empty).await;
         if exchange.is_server_error() {
-            let said = format!("a postflight that confirms no rules: {}", exchange.ended());
+            let said = format!("postflight {without}: {}", exchange.ended());
             let found = Judgement::warning(said).harms("agents retry the postflight in vain");
             judgement = judgement.and(found.at(exchange.number));
             continue;
@@ -148,16 +157,16 @@ pub(super) async fn confirms_nothing(probe: &Probe, id: &'static str) -> Checked
         let done = machine.preflight(Wish::Nothing).await?;
         let walk = machine.walk().await?;
         machine.commit(done.sync_type, &walk);
-        let comes_again = same_as_set(&machine.table, &base.set, &walk);
+        let comes_again = same_as_set("the next sync", &machine.table, &base.set, &walk);
         let found = match (downloads, comes_again.verdict == Verdict::Pass) {
             (_, true) => Judgement::pass(),
             (false, false) => Judgement::warning(format!(
-                "after a postflight without a download, the rules count as delivered: {}",
+                "postflight without a rule download counts as delivery: {}",
                 comes_again.said
             ))
             .at(exchange.number),
             (true, false) => {
-                Judgement::info("rules count as delivered although postflight says none was stored")
+                Judgement::info("postflight with no rule processed counts as delivery")
                     .at(exchange.number)
             }
         };

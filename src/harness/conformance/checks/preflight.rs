@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::same_as_set;
-use super::settings::member;
+use super::settings::{member, shown};
 use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::{Intent, ProbeExchange};
 use crate::harness::conformance::machine::{ProbeMachine, Wish, accepted};
@@ -87,7 +87,7 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
         }
         let missing = match needed.as_slice() {
             [] => String::new(),
-            names => format!(" without {}", names.join(" or ")),
+            names => format!(", without {}", names.join(" or ")),
         };
         let said = format!("the smallest preflight{missing}: {}", exchange.ended());
         let harm = match needed.as_slice() {
@@ -104,7 +104,10 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
     })
     .await;
     if accepted(&older).is_err() {
-        let said = format!("an older agent's, without rulesHash: {}", older.ended());
+        let said = format!(
+            "the smallest preflight of an older agent, without rulesHash: {}",
+            older.ended()
+        );
         let harm = "hosts with an older agent cannot sync";
         return Ok(Judgement::warning(said).harms(harm).at(older.number));
     }
@@ -157,11 +160,11 @@ pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
             without(message);
         });
         if is_accepted(exchange).await {
-            cause = format!(" because of {name}");
+            cause = format!("; without {name} it is accepted");
             break;
         }
     }
-    let said = format!("the largest preflight{cause}: {}", exchange.ended());
+    let said = format!("the largest preflight: {}{cause}", exchange.ended());
     Ok(Judgement::fail(said).at(exchange.number))
 }
 
@@ -175,7 +178,8 @@ pub(super) async fn modes(probe: &Probe, id: &'static str) -> Checked {
     {
         let exchange = preflight(&mut machine, |message| message.set_client_mode(mode)).await;
         if accepted(&exchange).is_err() {
-            let said = format!("{}: {}", mode.as_str_name(), exchange.ended());
+            let said =
+                format!("preflight with client_mode {}: {}", mode.as_str_name(), exchange.ended());
             judgement = judgement.and(Judgement::fail(said).at(exchange.number));
         }
     }
@@ -207,7 +211,7 @@ pub(super) async fn texts(probe: &Probe, id: &'static str) -> Checked {
         if accepted(&exchange).is_ok() {
             continue;
         }
-        let said = format!("{what}: {}", exchange.ended());
+        let said = format!("preflight with {what}: {}", exchange.ended());
         let found = if occurs {
             Judgement::fail(said)
         } else if exchange.is_server_error() {
@@ -229,11 +233,15 @@ pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
     let request = preflight_request(&machine, &message);
     let exchange = machine.send(request).await;
     let Ok(second) = machine.read_preflight(Arc::clone(&exchange)) else {
-        let said = format!("a second preflight: {}", exchange.ended());
+        let said = format!("the same preflight sent again: {}", exchange.ended());
         return Ok(Judgement::fail(said).at(exchange.number));
     };
     if first.is_clean() && !second.is_clean() {
-        let said = "the second preflight no longer announces the clean sync";
+        let said = format!(
+            "preflight with request_clean_sync, sent twice: the first gets {}, the second {}",
+            first.type_in_words(),
+            second.type_in_words()
+        );
         let harm = "if one response is lost, so is the clean sync";
         return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
     }
@@ -241,8 +249,13 @@ pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
         let of = |message: &Value| member(message, names).cloned();
         of(&first.message) != of(&second.message)
     };
-    if let Some([name, ..]) = SETTINGS.iter().find(differs) {
-        let said = format!("the second preflight has another {name}");
+    if let Some(names @ [name, ..]) = SETTINGS.iter().find(differs) {
+        let of = |message| member(message, names).map_or_else(|| "absent".to_owned(), shown);
+        let said = format!(
+            "preflight sent twice: {name} is {} in the first response and {} in the second",
+            of(&first.message),
+            of(&second.message)
+        );
         return Ok(Judgement::fail(said).at(exchange.number));
     }
     let Ok(base) = probe.base() else {
@@ -251,7 +264,8 @@ pub(super) async fn repeated(probe: &Probe, id: &'static str) -> Checked {
     };
     let walk = machine.walk().await?;
     machine.commit(second.sync_type, &walk);
-    let judgement = same_as_set(&machine.table, &base.set, &walk);
+    let judgement =
+        same_as_set("a sync whose preflight was sent twice", &machine.table, &base.set, &walk);
     machine.postflight(second.sync_type, &walk).await?;
     Ok(judgement)
 }

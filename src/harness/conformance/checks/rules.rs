@@ -32,7 +32,7 @@ pub(super) fn page_shape(probe: &Probe) -> Judgement {
         }
         let is_empty = exchange.answer().is_some_and(|answer| answer.wire.is_empty());
         let found = match exchange.message() {
-            Err(why) => Judgement::fail(why).at(exchange.number),
+            Err(why) => Judgement::fail(format!("rule_download: {why}")).at(exchange.number),
             Ok(_) if is_empty && exchange.form.is_json() => {
                 Judgement::info("if there are no rules, the body is empty").at(exchange.number)
             }
@@ -41,7 +41,7 @@ pub(super) fn page_shape(probe: &Probe) -> Judgement {
                 Some(Value::Null) => {
                     Judgement::info("if there are no rules, `rules` is null").at(exchange.number)
                 }
-                Some(other) => Judgement::fail(format!("rules is {}, not a list", shown(other)))
+                Some(other) => Judgement::fail(format!("`rules` is {}, not a list", shown(other)))
                     .at(exchange.number),
             },
         };
@@ -177,6 +177,8 @@ fn repeated(rules: &[(u64, Value)]) -> Judgement {
     }
 }
 
+const TWICE: &str = "a download whose first page was requested twice";
+
 /// RULE-05.
 pub(super) async fn first_page_again(probe: &Probe, id: &'static str) -> Checked {
     probe.rules_sent()?;
@@ -195,14 +197,14 @@ pub(super) async fn first_page_again(probe: &Probe, id: &'static str) -> Checked
         let mut expected = RuleTable::default();
         expected.apply(true, &first.rules);
         machine.commit(preflight.sync_type, &walk);
-        return Ok(same_as_set(&machine.table, &expected, &walk));
+        return Ok(same_as_set(TWICE, &machine.table, &expected, &walk));
     };
     let walk = match machine.rest(walk).await {
         Ok(walk) => walk,
         Err(broken) => return Ok(super::failed(probe, "after the first page came twice", &broken)),
     };
     machine.commit(preflight.sync_type, &walk);
-    Ok(same_as_set(&machine.table, &base.set, &walk))
+    Ok(same_as_set(TWICE, &machine.table, &base.set, &walk))
 }
 
 /// RULE-06.
@@ -215,7 +217,12 @@ pub(super) async fn not_before_postflight(probe: &Probe, id: &'static str) -> Ch
     let preflight = machine.preflight(Wish::Nothing).await?;
     let walk = machine.walk().await?;
     machine.commit(preflight.sync_type, &walk);
-    Ok(same_as_set(&machine.table, &base.set, &walk))
+    Ok(same_as_set(
+        "a download without postflight, and another sync",
+        &machine.table,
+        &base.set,
+        &walk,
+    ))
 }
 
 /// RULE-07.
@@ -284,7 +291,12 @@ pub(super) async fn long_sync(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement { said: said.to_owned(), ..Judgement::pass() });
     };
     machine.commit(preflight.sync_type, &walk);
-    let judgement = same_as_set(&machine.table, &base.set, &walk);
+    let judgement = same_as_set(
+        &format!("a sync that waited {waited:?} after preflight"),
+        &machine.table,
+        &base.set,
+        &walk,
+    );
     match machine.postflight(preflight.sync_type, &walk).await {
         Ok(_) => Ok(judgement),
         Err(broken) => Ok(super::failed(probe, &format!("{waited:?} after preflight"), &broken)),

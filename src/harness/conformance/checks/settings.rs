@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::regex;
-use crate::harness::conformance::exchange::{Intent, MAX_SHOWN_CHARS, ProbeExchange, beginning};
+use crate::harness::conformance::exchange::{Intent, MAX_SHOWN_CHARS, ProbeExchange};
 use crate::harness::conformance::machine::is_clean;
 use crate::harness::conformance::probe::Probe;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
@@ -82,11 +82,12 @@ pub(super) fn readable(probe: &Probe) -> Judgement {
             continue;
         }
         if let Err(why) = exchange.message() {
-            return Judgement::fail(why).at(exchange.number);
+            return Judgement::fail(format!("preflight: {why}")).at(exchange.number);
         }
         let is_empty = exchange.answer().is_some_and(|answer| answer.wire.is_empty());
         judgement = if is_empty && exchange.form.is_json() {
-            Judgement::info("empty: every setting stays as it is").at(exchange.number)
+            Judgement::info("preflight: the body is empty, so every setting stays as it is")
+                .at(exchange.number)
         } else if judgement.verdict == Verdict::Info {
             judgement
         } else {
@@ -237,14 +238,14 @@ fn sync_type_of(message: &Value) -> Judgement {
         Some(3) => SyncType::CleanAll,
         Some(0) => return Judgement::info("sync_type is unspecified: the sync is NORMAL"),
         Some(4..=6) => {
-            return Judgement::warning(format!("{value}: clients take it for NORMAL"));
+            return Judgement::warning(format!("sync_type {value}: clients take it for NORMAL"));
         }
         Some(_) | None => return Judgement::fail(format!("sync_type is {}", shown(value))),
     };
     match clean_sync {
-        Some(clean) if clean != is_clean(sync_type) => {
-            Judgement::warning(format!("sync_type {value} and clean_sync {clean} contradict"))
-        }
+        Some(clean) if clean != is_clean(sync_type) => Judgement::warning(format!(
+            "sync_type {value} and clean_sync {clean} contradict each other"
+        )),
         _ => Judgement::pass(),
     }
 }
@@ -296,7 +297,9 @@ fn odd_values(message: &Value) -> Vec<String> {
         if let (Some(block), [action]) = (block, actions.as_slice())
             && block == (*action == "allow")
         {
-            complaints.push(format!("block_usb_mount {block} and {action} contradict"));
+            complaints.push(format!(
+                "block_usb_mount {block} and removable_media_policy {action} contradict each other"
+            ));
         }
     }
     let url = member(message, &["event_detail_url", "eventDetailUrl"]).and_then(Value::as_str);
@@ -306,7 +309,7 @@ fn odd_values(message: &Value) -> Vec<String> {
     };
     if let Some(url) = url.filter(|url| !url.is_empty() && !is_http(url)) {
         complaints
-            .push(format!("event_detail_url {} is not an http URL", beginning(url.as_bytes())));
+            .push(format!("event_detail_url {} is not an http URL", shown(&Value::from(url))));
     }
     complaints
 }
@@ -350,7 +353,10 @@ pub(super) fn deprecated_names(probe: &Probe) -> Judgement {
         if old.is_empty() {
             Judgement::pass()
         } else {
-            Judgement::info(format!("preflight says {}", old.join(", ")))
+            Judgement::info(format!(
+                "preflight has {} without the names that replace them",
+                old.join(", ")
+            ))
         }
     });
     let pages = probe.first_walk().map(|walk| walk.pages.clone()).unwrap_or_default();
@@ -369,7 +375,7 @@ pub(super) fn deprecated_names(probe: &Probe) -> Judgement {
     if old.is_empty() {
         return in_settings;
     }
-    in_settings.and(Judgement::info(format!("rules say {}", old.join(", "))))
+    in_settings.and(Judgement::info(format!("rules have the deprecated names {}", old.join(", "))))
 }
 
 /// The rules of a page's message.
