@@ -119,14 +119,16 @@ impl Reply {
         style: &Style,
         incoming: &ReceivedRequest,
         form: Form,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Result<Self, Refusal> {
         let (content_type, body) = match form {
             Form::Protobuf => ("application/x-protobuf", body),
             Form::Json if body.is_empty() => (style.content_type.as_str(), body),
             Form::Json => {
-                let prefixed = [style.xssi_prefix.as_bytes(), &body];
-                let body = if style.xssi_prefix.is_empty() { body } else { prefixed.concat() };
+                let body = match style.xssi_prefix.as_bytes() {
+                    [] => body,
+                    prefix => [prefix, &body].concat().into(),
+                };
                 (style.content_type.as_str(), body)
             }
         };
@@ -138,7 +140,13 @@ impl Reply {
             ResponseEncoding::AsAccepted if accepts.contains("deflate") => Encoding::Deflate,
             ResponseEncoding::AsAccepted => Encoding::Identity,
         };
-        let body = encoding.encode(body).map_err(|e| Refusal::new(500, e.to_string()))?;
+        let body = match encoding {
+            Encoding::Identity => body,
+            Encoding::Gzip | Encoding::Deflate => {
+                let encoded = encoding.encode(body.into());
+                encoded.map_err(|e| Refusal::new(500, e.to_string()))?.into()
+            }
+        };
         let mut reply = Self::new(200, content_type, body);
         if let Some(name) = encoding.header() {
             reply.set("Content-Encoding", name);

@@ -9,7 +9,7 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::Spelling;
-use super::reply::respelled;
+use super::reply::{Form, page_end, respelled};
 use crate::protocol::wire;
 
 /// Rules in the order they are sent.
@@ -19,9 +19,41 @@ pub(super) struct RuleList {
     bytes: Vec<u8>,
     /// The offset at which each ends.
     ends: Vec<usize>,
-    /// The `rules` arrays of JSON pages, encoded ahead, by spelling and page
-    /// size.
-    ahead: HashMap<(Spelling, usize), Vec<Bytes>>,
+    /// Pages encoded ahead, by spelling and page size.
+    ahead: HashMap<(Spelling, usize), Vec<PageAhead>>,
+}
+
+/// A page encoded ahead, with the cursor that it most likely has. Responses share it: copies of
+/// pages between the small values that the server keeps for each host would leave holes in the
+/// heap that no later page fits in.
+#[derive(Debug)]
+struct PageAhead {
+    cursor: String,
+    as_number: bool,
+    json: Bytes,
+    /// The length of the page in JSON without what follows its rules.
+    json_rules: usize,
+    protobuf: Bytes,
+}
+
+impl PageAhead {
+    fn has_end_of(&self, page: &PageSpec<'_>) -> bool {
+        (self.cursor.as_str(), self.as_number) == (page.cursor, page.as_number)
+    }
+}
+
+/// Which rules a page has, and what follows them.
+#[derive(Clone, Debug)]
+pub(super) struct PageSpec<'a> {
+    /// The rules.
+    pub(super) range: Range<usize>,
+    /// How many rules a full page has.
+    pub(super) size: usize,
+    pub(super) spelling: Spelling,
+    /// Leads to the next page; empty on the last one.
+    pub(super) cursor: &'a str,
+    /// JSON has the cursor as a number.
+    pub(super) as_number: bool,
 }
 
 impl FromIterator<wire::Rule> for RuleList {
@@ -60,29 +92,66 @@ impl RuleList {
         (0..self.len()).flat_map(|index| self.decoded(index..index + 1))
     }
 
-    /// The rules of a range as the beginning of a protobuf page.
-    pub(super) fn protobuf(&self, range: Range<usize>) -> Vec<u8> {
-        self.slice(range).to_vec()
+    /// A page, if it was encoded ahead.
+    fn ready(&self, page: &PageSpec<'_>) -> Option<&PageAhead> {
+        let pages = self.ahead.get(&(page.spelling, page.size))?;
+        let ready = pages.get(page.range.start.checked_div(page.size)?)?;
+        let is_whole = page.range.start.is_multiple_of(page.size)
+            && page.range.end == self.len().min(page.range.start + page.size);
+        is_whole.then_some(ready)
     }
 
-    /// The rules of a range as a JSON array.
-    pub(super) fn json(&self, range: Range<usize>, size: usize, spelling: Spelling) -> Bytes {
-        let page = range.start.checked_div(size).unwrap_or(0);
-        match self.ahead.get(&(spelling, size)).and_then(|pages| pages.get(page)) {
-            Some(ready) => ready.clone(),
-            None => json_array(&self.decoded(range), spelling).into(),
+    /// A page in protobuf.
+    pub(super) fn protobuf(&self, page: &PageSpec<'_>) -> Bytes {
+        match self.ready(page) {
+            Some(ready) if ready.has_end_of(page) => ready.protobuf.clone(),
+            Some(_) | None => self.encoded_protobuf(page),
         }
     }
 
-    /// Encodes every JSON page of that size now, so that sending one costs
-    /// nothing later.
-    pub(super) fn encode_ahead(&mut self, size: usize, spelling: Spelling) {
+    fn encoded_protobuf(&self, page: &PageSpec<'_>) -> Bytes {
+        let rules = self.slice(page.range.clone()).to_vec();
+        page_end(Form::Protobuf, rules, page.cursor, page.as_number).into()
+    }
+
+    /// A page in JSON.
+    pub(super) fn json(&self, page: &PageSpec<'_>) -> Bytes {
+        let rules = match self.ready(page) {
+            Some(ready) if ready.has_end_of(page) => return ready.json.clone(),
+            Some(ready) => ready.json[..ready.json_rules].to_vec(),
+            None => self.json_rules(page),
+        };
+        page_end(Form::Json, rules, page.cursor, page.as_number).into()
+    }
+
+    /// The beginning of a page in JSON.
+    fn json_rules(&self, page: &PageSpec<'_>) -> Vec<u8> {
+        let mut text = b"{\"rules\":".to_vec();
+        text.extend(json_array(&self.decoded(page.range.clone()), page.spelling));
+        text
+    }
+
+    /// Encodes every page of that size now, so that sending one costs nothing later. `cursor_to`
+    /// gives the cursor that leads to a rule; if a page is sent with another one, it is copied.
+    pub(super) fn encode_ahead(
+        &mut self,
+        size: usize,
+        spelling: Spelling,
+        as_number: bool,
+        cursor_to: impl Fn(usize) -> String,
+    ) {
         let size = size.max(1);
-        let pages = (0..self.len())
-            .step_by(size)
-            .map(|start| self.decoded(start..self.len().min(start + size)))
-            .map(|rules| json_array(&rules, spelling).into())
-            .collect();
+        let pages = (0..self.len()).step_by(size).map(|start| {
+            let end = self.len().min(start + size);
+            let cursor = if end < self.len() { cursor_to(end) } else { String::new() };
+            let as_number = as_number && !cursor.is_empty();
+            let page = PageSpec { range: start..end, size, spelling, cursor: &cursor, as_number };
+            let (rules, protobuf) = (self.json_rules(&page), self.encoded_protobuf(&page));
+            let json_rules = rules.len();
+            let json = page_end(Form::Json, rules, &cursor, as_number).into();
+            PageAhead { cursor, as_number, json, json_rules, protobuf }
+        });
+        let pages = pages.collect();
         self.ahead.insert((spelling, size), pages);
     }
 
@@ -158,12 +227,33 @@ mod tests {
     fn pages_encoded_ahead_are_the_pages_encoded_on_demand() {
         let mut list: RuleList = fixtures::rules(25, 2).collect();
         for spelling in [Spelling::Schema, Spelling::Snake] {
-            let before: Vec<_> =
-                [0..10, 10..20, 20..25].map(|range| list.json(range, 10, spelling)).into();
-            list.encode_ahead(10, spelling);
-            let after: Vec<_> =
-                [0..10, 10..20, 20..25].map(|range| list.json(range, 10, spelling)).into();
-            assert_eq!(before, after);
+            let page =
+                |range, cursor| PageSpec { range, size: 10, spelling, cursor, as_number: false };
+            let pages = [page(0..10, "to 10"), page(10..20, "to 20"), page(20..25, "")];
+            // Those of a fault, of another cursor, and of a cursor that is a number.
+            let others = [
+                page(3..10, "to 10"),
+                page(0..0, "to 10"),
+                page(0..10, "other"),
+                page(20..25, "to 25"),
+                PageSpec { as_number: true, ..page(0..10, "10") },
+            ];
+            let encoded = |list: &RuleList| -> Vec<_> {
+                let all = pages.iter().chain(&others);
+                all.map(|page| (list.json(page), list.protobuf(page))).collect()
+            };
+            let before = encoded(&list);
+            list.encode_ahead(10, spelling, false, |to| format!("to {to}"));
+            assert_eq!(before, encoded(&list));
+            for page in &pages {
+                let (one, other) = (list.json(page), list.json(page));
+                assert_eq!(one.as_ptr(), other.as_ptr(), "responses share a page");
+                assert_eq!(list.protobuf(page).as_ptr(), list.protobuf(page).as_ptr());
+            }
+            let numbers = PageSpec { as_number: true, ..page(0..10, "10") };
+            list.encode_ahead(10, spelling, true, |to| to.to_string());
+            assert_eq!(list.json(&numbers).as_ptr(), list.json(&numbers).as_ptr());
+            assert!(list.json(&numbers).ends_with(b"],\"cursor\":10}"));
         }
     }
 

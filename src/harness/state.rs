@@ -12,7 +12,7 @@ use super::fixtures::{AnyEvent, Random};
 use super::misbehaviour::Misbehaviours;
 use super::record::Replay;
 use super::script::{Script, Wait};
-use super::style::Style;
+use super::style::{CursorStyle, Style};
 use crate::protocol::wire;
 
 mod groups;
@@ -26,6 +26,7 @@ pub(super) use groups::{Group, RuleSet};
 use host::Host;
 pub use host::HostState;
 pub(super) use host::OpenSync;
+use rule_download::cursor;
 
 /// What happens to the events of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,8 +175,14 @@ impl State {
         if self.encode_ahead
             && let Some(rules) = Arc::get_mut(&mut self.main.rules)
         {
-            let size = if self.style.one_page { rules.len() } else { self.page_size };
-            rules.encode_ahead(size, self.style.spelling);
+            let is_one = self.style.one_page || self.page_size == 0;
+            let size = if is_one { rules.len() } else { self.page_size };
+            let style = self.style.cursor;
+            let as_number = style == CursorStyle::Number;
+            rules.encode_ahead(size, self.style.spelling, as_number, |to| {
+                // Fresh cursors are not known before; such pages are copied.
+                cursor(style, to, &mut Random::new(0))
+            });
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Misbehaviour, Misbehaviours};
@@ -105,18 +106,18 @@ impl Misbehaviours {
     }
 
     /// The message of a response.
-    pub(in crate::harness) fn message(&self, stage: Stage, form: Form, body: Vec<u8>) -> Vec<u8> {
+    pub(in crate::harness) fn message(&self, stage: Stage, form: Form, body: Bytes) -> Bytes {
         let instead = match stage {
             _ if form == Form::Protobuf => None,
             Stage::Preflight if self.does(Misbehaviour::Pre01Array) => {
-                return [b"[".as_slice(), &body, b"]"].concat();
+                return [b"[".as_slice(), &body, b"]"].concat().into();
             }
             Stage::EventUpload => self.upload_instead(),
             Stage::RuleDownload => return self.rule_page(body),
             Stage::Postflight if self.does(Misbehaviour::Post01Array) => Some(json!([])),
             Stage::Preflight | Stage::Postflight => None,
         };
-        instead.map_or(body, |value| value.to_string().into_bytes())
+        instead.map_or(body, |value| value.to_string().into())
     }
 
     fn upload_instead(&self) -> Option<Value> {
@@ -131,7 +132,7 @@ impl Misbehaviours {
         }
     }
 
-    fn rule_page(&self, body: Vec<u8>) -> Vec<u8> {
+    fn rule_page(&self, body: Bytes) -> Bytes {
         let of_pages = [
             Misbehaviour::Rule01Object,
             Misbehaviour::Rule01Null,
@@ -158,7 +159,7 @@ impl Misbehaviours {
             rule["type"] = json!("BINARY");
             rule["state"] = json!("ALLOW");
         }
-        page.to_string().into_bytes()
+        page.to_string().into()
     }
 
     /// The response of a stage to a request that was served.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -253,10 +254,10 @@ impl State {
         let (connection, at) = (incoming.connection, incoming.at);
         let call = Call { machine_id, form, answer_form, connection, at, fault };
         let message = match stage {
-            Stage::Preflight => self.preflight(call, &body),
-            Stage::EventUpload => self.event_upload(call, &body),
+            Stage::Preflight => self.preflight(call, &body).map(Bytes::from),
+            Stage::EventUpload => self.event_upload(call, &body).map(Bytes::from),
             Stage::RuleDownload => self.rule_download(call, &body),
-            Stage::Postflight => self.postflight(call, &body),
+            Stage::Postflight => self.postflight(call, &body).map(Bytes::from),
         }?;
         let message = self.misbehaviours.message(stage, answer_form, message);
         let mut reply = Reply::success(&self.style, incoming, answer_form, message)?;

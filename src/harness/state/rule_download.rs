@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::State;
@@ -12,6 +13,7 @@ use crate::harness::fault::Fault;
 use crate::harness::fixtures::Random;
 use crate::harness::misbehaviour::{Contents, Misbehaviour, Misbehaviours, SyncPlan};
 use crate::harness::reply::{self, Form, Refusal, RefusalReason};
+use crate::harness::rules::PageSpec;
 use crate::harness::style::CursorStyle;
 use crate::protocol::wire::{self, SyncType};
 
@@ -19,17 +21,13 @@ use crate::protocol::wire::{self, SyncType};
 const LONG_CURSOR: usize = 5 << 10;
 
 impl State {
-    pub(super) fn rule_download(
-        &mut self,
-        call: Call<'_>,
-        body: &[u8],
-    ) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn rule_download(&mut self, call: Call<'_>, body: &[u8]) -> Result<Bytes, Refusal> {
         let request: wire::RuleDownloadRequest = reply::read(call.form, body)?;
         self.compared(call.machine_id, &request.machine_id)?;
         self.begin_outside_sync(call.machine_id);
         let style = self.cursor_style();
-        let Some(host) = self.hosts.get_mut(call.machine_id) else { return Ok(Vec::new()) };
-        let Some(download) = host.download.as_mut() else { return Ok(Vec::new()) };
+        let Some(host) = self.hosts.get_mut(call.machine_id) else { return Ok(Bytes::new()) };
+        let Some(download) = host.download.as_mut() else { return Ok(Bytes::new()) };
         let cursor_time = self.style.cursor_time.or(self.misbehaviours.cursor_time());
         let start = match request.cursor.as_str() {
             _ if download.is_void => download.rules.len(),
@@ -77,26 +75,22 @@ impl State {
         }
 
         let range = if is_withheld { start..start } else { start..end };
+        let as_number = style == CursorStyle::Number && next.parse::<u64>().is_ok();
         let rules = &download.rules;
-        let page = match (call.answer_form, call.fault) {
+        let page =
+            PageSpec { range, size, spelling: self.style.spelling, cursor: &next, as_number };
+        let spoilt = match (call.answer_form, call.fault) {
             (form, Some(Fault::BrokenRule(_) | Fault::UnknownEnum)) => {
-                let rules = rules.decoded(range);
+                let rules = rules.decoded(page.range);
                 self.spoilt_rules(form, rules, call.fault)
             }
-            (Form::Protobuf, _) => rules.protobuf(range),
-            (Form::Json, _) if range.is_empty() && self.style.null_rules => {
+            (Form::Protobuf, _) => return Ok(rules.protobuf(&page)),
+            (Form::Json, _) if page.range.is_empty() && self.style.null_rules => {
                 b"{\"rules\":null".to_vec()
             }
-            (Form::Json, _) => {
-                let array = rules.json(range, size, self.style.spelling);
-                let mut page = Vec::with_capacity(array.len() + 64);
-                page.extend_from_slice(b"{\"rules\":");
-                page.extend_from_slice(&array);
-                page
-            }
+            (Form::Json, _) => return Ok(rules.json(&page)),
         };
-        let as_number = style == CursorStyle::Number && next.parse::<u64>().is_ok();
-        Ok(reply::page_end(call.answer_form, page, &next, as_number))
+        Ok(reply::page_end(call.answer_form, spoilt, &next, as_number).into())
     }
 
     fn cursor_style(&self) -> CursorStyle {
@@ -190,7 +184,7 @@ fn target(
 }
 
 /// A cursor that leads to the rule at this index.
-fn cursor(style: CursorStyle, to: usize, random: &mut Random) -> String {
+pub(super) fn cursor(style: CursorStyle, to: usize, random: &mut Random) -> String {
     match style {
         CursorStyle::Opaque => eight(&mut Random::new(to as u64)),
         CursorStyle::Fresh => eight(random),
