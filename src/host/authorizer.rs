@@ -44,9 +44,9 @@ pub struct AuthorizerReport {
     /// Its version.
     #[serde(default)]
     pub santa_version: String,
-    /// The SIP flags.
+    /// The SIP flags; `None` from a release that does not report them.
     #[serde(default)]
-    pub sip_status: u32,
+    pub sip_status: Option<u32>,
     /// The person to whom the host belongs; may be empty.
     #[serde(default)]
     pub primary_user: String,
@@ -150,8 +150,10 @@ impl HostReport {
             version.clone_into(&mut self.facts.santa_version);
             self.note_reported("santa_version", version);
         }
-        self.facts.sip_status = report.sip_status;
-        self.note_reported("sip_status", &format!("{:#x}", report.sip_status));
+        if let Some(flags) = report.sip_status {
+            self.facts.sip_status = flags;
+            self.note_reported("sip_status", &format!("{flags:#x}"));
+        }
         let user = report.primary_user.trim();
         if !user.is_empty() {
             let groups = &report.primary_user_groups;
@@ -190,7 +192,7 @@ mod tests {
             client_mode: Some(ClientMode::Lockdown),
             transitive: 7,
             santa_version: "2026.7.123".to_owned(),
-            sip_status: 3,
+            sip_status: Some(3),
             primary_user: "kim".to_owned(),
             primary_user_groups: vec!["staff".to_owned(), "devs".to_owned()],
             authenticated: true,
@@ -309,14 +311,17 @@ mod tests {
         assert_eq!(told("primary_user"), ["kim (the authorizer's last preflight)"]);
         assert_eq!(told("primary_user_group").len(), 2);
 
-        // PRE-1: what a server cannot use does not replace what it can.
+        // PRE-1: what a server cannot use does not replace what it can. Flags that an old
+        // release does not report are not flags of zero.
         let odd = AuthorizerReport {
+            sip_status: None,
             santa_version: "newest".to_owned(),
             primary_user: " ".to_owned(),
             ..hours_ago(1)
         };
         let report = with(odd);
         assert_eq!(report.facts.santa_version, unchanged.santa_version);
+        assert_eq!(report.facts.sip_status, unchanged.sip_status);
         assert_eq!(report.facts.primary_user, "owner");
     }
 

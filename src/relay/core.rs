@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::delivery::{Page, ROOM_FOR_PAGE, Source};
 use super::messages;
 use super::plan::{self, Content, Plan, Why};
-use super::release::Release;
+use super::release::{Release, RuleForm};
 use super::sessions::{Outcome, PageOf, Position, Sessions};
 use super::state::{Acknowledgement, RelayState};
 use crate::config::RelayConfig;
@@ -89,9 +89,9 @@ pub enum CoreError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What the authorizer said cannot be written down.
-    #[error("cannot write the state of the relay: {0}")]
-    State(#[from] io::Error),
+    /// The system has no random numbers, by which nobody else can name a delivery.
+    #[error("cannot name a delivery: {0}")]
+    Token(#[from] io::Error),
 }
 
 /// What a page of a delivery is read from, and where.
@@ -136,6 +136,9 @@ struct Moment {
     snapshot: Arc<Mutex<RulesSnapshot>>,
     standing: RulesStanding,
     newest: Generation,
+    /// Whether its rules differ from what is stored in the form in which the authorizer
+    /// gets them.
+    altered: bool,
     settings: Settings,
 }
 
@@ -143,14 +146,16 @@ struct Moment {
 pub struct Core {
     options: RelayOptions,
     state: RelayState,
+    /// Whether `state` is what its file says.
+    is_on_disk: bool,
     sessions: Sessions<Arc<Source>>,
     /// The last snapshot, if a delivery still reads it, and what it is of.
     last: Option<(Weak<Mutex<RulesSnapshot>>, i64, String)>,
     report: Option<AuthorizerReport>,
     release: Option<Release>,
     /// The digest of the rules that some release was last sent in a form of its own,
-    /// and that form.
-    sent_form: Option<(String, Release, SentForm)>,
+    /// that form, and the rules in it.
+    sent_form: Option<(String, RuleForm, SentForm)>,
     /// It has come after so long that the server only heard events of this host.
     has_returned: bool,
     status: RelayStatus,
@@ -166,7 +171,8 @@ impl Core {
     /// A relay that goes on where the last one on this state directory ended.
     #[must_use]
     pub fn new(options: RelayOptions) -> Self {
-        let state = RelayState::read(&options.state_dir);
+        let read = RelayState::read(&options.state_dir);
+        let state = read.clone().of(options.config.manner, &options.machine_id);
         let interval = if options.nudge.is_empty() {
             Duration::from_secs(options.interval().into())
         } else {
@@ -195,6 +201,7 @@ impl Core {
         let sessions = Sessions::new(interval);
         Self {
             options,
+            is_on_disk: state == read,
             state,
             sessions,
             last: None,
@@ -226,6 +233,11 @@ impl Core {
     /// Forgets deliveries that are too old.
     pub fn expire(&mut self, now: Duration) {
         self.sessions.expire(now);
+    }
+
+    /// All connections have ended, and those that follow are numbered from 1 again.
+    pub fn connections_ended(&mut self) {
+        self.sessions.connections_ended();
     }
 
     /// When the next delivery is too old.
@@ -270,7 +282,12 @@ impl Core {
             None => Arc::new(Mutex::new(snapshot)),
         };
         self.last = Some((Arc::downgrade(&snapshot), newest.number, newest.digest.clone()));
-        Ok(Moment { snapshot, standing, newest, settings })
+        let sent = self
+            .sent_form
+            .as_ref()
+            .filter(|(of, form, _)| *of == newest.digest && *form == RuleForm::of(self.release));
+        let altered = sent.is_some_and(|(.., form)| form.rules_hash != newest.rules_hash);
+        Ok(Moment { snapshot, standing, newest, altered, settings })
     }
 
     /// [`plan::number_here`], at a moment of the store.
@@ -296,15 +313,30 @@ impl Core {
         Ok(())
     }
 
-    fn keep(&mut self, mut state: RelayState, effect: &'static str) -> Result<(), CoreError> {
-        if state == self.state {
-            return Ok(());
+    /// Keeps the state on disk. If it cannot be written it holds until the relay ends, and
+    /// is written with the next one: a full disk must not keep rules away.
+    fn keep(&mut self, mut state: RelayState, effect: &'static str) {
+        if state == self.state && self.is_on_disk {
+            return;
         }
         self.at(When::Before, effect);
-        state.write(&self.options.state_dir)?;
+        let written = state.write(&self.options.state_dir);
         self.at(When::After, effect);
-        self.state = state;
-        Ok(())
+        if let Err(error) = &written {
+            self.cannot_write(error);
+        }
+        (self.state, self.is_on_disk) = (state, written.is_ok());
+    }
+
+    /// Logs that something about the authorizer cannot be written.
+    fn cannot_write(&self, error: &io::Error) {
+        let dir = self.options.state_dir.display();
+        tracing::warn!(
+            %error,
+            fix = "make room on its disk, and let its owner write to it",
+            "what the authorizer holds and says cannot be written to {dir}; a relay that \
+             starts anew will not know"
+        );
     }
 
     /// Where the page that a request wants is to be read; `None` if there was no
@@ -330,7 +362,7 @@ impl Core {
     /// A page is about to be sent.
     pub fn served(&mut self, located: &Located, page: &Page) {
         self.sessions.served(located.token, located.position, page.rules, page.next);
-        if located.plan.content == Content::Whole {
+        if matches!(located.plan.content, Content::Whole | Content::WholeBesideOthers) {
             let is_first = located.position == Position::first(located.plan.content);
             if is_first {
                 self.status.rules_altered = 0;
@@ -356,7 +388,7 @@ impl Core {
     /// once.
     ///
     /// # Errors
-    /// If an acknowledgement cannot be written; then nothing is acknowledged.
+    /// If the store cannot be read.
     pub fn postflight(
         &mut self,
         connection: u64,
@@ -368,7 +400,7 @@ impl Core {
             Outcome::NoDelivery => Ok(false),
             Outcome::Nothing { why, settings } => {
                 let state = self.state.with_settings(settings.1);
-                self.keep(state, "keep_acknowledgement")?;
+                self.keep(state, "keep_acknowledgement");
                 Ok(why == Why::EventsFirst)
             }
             Outcome::NotTaken { reason, settings } => {
@@ -380,13 +412,13 @@ impl Core {
                 }
                 let times = last.map_or(0, |last| last.times) + 1;
                 let state = self.state.with_settings(settings.1);
-                self.keep(state, "keep_acknowledgement")?;
+                self.keep(state, "keep_acknowledgement");
                 self.status.not_acknowledged =
                     Some(NotAcknowledged { at: now.wall, reason, times });
                 Ok(false)
             }
-            Outcome::Acknowledged { acknowledgement, settings, clean } => {
-                self.acknowledge(*acknowledgement, settings, clean)?;
+            Outcome::Acknowledged { acknowledgement, settings, clean, clears_settings } => {
+                self.acknowledge(*acknowledgement, settings, clean, clears_settings);
                 self.compare(now)?;
                 Ok(false)
             }
@@ -398,7 +430,8 @@ impl Core {
         mut acknowledgement: Acknowledgement,
         (names, digest): (BTreeSet<String>, String),
         clean: bool,
-    ) -> Result<(), CoreError> {
+        clears_settings: bool,
+    ) {
         let known = self.state.acknowledged.as_ref();
         let same = known.filter(|known| {
             !clean
@@ -416,8 +449,7 @@ impl Core {
         let mut state = self.state.clone();
         state.settings = digest;
         if clean {
-            // What it had of earlier settings is cleared, by releases that do that.
-            state.handed_out = names;
+            state.note_clean_sync(names, clears_settings);
         }
         let is_news = known.is_none_or(|known| {
             let as_kept = Acknowledgement {
@@ -432,7 +464,7 @@ impl Core {
         if is_news || clean {
             state.acknowledged = Some(acknowledgement);
         }
-        self.keep(state, "keep_acknowledgement")
+        self.keep(state, "keep_acknowledgement");
     }
 
     /// Finds out whether the authorizer lacks anything. Returns whether it does.
@@ -451,13 +483,16 @@ impl Core {
         self.status.not_ready = None;
         self.status.newest_generation = Some(moment.newest.number);
         let in_force = messages::setting_names(&moment.settings);
-        let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
+        let withdrawn = self.state.withdrawn(&in_force, self.release);
         let is_santa = self.options.config.manner == RelayManner::Santa;
         let last = self.number_here(&moment)?;
         let lacks_rules = self.state.acknowledged.as_ref().is_none_or(|known| {
             known.digest != moment.newest.digest
                 || is_santa && moment.standing.clean_all > last
                 || is_santa && known.partial && moment.standing.filled
+                || is_santa
+                    && known.form != RuleForm::of(self.release)
+                    && (known.altered || moment.altered)
         });
         let lacks_settings = self.state.settings != messages::settings_digest(&moment.settings)
             || is_santa && moment.standing.filled && !withdrawn.is_empty();

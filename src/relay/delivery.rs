@@ -33,6 +33,8 @@ const NO_FILE: &str = "000000000000000000000000000000000000000000000000000000000
 pub struct Source {
     snapshot: Arc<Mutex<RulesSnapshot>>,
     changes: ChangesSince,
+    /// Whether `changes` are since a set that the authorizer holds.
+    is_of_changes: bool,
     release: Option<Release>,
     manner: RelayManner,
 }
@@ -97,15 +99,21 @@ impl Source {
     ) -> Result<Self, StoreError> {
         let changes = match plan.content {
             Content::Changes { base } => lock(&snapshot).changes_since(base)?,
+            Content::WholeBesideOthers => {
+                let ChangesSince { removed, .. } = lock(&snapshot).changes_since(0)?;
+                ChangesSince { removed, sent: Vec::new() }
+            }
             Content::Nothing | Content::Whole => ChangesSince::default(),
         };
-        Ok(Self { snapshot, changes, release, manner })
+        let is_of_changes = matches!(plan.content, Content::Changes { .. });
+        Ok(Self { snapshot, changes, is_of_changes, release, manner })
     }
 
-    /// How many rules the delivery deletes one by one.
+    /// How many of the authorizer's rules the delivery deletes one by one. Of REMOVEs that go
+    /// along for what it may have, none is known to.
     #[must_use]
     pub fn removed(&self) -> usize {
-        self.changes.removed.len()
+        if self.is_of_changes { self.changes.removed.len() } else { 0 }
     }
 
     /// Reads the page that begins at a position into `body`. `token` names the delivery
@@ -134,7 +142,10 @@ impl Source {
         let next = match self.manner {
             RelayManner::Pedro => page.for_pedro(&snapshot)?,
             RelayManner::Santa => match plan.content {
-                Content::Whole => page.whole(&snapshot, position)?,
+                Content::Whole => page.whole(&snapshot, position, Filling::add)?,
+                Content::WholeBesideOthers => {
+                    page.beside_others(&snapshot, &self.changes, position)?
+                }
                 Content::Nothing | Content::Changes { .. } => {
                     page.changes(&snapshot, &self.changes, position)?
                 }
@@ -229,20 +240,36 @@ impl Filling {
         added
     }
 
-    /// All rules after a place.
+    /// All rules after a place. `add` adds one.
     fn whole(
         &mut self,
         snapshot: &RulesSnapshot,
         position: Position,
+        add: fn(&mut Self, &RuleRow<'_>) -> bool,
     ) -> Result<Option<Position>, StoreError> {
         let last = match position {
             Position::After(place) => place,
             Position::Removed(_) | Position::Sent(_) => i64::MIN,
         };
         let next = snapshot.visit_rules_after(last, &mut |rule| {
-            if self.add(rule) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if add(self, rule) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         Ok(next.map(|place| Position::After(place.saturating_sub(1))))
+    }
+
+    /// REMOVEs first, then all rules.
+    fn beside_others(
+        &mut self,
+        snapshot: &RulesSnapshot,
+        changes: &ChangesSince,
+        position: Position,
+    ) -> Result<Option<Position>, StoreError> {
+        if let Position::Removed(from) = position
+            && let Some(next) = self.removals(snapshot, changes, from)?
+        {
+            return Ok(Some(next));
+        }
+        self.whole(snapshot, position, Self::replace)
     }
 
     /// REMOVEs first, then what was sent, in stored order.
@@ -252,28 +279,15 @@ impl Filling {
         changes: &ChangesSince,
         position: Position,
     ) -> Result<Option<Position>, StoreError> {
-        let (removed, sent) = match position {
-            Position::Removed(from) => (from, 0),
-            Position::Sent(from) => (changes.removed.len() as u64, from),
+        let sent = match position {
+            Position::Removed(from) => match self.removals(snapshot, changes, from)? {
+                Some(next) => return Ok(Some(next)),
+                None => 0,
+            },
+            Position::Sent(from) => from,
             Position::After(_) => return Ok(None),
         };
-        let (mut done, mut full) = (removed, false);
-        snapshot.visit_changes_at(
-            rest(&changes.removed, removed),
-            &mut |identifier, rule_type| {
-                full = self.writer.rules() >= PAGE_RULES
-                    || !self.writer.push(removal(identifier, rule_type), PAGE_BYTES);
-                if full {
-                    return ControlFlow::Break(());
-                }
-                done += 1;
-                ControlFlow::Continue(())
-            },
-        )?;
-        if full {
-            return Ok(Some(Position::Removed(done)));
-        }
-        let mut done = sent;
+        let (mut done, mut full) = (sent, false);
         snapshot.visit_rules_at(rest(&changes.sent, sent), &mut |rule| {
             full = !self.replace(rule);
             if full {
@@ -283,6 +297,26 @@ impl Filling {
             ControlFlow::Continue(())
         })?;
         Ok(full.then_some(Position::Sent(done)))
+    }
+
+    /// REMOVEs from one on. Returns where they go on if the page is full.
+    fn removals(
+        &mut self,
+        snapshot: &RulesSnapshot,
+        changes: &ChangesSince,
+        from: u64,
+    ) -> Result<Option<Position>, StoreError> {
+        let (mut done, mut full) = (from, false);
+        snapshot.visit_changes_at(rest(&changes.removed, from), &mut |identifier, rule_type| {
+            full = self.writer.rules() >= PAGE_RULES
+                || !self.writer.push(removal(identifier, rule_type), PAGE_BYTES);
+            if full {
+                return ControlFlow::Break(());
+            }
+            done += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(full.then_some(Position::Removed(done)))
     }
 
     /// Everything pedro can take, on one page: what blocks first, because what

@@ -50,12 +50,28 @@ pub(super) fn report(request: &wire::PostflightRequest) -> Report {
     }
 }
 
-/// The settings that go with a delivery: all, but for the mode if the authorizer has
-/// no rules of ours yet and this delivery brings none. In LOCKDOWN it would block
-/// everything until the next one.
-pub(super) fn settings_to_send(settings: &Settings, plan: Plan, is_first: bool) -> Settings {
-    let without_rules = is_first && matches!(plan.why, Why::EventsFirst | Why::Guarded);
-    let client_mode = settings.client_mode.filter(|_| !without_rules);
+/// Which rules of ours the authorizer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holding {
+    /// It has never acknowledged any.
+    Never,
+    /// It may have lost those that it acknowledged.
+    Unknown,
+    /// A set of ours.
+    Known,
+}
+
+/// The settings that go with a delivery: all, but for the mode if the authorizer may have
+/// no rules of ours and this delivery brings none. In LOCKDOWN it would block everything
+/// until the next one.
+pub(super) fn settings_to_send(settings: &Settings, plan: Plan, holding: Holding) -> Settings {
+    let brings_none = matches!(plan.why, Why::EventsFirst | Why::Guarded);
+    let is_given = |mode: &ClientMode| match holding {
+        Holding::Never => !brings_none,
+        Holding::Unknown => !brings_none || *mode == ClientMode::Monitor,
+        Holding::Known => true,
+    };
+    let client_mode = settings.client_mode.filter(is_given);
     Settings { client_mode, ..settings.clone() }
 }
 
@@ -119,6 +135,7 @@ pub(super) const fn reason(why: Why) -> &'static str {
         Why::CleanAll => "the server or the operator wanted all rules replaced",
         Why::Asked => "it asks for a clean sync",
         Why::NoBase => "its rules are not known to be a set of ours",
+        Why::OtherForm => "its release takes some rules in another form than the one before",
         Why::ChangesNotKept => "what has changed since its rules is not kept",
         Why::ServerReplaced => "the server replaced its rules",
         Why::FilledSince => "it may have rules from elsewhere",

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::release::Release;
+use super::release::{Release, RuleForm};
 use super::state::Acknowledgement;
 use crate::model::{ClientMode, RuleCounts, SyncType};
 use crate::store::{Generation, RulesSince, RulesSnapshot, RulesStanding, StoreError};
@@ -194,6 +194,9 @@ pub struct Situation<'a> {
     /// Our newest generation, with hash and counts of the form in which the
     /// authorizer is sent it.
     pub newest: &'a Generation,
+    /// Whether rules of the newest generation differ in that form from what is stored,
+    /// or are left out.
+    pub altered: bool,
     /// What the authorizer last acknowledged.
     pub acknowledged: Option<&'a Acknowledgement>,
     /// What it says of itself.
@@ -218,8 +221,10 @@ pub enum Content {
         /// The generation that the authorizer holds.
         base: i64,
     },
-    /// All rules.
+    /// All rules, in the place of what it has.
     Whole,
+    /// All rules, and every REMOVE that is kept. What else it has stays.
+    WholeBesideOthers,
 }
 
 /// Why a delivery is what it is.
@@ -236,6 +241,9 @@ pub enum Why {
     Asked,
     /// Which rules it holds is not known.
     NoBase,
+    /// It is another release than the one that acknowledged its rules, and takes some
+    /// in another form.
+    OtherForm,
     /// What has changed since its rules is not kept.
     ChangesNotKept,
     /// The server replaced its rules.
@@ -280,15 +288,26 @@ impl Plan {
     }
 }
 
+/// Whether the authorizer holds rules in another form than its release is sent now: it
+/// was upgraded or downgraded.
+fn has_other_form(Situation { acknowledged, authorizer, altered, .. }: Situation<'_>) -> bool {
+    acknowledged.is_some_and(|known| {
+        known.form != RuleForm::of(authorizer.release) && (known.altered || altered)
+    })
+}
+
 /// The generation whose rules the authorizer holds. `here` is [`number_here`]. If the
 /// acknowledged generation is not kept, it may be one of a store that is gone, and no other
 /// is known by its hash, which does not cover texts.
 fn base<H: History>(
-    Situation { acknowledged, authorizer, newest, .. }: Situation<'_>,
+    situation: Situation<'_>,
     here: Option<i64>,
     history: &H,
 ) -> Result<Option<i64>, H::Error> {
-    let Some(acknowledged) = acknowledged else { return Ok(None) };
+    let Situation { acknowledged, authorizer, newest, .. } = situation;
+    let Some(acknowledged) = acknowledged.filter(|_| !has_other_form(situation)) else {
+        return Ok(None);
+    };
     let number = acknowledged.generation;
     let Some(hash) = &authorizer.rules_hash else {
         // Counts say less than the hash that it could report then.
@@ -310,6 +329,15 @@ fn base<H: History>(
     // A release that was sent some rules in another form has a hash of its own.
     let newest = (newest.rules_hash == *hash).then_some(newest.number);
     Ok(later.or(newest).or(by_users))
+}
+
+/// Whether the authorizer is known to hold a set of ours.
+///
+/// # Errors
+/// If the history cannot be read.
+pub fn holds_ours<H: History>(situation: Situation<'_>, history: &H) -> Result<bool, H::Error> {
+    let last = number_here(situation.acknowledged, situation.newest, history)?;
+    Ok(base(situation, last, history)?.is_some())
 }
 
 /// A store that was rebuilt with the rules that are acknowledged has other
@@ -347,7 +375,7 @@ pub fn plan<H: History>(situation: Situation<'_>, history: &H) -> Result<Plan, H
         Some(_) | None => Why::Changed,
     };
     if !standing.filled {
-        let content = known.unwrap_or(Content::Whole);
+        let content = known.unwrap_or(Content::WholeBesideOthers);
         let why = if known.is_some() { why } else { Why::NotFilled };
         return Ok(Plan { sync_type: SyncType::Normal, content, why });
     }
@@ -381,7 +409,7 @@ fn clean(
         return due(Why::Asked);
     }
     if base.is_none() {
-        return due(Why::NoBase);
+        return due(if has_other_form(situation) { Why::OtherForm } else { Why::NoBase });
     }
     let Some(since) = since else { return due(Why::ChangesNotKept) };
     if !since.same && !since.clean.is_empty() {

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::RuleState;
 
 /// A release of Santa: its year and number within the year.
@@ -12,12 +14,40 @@ pub struct Release {
     number: u32,
 }
 
+/// The first release that reports SIP flags.
+const REPORTS_SIP: Release = Release { year: 2025, number: 5 };
 /// The first release that knows CEL rules.
 const CEL: Release = Release { year: 2025, number: 6 };
 /// The first release whose clean syncs clear settings.
 const CLEARS_SETTINGS: Release = Release { year: 2026, number: 4 };
 /// The first release that knows rules that are silent in one place.
 const SILENT_IN_ONE_PLACE: Release = Release { year: 2026, number: 6 };
+
+/// The form in which a release takes rules: those whose policy it does not know are
+/// altered or left out. Releases of the same form take each rule alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleForm {
+    /// Every rule as it is.
+    #[default]
+    AsStored,
+    /// Rules that are silent in one place are silent everywhere.
+    SilentEverywhere,
+    /// The same, and without CEL rules.
+    WithoutCel,
+}
+
+impl RuleForm {
+    /// The form for a release.
+    #[must_use]
+    pub fn of(release: Option<Release>) -> Self {
+        match release {
+            Some(release) if release < CEL => Self::WithoutCel,
+            Some(release) if release < SILENT_IN_ONE_PLACE => Self::SilentEverywhere,
+            Some(_) | None => Self::AsStored,
+        }
+    }
+}
 
 impl Release {
     /// Reads a version, for example `2026.3` or `2026.3.130`. One that cannot be
@@ -36,22 +66,26 @@ impl Release {
         release.is_none_or(|release| release >= CLEARS_SETTINGS)
     }
 
-    /// Whether it does not know all states of rules that servers send.
+    /// Whether it reports SIP flags.
     #[must_use]
-    pub fn alters_rules(release: Option<Self>) -> bool {
-        release.is_some_and(|release| release < SILENT_IN_ONE_PLACE)
+    pub fn reports_sip(release: Option<Self>) -> bool {
+        release.is_none_or(|release| release >= REPORTS_SIP)
     }
 
     /// The state to send instead of one that the release does not know; `None`
     /// if the rule must be left out (RELAY-15).
     #[must_use]
     pub fn sendable(release: Option<Self>, state: RuleState) -> Option<RuleState> {
-        let knows = |first| release.is_none_or(|release| release >= first);
+        let form = RuleForm::of(release);
         match state {
-            RuleState::SilentBlockGui | RuleState::SilentBlockTty => {
-                Some(if knows(SILENT_IN_ONE_PLACE) { state } else { RuleState::SilentBlock })
-            }
-            RuleState::Cel => Some(state).filter(|_| knows(CEL)),
+            RuleState::SilentBlockGui | RuleState::SilentBlockTty => Some(match form {
+                RuleForm::AsStored => state,
+                RuleForm::SilentEverywhere | RuleForm::WithoutCel => RuleState::SilentBlock,
+            }),
+            RuleState::Cel => match form {
+                RuleForm::AsStored | RuleForm::SilentEverywhere => Some(state),
+                RuleForm::WithoutCel => None,
+            },
             RuleState::Allow
             | RuleState::Block
             | RuleState::SilentBlock
@@ -91,10 +125,19 @@ mod tests {
         assert_eq!(sent("2025.6", RuleState::Cel), Some(RuleState::Cel));
         assert_eq!(sent("2025.10", RuleState::Cel), Some(RuleState::Cel), "numbers, not text");
         assert_eq!(sent("2024.12", RuleState::Block), Some(RuleState::Block));
-        assert!(Release::alters_rules(Release::parse("2026.5")));
-        assert!(!Release::alters_rules(Release::parse("2026.6")));
-        assert!(!Release::alters_rules(Release::parse("later")));
+        for (version, form) in [
+            ("2024.12", RuleForm::WithoutCel),
+            ("2025.5.9", RuleForm::WithoutCel),
+            ("2025.6", RuleForm::SilentEverywhere),
+            ("2026.5", RuleForm::SilentEverywhere),
+            ("2026.6", RuleForm::AsStored),
+            ("later", RuleForm::AsStored),
+        ] {
+            assert_eq!(RuleForm::of(Release::parse(version)), form, "{version}");
+        }
         assert_eq!(sent("2026.7", RuleState::AllowTransitive), None);
+        assert!(!Release::reports_sip(Release::parse("2025.4")));
+        assert!(Release::reports_sip(Release::parse("2025.5")));
         assert!(!Release::clears_settings(Release::parse("2026.3")));
         assert!(Release::clears_settings(Release::parse("2026.4")));
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::plan::{Content, Plan, Why};
+use super::release::{Release, RuleForm};
 use super::state::Acknowledgement;
 use crate::model::{ClientMode, RuleCounts, SyncType, Timestamp};
 
@@ -32,7 +33,9 @@ impl Position {
     #[must_use]
     pub const fn first(content: Content) -> Self {
         match content {
-            Content::Nothing | Content::Changes { .. } => Self::Removed(0),
+            Content::Nothing | Content::Changes { .. } | Content::WholeBesideOthers => {
+                Self::Removed(0)
+            }
             Content::Whole => Self::After(i64::MIN),
         }
     }
@@ -66,6 +69,7 @@ impl Position {
 
 /// What a delivery is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Delivery {
     /// What is delivered.
     pub plan: Plan,
@@ -77,6 +81,10 @@ pub struct Delivery {
     pub rules_hash: String,
     /// Its counts in that form.
     pub counts: RuleCounts,
+    /// The release that takes that form.
+    pub release: Option<Release>,
+    /// Whether rules differ in that form from what is stored, or are left out.
+    pub altered: bool,
     /// Whether our store may lack rules of the server.
     pub partial: bool,
     /// The names of the settings in the answer.
@@ -97,7 +105,8 @@ pub struct Delivery {
 #[derive(Debug)]
 struct Session<T> {
     token: u64,
-    connection: u64,
+    /// `None` once that connection has ended and another one may have its number.
+    connection: Option<u64>,
     begun: Duration,
     delivery: Delivery,
     /// What the pages are read from.
@@ -169,8 +178,10 @@ pub enum Outcome {
         acknowledgement: Box<Acknowledgement>,
         /// The settings that it took.
         settings: (BTreeSet<String>, String),
-        /// Whether a clean sync may have cleared earlier settings.
+        /// Whether the sync was a clean one.
         clean: bool,
+        /// Whether a clean sync clears earlier settings.
+        clears_settings: bool,
     },
 }
 
@@ -221,13 +232,13 @@ impl<T> Sessions<T> {
         now: Duration,
     ) {
         self.expire(now);
-        self.kept.retain(|session| session.connection != connection);
+        self.kept.retain(|session| session.connection != Some(connection));
         if self.kept.len() >= MAX_SESSIONS {
             self.kept.remove(0);
         }
         self.kept.push(Session {
             token,
-            connection,
+            connection: Some(connection),
             begun: now,
             delivery,
             source,
@@ -237,10 +248,17 @@ impl<T> Sessions<T> {
         });
     }
 
+    /// All connections have ended, and those that follow are numbered from 1 again.
+    pub fn connections_ended(&mut self) {
+        for session in &mut self.kept {
+            session.connection = None;
+        }
+    }
+
     /// The delivery that a request on this connection is about: its own, else
     /// the last one.
     fn of(&self, connection: u64) -> Option<usize> {
-        let own = self.kept.iter().position(|session| session.connection == connection);
+        let own = self.kept.iter().position(|session| session.connection == Some(connection));
         own.or_else(|| self.kept.len().checked_sub(1))
     }
 
@@ -250,7 +268,7 @@ impl<T> Sessions<T> {
         let found = if cursor.is_empty() {
             self.of(connection).map(|at| {
                 let session = &mut self.kept[at];
-                session.is_answer_read |= session.connection == connection;
+                session.is_answer_read |= session.connection == Some(connection);
                 (&*session, Position::first(session.delivery.plan.content))
             })
         } else {
@@ -310,6 +328,7 @@ impl<T> Sessions<T> {
             | Why::CleanAll
             | Why::Asked
             | Why::NoBase
+            | Why::OtherForm
             | Why::ChangesNotKept
             | Why::ServerReplaced
             | Why::FilledSince
@@ -320,6 +339,7 @@ impl<T> Sessions<T> {
         }
         match session.verdict(report) {
             Ok(sent) => Outcome::Acknowledged {
+                clears_settings: Release::clears_settings(session.delivery.release),
                 acknowledgement: Box::new(session.acknowledgement(report, sent, wall)),
                 settings,
                 clean: plan.sync_type.is_clean(),
@@ -387,6 +407,8 @@ impl<T> Session<T> {
             generation: delivery.generation,
             digest: delivery.digest,
             counts: delivery.counts,
+            form: RuleForm::of(delivery.release),
+            altered: delivery.altered,
             surplus: None,
             shortfall: None,
             drift: rules_hash.as_ref().is_some_and(|hash| *hash != delivery.rules_hash),

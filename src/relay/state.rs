@@ -8,8 +8,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Shortfall, Surplus};
+use super::release::{Release, RuleForm};
 use crate::files::{self, Replacement};
-use crate::model::{RuleCounts, SyncType, Timestamp};
+use crate::model::{MachineId, RelayManner, RuleCounts, SyncType, Timestamp};
 
 /// The file in the state directory.
 pub const RELAY_FILE: &str = "relay.json";
@@ -27,6 +28,12 @@ pub struct Acknowledgement {
     pub digest: String,
     /// The counts of these rules, as they were sent.
     pub counts: RuleCounts,
+    /// The form in which they were sent.
+    #[serde(default)]
+    pub form: RuleForm,
+    /// Whether some of them differ in that form from what is stored, or are left out.
+    #[serde(default)]
+    pub altered: bool,
     /// What the authorizer counts beyond them; `None` until its next preflight.
     pub surplus: Option<Surplus>,
     /// What it had counted when it lacked some, before the clean sync that was to
@@ -58,10 +65,15 @@ pub struct Acknowledgement {
 pub struct RelayState {
     /// The version of the form.
     schema_version: u32,
+    /// The manner and the machine id of the authorizer; empty in files of versions that
+    /// did not keep them.
+    served: (String, String),
     /// The last acknowledged delivery.
     pub acknowledged: Option<Acknowledgement>,
     /// The settings given since the authorizer's last clean sync, by name.
     pub handed_out: BTreeSet<String>,
+    /// The settings given before, which its release kept in a clean sync.
+    pub left_over: BTreeSet<String>,
     /// What it counts, if it lacks rules that it has acknowledged.
     pub shortfall: Option<Shortfall>,
     /// A digest of the settings in the last sync that it finished.
@@ -92,6 +104,19 @@ impl RelayState {
         }
     }
 
+    /// The same for an authorizer of this manner and machine id. What another one has
+    /// acknowledged says nothing about this one.
+    #[must_use]
+    pub fn of(mut self, manner: RelayManner, machine_id: &MachineId) -> Self {
+        let served = (manner.name().to_owned(), machine_id.as_str().to_owned());
+        if self.served != served && self.served != Default::default() {
+            tracing::info!("the relay serves another authorizer than before");
+            (self.acknowledged, self.shortfall) = (None, None);
+            self.settings.clear();
+        }
+        Self { served, ..self }
+    }
+
     /// The same after the authorizer has taken settings of this digest.
     #[must_use]
     pub fn with_settings(&self, settings: String) -> Self {
@@ -110,11 +135,52 @@ impl RelayState {
         Ok(files::replace(&state_dir.join(RELAY_FILE), &text, how)?)
     }
 
-    /// The names of settings that were given and are no longer in force.
-    pub fn withdrawn<'a>(
-        &'a self,
-        in_force: &'a BTreeSet<String>,
-    ) -> impl Iterator<Item = &'a String> {
-        self.handed_out.difference(in_force)
+    /// Notes a clean sync, after which the authorizer has these settings, and those from
+    /// before if its release does not clear them.
+    pub fn note_clean_sync(&mut self, given: BTreeSet<String>, clears_settings: bool) {
+        let before = std::mem::replace(&mut self.handed_out, given);
+        if clears_settings {
+            self.left_over.clear();
+        } else {
+            self.left_over.extend(before);
+        }
+    }
+
+    /// The names of settings that were given, are no longer in force, and go with a clean
+    /// sync of that release.
+    #[must_use]
+    pub fn withdrawn(&self, in_force: &BTreeSet<String>, release: Option<Release>) -> Vec<String> {
+        let left_over = Some(&self.left_over).filter(|_| Release::clears_settings(release));
+        let given: BTreeSet<_> =
+            self.handed_out.iter().chain(left_over.into_iter().flatten()).collect();
+        given.into_iter().filter(|name| !in_force.contains(*name)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RELAY-6: what one authorizer acknowledged is not taken for what another one holds,
+    /// which came by `RelayManner`, `RelayMachineID` or with a copy of the directory.
+    #[test]
+    fn relay_6_another_authorizer_has_acknowledged_nothing() {
+        let id = |id| MachineId::new(id).expect("an id");
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut state = RelayState::default().of(RelayManner::Santa, &id("one"));
+        state.settings = "digest".to_owned();
+        state.handed_out = BTreeSet::from(["client_mode".to_owned()]);
+        state.write(dir.path()).expect("written");
+        let read = || RelayState::read(dir.path());
+        assert_eq!(read().of(RelayManner::Santa, &id("one")), state);
+        for (manner, other) in [(RelayManner::Pedro, "one"), (RelayManner::Santa, "two")] {
+            let served = read().of(manner, &id(other));
+            assert_eq!((served.settings.as_str(), &served.acknowledged), ("", &None));
+            assert_eq!(served.handed_out, state.handed_out, "it may have those");
+        }
+        // A file of a version that did not keep whose it is.
+        let text = r#"{"schema_version":1,"settings":"digest"}"#;
+        std::fs::write(dir.path().join(RELAY_FILE), text).expect("written");
+        assert_eq!(read().of(RelayManner::Pedro, &id("one")).settings, "digest");
     }
 }

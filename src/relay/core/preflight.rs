@@ -12,11 +12,11 @@ use crate::protocol::{preflight, wire};
 use crate::relay::core::BATCH_SIZE;
 use crate::relay::delivery::Source;
 use crate::relay::leaving::leaving_since;
-use crate::relay::messages;
+use crate::relay::messages::{self, Holding};
 use crate::relay::plan::{
     self, Authorizer, Content, Counted, Plan, Shortfall, Situation, Surplus, Why,
 };
-use crate::relay::release::Release;
+use crate::relay::release::{Release, RuleForm};
 use crate::relay::sessions::Delivery;
 use crate::sync::progress::When;
 
@@ -35,7 +35,7 @@ impl Core {
     ) -> Result<wire::PreflightResponse, CoreError> {
         (self.status.other_machine_id, self.status.other_machine_id_at) = (None, None);
         let authorizer = messages::authorizer(request, has_v2_state);
-        self.note_report(request, &authorizer, authenticated, now)?;
+        self.note_report(request, &authorizer, authenticated, now);
         let mut moment = match self.moment() {
             Ok(moment) => moment,
             Err(error) => {
@@ -48,16 +48,15 @@ impl Core {
             self.show_as_sent(&mut moment, authorizer.release)?;
         }
         let in_force = messages::setting_names(&moment.settings);
-        let withdrawn: Vec<String> = self.state.withdrawn(&in_force).cloned().collect();
-        let plan = self.plan(&moment, &authorizer, !withdrawn.is_empty(), now)?;
+        let withdrawn = self.state.withdrawn(&in_force, authorizer.release);
+        let (plan, holding) = self.plan(&moment, &authorizer, !withdrawn.is_empty(), now)?;
         if self.options.config.manner == RelayManner::Santa {
-            self.learn_surplus(&authorizer)?;
+            self.learn_surplus(&authorizer);
         }
         let (plan, source) = self.guarded(plan, &moment, &authorizer)?;
-        let given =
-            messages::settings_to_send(&moment.settings, plan, self.state.acknowledged.is_none());
+        let given = messages::settings_to_send(&moment.settings, plan, holding);
         let names = messages::setting_names(&given);
-        self.hand_out(&names)?;
+        self.hand_out(&names);
         let newest = moment.newest.number;
         let digest = messages::settings_digest(&given);
         let delivery = delivery(moment, plan, (names, digest), &authorizer);
@@ -75,28 +74,34 @@ impl Core {
         Ok(self.response(&given, plan))
     }
 
-    /// Decides what to send to the authorizer, by what it says it holds.
+    /// Decides what to send to the authorizer, by what it says it holds, and returns that, too.
     fn plan(
         &self,
         moment: &Moment,
         authorizer: &Authorizer,
         is_setting_withdrawn: bool,
         now: Now,
-    ) -> Result<Plan, CoreError> {
+    ) -> Result<(Plan, Holding), CoreError> {
         if self.options.config.manner == RelayManner::Pedro {
-            return Ok(Plan::whole_set());
+            return Ok((Plan::whole_set(), Holding::Unknown));
         }
         let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         let situation = Situation {
             standing: &moment.standing,
             newest: &moment.newest,
+            altered: moment.altered,
             acknowledged: self.state.acknowledged.as_ref(),
             authorizer,
             is_setting_withdrawn,
             guard: self.options.guard,
             events_are_safe: self.options.keeps_events || self.sessions.is_flushed(now.elapsed),
         };
-        Ok(plan::plan(situation, &*snapshot)?)
+        let holding = match self.state.acknowledged {
+            None => Holding::Never,
+            Some(_) if plan::holds_ours(situation, &*snapshot)? => Holding::Known,
+            Some(_) => Holding::Unknown,
+        };
+        Ok((plan::plan(situation, &*snapshot)?, holding))
     }
 
     /// The source of a plan; of an empty one in its place if the guard stops what the
@@ -142,13 +147,15 @@ impl Core {
         authorizer: &Authorizer,
         authenticated: bool,
         now: Now,
-    ) -> Result<(), CoreError> {
+    ) {
         let report = AuthorizerReport {
             at: now.wall,
             client_mode: authorizer.mode,
             transitive: authorizer.counts.transitive,
             santa_version: request.santa_version.clone(),
-            sip_status: request.sip_status,
+            // Zeros are not written, so zero may also mean that it does not say.
+            sip_status: Some(request.sip_status)
+                .filter(|flags| *flags != 0 || Release::reports_sip(authorizer.release)),
             primary_user: request.primary_user.clone(),
             primary_user_groups: request.primary_user_groups.clone(),
             authenticated,
@@ -179,11 +186,13 @@ impl Core {
         });
         if !is_kept {
             self.at(When::Before, "keep_report");
-            report.keep(&self.options.state_dir).map_err(io::Error::from)?;
+            let kept = report.keep(&self.options.state_dir).map_err(io::Error::from);
             self.at(When::After, "keep_report");
-            self.report = Some(report);
+            match kept {
+                Ok(()) => self.report = Some(report),
+                Err(error) => self.cannot_write(&error),
+            }
         }
-        Ok(())
     }
 
     /// Replaces the hash and the counts of the newest generation with those of the form in which
@@ -193,30 +202,32 @@ impl Core {
         moment: &mut Moment,
         release: Option<Release>,
     ) -> Result<(), CoreError> {
-        let Some(release) = release.filter(|release| Release::alters_rules(Some(*release))) else {
+        let to = RuleForm::of(release);
+        if to == RuleForm::AsStored {
             return Ok(());
-        };
+        }
         let digest = &moment.newest.digest;
-        let kept = self.sent_form.as_ref().filter(|(of, to, _)| of == digest && *to == release);
+        let kept = self.sent_form.as_ref().filter(|(of, form, _)| of == digest && *form == to);
         let form = if let Some((_, _, form)) = kept {
             form.clone()
         } else {
             let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-            let form = snapshot.sent_form(&|state| Release::sendable(Some(release), state))?;
-            self.sent_form = Some((digest.clone(), release, form.clone()));
+            let form = snapshot.sent_form(&|state| Release::sendable(release, state))?;
+            self.sent_form = Some((digest.clone(), to, form.clone()));
             form
         };
+        moment.altered = form.rules_hash != moment.newest.rules_hash;
         (moment.newest.rules_hash, moment.newest.counts) = (form.rules_hash, form.counts);
         Ok(())
     }
 
     /// The first preflight after an acknowledgement tells what a release without
     /// a hash counts beyond our rules, or that it lacks some.
-    fn learn_surplus(&mut self, authorizer: &Authorizer) -> Result<(), CoreError> {
+    fn learn_surplus(&mut self, authorizer: &Authorizer) {
         let mut state = self.state.clone();
-        let Some(known) = &mut state.acknowledged else { return Ok(()) };
+        let Some(known) = &mut state.acknowledged else { return };
         if authorizer.rules_hash.is_some() || known.rules_hash.is_some() {
-            return Ok(());
+            return;
         }
         let theirs = &authorizer.counts;
         let surplus = Surplus::of(theirs, &known.counts);
@@ -230,18 +241,15 @@ impl Core {
             Counted::Others => {}
         }
         self.status.acknowledged = state.acknowledged.as_ref().map(shown);
-        self.keep(state, "keep_surplus")
+        self.keep(state, "keep_surplus");
     }
 
     /// Records that the authorizer is about to get these settings, which it may apply whatever
     /// comes after.
-    fn hand_out(&mut self, in_force: &BTreeSet<String>) -> Result<(), CoreError> {
-        if in_force.is_subset(&self.state.handed_out) {
-            return Ok(());
-        }
+    fn hand_out(&mut self, in_force: &BTreeSet<String>) {
         let mut state = self.state.clone();
         state.handed_out.extend(in_force.iter().cloned());
-        self.keep(state, "keep_settings")
+        self.keep(state, "keep_settings");
     }
 }
 
@@ -260,6 +268,8 @@ fn delivery(
         digest: moment.newest.digest,
         rules_hash: moment.newest.rules_hash,
         counts: moment.newest.counts,
+        release: authorizer.release,
+        altered: moment.altered,
         partial: !moment.standing.filled,
         settings,
         settings_digest,

@@ -63,6 +63,7 @@ struct Case {
     acknowledged: Option<Acknowledgement>,
     authorizer: Authorizer,
     past: Past,
+    altered: bool,
     is_setting_withdrawn: bool,
     guard: Option<u8>,
     events_are_safe: bool,
@@ -76,6 +77,8 @@ impl Default for Case {
                 generation: 5,
                 digest: "digest-5".to_owned(),
                 counts: RuleCounts { binary: 100, ..RuleCounts::default() },
+                form: RuleForm::AsStored,
+                altered: false,
                 surplus: None,
                 shortfall: None,
                 rules_hash: Some("hash-5".to_owned()),
@@ -94,6 +97,7 @@ impl Default for Case {
                 ..Authorizer::default()
             },
             past: Past::default(),
+            altered: false,
             is_setting_withdrawn: false,
             guard: None,
             events_are_safe: true,
@@ -116,6 +120,7 @@ impl Case {
         let situation = Situation {
             standing: &self.standing,
             newest: &newest,
+            altered: self.altered,
             acknowledged: self.acknowledged.as_ref(),
             authorizer: &self.authorizer,
             is_setting_withdrawn: self.is_setting_withdrawn,
@@ -197,6 +202,25 @@ fn relay_6_the_base_is_found_by_hash_count_or_word() {
     assert_eq!(altered.plan().1, Content::Changes { base: NEWEST });
 
     assert_eq!(case(|case| case.acknowledged = None).plan(), clean(Why::NoBase));
+}
+
+/// RELAY-15: an authorizer that was upgraded or downgraded holds none of our sets, if the
+/// form of one that it had or gets differs from what is stored.
+#[test]
+fn relay_15_another_form_of_the_rules_is_another_set() {
+    let of = |form, altered| {
+        Case::default().acknowledged(|known| (known.form, known.altered) = (form, altered))
+    };
+    let upgraded = |altered| of(RuleForm::WithoutCel, altered);
+    assert_eq!(upgraded(true).plan(), clean(Why::OtherForm));
+    assert_eq!(upgraded(false).plan(), CHANGES, "there was nothing to alter");
+    assert_eq!(of(RuleForm::AsStored, true).plan(), CHANGES, "it is no other form");
+    let downgraded = case(|case| case.authorizer.release = Release::parse("2026.3"));
+    assert_eq!(downgraded.plan(), CHANGES);
+    let altered = downgraded.with(|case| case.altered = true);
+    assert_eq!(altered.plan(), clean(Why::OtherForm));
+    let part = altered.with(|case| case.standing.filled = false);
+    assert_eq!(part.plan(), (SyncType::Normal, Content::WholeBesideOthers, Why::NotFilled));
 }
 
 /// RELAY-6: without a hash, an authorizer that counts fewer rules than it was sent does
@@ -293,7 +317,7 @@ fn relay_3_before_our_store_is_full_every_sync_is_normal() {
         })
         .plan()
     };
-    let whole = (SyncType::Normal, Content::Whole, Why::NotFilled);
+    let whole = (SyncType::Normal, Content::WholeBesideOthers, Why::NotFilled);
     assert_eq!(part(|case| case.acknowledged = None), whole);
     assert_eq!(part(|_| {}), CHANGES, "once");
     assert_eq!(part(|case| case.authorizer.wants_clean = true), CHANGES);

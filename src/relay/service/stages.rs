@@ -205,9 +205,9 @@ impl RelayService {
                 tracing::warn!(%error, fix = fix.as_deref(), "the relay cannot read the rules");
                 self.refuse(503, "store", "the rules cannot be read")
             }
-            Refusal::Core(error @ CoreError::State(_)) => {
+            Refusal::Core(error @ CoreError::Token(_)) => {
                 tracing::warn!(%error, "the relay cannot go on");
-                self.refuse(503, "state", "the state of the relay cannot be written")
+                self.refuse(503, "token", "the system has no random numbers")
             }
         }
     }

@@ -16,6 +16,8 @@ fn delivery(plan: Plan) -> Delivery {
         digest: "digest".to_owned(),
         rules_hash: "hash".to_owned(),
         counts: RuleCounts::default(),
+        release: None,
+        altered: false,
         partial: false,
         settings: BTreeSet::from(["client_mode".to_owned()]),
         settings_digest: "settings".to_owned(),
@@ -62,7 +64,7 @@ const WHOLE: Plan = Plan { sync_type: SyncType::Clean, content: Content::Whole, 
 fn relay_7_only_what_was_sent_and_received_is_acknowledged() {
     let outcome =
         |pages: &[u64], report: &Report| fetched(WHOLE, pages).postflight(1, report, SECOND, WALL);
-    let Outcome::Acknowledged { acknowledgement, settings, clean } =
+    let Outcome::Acknowledged { acknowledgement, settings, clean, .. } =
         outcome(&[50, 3], &report(53, SyncType::Clean))
     else {
         panic!("taken")
@@ -188,6 +190,20 @@ fn relay_5_a_page_belongs_to_the_delivery_of_its_connection() {
     }
     assert_eq!(sessions.page(1, &cursor, SECOND + SESSION_LIFE), PageOf::Gone, "too old");
     assert_eq!(sessions.expires(), None);
+}
+
+/// RELAY-5: once the relay listens anew, a connection is not taken for an earlier one of
+/// its number.
+#[test]
+fn relay_5_a_connection_of_another_listener_is_another_connection() {
+    let mut sessions = sessions();
+    sessions.begin(1, 11, delivery(WHOLE), "broken off", SECOND);
+    sessions.begin(2, 22, delivery(WHOLE), "last", SECOND);
+    sessions.connections_ended();
+    let PageOf::Page { source, .. } = sessions.page(1, "", SECOND) else { panic!("the last") };
+    assert_eq!(*source, "last");
+    sessions.begin(2, 33, delivery(WHOLE), "new", SECOND);
+    assert_eq!(sessions.kept.len(), 3, "none is in the place of another");
 }
 
 /// RELAY-5: each connection has one delivery, and their number is bounded.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use santa_sync::harness::fixtures::{self, AnyEvent};
+use santa_sync::host::AuthorizerReport;
 use santa_sync::model::{ClientMode, Stage, SyncType, Transfer};
 use santa_sync::protocol::wire;
 
@@ -132,6 +133,78 @@ fn relay_3_nothing_is_deleted_for_a_server_that_sent_a_part() {
     }
 }
 
+/// RELAY-3: a rule that the server removed does not stay because of a server that never
+/// fills the store, whatever else Santa holds.
+#[test]
+fn relay_3_a_removed_rule_goes_where_nothing_else_may() {
+    for (age, loses_state) in Age::ALL.into_iter().flat_map(|age| [(age, false), (age, true)]) {
+        let mut world = World::with(age, false);
+        let foreign =
+            Row { identifier: SHA.to_owned(), state: 2, rule_type: 1000, ..Row::default() };
+        world.server.set_rules([
+            team("A", wire::Policy::Allowlist),
+            team("B", wire::Policy::Allowlist),
+            team("C", wire::Policy::Allowlist),
+        ]);
+        world.pull_as(wire::SyncType::Normal);
+        for _ in 0..2 {
+            world.push();
+        }
+        // It becomes unknown what Santa holds, to Santa's hash or to the relay.
+        world.santa.drift(|table| table.put(foreign.clone()));
+        if loses_state {
+            world.relay.kill();
+            std::fs::remove_file(world.agent.state_dir.join("relay.json")).unwrap();
+            world.relay.restart();
+        }
+        let mut cel = team("B", wire::Policy::Cel);
+        "true".clone_into(&mut cel.cel_expr);
+        world.server.queue_changes(vec![team("A", wire::Policy::Remove), cel]);
+        world.pull_as(wire::SyncType::Normal);
+        assert_eq!(world.push().sync_type, SyncType::Normal);
+        let mut expected = world.expected_rows();
+        expected.push(foreign);
+        let mut rows = world.santa.server_rows();
+        expected.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+        rows.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+        assert_eq!(rows, expected, "{age:?} {loses_state}: {}", world.relay.why());
+        assert_eq!(world.push().received, 0, "{age:?}: once");
+    }
+}
+
+/// RELAY-7, RELAY-10: where the relay can write down neither what the authorizer says nor
+/// what it is given, the authorizer gets its rules all the same, and once.
+#[test]
+fn relay_7_a_full_disk_does_not_keep_rules_away() {
+    for age in Age::ALL {
+        let mut world = World::with(age, false);
+        world.server.change_settings(|settings| settings.enable_bundles = Some(true));
+        world.server.set_rules([team("A", wire::Policy::Blocklist)]);
+        world.pull();
+        // Nothing can be renamed to the name of a directory.
+        let files = ["relay.json", "authorizer.json"].map(|file| world.agent.state_dir.join(file));
+        for file in &files {
+            std::fs::create_dir(file).unwrap();
+        }
+        for _ in 0..2 {
+            world.push();
+        }
+        assert_eq!(world.santa.server_rows(), world.expected_rows(), "{age:?}");
+        assert_eq!(world.push().received, 0, "{age:?}");
+        for file in &files {
+            std::fs::remove_dir(file).unwrap();
+        }
+        world.push();
+        // What was noted meanwhile is on disk with the next sync.
+        world.relay.restart();
+        assert_eq!(world.push().received, 0, "{age:?}: {}", world.relay.why());
+        world.assert_in_step();
+        world.server.change_settings(|settings| settings.enable_bundles = None);
+        world.pull_as(wire::SyncType::Clean);
+        world.settle();
+    }
+}
+
 /// RELAY-3: before the first sync with the server there is nothing to hand out, and
 /// nothing is taken for nothing.
 #[test]
@@ -210,6 +283,94 @@ fn relay_15_a_set_in_the_form_of_a_release_is_no_drift() {
         world.santa.drift(|table| table.put(foreign));
         let types: Vec<_> = (0..2).map(|_| world.push().sync_type).collect();
         assert!(types.contains(&SyncType::Clean), "{age:?} {types:?}");
+    }
+}
+
+/// RELAY-15: after Santa was upgraded or downgraded it holds its rules in the form of
+/// its release, also those that the former release could not take.
+#[test]
+fn relay_15_another_release_gets_its_own_form_of_the_rules() {
+    for from in Age::ALL {
+        for to in Age::ALL.into_iter().filter(|to| *to != from) {
+            let mut cel = team("A", wire::Policy::Cel);
+            "true".clone_into(&mut cel.cel_expr);
+            let silent = team("B", wire::Policy::SilentTtyBlocklist);
+            let mut world = in_step(from, [cel, silent, team("C", wire::Policy::Allowlist)]);
+            world.santa.profile.age = to;
+            for _ in 0..2 {
+                world.push();
+            }
+            let why = world.relay.why();
+            assert_eq!(world.santa.server_rows(), world.expected_rows(), "{from:?} {to:?}: {why}");
+            assert_eq!(world.push().received, 0, "{from:?} {to:?}");
+        }
+        // Where it makes no difference nothing is sent again.
+        let mut world = in_step(from, [team("C", wire::Policy::Allowlist)]);
+        world.santa.profile.age = Age::Y2026M7;
+        if from.reports_hash() {
+            let done = world.push();
+            assert_eq!((done.received, done.sync_type), (0, SyncType::Normal), "{from:?}");
+        }
+    }
+}
+
+/// RELAY-6: a setting that a release kept in a clean sync is cleared once Santa is of a
+/// release that clears settings.
+#[test]
+fn relay_6_a_setting_that_a_release_kept_goes_with_the_next_release() {
+    for from in [Age::Y2024M12, Age::Y2025M7, Age::Y2026M3] {
+        let mut world = in_step(from, [team("A", wire::Policy::Blocklist)]);
+        let regex = Some("^/opt/.*".to_owned());
+        world.server.change_settings(|settings| settings.allowed_path_regex = regex.clone());
+        world.settle();
+        world.server.change_settings(|settings| settings.allowed_path_regex = None);
+        world.pull_as(wire::SyncType::Clean);
+        world.settle();
+        assert_eq!(world.santa.settings().get("allowed_path_regex"), regex.as_ref());
+        world.relay.restart();
+        world.santa.profile.age = Age::Y2026M7;
+        for _ in 0..2 {
+            world.push();
+        }
+        assert_eq!(world.santa.settings().get("allowed_path_regex"), None, "{from:?}");
+        assert_eq!(world.push().sync_type, SyncType::Normal, "once");
+        world.assert_in_step();
+    }
+}
+
+/// RELAY-10: SIP flags that a release does not report are not said to be zero, which would
+/// mean that nothing is switched off.
+#[test]
+fn relay_10_flags_that_a_release_does_not_report_are_not_zero() {
+    for (age, flags, reported) in
+        [(Age::Y2024M12, 0x6f, None), (Age::Y2025M7, 0x6f, Some(0x6f)), (Age::Y2025M7, 0, Some(0))]
+    {
+        let mut world = World::with(age, false);
+        world.santa.profile.sip_status = flags;
+        world.push();
+        let report = AuthorizerReport::read(&world.agent.state_dir).expect("a report");
+        assert_eq!(report.sip_status, reported, "{age:?}");
+    }
+}
+
+/// RELAY-4: a Santa that is installed anew does not come into LOCKDOWN before it has rules,
+/// though the one before had acknowledged them.
+#[test]
+fn relay_4_a_new_installation_gets_its_rules_with_the_mode() {
+    for age in Age::ALL {
+        let mut world = in_step(age, [team("A", wire::Policy::Allowlist)]);
+        let mode = wire::ClientMode::Lockdown;
+        world.server.change_settings(|settings| settings.set_client_mode(mode));
+        world.settle();
+        assert_eq!(world.santa.client_mode(), ClientMode::Lockdown);
+        world.santa.lose_state();
+        world.lose_rules();
+        world.relay.pass(Duration::from_secs(61));
+        assert_eq!(world.push().received, 0, "events first");
+        assert_eq!((world.santa.rows().len(), world.santa.client_mode()), (0, ClientMode::Monitor));
+        world.push();
+        assert_eq!(world.santa.client_mode(), ClientMode::Lockdown);
+        world.assert_in_step();
     }
 }
 

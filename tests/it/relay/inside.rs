@@ -224,11 +224,9 @@ impl Alive {
         };
         match done {
             Ok(body) => (200, body),
-            Err(CoreError::NotReady(_)) => (503, Vec::new()),
+            Err(CoreError::NotReady(_) | CoreError::Token(_)) => (503, Vec::new()),
             Err(CoreError::Gone) => (409, Vec::new()),
-            Err(error @ (CoreError::Store(_) | CoreError::State(_))) => {
-                panic!("the relay cannot answer: {error}")
-            }
+            Err(error @ CoreError::Store(_)) => panic!("the relay cannot answer: {error}"),
         }
     }
 

@@ -39,6 +39,8 @@ enum Op {
     Require(SyncType),
     /// Santa's machine starts anew.
     Restart,
+    /// Santa is upgraded or downgraded.
+    Release(Age),
     /// Santa loses its sync state, or its rules.
     Lose(Lost),
     /// The agent is killed and comes back.
@@ -227,6 +229,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => drifts.prop_map(Op::Drift),
         1 => prop::sample::select(vec![SyncType::Clean, SyncType::CleanAll]).prop_map(Op::Require),
         1 => Just(Op::Restart),
+        1 => prop::sample::select(Age::ALL.to_vec()).prop_map(Op::Release),
         1 => prop::sample::select(vec![Lost::State, Lost::Rules]).prop_map(Op::Lose),
         2 => Just(Op::KillAgent),
         1 => any::<bool>().prop_map(Op::Rebuild),
@@ -347,6 +350,10 @@ impl World {
             Op::Require(kind) => self.santa.require(kind),
             Op::Restart => {
                 self.santa.restart();
+            }
+            Op::Release(age) => {
+                self.santa.restart();
+                self.santa.profile.age = age;
             }
             Op::Lose(Lost::State) => self.santa.lose_state(),
             Op::Lose(Lost::Rules) => self.lose_rules(),

@@ -35,7 +35,7 @@ fn heard(agent: &Agent, ago: Duration) -> AuthorizerReport {
         client_mode: Some(ClientMode::Standalone),
         transitive: 7,
         santa_version: "2026.7.9".to_owned(),
-        sip_status: 5,
+        sip_status: Some(5),
         primary_user: "kim".to_owned(),
         primary_user_groups: vec!["devs".to_owned()],
         authenticated: true,
