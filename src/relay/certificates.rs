@@ -155,6 +155,17 @@ impl RelayCertificates {
         Ok(Arc::new(config))
     }
 
+    /// From when all of them are valid.
+    #[must_use]
+    pub fn valid_from(&self) -> Timestamp {
+        let client = self.keys.client.as_ref().map(|client| client.not_before);
+        self.keys
+            .ca
+            .not_before
+            .max(self.keys.server.not_before)
+            .max(client.unwrap_or(self.keys.ca.not_before))
+    }
+
     /// When [`ensure`] has something to renew, if no clock jumps.
     #[must_use]
     pub fn renew_at(&self) -> Timestamp {

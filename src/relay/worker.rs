@@ -22,7 +22,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::control::relay::{NudgeStatus, RelayStatus};
 use crate::failure::ErrorText;
 use crate::files;
-use crate::model::Timestamp;
+use crate::model::{Now, Timestamp};
 use crate::serve::{self, BindError, Limits, Listener};
 use crate::sync::notify;
 use crate::sync::progress::When;
@@ -34,6 +34,10 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// half of their life by then, so there is no hurry.
 const RENEW_AGAIN: Duration = Duration::from_mins(10);
 
+/// From certificates to those that replace them, at least: each replacement ends all
+/// connections.
+const RENEW_SPACING: Duration = Duration::from_secs(1);
+
 /// How long answers that have begun may take once the relay is to end: the daemon
 /// ends within 5 s (DAEMON-3).
 const STOP_TIME: Duration = Duration::from_secs(4);
@@ -43,6 +47,9 @@ const STOP_TIME: Duration = Duration::from_secs(4);
 pub struct TlsSide {
     /// The server's side.
     pub config: Arc<ServerConfig>,
+    /// From when all of them are valid. A clock that was ahead when they were made leaves
+    /// them invalid once it is right.
+    pub valid_from: Timestamp,
     /// When to ask for them again.
     pub renew_at: Timestamp,
 }
@@ -184,7 +191,25 @@ struct Worker {
 /// The server, or when to try again.
 enum Listening {
     No { again_at: Duration, error: ErrorText },
-    Yes { server: Task<()>, stop: watch::Sender<bool>, renew_at: Option<Timestamp> },
+    Yes { server: Task<()>, stop: watch::Sender<bool>, validity: Option<Validity> },
+}
+
+/// When certificates can be served with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Validity {
+    from: Timestamp,
+    renew_at: Timestamp,
+    /// They are not asked for again sooner, whatever the clock says.
+    not_before: Duration,
+}
+
+impl Validity {
+    /// When to ask for them again.
+    fn due(self, now: Now) -> Duration {
+        let is_too_early = now.wall < self.from;
+        let left = if is_too_early { Duration::ZERO } else { self.renew_at.since(now.wall) };
+        (now.elapsed + left).max(self.not_before)
+    }
 }
 
 /// What happens next.
@@ -288,10 +313,9 @@ impl Worker {
     fn due(&self) -> Option<Duration> {
         let (listen, renew) = match &self.listening {
             Listening::No { again_at, .. } => (Some(*again_at), None),
-            Listening::Yes { renew_at, .. } => {
+            Listening::Yes { validity, .. } => {
                 let now = self.options.clock.now();
-                let left = renew_at.map(|at| at.since(now.wall));
-                (None, left.map(|left| now.elapsed + left))
+                (None, validity.map(|validity| validity.due(now)))
             }
         };
         let nudge = self.nudges.due().filter(|_| !self.options.relay.nudge.is_empty());
@@ -305,8 +329,8 @@ impl Worker {
         let now = self.options.clock.now();
         match &self.listening {
             Listening::No { again_at, .. } if *again_at <= now.elapsed => self.listen().await,
-            Listening::Yes { renew_at: Some(at), .. } if *at <= now.wall => {
-                self.renew(now.wall).await;
+            Listening::Yes { validity: Some(validity), .. } if validity.due(now) <= now.elapsed => {
+                self.renew(now.elapsed).await;
             }
             Listening::No { .. } | Listening::Yes { .. } => {}
         }
@@ -324,7 +348,7 @@ impl Worker {
 
     /// Serves with new certificates. If there are none, for example because the disk is
     /// full, it goes on with those it has.
-    async fn renew(&mut self, now: Timestamp) {
+    async fn renew(&mut self, now: Duration) {
         match self.tls_side().await {
             Ok(side) => {
                 tracing::info!("the relay's certificates are renewed");
@@ -336,8 +360,8 @@ impl Worker {
                     fix,
                     "the relay's certificates cannot be renewed; trying again in 10 min"
                 );
-                if let Listening::Yes { renew_at, .. } = &mut self.listening {
-                    *renew_at = Some(now.after(RENEW_AGAIN));
+                if let Listening::Yes { validity: Some(validity), .. } = &mut self.listening {
+                    validity.not_before = now + RENEW_AGAIN;
                 }
             }
         }
@@ -364,6 +388,9 @@ impl Worker {
             }
             Listening::No { error, .. } => error,
         };
+        let service = self.service.clone();
+        // It may have to wait for a request that is worked on.
+        let _ = spawn_blocking(move || service.with_core(Core::connections_ended)).await;
         match side.and_then(|side| self.server(side)) {
             Ok(listening) => {
                 let url = self.url();
@@ -413,7 +440,12 @@ impl Worker {
             });
         }
         let (stop, stopped) = watch::channel(false);
-        let renew_at = tls.as_ref().map(|side| side.renew_at);
+        let not_before = self.now() + RENEW_SPACING;
+        let validity = tls.as_ref().map(|TlsSide { valid_from, renew_at, .. }| Validity {
+            from: *valid_from,
+            renew_at: *renew_at,
+            not_before,
+        });
         let service = Arc::new(self.service.clone());
         let server = serve::run(
             listener,
@@ -427,7 +459,7 @@ impl Worker {
                 tracing::error!(%error, "the relay's server failed");
             }
         });
-        Ok(Listening::Yes { server, stop, renew_at })
+        Ok(Listening::Yes { server, stop, validity })
     }
 
     /// Finds out in a thread whether the authorizer lacks anything.
@@ -561,5 +593,27 @@ async fn server_ended(listening: &mut Listening) {
         Listening::Yes { server, .. } => {
             let _ = server.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RELAY-1: certificates that a clock made which was ahead are made anew once it is
+    /// right; none are asked for again and again.
+    #[test]
+    fn relay_1_certificates_are_renewed_when_the_clock_is_corrected() {
+        let at = |day: i64| Timestamp::from_secs(day * 86_400);
+        let validity =
+            Validity { from: at(100), renew_at: at(300), not_before: Duration::from_secs(5) };
+        let due = |day, elapsed| {
+            validity.due(Now { wall: at(day), elapsed: Duration::from_secs(elapsed) })
+        };
+        assert_eq!(due(100, 9), Duration::from_secs(9 + 200 * 86_400));
+        assert_eq!(due(299, 9), Duration::from_secs(9 + 86_400));
+        assert_eq!(due(300, 9), Duration::from_secs(9));
+        assert_eq!(due(99, 9), Duration::from_secs(9), "the clock was set back");
+        assert_eq!([due(99, 2), due(301, 2)], [Duration::from_secs(5); 2], "not at once");
     }
 }

@@ -227,7 +227,8 @@ fn tls(setup: &Setup, state_dir: &Path) -> TlsSource {
         let made = || {
             let certificates = certificates::ensure(&places, hardware.as_deref(), now)?;
             let config = certificates.server_config(config.client_certificate)?;
-            Ok(TlsSide { config, renew_at: certificates.renew_at() })
+            let (valid_from, renew_at) = (certificates.valid_from(), certificates.renew_at());
+            Ok(TlsSide { config, valid_from, renew_at })
         };
         made().map_err(|error: CertificateError| ErrorText::of(&error))
     })

@@ -195,7 +195,10 @@ impl Keys {
             tracing::info!("the relay's certificate was renewed");
             is_changed = true;
         }
-        let Some(reader) = reader else { return Ok(is_changed) };
+        let Some(reader) = reader else {
+            // One that nobody gets is never renewed, so it would always be due.
+            return Ok(is_changed | self.client.take().is_some());
+        };
         let is_usable = |pair: &Pair| !pair.is_due(now) && pair.is_issued_by(&self.ca);
         if !self.client.as_ref().is_some_and(is_usable) {
             self.client = Some(Pair::made(issue::client(&self.ca.authority(), now))?);

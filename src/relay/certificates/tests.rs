@@ -278,6 +278,21 @@ fn relay_1_what_is_half_through_its_life_is_renewed_under_the_same_ca() {
     assert!(much_later.made_because().expect("a reason").contains("the CA is valid from"));
 }
 
+/// A client certificate that is not wanted any more is not renewed, nor waited for.
+#[test]
+fn relay_1_a_client_certificate_that_nobody_gets_is_never_due() {
+    let host = Host::new();
+    let begin = Timestamp::from_secs(now().as_secs() - 220 * 86_400);
+    let first = host.at(begin);
+    assert_eq!(first.valid_from(), Timestamp::from_secs(begin.as_secs() - 86_400));
+    let later = first.renew_at().after(Duration::from_secs(1));
+    let without = host.try_at(false, "UUID-1", later).expect("certificates");
+    assert!(without.renew_at() > later.after(100 * DAY), "{}", without.renew_at());
+    let again = host.at(later);
+    assert_eq!(again.client_password(), first.client_password(), "it is in a profile");
+    assert!(again.renew_at() > later && again.valid_from() < later);
+}
+
 /// A clock that was wrong when they were made, or is now.
 #[test]
 fn relay_1_certificates_that_are_not_valid_at_this_time_are_made_anew() {

@@ -151,7 +151,7 @@ fn relay_1_a_renewal_that_fails_does_not_end_the_service() {
         let places = Places { state_dir: &state_dir, directory: &directory, client: None };
         let made = certificates::ensure(&places, None, now).expect("certificates");
         let config = made.server_config(false).expect("a configuration");
-        Ok(TlsSide { config, renew_at: now })
+        Ok(TlsSide { config, valid_from: now, renew_at: now })
     }));
     chain.start();
     assert!(wait(|| calls.load(Ordering::Relaxed) > 1), "a renewal is due at once");
