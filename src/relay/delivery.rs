@@ -33,8 +33,6 @@ const NO_FILE: &str = "000000000000000000000000000000000000000000000000000000000
 pub struct Source {
     snapshot: Arc<Mutex<RulesSnapshot>>,
     changes: ChangesSince,
-    /// Whether `changes` are since a set that the authorizer holds.
-    is_of_changes: bool,
     release: Option<Release>,
     manner: RelayManner,
 }
@@ -105,15 +103,7 @@ impl Source {
             }
             Content::Nothing | Content::Whole => ChangesSince::default(),
         };
-        let is_of_changes = matches!(plan.content, Content::Changes { .. });
-        Ok(Self { snapshot, changes, is_of_changes, release, manner })
-    }
-
-    /// How many of the authorizer's rules the delivery deletes one by one. Of REMOVEs that go
-    /// along for what it may have, none is known to.
-    #[must_use]
-    pub fn removed(&self) -> usize {
-        if self.is_of_changes { self.changes.removed.len() } else { 0 }
+        Ok(Self { snapshot, changes, release, manner })
     }
 
     /// Reads the page that begins at a position into `body`. `token` names the delivery

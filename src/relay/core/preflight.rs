@@ -105,7 +105,8 @@ impl Core {
     }
 
     /// The source of a plan; of an empty one in its place if the guard stops what the
-    /// plan would remove (RULE-11).
+    /// plan would remove (RULE-11). Of REMOVEs that go along for what the authorizer may
+    /// have, none is known to remove anything.
     fn guarded(
         &self,
         plan: Plan,
@@ -116,15 +117,18 @@ impl Core {
             let snapshot = Arc::clone(&moment.snapshot);
             Source::new(snapshot, plan, authorizer.release, self.options.config.manner)
         };
-        let from = source(plan)?;
-        let last = self.number_here(moment)?;
-        let removed = i64::try_from(from.removed()).unwrap_or(i64::MAX);
-        let is_stopped = moment.standing.unguarded <= last
-            && plan::guard_stops(self.options.guard, &authorizer.counts, removed);
-        if !is_stopped {
-            return Ok((plan, from));
+        if let (Some(_), Content::Changes { base }) = (self.options.guard, plan.content) {
+            let last = self.number_here(moment)?;
+            let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+            let removed = i64::try_from(snapshot.removed_since(base)?).unwrap_or(i64::MAX);
+            drop(snapshot);
+            if moment.standing.unguarded <= last
+                && plan::guard_stops(self.options.guard, &authorizer.counts, removed)
+            {
+                let plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
+                return Ok((plan, source(plan)?));
+            }
         }
-        let plan = Plan { content: Content::Nothing, why: Why::Guarded, ..plan };
         Ok((plan, source(plan)?))
     }
 

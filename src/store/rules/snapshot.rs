@@ -262,6 +262,26 @@ impl RulesSnapshot {
         read().map_err(self.failed(READ))
     }
 
+    /// How many rules of a generation have been removed since and are not stored again.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn removed_since(&self, base: i64) -> Result<u64, StoreError> {
+        let read = || {
+            // A rule has one change in a generation, and its first one tells what was before.
+            self.rules
+                .prepare_cached(
+                    "SELECT count(*) FROM (SELECT identifier, type, before, min(generation) \
+                      FROM agent_rule_changes WHERE generation > ?1 GROUP BY identifier, type) AS c \
+                     WHERE c.before IS NOT NULL AND NOT EXISTS \
+                     (SELECT 1 FROM execution_rules AS r \
+                      WHERE r.identifier = c.identifier AND r.type = c.type)",
+                )?
+                .query_row([base], |row| row.get(0))
+        };
+        read().map_err(self.failed(READ))
+    }
+
     /// Shows identifier and type of these changes to `visit`, in this order,
     /// until it breaks.
     ///

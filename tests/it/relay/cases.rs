@@ -216,6 +216,38 @@ fn relay_3_before_the_first_sync_there_is_nothing_to_hand_out() {
     world.settle();
 }
 
+/// RULE-11: only rules that the authorizer loses count for the guard, not REMOVEs that hit
+/// nothing, nor rules that it never had.
+#[test]
+fn rule_11_the_guard_counts_rules_that_the_authorizer_loses() {
+    for age in Age::ALL {
+        let named = |kind: &str, numbers: std::ops::Range<u32>, policy| -> Vec<_> {
+            numbers.map(|number| team(&format!("{kind}{number}"), policy)).collect()
+        };
+        let mut world = World::guarded(age, false, Some(50));
+        world.server.set_rules(named("X", 0..100, wire::Policy::Allowlist));
+        world.settle();
+
+        let remove = wire::Policy::Remove;
+        world.server.queue_changes(named("M", 0..60, remove));
+        world.server.queue_changes(named("Y", 0..60, wire::Policy::Allowlist));
+        world.pull();
+        world.server.queue_changes(named("Y", 0..60, remove));
+        world.server.queue_changes(vec![team("B", wire::Policy::Blocklist)]);
+        world.pull();
+        world.push();
+        world.assert_in_step();
+
+        // A third at a time, and more than half in all.
+        for part in [0..33, 33..56] {
+            world.server.queue_changes(named("X", part, remove));
+            world.pull();
+        }
+        assert_eq!(world.push().received, 0, "{age:?}");
+        assert_eq!(world.santa.rows().len(), 101, "{age:?}: {}", world.relay.why());
+    }
+}
+
 /// RELAY-6: users' rules in standalone mode are in the hash; changes go on being
 /// changes, and the users' rules stay.
 #[test]

@@ -24,6 +24,7 @@ pub(crate) struct Relay {
     state_dir: PathBuf,
     machine_id: String,
     keeps_events: bool,
+    guard: Option<u8>,
     alive: Mutex<Option<Alive>>,
     /// Effects until it dies; negative: it does not.
     fuse: Arc<AtomicI64>,
@@ -38,11 +39,17 @@ struct Alive {
 
 impl Relay {
     /// A relay that runs.
-    pub(crate) fn start(state_dir: PathBuf, machine_id: &str, keeps_events: bool) -> Self {
+    pub(crate) fn start(
+        state_dir: PathBuf,
+        machine_id: &str,
+        keeps_events: bool,
+        guard: Option<u8>,
+    ) -> Self {
         let relay = Self {
             state_dir,
             machine_id: machine_id.to_owned(),
             keeps_events,
+            guard,
             alive: Mutex::new(None),
             fuse: Arc::new(AtomicI64::new(-1)),
             elapsed: Mutex::new(Duration::from_hours(1)),
@@ -84,7 +91,7 @@ impl Relay {
             machine_id: MachineId::new(&self.machine_id).expect("a machine id"),
             // With a nudge, so that flushed events count for no longer than a minute.
             nudge: vec!["/bin/true".to_owned()],
-            guard: None,
+            guard: self.guard,
             event_limit: 100_000,
             keeps_events: self.keeps_events,
             checkpoint: Arc::new(checkpoint),

@@ -47,17 +47,23 @@ pub(crate) struct World {
 impl World {
     /// `keeps_events`: Santa's profile has it upload events in clean syncs.
     pub(crate) fn with(age: Age, keeps_events: bool) -> Self {
+        Self::guarded(age, keeps_events, None)
+    }
+
+    /// The same where `GuardRemovedPercent` is set.
+    pub(crate) fn guarded(age: Age, keeps_events: bool, guard: Option<u8>) -> Self {
         let server = FakeServer::builder().transcript_limit(0).start().expect("a server");
         let agent = Agent::of(&server);
-        let sets = [
+        let mut sets = vec![
             format!("SyncBaseURL={}", server.url()),
             format!("MachineID={}", agent.machine_id),
             "SyncClientContentEncoding=none".to_owned(),
         ];
-        let sources = Sources { sets: sets.into(), ..Sources::default() };
+        sets.extend(guard.map(|percent| format!("GuardRemovedPercent={percent}")));
+        let sources = Sources { sets, ..Sources::default() };
         let config = Config::load(&sources).expect("a configuration").config;
         std::fs::create_dir(&agent.state_dir).expect("a directory");
-        let relay = Relay::start(agent.state_dir.clone(), &agent.machine_id, keeps_events);
+        let relay = Relay::start(agent.state_dir.clone(), &agent.machine_id, keeps_events, guard);
         let relay = Arc::new(relay);
         let santa = Santa::new(age, "http://relay.invalid/").with(|profile| {
             profile.direct = Some(Arc::clone(&relay) as Arc<_>);
