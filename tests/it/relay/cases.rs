@@ -460,6 +460,26 @@ fn relay_6_events_are_uploaded_before_a_clean_sync() {
     }
 }
 
+/// RELAY-6: a sync has uploaded all events once the relay has its postflight, though Santa's
+/// sync service is killed before it has noted that.
+#[test]
+fn relay_6_a_sync_killed_after_its_postflight_has_uploaded_all_events() {
+    for age in Age::ALL {
+        let mut world = in_step(age, [team("A", wire::Policy::Allowlist)]);
+        world.relay.pass(Duration::from_secs(61));
+        world.observe(&allowed(1));
+        let done = world.push_with(&mut |step| {
+            let noted = matches!(step, Step::Answered { stage: Stage::Postflight, .. });
+            if noted { Act::Kill } else { Act::Go }
+        });
+        assert_eq!((done.status, done.uploaded), (Status::Killed, 1));
+        world.pull_as(wire::SyncType::CleanAll);
+        let done = world.push();
+        assert_eq!((done.sync_type, done.deleted_unsent), (SyncType::CleanAll, 0), "{age:?}");
+        world.settle();
+    }
+}
+
 /// RELAY-6: an empty set empties Santa, which ignores clean sets without rules.
 #[test]
 fn relay_6_an_empty_set_empties_santa() {

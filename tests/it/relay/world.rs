@@ -8,7 +8,7 @@ use std::time::Duration;
 use santa_sync::agent::LocalAgent;
 use santa_sync::harness::fixtures::AnyEvent;
 use santa_sync::harness::{FakeServer, SyncTypePolicy};
-use santa_sync::model::{FileAccessAction, MediaPolicy, Settings, SyncType};
+use santa_sync::model::{FileAccessAction, MediaPolicy, Settings, Stage, SyncType};
 use santa_sync::protocol::wire;
 use santa_sync::stop_channel;
 use santa_sync::{Config, Sources, SyncOptions, SyncRecord, SyncResult, Trigger, Unobserved};
@@ -193,9 +193,10 @@ impl World {
         let waiting: BTreeSet<_> = self.santa.pending().iter().map(unique_id).collect();
         let wanted_all = self.santa.required() == SyncType::CleanAll;
         let rows = self.santa.rows();
-        let mut committed = false;
+        let (mut committed, mut reported) = (false, false);
         let done = self.santa.sync_with(&mut |step| {
             committed |= step == Step::Committed;
+            reported |= matches!(step, Step::Attempt { stage: Stage::Postflight, .. });
             act(step)
         });
         if committed && done.sync_type == SyncType::CleanAll {
@@ -217,6 +218,9 @@ impl World {
         assert!(!done.push_tokens);
         if done.status == Status::Success {
             self.since_whole_sync.clear();
+        }
+        // To the relay a sync is whole with its postflight, whatever becomes of the response.
+        if reported {
             self.last_whole_sync = Some(self.relay.elapsed());
         }
         done
