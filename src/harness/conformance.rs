@@ -134,7 +134,7 @@ impl Remedy for ConformanceError {
                 "give ids such as CLEAN-04, or the beginning of some, such as CLEAN".into()
             }
             Self::Proxy(_) => {
-                "run the checks on a host that reaches the server without a proxy, and name the \
+                "run the checks on a host that reaches the server without a proxy, and list the \
                  server in ExceptionsList of SyncProxyConfiguration, or in NO_PROXY; or use an \
                  http:// proxy and the server's https:// URL"
                     .into()
@@ -230,11 +230,11 @@ impl Conformance {
         self
     }
 
-    /// Uses these machine ids instead of new ones, at most five. They must belong to no real
-    /// host: the run tells the server that they hold rules.
+    /// Uses these machine ids instead of new ones. The checks use at most the first five. The
+    /// ids must not belong to real hosts: the run reports to the server that they hold rules.
     ///
     /// # Errors
-    /// If one cannot be a machine id.
+    /// If one is not a valid machine id.
     pub fn machine_ids<T: AsRef<str>>(
         mut self,
         ids: impl IntoIterator<Item = T>,
@@ -546,7 +546,7 @@ fn notes(probe: &Probe) -> Vec<String> {
     }
     for (id, ended) in probe.refused_machines() {
         notes.push(probe.client.redact(&format!(
-            "preflight of --machine-id {id} gets {ended}: the run went on without it"
+            "preflight of --machine-id {id}: {ended}; the run continued without it"
         )));
     }
     let limited = probe.client.exchanges().iter().filter(|exchange| exchange.is(429)).count();

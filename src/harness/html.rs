@@ -1,5 +1,5 @@
 //! The frame of the reports in HTML: one self-contained page without scripts,
-//! readable on a telephone and on paper, in light and in dark.
+//! readable on a phone and on paper, in light and in dark.
 //!
 //! Everything that a server may have chosen goes through [`Escaped`]. Should
 //! something slip through all the same, the page's policy keeps a browser from

@@ -23,15 +23,15 @@ pub(super) struct RuleList {
     ahead: HashMap<(Spelling, usize), Vec<PageAhead>>,
 }
 
-/// A page encoded ahead, with the cursor that it most likely has. Responses share it: copies of
-/// pages between the small values that the server keeps for each host would leave holes in the
-/// heap that no later page fits in.
+/// A page encoded ahead, with its most likely cursor. Responses share it: copies would fragment
+/// the heap, because the small values that the server keeps for each host would be allocated
+/// between them.
 #[derive(Debug)]
 struct PageAhead {
     cursor: String,
     as_number: bool,
     json: Bytes,
-    /// The length of the page in JSON without what follows its rules.
+    /// The length of the JSON up to the end of the rules.
     json_rules: usize,
     protobuf: Bytes,
 }
@@ -45,14 +45,14 @@ impl PageAhead {
 /// Which rules a page has, and what follows them.
 #[derive(Clone, Debug)]
 pub(super) struct PageSpec<'a> {
-    /// The rules.
+    /// The indexes of its rules in the list.
     pub(super) range: Range<usize>,
-    /// How many rules a full page has.
+    /// The number of rules on a full page.
     pub(super) size: usize,
     pub(super) spelling: Spelling,
-    /// Leads to the next page; empty on the last one.
+    /// The cursor of the next page; empty on the last page.
     pub(super) cursor: &'a str,
-    /// JSON has the cursor as a number.
+    /// Whether the cursor is a number in JSON.
     pub(super) as_number: bool,
 }
 
@@ -92,7 +92,7 @@ impl RuleList {
         (0..self.len()).flat_map(|index| self.decoded(index..index + 1))
     }
 
-    /// A page, if it was encoded ahead.
+    /// The page encoded ahead that has these rules; its cursor may differ.
     fn ready(&self, page: &PageSpec<'_>) -> Option<&PageAhead> {
         let pages = self.ahead.get(&(page.spelling, page.size))?;
         let ready = pages.get(page.range.start.checked_div(page.size)?)?;
@@ -124,15 +124,16 @@ impl RuleList {
         page_end(Form::Json, rules, page.cursor, page.as_number).into()
     }
 
-    /// The beginning of a page in JSON.
+    /// A page in JSON up to the end of its rules.
     fn json_rules(&self, page: &PageSpec<'_>) -> Vec<u8> {
         let mut text = b"{\"rules\":".to_vec();
         text.extend(json_array(&self.decoded(page.range.clone()), page.spelling));
         text
     }
 
-    /// Encodes every page of that size now, so that sending one costs nothing later. `cursor_to`
-    /// gives the cursor that leads to a rule; if a page is sent with another one, it is copied.
+    /// Encodes every page of that size now, so that it need not be encoded when it is sent.
+    /// `cursor_to` returns the cursor of the page that begins at a rule. A page that is sent with
+    /// another cursor is copied.
     pub(super) fn encode_ahead(
         &mut self,
         size: usize,
@@ -230,7 +231,7 @@ mod tests {
             let page =
                 |range, cursor| PageSpec { range, size: 10, spelling, cursor, as_number: false };
             let pages = [page(0..10, "to 10"), page(10..20, "to 20"), page(20..25, "")];
-            // Those of a fault, of another cursor, and of a cursor that is a number.
+            // Pages of a fault, with another cursor, and with a numeric cursor.
             let others = [
                 page(3..10, "to 10"),
                 page(0..0, "to 10"),

@@ -180,7 +180,7 @@ impl State {
             let style = self.style.cursor;
             let as_number = style == CursorStyle::Number;
             rules.encode_ahead(size, self.style.spelling, as_number, |to| {
-                // Fresh cursors are not known before; such pages are copied.
+                // Fresh cursors are not known in advance; pages that have them are copied.
                 cursor(style, to, &mut Random::new(0))
             });
         }

@@ -44,7 +44,7 @@ pub struct AuthorizerReport {
     /// Its version.
     #[serde(default)]
     pub santa_version: String,
-    /// The SIP flags; `None` from a release that does not report them.
+    /// The SIP flags; `None` if its release does not report them.
     #[serde(default)]
     pub sip_status: Option<u32>,
     /// The person to whom the host belongs; may be empty.
@@ -311,8 +311,8 @@ mod tests {
         assert_eq!(told("primary_user"), ["kim (the authorizer's last preflight)"]);
         assert_eq!(told("primary_user_group").len(), 2);
 
-        // PRE-1: what a server cannot use does not replace what it can. Flags that an old
-        // release does not report are not flags of zero.
+        // PRE-1: unusable values do not replace usable ones. SIP flags that an old release does
+        // not report are not the same as zero.
         let odd = AuthorizerReport {
             sip_status: None,
             santa_version: "newest".to_owned(),

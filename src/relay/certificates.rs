@@ -155,7 +155,7 @@ impl RelayCertificates {
         Ok(Arc::new(config))
     }
 
-    /// From when all of them are valid.
+    /// The time from which all of these certificates are valid.
     #[must_use]
     pub fn valid_from(&self) -> Timestamp {
         let client = self.keys.client.as_ref().map(|client| client.not_before);
@@ -166,7 +166,7 @@ impl RelayCertificates {
             .max(client.unwrap_or(self.keys.ca.not_before))
     }
 
-    /// When [`ensure`] has something to renew, if no clock jumps.
+    /// The time from which [`ensure`] has something to renew.
     #[must_use]
     pub fn renew_at(&self) -> Timestamp {
         let client = self.keys.client.as_ref().map(keys::Pair::renew_at);

@@ -77,20 +77,20 @@ impl RelayOptions {
     }
 }
 
-/// Why a request is not answered as it should be. The client tries again.
+/// Why a request fails. The client tries again.
 #[derive(Debug, Error)]
 pub enum CoreError {
     /// There is nothing to hand out yet (RELAY-3).
     #[error("{0}")]
     NotReady(&'static str),
-    /// A delivery cannot be served any more.
-    #[error("the cursor is of a delivery that has ended; begin a new sync")]
+    /// The delivery has ended and cannot be served any more.
+    #[error("the cursor belongs to a delivery that has ended; begin a new sync")]
     Gone,
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The system has no random numbers, by which nobody else can name a delivery.
-    #[error("cannot name a delivery: {0}")]
+    /// The system provides no random numbers, so the delivery cannot have an unguessable token.
+    #[error("cannot make a delivery's token: {0}")]
     Token(#[from] io::Error),
 }
 
@@ -136,8 +136,7 @@ struct Moment {
     snapshot: Arc<Mutex<RulesSnapshot>>,
     standing: RulesStanding,
     newest: Generation,
-    /// Whether its rules differ from what is stored in the form in which the authorizer
-    /// gets them.
+    /// Whether the form in which the authorizer gets these rules differs from the stored one.
     altered: bool,
     settings: Settings,
 }
@@ -146,17 +145,19 @@ struct Moment {
 pub struct Core {
     options: RelayOptions,
     state: RelayState,
-    /// Whether `state` is what its file says.
+    /// Whether the file holds the current `state`.
     is_on_disk: bool,
     sessions: Sessions<Arc<Source>>,
-    /// The last snapshot, if a delivery still reads it, and what it is of.
+    /// The last snapshot, if a delivery still reads it, with the number and the digest of its
+    /// newest generation.
     last: Option<(Weak<Mutex<RulesSnapshot>>, i64, String)>,
     report: Option<AuthorizerReport>,
     release: Option<Release>,
-    /// The digest of the rules that some release was last sent in a form of its own,
-    /// that form, and the rules in it.
+    /// The last conversion of rules to the form of an older release: the digest of the stored
+    /// rules, the form, and the hash and counts in that form.
     sent_form: Option<(String, RuleForm, SentForm)>,
-    /// It has come after so long that the server only heard events of this host.
+    /// Whether the authorizer has come back after a silence during which upstream syncs only
+    /// uploaded events.
     has_returned: bool,
     status: RelayStatus,
 }
@@ -235,7 +236,7 @@ impl Core {
         self.sessions.expire(now);
     }
 
-    /// All connections have ended, and those that follow are numbered from 1 again.
+    /// Notes that all connections have ended: later ones are numbered from 1 again.
     pub fn connections_ended(&mut self) {
         self.sessions.connections_ended();
     }
@@ -290,7 +291,7 @@ impl Core {
         Ok(Moment { snapshot, standing, newest, altered, settings })
     }
 
-    /// [`plan::number_here`], at a moment of the store.
+    /// [`plan::number_here`] for the acknowledged generation.
     fn number_here(&self, moment: &Moment) -> Result<Option<i64>, CoreError> {
         let snapshot = moment.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         let acknowledged = self.state.acknowledged.as_ref();
@@ -313,8 +314,8 @@ impl Core {
         Ok(())
     }
 
-    /// Keeps the state on disk. If it cannot be written it holds until the relay ends, and
-    /// is written with the next one: a full disk must not keep rules away.
+    /// Replaces the state, in memory and on disk. If it cannot be written, it stays in memory and
+    /// is written with the next change: a full disk must not block the delivery of rules.
     fn keep(&mut self, mut state: RelayState, effect: &'static str) {
         if state == self.state && self.is_on_disk {
             return;
@@ -328,14 +329,14 @@ impl Core {
         (self.state, self.is_on_disk) = (state, written.is_ok());
     }
 
-    /// Logs that something about the authorizer cannot be written.
+    /// Logs that the authorizer's state or report cannot be written.
     fn cannot_write(&self, error: &io::Error) {
         let dir = self.options.state_dir.display();
         tracing::warn!(
             %error,
-            fix = "make room on its disk, and let its owner write to it",
-            "what the authorizer holds and says cannot be written to {dir}; a relay that \
-             starts anew will not know"
+            fix = "free disk space, and make the directory writable for its owner",
+            "the authorizer's state cannot be written to {dir}; it will be lost when the relay \
+             restarts"
         );
     }
 
@@ -441,7 +442,7 @@ impl Core {
         if let Some(known) = same {
             acknowledgement.surplus = known.surplus;
         }
-        // All rules were sent once more, so one that is left is not remedied by that.
+        // All rules were sent once more, so a shortfall that remains is not fixed by that.
         let lacking = self.state.shortfall.filter(|_| clean);
         acknowledgement.shortfall = lacking.or_else(|| known.and_then(|known| known.shortfall));
         self.status.acknowledged = Some(shown(&acknowledgement));

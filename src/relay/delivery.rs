@@ -209,8 +209,8 @@ impl Filling {
         })
     }
 
-    /// Adds a rule; `leave_out` does what is to be done if the authorizer cannot take
-    /// it. Returns false if the page is full.
+    /// Adds a rule, or calls `leave_out` if the authorizer cannot take it. Returns false if the
+    /// page is full.
     fn add_or(
         &mut self,
         rule: &RuleRow<'_>,
@@ -230,7 +230,7 @@ impl Filling {
         added
     }
 
-    /// All rules after a place. `add` adds one.
+    /// Adds all rules after a position, each with `add`.
     fn whole(
         &mut self,
         snapshot: &RulesSnapshot,
@@ -247,7 +247,7 @@ impl Filling {
         Ok(next.map(|place| Position::After(place.saturating_sub(1))))
     }
 
-    /// REMOVEs first, then all rules.
+    /// Adds REMOVEs first, then all rules.
     fn beside_others(
         &mut self,
         snapshot: &RulesSnapshot,
@@ -262,7 +262,7 @@ impl Filling {
         self.whole(snapshot, position, Self::replace)
     }
 
-    /// REMOVEs first, then what was sent, in stored order.
+    /// Adds REMOVEs first, then the changed rules in stored order.
     fn changes(
         &mut self,
         snapshot: &RulesSnapshot,
@@ -289,7 +289,7 @@ impl Filling {
         Ok(full.then_some(Position::Sent(done)))
     }
 
-    /// REMOVEs from one on. Returns where they go on if the page is full.
+    /// Adds the REMOVEs from index `from` on. Returns where to continue if the page is full.
     fn removals(
         &mut self,
         snapshot: &RulesSnapshot,

@@ -50,20 +50,20 @@ pub(super) fn report(request: &wire::PostflightRequest) -> Report {
     }
 }
 
-/// Which rules of ours the authorizer holds.
+/// Whether the authorizer holds rules of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holding {
     /// It has never acknowledged any.
     Never,
     /// It may have lost those that it acknowledged.
     Unknown,
-    /// A set of ours.
+    /// It is known to hold a set of ours.
     Known,
 }
 
-/// The settings that go with a delivery: all, but for the mode if the authorizer may have
-/// no rules of ours and this delivery brings none. In LOCKDOWN it would block everything
-/// until the next one.
+/// The settings that go with a delivery. The mode is left out if the authorizer may have no
+/// rules of ours and this delivery has none either: in LOCKDOWN, it would block everything
+/// until the next delivery. MONITOR is left out only if it has never acknowledged any.
 pub(super) fn settings_to_send(settings: &Settings, plan: Plan, holding: Holding) -> Settings {
     let brings_none = matches!(plan.why, Why::EventsFirst | Why::Guarded);
     let is_given = |mode: &ClientMode| match holding {
@@ -112,7 +112,7 @@ pub(super) fn preflight_for_pedro(settings: &Settings, interval: u32) -> wire::P
 pub(super) fn limits(authorizer: &Authorizer) -> Vec<String> {
     let mut limits = Vec::new();
     if authorizer.rules_hash.is_none() {
-        limits.push("say which rules it holds: only their number is checked".to_owned());
+        limits.push("report which rules it holds: only their number is checked".to_owned());
     }
     if !Release::clears_settings(authorizer.release) {
         limits.push("drop settings that the server no longer gives (before 2026.4)".to_owned());
@@ -135,14 +135,14 @@ pub(super) const fn reason(why: Why) -> &'static str {
         Why::CleanAll => "the server or the operator wanted all rules replaced",
         Why::Asked => "it asks for a clean sync",
         Why::NoBase => "its rules are not known to be a set of ours",
-        Why::OtherForm => "its release takes some rules in another form than the one before",
-        Why::ChangesNotKept => "what has changed since its rules is not kept",
+        Why::OtherForm => "its new release takes some rules in another form",
+        Why::ChangesNotKept => "the changes since its rules are no longer kept",
         Why::ServerReplaced => "the server replaced its rules",
         Why::FilledSince => "it may have rules from elsewhere",
         Why::SettingWithdrawn => "a setting is no longer given",
-        Why::LeftOfV2 => "it has something left of version 2 of the protocol",
+        Why::LeftOfV2 => "it still has state of version 2 of the protocol",
         Why::NotFilled => "no clean sync with the server has succeeded yet",
-        Why::EventsFirst => "before a clean sync it is to upload its events",
+        Why::EventsFirst => "it has to upload its events before a clean sync",
         Why::Guarded => "the guard holds rules back (GuardRemovedPercent)",
         Why::WholeSets => "it takes whole sets",
     }

@@ -128,23 +128,23 @@ pub trait History {
     /// Why it cannot be read.
     type Error;
 
-    /// The oldest kept generation from `number` on whose rules have that hash.
+    /// The number of the oldest kept generation from `number` on whose rules have that hash.
     ///
     /// # Errors
     /// If it cannot be read.
     fn with_hash(&self, number: i64, hash: &str) -> Result<Option<i64>, Self::Error>;
 
-    /// What lies between a generation and the newest; `None` if the former is
-    /// not kept.
+    /// What happened between a generation and the newest; `None` if that generation is not
+    /// kept.
     ///
     /// # Errors
     /// If it cannot be read.
     fn since(&self, base: i64) -> Result<Option<RulesSince>, Self::Error>;
 
-    /// The digest of a generation's rules; `None` if it is not kept.
+    /// The digest of a generation's rules; `None` if the generation is not kept.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the history cannot be read.
     fn digest(&self, number: i64) -> Result<Option<String>, Self::Error>;
 }
 
@@ -164,9 +164,9 @@ impl History for RulesSnapshot {
     }
 }
 
-/// The number that the acknowledged generation has in this store; `None` if nothing is
-/// acknowledged, or if it was a generation of a store that this one has replaced: whose
-/// numbers this one has not reached, or gave to other rules. Its number then says nothing.
+/// The number of the acknowledged generation, if it is one of this store. `None` if nothing is
+/// acknowledged, or if the generation is of a store that this one replaced: then this store has
+/// not reached that number, or has given it to other rules.
 ///
 /// # Errors
 /// If the history cannot be read.
@@ -194,12 +194,11 @@ pub struct Situation<'a> {
     /// Our newest generation, with hash and counts of the form in which the
     /// authorizer is sent it.
     pub newest: &'a Generation,
-    /// Whether rules of the newest generation differ in that form from what is stored,
-    /// or are left out.
+    /// Whether that form alters or leaves out rules of the newest generation.
     pub altered: bool,
     /// What the authorizer last acknowledged.
     pub acknowledged: Option<&'a Acknowledgement>,
-    /// What it says of itself.
+    /// What it reports in its preflight.
     pub authorizer: &'a Authorizer,
     /// Whether a setting it was given since its last clean sync is no longer in
     /// force.
@@ -221,9 +220,9 @@ pub enum Content {
         /// The generation that the authorizer holds.
         base: i64,
     },
-    /// All rules, in the place of what it has.
+    /// All rules; they replace what the authorizer has.
     Whole,
-    /// All rules, and every REMOVE that is kept. What else it has stays.
+    /// Every stored REMOVE and all rules. Other rules of the authorizer stay.
     WholeBesideOthers,
 }
 
@@ -241,10 +240,10 @@ pub enum Why {
     Asked,
     /// Which rules it holds is not known.
     NoBase,
-    /// It is another release than the one that acknowledged its rules, and takes some
-    /// in another form.
+    /// It was upgraded or downgraded since it acknowledged its rules, and its new release takes
+    /// some in another form.
     OtherForm,
-    /// What has changed since its rules is not kept.
+    /// The changes since its rules are no longer kept.
     ChangesNotKept,
     /// The server replaced its rules.
     ServerReplaced,
@@ -252,13 +251,13 @@ pub enum Why {
     FilledSince,
     /// A setting it was given is no longer in force.
     SettingWithdrawn,
-    /// It has something left of version 2 of the protocol.
+    /// It still has state of version 2 of the protocol.
     LeftOfV2,
     /// No clean sync has filled our store yet, so nothing may be deleted.
     NotFilled,
-    /// A clean sync is next; first it is to upload its events.
+    /// It has to upload its events before the clean sync that is due.
     EventsFirst,
-    /// The guard holds a delivery that would delete too much.
+    /// The guard holds back a delivery that would delete too many rules.
     Guarded,
     /// It takes only whole sets.
     WholeSets,
@@ -267,9 +266,9 @@ pub enum Why {
 /// A delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The type of sync to answer.
+    /// The sync type in the response to preflight.
     pub sync_type: SyncType,
-    /// Which rules go along.
+    /// Which rules are sent.
     pub content: Content,
     /// Why.
     pub why: Why,
@@ -288,17 +287,18 @@ impl Plan {
     }
 }
 
-/// Whether the authorizer holds rules in another form than its release is sent now: it
-/// was upgraded or downgraded.
+/// Whether an upgrade or a downgrade left the authorizer with rules in another form than its
+/// release is sent.
 fn has_other_form(Situation { acknowledged, authorizer, altered, .. }: Situation<'_>) -> bool {
     acknowledged.is_some_and(|known| {
         known.form != RuleForm::of(authorizer.release) && (known.altered || altered)
     })
 }
 
-/// The generation whose rules the authorizer holds. `here` is [`number_here`]. If the
-/// acknowledged generation is not kept, it may be one of a store that is gone, and no other
-/// is known by its hash, which does not cover texts.
+/// The generation whose rules the authorizer holds; `None` if it is not known. `here` is
+/// [`number_here`]. If the acknowledged generation is not kept, it may be of a store that was
+/// replaced. Then no other generation is recognized by its hash alone, because the hash does not
+/// cover a rule's texts.
 fn base<H: History>(
     situation: Situation<'_>,
     here: Option<i64>,
@@ -310,7 +310,7 @@ fn base<H: History>(
     };
     let number = acknowledged.generation;
     let Some(hash) = &authorizer.rules_hash else {
-        // Counts say less than the hash that it could report then.
+        // If it had reported a hash when it acknowledged, counts are not enough.
         let is_known = acknowledged.rules_hash.is_none()
             && match counted(acknowledged, &authorizer.counts) {
                 Counted::Held | Counted::KnownShortfall => true,
@@ -340,15 +340,15 @@ pub fn holds_ours<H: History>(situation: Situation<'_>, history: &H) -> Result<b
     Ok(base(situation, last, history)?.is_some())
 }
 
-/// A store that was rebuilt with the rules that are acknowledged has other
-/// generations, but the same set.
+/// The history of a store that was rebuilt: no changes, if its newest rules are the acknowledged
+/// ones; `None` if they differ.
 fn rebuilt(Situation { acknowledged, newest, .. }: Situation<'_>) -> Option<RulesSince> {
     let same = acknowledged.is_some_and(|known| known.digest == newest.digest);
     let newest = newest.clone();
     same.then_some(RulesSince { newest, same, complete: false, clean: Vec::new() })
 }
 
-/// Decides about a delivery.
+/// Decides what a delivery contains, and its sync type.
 ///
 /// # Errors
 /// If the history cannot be read.
@@ -393,7 +393,7 @@ pub fn plan<H: History>(situation: Situation<'_>, history: &H) -> Result<Plan, H
     Ok(Plan { sync_type, content: Content::Whole, why })
 }
 
-/// The clean type that is due, and why; `None` if a NORMAL sync does. `last` is
+/// The type of clean sync that is due, and why; `None` if a NORMAL sync is enough. `last` is
 /// [`number_here`].
 fn clean(
     situation: Situation<'_>,

@@ -20,25 +20,25 @@ const REPORTS_SIP: Release = Release { year: 2025, number: 5 };
 const CEL: Release = Release { year: 2025, number: 6 };
 /// The first release whose clean syncs clear settings.
 const CLEARS_SETTINGS: Release = Release { year: 2026, number: 4 };
-/// The first release that knows rules that are silent in one place.
+/// The first release that knows rules that block silently in one place only.
 const SILENT_IN_ONE_PLACE: Release = Release { year: 2026, number: 6 };
 
-/// The form in which a release takes rules: those whose policy it does not know are
-/// altered or left out. Releases of the same form take each rule alike.
+/// The form in which a release takes rules. Rules whose policy it does not know are altered or
+/// left out. Releases with the same form get identical rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleForm {
-    /// Every rule as it is.
+    /// All rules unchanged.
     #[default]
     AsStored,
-    /// Rules that are silent in one place are silent everywhere.
+    /// Rules that block silently in one place only, GUI or TTY, block silently everywhere.
     SilentEverywhere,
-    /// The same, and without CEL rules.
+    /// As [`Self::SilentEverywhere`], and CEL rules are left out.
     WithoutCel,
 }
 
 impl RuleForm {
-    /// The form for a release.
+    /// Returns the form for a release; `None` counts as newer than all.
     #[must_use]
     pub fn of(release: Option<Release>) -> Self {
         match release {
@@ -50,8 +50,8 @@ impl RuleForm {
 }
 
 impl Release {
-    /// Reads a version, for example `2026.3` or `2026.3.130`. One that cannot be
-    /// read counts as newer than all: what it cannot do is not known.
+    /// Parses a version such as `2026.3` or `2026.3.130`. `None` if it cannot be parsed: such a
+    /// release counts as newer than all, because its limits are not known.
     #[must_use]
     pub fn parse(version: &str) -> Option<Self> {
         let mut parts = version.trim().split('.');
@@ -66,7 +66,7 @@ impl Release {
         release.is_none_or(|release| release >= CLEARS_SETTINGS)
     }
 
-    /// Whether it reports SIP flags.
+    /// Whether a release reports SIP flags in preflight.
     #[must_use]
     pub fn reports_sip(release: Option<Self>) -> bool {
         release.is_none_or(|release| release >= REPORTS_SIP)

@@ -67,27 +67,27 @@ impl Position {
     }
 }
 
-/// What a delivery is of.
+/// The contents of a delivery, and the preflight that it responds to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Delivery {
     /// What is delivered.
     pub plan: Plan,
-    /// The generation.
+    /// The number of the generation.
     pub generation: i64,
-    /// Its digest over all columns in order.
+    /// The generation's digest over all columns, in order.
     pub digest: String,
-    /// Its hash, as the authorizer computes one of the form in which it is sent.
+    /// The hash of these rules in the form in which they are sent, as the authorizer computes it.
     pub rules_hash: String,
-    /// Its counts in that form.
+    /// The counts of these rules in that form.
     pub counts: RuleCounts,
-    /// The release that takes that form.
+    /// The authorizer's release, which determines that form.
     pub release: Option<Release>,
-    /// Whether rules differ in that form from what is stored, or are left out.
+    /// Whether that form alters rules or leaves rules out.
     pub altered: bool,
     /// Whether our store may lack rules of the server.
     pub partial: bool,
-    /// The names of the settings in the answer.
+    /// The names of the settings in the response.
     pub settings: BTreeSet<String>,
     /// A digest of these settings.
     pub settings_digest: String,
@@ -105,7 +105,7 @@ pub struct Delivery {
 #[derive(Debug)]
 struct Session<T> {
     token: u64,
-    /// `None` once that connection has ended and another one may have its number.
+    /// The number of its connection; `None` once a later connection may have the same number.
     connection: Option<u64>,
     begun: Duration,
     delivery: Delivery,
@@ -165,14 +165,14 @@ pub enum Outcome {
         /// The settings that it took.
         settings: (BTreeSet<String>, String),
     },
-    /// The delivery was not taken as it was sent.
+    /// The delivery was not taken completely.
     NotTaken {
         /// Why.
         reason: String,
-        /// The settings, which it took all the same.
+        /// The settings, which the authorizer took anyway.
         settings: (BTreeSet<String>, String),
     },
-    /// It was.
+    /// The delivery was taken.
     Acknowledged {
         /// What to keep.
         acknowledgement: Box<Acknowledgement>,
@@ -180,7 +180,7 @@ pub enum Outcome {
         settings: (BTreeSet<String>, String),
         /// Whether the sync was a clean one.
         clean: bool,
-        /// Whether a clean sync clears earlier settings.
+        /// Whether a clean sync of the authorizer's release clears earlier settings.
         clears_settings: bool,
     },
 }
@@ -248,7 +248,7 @@ impl<T> Sessions<T> {
         });
     }
 
-    /// All connections have ended, and those that follow are numbered from 1 again.
+    /// Notes that all connections have ended: later ones are numbered from 1 again.
     pub fn connections_ended(&mut self) {
         for session in &mut self.kept {
             session.connection = None;

@@ -1,4 +1,4 @@
-//! What the relay keeps: what the authorizer acknowledged (RELAY-7), and which
+//! What the relay keeps about its authorizer: what it acknowledged (RELAY-7), and which
 //! settings it was given.
 
 use std::collections::BTreeSet;
@@ -12,11 +12,11 @@ use super::release::{Release, RuleForm};
 use crate::files::{self, Replacement};
 use crate::model::{MachineId, RelayManner, RuleCounts, SyncType, Timestamp};
 
-/// The file in the state directory.
+/// The name of the state's file in the state directory.
 pub const RELAY_FILE: &str = "relay.json";
-/// The longest one read, in bytes.
+/// The maximum size of that file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
-/// The version of the form.
+/// The version of the file's schema.
 const SCHEMA_VERSION: u32 = 1;
 
 /// The last delivery that the authorizer said it has taken.
@@ -31,20 +31,20 @@ pub struct Acknowledgement {
     /// The form in which they were sent.
     #[serde(default)]
     pub form: RuleForm,
-    /// Whether some of them differ in that form from what is stored, or are left out.
+    /// Whether that form alters rules or leaves rules out.
     #[serde(default)]
     pub altered: bool,
     /// What the authorizer counts beyond them; `None` until its next preflight.
     pub surplus: Option<Surplus>,
-    /// What it had counted when it lacked some, before the clean sync that was to
-    /// remedy that; `None` once it has all.
+    /// What it had counted when it lacked some, before the clean sync that sent all of them
+    /// again; `None` once it has all.
     #[serde(default)]
     pub shortfall: Option<Shortfall>,
     /// The hash it reported afterwards, which is the reference for whether it
     /// still holds them; `None` from releases before 2025.7.
     pub rules_hash: Option<String>,
-    /// Whether that is another hash than that of the rules as they were sent. If so, it has rules that are not
-    /// ours, or did not take some.
+    /// Whether that hash differs from the hash of the rules as they were sent. If so, the
+    /// authorizer has rules that are not ours, or did not take some.
     pub drift: bool,
     /// Rules it received.
     pub rules_received: u64,
@@ -55,7 +55,7 @@ pub struct Acknowledgement {
     /// Whether it may hold rules from elsewhere, because no clean sync had
     /// filled our store.
     pub partial: bool,
-    /// When.
+    /// The time of the postflight.
     pub at: Timestamp,
 }
 
@@ -63,26 +63,26 @@ pub struct Acknowledgement {
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RelayState {
-    /// The version of the form.
+    /// The version of the file's schema.
     schema_version: u32,
-    /// The manner and the machine id of the authorizer; empty in files of versions that
-    /// did not keep them.
+    /// The manner and the machine id of the authorizer; empty if an older version wrote the
+    /// file.
     served: (String, String),
     /// The last acknowledged delivery.
     pub acknowledged: Option<Acknowledgement>,
     /// The settings given since the authorizer's last clean sync, by name.
     pub handed_out: BTreeSet<String>,
-    /// The settings given before, which its release kept in a clean sync.
+    /// The settings given before, which its release did not clear in a clean sync.
     pub left_over: BTreeSet<String>,
-    /// What it counts, if it lacks rules that it has acknowledged.
+    /// What it counted when it lacked rules that it had acknowledged.
     pub shortfall: Option<Shortfall>,
-    /// A digest of the settings in the last sync that it finished.
+    /// A digest of the settings in the last sync that the authorizer finished.
     pub settings: String,
 }
 
 impl RelayState {
-    /// Reads the state of a directory. One that cannot be read counts as none:
-    /// then the authorizer is sent everything again.
+    /// Reads the state from a directory. A file that cannot be read counts as an empty state:
+    /// the authorizer is then sent everything again.
     #[must_use]
     pub fn read(state_dir: &Path) -> Self {
         let path = state_dir.join(RELAY_FILE);
@@ -104,20 +104,20 @@ impl RelayState {
         }
     }
 
-    /// The same for an authorizer of this manner and machine id. What another one has
-    /// acknowledged says nothing about this one.
+    /// The state for an authorizer of this manner and machine id. If the relay served another
+    /// one before, its acknowledgement is discarded; settings that were handed out are kept.
     #[must_use]
     pub fn of(mut self, manner: RelayManner, machine_id: &MachineId) -> Self {
         let served = (manner.name().to_owned(), machine_id.as_str().to_owned());
         if self.served != served && self.served != Default::default() {
-            tracing::info!("the relay serves another authorizer than before");
+            tracing::info!("the relay serves a different authorizer than before");
             (self.acknowledged, self.shortfall) = (None, None);
             self.settings.clear();
         }
         Self { served, ..self }
     }
 
-    /// The same after the authorizer has taken settings of this digest.
+    /// A copy of the state after the authorizer has taken settings with this digest.
     #[must_use]
     pub fn with_settings(&self, settings: String) -> Self {
         Self { settings, ..self.clone() }
@@ -126,7 +126,7 @@ impl RelayState {
     /// Replaces the file in one step; it is on disk when this returns.
     ///
     /// # Errors
-    /// If it cannot be written; then it is as it was.
+    /// If it cannot be written; the old file is then unchanged.
     pub fn write(&mut self, state_dir: &Path) -> io::Result<()> {
         self.schema_version = SCHEMA_VERSION;
         let mut text = Vec::new();
@@ -135,8 +135,8 @@ impl RelayState {
         Ok(files::replace(&state_dir.join(RELAY_FILE), &text, how)?)
     }
 
-    /// Notes a clean sync, after which the authorizer has these settings, and those from
-    /// before if its release does not clear them.
+    /// Records a clean sync: the authorizer has the settings `given`, and also those from before
+    /// if its release does not clear them.
     pub fn note_clean_sync(&mut self, given: BTreeSet<String>, clears_settings: bool) {
         let before = std::mem::replace(&mut self.handed_out, given);
         if clears_settings {
@@ -146,8 +146,8 @@ impl RelayState {
         }
     }
 
-    /// The names of settings that were given, are no longer in force, and go with a clean
-    /// sync of that release.
+    /// The names of settings that were given and are no longer in force, and that a clean sync of
+    /// this release would clear.
     #[must_use]
     pub fn withdrawn(&self, in_force: &BTreeSet<String>, release: Option<Release>) -> Vec<String> {
         let left_over = Some(&self.left_over).filter(|_| Release::clears_settings(release));
@@ -161,8 +161,8 @@ impl RelayState {
 mod tests {
     use super::*;
 
-    /// RELAY-6: what one authorizer acknowledged is not taken for what another one holds,
-    /// which came by `RelayManner`, `RelayMachineID` or with a copy of the directory.
+    /// RELAY-6: if `RelayManner` or the machine id has changed, or the state directory was
+    /// copied, the acknowledgement of the previous authorizer does not count.
     #[test]
     fn relay_6_another_authorizer_has_acknowledged_nothing() {
         let id = |id| MachineId::new(id).expect("an id");
@@ -176,9 +176,9 @@ mod tests {
         for (manner, other) in [(RelayManner::Pedro, "one"), (RelayManner::Santa, "two")] {
             let served = read().of(manner, &id(other));
             assert_eq!((served.settings.as_str(), &served.acknowledged), ("", &None));
-            assert_eq!(served.handed_out, state.handed_out, "it may have those");
+            assert_eq!(served.handed_out, state.handed_out, "it may have these settings");
         }
-        // A file of a version that did not keep whose it is.
+        // A file without the manner and the machine id, as older versions wrote it.
         let text = r#"{"schema_version":1,"settings":"digest"}"#;
         std::fs::write(dir.path().join(RELAY_FILE), text).expect("written");
         assert_eq!(read().of(RelayManner::Pedro, &id("one")).settings, "digest");

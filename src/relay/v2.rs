@@ -1,6 +1,6 @@
-//! Signs that the authorizer has something left of version 2 of the protocol,
-//! where a server gave it a chain of tokens: it then reports hashes that version
-//! 1 does not have (RELAY-6).
+//! Detects that the authorizer still has state of version 2 of the protocol,
+//! in which a server gave it a chain of tokens: it then reports hashes that
+//! version 1 does not have (RELAY-6).
 
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use serde::Deserialize;

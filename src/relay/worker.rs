@@ -27,35 +27,34 @@ use crate::serve::{self, BindError, Limits, Listener};
 use crate::sync::notify;
 use crate::sync::progress::When;
 
-/// From one attempt to listen to the next (RELAY-1).
+/// The time between attempts to listen (RELAY-1).
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
-/// From one attempt to renew the certificates to the next. Those in use are valid for
-/// half of their life by then, so there is no hurry.
+/// The time between attempts to renew the certificates. At the first attempt, those in use have
+/// half of their life left, so there is no hurry.
 const RENEW_AGAIN: Duration = Duration::from_mins(10);
 
-/// From certificates to those that replace them, at least: each replacement ends all
-/// connections.
+/// The minimum time between two renewals: each ends all connections.
 const RENEW_SPACING: Duration = Duration::from_secs(1);
 
 /// How long answers that have begun may take once the relay is to end: the daemon
 /// ends within 5 s (DAEMON-3).
 const STOP_TIME: Duration = Duration::from_secs(4);
 
-/// Certificates to serve with, and when they are to be renewed.
+/// Certificates to serve with, and when to renew them.
 #[derive(Clone, Debug)]
 pub struct TlsSide {
     /// The server's side.
     pub config: Arc<ServerConfig>,
-    /// From when all of them are valid. A clock that was ahead when they were made leaves
-    /// them invalid once it is right.
+    /// The time from which all of them are valid. It is in the future if the clock was ahead when
+    /// they were made and has been corrected.
     pub valid_from: Timestamp,
-    /// When to ask for them again.
+    /// When to renew them.
     pub renew_at: Timestamp,
 }
 
-/// Makes or reads the certificates that are valid at a time; the error is for
-/// people.
+/// Makes or reads the certificates that are valid at a time; the error is text for the
+/// operator.
 pub type TlsSource = Arc<dyn Fn(Timestamp) -> Result<TlsSide, ErrorText> + Send + Sync>;
 
 /// What a relay's thread runs on.
@@ -64,7 +63,7 @@ pub struct WorkerOptions {
     pub relay: RelayOptions,
     /// The clock.
     pub clock: SystemClock,
-    /// Where certificates come from; `None` without TLS.
+    /// The source of the certificates; `None` without TLS.
     pub tls: Option<TlsSource>,
     /// A socket that the service manager handed over.
     pub socket: Option<TcpListener>,
@@ -194,17 +193,17 @@ enum Listening {
     Yes { server: Task<()>, stop: watch::Sender<bool>, validity: Option<Validity> },
 }
 
-/// When certificates can be served with.
+/// When the certificates in use are valid, and when to renew them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Validity {
     from: Timestamp,
     renew_at: Timestamp,
-    /// They are not asked for again sooner, whatever the clock says.
+    /// The earliest time of the next renewal, whatever the clock says.
     not_before: Duration,
 }
 
 impl Validity {
-    /// When to ask for them again.
+    /// The time of the next renewal.
     fn due(self, now: Now) -> Duration {
         let is_too_early = now.wall < self.from;
         let left = if is_too_early { Duration::ZERO } else { self.renew_at.since(now.wall) };
@@ -346,12 +345,12 @@ impl Worker {
         let _ = spawn_blocking(move || service.with_core(|core| core.expire(now.elapsed))).await;
     }
 
-    /// Serves with new certificates. If there are none, for example because the disk is
-    /// full, it goes on with those it has.
+    /// Renews the certificates and listens with the new ones. If the renewal fails, such as on a
+    /// full disk, the current certificates stay in use.
     async fn renew(&mut self, now: Duration) {
         match self.tls_side().await {
             Ok(side) => {
-                tracing::info!("the relay's certificates are renewed");
+                tracing::info!("the relay's certificates were renewed");
                 self.listen_with(Ok(side)).await;
             }
             Err(ErrorText { message: error, fix }) => {
@@ -367,13 +366,13 @@ impl Worker {
         }
     }
 
-    /// Begins to listen.
+    /// Starts listening.
     async fn listen(&mut self) {
         let side = self.tls_side().await;
         self.listen_with(side).await;
     }
 
-    /// Begins to listen, in the place of the server that runs.
+    /// Stops the running server, if any, and starts listening with these certificates.
     async fn listen_with(&mut self, side: Result<Option<TlsSide>, ErrorText>) {
         let again_at = self.now() + LISTEN_AGAIN;
         let former = std::mem::replace(
@@ -389,7 +388,7 @@ impl Worker {
             Listening::No { error, .. } => error,
         };
         let service = self.service.clone();
-        // It may have to wait for a request that is worked on.
+        // This may have to wait for a request in progress.
         let _ = spawn_blocking(move || service.with_core(Core::connections_ended)).await;
         match side.and_then(|side| self.server(side)) {
             Ok(listening) => {
@@ -600,8 +599,8 @@ async fn server_ended(listening: &mut Listening) {
 mod tests {
     use super::*;
 
-    /// RELAY-1: certificates that a clock made which was ahead are made anew once it is
-    /// right; none are asked for again and again.
+    /// RELAY-1: certificates that were made while the clock was ahead are renewed once it is
+    /// corrected, but not before `not_before`.
     #[test]
     fn relay_1_certificates_are_renewed_when_the_clock_is_corrected() {
         let at = |day: i64| Timestamp::from_secs(day * 86_400);
@@ -614,6 +613,6 @@ mod tests {
         assert_eq!(due(299, 9), Duration::from_secs(9 + 86_400));
         assert_eq!(due(300, 9), Duration::from_secs(9));
         assert_eq!(due(99, 9), Duration::from_secs(9), "the clock was set back");
-        assert_eq!([due(99, 2), due(301, 2)], [Duration::from_secs(5); 2], "not at once");
+        assert_eq!([due(99, 2), due(301, 2)], [Duration::from_secs(5); 2], "not too early");
     }
 }

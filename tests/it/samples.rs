@@ -1,4 +1,4 @@
-//! Commands that the documentation and the samples show.
+//! Checks the commands in the documentation and the samples.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::program::program;
 
-/// The help of each command, by its words; `None` if there is no such command.
+/// The help of each command, by the command's words; `None` if the command does not exist.
 #[derive(Default)]
 struct Helps(HashMap<Vec<String>, Option<String>>);
 
@@ -32,7 +32,7 @@ fn texts() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The lines of code of a text; an option that begins a line belongs to the line before.
+/// The lines of code in a file. A line that begins with an option continues the line before.
 fn lines_of_code(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
     let is_code = path.extension().is_some_and(|name| name == "yaml");
@@ -50,7 +50,7 @@ fn lines_of_code(path: &Path) -> Vec<String> {
     lines
 }
 
-/// What follows the name of the program, up to the end of its command.
+/// The arguments after the program's name, up to the end of the command.
 fn arguments(line: &str) -> Option<&str> {
     let (before, after) = line.split_once("santa-sync ")?;
     let path = before.rsplit(' ').next().unwrap_or_default();
@@ -59,7 +59,7 @@ fn arguments(line: &str) -> Option<&str> {
 }
 
 #[test]
-fn commands_that_are_shown_have_the_options_that_they_are_given() {
+fn documented_commands_accept_the_options_that_they_are_shown_with() {
     let mut helps = Helps::default();
     let (mut commands, mut wrong) = (0, Vec::new());
     for path in texts() {
@@ -75,7 +75,7 @@ fn commands_that_are_shown_have_the_options_that_they_are_given() {
                 end += 1;
             }
             if end == 0 {
-                // Otherwise not a command: the name of a file, a version, or an option alone.
+                // Otherwise it is not a command, but a file name, a version or a lone option.
                 if words
                     .first()
                     .is_some_and(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))

@@ -75,8 +75,8 @@ pub(super) struct Args {
     /// protobuf-none
     #[arg(long, value_name = "FORM")]
     form: Option<Form>,
-    /// Use this machine id instead of new ones; may be repeated: with three ids, the checks that
-    /// wait run in parallel. It must not belong to a real host. One new id is sent all the same, to
+    /// Use this machine id instead of new ones. It must not belong to a real host. May be
+    /// repeated: with several ids, checks that wait run in parallel. One new id is still sent, to
     /// see how the server refuses it (ID-04)
     #[arg(long = "machine-id", value_name = "ID")]
     machine_ids: Vec<String>,

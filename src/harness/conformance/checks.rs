@@ -37,8 +37,8 @@ pub(super) const OVER_ALL: [&str; 17] = [
     "PRE-12", "RULE-01", "RULE-02", "RULE-03", "PAGE-01", "EVENT-10", "POST-01", "ERR-01",
 ];
 
-/// Checks that look back and make requests of their own besides: HTTP-03 requests once more what
-/// was cut, RULE-04 syncs a host without an owner.
+/// Checks that look back on the run and also make requests of their own: HTTP-03 repeats the
+/// requests whose responses were cut off, RULE-04 syncs a host without an owner.
 const ALSO_REQUESTS: [&str; 2] = ["HTTP-03", "RULE-04"];
 
 /// What a check that looks back on the run finds so far, without a request of its own; `None`
@@ -156,7 +156,7 @@ pub(super) async fn check(probe: &Probe, id: &'static str) -> Checked {
     }
 }
 
-/// A pass if the table is the one that a complete download brings. `after` says what the host did.
+/// A pass if the host's rules are those of a complete download. `after` names what the host did.
 fn same_as_set(after: &str, table: &RuleTable, set: &RuleTable, walk: &Walk) -> Judgement {
     match table.difference(set) {
         None => Judgement::pass(),

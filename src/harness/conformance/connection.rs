@@ -44,7 +44,8 @@ impl Way {
     /// The way to a server, through a proxy if there is one.
     ///
     /// # Errors
-    /// If the server's URL is http, or the proxy is not an `http` proxy. The error says which.
+    /// If there is a proxy, and it is not an `http` proxy or the server's URL is http. The error
+    /// names which.
     pub(super) fn new(url: &BaseUrl, proxy: Option<ProxyRoute>) -> Result<Self, String> {
         let server = url.as_url();
         if let Some(proxy) = &proxy {

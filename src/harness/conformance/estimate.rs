@@ -125,7 +125,8 @@ impl Estimate {
             0 => Lanes::apart(options),
             _ => Lanes::of_machines(options, given),
         };
-        // Given machines are left to a clean sync, and those besides the first are tried before.
+        // The run ends with a clean sync of each given machine, and first tries each of those that
+        // it uses, except the first.
         let for_given = given + given.min(MAX_MACHINES).saturating_sub(1);
         let mut estimate =
             Self { requests: for_given as u64, second_page: 0, per_page: 0, waits: lanes.waits() };

@@ -11,7 +11,7 @@ use super::catalogue::requirement;
 use super::report::Report;
 use super::verdict::Verdict;
 
-/// ERR-02 lists again what other requirements have found. Files of earlier versions may pin it.
+/// ERR-02 repeats what other requirements have found. Files of earlier versions may pin it.
 const REPEATS_OTHERS: &str = "ERR-02";
 
 /// Why a text is not a list of known deviations.

@@ -1,5 +1,5 @@
-//! Which checks that wait run beside each other, and which one after another because they have
-//! to share a machine.
+//! Schedules the checks that wait: which run in parallel, and which run in sequence because they
+//! share a machine.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::options::Options;
 /// The checks that mostly wait.
 pub(super) const WAITING: [&str; 5] = ["HTTP-05", "PAGE-05", "RULE-07", "RULE-08", "EVENT-11"];
 
-/// The most given machines that a run works with: more would have no lane.
+/// The maximum number of given machines that a run uses: one for each lane.
 pub(super) const MAX_MACHINES: usize = WAITING.len();
 
-/// How long such a check waits in a run with these options.
+/// How long a check of [`WAITING`] waits in a run with these options.
 fn wait(id: &str, options: &Options) -> Duration {
     if !options.slow || !options.chooses(id) || (id == "EVENT-11" && !options.events) {
         return Duration::ZERO;
@@ -28,29 +28,30 @@ fn wait(id: &str, options: &Options) -> Duration {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lane {
     pub(super) checks: Vec<&'static str>,
-    /// How long they wait together.
+    /// The sum of their waits.
     pub(super) waits: Duration,
 }
 
-/// Lanes that run beside each other; some may be empty.
+/// Lanes that run in parallel; some may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lanes([Lane; WAITING.len()]);
 
 impl Lanes {
-    /// Each check in a lane of its own, since each makes up machines of its own.
+    /// Lanes for made-up machines: each check has its own machines, and so its own lane.
     pub(super) fn apart(options: &Options) -> Self {
         Self(WAITING.map(|id| Lane { checks: vec![id], waits: wait(id, options) }))
     }
 
-    /// Lanes for this many machines, one each: the longest waits come first, each in the lane
-    /// that waits least so far. Checks that do not wait in this run share the first machine.
+    /// Lanes for this many machines, one for each. Checks are assigned in order of their waits,
+    /// longest first, each to the lane with the shortest total so far. Checks that do not wait in
+    /// this run share the first machine.
     pub(super) fn of_machines(options: &Options, machines: usize) -> Self {
         let mut checks = WAITING.map(|id| (id, wait(id, options)));
         checks.sort_by_key(|(_, wait)| std::cmp::Reverse(*wait));
         let mut lanes = Self::default();
         for (id, wait) in checks {
             let usable = if wait.is_zero() { 1 } else { machines.max(1) };
-            // The first of those that wait least.
+            // On a tie, the first.
             let lane = lanes.0.iter_mut().take(usable).min_by_key(|lane| lane.waits);
             if let Some(lane) = lane {
                 lane.checks.push(id);
@@ -60,7 +61,7 @@ impl Lanes {
         lanes
     }
 
-    /// The place of the machine that each check runs with.
+    /// Each check with the index of its machine.
     pub(super) fn places(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let of_lane = |(place, lane): (usize, &Lane)| {
             lane.checks.iter().map(move |id| (*id, place)).collect::<Vec<_>>()
@@ -68,7 +69,7 @@ impl Lanes {
         self.0.iter().enumerate().flat_map(of_lane)
     }
 
-    /// How long the checks wait if all lanes begin at once.
+    /// How long the checks wait if all lanes begin at once: as long as the longest lane.
     pub(super) fn waits(&self) -> Duration {
         self.0.iter().map(|lane| lane.waits).max().unwrap_or_default()
     }

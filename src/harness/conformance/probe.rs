@@ -85,11 +85,12 @@ struct State {
     operator_time: OperatorTime,
     /// The first verdicts of checks that are run again.
     first_tries: BTreeMap<&'static str, Judgement>,
-    /// The given machines that the run works with; empty if machines are made up.
+    /// The given machine ids that the run uses; empty if ids are made up.
     machines: Vec<String>,
-    /// Which of them a check that waits runs with, by requirement; the others use the first.
+    /// The index in `machines` for each check that waits, by requirement; other checks use the
+    /// first machine.
     places: BTreeMap<&'static str, usize>,
-    /// Given machines that the server refuses, and how.
+    /// Given machine ids that the server refused, each with the outcome of its preflight.
     refused_machines: Vec<(String, String)>,
     /// Of first tries, and of second ones.
     series: [Option<Arc<SyncSeries>>; 2],
@@ -292,27 +293,27 @@ impl Probe {
         self.state().ids.clone()
     }
 
-    /// Works with these of the given machines.
+    /// Sets which of the given machine ids the run uses.
     pub(super) fn work_with(&self, machines: Vec<String>) {
         self.state().machines = machines;
     }
 
-    /// How many given machines the run works with.
+    /// The number of given machine ids that the run uses.
     pub(super) fn given_machines(&self) -> usize {
         self.state().machines.len()
     }
 
-    /// Has the checks of each lane run with a given machine of their own.
+    /// Assigns a given machine to each lane's checks.
     pub(super) fn share_machines(&self, lanes: &Lanes) {
         self.state().places = lanes.places().collect();
     }
 
-    /// Notes that the server refuses a given machine.
+    /// Records that the server refused a given machine; `ended` is the outcome of its preflight.
     pub(super) fn keep_refused_machine(&self, id: &str, ended: String) {
         self.state().refused_machines.push((id.to_owned(), ended));
     }
 
-    /// The given machines that the server refuses, and how it does.
+    /// The given machine ids that the server refused, each with the outcome of its preflight.
     pub(super) fn refused_machines(&self) -> Vec<(String, String)> {
         self.state().refused_machines.clone()
     }

@@ -47,7 +47,7 @@ pub struct Report {
     pub requests: u64,
     /// What a complete rule download brings; `None` if there was none.
     pub rules: Option<RuleFacts>,
-    /// How many requirements have which verdict: together, all of `results`.
+    /// How many requirements have each verdict; the sum is the length of `results`.
     pub counts: BTreeMap<Verdict, u64>,
     /// Every requirement that was chosen, in the order of the catalogue.
     pub results: Vec<RequirementResult>,

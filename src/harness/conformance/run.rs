@@ -120,8 +120,8 @@ async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, Conformanc
     Ok(None)
 }
 
-/// Tries the machines of the operator besides the first: where the server refuses one, the run
-/// goes on without it, instead of failing each check that it is used for.
+/// Sends a preflight for each machine id of the operator except the first. If the server refuses
+/// one, the run continues without it; otherwise every check that uses it would fail.
 async fn try_given_machines(probe: &Probe) {
     let ids = &probe.options.machine_ids;
     if probe.unless_preflight_broken().is_err() {
@@ -225,7 +225,7 @@ impl Runner<'_> {
         self.keep(id, of_both(first, second));
     }
 
-    /// Runs the checks that wait, lanes beside each other.
+    /// Runs the checks that wait, all lanes in parallel.
     async fn settle_waiting(&self, lanes: &Lanes) {
         let lane = async |checks: &[&'static str]| {
             for id in checks {

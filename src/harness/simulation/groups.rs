@@ -9,7 +9,7 @@ use crate::model::{MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS};
 pub(super) const ENCODINGS: [&str; 3] = ["deflate", "gzip", "none"];
 /// The forms of messages.
 pub(super) const TRANSFERS: [&str; 2] = ["json", "protobuf"];
-/// The most groups: each has figures of its own in memory and in reports.
+/// The maximum number of groups: each has its own figures in memory and in reports.
 pub const MAX_GROUPS: usize = 100;
 /// The most executables of a bundle.
 pub(super) const MAX_BUNDLE_BINARIES: u32 = 10_000;

@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The longest latency that is told apart: a sync ends after an hour.
 const MAX_MICROS: u64 = 3_600_000_000;
 
-/// Latencies in microseconds, to `DIGITS` decimal digits.
+/// Latencies in microseconds, to `DIGITS` significant decimal digits.
 ///
-/// It grows with the longest latency: to 16 KiB for a second with two digits, to 26 KiB for the
-/// longest. Without any latency, it takes no memory.
+/// Its size depends on the longest latency. With two digits, it takes 16 KiB up to a second, and at
+/// most 26 KiB. An empty histogram takes no memory.
 #[derive(Clone, Default, PartialEq)]
 pub struct LatencyHistogram<const DIGITS: u8>(Option<Histogram<u64>>);
 
@@ -28,7 +28,7 @@ impl<const DIGITS: u8> LatencyHistogram<DIGITS> {
             self.0 = Histogram::new(DIGITS).ok();
         }
         if let Some(histogram) = &mut self.0 {
-            // What is not longer than the longest has a place.
+            // Cannot fail: the value is within the histogram's range.
             let _ = histogram.record_n(micros.clamp(1, MAX_MICROS), count);
         }
     }

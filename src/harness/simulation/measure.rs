@@ -18,9 +18,9 @@ use crate::sync::upload::{UploadReport, UploadResult};
 mod figures;
 mod groups;
 
-/// Digits of the latencies of all hosts together.
+/// Significant digits of the latencies of all hosts together.
 pub const WHOLE_DIGITS: u8 = 3;
-/// Digits of the latencies of a group, of which there may be many.
+/// Significant digits of the latencies of a group; fewer, because there may be many groups.
 pub const GROUP_DIGITS: u8 = 2;
 
 /// All counts and latencies of a simulation.
@@ -48,8 +48,8 @@ pub struct Measurements {
     pub bundle_binaries: u64,
     /// Rules that the server sent.
     pub rules_received: u64,
-    /// By group, in the order of the plan; empty if there are no groups, or if one of the reports
-    /// is of a version that did not measure them.
+    /// By group, in the order of the plan; empty if there are no groups, or if one of the merged
+    /// reports has no figures by group.
     #[serde(default)]
     pub groups: Vec<GroupMeasurements>,
     /// The same over time.
@@ -96,7 +96,7 @@ impl SyncCounts {
     }
 }
 
-/// Uploads between syncs; latencies have `DIGITS` digits.
+/// Uploads between syncs; latencies have `DIGITS` significant digits.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct PromptUploads<const DIGITS: u8> {
     /// They began.
@@ -115,8 +115,8 @@ pub struct PromptUploads<const DIGITS: u8> {
 }
 
 impl<const DIGITS: u8> PromptUploads<DIGITS> {
-    /// An upload has ended; `None` if it was broken off. The oldest denial was so long
-    /// ago.
+    /// An upload has ended; `report` is `None` if it was broken off. `delay` is the time since
+    /// its oldest denial.
     fn ends(&mut self, report: Option<&UploadReport>, delay: Duration) {
         match report {
             None => self.broken_off += 1,
@@ -142,7 +142,7 @@ impl<const DIGITS: u8> PromptUploads<DIGITS> {
     }
 }
 
-/// The attempts of a stage; latencies have `DIGITS` digits.
+/// The attempts of a stage; latencies have `DIGITS` significant digits.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct StageMeasurements<const DIGITS: u8> {
     /// Attempts that the server answered as the protocol says.
@@ -235,19 +235,19 @@ impl Measurements {
         Self { groups: groups.collect(), series: Series::new(lasting), ..Self::default() }
     }
 
-    /// The figures of a group, if the host has one.
+    /// The figures of a host's group; `None` if the host belongs to no group.
     fn group(&mut self, group: Option<usize>) -> Option<&mut GroupMeasurements> {
         group.and_then(|group| self.groups.get_mut(group))
     }
 
-    /// This process plays a host of that group.
+    /// Counts a host of that group that this process simulates.
     pub(super) fn host_takes_part(&mut self, group: Option<usize>) {
         if let Some(of_group) = self.group(group) {
             of_group.hosts += 1;
         }
     }
 
-    /// A sync begins, so much later than it should.
+    /// A sync begins; `lateness` is how much later than planned.
     pub(super) fn sync_begins(&mut self, group: Option<usize>, at: Duration, lateness: Duration) {
         self.syncs.begun += 1;
         self.lateness.record(lateness);
@@ -258,7 +258,7 @@ impl Measurements {
         }
     }
 
-    /// A sync has ended after that time on the host's clock.
+    /// A sync has ended; `took` is its duration on the host's clock.
     pub(super) fn sync_ends(
         &mut self,
         group: Option<usize>,
@@ -284,7 +284,7 @@ impl Measurements {
         }
     }
 
-    /// The simulation is over, and so many syncs still run.
+    /// The simulation is over; `unfinished` is the number of syncs that are still running.
     pub(super) fn syncs_left(&mut self, unfinished: u64) {
         self.syncs.unfinished += unfinished;
         for of_group in &mut self.groups {
@@ -293,7 +293,7 @@ impl Measurements {
         }
     }
 
-    /// An attempt has ended that began at `began`.
+    /// An attempt has ended.
     pub(super) fn attempt_ends(
         &mut self,
         (group, stage): (Option<usize>, Stage),
@@ -330,8 +330,8 @@ impl Measurements {
         }
     }
 
-    /// An upload between syncs has ended; `None` if it was broken off. The oldest denial was so
-    /// long ago.
+    /// An upload between syncs has ended; `report` is `None` if it was broken off. `delay` is the
+    /// time since its oldest denial.
     pub(super) fn upload_ends(
         &mut self,
         group: Option<usize>,
@@ -362,7 +362,7 @@ impl Measurements {
         }
     }
 
-    /// So many syncs run.
+    /// The number of syncs that run has changed to `running`.
     pub(super) fn note_running(&mut self, at: Duration, running: u64) {
         let bin = self.series.bin(at);
         let Series { running: column, running_now, .. } = &mut self.series;
@@ -376,8 +376,7 @@ impl Measurements {
         *running_now = running;
     }
 
-    /// Adds what another shard measured. If one of both has no figures of groups, the sum has
-    /// none either.
+    /// Adds what another shard measured. If either has no figures by group, the sum has none.
     pub(super) fn add(&mut self, other: &Self) {
         self.syncs.add(other.syncs);
         self.sync_durations.add(&other.sync_durations);

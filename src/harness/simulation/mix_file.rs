@@ -16,7 +16,7 @@ use super::profile::build_of;
 use crate::harness::toml_file::{TomlFileError, TomlText, text_of};
 use crate::model::{MAX_SYNC_INTERVAL_SECS, MIN_SYNC_INTERVAL_SECS};
 
-/// The most characters of a group's name.
+/// The maximum length of a group's name, in characters.
 const MAX_NAME_CHARS: usize = 64;
 
 /// The groups of a file, with the numbers of their hosts.
@@ -171,7 +171,7 @@ fn numbers(specs: &[Spanned<GroupSpec>], hosts: Option<u32>) -> Result<(u32, Vec
         return Err((0..0, "there is no [[group]] of hosts".to_owned()));
     }
     if let Some(spec) = specs.get(MAX_GROUPS) {
-        let words = format!("there are {} groups; make up to {MAX_GROUPS}", specs.len());
+        let words = format!("there are {} groups; the maximum is {MAX_GROUPS}", specs.len());
         return Err((spec.get_ref().name.span(), words));
     }
     for (place, spec) in specs.iter().enumerate() {
@@ -180,8 +180,9 @@ fn numbers(specs: &[Spanned<GroupSpec>], hosts: Option<u32>) -> Result<(u32, Vec
         if !(1..=MAX_NAME_CHARS).contains(&characters.clone().count())
             || characters.clone().any(char::is_control)
         {
-            let words =
-                format!("a name has 1 to {MAX_NAME_CHARS} characters, and no control characters");
+            let words = format!(
+                "a name must have 1 to {MAX_NAME_CHARS} characters, and no control characters"
+            );
             return Err((name.span(), words));
         }
         if specs[..place].iter().any(|other| other.get_ref().name == *name) {

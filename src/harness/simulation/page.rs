@@ -14,8 +14,8 @@ use crate::model::text::counted;
 mod groups;
 mod plots;
 
-/// The styles of this page: four figures in a row, or two on a telephone, and tables whose first
-/// column stays where it is while the others scroll.
+/// The styles of this page: four figures in a row, or two on a phone, and tables whose first
+/// column stays in place while the others scroll.
 const PAGE_STYLE: &str = "
 .cards{grid-template-columns:repeat(auto-fit,minmax(max(9rem,22%),1fr))}
 table{border-collapse:separate;border-spacing:0}
@@ -139,8 +139,8 @@ fn stages(report: &SimulationReport) -> HtmlTable {
     )
 }
 
-/// A table of attempts; `first` is the head of its first column. The attempts that an outage cut
-/// have a column if there was an outage.
+/// A table of attempts; `first` is the header of its first column. If there was an outage, a column
+/// has the attempts that it cut.
 fn stage_table(
     first: &str,
     caption: String,

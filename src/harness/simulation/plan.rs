@@ -218,7 +218,7 @@ pub enum PlanError {
     Transfer(String),
     #[error("a bundle cannot have {0} executables; ask for up to {MAX_BUNDLE_BINARIES}")]
     Bundle(u32),
-    #[error("{0} groups of hosts are too many; make up to {MAX_GROUPS}")]
+    #[error("{0} groups of hosts are too many; the maximum is {MAX_GROUPS}")]
     TooManyGroups(usize),
     #[error("the groups have {groups} hosts together, and the simulation {hosts}")]
     Groups { groups: u64, hosts: u32 },

@@ -43,7 +43,7 @@ const HEIGHT: f64 = 300.0;
 /// Times that show their values when pointed at, and the rows of the table.
 const COLUMNS: usize = 48;
 const ROWS: usize = 24;
-/// Rows for the names of bands and marks, which would run into each other in one.
+/// The number of rows for the names of bands and marks, which would overlap in a single row.
 const NAME_ROWS: usize = 4;
 /// The height of such a row, in rem.
 const NAME_ROW: f64 = 1.15;
@@ -229,7 +229,7 @@ impl Display for Plot {
         f.write_str("</ul><div class=\"canvas\">")?;
         self.names(f)?;
         f.write_str("<div class=\"axis y\" aria-hidden=\"true\">")?;
-        // Unseen, they make the axis as wide as its widest label.
+        // These hidden labels make the axis as wide as its widest label.
         for tick in ticks(top, step) {
             write!(f, "<b>{}</b>", Escaped((self.shown)(tick)))?;
         }

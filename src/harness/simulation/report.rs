@@ -208,7 +208,8 @@ impl SimulationReport {
         }
         if self.measured.groups.len() != self.plan.groups.len() {
             cautions.push(
-                "There are no figures by group: an earlier version of santa-sync wrote a report."
+                "There are no figures by group: an earlier version of santa-sync wrote one of the \
+                 reports."
                     .to_owned(),
             );
         }

@@ -196,7 +196,7 @@ impl Keys {
             is_changed = true;
         }
         let Some(reader) = reader else {
-            // One that nobody gets is never renewed, so it would always be due.
+            // Without a reader the client certificate is never renewed, so it would stay due.
             return Ok(is_changed | self.client.take().is_some());
         };
         let is_usable = |pair: &Pair| !pair.is_due(now) && pair.is_issued_by(&self.ca);

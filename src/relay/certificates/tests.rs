@@ -278,9 +278,9 @@ fn relay_1_what_is_half_through_its_life_is_renewed_under_the_same_ca() {
     assert!(much_later.made_because().expect("a reason").contains("the CA is valid from"));
 }
 
-/// A client certificate that is not wanted any more is not renewed, nor waited for.
+/// A client certificate without a reader is dropped, so its renewal is never due.
 #[test]
-fn relay_1_a_client_certificate_that_nobody_gets_is_never_due() {
+fn relay_1_a_client_certificate_without_a_reader_is_never_due() {
     let host = Host::new();
     let begin = Timestamp::from_secs(now().as_secs() - 220 * 86_400);
     let first = host.at(begin);

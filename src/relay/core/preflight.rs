@@ -74,7 +74,7 @@ impl Core {
         Ok(self.response(&given, plan))
     }
 
-    /// Decides what to send to the authorizer, by what it says it holds, and returns that, too.
+    /// Decides what to send to the authorizer. Also returns which rules it is known to hold.
     fn plan(
         &self,
         moment: &Moment,
@@ -104,9 +104,9 @@ impl Core {
         Ok((plan::plan(situation, &*snapshot)?, holding))
     }
 
-    /// The source of a plan; of an empty one in its place if the guard stops what the
-    /// plan would remove (RULE-11). Of REMOVEs that go along for what the authorizer may
-    /// have, none is known to remove anything.
+    /// Returns the plan and its source, or an empty plan if the guard stops the removals
+    /// (RULE-11). Only [`Content::Changes`] is checked: the REMOVEs of
+    /// [`Content::WholeBesideOthers`] are not known to remove anything.
     fn guarded(
         &self,
         plan: Plan,
@@ -134,7 +134,7 @@ impl Core {
 
     fn response(&self, given: &Settings, plan: Plan) -> wire::PreflightResponse {
         let interval = match leaving_since(&self.options.state_dir) {
-            // It keeps this one when it syncs elsewhere.
+            // The authorizer keeps this interval when it syncs elsewhere.
             Some(_) => given.full_sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL_SECS),
             None => self.options.interval(),
         };
@@ -157,7 +157,7 @@ impl Core {
             client_mode: authorizer.mode,
             transitive: authorizer.counts.transitive,
             santa_version: request.santa_version.clone(),
-            // Zeros are not written, so zero may also mean that it does not say.
+            // Zeros are not written, so zero may also mean that the release does not report it.
             sip_status: Some(request.sip_status)
                 .filter(|flags| *flags != 0 || Release::reports_sip(authorizer.release)),
             primary_user: request.primary_user.clone(),
@@ -179,7 +179,7 @@ impl Core {
         self.release = authorizer.release;
         self.status.release_cannot = match self.options.config.manner {
             RelayManner::Santa => messages::limits(authorizer),
-            // Its releases are not Santa's, and no newer one can do more.
+            // pedro's releases are not Santa's, so these limits do not apply.
             RelayManner::Pedro => Vec::new(),
         };
         let is_kept = self.report.as_ref().is_some_and(|kept| {
@@ -225,8 +225,8 @@ impl Core {
         Ok(())
     }
 
-    /// The first preflight after an acknowledgement tells what a release without
-    /// a hash counts beyond our rules, or that it lacks some.
+    /// Records what an authorizer without a hash counts beyond our rules, or that it lacks
+    /// some. The first preflight after an acknowledgement shows that.
     fn learn_surplus(&mut self, authorizer: &Authorizer) {
         let mut state = self.state.clone();
         let Some(known) = &mut state.acknowledged else { return };
@@ -248,8 +248,8 @@ impl Core {
         self.keep(state, "keep_surplus");
     }
 
-    /// Records that the authorizer is about to get these settings, which it may apply whatever
-    /// comes after.
+    /// Records that the authorizer is about to get these settings: it may apply them even if the
+    /// sync fails later.
     fn hand_out(&mut self, in_force: &BTreeSet<String>) {
         let mut state = self.state.clone();
         state.handed_out.extend(in_force.iter().cloned());
@@ -257,8 +257,8 @@ impl Core {
     }
 }
 
-/// What is delivered. `settings` are the names of the settings in the response, and a digest of
-/// them.
+/// The delivery of a plan. `settings` holds the names of the settings in the response, and their
+/// digest.
 fn delivery(
     moment: Moment,
     plan: Plan,

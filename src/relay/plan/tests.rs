@@ -28,8 +28,8 @@ struct Past {
     clean: Vec<SyncType>,
     /// A generation with this hash.
     hashes: Vec<(i64, &'static str)>,
-    /// The store has taken the place of the one whose generation 5 is acknowledged, and
-    /// has another of that number.
+    /// The store replaced the one whose generation 5 is acknowledged, and its own generation 5
+    /// has other rules.
     replaced: bool,
 }
 
@@ -204,8 +204,8 @@ fn relay_6_the_base_is_found_by_hash_count_or_word() {
     assert_eq!(case(|case| case.acknowledged = None).plan(), clean(Why::NoBase));
 }
 
-/// RELAY-15: an authorizer that was upgraded or downgraded holds none of our sets, if the
-/// form of one that it had or gets differs from what is stored.
+/// RELAY-15: after an upgrade or a downgrade, the authorizer holds none of our sets if the old
+/// or the new form differs from the stored rules.
 #[test]
 fn relay_15_another_form_of_the_rules_is_another_set() {
     let of = |form, altered| {
@@ -213,8 +213,8 @@ fn relay_15_another_form_of_the_rules_is_another_set() {
     };
     let upgraded = |altered| of(RuleForm::WithoutCel, altered);
     assert_eq!(upgraded(true).plan(), clean(Why::OtherForm));
-    assert_eq!(upgraded(false).plan(), CHANGES, "there was nothing to alter");
-    assert_eq!(of(RuleForm::AsStored, true).plan(), CHANGES, "it is no other form");
+    assert_eq!(upgraded(false).plan(), CHANGES, "no rule is altered");
+    assert_eq!(of(RuleForm::AsStored, true).plan(), CHANGES, "the form is the same");
     let downgraded = case(|case| case.authorizer.release = Release::parse("2026.3"));
     assert_eq!(downgraded.plan(), CHANGES);
     let altered = downgraded.with(|case| case.altered = true);
@@ -356,13 +356,13 @@ fn relay_6_a_clean_sync_waits_for_events_and_guard() {
     assert!(!guard_stops(Some(1), &RuleCounts { binary: 99, ..RuleCounts::default() }, 99));
 }
 
-/// RELAY-6: what was acknowledged of a store that this one has replaced is not taken for
-/// the generation to which this one gave the same number.
+/// RELAY-6: an acknowledged generation of a replaced store is not mistaken for the generation
+/// with the same number in the new store.
 #[test]
 fn relay_6_a_generation_of_a_replaced_store_is_known_by_its_digest() {
     let replaced = case(|case| case.past.replaced = true);
     assert_eq!(replaced.plan(), clean(Why::ChangesNotKept));
-    // This one has not come to that number yet.
+    // The new store has not reached that number yet.
     let ahead = Case::default().acknowledged(|known| known.generation = NEWEST + 1);
     assert_eq!(ahead.plan(), clean(Why::ChangesNotKept));
     let newest = replaced.clone().acknowledged(|known| known.generation = NEWEST);
@@ -370,17 +370,17 @@ fn relay_6_a_generation_of_a_replaced_store_is_known_by_its_digest() {
     let same = replaced.clone().acknowledged(|known| known.digest = format!("digest-{NEWEST}"));
     assert_eq!(same.plan(), (SyncType::Normal, Content::Nothing, Why::InStep));
 
-    // A generation here with its hash may differ in texts from the one that it has.
+    // A generation with the same hash may differ in the rules' texts.
     let hash = |case: &mut Case| {
         case.past.hashes = vec![(7, "hash-7")];
         case.authorizer.rules_hash = Some("hash-7".to_owned());
     };
     assert_eq!(replaced.clone().with(hash).plan(), clean(Why::NoBase));
     let pruned = case(|case| case.past.oldest = 6).with(hash);
-    assert_eq!(pruned.plan(), clean(Why::NoBase), "it may be of a replaced store");
+    assert_eq!(pruned.plan(), clean(Why::NoBase), "the generation may be of a replaced store");
     assert_eq!(case(hash).plan().1, Content::Changes { base: 7 });
 
-    // Every CLEAN_ALL and every commit without a guard of this store came later.
+    // In the new store, every CLEAN_ALL and every unguarded commit came later.
     let wanted = replaced.clone().with(|case| case.standing.clean_all = Some(2));
     assert_eq!(wanted.plan(), (SyncType::CleanAll, Content::Whole, Why::CleanAll));
     assert_eq!(case(|case| case.standing.clean_all = Some(2)).plan(), CHANGES);

@@ -192,8 +192,8 @@ fn relay_5_a_page_belongs_to_the_delivery_of_its_connection() {
     assert_eq!(sessions.expires(), None);
 }
 
-/// RELAY-5: once the relay listens anew, a connection is not taken for an earlier one of
-/// its number.
+/// RELAY-5: after the relay has restarted its listener, a connection is not mistaken for an
+/// earlier one with the same number.
 #[test]
 fn relay_5_a_connection_of_another_listener_is_another_connection() {
     let mut sessions = sessions();
@@ -203,7 +203,7 @@ fn relay_5_a_connection_of_another_listener_is_another_connection() {
     let PageOf::Page { source, .. } = sessions.page(1, "", SECOND) else { panic!("the last") };
     assert_eq!(*source, "last");
     sessions.begin(2, 33, delivery(WHOLE), "new", SECOND);
-    assert_eq!(sessions.kept.len(), 3, "none is in the place of another");
+    assert_eq!(sessions.kept.len(), 3, "no session replaces another");
 }
 
 /// RELAY-5: each connection has one delivery, and their number is bounded.

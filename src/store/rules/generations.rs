@@ -284,8 +284,8 @@ fn insert(
     Ok(number)
 }
 
-/// The number after the last. In a database that took the place of a lost one,
-/// which may have come to any number, the first is the time in seconds.
+/// The number after the last. In a database that replaced a lost one, whose last number is not
+/// known, the first number is the time in seconds.
 fn next_number(tx: &Transaction<'_>, at: Timestamp) -> rusqlite::Result<i64> {
     Ok(match last_number(tx)? {
         Some(last) => last.saturating_add(1),
@@ -298,15 +298,15 @@ fn last_number(tx: &Transaction<'_>) -> rusqlite::Result<Option<i64>> {
     tx.query_row("SELECT max(number) FROM agent_generations", [], |row| row.get(0))
 }
 
-/// Whether the database took the place of a lost one, and no clean sync has ended since.
+/// Whether the database replaced a lost one, and no clean sync has succeeded since.
 fn is_recreated(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
     let requests = read_requests(tx)?;
     Ok(requests.iter().any(|request| request.reason == CleanSyncReason::RulesRecreated))
 }
 
-/// Whether the next generation is the first since the database took the place of a lost
-/// one. It is recorded even if it holds no rules and received none: instead of the lost
-/// ones, that is news, and the numbers must not begin with 1 again later.
+/// Whether the next generation is the first since the database replaced a lost one. It is
+/// recorded even if it has no rules and received none: that is a change from the lost rules, and
+/// the numbers must not begin at 1 again later.
 pub(super) fn follows_lost_ones(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
     Ok(last_number(tx)?.is_none() && is_recreated(tx)?)
 }

@@ -229,7 +229,7 @@ fn rule_12_numbers_go_on_after_a_rebuild() {
     assert_eq!(next.number, one.number + 1);
 }
 
-/// RULE-12: nor do they where the first rules of the new database are none.
+/// RULE-12: numbers also go on if the first commit to the new database has no rules.
 #[test]
 fn rule_12_numbers_go_on_after_a_rebuild_with_an_empty_set() {
     for sync_type in [SyncType::Normal, SyncType::Clean, SyncType::CleanAll] {

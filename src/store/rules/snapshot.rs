@@ -262,13 +262,14 @@ impl RulesSnapshot {
         read().map_err(self.failed(READ))
     }
 
-    /// How many rules of a generation have been removed since and are not stored again.
+    /// How many rules of generation `base` have been removed since and are not stored again.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn removed_since(&self, base: i64) -> Result<u64, StoreError> {
         let read = || {
-            // A rule has one change in a generation, and its first one tells what was before.
+            // A rule has at most one change in a generation. `before` of its first change since
+            // `base` shows whether `base` had the rule.
             self.rules
                 .prepare_cached(
                     "SELECT count(*) FROM (SELECT identifier, type, before, min(generation) \

@@ -1,4 +1,4 @@
-//! Failures on the way to the proxy.
+//! Failures of the connection to the proxy.
 
 use std::error::Error;
 use std::io;

@@ -1,4 +1,4 @@
-//! HTTP by hand: servers that do what no server of a library does.
+//! HTTP written by hand, for servers that behave as no library's server would.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -40,7 +40,7 @@ impl Request {
     }
 }
 
-/// The value of the header with this name in lower case.
+/// The value of a header; its name is compared without regard to case.
 pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (known, value) = line.split_once(':')?;
@@ -48,11 +48,11 @@ pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// Writes a response in JSON, with more lines of its head.
+/// Writes a JSON response; `more` has additional header lines.
 pub(super) fn respond(mut stream: &TcpStream, status: &str, more: &[&str], body: &[u8]) {
     let more: String = more.iter().flat_map(|line| [line, "\r\n"]).collect();
     let length = body.len();
-    // Whoever asked may be gone.
+    // The client may have closed the connection.
     let _ = write!(
         stream,
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\

@@ -143,7 +143,7 @@ fn a_key_that_would_be_ignored_is_an_error() {
     assert_eq!(server.hosts(), [""; 0], "nothing was sent");
 }
 
-/// Agents can use such a proxy, so the message must not send anyone looking for a typing error.
+/// Agents can use such a proxy, so the message must not suggest that its URL is wrong.
 #[test]
 fn a_proxy_that_these_checks_cannot_use_ends_with_78_and_what_to_do() {
     for (proxy, kind) in

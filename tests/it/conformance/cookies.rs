@@ -55,13 +55,13 @@ fn a_cookie_that_no_client_returns_is_the_reason_for_everything_behind_it() {
     }
 }
 
-/// EVENT-12 asks whether an upload disturbs a sync, and the cookies of the sync let it ask.
+/// EVENT-12 needs an accepted upload to see whether it disturbs a sync.
 #[test]
-fn an_upload_beside_a_sync_is_tried_with_its_cookies_where_the_server_demands_them() {
+fn an_upload_during_a_sync_is_retried_with_its_cookies_if_the_server_requires_them() {
     let report = checked(&[Misbehaviour::Http06Cookie], &["EVENT-12"]);
     let result = report.result("EVENT-12").unwrap();
-    let said = "tested with an upload that has the cookies of the sync; without them, event_upload: \
-                status 401";
+    let said = "tested with an upload that carries the cookies of the sync; without them, \
+                event_upload: status 401";
     assert_eq!((result.verdict, &*result.summary), (Verdict::Pass, said));
 
     let both = [Misbehaviour::Http06Cookie, Misbehaviour::Event12Ends];

@@ -57,9 +57,9 @@ fn the_estimate_is_exact_for_a_default_run() {
     }
 }
 
-/// Each machine besides the first that checks which wait run with is tried first.
+/// Each used machine except the first gets an additional preflight.
 #[test]
-fn the_estimate_is_exact_for_machines_whose_checks_wait_beside_each_other() {
+fn the_estimate_is_exact_for_given_machines() {
     let soon = Duration::from_millis(1);
     let waits = Waits { idle: soon, between_pages: soon, in_sync: soon, ..Waits::none() };
     for (ids, pages) in [(1, 1), (2, 3), (3, 1), (3, 3), (5, 3)] {
@@ -76,7 +76,7 @@ fn the_estimate_is_exact_for_machines_whose_checks_wait_beside_each_other() {
 }
 
 #[test]
-fn waits_are_beside_each_other_as_far_as_there_are_machines() {
+fn the_estimated_waits_depend_on_the_number_of_machines() {
     let conformance = || Conformance::new("http://127.0.0.1:1/").unwrap();
     let waits = |conformance: Conformance| conformance.estimate().waits.as_secs();
     assert_eq!(waits(conformance()), 70);

@@ -32,7 +32,7 @@ fn a_form_that_was_asked_for_and_is_refused_fails_unless_that_is_pinned() {
             report(&server, |conformance| conformance.form(form.parse().unwrap()).only(["CLEAN"]));
         assert_eq!(complaints(&report), [format!("{id} fail")]);
         let said = report.result(id).unwrap().summary.clone();
-        assert!(said.starts_with(&format!("the run was to work in {form}: 415 to a ")), "{said}");
+        assert!(said.starts_with(&format!("the run was asked to use {form}: 415 to a ")), "{said}");
         assert_eq!(report.result("CLEAN-04").unwrap().verdict, Verdict::Pass);
         assert!(!report.is_met(false));
         report.expect(&Expectation::parse(&format!("{id} fail")).unwrap());
@@ -41,7 +41,7 @@ fn a_form_that_was_asked_for_and_is_refused_fails_unless_that_is_pinned() {
 }
 
 #[test]
-fn a_refused_form_is_named_with_what_is_likely_to_read_it_first() {
+fn a_refused_form_is_reported_with_the_likely_cause() {
     let said = |misbehaviour, id| {
         let server = FakeServer::builder().misbehave(misbehaviour).start().unwrap();
         let report = report(&server, |conformance| conformance.only([id]));
@@ -52,13 +52,13 @@ fn a_refused_form_is_named_with_what_is_likely_to_read_it_first() {
     for (said, body) in [(&deflate, "a deflate body with its zlib wrapper"), (&gzip, "a gzip body")]
     {
         assert!(said.starts_with(&format!("415 to {body} in JSON; the same message is")), "{said}");
-        assert!(said.contains("before the application, does not decompress it"), "{said}");
+        assert!(said.contains("in front of the application, does not decompress it"), "{said}");
     }
     let plain = said(Misbehaviour::Enc02NoIdentity, "ENC-02");
     assert!(plain.contains("seems to decompress it whatever its Content-Encoding"), "{plain}");
 }
 
-/// What is said of servers that take few forms: `ENC-01` to `ENC-04`, and what else complains.
+/// The results for a server that accepts few forms: `ENC-01` to `ENC-04`, and other complaints.
 fn of_server_that_takes(transfer: AcceptedForms, encodings: &[Encoding]) -> String {
     let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).style(|style| {
         style.transfer = transfer;
@@ -77,7 +77,7 @@ fn of_server_that_takes(transfer: AcceptedForms, encodings: &[Encoding]) -> Stri
 }
 
 #[test]
-fn a_server_that_takes_few_forms_is_told_which_are_missing_and_which_work() {
+fn the_results_for_a_server_with_few_forms_name_the_refused_and_the_accepted_ones() {
     use AcceptedForms::{Any, Json, Protobuf};
     use Encoding::{Deflate, Gzip, Identity};
     let said = [
@@ -110,21 +110,21 @@ fn a_server_that_takes_few_forms_is_told_which_are_missing_and_which_work() {
     works in json-deflate
     HTTP-07 warning: POST preflight/santactl-doctor-test with an empty body: 415
     ENC-01 pass
-    ENC-02 warning: 415 to a body without Content-Encoding in JSON; the same message is accepted compressed: what reads the body seems to decompress it whatever its Content-Encoding; accepted: json-deflate, protobuf-deflate
+    ENC-02 warning: 415 to a body without Content-Encoding in JSON; the same message is accepted compressed: the component that reads the body seems to decompress it whatever its Content-Encoding; accepted: json-deflate, protobuf-deflate
     ENC-03 warning: 415 to a gzip body in JSON; accepted: json-deflate, protobuf-deflate
     ENC-04 pass
     ## gzip only
     works in json-gzip
     HTTP-07 warning: POST preflight/santactl-doctor-test with an empty body: 415
     ENC-01 fail: 415 to a deflate body with its zlib wrapper in JSON; accepted: json-gzip (agents need SyncClientContentEncoding = gzip), protobuf-gzip
-    ENC-02 warning: 415 to a body without Content-Encoding in JSON; the same message is accepted compressed: what reads the body seems to decompress it whatever its Content-Encoding; accepted: json-gzip, protobuf-gzip
+    ENC-02 warning: 415 to a body without Content-Encoding in JSON; the same message is accepted compressed: the component that reads the body seems to decompress it whatever its Content-Encoding; accepted: json-gzip, protobuf-gzip
     ENC-03 pass
     ENC-04 pass
     ## identity only
     works in json-none
-    ENC-01 fail: 415 to a deflate body with its zlib wrapper in JSON; the same message is accepted uncompressed: what reads the body, often a parser or proxy before the application, does not decompress it; accepted: json-none (agents need SyncClientContentEncoding = none), protobuf-none
+    ENC-01 fail: 415 to a deflate body with its zlib wrapper in JSON; the same message is accepted uncompressed: the component that reads the body, often a body parser or a proxy in front of the application, does not decompress it; accepted: json-none (agents need SyncClientContentEncoding = none), protobuf-none
     ENC-02 pass
-    ENC-03 warning: 415 to a gzip body in JSON; the same message is accepted uncompressed: what reads the body, often a parser or proxy before the application, does not decompress it; accepted: json-none, protobuf-none
+    ENC-03 warning: 415 to a gzip body in JSON; the same message is accepted uncompressed: the component that reads the body, often a body parser or a proxy in front of the application, does not decompress it; accepted: json-none, protobuf-none
     ENC-04 pass
     ## protobuf in gzip only
     works in protobuf-gzip
@@ -137,13 +137,13 @@ fn a_server_that_takes_few_forms_is_told_which_are_missing_and_which_work() {
     works in json-gzip
     HTTP-07 warning: POST preflight/santactl-doctor-test with an empty body: 415
     ENC-01 fail: 415 to a deflate body with its zlib wrapper in JSON; accepted: json-gzip (agents need SyncClientContentEncoding = gzip)
-    ENC-02 warning: 415 to a body without Content-Encoding in JSON; the same message is accepted compressed: what reads the body seems to decompress it whatever its Content-Encoding; accepted: json-gzip
+    ENC-02 warning: 415 to a body without Content-Encoding in JSON; the same message is accepted compressed: the component that reads the body seems to decompress it whatever its Content-Encoding; accepted: json-gzip
     ENC-03 pass
     ENC-04 info: preflight in protobuf: 415
     ");
 }
 
-/// That JSON is accepted without compression says nothing of protobuf.
+/// Uncompressed JSON being accepted says nothing about protobuf.
 #[test]
 fn a_refused_form_of_protobuf_is_compared_with_protobuf() {
     let form = "protobuf-gzip".parse().unwrap();
@@ -151,7 +151,7 @@ fn a_refused_form_of_protobuf_is_compared_with_protobuf() {
     let misbehaviour = Misbehaviour::Enc04NoProtobuf;
     let server = FakeServer::builder().rules(rules).misbehave(misbehaviour).start().unwrap();
     let report = report(&server, |conformance| conformance.form(form).only(["ENC-04"]));
-    let expected = "the run was to work in protobuf-gzip: 415 to a gzip body in protobuf; \
+    let expected = "the run was asked to use protobuf-gzip: 415 to a gzip body in protobuf; \
                     no protobuf body is accepted, whatever its Content-Encoding; \
                     accepted: json-deflate, json-none, json-gzip";
     assert_eq!(report.result("ENC-04").unwrap().summary, expected);

@@ -1,4 +1,4 @@
-//! Machine ids of the operator: which checks run with which.
+//! Machine ids that the operator gives, and which checks use which of them.
 
 use std::time::Duration;
 
@@ -9,15 +9,14 @@ use santa_sync::model::Stage;
 use super::complaints;
 
 const IDS: [&str; 3] = ["PROBE-1", "PROBE-2", "PROBE-3"];
-/// Longer than a run takes that does not wait.
+/// Longer than a run without waits takes.
 const LONG: Duration = Duration::from_mins(1);
 /// Longer than any test takes.
 const VERY_LONG: Duration = Duration::from_hours(1);
 
-/// None of them ends while the test looks: they have begun beside each other, or the counts are
-/// never reached.
+/// No check ends during the test, so the counts are reached only if the checks run in parallel.
 #[test]
-fn checks_that_wait_run_beside_each_other_with_a_machine_each() {
+fn checks_that_wait_run_in_parallel_with_one_machine_each() {
     let server = FakeServer::builder().rules(fixtures::rules(5, 1)).start().unwrap();
     let (sender, stop) = tokio::sync::watch::channel(None);
     let waits = Waits { in_sync: VERY_LONG, ..Waits::none() };
@@ -28,8 +27,8 @@ fn checks_that_wait_run_beside_each_other_with_a_machine_each() {
         .unwrap()
         .only(["RULE-07", "RULE-08", "EVENT-11"]);
     let running = std::thread::spawn(move || conformance.run_until_blocking(stop).unwrap().report);
-    // The first sync; then RULE-07 and EVENT-11 have synced and asked once, and RULE-08 is in the
-    // middle of its sync.
+    // After the first sync, RULE-07 and EVENT-11 have each synced and made one more request, and
+    // RULE-08 is in the middle of its sync.
     for (stage, count) in
         [(Stage::Postflight, 3), (Stage::RuleDownload, 4), (Stage::EventUpload, 3)]
     {
@@ -44,7 +43,7 @@ fn checks_that_wait_run_beside_each_other_with_a_machine_each() {
     }
 }
 
-/// The run uses the other ids, and the server is not accused because of a typing error.
+/// The run uses the other ids, and a mistyped id is not reported as a fault of the server.
 #[test]
 fn a_machine_that_the_server_does_not_know_is_left_out_and_named() {
     let soon = Duration::from_millis(1);
@@ -67,6 +66,6 @@ fn a_machine_that_the_server_does_not_know_is_left_out_and_named() {
     for id in ["RULE-07", "RULE-08", "EVENT-11", "ISO-01"] {
         assert_eq!(report.result(id).unwrap().verdict, Verdict::Pass, "{id}");
     }
-    let note = "preflight of --machine-id PROBE-2 gets 403: the run went on without it";
+    let note = "preflight of --machine-id PROBE-2: 403; the run continued without it";
     assert_eq!(report.notes, [note]);
 }

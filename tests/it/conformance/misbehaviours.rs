@@ -19,7 +19,7 @@ const TOKEN: &str = "conformance-secret";
 const ENROLLED: [&str; 2] =
     ["5A17A001-0000-4000-8000-000000000001", "5A17A001-0000-4000-8000-000000000002"];
 
-/// Requirements that a misbehaviour breaks as well, and why.
+/// Other requirements that a misbehaviour also breaks, and why.
 const ALSO: &[(Misbehaviour, &[&str], &str)] = &[
     (Misbehaviour::Err04Useless, &["HTTP-07"], "the doctor's preflight gets 403 as every other"),
     (Misbehaviour::Id04Accepted, &["ERR-01"], "it is by an error in a 200 that it breaks ID-04"),

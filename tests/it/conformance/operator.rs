@@ -77,7 +77,7 @@ impl Operator for Admin {
     }
 }
 
-/// A run against a server with three pages of rules, of which this operator has charge.
+/// A run with this operator against a server with three pages of rules.
 fn operated<O: Operator + 'static>(operator: impl FnOnce(Admin) -> O) -> Conformance {
     let server = FakeServer::builder().rules(fixtures::rules(30, 1)).page_size(10).start().unwrap();
     let conformance = Conformance::new(&server.url()).unwrap().waits(Waits::none());

@@ -93,8 +93,8 @@ fn warnings_are_failures_of_a_strict_run_alone() {
     assert_eq!((failures(false), failures(true)), (0, 1));
 }
 
-/// Checks that every form of the report says the same of a run as its exit code, and that its
-/// counts add up to the number of requirements. Returns how many requirements JUnit has as failed.
+/// Checks that all forms of the report agree with each other and with the exit code, and that the
+/// counts add up to the number of requirements. Returns the number of failures in JUnit.
 fn failures(report: &Report, strict: bool) -> usize {
     let mut xml = Vec::new();
     report.junit(strict, &mut xml).unwrap();
@@ -155,7 +155,7 @@ fn failures(report: &Report, strict: bool) -> usize {
     count("failure")
 }
 
-/// Of a whole run, of one that ended early, and of one with every verdict but `unstable`.
+/// For a complete run, a run that ended early, and a run with every verdict except `unstable`.
 #[test]
 fn the_counts_of_every_form_agree_and_add_up_to_the_requirements() {
     let misbehaviours =
@@ -228,7 +228,7 @@ fn known_deviations_are_skipped_and_new_ones_and_those_that_are_gone_fail() {
 }
 
 #[test]
-fn what_other_requirements_found_already_is_no_second_complaint() {
+fn err_02_does_not_count_findings_of_other_requirements_again() {
     let server = FakeServer::builder()
         .rules(fixtures::rules(5, 1))
         .misbehave(Misbehaviour::Page06Error)

@@ -34,8 +34,8 @@ fn protobuf_that_is_answered_in_json_is_rightly_labelled_json() {
     assert_eq!(verdicts, [("HTTP-08", Verdict::Pass), ("ENC-04", Verdict::Fail)]);
 }
 
-/// A host with an empty `primary_user` gets them twice as well, and so do hosts of agents that do
-/// not write the member: ENC-09 has nothing to say.
+/// A host with an empty `primary_user` gets them twice, whether or not the member is written, so
+/// ENC-09 passes.
 #[test]
 fn rules_that_only_a_host_without_an_owner_gets_twice_are_named() {
     for form in ["json-deflate", "protobuf-gzip"] {
@@ -44,7 +44,7 @@ fn rules_that_only_a_host_without_an_owner_gets_twice_are_named() {
                 Some(Misbehaviour::Rule04NoOwner),
                 Verdict::Info,
                 "preflight without primary_user (a host without an owner): 30 rules repeated \
-                 unchanged; with primary_user, none is repeated",
+                 unchanged; with primary_user, no rule is repeated",
             ),
             (None, Verdict::Pass, ""),
         ] {
@@ -63,7 +63,7 @@ fn rules_that_only_a_host_without_an_owner_gets_twice_are_named() {
     }
 }
 
-/// That such a host cannot sync at all is PRE-07's.
+/// PRE-07 reports that such a host cannot sync at all.
 #[test]
 fn a_server_that_refuses_hosts_without_an_owner_repeats_no_rules() {
     let report = of(server().misbehave(Misbehaviour::Pre07Owner), &["RULE-04", "PRE-07"]);
@@ -80,7 +80,7 @@ fn a_host_that_lost_its_rules_is_said_to_get_what_it_gets() {
     assert_eq!(few.summary, said);
     let all = result(unnoticed().misbehave(Misbehaviour::Clean06All), "CLEAN-07");
     assert_eq!(all.verdict, Verdict::Pass);
-    assert_eq!(all.summary, "preflight gets NORMAL, but all rules come all the same");
+    assert_eq!(all.summary, "preflight gets NORMAL, but all rules are sent anyway");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_type_that_is_not_given_is_not_said_to_be() {
         (SyncTypePolicy::Silent, "gets no sync_type, which means NORMAL"),
         (
             SyncTypePolicy::Always(santa_sync::protocol::wire::SyncType::Normal),
-            "of a new machine, gets NORMAL",
+            "request_clean_sync gets NORMAL",
         ),
     ] {
         let found = result(server().style(|style| style.sync_type = policy), "CLEAN-01");

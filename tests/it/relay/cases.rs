@@ -133,10 +133,10 @@ fn relay_3_nothing_is_deleted_for_a_server_that_sent_a_part() {
     }
 }
 
-/// RELAY-3: a rule that the server removed does not stay because of a server that never
-/// fills the store, whatever else Santa holds.
+/// RELAY-3: even if no clean sync ever fills the store, a rule that the server removes is removed
+/// from Santa, and rules from elsewhere stay.
 #[test]
-fn relay_3_a_removed_rule_goes_where_nothing_else_may() {
+fn relay_3_an_unfilled_store_removes_only_what_the_server_removed() {
     for (age, loses_state) in Age::ALL.into_iter().flat_map(|age| [(age, false), (age, true)]) {
         let mut world = World::with(age, false);
         let foreign =
@@ -150,7 +150,7 @@ fn relay_3_a_removed_rule_goes_where_nothing_else_may() {
         for _ in 0..2 {
             world.push();
         }
-        // It becomes unknown what Santa holds, to Santa's hash or to the relay.
+        // What Santa holds becomes unknown, by its hash or because the relay's state is lost.
         world.santa.drift(|table| table.put(foreign.clone()));
         if loses_state {
             world.relay.kill();
@@ -172,16 +172,16 @@ fn relay_3_a_removed_rule_goes_where_nothing_else_may() {
     }
 }
 
-/// RELAY-7, RELAY-10: where the relay can write down neither what the authorizer says nor
-/// what it is given, the authorizer gets its rules all the same, and once.
+/// RELAY-7, RELAY-10: if the relay can write neither the authorizer's report nor its own state,
+/// the authorizer still gets its rules, and only once.
 #[test]
-fn relay_7_a_full_disk_does_not_keep_rules_away() {
+fn relay_7_a_full_disk_does_not_block_rules() {
     for age in Age::ALL {
         let mut world = World::with(age, false);
         world.server.change_settings(|settings| settings.enable_bundles = Some(true));
         world.server.set_rules([team("A", wire::Policy::Blocklist)]);
         world.pull();
-        // Nothing can be renamed to the name of a directory.
+        // A file cannot be renamed over a directory.
         let files = ["relay.json", "authorizer.json"].map(|file| world.agent.state_dir.join(file));
         for file in &files {
             std::fs::create_dir(file).unwrap();
@@ -195,7 +195,7 @@ fn relay_7_a_full_disk_does_not_keep_rules_away() {
             std::fs::remove_dir(file).unwrap();
         }
         world.push();
-        // What was noted meanwhile is on disk with the next sync.
+        // The next sync writes the state that was kept in memory.
         world.relay.restart();
         assert_eq!(world.push().received, 0, "{age:?}: {}", world.relay.why());
         world.assert_in_step();
@@ -216,8 +216,8 @@ fn relay_3_before_the_first_sync_there_is_nothing_to_hand_out() {
     world.settle();
 }
 
-/// RULE-11: only rules that the authorizer loses count for the guard, not REMOVEs that hit
-/// nothing, nor rules that it never had.
+/// RULE-11: the guard counts only rules that the authorizer loses, not REMOVEs without a matching
+/// rule or of rules that it never had.
 #[test]
 fn rule_11_the_guard_counts_rules_that_the_authorizer_loses() {
     for age in Age::ALL {
@@ -238,7 +238,7 @@ fn rule_11_the_guard_counts_rules_that_the_authorizer_loses() {
         world.push();
         world.assert_in_step();
 
-        // A third at a time, and more than half in all.
+        // A third at a time, and more than half in total.
         for part in [0..33, 33..56] {
             world.server.queue_changes(named("X", part, remove));
             world.pull();
@@ -318,8 +318,8 @@ fn relay_15_a_set_in_the_form_of_a_release_is_no_drift() {
     }
 }
 
-/// RELAY-15: after Santa was upgraded or downgraded it holds its rules in the form of
-/// its release, also those that the former release could not take.
+/// RELAY-15: after an upgrade or a downgrade, Santa holds its rules in the form of its new
+/// release, including those that the old release could not take.
 #[test]
 fn relay_15_another_release_gets_its_own_form_of_the_rules() {
     for from in Age::ALL {
@@ -336,7 +336,7 @@ fn relay_15_another_release_gets_its_own_form_of_the_rules() {
             assert_eq!(world.santa.server_rows(), world.expected_rows(), "{from:?} {to:?}: {why}");
             assert_eq!(world.push().received, 0, "{from:?} {to:?}");
         }
-        // Where it makes no difference nothing is sent again.
+        // If the form makes no difference, nothing is sent again.
         let mut world = in_step(from, [team("C", wire::Policy::Allowlist)]);
         world.santa.profile.age = Age::Y2026M7;
         if from.reports_hash() {
@@ -346,10 +346,10 @@ fn relay_15_another_release_gets_its_own_form_of_the_rules() {
     }
 }
 
-/// RELAY-6: a setting that a release kept in a clean sync is cleared once Santa is of a
+/// RELAY-6: a setting that an old release kept in a clean sync is cleared after an upgrade to a
 /// release that clears settings.
 #[test]
-fn relay_6_a_setting_that_a_release_kept_goes_with_the_next_release() {
+fn relay_6_a_setting_that_a_release_kept_is_cleared_after_an_upgrade() {
     for from in [Age::Y2024M12, Age::Y2025M7, Age::Y2026M3] {
         let mut world = in_step(from, [team("A", wire::Policy::Blocklist)]);
         let regex = Some("^/opt/.*".to_owned());
@@ -370,8 +370,8 @@ fn relay_6_a_setting_that_a_release_kept_goes_with_the_next_release() {
     }
 }
 
-/// RELAY-10: SIP flags that a release does not report are not said to be zero, which would
-/// mean that nothing is switched off.
+/// RELAY-10: SIP flags that a release does not report are left out. Zero would mean that SIP is
+/// fully enabled.
 #[test]
 fn relay_10_flags_that_a_release_does_not_report_are_not_zero() {
     for (age, flags, reported) in
@@ -385,8 +385,8 @@ fn relay_10_flags_that_a_release_does_not_report_are_not_zero() {
     }
 }
 
-/// RELAY-4: a Santa that is installed anew does not come into LOCKDOWN before it has rules,
-/// though the one before had acknowledged them.
+/// RELAY-4: a new installation of Santa is not put into LOCKDOWN before it has rules, although
+/// the previous installation had acknowledged them.
 #[test]
 fn relay_4_a_new_installation_gets_its_rules_with_the_mode() {
     for age in Age::ALL {
@@ -534,11 +534,11 @@ fn relay_6_another_store_with_the_same_hash_is_another_set() {
     }
 }
 
-/// RELAY-6, RULE-12: a store that was rebuilt, and whose first rules are none, does not
-/// number its generations like the one before. Even if it did, the generation that the
-/// authorizer acknowledged would be known to be another.
+/// RELAY-6, RULE-12: a store that was rebuilt, and whose first commit has no rules, does not
+/// reuse the numbers of the lost store. Even if it did, the digest would show that the
+/// acknowledged generation is a different one.
 #[test]
-fn relay_6_a_rebuilt_store_does_not_pass_for_the_one_before() {
+fn relay_6_a_rebuilt_store_is_not_mistaken_for_the_lost_one() {
     for age in Age::ALL {
         for (change, relay_runs) in
             [(team("A", wire::Policy::Remove), false), (team("B", wire::Policy::Blocklist), true)]

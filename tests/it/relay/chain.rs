@@ -29,7 +29,7 @@ pub(crate) struct Chain {
     agent: LocalAgent,
     relay: Option<RelayHandle>,
     pub(crate) options: RelayOptions,
-    /// Where the relay's certificates come from; `None` without TLS.
+    /// The source of the relay's certificates; `None` without TLS.
     pub(crate) tls: Option<TlsSource>,
 }
 

@@ -45,13 +45,13 @@ enum Op {
     Lose(Lost),
     /// The agent is killed and comes back.
     KillAgent,
-    /// The agent loses its rules, while the relay runs or does not.
+    /// The agent loses its rules; the flag says whether the relay runs meanwhile.
     Rebuild(bool),
-    /// Somebody keeps a copy of the agent's rules.
+    /// Somebody copies the agent's rules.
     Copy,
-    /// That copy takes their place.
+    /// The copy replaces the agent's rules.
     Restore,
-    /// So many minutes pass.
+    /// This many minutes pass.
     Pass(u8),
 }
 

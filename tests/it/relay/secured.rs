@@ -133,8 +133,8 @@ fn relay_12_requests_without_the_secret_are_refused() {
     assert_eq!(host.server.events_received(), 0);
 }
 
-/// RELAY-1: certificates that cannot be renewed, for example because the disk is full,
-/// stay in use, and the renewal is tried again later.
+/// RELAY-1: certificates that cannot be renewed, such as on a full disk, stay in use, and the
+/// renewal is tried again later.
 #[test]
 fn relay_1_a_renewal_that_fails_does_not_end_the_service() {
     let mut chain = Chain::new(FakeServer::builder().start().expect("a server"));

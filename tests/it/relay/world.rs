@@ -21,7 +21,7 @@ use crate::agent::Agent;
 /// The files of the agent's database of rules.
 const RULES_FILES: [&str; 3] = ["rules.db", "rules.db-wal", "rules.db-shm"];
 
-/// What these files held, where they were there.
+/// The contents of these files; `None` for a file that did not exist.
 type CopyOfRules = [Option<Vec<u8>>; 3];
 
 pub(crate) struct World {
@@ -50,7 +50,7 @@ impl World {
         Self::guarded(age, keeps_events, None)
     }
 
-    /// The same where `GuardRemovedPercent` is set.
+    /// As [`Self::with`], with `GuardRemovedPercent` set to `guard`.
     pub(crate) fn guarded(age: Age, keeps_events: bool, guard: Option<u8>) -> Self {
         let server = FakeServer::builder().transcript_limit(0).start().expect("a server");
         let agent = Agent::of(&server);
@@ -144,8 +144,8 @@ impl World {
         self.transitive.clear();
     }
 
-    /// The agent's database of rules is lost; the relay goes on, or starts anew. That the
-    /// server replaced all rules is lost with it.
+    /// The agent's database of rules is lost, and with it the fact that the server replaced all
+    /// rules. The relay keeps running or is restarted.
     pub(crate) fn rebuild(&mut self, relay_runs: bool) {
         self.clean_all_due = false;
         self.replace_rules(None, relay_runs);
@@ -157,8 +157,8 @@ impl World {
         self.copy = Some(RULES_FILES.map(read));
     }
 
-    /// Restores that copy, if there is one. It may hold a `CLEAN_ALL` that Santa has carried
-    /// out, or lack the one that is due.
+    /// Restores that copy, if there is one. It may have a `CLEAN_ALL` that Santa has already
+    /// applied, or lack one that is due.
     pub(crate) fn restore_rules(&mut self) {
         if let Some(copy) = self.copy.clone() {
             self.clean_all_due = false;

@@ -99,9 +99,9 @@ fn the_hosts_of_each_group_are_as_its_file_says() {
     assert!(page.contains("Attempts by group"), "{page}");
 }
 
-/// Only the hosts of the group that speaks protobuf fail, and the report says so.
+/// Only hosts of the protobuf group fail, and the report shows that.
 #[test]
-fn a_failure_is_that_of_its_group() {
+fn a_failure_is_counted_for_its_group() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (mix, shards) = (path("mix.toml"), [path("1.json"), path("2.json")]);
@@ -133,7 +133,7 @@ fn a_failure_is_that_of_its_group() {
     let row = "<tr><th scope=\"row\">build machines</th><td>preflight</td><td>unsupported_media_type</td>";
     assert!(page.contains(row), "{page}");
 
-    // A report of a version that did not measure groups is shown, and says what is missing.
+    // A report of a version without figures by group is shown with a caution.
     let mut old: Value = serde_json::from_slice(&fs::read(&shards[0]).unwrap()).unwrap();
     old["measured"].as_object_mut().unwrap().remove("groups").unwrap();
     fs::write(&shards[0], old.to_string()).unwrap();

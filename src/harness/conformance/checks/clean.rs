@@ -11,7 +11,7 @@ use crate::harness::conformance::table::RuleTable;
 use crate::harness::conformance::verdict::{Judgement, Verdict};
 use crate::model::text::counted;
 
-/// What a sync that should be clean leads to, where all rules come as NORMAL.
+/// The effect if all rules are sent in a NORMAL sync where a clean sync was due.
 const RULES_STAY: &str = "rules that the host has from an earlier server stay";
 
 /// CLEAN-01.
@@ -20,7 +20,7 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
     let first = series.preflight(InSeries::Clean)?;
     if !first.is_clean() {
         let said = format!(
-            "preflight with request_clean_sync, of a new machine, gets {}",
+            "a new machine's preflight with request_clean_sync gets {}",
             first.type_in_words()
         );
         return Ok(Judgement::fail(said).at(first.exchange.number));
@@ -36,7 +36,7 @@ pub(super) async fn granted(probe: &Probe, id: &'static str) -> Checked {
         return Ok(Judgement::pass());
     }
     let said = format!(
-        "preflight with request_clean_sync, of a machine that has synced before, gets {}",
+        "preflight with request_clean_sync from a machine that has synced before gets {}",
         again.type_in_words()
     );
     Ok(Judgement::fail(said).at(again.exchange.number))
@@ -73,7 +73,7 @@ pub(super) async fn new_machine(probe: &Probe, id: &'static str) -> Checked {
         return Ok(judgement);
     }
     let said = format!(
-        "the first preflight of a new machine, without request_clean_sync, gets {}; all rules come",
+        "a new machine's first preflight, without request_clean_sync, gets {}; all rules are sent",
         preflight.type_in_words()
     );
     Ok(Judgement::warning(said).harms(RULES_STAY).at(preflight.exchange.number))
@@ -123,7 +123,7 @@ pub(super) async fn broken_off(probe: &Probe, id: &'static str) -> Checked {
     let walk = machine.walk().await?;
     machine.commit(again.sync_type, &walk);
     let judgement = same_as_set(
-        "the sync that follows a clean one which broke off",
+        "the sync that follows an interrupted clean sync",
         &machine.table,
         &base.set,
         &walk,
@@ -132,7 +132,7 @@ pub(super) async fn broken_off(probe: &Probe, id: &'static str) -> Checked {
         return Ok(judgement);
     }
     let said = format!(
-        "the preflight that follows a clean sync which broke off gets {}; all rules come",
+        "the preflight that follows an interrupted clean sync gets {}; all rules are sent",
         again.type_in_words()
     );
     Ok(Judgement::warning(said).harms(RULES_STAY).at(again.exchange.number))
@@ -159,13 +159,13 @@ pub(super) async fn nothing_changed(probe: &Probe, id: &'static str) -> Checked 
     Ok(match sent {
         0 => judgement,
         _ if sent >= all => {
-            Judgement::warning(format!("a NORMAL sync without changes: {}", come(sent)))
+            Judgement::warning(format!("a NORMAL sync without changes: {}", shown_sent(sent)))
                 .harms("load grows with the number of hosts times rules")
                 .at(at)
         }
         _ => Judgement::info(format!(
-            "a NORMAL sync without changes: {}; rules edited within minutes may come again",
-            come(sent)
+            "a NORMAL sync without changes: {}; recently edited rules may be sent again",
+            shown_sent(sent)
         ))
         .at(at),
     })
@@ -194,7 +194,7 @@ pub(super) async fn lost_rules(probe: &Probe, id: &'static str) -> Checked {
     machine.commit(preflight.sync_type, &walk);
     let answered = preflight.type_in_words();
     if machine.table.difference(&base.set).is_none() {
-        let said = format!("preflight gets {answered}, but all rules come all the same");
+        let said = format!("preflight gets {answered}, but all rules are sent anyway");
         return Ok(Judgement { said, ..Judgement::pass() });
     }
     let said = format!(
@@ -222,16 +222,16 @@ pub(super) fn empty_set(probe: &Probe) -> Checked {
         (false, _) => {
             let removes = counted(removes as u64, "REMOVE rule");
             Judgement::info(format!(
-                "a clean sync has {removes} besides other rules, which has no effect"
+                "a clean sync has {removes} among its rules, without any effect"
             ))
             .at(at)
         }
     })
 }
 
-/// How many rules come.
-fn come(rules: u64) -> String {
-    if rules == 1 { "1 rule comes".to_owned() } else { format!("{rules} rules come") }
+/// How many rules are sent, in words.
+fn shown_sent(rules: u64) -> String {
+    if rules == 1 { "1 rule is sent".to_owned() } else { format!("{rules} rules are sent") }
 }
 
 fn is_remove(policy: &Value) -> bool {

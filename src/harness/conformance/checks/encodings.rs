@@ -71,7 +71,7 @@ pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judg
     judgement.at(trial.exchange.number)
 }
 
-/// How a form was refused, what is likely to be the reason, and which forms are accepted.
+/// How a form was refused, the likely reason, and which forms are accepted.
 fn refusal(probe: &Probe, trial: &FormTrial) -> String {
     let trials = probe.trials();
     let accepted: Vec<_> =
@@ -86,11 +86,11 @@ fn refusal(probe: &Probe, trial: &FormTrial) -> String {
         ContentEncoding::None => ("a body without Content-Encoding", false),
     };
     let hint = if hint && takes(|form| !form.is_compressed()) {
-        "; the same message is accepted uncompressed: what reads the body, often a parser or proxy \
-         before the application, does not decompress it"
+        "; the same message is accepted uncompressed: the component that reads the body, often a \
+         body parser or a proxy in front of the application, does not decompress it"
     } else if !hint && takes(|form| form.is_compressed()) {
-        "; the same message is accepted compressed: what reads the body seems to decompress it \
-         whatever its Content-Encoding"
+        "; the same message is accepted compressed: the component that reads the body seems to \
+         decompress it whatever its Content-Encoding"
     } else if takes(|_| true) {
         ""
     } else if trial.form.is_json() {
@@ -103,7 +103,7 @@ fn refusal(probe: &Probe, trial: &FormTrial) -> String {
     format!("{} to {body} in {transfer}{hint}{accepted}", trial.exchange.ended())
 }
 
-/// The accepted forms; of the first one, what agents have to set for it if that `is_asked`.
+/// Names the accepted forms, and if `is_asked` the keys that agents must set for the first.
 fn in_words(accepted: &[Form], is_asked: bool) -> String {
     let Some((first, others)) = accepted.split_first() else {
         return "; no form is accepted".to_owned();
@@ -123,9 +123,9 @@ fn in_words(accepted: &[Form], is_asked: bool) -> String {
     format!("; accepted: {}", names.join(", "))
 }
 
-/// The verdict on a form that the run was to work in.
+/// The verdict on a refused form that the run was asked to use.
 fn asked_for_in_vain(trial: &FormTrial, ended: &str) -> Judgement {
-    Judgement::fail(format!("the run was to work in {}: {ended}", trial.form))
+    Judgement::fail(format!("the run was asked to use {}: {ended}", trial.form))
         .harms("agents that are configured for this form cannot sync")
 }
 
@@ -380,7 +380,7 @@ pub(super) async fn unknown_members(probe: &Probe, id: &'static str) -> Checked 
         return Ok(broken.into());
     }
     let judgement = Judgement::fail(format!(
-        "with a member that the schema does not have (probe_unknown_field, in protobuf 4000), {}",
+        "with an unknown member (probe_unknown_field; in protobuf, field 4000), {}",
         broken.said
     ));
     Ok(broken.exchange.map_or(judgement.clone(), |at| judgement.at(at)))
@@ -421,7 +421,7 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
 
 /// A sync of an agent that writes members that are zero, false or empty.
 async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
-    const WHAT: &str = "a clean sync with empty members written out, as primary_user \"\"";
+    const WHAT: &str = "a clean sync with empty members written out, such as primary_user \"\"";
     let mut machine = probe.machine(id);
     machine.writes = Members::Empty;
     let found = match sync_without_owner(&mut machine).await {
@@ -433,7 +433,7 @@ async fn empty_members(probe: &Probe, id: &'static str) -> Checked {
             }
             let rules = counted(came, "rule");
             let judgement =
-                Judgement::warning(format!("{WHAT}: {rules} come instead of {expected}"))
+                Judgement::warning(format!("{WHAT}: {rules} received instead of {expected}"))
                     .harms("agents that write such members get rules other than Santa's");
             match walk.pages.last() {
                 Some(page) => judgement.at(page.number),

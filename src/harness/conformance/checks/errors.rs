@@ -100,8 +100,7 @@ pub(super) fn summary_of_5xx(probe: &Probe) -> Judgement {
         counted(failed.len() as u64, "request"),
         named.join("; ")
     );
-    // Whether one of them should have had another response is what the requirements say that it
-    // was made for.
+    // Each of these requests was made for another requirement, which judges its response.
     let mut judgement = Judgement::info(said);
     judgement.exchanges = failed.iter().take(MAX_NAMED).map(|exchange| exchange.number).collect();
     judgement

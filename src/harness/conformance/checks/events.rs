@@ -312,8 +312,9 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
     let mut other = ProbeMachine::new(probe, id, machine.id.clone());
     let mut met = Judgement::pass();
     if let Err(broken) = other.upload_one().await {
-        // That it is refused is no disturbance of the sync, and a server that wants the cookies
-        // of preflight can be asked with them. They are one client's: it keeps what is set.
+        // A refused upload does not disturb the sync. A server that requires the cookies of
+        // preflight gets them. Both connections belong to one client, so cookies that the
+        // upload sets are kept for the sync.
         other.jar = machine.jar.clone();
         if machine.jar.all().is_none() || other.upload_one().await.is_err() {
             let said = format!("an upload without the session of a sync: {}", broken.said);
@@ -322,7 +323,7 @@ pub(super) async fn beside_a_sync(probe: &Probe, id: &'static str) -> Checked {
         }
         machine.jar = other.jar.clone();
         met.said = format!(
-            "tested with an upload that has the cookies of the sync; without them, {}",
+            "tested with an upload that carries the cookies of the sync; without them, {}",
             broken.said
         );
     }

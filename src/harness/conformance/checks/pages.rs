@@ -185,7 +185,7 @@ pub(super) async fn unusable_cursor(probe: &Probe, id: &'static str) -> Checked 
             Ok(Judgement::info(said).at(at))
         }
         Some(difference) => {
-            let said = format!("a download from the cursor {NO_CURSOR:?} brings {difference}");
+            let said = format!("a download from the cursor {NO_CURSOR:?} has {difference}");
             Ok(Judgement::warning(said).at(at))
         }
     }

@@ -114,14 +114,14 @@ pub(super) fn identifiers(probe: &Probe) -> Checked {
 }
 
 /// RULE-04, in the first download and in that of a host without an owner: a server that joins
-/// rules with owners may repeat them for such a host alone.
+/// rules with owners may repeat rules for such a host only.
 pub(super) async fn named_once(probe: &Probe, id: &'static str) -> Checked {
     let found = named_once_in_first_download(probe)?;
     if found.verdict != Verdict::Pass || probe.base_with_rules().is_err() {
         return Ok(found);
     }
-    // Whether such a host can sync at all is PRE-07's question. Which rules it gets is the
-    // server's choice: only what is repeated counts.
+    // PRE-07 judges whether such a host can sync at all. The server chooses which rules it
+    // gets: only repeated rules count here.
     let mut machine = probe.machine(id);
     let Ok(walk) = sync_without_owner(&mut machine).await else { return Ok(found) };
     let found = repeated(&rules_with_exchanges(&walk));
@@ -129,8 +129,8 @@ pub(super) async fn named_once(probe: &Probe, id: &'static str) -> Checked {
         return Ok(found);
     }
     let said = format!(
-        "preflight without primary_user (a host without an owner): {}; with primary_user, none is \
-         repeated",
+        "preflight without primary_user (a host without an owner): {}; with primary_user, no \
+         rule is repeated",
         found.said
     );
     Ok(Judgement { said, ..found })
@@ -148,7 +148,7 @@ pub(super) fn named_once_in_first_download(probe: &Probe) -> Checked {
     Ok(repeated(&rules))
 }
 
-/// The verdict on the rules of one download that are in it more than once.
+/// The verdict on rules that occur more than once in a download.
 fn repeated(rules: &[(u64, Value)]) -> Judgement {
     let mut first: HashMap<(RuleType, String), &Value> = HashMap::new();
     let (mut other, mut equal, mut at) = (Vec::new(), 0_u64, None);

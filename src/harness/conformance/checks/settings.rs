@@ -238,7 +238,7 @@ fn sync_type_of(message: &Value) -> Judgement {
         Some(3) => SyncType::CleanAll,
         Some(0) => return Judgement::info("sync_type is unspecified: the sync is NORMAL"),
         Some(4..=6) => {
-            return Judgement::warning(format!("sync_type {value}: clients take it for NORMAL"));
+            return Judgement::warning(format!("sync_type {value}: clients treat it as NORMAL"));
         }
         Some(_) | None => return Judgement::fail(format!("sync_type is {}", shown(value))),
     };

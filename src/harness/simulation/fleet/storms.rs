@@ -1,4 +1,4 @@
-//! What many hosts do at once.
+//! Storms: clean syncs, syncs or reboots of many hosts at once.
 
 use super::Fleet;
 use crate::clock::Clock as _;

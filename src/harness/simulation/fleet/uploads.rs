@@ -1,4 +1,4 @@
-//! What happens on hosts between two syncs: events, and uploads soon after something was denied.
+//! What hosts do between syncs: events occur, and are uploaded soon after a denial.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! What a sync or an upload has under way: its transport and its exchanges, each of which is
-//! measured.
+//! A sync or an upload in progress: its transport, and its exchanges, each of which is measured.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What reports show of all hosts and of each group alike.
+//! The figures that reports show both for all hosts and for each group.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -10,21 +10,21 @@ use super::{
 use crate::harness::simulation::latency::LatencyHistogram;
 use crate::model::Stage;
 
-/// The figures of all hosts, or of a group of them; latencies have `DIGITS` digits.
+/// The figures of all hosts or of one group; latencies have `DIGITS` significant digits.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::harness::simulation) struct Figures<'a, const DIGITS: u8> {
     pub(in crate::harness::simulation) syncs: SyncCounts,
     pub(in crate::harness::simulation) sync_durations: &'a LatencyHistogram<DIGITS>,
     pub(in crate::harness::simulation) prompt_uploads: &'a PromptUploads<DIGITS>,
     pub(in crate::harness::simulation) stages: &'a BTreeMap<Stage, StageMeasurements<DIGITS>>,
-    /// Attempts of all stages that reached the server, or should have.
+    /// Attempts of all stages, without those that a simulated outage cut.
     pub(in crate::harness::simulation) requests: u64,
     pub(in crate::harness::simulation) events_uploaded: u64,
     pub(in crate::harness::simulation) rules_received: u64,
 }
 
 impl<'a, const DIGITS: u8> Figures<'a, DIGITS> {
-    /// The kinds of failed attempts, the most frequent first.
+    /// The failed attempts by stage and kind, the most frequent first.
     pub(in crate::harness::simulation) fn failures(&self) -> Vec<(Stage, &'a str, u64)> {
         let mut all: Vec<_> = self
             .stages

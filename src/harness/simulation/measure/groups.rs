@@ -1,4 +1,4 @@
-//! What a simulation measures of a group of hosts.
+//! What a simulation measures for a group of hosts.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use super::{GROUP_DIGITS, PromptUploads, StageMeasurements, SyncCounts, add_stag
 use crate::harness::simulation::latency::LatencyHistogram;
 use crate::model::Stage;
 
-/// Counts and latencies of the hosts of a group. They take at most 160 KiB: six histograms of
-/// at most 26 KiB each.
+/// The counts and latencies of a group. They take at most 160 KiB: six histograms of at most
+/// 26 KiB each.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct GroupMeasurements {
-    /// The name of the group.
+    /// The group's name in the plan.
     pub name: String,
-    /// Hosts of it that were played.
+    /// How many of its hosts were simulated.
     pub hosts: u64,
     /// What became of syncs.
     pub syncs: SyncCounts,

@@ -1,4 +1,4 @@
-//! What a simulation measures.
+//! Tests of what a simulation measures.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn shards_add_up_to_the_whole() {
     );
 }
 
-/// No host is counted twice or left out, and a latency is exact to one per cent.
+/// No host is counted twice or left out, and a latency is accurate to 1%.
 #[test]
 fn groups_add_up_to_the_whole() {
     let mut whole = measured(0..60);
@@ -90,9 +90,9 @@ fn a_sync_that_has_not_ended_is_unfinished_in_its_group() {
     assert_eq!(unfinished(all.syncs), 1);
 }
 
-/// A report of a version without figures of groups would make those of the others look whole.
+/// Without the figures of one shard, the sum of the others would look complete.
 #[test]
-fn figures_of_groups_are_of_all_shards_or_there_are_none() {
+fn groups_are_measured_for_all_shards_or_for_none() {
     let mut old = serde_json::to_value(measured(0..3)).expect("JSON");
     old.as_object_mut().expect("an object").remove("groups").expect("groups");
     let old: Measurements = serde_json::from_value(old).expect("an old report");
@@ -105,7 +105,7 @@ fn figures_of_groups_are_of_all_shards_or_there_are_none() {
     }
 }
 
-/// What a report says about the memory of a group.
+/// The documented memory of a group.
 #[test]
 fn the_latencies_of_a_group_take_little_memory() {
     let mut all = measured(std::iter::once(0));

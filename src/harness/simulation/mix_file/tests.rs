@@ -87,9 +87,9 @@ fn a_mistake_is_answered_with_file_line_and_what_is_allowed() {
         (group("") + "[[group]]\nname = \"b\"\n", 6, "give the group a count or a share"),
         (group("") + &group(""), 6, "there are two groups with the name \"a\""),
         (group("") + "[[group]]\nname = \"b\"\nshare = 0\n", 7, "a weight from 1 to 1000000"),
-        ("[[group]]\nname = \"\"\ncount = 1\n".to_owned(), 2, "a name has 1 to 64 characters"),
+        ("[[group]]\nname = \"\"\ncount = 1\n".to_owned(), 2, "must have 1 to 64 characters"),
         ("[[group]]\nname = \"a\\nb\"\ncount = 1\n".to_owned(), 2, "no control characters"),
-        (many(MAX_GROUPS + 1), MAX_GROUPS + 2, "there are 101 groups; make up to 100"),
+        (many(MAX_GROUPS + 1), MAX_GROUPS + 2, "there are 101 groups; the maximum is 100"),
         ("description = \"nothing\"".to_owned(), 1, "there is no [[group]] of hosts"),
         ("[[groups]]\nname = \"a\"".to_owned(), 1, "unknown field `groups`"),
     ] {

@@ -1,4 +1,4 @@
-//! The groups of hosts in a report: how they differ, and the figures of each.
+//! The groups of hosts in an HTML report: how they differ, and the figures of each.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::harness::simulation::report::SimulationReport;
 use crate::harness::simulation::report::text::quantiles;
 use crate::model::Stage;
 
-/// Writes what is known of the groups; nothing if there are none.
+/// Writes the section about groups; nothing if there are none.
 pub(super) fn groups(report: &SimulationReport, body: &mut String) {
     if report.plan.groups.is_empty() {
         return;
@@ -36,8 +36,8 @@ pub(super) fn groups(report: &SimulationReport, body: &mut String) {
     }
     let _ = writeln!(
         body,
-        "<p class=\"faint\">Latencies of groups are exact to one per cent, those of all hosts to \
-         one per thousand.</p>"
+        "<p class=\"faint\">Latencies are accurate to 1% for a group, and to 0.1% for all hosts \
+         together.</p>"
     );
 }
 
@@ -49,7 +49,7 @@ fn differences(report: &SimulationReport) -> HtmlTable {
     let row =
         |group: &HostGroup| vec![group.name.clone(), group.hosts.to_string(), group.differences()];
     HtmlTable {
-        caption: "How the hosts of each group differ from the options of all".to_owned(),
+        caption: "How each group differs from the common options".to_owned(),
         columns: names(&["group", "hosts", "differences"]),
         numbers: vec![1],
         rows: report.plan.groups.iter().map(row).collect(),
@@ -79,8 +79,7 @@ fn syncs(groups: &[GroupMeasurements]) -> HtmlTable {
         row
     };
     HtmlTable {
-        caption: "Hosts that were played, their syncs, and what the server took and sent"
-            .to_owned(),
+        caption: "Simulated hosts, their syncs, and the events and rules transferred".to_owned(),
         numbers: (1..columns.len()).collect(),
         columns,
         rows: groups.iter().map(row).collect(),

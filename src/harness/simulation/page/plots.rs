@@ -1,4 +1,4 @@
-//! The plots of a report.
+//! The plots of an HTML report.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::harness::simulation::report::SimulationReport;
 use crate::harness::simulation::report::text::ShownLatency;
 use crate::harness::simulation::series::{Series, as_float};
 
-/// Those that have something to show.
+/// The plots that have data to show.
 pub(super) fn plots(report: &SimulationReport) -> Vec<Plot> {
     let plan = &report.plan;
     let series = &report.measured.series;

@@ -1,4 +1,4 @@
-//! Mixes and shares: how often something occurs.
+//! Mixes of values with weights, and shares: how often something occurs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,12 +25,12 @@ impl<T> Mix<T> {
         Self(vec![Share { value, weight: 1 }])
     }
 
-    /// Each of these values as often as the others.
+    /// Each of these values equally often.
     pub(in crate::harness::simulation) fn evenly(values: Vec<T>) -> Self {
         Self(values.into_iter().map(|value| Share { value, weight: 1 }).collect())
     }
 
-    /// The same weights for what each value leads to.
+    /// Maps each value and keeps its weight.
     pub(in crate::harness::simulation) fn map<U>(self, other: impl Fn(T) -> U) -> Mix<U> {
         let shares = self.0.into_iter();
         let shares = shares.map(|Share { value, weight }| Share { value: other(value), weight });

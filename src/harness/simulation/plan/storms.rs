@@ -1,4 +1,4 @@
-//! Storms and outages: what happens to many hosts at once.
+//! The storms and outages of a plan, which affect many hosts at once.
 
 use std::fmt;
 use std::str::FromStr;

@@ -53,7 +53,7 @@ fn a_plan_that_cannot_be_carried_out_says_what_is_wrong() {
     let many = |p: &mut SimulationPlan| {
         p.groups = (0..=MAX_GROUPS).map(|n| HostGroup::new(n.to_string(), 1)).collect();
     };
-    assert!(refused(many).contains("101 groups of hosts are too many; make up to 100"));
+    assert!(refused(many).contains("101 groups of hosts are too many; the maximum is 100"));
     assert!(refused(|p| p.speed = 0).contains("speed of 0"));
     assert!(refused(|p| p.encodings = Mix::only("br".to_owned())).contains("\"br\""));
     let late = "clean@5m".parse().expect("a storm");

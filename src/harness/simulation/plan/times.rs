@@ -1,4 +1,4 @@
-//! Durations as people and reports write them.
+//! Durations, as written in options and reports.
 
 use std::fmt;
 use std::time::Duration;

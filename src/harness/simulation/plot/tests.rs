@@ -1,4 +1,4 @@
-//! Plots over time.
+//! Tests of plots over time.
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn a_line_breaks_where_nothing_was_measured() {
     assert!(text.contains("<desc>l: at most 4 ms</desc>"), "{text}");
 }
 
-/// On a telephone, names side by side would be one unreadable word.
+/// On a phone, names in one row would overlap and be unreadable.
 #[test]
 fn the_names_of_storms_and_outages_have_rows_of_their_own() {
     let at = |secs: u64, name: &str| (Duration::from_secs(secs), name.to_owned());

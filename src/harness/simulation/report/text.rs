@@ -1,4 +1,4 @@
-//! A report as text.
+//! The text form of a report.
 
 use std::fmt;
 use std::time::Duration;
