@@ -8,8 +8,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::transport::proxy::{ProxyRoute, SYSTEM_SETTINGS};
 
 impl FailureContext<'_> {
-    /// Failures on the way to the proxy and in talking to it. `None` if it let
-    /// us pass and the failure is behind it.
+    /// Classifies failures to reach the proxy or to get through it. `None` if the proxy made the
+    /// connection and the failure is beyond it.
     pub(super) fn proxy(
         &self,
         route: &ProxyRoute,
@@ -28,7 +28,7 @@ impl FailureContext<'_> {
                 format!("check the proxy's address and that it allows {}", self.server),
             )
         };
-        // Neither client library names these error types, so their words count.
+        // Neither client library exports these error types, so their messages are matched.
         let said = |phrase: &str| causes.iter().any(|cause| cause.to_string().contains(phrase));
         let credentials = |what: &str| {
             let verb = if route.user.is_some() { "check" } else { "set" };
@@ -83,7 +83,7 @@ impl FailureContext<'_> {
     }
 }
 
-/// The proxy and where it was configured, in words.
+/// Names the proxy and where it was configured.
 pub(super) fn named(route: &ProxyRoute) -> String {
     format!("the proxy {} ({})", route.shown(), route.origin)
 }

@@ -17,7 +17,7 @@ const RENEW: &str = "renew it, or check this host's clock";
 const CHECK_CLOCK: &str = "check this host's clock";
 
 impl FailureContext<'_> {
-    /// The failure that an error of the handshake stands for.
+    /// Classifies an error of the TLS handshake.
     pub(in crate::transport) fn tls(&self, error: &rustls::Error) -> Failure {
         let legs = &self.resolver.legs;
         if let Some(route) = self.route
@@ -83,8 +83,8 @@ impl FailureContext<'_> {
         }
     }
 
-    /// A verdict of Apple's verifier. It leaves out which certificate is outside
-    /// its validity, and since when; the chain that the server showed says so.
+    /// Classifies a verdict of Apple's verifier. The verdict does not name the certificate that is
+    /// not valid at this time, nor its dates; these come from the chain that the server sent.
     fn refused_by_apple(&self, verdict: AppleVerdict, reason: &CertificateError) -> Failure {
         let server = &self.server;
         let chain = self.resolver.server_chain();
@@ -187,7 +187,7 @@ impl FailureContext<'_> {
                     CertificateError::Other(reason) => reason.to_string(),
                     known => format!("{known}"),
                 };
-                // A certificate made by `openssl req -x509` is one of a CA.
+                // `openssl req -x509` makes CA certificates.
                 if reason.contains("CaUsedAsEndEntity") {
                     return self.fail(
                         FailureKind::CertificateUntrusted,
@@ -281,7 +281,7 @@ impl FailureContext<'_> {
     }
 }
 
-/// A name of a certificate, which comes as `DnsName("host")` or the like.
+/// The bare name in a certificate's name such as `DnsName("host")`.
 fn bare(name: &str) -> &str {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
     inner.trim_end_matches(')').trim_matches('"')

@@ -460,8 +460,8 @@ fn relay_6_events_are_uploaded_before_a_clean_sync() {
     }
 }
 
-/// RELAY-6: a sync has uploaded all events once the relay has its postflight, though Santa's
-/// sync service is killed before it has noted that.
+/// RELAY-6: once the relay has the postflight, the sync counts as having uploaded all events, even
+/// if Santa's sync service is killed before it records that.
 #[test]
 fn relay_6_a_sync_killed_after_its_postflight_has_uploaded_all_events() {
     for age in Age::ALL {

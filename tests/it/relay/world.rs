@@ -219,7 +219,8 @@ impl World {
         if done.status == Status::Success {
             self.since_whole_sync.clear();
         }
-        // To the relay a sync is whole with its postflight, whatever becomes of the response.
+        // For the relay, a sync is complete once it has the postflight, even if the response is
+        // lost.
         if reported {
             self.last_whole_sync = Some(self.relay.elapsed());
         }

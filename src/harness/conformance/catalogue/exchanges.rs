@@ -138,7 +138,7 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "ENC-07",
         Warning,
         NOTHING,
-        "a body that is cut off, or has a damaged message, gets 4xx at once",
+        "a body that is cut off or has a damaged message gets 4xx at once",
         "agents retry what can never succeed; if a damaged upload gets 200, its events are lost",
     ),
     Requirement::new(
@@ -285,8 +285,8 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
         "PRE-11",
         Fail,
         NOTHING,
-        "a preflight that is sent again gets the same response, and its rules still come",
-        "an agent that loses a response sends preflight again: it loses the clean sync or its rules",
+        "a repeated preflight gets the same response, and the rules are still sent",
+        "an agent that loses a response repeats preflight: it misses the clean sync or its rules",
     ),
     Requirement::new(
         Preflight,

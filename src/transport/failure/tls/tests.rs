@@ -30,8 +30,8 @@ fn context<'a>(
     }
 }
 
-/// HTTP-12: servers end the handshake with various alerts when they miss a
-/// client certificate or dislike it; whether they asked for one tells more.
+/// HTTP-12: servers send various alerts if the client certificate is missing or refused; whether
+/// they requested one is more reliable.
 #[test]
 fn http_12_an_alert_means_what_was_asked_for_and_shown() {
     let file = format!("{}/fixtures/certificates/sec1.pem", env!("CARGO_MANIFEST_DIR"));
@@ -66,7 +66,7 @@ fn http_12_an_alert_means_what_was_asked_for_and_shown() {
     }
 }
 
-/// HTTP-12: what the platform's verifiers say without details.
+/// HTTP-12: verdicts of the platforms' verifiers that have no details.
 #[test]
 fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
     let resolver = RecordingResolver::new(None, false);
@@ -86,8 +86,8 @@ fn http_12_every_verdict_on_a_server_s_certificate_has_its_kind() {
     }
 }
 
-/// HTTP-12: what Apple's verifier says in words and a code has the cause's kind;
-/// the dates come from the chain that the server showed.
+/// HTTP-12: the message and the code of Apple's verifier give the kind of failure; the dates come
+/// from the chain that the server sent.
 #[test]
 fn http_12_verdicts_of_apple_s_verifier_have_their_kind() {
     let verdict = |text: &str| {
