@@ -383,12 +383,7 @@ impl Driver<'_> {
         held.body = Some((Arc::clone(&request), body.clone()));
         let now = self.clock.now().wall;
         let exchanged = transport.post_packed(stage, &body, held.token.as_ref(), now).await;
-        let traffic = Traffic {
-            http_status: exchanged.http_status,
-            bytes_sent: exchanged.bytes_sent,
-            bytes_received: exchanged.bytes_received,
-            upload_unfinished: exchanged.upload_unfinished,
-        };
+        let traffic = codec::traffic(&exchanged);
         let url = transport.url(stage);
         let decoded = exchanged.outcome.and_then(|answer| {
             codec::decode(self.transfer, &request, answer, &url, &mut held.expressions, over)

@@ -1,6 +1,8 @@
 //! The relay's own thread: its server, its nudges, and what the daemon and it
 //! tell each other. Nothing here blocks; what does runs in further threads.
 
+mod validity;
+
 use std::future::pending;
 use std::io;
 use std::net::TcpListener;
@@ -14,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle as Task, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use self::validity::Validity;
 use super::bounds::{BLOCKING_NAME, BLOCKING_THREADS};
 use super::core::{Core, CoreError, RelayOptions};
 use super::nudge::{LIMIT, NudgeEnd, Nudges};
@@ -22,7 +25,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::control::relay::{NudgeStatus, RelayStatus};
 use crate::failure::ErrorText;
 use crate::files;
-use crate::model::{Now, Timestamp};
+use crate::model::Timestamp;
 use crate::serve::{self, BindError, Limits, Listener};
 use crate::sync::notify;
 use crate::sync::progress::When;
@@ -191,24 +194,6 @@ struct Worker {
 enum Listening {
     No { again_at: Duration, error: ErrorText },
     Yes { server: Task<()>, stop: watch::Sender<bool>, validity: Option<Validity> },
-}
-
-/// When the certificates in use are valid, and when to renew them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Validity {
-    from: Timestamp,
-    renew_at: Timestamp,
-    /// The earliest time of the next renewal, whatever the clock says.
-    not_before: Duration,
-}
-
-impl Validity {
-    /// The time of the next renewal.
-    fn due(self, now: Now) -> Duration {
-        let is_too_early = now.wall < self.from;
-        let left = if is_too_early { Duration::ZERO } else { self.renew_at.since(now.wall) };
-        (now.elapsed + left).max(self.not_before)
-    }
 }
 
 /// What happens next.
@@ -592,27 +577,5 @@ async fn server_ended(listening: &mut Listening) {
         Listening::Yes { server, .. } => {
             let _ = server.await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// RELAY-1: certificates that were made while the clock was ahead are renewed once it is
-    /// corrected, but not before `not_before`.
-    #[test]
-    fn relay_1_certificates_are_renewed_when_the_clock_is_corrected() {
-        let at = |day: i64| Timestamp::from_secs(day * 86_400);
-        let validity =
-            Validity { from: at(100), renew_at: at(300), not_before: Duration::from_secs(5) };
-        let due = |day, elapsed| {
-            validity.due(Now { wall: at(day), elapsed: Duration::from_secs(elapsed) })
-        };
-        assert_eq!(due(100, 9), Duration::from_secs(9 + 200 * 86_400));
-        assert_eq!(due(299, 9), Duration::from_secs(9 + 86_400));
-        assert_eq!(due(300, 9), Duration::from_secs(9));
-        assert_eq!(due(99, 9), Duration::from_secs(9), "the clock was set back");
-        assert_eq!([due(99, 2), due(301, 2)], [Duration::from_secs(5); 2], "not too early");
     }
 }

@@ -1,13 +1,13 @@
 //! Between the machine's requests and the transport's bytes.
 
-use super::machine::{StageRequest, StageResponse};
+use super::machine::{StageRequest, StageResponse, Traffic};
 use crate::failure::{Failure, FailureKind, Remedy as _};
 use crate::model::{Stage, SyncWarning, Transfer};
 use crate::protocol::body::{self, BodyError, EncodedBody, ResponseBody};
 use crate::protocol::cel::CelBudget;
 use crate::protocol::lenient::Warning;
 use crate::protocol::{rules, wire};
-use crate::transport::{self, Transport};
+use crate::transport::{self, AttemptResult, Transport};
 
 /// The body of a request.
 ///
@@ -25,6 +25,17 @@ pub fn encode(
         StageRequest::Postflight(message) => body::encode(transfer, message),
     };
     body.map(|body| transport.pack(body))
+}
+
+/// What an attempt moved over the wire.
+#[must_use]
+pub const fn traffic(attempt: &AttemptResult) -> Traffic {
+    Traffic {
+        http_status: attempt.http_status,
+        bytes_sent: attempt.bytes_sent,
+        bytes_received: attempt.bytes_received,
+        upload_unfinished: attempt.upload_unfinished,
+    }
 }
 
 /// What the body of a 200 holds.

@@ -211,15 +211,18 @@ fn rule_12_rules_of_another_program_are_a_generation_of_their_own() {
     assert_eq!(store.rules_since(9).expect("read"), None);
 }
 
+/// A store that replaced a damaged one with a generation.
+fn rebuilt(dir: &Path) -> Store {
+    commit(&mut open(dir), &allow(&["a"]), SyncType::Normal);
+    std::fs::write(dir.join("rules.db"), "broken").expect("written");
+    open(dir)
+}
+
 /// RULE-12: numbers never come again, also where the database was lost.
 #[test]
 fn rule_12_numbers_go_on_after_a_rebuild() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut store = open(dir.path());
-    commit(&mut store, &allow(&["a"]), SyncType::Normal);
-    drop(store);
-    std::fs::write(dir.path().join("rules.db"), "broken").expect("written");
-    let mut store = open(dir.path());
+    let mut store = rebuilt(dir.path());
     let reasons: Vec<_> =
         store.clean_sync_requests().expect("read").into_iter().map(|r| r.reason).collect();
     assert_eq!(reasons, [CleanSyncReason::RulesRecreated]);
@@ -234,11 +237,7 @@ fn rule_12_numbers_go_on_after_a_rebuild() {
 fn rule_12_numbers_go_on_after_a_rebuild_with_an_empty_set() {
     for sync_type in [SyncType::Normal, SyncType::Clean, SyncType::CleanAll] {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut store = open(dir.path());
-        commit(&mut store, &allow(&["a"]), SyncType::Normal);
-        drop(store);
-        std::fs::write(dir.path().join("rules.db"), "broken").expect("written");
-        let mut store = open(dir.path());
+        let mut store = rebuilt(dir.path());
         let one = commit(&mut store, &RuleSet::default(), sync_type).expect("one");
         assert_eq!((one.number, one.added, one.removed), (NOW.as_secs(), 0, 0));
         assert_eq!(commit(&mut store, &RuleSet::default(), SyncType::Normal), None, "once");

@@ -116,12 +116,7 @@ impl<'a> SyncInProgress<'a> {
         let (stage, now) = (request.stage(), self.world.clock.now().wall);
         let attempt = transport.post_packed(stage, &body, self.token.as_ref(), now);
         let exchanged = self.world.network.reach(attempt).await?;
-        let traffic = Traffic {
-            http_status: exchanged.http_status,
-            bytes_sent: exchanged.bytes_sent,
-            bytes_received: exchanged.bytes_received,
-            upload_unfinished: exchanged.upload_unfinished,
-        };
+        let traffic = codec::traffic(&exchanged);
         let url = transport.url(stage);
         let give_up = clock::timer(left / self.world.clock.speed());
         let decoded = exchanged.outcome.and_then(|response| {
