@@ -309,7 +309,7 @@ fn rule_9_a_check_shows_when_a_transitive_rule_was_last_used() {
     assert!(told.starts_with("Allowed (Binary, Transitive)\n"), "{told}");
     assert!(told.contains("\n  last used   2025-08-12T12:00:00Z\n"), "{told}");
     let told: serde_json::Value = serde_json::from_str(&check("true", &["--json"])).expect("JSON");
-    assert_eq!(told["rule"]["last_used"], "2025-08-12T12:00:00Z");
+    assert_eq!(told["rule"]["last_used"], "2025-08-12T12:00:00.000Z");
     // It decides only while transitive rules are enabled.
     assert_eq!(check("false", &[]), "No matching rule exists\n");
     let binary = stdout(dir.path(), &["check", "--sha256", BINARY]);
