@@ -25,6 +25,11 @@ enum Op {
     Pull,
     /// The server has it do a clean sync of that kind.
     PullAs(wire::SyncType),
+    /// The agent syncs, and a stage fails for good. If a type is given, the server has it do a
+    /// clean sync of that kind.
+    PullFails(Stage, Option<wire::SyncType>),
+    /// The agent is configured for another server, which has these rules.
+    Move(Vec<Change>),
     /// The agent's sync with the server is killed there.
     PullKilled(&'static str),
     /// Santa syncs with the relay, with that trouble.
@@ -210,6 +215,12 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         "before:apply_settings",
         "after:apply_settings",
     ];
+    let stages = prop::sample::select(vec![
+        Stage::Preflight,
+        Stage::EventUpload,
+        Stage::RuleDownload,
+        Stage::Postflight,
+    ]);
     let drifts = prop_oneof![
         (0..12_u8).prop_map(Drift::Remove),
         (0..12_u8).prop_map(Drift::Reorder),
@@ -221,7 +232,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => changes().prop_map(Op::Replace),
         4 => settings().prop_map(Op::Set),
         8 => Just(Op::Pull),
-        3 => prop::sample::select(kinds).prop_map(Op::PullAs),
+        3 => prop::sample::select(kinds.clone()).prop_map(Op::PullAs),
+        2 => (stages, prop::option::of(prop::sample::select(kinds)))
+            .prop_map(|(stage, kind)| Op::PullFails(stage, kind)),
+        1 => changes().prop_map(Op::Move),
         1 => prop::sample::select(places).prop_map(Op::PullKilled),
         12 => troubles().prop_map(Op::Push),
         4 => (any::<u8>(), any::<bool>()).prop_map(|(n, blocked)| Op::Event(n, blocked)),
@@ -281,6 +295,16 @@ impl Change {
     }
 }
 
+/// The rules that these changes leave of none.
+fn rule_set(changes: &[Change]) -> Vec<wire::Rule> {
+    let mut rules: Vec<wire::Rule> = Vec::new();
+    for rule in changes.iter().filter_map(|change| change.rule(&[])) {
+        rules.retain(|known| known.identifier != rule.identifier);
+        rules.extend(Some(rule).filter(|rule| rule.policy() != wire::Policy::Remove));
+    }
+    rules
+}
+
 fn event(number: u8, blocked: bool) -> AnyEvent {
     let mut event = fixtures::events(20, u64::from(number)).find_map(|event| match event {
         AnyEvent::Execution(event) => Some(*event),
@@ -325,20 +349,16 @@ impl World {
                 let changes: Vec<_> = changes.iter().filter_map(|c| c.rule(&known)).collect();
                 self.server.queue_changes(changes);
             }
-            Op::Replace(changes) => {
-                let mut rules: Vec<wire::Rule> = Vec::new();
-                for rule in changes.iter().filter_map(|change| change.rule(&[])) {
-                    rules.retain(|known| known.identifier != rule.identifier);
-                    rules.extend(Some(rule).filter(|rule| rule.policy() != wire::Policy::Remove));
-                }
-                self.server.set_rules(rules);
-            }
+            Op::Replace(changes) => self.server.set_rules(rule_set(&changes)),
             Op::Set(setting) => self.server.change_settings(|settings| setting.apply(settings)),
             Op::Pull => drop(self.pull()),
             Op::PullAs(kind) => drop(self.pull_as(kind)),
+            Op::PullFails(stage, kind) => self.pull_without(stage, kind),
+            Op::Move(changes) => self.move_to_another_server(rule_set(&changes)),
             Op::PullKilled(place) => {
                 self.relay.kill();
                 self.agent.run(&["sync", "--kill-at", place]);
+                self.is_new_to_server = false;
                 self.relay.restart();
             }
             Op::Push(trouble) => self.push_in(trouble),

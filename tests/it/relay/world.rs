@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use santa_sync::agent::LocalAgent;
 use santa_sync::harness::fixtures::AnyEvent;
-use santa_sync::harness::{FakeServer, SyncTypePolicy};
+use santa_sync::harness::{FakeServer, Fault, SyncTypePolicy, every};
 use santa_sync::model::{FileAccessAction, MediaPolicy, Settings, Stage, SyncType};
 use santa_sync::protocol::wire;
 use santa_sync::stop_channel;
@@ -30,6 +30,11 @@ pub(crate) struct World {
     pub(crate) relay: Arc<Relay>,
     pub(crate) santa: Santa,
     config: Arc<Config>,
+    guard: Option<u8>,
+    /// Of the events that servers received before the agent was moved to the present one.
+    received_before: BTreeSet<String>,
+    /// No sync with the present server has succeeded yet, or may have.
+    pub(crate) is_new_to_server: bool,
     /// Of every event that Santa stored.
     observed: BTreeSet<String>,
     /// Of those that came after its last whole sync.
@@ -54,14 +59,7 @@ impl World {
     pub(crate) fn guarded(age: Age, keeps_events: bool, guard: Option<u8>) -> Self {
         let server = FakeServer::builder().transcript_limit(0).start().expect("a server");
         let agent = Agent::of(&server);
-        let mut sets = vec![
-            format!("SyncBaseURL={}", server.url()),
-            format!("MachineID={}", agent.machine_id),
-            "SyncClientContentEncoding=none".to_owned(),
-        ];
-        sets.extend(guard.map(|percent| format!("GuardRemovedPercent={percent}")));
-        let sources = Sources { sets, ..Sources::default() };
-        let config = Config::load(&sources).expect("a configuration").config;
+        let config = configured(&server, &agent, guard);
         std::fs::create_dir(&agent.state_dir).expect("a directory");
         let relay = Relay::start(agent.state_dir.clone(), &agent.machine_id, keeps_events, guard);
         let relay = Arc::new(relay);
@@ -76,6 +74,9 @@ impl World {
             relay,
             santa,
             config,
+            guard,
+            received_before: BTreeSet::new(),
+            is_new_to_server: true,
             observed: BTreeSet::new(),
             since_whole_sync: BTreeSet::new(),
             last_whole_sync: None,
@@ -99,6 +100,14 @@ impl World {
     /// A sync of the agent has ended.
     fn note(&mut self, record: &SyncRecord) {
         assert_eq!(record.result, SyncResult::Success, "{record:?}");
+        if std::mem::take(&mut self.is_new_to_server) {
+            assert!(record.requested_sync_type.is_clean(), "PRE-7: {record:?}");
+        }
+        self.note_type(record);
+    }
+
+    /// A sync of the agent has committed its rules.
+    fn note_type(&mut self, record: &SyncRecord) {
         let all = SyncType::CleanAll;
         if record.sync_type == Some(all) && record.requested_sync_type != all {
             self.clean_all_due = true;
@@ -136,6 +145,37 @@ impl World {
         let record = self.pull();
         self.server.change_style(|style| style.sync_type = SyncTypePolicy::AsRequested);
         record
+    }
+
+    /// A sync of the agent, of that type if one is given, for which the server has no
+    /// `stage`.
+    pub(crate) fn pull_without(&mut self, stage: Stage, sync_type: Option<wire::SyncType>) {
+        let policy = sync_type.map_or(SyncTypePolicy::AsRequested, SyncTypePolicy::Always);
+        self.server.change_style(|style| style.sync_type = policy);
+        self.server.fault(stage, every(), Fault::status(404));
+        let record = self.puller()();
+        self.server.clear_faults();
+        self.server.change_style(|style| style.sync_type = SyncTypePolicy::AsRequested);
+        if stage == Stage::EventUpload && record.result == SyncResult::Success {
+            // There were no events.
+            self.note(&record);
+            return;
+        }
+        assert_ne!(record.result, SyncResult::Success, "{stage:?}: {record:?}");
+        if stage == Stage::Postflight {
+            // The rules were committed.
+            self.note_type(&record);
+        }
+    }
+
+    /// The agent is configured for another server, which has these rules.
+    pub(crate) fn move_to_another_server(&mut self, rules: Vec<wire::Rule>) {
+        self.received_before.extend(self.server.events().iter().map(unique_id));
+        self.server = FakeServer::builder().transcript_limit(0).start().expect("a server");
+        self.server.set_rules(rules);
+        self.is_new_to_server = true;
+        self.agent.base_url = self.server.url();
+        self.config = configured(&self.server, &self.agent, self.guard);
     }
 
     /// Santa's database of rules is lost.
@@ -274,7 +314,8 @@ impl World {
         assert_eq!((next.received, next.sync_type), (0, SyncType::Normal), "{why}");
         self.assert_in_step();
         self.pull();
-        let received: BTreeSet<_> = self.server.events().iter().map(unique_id).collect();
+        let mut received: BTreeSet<_> = self.server.events().iter().map(unique_id).collect();
+        received.extend(self.received_before.iter().cloned());
         let missing: Vec<_> = self.observed.difference(&received).collect();
         assert!(missing.is_empty(), "events were lost: {missing:?}");
         assert!(self.santa.pending().is_empty());
@@ -306,6 +347,18 @@ impl World {
         assert!(!self.relay.lacks(), "{why}");
         assert!(self.relay.is_in_step(), "{why}");
     }
+}
+
+/// The configuration of an agent of that server.
+fn configured(server: &FakeServer, agent: &Agent, guard: Option<u8>) -> Arc<Config> {
+    let mut sets = vec![
+        format!("SyncBaseURL={}", server.url()),
+        format!("MachineID={}", agent.machine_id),
+        "SyncClientContentEncoding=none".to_owned(),
+    ];
+    sets.extend(guard.map(|percent| format!("GuardRemovedPercent={percent}")));
+    let sources = Sources { sets, ..Sources::default() };
+    Config::load(&sources).expect("a configuration").config
 }
 
 /// A row of ours as a release can hold it; `None` if it cannot.
