@@ -17,7 +17,7 @@ use super::messages;
 use super::plan::{self, Content, Plan, Why};
 use super::release::{Release, RuleForm};
 use super::sessions::{Outcome, PageOf, Position, Sessions};
-use super::state::{Acknowledgement, RelayState};
+use super::state::{Acknowledgement, RelayState, SentGeneration};
 use crate::config::RelayConfig;
 use crate::control::relay::{AcknowledgedStatus, AuthorizerStatus, NotAcknowledged, RelayStatus};
 use crate::host::AuthorizerReport;
@@ -360,9 +360,23 @@ impl Core {
         }
     }
 
-    /// A page is about to be sent.
+    /// A page is about to be sent. If it is the last one, that is recorded first.
     pub fn served(&mut self, located: &Located, page: &Page) {
-        self.sessions.served(located.token, located.position, page.rules, page.next);
+        let Located { token, position, .. } = *located;
+        let whole = self.sessions.served(token, position, page.rules, page.next);
+        if let Some(delivery) = whole
+            && self.options.config.manner == RelayManner::Santa
+        {
+            let sent = SentGeneration {
+                generation: delivery.generation,
+                digest: delivery.digest.clone(),
+                rules_hash: delivery.rules_hash.clone(),
+                form: RuleForm::of(delivery.release),
+                altered: delivery.altered,
+            };
+            let state = self.state.with_sent(sent);
+            self.keep(state, "keep_sent");
+        }
         if matches!(located.plan.content, Content::Whole | Content::WholeBesideOthers) {
             let is_first = located.position == Position::first(located.plan.content);
             if is_first {
@@ -449,6 +463,9 @@ impl Core {
         self.status.not_acknowledged = None;
         let mut state = self.state.clone();
         state.settings = digest;
+        state.sent.retain(|sent| {
+            sent.generation == acknowledgement.generation && sent.digest == acknowledgement.digest
+        });
         if clean {
             state.note_clean_sync(names, clears_settings);
         }

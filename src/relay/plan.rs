@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::release::{Release, RuleForm};
-use super::state::Acknowledgement;
+use super::state::{Acknowledgement, SentGeneration};
 use crate::model::{ClientMode, RuleCounts, SyncType};
 use crate::store::{Generation, RulesSince, RulesSnapshot, RulesStanding, StoreError};
 
@@ -128,12 +128,6 @@ pub trait History {
     /// Why it cannot be read.
     type Error;
 
-    /// The number of the oldest kept generation from `number` on whose rules have that hash.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    fn with_hash(&self, number: i64, hash: &str) -> Result<Option<i64>, Self::Error>;
-
     /// What happened between a generation and the newest; `None` if that generation is not
     /// kept.
     ///
@@ -150,10 +144,6 @@ pub trait History {
 
 impl History for RulesSnapshot {
     type Error = StoreError;
-
-    fn with_hash(&self, number: i64, hash: &str) -> Result<Option<i64>, StoreError> {
-        Ok(self.generation_with_hash(number, hash)?.map(|generation| generation.number))
-    }
 
     fn since(&self, base: i64) -> Result<Option<RulesSince>, StoreError> {
         self.rules_since(base)
@@ -176,14 +166,19 @@ pub fn number_here<H: History>(
     history: &H,
 ) -> Result<Option<i64>, H::Error> {
     let Some(known) = acknowledged else { return Ok(None) };
-    let kept = if known.generation == newest.number {
-        Some(newest.digest.clone())
-    } else {
-        history.digest(known.generation)?
-    };
+    let kept = kept_digest(known.generation, newest, history)?;
     let is_here =
         known.generation <= newest.number && kept.is_none_or(|digest| digest == known.digest);
     Ok(is_here.then_some(known.generation))
+}
+
+/// The digest of a generation of this store; `None` if it is not kept.
+fn kept_digest<H: History>(
+    number: i64,
+    newest: &Generation,
+    history: &H,
+) -> Result<Option<String>, H::Error> {
+    if number == newest.number { Ok(Some(newest.digest.clone())) } else { history.digest(number) }
 }
 
 /// Everything a plan depends on besides history.
@@ -198,6 +193,8 @@ pub struct Situation<'a> {
     pub altered: bool,
     /// What the authorizer last acknowledged.
     pub acknowledged: Option<&'a Acknowledgement>,
+    /// What it was sent since then, and may hold.
+    pub sent: &'a [SentGeneration],
     /// What it reports in its preflight.
     pub authorizer: &'a Authorizer,
     /// Whether a setting it was given since its last clean sync is no longer in
@@ -287,18 +284,27 @@ impl Plan {
     }
 }
 
-/// Whether an upgrade or a downgrade left the authorizer with rules in another form than its
-/// release is sent.
-fn has_other_form(Situation { acknowledged, authorizer, altered, .. }: Situation<'_>) -> bool {
-    acknowledged.is_some_and(|known| {
-        known.form != RuleForm::of(authorizer.release) && (known.altered || altered)
-    })
+/// Whether rules that were sent in that form, which altered them or not, are in another form than
+/// the authorizer's release is sent now: it was upgraded or downgraded.
+fn is_other_form(
+    Situation { authorizer, altered, .. }: Situation<'_>,
+    sent: (RuleForm, bool),
+) -> bool {
+    let (form, was_altered) = sent;
+    form != RuleForm::of(authorizer.release) && (was_altered || altered)
+}
+
+/// Whether that is so for the rules that it acknowledged.
+fn has_other_form(situation: Situation<'_>) -> bool {
+    situation
+        .acknowledged
+        .is_some_and(|known| is_other_form(situation, (known.form, known.altered)))
 }
 
 /// The generation whose rules the authorizer holds; `None` if it is not known. `here` is
-/// [`number_here`]. If the acknowledged generation is not kept, it may be of a store that was
-/// replaced. Then no other generation is recognized by its hash alone, because the hash does not
-/// cover a rule's texts.
+/// [`number_here`]. A generation after the acknowledged one is recognized by its hash only if it was
+/// sent whole: the hash does not cover a rule's texts, so rules that were changed on the host may have
+/// the hash of a generation that never came there.
 fn base<H: History>(
     situation: Situation<'_>,
     here: Option<i64>,
@@ -322,13 +328,18 @@ fn base<H: History>(
         return Ok(Some(number));
     }
     let by_users = (authorizer.mode == Some(ClientMode::Standalone)).then_some(number);
-    let is_kept = number == newest.number || history.digest(number)?.is_some();
-    let Some(here) = here.filter(|_| is_kept) else { return Ok(by_users) };
-    // Its postflight may have been lost.
-    let later = history.with_hash(here, hash)?;
-    // A release that was sent some rules in another form has a hash of its own.
-    let newest = (newest.rules_hash == *hash).then_some(newest.number);
-    Ok(later.or(newest).or(by_users))
+    let Some(here) = here else { return Ok(by_users) };
+    // Its postflight may have been lost. The oldest comes first.
+    for sent in situation.sent {
+        if sent.generation >= here
+            && sent.rules_hash == *hash
+            && !is_other_form(situation, (sent.form, sent.altered))
+            && kept_digest(sent.generation, newest, history)?.as_ref() == Some(&sent.digest)
+        {
+            return Ok(Some(sent.generation));
+        }
+    }
+    Ok(by_users)
 }
 
 /// Whether the authorizer is known to hold a set of ours.

@@ -291,11 +291,19 @@ impl<T> Sessions<T> {
         }
     }
 
-    /// A page of so many rules is about to be sent.
-    pub fn served(&mut self, token: u64, position: Position, rules: u64, next: Option<Position>) {
-        if let Some(session) = self.kept.iter_mut().find(|session| session.token == token) {
-            session.pages.insert(position, (rules, next));
-        }
+    /// A page of so many rules is about to be sent. Returns the delivery if it is the last page
+    /// of one that has rules.
+    pub fn served(
+        &mut self,
+        token: u64,
+        position: Position,
+        rules: u64,
+        next: Option<Position>,
+    ) -> Option<&Delivery> {
+        let session = self.kept.iter_mut().find(|session| session.token == token)?;
+        session.pages.insert(position, (rules, next));
+        let is_whole = next.is_none() && session.delivery.plan.content != Content::Nothing;
+        is_whole.then_some(&session.delivery)
     }
 
     /// Events were not accepted.

@@ -18,6 +18,8 @@ pub const RELAY_FILE: &str = "relay.json";
 const MAX_BYTES: u64 = 1 << 20;
 /// The version of the file's schema.
 const SCHEMA_VERSION: u32 = 1;
+/// The most generations kept that were sent and not acknowledged.
+const MAX_SENT: usize = 32;
 
 /// The last delivery that the authorizer said it has taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,22 @@ pub struct Acknowledgement {
     pub at: Timestamp,
 }
 
+/// A generation that was sent whole, so that the authorizer may hold it even if its postflight
+/// was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentGeneration {
+    /// The number of the generation.
+    pub generation: i64,
+    /// A digest of all columns of its rules, in order.
+    pub digest: String,
+    /// The hash of its rules as they were sent.
+    pub rules_hash: String,
+    /// The form in which they were sent.
+    pub form: RuleForm,
+    /// Whether that form alters rules or leaves rules out.
+    pub altered: bool,
+}
+
 /// Everything the relay keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -70,6 +88,9 @@ pub struct RelayState {
     served: (String, String),
     /// The last acknowledged delivery.
     pub acknowledged: Option<Acknowledgement>,
+    /// The generations that were sent whole since then, and the acknowledged one, in the order
+    /// in which they were sent first; at most 32.
+    pub sent: Vec<SentGeneration>,
     /// The settings given since the authorizer's last clean sync, by name.
     pub handed_out: BTreeSet<String>,
     /// The settings given before, which its release did not clear in a clean sync.
@@ -112,6 +133,7 @@ impl RelayState {
         if self.served != served && self.served != Default::default() {
             tracing::info!("the relay serves a different authorizer than before");
             (self.acknowledged, self.shortfall) = (None, None);
+            self.sent.clear();
             self.settings.clear();
         }
         Self { served, ..self }
@@ -121,6 +143,17 @@ impl RelayState {
     #[must_use]
     pub fn with_settings(&self, settings: String) -> Self {
         Self { settings, ..self.clone() }
+    }
+
+    /// A copy of the state after a generation was sent whole. If too many are kept, it is not
+    /// added: a later one must not be mistaken for an earlier one that was dropped.
+    #[must_use]
+    pub fn with_sent(&self, sent: SentGeneration) -> Self {
+        let mut state = self.clone();
+        if !state.sent.contains(&sent) && state.sent.len() < MAX_SENT {
+            state.sent.push(sent);
+        }
+        state
     }
 
     /// Replaces the file in one step; it is on disk when this returns.
@@ -160,6 +193,24 @@ impl RelayState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RELAY-6: a later generation is not kept in the place of an earlier one with the same hash.
+    #[test]
+    fn relay_6_the_first_generations_that_were_sent_are_kept() {
+        let sent = |generation| SentGeneration {
+            generation,
+            digest: format!("digest-{generation}"),
+            rules_hash: "hash".to_owned(),
+            form: RuleForm::AsStored,
+            altered: false,
+        };
+        let mut state = RelayState::default();
+        for generation in [1, 2, 1].into_iter().chain(3..100) {
+            state = state.with_sent(sent(generation));
+        }
+        let kept: Vec<_> = state.sent.iter().map(|sent| sent.generation).collect();
+        assert_eq!(kept, (1..=32).collect::<Vec<_>>());
+    }
 
     /// RELAY-6: if `RelayManner` or the machine id has changed, or the state directory was
     /// copied, the acknowledgement of the previous authorizer does not count.

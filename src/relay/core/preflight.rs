@@ -91,6 +91,7 @@ impl Core {
             newest: &moment.newest,
             altered: moment.altered,
             acknowledged: self.state.acknowledged.as_ref(),
+            sent: &self.state.sent,
             authorizer,
             is_setting_withdrawn,
             guard: self.options.guard,

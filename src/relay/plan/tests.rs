@@ -26,8 +26,6 @@ struct Past {
     same: bool,
     incomplete: bool,
     clean: Vec<SyncType>,
-    /// A generation with this hash.
-    hashes: Vec<(i64, &'static str)>,
     /// The store replaced the one whose generation 5 is acknowledged, and its own generation 5
     /// has other rules.
     replaced: bool,
@@ -35,11 +33,6 @@ struct Past {
 
 impl History for Past {
     type Error = Infallible;
-
-    fn with_hash(&self, from: i64, hash: &str) -> Result<Option<i64>, Infallible> {
-        let found = self.hashes.iter().find(|(number, known)| *number >= from && *known == hash);
-        Ok(found.map(|(number, _)| *number))
-    }
 
     fn since(&self, base: i64) -> Result<Option<RulesSince>, Infallible> {
         Ok((base >= self.oldest).then(|| RulesSince {
@@ -61,6 +54,7 @@ impl History for Past {
 struct Case {
     standing: RulesStanding,
     acknowledged: Option<Acknowledgement>,
+    sent: Vec<SentGeneration>,
     authorizer: Authorizer,
     past: Past,
     altered: bool,
@@ -89,6 +83,7 @@ impl Default for Case {
                 partial: false,
                 at: Timestamp::from_secs(0),
             }),
+            sent: Vec::new(),
             authorizer: Authorizer {
                 release: Release::parse("2026.7"),
                 rules_hash: Some("hash-5".to_owned()),
@@ -122,6 +117,7 @@ impl Case {
             newest: &newest,
             altered: self.altered,
             acknowledged: self.acknowledged.as_ref(),
+            sent: &self.sent,
             authorizer: &self.authorizer,
             is_setting_withdrawn: self.is_setting_withdrawn,
             guard: self.guard,
@@ -129,6 +125,17 @@ impl Case {
         };
         let Ok(Plan { sync_type, content, why }) = plan(situation, &self.past);
         (sync_type, content, why)
+    }
+}
+
+/// A generation that was sent as it is stored, with that hash.
+fn sent(generation: i64, hash: &str) -> SentGeneration {
+    SentGeneration {
+        generation,
+        digest: format!("digest-{generation}"),
+        rules_hash: hash.to_owned(),
+        form: RuleForm::AsStored,
+        altered: false,
     }
 }
 
@@ -148,18 +155,7 @@ fn clean(why: Why) -> (SyncType, Content, Why) {
 fn relay_6_the_base_is_found_by_hash_count_or_word() {
     assert_eq!(case(|_| {}).plan(), CHANGES);
 
-    // Its postflight was lost: an older set than acknowledged is none of ours.
     let hash = |text: &str| Some(text.to_owned());
-    let lost = case(|case| {
-        case.authorizer.rules_hash = hash("hash-7");
-        case.past.hashes = vec![(3, "hash-7"), (7, "hash-7"), (8, "hash-7")];
-    });
-    assert_eq!(lost.plan().1, Content::Changes { base: 7 });
-    let older = case(|case| {
-        case.authorizer.rules_hash = hash("hash-3");
-        case.past.hashes = vec![(3, "hash-3")];
-    });
-    assert_eq!(older.plan(), clean(Why::NoBase));
     // The reference is what was reported, also if our rules have another hash.
     let drift = Case::default().acknowledged(|known| known.rules_hash = hash("theirs"));
     assert_eq!(drift.clone().with(|c| c.authorizer.rules_hash = hash("theirs")).plan(), CHANGES);
@@ -197,11 +193,42 @@ fn relay_6_the_base_is_found_by_hash_count_or_word() {
     // It could say the hash before.
     let silent = case(|case| case.authorizer.rules_hash = None);
     assert_eq!(silent.plan(), clean(Why::NoBase));
-    // The hash of the form in which it is sent the newest.
-    let altered = case(|case| case.authorizer.rules_hash = Some(format!("hash-{NEWEST}")));
-    assert_eq!(altered.plan().1, Content::Changes { base: NEWEST });
-
     assert_eq!(case(|case| case.acknowledged = None).plan(), clean(Why::NoBase));
+}
+
+/// RELAY-6: after a lost postflight the authorizer holds a generation that it was sent. Rules
+/// that were changed on the host, so that they have the hash of a later generation, are not that
+/// generation if it was never sent: texts are not in the hash.
+#[test]
+fn relay_6_a_later_generation_counts_only_if_it_was_sent() {
+    let holds = |hash: &str, generations: Vec<SentGeneration>| {
+        case(|case| {
+            case.authorizer.rules_hash = Some(hash.to_owned());
+            case.sent = generations;
+        })
+    };
+    let lost = holds("hash-7", vec![sent(6, "hash-6"), sent(7, "hash-7"), sent(8, "hash-7")]);
+    assert_eq!(lost.plan().1, Content::Changes { base: 7 }, "the oldest one");
+    for never_sent in [7, NEWEST] {
+        let changed = holds(&format!("hash-{never_sent}"), vec![sent(6, "hash-6")]);
+        assert_eq!(changed.plan(), clean(Why::NoBase), "{never_sent}");
+    }
+    let older = holds("hash-3", vec![sent(3, "hash-3")]);
+    assert_eq!(older.plan(), clean(Why::NoBase));
+    // What it reported with its acknowledgement was drift, and that is gone.
+    let mended = holds("hash-5", vec![sent(5, "hash-5")]);
+    let mended = mended.acknowledged(|known| known.rules_hash = Some("theirs".to_owned()));
+    assert_eq!(mended.plan(), CHANGES);
+
+    // What was sent to another release may not be what this one gets.
+    let of = |form, altered| {
+        holds("hash-7", vec![SentGeneration { form, altered, ..sent(7, "hash-7") }])
+    };
+    assert_eq!(of(RuleForm::WithoutCel, false).plan().1, Content::Changes { base: 7 });
+    assert_eq!(of(RuleForm::WithoutCel, true).plan(), clean(Why::NoBase));
+    assert_eq!(of(RuleForm::AsStored, true).plan().1, Content::Changes { base: 7 });
+    let altered_now = of(RuleForm::WithoutCel, false).with(|case| case.altered = true);
+    assert_eq!(altered_now.plan(), clean(Why::NoBase));
 }
 
 /// RELAY-15: after an upgrade or a downgrade, the authorizer holds none of our sets if the old
@@ -370,15 +397,16 @@ fn relay_6_a_generation_of_a_replaced_store_is_known_by_its_digest() {
     let same = replaced.clone().acknowledged(|known| known.digest = format!("digest-{NEWEST}"));
     assert_eq!(same.plan(), (SyncType::Normal, Content::Nothing, Why::InStep));
 
-    // A generation with the same hash may differ in the rules' texts.
-    let hash = |case: &mut Case| {
-        case.past.hashes = vec![(7, "hash-7")];
+    // Neither is a generation that was sent.
+    let lost = |case: &mut Case| {
+        case.sent = vec![sent(7, "hash-7")];
         case.authorizer.rules_hash = Some("hash-7".to_owned());
     };
-    assert_eq!(replaced.clone().with(hash).plan(), clean(Why::NoBase));
-    let pruned = case(|case| case.past.oldest = 6).with(hash);
-    assert_eq!(pruned.plan(), clean(Why::NoBase), "the generation may be of a replaced store");
-    assert_eq!(case(hash).plan().1, Content::Changes { base: 7 });
+    assert_eq!(replaced.clone().with(lost).plan(), clean(Why::NoBase));
+    let later = case(|case| case.past.oldest = 8).with(lost);
+    assert_eq!(later.plan(), clean(Why::NoBase), "it is not kept");
+    assert_eq!(case(|case| case.past.oldest = 6).with(lost).plan().1, Content::Changes { base: 7 });
+    assert_eq!(case(lost).plan().1, Content::Changes { base: 7 });
 
     // In the new store, every CLEAN_ALL and every unguarded commit came later.
     let wanted = replaced.clone().with(|case| case.standing.clean_all = Some(2));

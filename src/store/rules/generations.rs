@@ -435,18 +435,6 @@ impl Store {
         self.one_generation("number = ?1", [number])
     }
 
-    /// The oldest kept generation from `number` on whose rules have that hash.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn generation_with_hash(
-        &self,
-        number: i64,
-        hash: &str,
-    ) -> Result<Option<Generation>, StoreError> {
-        self.one_generation("number >= ?1 AND hash = ?2 ORDER BY number LIMIT 1", (number, hash))
-    }
-
     fn one_generation(
         &self,
         condition: &str,

@@ -534,6 +534,27 @@ fn relay_6_another_store_with_the_same_hash_is_another_set() {
     }
 }
 
+/// RELAY-6: rules that were reordered on the host may get the hash of a generation that was never
+/// sent there. They lack that generation's texts.
+#[test]
+fn relay_6_a_generation_that_was_never_sent_is_not_taken_for_held() {
+    let rules = [team("A", wire::Policy::Blocklist), team("B", wire::Policy::Blocklist)];
+    let mut world = in_step(Age::Y2026M7, rules.clone());
+    let first = world.santa.server_rows().first().cloned().expect("a row");
+    world.santa.drift(|table| table.put(first));
+    // The server sends A again, with a text: it is now the last one here, too.
+    let [mut changed, _] = rules;
+    "a text".clone_into(&mut changed.custom_msg);
+    world.server.queue_changes(vec![changed]);
+    world.pull();
+    assert_eq!(world.agent.store().rules_hash().expect("read"), world.santa.rules_hash());
+    assert_ne!(world.santa.server_rows(), world.expected_rows());
+    world.push();
+    world.push();
+    world.assert_in_step();
+    world.settle();
+}
+
 /// RELAY-6, RULE-12: a store that was rebuilt, and whose first commit has no rules, does not
 /// reuse the numbers of the lost store. Even if it did, the digest would show that the
 /// acknowledged generation is a different one.

@@ -207,10 +207,11 @@ mod killed {
     use crate::relay::santa::unique_id;
 
     /// What the relay does, by the names of its checkpoints.
-    const EFFECTS: [&str; 6] = [
+    const EFFECTS: [&str; 7] = [
         "keep_report",
         "keep_settings",
         "begin_delivery",
+        "keep_sent",
         "take_events",
         "keep_acknowledgement",
         "keep_surplus",
