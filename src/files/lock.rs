@@ -4,11 +4,17 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Access, FileIdentity, open_own};
 
 /// How often a lock is tried while somebody only looks at it.
 const ATTEMPTS: u32 = 1_000;
+/// How many of these attempts are made without a pause. Whoever looks may lose the processor
+/// meanwhile, for several time slices.
+const AT_ONCE: u32 = 100;
+/// The pause before each later attempt.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// An exclusive lock on an open file, held until dropped.
 #[derive(Debug)]
@@ -31,11 +37,12 @@ impl FileLock {
     /// # Errors
     /// If the file cannot be locked at all.
     pub fn try_new(file: File) -> io::Result<Option<Self>> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(Self { file })),
                 Err(TryLockError::WouldBlock) if !can_share(&file) => return Ok(None),
-                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Err(TryLockError::WouldBlock) if attempt < AT_ONCE => std::thread::yield_now(),
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(PAUSE),
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(TryLockError::Error(error)) => return Err(error),
             }

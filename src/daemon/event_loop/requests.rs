@@ -102,7 +102,7 @@ impl EventLoop {
         }
         let early = self.schedule.group_wait(now);
         if by == Requester::Group && !sync.wait && !self.schedule.is_asked() && !early.is_zero() {
-            let seconds = early.as_secs() + 1;
+            let seconds = early.as_secs() + u64::from(early.subsec_nanos() > 0);
             let message = format!(
                 "syncs requested by the group start at least 10 s apart, 60 s after a failure; \
                  try again in {seconds} s"
@@ -184,7 +184,7 @@ pub(super) mod tests {
             let mut daemon = daemon(dir.path());
             daemon.prompt.queued(daemon.alarm.now());
             // Time passes between the two.
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
             let running = running(&daemon);
             let summary = left.map(|events_pending| {
                 Box::new(StoreSummary { events_pending, ..StoreSummary::default() })
