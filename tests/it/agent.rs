@@ -1,8 +1,10 @@
 //! The agent as a process, for tests: a state directory of its own and the
 //! command line.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use santa_sync::harness::FakeServer;
 use santa_sync::model::Timestamp;
@@ -151,4 +153,20 @@ pub(crate) fn synced(output: &Output) -> Synced {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     Synced { code: output.status.code(), json, stderr }
+}
+
+/// An address on loopback that is free. The kernel gives its port to nobody on its own: the ports
+/// that it chooses begin at 32768 on Linux and at 49152 on macOS.
+pub(crate) fn free_address() -> SocketAddr {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        // Tests in other processes begin elsewhere.
+        let place = std::process::id().wrapping_mul(61).wrapping_add(tried) % 12_000;
+        let port = 20_000 + u16::try_from(place).expect("small");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }

@@ -384,7 +384,9 @@ fn sync_6_a_third_sync_is_one_too_many() {
     let mut waiting = agent.spawn(&["sync", "--json"]);
     // The waiting one holds the directory; until it does, a third would wait in its place.
     while !waits(&agent.state_dir) {
-        std::thread::yield_now();
+        assert!(waiting.try_wait().expect("a status").is_none(), "it does not wait");
+        // A look holds the lock for an instant, in which the sync must not find it each time.
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let third = agent.sync(&[]);
     assert_eq!((third.code, third.result()), (Some(5), "too_many_syncs"));
@@ -421,7 +423,11 @@ fn sync_6_a_sync_or_an_import_that_waits_says_for_whom() {
 /// Whether somebody holds the waiting place, which is the lock of the
 /// directory itself.
 fn waits(dir: &std::path::Path) -> bool {
-    std::fs::File::open(dir).expect("a directory").try_lock_shared().is_err()
+    let file = std::fs::File::open(dir).expect("a directory");
+    let is_held = file.try_lock_shared().is_err();
+    // Closing is not enough while a process that another thread starts has a copy.
+    let _ = file.unlock();
+    is_held
 }
 
 /// SYNC-2, DAEMON-3: a sync told to terminate reverts and says so.

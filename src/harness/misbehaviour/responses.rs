@@ -13,7 +13,7 @@ use crate::harness::tls::CertificateFlaw;
 use crate::model::Stage;
 
 /// How long [`Misbehaviour::Iso03Busy`] is busy with a preflight.
-pub(in crate::harness) const BUSY: Duration = Duration::from_millis(60);
+pub(in crate::harness) const BUSY: Duration = Duration::from_millis(200);
 
 /// How late [`Misbehaviour::Http03Slow`] is.
 const SLOW: Duration = Duration::from_secs(11);

@@ -294,7 +294,7 @@ fn a_server_of_tls_that_goes_away_had_a_usable_url() {
 #[test]
 fn a_server_that_hangs_at_the_end_is_accused_of_nothing_either() {
     let server = server().start().unwrap();
-    let conformance = conformance(&server.url()).request_timeout(Duration::from_millis(100));
+    let conformance = conformance(&server.url()).request_timeout(Duration::from_secs(2));
     let report = report_with(conformance, "ERR-03", move || hold_all(&server));
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.ended_early.unwrap().kind, EarlyEndKind::NoResponse);
@@ -304,7 +304,7 @@ fn a_server_that_hangs_at_the_end_is_accused_of_nothing_either() {
 #[test]
 fn a_server_that_hangs_in_the_middle_is_accused_of_nothing_and_soon_given_up() {
     let server = server().start().unwrap();
-    let conformance = conformance(&server.url()).request_timeout(Duration::from_millis(500));
+    let conformance = conformance(&server.url()).request_timeout(Duration::from_secs(2));
     let report = report_with(conformance, "ENC-08", move || hold_all(&server));
     assert_eq!(complaints(&report), [""; 0]);
     assert_eq!(report.result("ENC-08").unwrap().verdict, Verdict::Pass);
@@ -314,19 +314,19 @@ fn a_server_that_hangs_in_the_middle_is_accused_of_nothing_and_soon_given_up() {
     assert_eq!(end.kind, EarlyEndKind::NoResponse);
     let said = "the server stopped responding after exchange ";
     assert!(end.cause.starts_with(said), "{}", end.cause);
-    assert!(end.cause.contains("): no response within 500ms"), "{}", end.cause);
+    assert!(end.cause.contains("): no response within 2s"), "{}", end.cause);
 }
 
 /// The preflight that follows each timeout is answered.
 #[test]
 fn a_server_that_hangs_on_one_kind_of_request_is_accused_of_that() {
     let server = server().fault(Stage::Postflight, every(), Fault::Hold).start().unwrap();
-    let conformance = conformance(&server.url()).request_timeout(Duration::from_millis(500));
+    let conformance = conformance(&server.url()).request_timeout(Duration::from_secs(2));
     let report = conformance.only(["HTTP-01", "HTTP-03", "POST-03"]).run_blocking().unwrap().report;
     assert_eq!(report.ended_early, None);
     let result = report.result("HTTP-03").unwrap();
     assert_eq!(result.verdict, Verdict::Fail);
-    assert!(result.summary.contains("postflight: no response within 500ms"), "{}", result.summary);
+    assert!(result.summary.contains("postflight: no response within 2s"), "{}", result.summary);
 }
 
 /// What was found before the server went away stands, although it could not be found again:

@@ -138,7 +138,8 @@ fn ev_10_a_failed_upload_is_left_to_the_next_sync() {
 #[test]
 fn ev_10_syncs_and_uploads_do_not_overlap() {
     let (server, agent, _daemon) = synced_once(&[]);
-    server.fault(Stage::RuleDownload, nth(1), Fault::Hold);
+    let downloads = server.count(Stage::RuleDownload);
+    server.fault(Stage::RuleDownload, nth(downloads + 1), Fault::Hold);
     let mut asker = client(&agent);
     asker.ask(&ControlRequest::Sync(SyncRequest::default())).unwrap();
     assert!(server.wait_for(Stage::RuleDownload, 2, PATIENCE));

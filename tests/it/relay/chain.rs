@@ -1,11 +1,11 @@
 //! The whole chain in this process: a server, an agent, its relay, and what syncs
 //! with that.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::agent::free_address;
 use santa_sync::agent::LocalAgent;
 use santa_sync::clock::SystemClock;
 use santa_sync::config::{Config, Layer, RelayConfig, Source};
@@ -136,10 +136,8 @@ impl Drop for Chain {
 }
 
 fn relay_config() -> RelayConfig {
-    // Free a moment ago; the kernel hands out others first.
-    let free = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
     RelayConfig {
-        listen: free.local_addr().expect("an address"),
+        listen: free_address(),
         tls: false,
         client_certificate: false,
         directory: Path::new("/nonexistent").to_owned(),

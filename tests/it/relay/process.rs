@@ -1,7 +1,7 @@
 //! The relay in the daemon's own process: what it does by itself, and what is left
 //! when it is killed.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use santa_sync::protocol::wire;
 
 use super::santa::{Age, Santa, Status};
 use super::stored;
-use crate::agent::Agent;
+use crate::agent::{Agent, free_address};
 use crate::daemon::{Daemon, PATIENCE, ask, client, sync};
 
 /// A host whose agent relays to its Santa.
@@ -36,9 +36,7 @@ impl Host {
             .start()
             .expect("a server");
         let agent = Agent::of(&server);
-        // Free a moment ago; the kernel hands out others first.
-        let free = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let listen = free.expect("a port").local_addr().expect("an address").to_string();
+        let listen = free_address().to_string();
         let santa = Santa::new(age, &format!("http://{listen}/"));
         Self { server, agent, santa, listen }
     }

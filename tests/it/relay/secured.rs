@@ -1,7 +1,7 @@
 //! The relay's TLS and its secret, as its clients meet them: with what the daemon
 //! itself has written.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use super::chain::{Chain, MACHINE_ID, wait};
 use super::link::pause;
 use super::santa::{Age, Santa, Status};
 use super::{stored, tls};
-use crate::agent::Agent;
+use crate::agent::{Agent, free_address};
 use crate::daemon::{Daemon, PATIENCE};
 
 /// A host whose daemon relays as these keys say.
@@ -36,10 +36,7 @@ impl Host {
         let server = FakeServer::builder().rules(rules).start().expect("a server");
         let agent = Agent::of(&server);
         let directory = tempfile::tempdir().expect("a directory");
-        // Free a moment ago; the kernel hands out others first.
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let address = free.local_addr().expect("an address");
-        drop(free);
+        let address = free_address();
         let own = [
             format!("RelayListen={address}"),
             format!("RelayDirectory={}", directory.path().join("relay").display()),

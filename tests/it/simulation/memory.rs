@@ -29,7 +29,7 @@ fn an_endless_response_is_too_large_for_a_host_of_its_own() {
     let report = simulation(&server, 1, 1_500).response_memory(MIB).run().unwrap();
     let kinds = kinds(&report);
     assert!(kinds.keys().eq(&["too_large"]) && kinds["too_large"] >= 1, "{report}");
-    assert_eq!(report.cautions().len(), 1, "of the speed alone: {report}");
+    assert!(report.cautions().iter().all(|c| !c.contains("simulator's fault")), "{report}");
 }
 
 /// Without the bound, 200 hosts would take 25 GiB.
@@ -54,7 +54,7 @@ fn endless_responses_share_what_the_simulator_grants() {
 fn the_rules_of_a_download_under_way_count() {
     let rules = || FakeServer::builder().rules(fixtures::rules(10_000, 1)).page_size(200);
     let server = rules().start().unwrap();
-    let report = simulation(&server, 1, 3_000).response_memory(192 << 10).run().unwrap();
+    let report = simulation(&server, 1, 6_000).response_memory(192 << 10).run().unwrap();
     let found = kinds(&report);
     assert!(found.keys().eq(&["simulator_memory"]), "{report}");
     assert!(found["simulator_memory"] >= 6, "each attempt: {report}");
@@ -73,6 +73,6 @@ fn the_rules_of_a_download_under_way_count() {
     assert!(shown.contains(&caution) && shown.contains("192 KiB"), "{shown}");
 
     let server = rules().start().unwrap();
-    let report = simulation(&server, 1, 3_000).response_memory(2 * MIB).run().unwrap();
+    let report = simulation(&server, 1, 6_000).response_memory(2 * MIB).run().unwrap();
     assert_eq!((kinds(&report).len(), report.measured.rules_received), (0, 10_000), "{report}");
 }

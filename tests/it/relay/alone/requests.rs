@@ -108,10 +108,10 @@ fn a_body_that_breaks_off_is_an_empty_last_page() {
 #[test]
 fn attempts_are_five_and_each_has_its_time_to_the_last_byte() {
     let server = FakeServer::builder().start().unwrap();
-    server.fault(Stage::RuleDownload, first(3), Fault::SlowBytes(Duration::from_millis(100)));
+    server.fault(Stage::RuleDownload, first(3), Fault::SlowBytes(Duration::from_millis(400)));
     server.fault(Stage::RuleDownload, nth(4), Fault::Stall);
     let santa = Santa::new(Age::Y2026M7, &server.url()).with(|profile| {
-        profile.pace = Pace { attempt: Duration::from_millis(500), ..Pace::FAST };
+        profile.pace = Pace { attempt: Duration::from_secs(2), ..Pace::FAST };
     });
     assert_eq!(santa.sync().status, Status::Success);
     assert_eq!(server.count(Stage::RuleDownload), 5);
