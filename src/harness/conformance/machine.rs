@@ -92,6 +92,9 @@ impl PreflightDone {
         };
         let name = self.sync_type.name();
         match (given(["sync_type", "syncType"]), given(["clean_sync", "cleanSync"])) {
+            (Some(Value::String(other)), _) if !other.eq_ignore_ascii_case(name) => {
+                format!("{other:?}, which is read as {name}")
+            }
             (Some(_), _) => name.to_owned(),
             (None, Some(flag)) => {
                 format!("clean_sync {flag} and no sync_type, which means {name}")
@@ -453,7 +456,12 @@ impl<'p> ProbeMachine<'p> {
         let limits = self.probe.walk_limits();
         let started = self.probe.client.elapsed();
         while let Some(cursor) = walk.cursor.take() {
-            self.page(walk, &cursor).await?;
+            let is_text = walk.last_cursor_is_text();
+            self.page(walk, &cursor).await.map_err(|broken| match broken.by {
+                // No client sends a number back as text.
+                "HTTP-01" if !is_text => Broken { by: "PAGE-01", ..broken },
+                _ => broken,
+            })?;
             let took = self.probe.client.elapsed().saturating_sub(started);
             let said = if walk.cursor.as_ref() == Some(&cursor) {
                 format!("page {} repeats the cursor it was requested with", walk.pages.len())

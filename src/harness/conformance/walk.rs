@@ -33,6 +33,12 @@ impl Walk {
             .sum()
     }
 
+    /// Whether the last page's cursor is text, as the protocol has it.
+    pub(super) fn last_cursor_is_text(&self) -> bool {
+        let message = self.pages.last().and_then(|page| page.message().ok());
+        message.is_some_and(|message| message.get("cursor").is_some_and(Value::is_string))
+    }
+
     /// The rules of each page.
     fn rules_by_page(&self) -> impl Iterator<Item = &[Rule]> {
         self.ends.iter().scan(0, |start, end| {

@@ -1,6 +1,6 @@
 //! What reports say: what was seen, what it leads to, and no more.
 
-use santa_sync::harness::conformance::{Report, RequirementResult, Verdict};
+use santa_sync::harness::conformance::{Conformance, Report, RequirementResult, Verdict, Waits};
 
 use santa_sync::harness::{
     FakeServer, Fault, Misbehaviour, Preset, SyncTypePolicy, every, fixtures,
@@ -8,6 +8,7 @@ use santa_sync::harness::{
 use santa_sync::model::Stage;
 use serde_json::{Value, json};
 
+use super::by_hand::{Request, listen, respond};
 use super::report;
 
 fn server() -> santa_sync::harness::Builder {
@@ -87,6 +88,64 @@ fn a_host_that_lost_its_rules_is_said_to_get_what_it_gets() {
 fn a_cursor_that_is_a_number_is_shown_as_one() {
     let result = result(server().misbehave(Misbehaviour::Page01Number), "PAGE-01");
     assert_eq!((result.verdict, &*result.summary), (Verdict::Fail, "the cursor is 10, not text"));
+}
+
+/// The client asks for the next page with a cursor that is text, because it has no other.
+#[test]
+fn a_cursor_that_is_a_number_is_the_reason_for_the_refusal_of_its_text() {
+    let (listener, url) = listen();
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            while let Some(Request { head, body }) = Request::read(&stream) {
+                let (status, message) = if head.contains("/preflight/") {
+                    ("200 OK", r#"{"client_mode":"MONITOR","sync_type":"CLEAN"}"#)
+                } else if body.contains("\"cursor\"") {
+                    ("400 Bad Request", "{}")
+                } else if head.contains("/ruledownload/") {
+                    ("200 OK", r#"{"rules":[],"cursor":7}"#)
+                } else {
+                    ("200 OK", "{}")
+                };
+                respond(&stream, status, &[], message.as_bytes());
+            }
+        }
+    });
+    let only = ["HTTP-01", "PAGE-01", "PAGE-02"];
+    let conformance = Conformance::new(&url)
+        .unwrap()
+        .waits(Waits::none())
+        .form("json-none".parse().unwrap())
+        .only(only);
+    let report = conformance.run_blocking().unwrap().report;
+    assert_eq!(super::complaints(&report), ["PAGE-01 fail"]);
+    assert_eq!(report.result("PAGE-02").unwrap().blocked_by.as_deref(), Some("PAGE-01"));
+}
+
+/// RULE-02 says what is wrong with rules, wherever they come from.
+#[test]
+fn rules_that_are_wrong_in_every_download_are_not_held_against_one_outside_a_sync() {
+    let rule = json!({"identifier": "a".repeat(64), "policy": "PERHAPS", "rule_type": "BINARY"});
+    let server = answers(Stage::RuleDownload, json!({"rules": [rule]}));
+    let report = of(server, &["RULE-02", "RULE-07"]);
+    assert_eq!(super::complaints(&report), ["RULE-02 fail"]);
+    assert_eq!(report.result("RULE-07").unwrap().verdict, Verdict::Pass);
+}
+
+#[test]
+fn a_type_that_nobody_knows_is_shown_with_what_it_means() {
+    let message = json!({"client_mode": "MONITOR", "sync_type": "FULL"});
+    let result = result(answers(Stage::Preflight, message), "CLEAN-01");
+    assert_eq!(result.verdict, Verdict::Fail);
+    assert!(result.summary.ends_with("gets \"FULL\", which is read as NORMAL"), "{result:?}");
+}
+
+#[test]
+fn an_empty_expression_is_not_said_to_be_like_one_left_out() {
+    let message = json!({"client_mode": "MONITOR", "allowed_path_regex": ""});
+    let result = result(answers(Stage::Preflight, message), "PRE-06");
+    let said = "allowed_path_regex is empty: clients drop the expression that they have; left out, \
+                it stays";
+    assert_eq!((result.verdict, &*result.summary), (Verdict::Info, said));
 }
 
 #[test]

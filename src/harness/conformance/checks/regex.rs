@@ -15,7 +15,7 @@ const ORDINARY: [&str; 3] = [
 pub(super) fn judge(name: &str, expression: &str, blocks: bool) -> Judgement {
     if expression.is_empty() {
         return Judgement::info(format!(
-            "{name} is empty; null, or leaving it out, means the same"
+            "{name} is empty: clients drop the expression that they have; left out, it stays"
         ));
     }
     if let Some(why) = certainly_wrong(expression) {

@@ -221,7 +221,7 @@ fn sync_type_of(message: &Value) -> Judgement {
     let Some(value) = member(message, &["sync_type", "syncType"]) else {
         return Judgement::info(match clean_sync {
             Some(_) => "clean_sync is sent instead of sync_type",
-            None => "no sync_type: every sync is NORMAL",
+            None => "no sync_type: the sync is NORMAL",
         });
     };
     let number = match value {
