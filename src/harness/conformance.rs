@@ -42,6 +42,7 @@ mod options;
 mod probe;
 mod probe_events;
 mod report;
+mod rule_scope;
 mod run;
 mod series;
 mod stranger;

@@ -162,6 +162,7 @@ fn same_as_set(after: &str, table: &RuleTable, set: &RuleTable, walk: &Walk) -> 
         None => Judgement::pass(),
         Some(difference) => {
             let judgement = Judgement::fail(format!("after {after}: the host has {difference}"));
+            let judgement = Judgement { compares_rules: true, ..judgement };
             match walk.pages.last() {
                 Some(page) => judgement.at(page.number),
                 None => judgement,

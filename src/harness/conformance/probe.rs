@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::client::{ProbeClient, lock};
 use super::ending::EarlyEnd;
@@ -16,6 +16,7 @@ use super::machine::ProbeMachine;
 use super::operator::{Operator, OperatorReply, OperatorTask, OperatorTime};
 use super::options::{Options, WalkLimits};
 use super::probe_events::{EventMaker, ProbeEvent};
+use super::rule_scope::RuleScope;
 use super::series::SyncSeries;
 use super::table::RuleTable;
 use super::verdict::{Judgement, Verdict};
@@ -102,6 +103,7 @@ pub(super) struct Probe {
     pub(super) options: Options,
     pub(super) run_id: String,
     pub(super) has_operator: bool,
+    rule_scope: OnceCell<RuleScope>,
     state: Mutex<State>,
 }
 
@@ -136,7 +138,19 @@ impl Probe {
             refused_machines: Vec::new(),
             series: [None, None],
         };
-        Self { client, options, run_id, has_operator, state: Mutex::new(state) }
+        Self {
+            client,
+            options,
+            run_id,
+            has_operator,
+            rule_scope: OnceCell::new(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Whether machines get the same rules. The first call finds out.
+    pub(super) async fn rule_scope(&self) -> &RuleScope {
+        self.rule_scope.get_or_init(|| Box::pin(RuleScope::of(self))).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -248,6 +248,12 @@ impl Runner<'_> {
         let judgement = match checks::check(self.probe, id).await {
             Ok(judgement) | Err(judgement) => judgement,
         };
+        // With an operator, rules are meant to change.
+        let judgement = if judgement.compares_rules && !WITH_OPERATOR.contains(&id) {
+            self.probe.rule_scope().await.explain(judgement)
+        } else {
+            judgement
+        };
         if judgement.blocked_by == Some(id) {
             // It is the one that is broken.
             return Judgement { verdict: Verdict::Fail, blocked_by: None, ..judgement };

@@ -81,11 +81,17 @@ impl RuleTable {
     /// Whether rules of the set are missing, all of which fit, and nothing else differs.
     pub(super) fn lacks_only(&self, set: &Self, fits: impl Fn(&Rule) -> bool) -> bool {
         let missing = set.rules.values().filter(|rule| self.get(rule).is_none());
-        let is_part = self
+        !self.has_others_than(set)
+            && missing.clone().next().is_some()
+            && missing.into_iter().all(fits)
+    }
+
+    /// Whether it has a rule that the set does not have, or has with other contents.
+    pub(super) fn has_others_than(&self, set: &Self) -> bool {
+        !self
             .rules
             .values()
-            .all(|rule| set.get(rule).is_some_and(|known| content(known) == content(rule)));
-        is_part && missing.clone().next().is_some() && missing.into_iter().all(fits)
+            .all(|rule| set.get(rule).is_some_and(|known| content(known) == content(rule)))
     }
 
     fn get(&self, rule: &Rule) -> Option<&Rule> {

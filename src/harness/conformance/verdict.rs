@@ -93,11 +93,21 @@ pub(super) struct Judgement {
     /// What it leads to, where the requirement can be broken in several ways; `None` leaves it
     /// at what the catalogue says of the requirement.
     pub(super) harm: Option<&'static str>,
+    /// Whether it rests on nothing but a comparison with the rules of the first machine. They may
+    /// differ for other reasons: see [`RuleScope`](super::rule_scope::RuleScope).
+    pub(super) compares_rules: bool,
 }
 
 impl Judgement {
     pub(super) fn new(verdict: Verdict, said: impl Into<String>) -> Self {
-        Self { verdict, said: said.into(), exchanges: Vec::new(), blocked_by: None, harm: None }
+        Self {
+            verdict,
+            said: said.into(),
+            exchanges: Vec::new(),
+            blocked_by: None,
+            harm: None,
+            compares_rules: false,
+        }
     }
 
     pub(super) fn pass() -> Self {
@@ -151,6 +161,7 @@ impl Judgement {
             self.said = joined_once(&self.said, &other.said);
             self.exchanges.extend(other.exchanges);
             self.blocked_by = self.blocked_by.or(other.blocked_by);
+            self.compares_rules &= other.compares_rules;
             // A plain pass says nothing, and so does not speak against the other.
             if !was_silent && self.harm != other.harm {
                 self.harm = None;

@@ -121,6 +121,85 @@ fn a_cursor_that_is_a_number_is_the_reason_for_the_refusal_of_its_text() {
     assert_eq!(report.result("PAGE-02").unwrap().blocked_by.as_deref(), Some("PAGE-01"));
 }
 
+/// A server with 30 rules on three pages, for a client that does clean syncs. `place` is where a
+/// page begins in the circle of all rules: for the machine's path, the page and the number of the
+/// request. `own` adds a rule that is the machine's alone.
+fn three_pages(place: fn(usize, usize) -> usize, own: bool) -> String {
+    let (listener, url) = listen();
+    std::thread::spawn(move || {
+        let requests = std::sync::atomic::AtomicUsize::new(0);
+        let rule = |number: u128| json!({"identifier": format!("{number:064x}"), "policy": "BLOCKLIST", "rule_type": "BINARY"});
+        let answer = |head: &str, body: &str| {
+            if head.contains("/preflight/") {
+                return json!({"client_mode": "MONITOR", "sync_type": "CLEAN"});
+            }
+            if !head.contains("/ruledownload/") {
+                return json!({});
+            }
+            let request = requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let body: Value = serde_json::from_str(body).unwrap();
+            let page = body["cursor"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+            let begin = place(page, request);
+            let mut rules: Vec<_> =
+                (begin..begin + 10).map(|number| rule((number % 30) as u128)).collect();
+            if own && page == 0 {
+                let id = head.split("/ruledownload/").nth(1).unwrap();
+                let digits = id.chars().filter(char::is_ascii_hexdigit).take(30);
+                rules.push(rule(u128::from_str_radix(&digits.collect::<String>(), 16).unwrap()));
+            }
+            match page {
+                2 => json!({"rules": rules}),
+                _ => json!({"rules": rules, "cursor": (page + 1).to_string()}),
+            }
+        };
+        std::thread::scope(|scope| {
+            while let Ok((stream, _)) = listener.accept() {
+                let answer = &answer;
+                scope.spawn(move || {
+                    while let Some(Request { head, body }) = Request::read(&stream) {
+                        let message = answer(&head, &body).to_string();
+                        respond(&stream, "200 OK", &[], message.as_bytes());
+                    }
+                });
+            }
+        });
+    });
+    url
+}
+
+/// The requirements that compare a machine's rules with those of the first one.
+const COMPARING: [&str; 7] =
+    ["CLEAN-02", "CLEAN-05", "RULE-05", "RULE-06", "PAGE-03", "PAGE-04", "POST-04"];
+
+fn compared(url: &str) -> Report {
+    let conformance = Conformance::new(url).unwrap().waits(Waits::none());
+    let conformance = conformance.form("json-none".parse().unwrap()).only(COMPARING);
+    conformance.run_blocking().unwrap().report
+}
+
+#[test]
+fn an_order_that_changes_between_pages_is_what_is_named() {
+    let report = compared(&three_pages(|page, request| 10 * page + 7 * request, false));
+    assert_eq!(super::complaints(&report), ["PAGE-03 fail"]);
+    let said = &report.result("PAGE-03").unwrap().summary;
+    assert!(said.contains("the order of the rules may change between pages"), "{said}");
+    for id in COMPARING.into_iter().filter(|id| *id != "PAGE-03") {
+        let blocked_by = report.result(id).unwrap().blocked_by.as_deref();
+        assert_eq!(blocked_by, Some("PAGE-03"), "{id}");
+    }
+    let report = compared(&three_pages(|page, _| 10 * page, false));
+    assert_eq!(super::complaints(&report), [""; 0]);
+}
+
+#[test]
+fn rules_of_a_machines_own_are_nobodys_fault() {
+    let report = compared(&three_pages(|page, _| 10 * page, true));
+    assert_eq!(super::complaints(&report), [""; 0]);
+    let result = report.result("RULE-05").unwrap();
+    assert_eq!(result.verdict, Verdict::NotTested);
+    assert!(result.summary.contains("gives machines different rules"), "{}", result.summary);
+}
+
 /// RULE-02 says what is wrong with rules, wherever they come from.
 #[test]
 fn rules_that_are_wrong_in_every_download_are_not_held_against_one_outside_a_sync() {

@@ -83,7 +83,8 @@ pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
         if sync.table.lacks_only(&base.set, |rule| base.walk.is_at_a_border(rule)) {
             return Ok(judgement);
         }
-        return Ok(Judgement::blocked("CLEAN-02", judgement.said));
+        let compares_rules = judgement.compares_rules;
+        return Ok(Judgement { compares_rules, ..Judgement::blocked("CLEAN-02", judgement.said) });
     }
     let doubles = sync.walk.repeated_on_later_pages();
     if doubles == 0 {
@@ -92,7 +93,9 @@ pub(super) async fn each_rule_once(probe: &Probe, id: &'static str) -> Checked {
     let at = sync.walk.pages.last().map_or(0, |page| page.number);
     let rules = counted(doubles as u64, "rule");
     let harm = "which version of a rule applies depends on the order, and counts do not agree";
-    Ok(Judgement::warning(format!("{rules} repeated on later pages")).harms(harm).at(at))
+    let judgement =
+        Judgement::warning(format!("{rules} repeated on later pages")).harms(harm).at(at);
+    Ok(Judgement { compares_rules: true, ..judgement })
 }
 
 /// PAGE-04.

@@ -160,11 +160,14 @@ pub(super) async fn confirms_nothing(probe: &Probe, id: &'static str) -> Checked
         let comes_again = same_as_set("the next sync", &machine.table, &base.set, &walk);
         let found = match (downloads, comes_again.verdict == Verdict::Pass) {
             (_, true) => Judgement::pass(),
-            (false, false) => Judgement::warning(format!(
-                "postflight without a rule download counts as delivery: {}",
-                comes_again.said
-            ))
-            .at(exchange.number),
+            (false, false) => {
+                let said = format!(
+                    "postflight without a rule download counts as delivery: {}",
+                    comes_again.said
+                );
+                let found = Judgement::warning(said).at(exchange.number);
+                Judgement { compares_rules: comes_again.compares_rules, ..found }
+            }
             (true, false) => {
                 Judgement::info("postflight with no rule processed counts as delivery")
                     .at(exchange.number)
