@@ -160,6 +160,8 @@ misbehaviours! {
 
     /// A machine id in upper case gets 404.
     Id01LowerCaseOnly = "ID-01" "lower-case-only" Fail,
+    /// A machine id in upper case gets 400.
+    Id01BadRequest = "ID-01" "bad-request" Fail,
     /// A machine id that is not a UUID gets 500.
     Id02Error = "ID-02" "error" Warning,
     /// A machine id that is not a UUID gets 403.

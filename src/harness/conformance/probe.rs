@@ -80,6 +80,7 @@ struct State {
     /// Why no event upload succeeds.
     uploads_broken: Option<Judgement>,
     trials: Vec<FormTrial>,
+    takes_lower_case: bool,
     outcomes: BTreeMap<&'static str, Outcome>,
     early_end: Option<EarlyEnd>,
     operator: Option<Box<dyn Operator>>,
@@ -128,6 +129,7 @@ impl Probe {
             preflight_broken: None,
             uploads_broken: None,
             trials: Vec::new(),
+            takes_lower_case: false,
             outcomes: BTreeMap::new(),
             early_end: None,
             operator,
@@ -262,9 +264,38 @@ impl Probe {
 
     /// Whether the server handed out a token, and refuses preflight with it.
     pub(super) fn met_a_useless_token(&self) -> bool {
-        let state = self.state();
-        state.asks_for_tokens
-            && state.trials.iter().all(|trial| trial.exchange.is(403) && !trial.accepted)
+        let trials = self.trials_of_the_machine();
+        self.hands_out_tokens()
+            && !trials.is_empty()
+            && trials.iter().all(|trial| trial.exchange.is(403))
+    }
+
+    /// The trials that may tell of the machine: not those of a form that the server does not
+    /// read. It says so by 415, or by 400 where it ended others in another way.
+    pub(super) fn trials_of_the_machine(&self) -> Vec<FormTrial> {
+        let mut trials = self.trials();
+        trials.retain(|trial| !trial.exchange.is(415));
+        if !trials.iter().all(|trial| trial.exchange.is(400)) {
+            trials.retain(|trial| !trial.exchange.is(400));
+        }
+        trials
+    }
+
+    /// Whether the server refuses the machine, in every form that it reads.
+    pub(super) fn refuses_the_machine(&self) -> bool {
+        let trials = self.trials_of_the_machine();
+        let refused = |trial: &FormTrial| matches!(trial.exchange.status(), Some(401 | 403 | 404));
+        !trials.is_empty() && trials.iter().all(refused)
+    }
+
+    /// Notes that the server accepts a machine id in lower case, after it refused upper case.
+    pub(super) fn keep_takes_lower_case(&self) {
+        self.state().takes_lower_case = true;
+    }
+
+    /// Whether the server accepts machine ids in lower case, and refuses upper case.
+    pub(super) fn takes_lower_case(&self) -> bool {
+        self.state().takes_lower_case
     }
 
     /// Notes that the xsrf endpoint is of no use.

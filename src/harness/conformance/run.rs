@@ -83,7 +83,9 @@ async fn every_check(runner: &Runner<'_>) -> Result<Option<EarlyEnd>, Conformanc
     for id in JSON_FORMS {
         match probe.base() {
             // Every form ends alike, so the form is not the reason.
-            Err(blocked) if no_form_works && same_end => runner.keep(id, blocked),
+            Err(blocked) if no_form_works && (same_end || is_for_the_id(probe, id)) => {
+                runner.keep(id, blocked);
+            }
             _ => runner.settle_once(id).await,
         }
     }
@@ -140,6 +142,12 @@ async fn try_given_machines(probe: &Probe) {
     probe.work_with(usable);
 }
 
+/// Whether the trial of a form was refused for the upper case of its machine id.
+fn is_for_the_id(probe: &Probe, id: &str) -> bool {
+    let trials = probe.trials_of_the_machine();
+    probe.takes_lower_case() && trials.iter().any(|trial| trial.form.requirement() == id)
+}
+
 /// Tries every form and chooses the one to work in.
 async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> {
     let machine_id = probe.machine("ENC-01").id;
@@ -165,22 +173,37 @@ async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> 
         probe.work_in(form);
         return Ok(trials);
     }
-    let refused = |trial: &FormTrial| matches!(trial.exchange.status(), Some(401 | 403 | 404));
-    let given = !probe.options.machine_ids.is_empty();
     probe.keep_trials(trials.clone());
-    let by_token = probe.met_a_useless_token();
-    if trials.iter().all(refused) && !given && !by_token && !accepts_lower_case(probe).await {
-        let status = trials[0].exchange.ended();
-        return Err(ConformanceError::Refused(status));
-    }
+    try_lower_case(probe).await?;
     Ok(trials)
 }
 
+/// Tries a machine id in lower case where those in upper case may be what the server refuses.
+///
+/// # Errors
+/// If it refuses new machines.
+async fn try_lower_case(probe: &Probe) -> Result<(), ConformanceError> {
+    let trials = probe.trials_of_the_machine();
+    let Some(first) = trials.first() else { return Ok(()) };
+    let may_be_the_id =
+        |trial: &FormTrial| matches!(trial.exchange.status(), Some(400 | 401 | 403 | 404 | 422));
+    let given = !probe.options.machine_ids.is_empty();
+    if given || probe.met_a_useless_token() || !trials.iter().all(may_be_the_id) {
+        return Ok(());
+    }
+    if accepts_lower_case(probe, first.form).await {
+        probe.keep_takes_lower_case();
+    } else if probe.refuses_the_machine() {
+        return Err(ConformanceError::Refused(first.exchange.ended()));
+    }
+    Ok(())
+}
+
 /// Whether a machine id in lower case is accepted, after upper case was refused.
-async fn accepts_lower_case(probe: &Probe) -> bool {
+async fn accepts_lower_case(probe: &Probe, form: Form) -> bool {
     let id = probe.fresh_id().to_ascii_lowercase();
     probe.note_id(&id);
-    let mut machine = ProbeMachine::new(probe, "ID-01", id);
+    let mut machine = ProbeMachine::new(probe, "ID-01", id).in_form(form);
     machine.preflight(Wish::Clean).await.is_ok()
 }
 

@@ -16,6 +16,10 @@ const DOCTOR: &str = "santactl-doctor-test";
 
 const JSON: &str = "application/json";
 
+fn is_upper_case(machine_id: &str) -> bool {
+    machine_id.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
 impl Misbehaviours {
     /// The response to a request whose message does not matter. `is_first` says
     /// whether it is the first on its connection.
@@ -96,7 +100,7 @@ impl Misbehaviours {
         is_uuid: bool,
         host: &HostFacts,
     ) -> Result<(), Refusal> {
-        if is_uuid && machine_id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        if is_uuid && is_upper_case(machine_id) {
             self.refuse(Misbehaviour::Id01LowerCaseOnly, 404, "no such machine")?;
         }
         if !is_uuid && machine_id != DOCTOR {
@@ -117,6 +121,14 @@ impl Misbehaviours {
         }
         if stage == Stage::EventUpload && is_outside {
             self.refuse(Misbehaviour::Event11Refused, 409, "no sync is in progress")?;
+        }
+        Ok(())
+    }
+
+    /// Whether the server takes a body that it can read from this machine.
+    pub(in crate::harness) fn takes_id(&self, machine_id: &str) -> Result<(), Refusal> {
+        if is_upper_case(machine_id) {
+            self.refuse(Misbehaviour::Id01BadRequest, 400, "the machine id cannot be parsed")?;
         }
         Ok(())
     }

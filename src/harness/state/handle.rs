@@ -242,6 +242,7 @@ impl State {
         Self::checked_method(incoming)?;
         self.admitted(incoming, stage, machine_id)?;
         let (form, body) = opened?;
+        self.misbehaviours.takes_id(machine_id)?;
         self.misbehaviours.takes_members(stage, form, &body)?;
         if let Some(open) = self.hosts.get_mut(machine_id).and_then(|host| host.open.as_mut())
             && stage != Stage::Preflight

@@ -60,6 +60,8 @@ fn prepared(misbehaviour: Misbehaviour, builder: Builder) -> Builder {
         Misbehaviour::Id04Accepted | Misbehaviour::Id04Error => {
             builder.style(|style| style.enrolled = Some(ENROLLED.map(str::to_owned).to_vec()))
         }
+        // Then some forms are refused for what they are, and the others for the id.
+        Misbehaviour::Id01BadRequest => builder.misbehave(Misbehaviour::Enc04NoProtobuf),
         Misbehaviour::Err03Unchecked | Misbehaviour::Err03Error => builder
             .style(|style| style.header = Some(("X-Probe-Token".to_owned(), TOKEN.to_owned()))),
         _ => builder,

@@ -16,19 +16,21 @@ const OTHER_IDS: [&str; 2] = ["C02PROBE", "Büro Probe "];
 
 /// ID-01, after the forms were tried.
 pub(super) async fn upper_case_uuid(probe: &Probe, id: &'static str) -> Checked {
-    let trials = probe.trials();
-    let refused = |status: Option<u16>| matches!(status, Some(401 | 403 | 404));
-    if trials.iter().all(|trial| refused(trial.exchange.status())) && !probe.met_a_useless_token() {
-        let Some(trial) = trials.first() else { return Ok(Judgement::not_tested("not tried")) };
-        let said = if probe.options.machine_ids.is_empty() {
-            format!(
-                "preflight with a machine id in upper case gets {}, in lower case it is accepted",
-                trial.exchange.ended()
-            )
+    if let Some(first) = probe.trials_of_the_machine().first().map(|trial| &trial.exchange) {
+        let ended = first.ended();
+        let said = if probe.takes_lower_case() {
+            Some(format!(
+                "preflight with a machine id in upper case gets {ended}, in lower case it is \
+                 accepted"
+            ))
+        } else if probe.refuses_the_machine() && !probe.met_a_useless_token() {
+            Some(format!("the ids of --machine-id get {ended}"))
         } else {
-            format!("the ids of --machine-id get {}", trial.exchange.ended())
+            None
         };
-        return Ok(Judgement::fail(said).at(trial.exchange.number));
+        if let Some(said) = said {
+            return Ok(Judgement::fail(said).at(first.number));
+        }
     }
     let mut machine = probe.machine(id);
     machine.preflight(Wish::Clean).await?;
