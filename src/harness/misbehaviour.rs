@@ -223,6 +223,8 @@ misbehaviours! {
     Pre10Version = "PRE-10" "version" Warning,
     /// A repeated preflight is told NORMAL, and no rule follows.
     Pre11UsedUp = "PRE-11" "used-up" Fail,
+    /// Each preflight of a machine but its first gets 500.
+    Pre11Error = "PRE-11" "error" Fail,
     /// Settings come under their old names only.
     Pre12OldNames = "PRE-12" "old-names" Info,
 

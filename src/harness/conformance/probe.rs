@@ -87,6 +87,8 @@ struct State {
     operator_time: OperatorTime,
     /// The first verdicts of checks that are run again.
     first_tries: BTreeMap<&'static str, Judgement>,
+    /// What checks found that are about to make sure of it.
+    unconfirmed: BTreeMap<&'static str, Judgement>,
     /// The given machine ids that the run uses; empty if ids are made up.
     machines: Vec<String>,
     /// The index in `machines` for each check that waits, by requirement; other checks use the
@@ -135,6 +137,7 @@ impl Probe {
             operator,
             operator_time: OperatorTime::default(),
             first_tries: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
             machines: options.machine_ids.clone(),
             places: BTreeMap::new(),
             refused_machines: Vec::new(),
@@ -202,6 +205,20 @@ impl Probe {
     /// What checks found that were run again.
     pub(super) fn first_tries(&self) -> BTreeMap<&'static str, Judgement> {
         self.state().first_tries.clone()
+    }
+
+    /// Keeps what a check found while it makes sure of it, in case the run ends meanwhile.
+    pub(super) fn keep_unconfirmed(&self, id: &'static str, found: &Judgement) {
+        self.state().unconfirmed.insert(id, found.clone());
+    }
+
+    pub(super) fn take_unconfirmed(&self, id: &str) {
+        self.state().unconfirmed.remove(id);
+    }
+
+    /// What checks found that were making sure of it when the run ended.
+    pub(super) fn unconfirmed(&self) -> BTreeMap<&'static str, Judgement> {
+        self.state().unconfirmed.clone()
     }
 
     /// Syncs of one machine that several checks look at; those of second tries at others.

@@ -2,10 +2,12 @@
 
 mod early;
 
+use std::sync::Arc;
+
 use super::catalogue::{Requirement, catalogue};
 use super::checks::{self, OVER_ALL};
 use super::ending::{EarlyEnd, early_end};
-use super::exchange::BreakKind;
+use super::exchange::{BreakKind, Intent, ProbeExchange};
 use super::form::Form;
 use super::lanes::{Lanes, MAX_MACHINES};
 use super::machine::{Broken, ProbeMachine, Wish, accepted};
@@ -150,8 +152,7 @@ fn is_for_the_id(probe: &Probe, id: &str) -> bool {
 
 /// Tries every form and chooses the one to work in.
 async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> {
-    let machine_id = probe.machine("ENC-01").id;
-    let first = checks::try_form(probe, &machine_id, Form::DEFAULT).await;
+    let first = checks::try_form(probe, Form::DEFAULT).await;
     if let Err(broken) = &first.exchange.outcome
         && broken.kind == BreakKind::Connect
     {
@@ -165,8 +166,9 @@ async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> 
         if trials.len() == MAX_FIRST_TIMEOUTS && !trials.iter().any(in_time) {
             break;
         }
-        trials.push(checks::try_form(probe, &machine_id, *form).await);
+        trials.push(checks::try_form(probe, *form).await);
     }
+    leave_out_repeats(probe, &mut trials).await;
     let works = |form: Form| trials.iter().any(|trial| trial.form == form && trial.accepted);
     let chosen = probe.options.form.filter(|form| works(*form));
     if let Some(form) = chosen.or_else(|| Form::ALL.into_iter().find(|form| works(*form))) {
@@ -176,6 +178,24 @@ async fn choose_form(probe: &Probe) -> Result<Vec<FormTrial>, ConformanceError> 
     probe.keep_trials(trials.clone());
     try_lower_case(probe).await?;
     Ok(trials)
+}
+
+/// All trials of a given machine id but the first repeat its preflight. Where the server refuses
+/// that, a refusal tells nothing of the form, and the trial is left out.
+async fn leave_out_repeats(probe: &Probe, trials: &mut Vec<FormTrial>) {
+    let Some(accepted) = trials.iter().find(|trial| trial.accepted).cloned() else { return };
+    let first = accepted.exchange.number;
+    let may_be_repeat = |trial: &FormTrial| {
+        !trial.accepted && trial.exchange.number > first && !trial.exchange.is(415)
+    };
+    if probe.options.machine_ids.is_empty() || !trials.iter().any(may_be_repeat) {
+        return;
+    }
+    let control = checks::try_form(probe, accepted.form).await;
+    if !control.accepted {
+        let ended = control.exchange.ended();
+        trials.retain(|trial| !may_be_repeat(trial) || trial.exchange.ended() != ended);
+    }
 }
 
 /// Tries a machine id in lower case where those in upper case may be what the server refuses.
@@ -342,6 +362,13 @@ impl Runner<'_> {
             let exchange = exchanges.iter().find(|exchange| exchange.number == *number)?;
             Some((exchange.stage, exchange.ended()))
         };
+        // How an unusual form ends does not tell why a usual one was refused.
+        let is_about_a_form = |id: &str, number: u64| {
+            let is_provoking = |exchange: &Arc<ProbeExchange>| {
+                exchange.number == number && exchange.intent == Intent::Provoking
+            };
+            id.starts_with("ENC-") && exchanges.iter().any(is_provoking)
+        };
         self.name_first_blockers();
         let outcomes = self.probe.outcomes();
         for (id, outcome) in &outcomes {
@@ -352,14 +379,12 @@ impl Runner<'_> {
                 continue;
             }
             let broken: Vec<_> = judgement.exchanges.iter().filter_map(ending).collect();
-            let reason = outcomes.iter().find(|(_, found)| {
-                found.judgement.verdict.is_complaint()
-                    && found
-                        .judgement
-                        .exchanges
-                        .iter()
-                        .filter_map(ending)
-                        .any(|e| broken.contains(&e))
+            let ended_alike = |id: &str, number: &u64| {
+                !is_about_a_form(id, *number) && ending(number).is_some_and(|e| broken.contains(&e))
+            };
+            let reason = outcomes.iter().find(|(id, found)| {
+                let found = &found.judgement;
+                found.verdict.is_complaint() && found.exchanges.iter().any(|e| ended_alike(id, e))
             });
             if let Some((reason, _)) = reason {
                 let blocked = Judgement { blocked_by: Some(reason), ..judgement.clone() };
@@ -392,6 +417,7 @@ async fn first_sync(probe: &Probe) -> (Result<BaseSync, Judgement>, Judgement) {
     let preflight = match machine.preflight(Wish::Clean).await {
         Ok(preflight) => preflight,
         Err(broken) => {
+            let broken = as_repeat(probe, broken);
             probe.keep_preflight_broken(Some(broken.clone().into()));
             probe.keep_uploads_broken(Some(broken.clone().into()));
             return (Err(broken.clone().into()), about_statuses(&broken));
@@ -429,6 +455,19 @@ async fn first_sync(probe: &Probe) -> (Result<BaseSync, Judgement>, Judgement) {
     }
     let base = BaseSync { set: machine.table, walk, sync_type: preflight.sync_type };
     (Ok(base), judgement)
+}
+
+/// A given machine's preflight that is refused, though one was accepted when the forms were
+/// tried, is refused because it is repeated.
+fn as_repeat(probe: &Probe, broken: Broken) -> Broken {
+    let was_accepted = |trial: &FormTrial| trial.accepted && trial.form == probe.form();
+    let is_repeat =
+        !probe.options.machine_ids.is_empty() && probe.trials().iter().any(was_accepted);
+    if !is_repeat || broken.by != "HTTP-01" {
+        return broken;
+    }
+    let said = format!("{}, after one of the same machine was accepted", broken.said);
+    Broken { by: "PRE-11", said, ..broken }
 }
 
 /// What a broken step means for HTTP-01: nothing, if another requirement is about it.

@@ -114,6 +114,9 @@ impl Misbehaviours {
             let words = format!("{stage} came before any preflight");
             return Err(Refusal::new(500, words).because(RefusalReason::NoPreflight));
         }
+        if stage == Stage::Preflight && host.preflights > 0 {
+            self.refuse(Misbehaviour::Pre11Error, 500, "this machine exists already")?;
+        }
         let is_outside = host.open.is_none() && host.postflights > 0;
         if stage == Stage::RuleDownload && is_outside {
             self.refuse(Misbehaviour::Rule07Error, 500, "no sync is in progress")?;

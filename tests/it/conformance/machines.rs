@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use santa_sync::harness::conformance::{Conformance, EarlyEndKind, Verdict, Waits};
-use santa_sync::harness::{FakeServer, fixtures};
+use santa_sync::harness::{FakeServer, Misbehaviour, fixtures};
 use santa_sync::model::Stage;
 
 use super::complaints;
@@ -68,4 +68,26 @@ fn a_machine_that_the_server_does_not_know_is_left_out_and_named() {
     }
     let note = "preflight of --machine-id PROBE-2: 403; the run continued without it";
     assert_eq!(report.notes, [note]);
+}
+
+/// Everything but the first preflight of the run repeats one.
+#[test]
+fn a_given_machine_that_may_not_repeat_its_preflight_breaks_one_requirement() {
+    let server = FakeServer::builder()
+        .rules(fixtures::rules(5, 1))
+        .misbehave(Misbehaviour::Pre11Error)
+        .start()
+        .unwrap();
+    let report = Conformance::new(&server.url())
+        .unwrap()
+        .waits(Waits::none())
+        .machine_ids([IDS[0]])
+        .unwrap()
+        .run_blocking()
+        .unwrap()
+        .report;
+    assert_eq!(complaints(&report), ["PRE-11 fail"]);
+    for id in ["HTTP-01", "ENC-02", "ENC-04", "ENC-09", "ID-01", "PRE-07"] {
+        assert_eq!(report.result(id).unwrap().blocked_by, Some("PRE-11"), "{id}");
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::preflight::confirmed;
 use super::sync_without_owner;
 use crate::harness::conformance::client::ProbeRequest;
 use crate::harness::conformance::exchange::{Intent, ProbeExchange};
@@ -24,12 +25,8 @@ const LIKE_AN_OUTAGE: &str = "agents retry it for more than a minute, and it loo
 const GARBAGE: &[u8] = b"\x93\xfe\x00santa-conformance-probe\xff\x81";
 
 /// One preflight in this form, for ENC-01 to ENC-04 and the choice of the form to work in.
-pub(in crate::harness::conformance) async fn try_form(
-    probe: &Probe,
-    machine_id: &str,
-    form: Form,
-) -> FormTrial {
-    let mut machine = ProbeMachine::new(probe, "ENC-01", machine_id.to_owned()).in_form(form);
+pub(in crate::harness::conformance) async fn try_form(probe: &Probe, form: Form) -> FormTrial {
+    let mut machine = probe.machine("ENC-01").in_form(form);
     let message = machine.preflight_message(Wish::Clean);
     let message = Message::of(form.transfer, &message);
     let request = machine.request(Stage::Preflight, message);
@@ -48,10 +45,19 @@ fn trial(probe: &Probe, transfer: Transfer, encoding: ContentEncoding) -> Option
     probe.trials().into_iter().find(|trial| trial.form == form)
 }
 
+/// The verdict on a form of which no trial tells anything.
+fn untold(probe: &Probe) -> Judgement {
+    if probe.trials().iter().any(|trial| trial.accepted) {
+        let said = "a preflight that was accepted is refused when it is sent again";
+        return Judgement::blocked("PRE-11", said);
+    }
+    Judgement::not_tested("not tried")
+}
+
 /// ENC-01 to ENC-03.
 pub(super) fn json_is_accepted(probe: &Probe, encoding: ContentEncoding) -> Judgement {
     let Some(trial) = trial(probe, Transfer::Json, encoding) else {
-        return Judgement::not_tested("not tried");
+        return untold(probe);
     };
     if trial.accepted {
         return Judgement::pass();
@@ -161,6 +167,9 @@ pub(super) fn protobuf(probe: &Probe) -> Checked {
     if trials.clone().any(|trial| trial.accepted) {
         return Ok(Judgement::pass());
     }
+    if trials.clone().next().is_none() {
+        return Ok(untold(probe));
+    }
     let mut ended: Vec<_> = trials.map(|trial| trial.exchange.ended()).collect();
     ended.dedup();
     Ok(Judgement::info(format!("preflight in protobuf: {}", ended.join(", "))))
@@ -244,7 +253,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     } else if brotli.is_server_error() {
         let said = format!("preflight with Content-Encoding br: {}", brotli.ended());
         let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
-        judgement = judgement.and(found.at(brotli.number));
+        judgement = judgement.and(confirmed(&mut machine, &brotli, found).await?);
     }
     let message = machine.preflight_message(Wish::Clean);
     let plain = Message::of(machine.form.transfer, &message).bytes();
@@ -253,7 +262,7 @@ pub(super) async fn unsupported_forms(probe: &Probe, id: &'static str) -> Checke
     if raw.is_server_error() {
         let said = format!("preflight with deflate data without the zlib wrapper: {}", raw.ended());
         let found = Judgement::warning(said).harms(LIKE_AN_OUTAGE);
-        judgement = judgement.and(found.at(raw.number));
+        judgement = judgement.and(confirmed(&mut machine, &raw, found).await?);
     }
     Ok(judgement)
 }
@@ -388,6 +397,7 @@ pub(super) async fn unknown_members(probe: &Probe, id: &'static str) -> Checked 
 
 /// ENC-09.
 pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked {
+    probe.unless_preflight_broken()?;
     let mut judgement = Judgement::pass();
     let mut machine = probe.machine(id);
     let json_only = [
@@ -401,18 +411,18 @@ pub(super) async fn other_spellings(probe: &Probe, id: &'static str) -> Checked 
         }
         let message = preflight_of(&machine).set(member, value);
         let request = machine.request(Stage::Preflight, message);
-        judgement = judgement.and(odd(what, &mut machine, request).await);
+        judgement = judgement.and(odd(what, &mut machine, request).await?);
     }
     if probe.form().is_json() {
         let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
         request.content_type = Some("application/json; charset=utf-8".to_owned());
         judgement =
-            judgement.and(odd("charset=utf-8 in Content-Type", &mut machine, request).await);
+            judgement.and(odd("charset=utf-8 in Content-Type", &mut machine, request).await?);
     }
     let mut request = machine.request(Stage::Preflight, preflight_of(&machine));
     request.headers.push(("x-santa-probe".to_owned(), "1".to_owned()));
     judgement =
-        judgement.and(odd("an unknown header (X-Santa-Probe)", &mut machine, request).await);
+        judgement.and(odd("an unknown header (X-Santa-Probe)", &mut machine, request).await?);
     if probe.form().is_json() && probe.unless_without_pages().is_ok() {
         judgement = judgement.and(empty_members(probe, id).await?);
     }
@@ -466,17 +476,17 @@ fn preflight_of(machine: &ProbeMachine<'_>) -> Message {
     Message::of(machine.form.transfer, &machine.preflight_message(Wish::Clean))
 }
 
-async fn odd(what: &str, machine: &mut ProbeMachine<'_>, request: ProbeRequest) -> Judgement {
+async fn odd(what: &str, machine: &mut ProbeMachine<'_>, request: ProbeRequest) -> Checked {
     let request = ProbeRequest { intent: Intent::Provoking, ..request };
     let mut exchange = machine.send(request.clone()).await;
     if exchange.is(403) && machine.probe.hands_out_tokens() && machine.fetch_token().await {
         exchange = machine.send(request).await;
     }
     if accepted(&exchange).is_ok() {
-        return Judgement::pass();
+        return Ok(Judgement::pass());
     }
     let said = format!("preflight with {what}: {}", exchange.ended());
     let judgement =
         if exchange.is_server_error() { Judgement::warning(said) } else { Judgement::info(said) };
-    judgement.at(exchange.number)
+    confirmed(machine, &exchange, judgement).await
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::preflight::confirmed;
 use super::same_as_set;
 use crate::harness::conformance::client::{KeptConnection, ProbeRequest, stage_path};
 use crate::harness::conformance::exchange::{BreakKind, Intent, ProbeExchange};
@@ -353,7 +354,7 @@ fn media_types(probe: &Probe) -> Judgement {
 
 /// HTTP-09.
 pub(super) async fn no_stage(probe: &Probe, id: &'static str) -> Checked {
-    let machine = probe.machine(id);
+    let mut machine = probe.machine(id);
     let message = machine.preflight_message(Wish::Clean);
     let message = Message::of(machine.form.transfer, &message);
     let preflight = machine.request(Stage::Preflight, message);
@@ -399,7 +400,13 @@ pub(super) async fn no_stage(probe: &Probe, id: &'static str) -> Checked {
             "scanners and mistyped URLs fill the error log"
         };
         let found = Judgement::warning(format!("{what}: {complaint}")).harms(harm);
-        judgement = judgement.and(found.at(exchange.number));
+        let is_preflight = may_be_200 && exchange.is_server_error();
+        let found = if is_preflight {
+            confirmed(&mut machine, exchange, found).await.unwrap_or_else(|blocked| blocked)
+        } else {
+            found.at(exchange.number)
+        };
+        judgement = judgement.and(found);
     }
     Ok(judgement)
 }

@@ -56,6 +56,38 @@ async fn is_accepted(exchange: impl Future<Output = Arc<ProbeExchange>>) -> bool
     accepted(&*exchange.await).is_ok()
 }
 
+/// What was found of a preflight that ended badly, if an ordinary one that is repeated ends in
+/// another way: then what was special about the preflight is the reason. Where machines are made
+/// up, the ordinary ones are those of a new machine, to which nothing special was sent.
+///
+/// # Errors
+/// If it ends alike: then what is refused is that a preflight is repeated.
+pub(super) async fn confirmed(
+    machine: &mut ProbeMachine<'_>,
+    exchange: &ProbeExchange,
+    found: Judgement,
+) -> Checked {
+    let found = found.at(exchange.number);
+    let probe = machine.probe;
+    probe.keep_unconfirmed(exchange.requirement, &found);
+    let control = match probe.new_machine(exchange.requirement) {
+        Ok(mut new) => {
+            preflight(&mut new, |_| ()).await;
+            preflight(&mut new, |_| ()).await
+        }
+        Err(_) => preflight(machine, |_| ()).await,
+    };
+    probe.take_unconfirmed(exchange.requirement);
+    match accepted(&control) {
+        Err(broken) if control.ended() == exchange.ended() => {
+            let by = if broken.by == "HTTP-01" { "PRE-11" } else { broken.by };
+            let said = format!("an ordinary preflight sent again: {}", control.ended());
+            Err(Judgement::blocked(by, said).at(control.number))
+        }
+        Ok(_) | Err(_) => Ok(found),
+    }
+}
+
 type Change = fn(&mut wire::PreflightRequest);
 
 /// PRE-07.
@@ -68,6 +100,8 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
     };
     let exchange = preflight(&mut machine, least).await;
     if accepted(&exchange).is_err() {
+        let found = Judgement::fail(format!("the smallest preflight: {}", exchange.ended()));
+        let found = confirmed(&mut machine, &exchange, found).await?;
         let members: [(&str, Change); 2] = [
             ("primary_user", |message| message.request_clean_sync = false),
             ("request_clean_sync", |message| message.primary_user.clear()),
@@ -96,7 +130,7 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
             ["sipStatus"] => "hosts with all of SIP on cannot sync",
             _ => "hosts with little to say, as one without an owner, cannot sync",
         };
-        return Ok(Judgement::fail(said).harms(harm).at(exchange.number));
+        return Ok(Judgement { said, ..found }.harms(harm));
     }
     let older = preflight(&mut machine, |message| {
         least(message);
@@ -109,7 +143,7 @@ pub(super) async fn least(probe: &Probe, id: &'static str) -> Checked {
             older.ended()
         );
         let harm = "hosts with an older agent cannot sync";
-        return Ok(Judgement::warning(said).harms(harm).at(older.number));
+        return confirmed(&mut machine, &older, Judgement::warning(said).harms(harm)).await;
     }
     Ok(Judgement::pass())
 }
@@ -146,6 +180,8 @@ pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
     if accepted(&exchange).is_ok() {
         return Ok(Judgement::pass());
     }
+    let found = Judgement::fail(format!("the largest preflight: {}", exchange.ended()));
+    let found = confirmed(&mut machine, &exchange, found).await?;
     let members: [(&str, Change); 5] = [
         ("primary_user_groups", |message| message.primary_user_groups.clear()),
         ("push_notification_token", |message| message.push_notification_token.clear()),
@@ -164,8 +200,8 @@ pub(super) async fn most(probe: &Probe, id: &'static str) -> Checked {
             break;
         }
     }
-    let said = format!("the largest preflight: {}{cause}", exchange.ended());
-    Ok(Judgement::fail(said).at(exchange.number))
+    let said = format!("{}{cause}", found.said);
+    Ok(Judgement { said, ..found })
 }
 
 /// PRE-09.
@@ -180,7 +216,8 @@ pub(super) async fn modes(probe: &Probe, id: &'static str) -> Checked {
         if accepted(&exchange).is_err() {
             let said =
                 format!("preflight with client_mode {}: {}", mode.as_str_name(), exchange.ended());
-            judgement = judgement.and(Judgement::fail(said).at(exchange.number));
+            let found = confirmed(&mut machine, &exchange, Judgement::fail(said)).await?;
+            judgement = judgement.and(found);
         }
     }
     Ok(judgement)
@@ -219,7 +256,7 @@ pub(super) async fn texts(probe: &Probe, id: &'static str) -> Checked {
         } else {
             Judgement::info(said)
         };
-        judgement = judgement.and(found.at(exchange.number));
+        judgement = judgement.and(confirmed(&mut machine, &exchange, found).await?);
     }
     Ok(judgement)
 }

@@ -91,7 +91,8 @@ fn keep_complaints(runner: &Runner<'_>, ids: &[&'static str]) {
 }
 
 /// Takes verdicts back that rest on requests since the server went silent. Of a check that was
-/// repeated then, the first verdict counts: it may be the one that made the server fall silent.
+/// repeated then, or was making sure of what it found, the first verdict counts: it may be the one
+/// that made the server fall silent.
 fn withdraw(runner: &Runner<'_>, end: &EarlyEnd) {
     let probe = runner.probe;
     let silent_since = end.silent_since();
@@ -109,7 +110,7 @@ fn withdraw(runner: &Runner<'_>, end: &EarlyEnd) {
             probe.keep_outcome(id, Judgement { said, ..first });
         }
     }
-    for (id, first) in probe.first_tries() {
+    for (id, first) in probe.first_tries().into_iter().chain(probe.unconfirmed()) {
         let is_open = probe.verdict(id).is_none();
         if is_open && first.verdict.is_complaint() && !rests_on_silence(&first) {
             let said = format!("{}; the server has not responded since", first.said);
