@@ -194,7 +194,7 @@ mod tests {
             while probe.try_lock_shared().is_ok() {
                 assert!(!waiter.is_finished(), "it does not wait");
                 probe.unlock().expect("unlocked");
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
             let third = StateLock::acquire(dir.path(), true);
             assert!(matches!(third, Err(LockError::TooManySyncs(_))), "{third:?}");

@@ -386,7 +386,7 @@ fn sync_6_a_third_sync_is_one_too_many() {
     while !waits(&agent.state_dir) {
         assert!(waiting.try_wait().expect("a status").is_none(), "it does not wait");
         // A look holds the lock for an instant, in which the sync must not find it each time.
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
     }
     let third = agent.sync(&[]);
     assert_eq!((third.code, third.result()), (Some(5), "too_many_syncs"));

@@ -118,7 +118,7 @@ fn a_cursor_that_is_a_number_is_the_reason_for_the_refusal_of_its_text() {
         .only(only);
     let report = conformance.run_blocking().unwrap().report;
     assert_eq!(super::complaints(&report), ["PAGE-01 fail"]);
-    assert_eq!(report.result("PAGE-02").unwrap().blocked_by.as_deref(), Some("PAGE-01"));
+    assert_eq!(report.result("PAGE-02").unwrap().blocked_by, Some("PAGE-01"));
 }
 
 /// A server with 30 rules on three pages, for a client that does clean syncs. `place` is where a
@@ -184,7 +184,7 @@ fn an_order_that_changes_between_pages_is_what_is_named() {
     let said = &report.result("PAGE-03").unwrap().summary;
     assert!(said.contains("the order of the rules may change between pages"), "{said}");
     for id in COMPARING.into_iter().filter(|id| *id != "PAGE-03") {
-        let blocked_by = report.result(id).unwrap().blocked_by.as_deref();
+        let blocked_by = report.result(id).unwrap().blocked_by;
         assert_eq!(blocked_by, Some("PAGE-03"), "{id}");
     }
     let report = compared(&three_pages(|page, _| 10 * page, false));
