@@ -182,9 +182,12 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         for (left, urgent) in [(None, true), (Some(1), true), (Some(0), false)] {
             let mut daemon = daemon(dir.path());
-            daemon.prompt.queued(daemon.alarm.now());
+            let queued = daemon.alarm.now();
+            daemon.prompt.queued(queued);
             // Time passes between the two.
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            while daemon.alarm.now().elapsed == queued.elapsed {
+                tokio::task::yield_now().await;
+            }
             let running = running(&daemon);
             let summary = left.map(|events_pending| {
                 Box::new(StoreSummary { events_pending, ..StoreSummary::default() })

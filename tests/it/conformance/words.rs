@@ -121,14 +121,17 @@ fn a_cursor_that_is_a_number_is_the_reason_for_the_refusal_of_its_text() {
     assert_eq!(report.result("PAGE-02").unwrap().blocked_by, Some("PAGE-01"));
 }
 
-/// A server with 30 rules on three pages, for a client that does clean syncs. `place` is where a
-/// page begins in the circle of all rules: for the machine's path, the page and the number of the
-/// request. `own` adds a rule that is the machine's alone.
+/// A server with 30 rules on three pages, for a client that does clean syncs. `place` says where a
+/// page begins in the circle of all rules, by its index and the number of the request. `own` adds a
+/// rule that the machine alone gets.
 fn three_pages(place: fn(usize, usize) -> usize, own: bool) -> String {
     let (listener, url) = listen();
     std::thread::spawn(move || {
         let requests = std::sync::atomic::AtomicUsize::new(0);
-        let rule = |number: u128| json!({"identifier": format!("{number:064x}"), "policy": "BLOCKLIST", "rule_type": "BINARY"});
+        let rule = |number: u128| {
+            let identifier = format!("{number:064x}");
+            json!({"identifier": identifier, "policy": "BLOCKLIST", "rule_type": "BINARY"})
+        };
         let answer = |head: &str, body: &str| {
             if head.contains("/preflight/") {
                 return json!({"client_mode": "MONITOR", "sync_type": "CLEAN"});
